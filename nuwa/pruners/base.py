@@ -1,0 +1,173 @@
+"""The contract of a pruning method: a dataclass whose fields are its config, with two optional stages.
+
+A method states what it needs and decides which tokens stay. It never touches hooks, masks, caches or transformers;
+`nuwa.pruning.session` does that, and hands it the contexts below. The batch dimension is always present, and a batch
+of N must give what N batches of one give.
+
+Shape letters: B images (vision stage) or prompts (LLM stage), N tokens of a view, K kept tokens, L sequence length,
+D feature width, H heads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from nuwa.pruning.budget import Budget, ModelShape, Schedule
+from nuwa.pruning.layout import Grid
+
+
+@dataclass(frozen=True)
+class Tap:
+    """One quantity that a vision-stage method wants read off the vision tower while it runs.
+
+    Kinds (all of the layer whose output is the feature layer, unless said otherwise):
+    ``cls_attention`` (B, H, N) float32: attention of the CLS token to every patch, per head; towers without CLS give
+    the mean attention each token receives. ``keys`` (B, N, D): key projections of the patches, heads concatenated.
+    ``cls_feature`` (B, 1, D): the CLS token at the feature layer (None without CLS). ``hidden_mean`` (B, N, D): mean of
+    the hidden states from ``start`` (fraction of the tower's depth) to the last.
+    """
+
+    kind: str
+    start: float = 0.0
+
+
+@dataclass
+class VisionContext:
+    """What a vision-stage method may look at: one view of B images with the same grid, tokens in raster order.
+
+    ``features`` (B, N, D): the features at which tokens are kept or merged (LLaVA: before the projector).
+    ``project`` maps features to the LLM's width. ``taps`` holds what the method asked for. ``ids`` names each image
+    (the sample's id), the only source of randomness together with the method's seed.
+    """
+
+    grid: Grid
+    features: Tensor
+    taps: dict[Tap, Tensor]
+    ids: Sequence[str]
+    project: Callable[[Tensor], Tensor]
+
+    def generator(self, image: int, seed: int) -> torch.Generator:
+        """A CPU generator that depends only on the seed and the image's id."""
+        return seeded_generator(self.ids[image], seed)
+
+
+@dataclass
+class VisionDecision:
+    """Which tokens of a view stay, in the order in which the LLM shall see them.
+
+    ``keep`` (B, K): raster indices, unique per row; a token that has no place in the grid (a CLS token) takes the index
+    of a dropped one. ``features`` (B, K, D): the features to use instead of the old ones (merged, pooled), or None.
+    ``extras``: tensors (B, N) or (B, K) worth showing in pictures and analyses, e.g. ``salience``, ``pillar``.
+    """
+
+    keep: Tensor
+    features: Tensor | None = None
+    extras: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass
+class LLMContext:
+    """What an LLM-stage method may look at: the input of one decoder layer, rows left-padded to one length.
+
+    ``hidden`` (B, L, D); ``image`` (B, L): ordinal of the row's image a token belongs to, -1 for text and padding;
+    ``token`` (B, L): index among that image's tokens, -1 for text; ``valid`` (B, L): False on padding;
+    ``ids[row][image]`` names each image. ``attention(query)`` gives the softmax attention rows (B, H, Q, L) float32 of
+    *this* layer for the positions ``query`` (Q,) of the sequence (the last token is L - 1), recomputed for those rows
+    only. ``previous`` is the context of the layer before, if the method set ``looks_back``.
+    """
+
+    layer: int
+    hidden: Tensor
+    image: Tensor
+    token: Tensor
+    valid: Tensor
+    ids: Sequence[Sequence[str]]
+    attention: Callable[[Tensor], Tensor]
+    previous: LLMContext | None = None
+
+    @property
+    def text(self) -> Tensor:
+        """(B, L) bool: every text token, the system prompt included."""
+        return self.valid & (self.image < 0)
+
+    @property
+    def question(self) -> Tensor:
+        """(B, L) bool: the text after a row's first visual token (all of its text, if it has no image)."""
+        seen = (self.image >= 0).cumsum(1) > 0
+        after = self.text & seen
+        return torch.where(after.any(1, keepdim=True), after, self.text)
+
+    def top_k(self, score: Tensor, k: int) -> Tensor:
+        """Keep the ``k`` best visual tokens of every image: (B, L) scores -> (B, L) bool, True also on all text."""
+        keep = self.text.clone()
+        for ordinal in range(int(self.image.max()) + 1):
+            mine = self.image == ordinal
+            ranked = score.masked_fill(~mine, float("-inf"))
+            best = ranked.topk(min(k, score.shape[1]), dim=1).indices
+            keep |= torch.zeros_like(mine).scatter_(1, best, True) & mine
+        return keep
+
+    def generator(self, row: int, image: int, seed: int) -> torch.Generator:
+        """A CPU generator that depends only on the seed, the layer and the image's id."""
+        return seeded_generator(f"{self.ids[row][image]}@{self.layer}", seed)
+
+
+def seeded_generator(name: str, seed: int) -> torch.Generator:
+    """A CPU generator seeded by a name and a number, the same on every machine and in every batch."""
+    digest = hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+
+
+@dataclass
+class Pruner:
+    """Base of every method. Subclasses are dataclasses; a field is an option of ``conf/pruner/<name>.yaml``.
+
+    ``budget`` says what an image may cost; ``seed`` feeds methods that draw at random. ``native_position`` is the
+    position strategy of the method's authors. ``looks_back`` asks for the context of the layer before each LLM stage.
+    """
+
+    budget: Budget = field(default_factory=Budget)
+    seed: int = 0
+
+    name: ClassVar[str]
+    native_position: ClassVar[str] = "pesp"
+    looks_back: ClassVar[bool] = False
+
+    @property
+    def taps(self) -> tuple[Tap, ...]:
+        """What the vision tower has to hand over; also says that there is a vision stage if not empty."""
+        return ()
+
+    @property
+    def prunes_vision(self) -> bool:
+        """Whether ``prune_vision`` is to be called."""
+        return type(self).prune_vision is not Pruner.prune_vision
+
+    def schedule(self, n_tokens: int, layers: int) -> Schedule:
+        """Turn the budget into counts for an image of ``n_tokens`` in an LLM of ``layers`` layers.
+
+        Raises:
+            BudgetError: the method cannot reach the budget; the message names what it can reach.
+        """
+        raise NotImplementedError
+
+    def prune_vision(self, context: VisionContext, keep: int) -> VisionDecision:
+        """Keep ``keep`` tokens of every image before the LLM."""
+        raise NotImplementedError
+
+    def prune_llm(self, context: LLMContext, keep: int) -> Tensor:
+        """Keep ``keep`` visual tokens per image on entry of ``context.layer``: (B, L) bool, True on all text.
+
+        Called at the layers that ``schedule`` names, in order.
+        """
+        raise NotImplementedError
+
+    def metric_flops(self, n_tokens: int, shape: ModelShape) -> float:
+        """FLOPs spent on deciding, by the paper's formulas (Appendix C, Table 4)."""
+        return 0.0

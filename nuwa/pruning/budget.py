@@ -1,0 +1,135 @@
+"""Token budgets and what they cost: counts per layer, FLOPs, cache bytes. Pure functions.
+
+The average token count is the Nüwa paper's: the mean over LLM layers of an image's visual tokens *entering* the layer.
+SparseVLM's authors count the tokens *leaving* each layer; both are reported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class BudgetError(ValueError):
+    """A budget that a method cannot reach; the message says which it can."""
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """The sizes of a vision-language model that budgets, FLOPs and cache bytes depend on.
+
+    ``image_tokens`` is the number of visual tokens of one image, None under dynamic resolution.
+    """
+
+    layers: int
+    hidden: int
+    intermediate: int
+    kv_heads: int
+    head_dim: int
+    vision_hidden: int
+    image_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How many visual tokens an image may cost: ``average`` over layers, or ``ratio`` of the image's tokens."""
+
+    average: float | None = None
+    ratio: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.average is not None and self.ratio is not None:
+            raise BudgetError("budget.average and budget.ratio exclude each other: set one of them to null")
+        if self.average is not None and self.average <= 0:
+            raise BudgetError(f"budget.average must be positive, not {self.average}")
+        if self.ratio is not None and not 0 < self.ratio <= 1:
+            raise BudgetError(f"budget.ratio must be in (0, 1], not {self.ratio}")
+
+    @property
+    def full(self) -> bool:
+        """No budget was set: every token may stay."""
+        return self.average is None and self.ratio is None
+
+    def tokens(self, n_tokens: int) -> float:
+        """The average number of tokens that an image of ``n_tokens`` may keep.
+
+        Raises:
+            BudgetError: the budget is larger than the image.
+        """
+        target = self.average if self.average is not None else (self.ratio or 1.0) * n_tokens
+        if target > n_tokens:
+            raise BudgetError(f"budget.average={target:g} is more than the {n_tokens} visual tokens of an image")
+        return target
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How many visual tokens of one image enter the LLM, and how many stay at each pruning layer.
+
+    ``vision`` tokens enter layer 0; from each (layer, count) of ``llm`` on, ``count`` tokens enter.
+    """
+
+    vision: int
+    llm: tuple[tuple[int, int], ...] = ()
+
+    def per_layer(self, layers: int) -> list[int]:
+        """Visual tokens entering each of ``layers`` LLM layers."""
+        counts = [self.vision] * layers
+        for layer, count in self.llm:
+            counts[layer:] = [count] * (layers - layer)
+        return counts
+
+    def average(self, layers: int) -> float:
+        """Mean of ``per_layer``: the budget this schedule spends."""
+        return average_entering(self.per_layer(layers))
+
+
+def average_entering(per_layer: Sequence[float]) -> float:
+    """Mean number of visual tokens entering a layer (the Nüwa paper's average)."""
+    return sum(per_layer) / len(per_layer)
+
+
+def average_leaving(per_layer: Sequence[float]) -> float:
+    """Mean number of visual tokens leaving a layer (the count of SparseVLM's released code, commit 26a5f48)."""
+    return average_entering([*per_layer[1:], per_layer[-1]])
+
+
+def check_reached(name: str, schedule: Schedule, target: float, layers: int, reachable: str) -> Schedule:
+    """Return ``schedule`` if it spends ``target`` on average (to 1 %, or half a token).
+
+    Raises:
+        BudgetError: it does not; ``reachable`` is named in the message.
+    """
+    spent = schedule.average(layers)
+    if abs(spent - target) > max(0.5, 0.01 * target) or min(schedule.per_layer(layers)) < 1:
+        raise BudgetError(f"pruner {name} cannot reach budget.average={target:g} on {layers} layers; {reachable}")
+    return schedule
+
+
+def llm_flops(per_layer: Sequence[float], shape: ModelShape) -> float:
+    """FLOPs of the LLM on visual tokens alone: sum over layers of 8SH^2 + 4S^2H + 4SHI (Nüwa paper, Appendix C).
+
+    The paper's formula counts two of the three matrices of a gated feed-forward block; it is kept for comparison.
+    """
+    hidden, intermediate = shape.hidden, shape.intermediate
+    return sum(8 * s * hidden**2 + 4 * s**2 * hidden + 4 * s * hidden * intermediate for s in per_layer)
+
+
+def attention_score_flops(queries: int, visual: int, hidden: int) -> float:
+    """Metric overhead of attention scores: 2 * Sq * Sv * H (Nüwa paper, Appendix C)."""
+    return 2 * queries * visual * hidden
+
+
+def cosine_flops(visual: int, width: int) -> float:
+    """Metric overhead of all-pairs cosine similarity: Sv^2 * D (Nüwa paper, Appendix C)."""
+    return visual**2 * width
+
+
+def norm_flops(visual: int, width: int) -> float:
+    """Metric overhead of an L2 norm per token: 2 * Sv * H (Nüwa paper, Appendix C)."""
+    return 2 * visual * width
+
+
+def kv_cache_bytes(per_layer: Sequence[float], shape: ModelShape, bytes_per_value: int) -> float:
+    """Bytes of keys and values that the visual tokens occupy in the cache."""
+    return sum(2 * s * shape.kv_heads * shape.head_dim * bytes_per_value for s in per_layer)
