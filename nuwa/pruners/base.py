@@ -103,15 +103,17 @@ class LLMContext:
         after = self.text & seen
         return torch.where(after.any(1, keepdim=True), after, self.text)
 
-    def top_k(self, score: Tensor, k: int) -> Tensor:
-        """Keep the ``k`` best visual tokens of every image: (B, L) scores -> (B, L) bool, True also on all text."""
-        keep = self.text.clone()
-        for ordinal in range(int(self.image.max()) + 1):
+    def top_k(self, score: Tensor, keep: Tensor) -> Tensor:
+        """Keep the best ``keep`` (B, I) visual tokens of every image: scores (B, L) -> (B, L) bool, True on all text."""
+        kept = self.text.clone()
+        for ordinal in range(keep.shape[1]):
             mine = self.image == ordinal
-            ranked = score.masked_fill(~mine, float("-inf"))
-            best = ranked.topk(min(k, score.shape[1]), dim=1).indices
-            keep |= torch.zeros_like(mine).scatter_(1, best, True) & mine
-        return keep
+            order = score.masked_fill(~mine, float("-inf")).argsort(dim=1, descending=True, stable=True)
+            rank = torch.empty_like(order).scatter_(
+                1, order, torch.arange(order.shape[1], device=order.device).expand_as(order)
+            )
+            kept |= mine & (rank < keep[:, ordinal, None])
+        return kept
 
     def generator(self, row: int, image: int, seed: int) -> torch.Generator:
         """A CPU generator that depends only on the seed, the layer and the image's id."""
@@ -161,10 +163,10 @@ class Pruner:
         """Keep ``keep`` tokens of every image before the LLM."""
         raise NotImplementedError
 
-    def prune_llm(self, context: LLMContext, keep: int) -> Tensor:
-        """Keep ``keep`` visual tokens per image on entry of ``context.layer``: (B, L) bool, True on all text.
+    def prune_llm(self, context: LLMContext, keep: Tensor) -> Tensor:
+        """Keep ``keep`` (B, I) visual tokens of each image on entry of ``context.layer``: (B, L) bool, True on all text.
 
-        Called at the layers that ``schedule`` names, in order.
+        Called at the layers that ``schedule`` names, in order. I is the largest number of images in a row.
         """
         raise NotImplementedError
 
