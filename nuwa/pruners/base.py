@@ -104,7 +104,7 @@ class LLMContext:
         return torch.where(after.any(1, keepdim=True), after, self.text)
 
     def top_k(self, score: Tensor, keep: Tensor) -> Tensor:
-        """Keep the best ``keep`` (B, I) visual tokens of every image: scores (B, L) -> (B, L) bool, True on all text."""
+        """Keep each image's best ``keep`` (B, I) visual tokens: scores (B, L) -> (B, L) bool, True on all text."""
         kept = self.text.clone()
         for ordinal in range(keep.shape[1]):
             mine = self.image == ordinal
@@ -164,7 +164,7 @@ class Pruner:
         raise NotImplementedError
 
     def prune_llm(self, context: LLMContext, keep: Tensor) -> Tensor:
-        """Keep ``keep`` (B, I) visual tokens of each image on entry of ``context.layer``: (B, L) bool, True on all text.
+        """Keep ``keep`` (B, I) visual tokens of each image on entry of a layer: (B, L) bool, True on all text.
 
         Called at the layers that ``schedule`` names, in order. I is the largest number of images in a row.
         """
