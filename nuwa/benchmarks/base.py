@@ -1,0 +1,88 @@
+"""The contract of a benchmark: rows become samples, a model's text becomes numbers.
+
+A benchmark is built before any model loads, so its constructor refuses what can never work (`BenchmarkError`), while a
+single bad row only fails itself (`SampleError`). It is picklable: data-loader workers hold a copy.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from PIL import Image
+
+Scores = dict[str, float]
+"""Metric name -> value, e.g. ``{"vqa/exact_match": 1.0}``."""
+
+
+class BenchmarkError(ValueError):
+    """The benchmark cannot be built at all; the message names the config key to change."""
+
+
+class SampleError(ValueError):
+    """One sample cannot be used (unreadable image, malformed row); the message says why. A run records it and goes on."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One question to a model.
+
+    ``text`` is the user's turn with the task's prompt, without image placeholders. ``target`` is whatever the
+    benchmark's ``score`` compares with: accepted answers (tuple of strings) for ``task="vqa"``, a box
+    (x0, y0, x1, y1) in 0..1 of the original picture for ``task="vg"``. ``meta`` holds JSON-able facts worth recording.
+    """
+
+    id: str
+    task: str
+    images: tuple[Image.Image, ...]
+    text: str
+    target: object
+    meta: Mapping[str, object] = field(default_factory=dict)
+
+
+class Benchmark(ABC):
+    """A sequence of samples and the way they are scored."""
+
+    name: str
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of samples."""
+
+    @abstractmethod
+    def sample_id(self, index: int) -> str:
+        """The id of a sample: unique, stable between runs, and found without decoding its image."""
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> Sample:
+        """Make sample ``index``.
+
+        Raises:
+            SampleError: this sample cannot be used.
+        """
+
+    @abstractmethod
+    def score(self, sample: Sample, prediction: str) -> Scores:
+        """The sample's metrics, given the model's text."""
+
+    @abstractmethod
+    def max_new_tokens(self, task: str) -> int:
+        """How many tokens an answer of ``task`` may take."""
+
+    def aggregate(self, rows: Iterable[Scores]) -> Scores:
+        """Mean of every metric over the rows that have it, in the order in which metrics first appear."""
+        values: dict[str, list[float]] = defaultdict(list)
+        for row in rows:
+            for metric, value in row.items():
+                values[metric].append(float(value))
+        return {metric: sum(column) / len(column) for metric, column in values.items()}
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any PIL mode to 8-bit RGB. Alpha is dropped, as LLaVA does; 16-bit grey is scaled, since PIL alone would clip it."""
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) // 256).astype(np.uint8))
+    return image if image.mode == "RGB" else image.convert("RGB")
