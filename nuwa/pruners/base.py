@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import ClassVar
 
 import torch
@@ -126,6 +126,19 @@ def seeded_generator(name: str, seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
 
 
+KINDS: dict[str, tuple[type, ...]] = {"bool": (bool,), "int": (int,), "float": (int, float)}
+
+
+def require(holds: bool, key: str, rule: str, value: object) -> None:
+    """Refuse an option's value by name.
+
+    Raises:
+        ValueError: ``holds`` is false.
+    """
+    if not holds:
+        raise ValueError(f"pruner.{key} must be {rule}, not {value!r}")
+
+
 @dataclass
 class Pruner:
     """Base of every method. Subclasses are dataclasses; a field is an option of ``conf/pruner/<name>.yaml``.
@@ -140,6 +153,14 @@ class Pruner:
     name: ClassVar[str]
     native_position: ClassVar[str] = "pesp"
     looks_back: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        """Check the type of every plain field; subclasses add the ranges (``require``) after calling this."""
+        for option in fields(self):
+            value, kinds = getattr(self, option.name), KINDS.get(getattr(option.type, "__name__", option.type))
+            if kinds is not None:
+                typed = isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
+                require(typed, option.name, f"of type {option.type}", value)
 
     @property
     def taps(self) -> tuple[Tap, ...]:

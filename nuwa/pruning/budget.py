@@ -6,6 +6,7 @@ SparseVLM's authors count the tokens *leaving* each layer; both are reported.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -82,6 +83,17 @@ class Schedule:
     def average(self, layers: int) -> float:
         """Mean of ``per_layer``: the budget this schedule spends."""
         return average_entering(self.per_layer(layers))
+
+
+def layer_at(depth: float, layers: int) -> int:
+    """The layer at a fraction of the LLM's depth, halves upwards; never the first, so that a layer lies before it.
+
+    Raises:
+        BudgetError: the LLM has one layer only.
+    """
+    if layers < 2:
+        raise BudgetError(f"pruning inside the LLM needs 2 layers or more, this LLM has {layers}")
+    return min(max(math.floor(depth * layers + 0.5), 1), layers - 1)
 
 
 def average_entering(per_layer: Sequence[float]) -> float:
