@@ -23,7 +23,7 @@ class BenchmarkError(ValueError):
 
 
 class SampleError(ValueError):
-    """One sample cannot be used (unreadable image, malformed row); the message says why. A run records it and goes on."""
+    """One sample cannot be used (unreadable image, malformed row) and the message says why; a run records it, goes on."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Benchmark(ABC):
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any PIL mode to 8-bit RGB. Alpha is dropped, as LLaVA does; 16-bit grey is scaled, since PIL alone would clip it."""
+    """Any PIL mode to 8-bit RGB. Alpha is dropped, as LLaVA does; 16-bit grey is scaled, which PIL alone would clip."""
     if image.mode == "I" or image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) // 256).astype(np.uint8))
     return image if image.mode == "RGB" else image.convert("RGB")

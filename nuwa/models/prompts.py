@@ -1,7 +1,7 @@
 """Prompt strings: the user's turn and its images, put into the words a model was trained with. Pure functions.
 
-A format is data (``conf/model/*.yaml``), so a new model needs no code. LLaVA-1.5 answers `vicuna_v1`; the strings of its
-formats are facts of haotian-liu/LLaVA (conversation.py, commit c121f04) and are checked character by character in tests.
+A format is data (``conf/model/*.yaml``), so a new model needs no code. LLaVA-1.5 speaks `vicuna_v1`; the strings are
+facts of haotian-liu/LLaVA (conversation.py, commit c121f04), and tests check them character by character.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class PromptError(ValueError):
 
 @dataclass(frozen=True)
 class PromptFormat:
-    """``template`` with the slots ``{images}`` and ``{text}``; how several images are joined and what follows the last."""
+    """``template`` with the slots ``{images}`` and ``{text}``; what stands between images and what after the last."""
 
     template: str
     image_joiner: str = " "

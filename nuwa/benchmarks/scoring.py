@@ -1,0 +1,88 @@
+"""Scores as pure functions, each doing exactly what the named evaluation code does, quirks included.
+
+A box is (x0, y0, x1, y1) as fractions of a picture's width and height. Reference: lmms-eval v0.3.4, the version behind
+the paper's numbers; golden data in ``tests/golden/scoring``.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Iterable
+
+Box = tuple[float, float, float, float]
+
+NO_BOX: Box = (0.0, 0.0, 0.0, 0.0)
+"""What lmms-eval scores when an answer holds no box."""
+
+_NUMBER = r"(-?\d+(?:\.\d+)?)"
+_BOX = re.compile(r"\[\s*" + r",\s*".join([_NUMBER] * 4) + r"\s*\]")
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def normalise_answer(text: str, ignore_punctuation: bool = True) -> str:
+    """Strip, lower, and delete ASCII punctuation (GQA's rule; POPE keeps it, so that "Yes." is wrong)."""
+    text = text.strip().lower()
+    return text.translate(_NO_PUNCTUATION) if ignore_punctuation else text
+
+
+def exact_match(answers: Iterable[str], prediction: str, ignore_punctuation: bool = True) -> float:
+    """1.0 if the prediction equals one of the accepted answers after `normalise_answer`, else 0.0."""
+    said = normalise_answer(prediction, ignore_punctuation)
+    return float(any(said == normalise_answer(answer, ignore_punctuation) for answer in answers))
+
+
+def parse_box(text: str) -> Box | None:
+    """The first ``[a, b, c, d]`` in a text: four plain numbers, no space before a comma; None if there is none.
+
+    Values are taken as they are, also outside 0..1 (lmms-eval's ``parse_float_sequence_within``).
+    """
+    found = _BOX.search(text)
+    return tuple(float(number) for number in found.groups()) if found else None
+
+
+def box_iou(target: Box, predicted: Box) -> float:
+    """Intersection over union. Areas are signed: a box with swapped corners meets nothing and scores 0."""
+    wide = max(0.0, min(target[2], predicted[2]) - max(target[0], predicted[0]))
+    high = max(0.0, min(target[3], predicted[3]) - max(target[1], predicted[1]))
+    shared = wide * high
+    union = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (target, predicted)) - shared
+    return shared / union if union else 0.0
+
+
+def center_inside(target: Box, predicted: Box) -> float:
+    """1.0 if the centre of the predicted box lies in the target, its edges included."""
+    x, y = (predicted[0] + predicted[2]) / 2, (predicted[1] + predicted[3]) / 2
+    return float(target[0] <= x <= target[2] and target[1] <= y <= target[3])
+
+
+def grounding_scores(target: Box, prediction: str, prefix: str = "vg") -> dict[str, float]:
+    """Scores of one answer: ``acc@0.5`` (IoU >= 0.5, the paper's), ``miou``, ``center_acc``, ``parsed`` (holds a box)."""
+    box = parse_box(prediction)
+    overlap = box_iou(target, box or NO_BOX)
+    return {
+        f"{prefix}/acc@0.5": float(overlap >= 0.5),
+        f"{prefix}/miou": overlap,
+        f"{prefix}/center_acc": center_inside(target, box or NO_BOX),
+        f"{prefix}/parsed": float(box is not None),
+    }
+
+
+def pad_offset(width: int, height: int) -> tuple[int, int, int]:
+    """Side of the padded square in pixels, and the (x, y) at which LLaVA-1.5 puts the picture in it."""
+    side = max(width, height)
+    return side, (side - width) // 2, (side - height) // 2
+
+
+def to_padded_frame(box: Box, width: int, height: int) -> Box:
+    """A box of a ``width`` x ``height`` picture, as fractions of the square that LLaVA-1.5 pads it to."""
+    side, left, top = pad_offset(width, height)
+    x, y = [(value * width + left) / side for value in box[::2]], [(value * height + top) / side for value in box[1::2]]
+    return x[0], y[0], x[1], y[1]
+
+
+def to_original_frame(box: Box, width: int, height: int) -> Box:
+    """The inverse of `to_padded_frame`."""
+    side, left, top = pad_offset(width, height)
+    x, y = [(value * side - left) / width for value in box[::2]], [(value * side - top) / height for value in box[1::2]]
+    return x[0], y[0], x[1], y[1]
