@@ -1,0 +1,26 @@
+"""No pruning: the unpruned model, against which every other method is measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from nuwa.pruners.base import Pruner
+from nuwa.pruning.budget import BudgetError, Schedule
+
+
+@dataclass
+class KeepAll(Pruner):
+    """Keep every token."""
+
+    name: ClassVar[str] = "none"
+
+    def schedule(self, n_tokens: int, layers: int) -> Schedule:
+        """All tokens in every layer.
+
+        Raises:
+            BudgetError: a budget is set.
+        """
+        if not self.budget.full:
+            raise BudgetError("pruner none does not prune and meets no budget: use budget=full")
+        return Schedule(n_tokens)

@@ -1,0 +1,81 @@
+"""Pooling: adaptive average pooling of the token grid, the baseline that treats all places alike.
+
+The paper reports it without code; sizes are ours: 8x8, 8x16 and 12x16 for average 64, 128 and 192.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from nuwa.pruners.base import Pruner, VisionContext, VisionDecision
+from nuwa.pruning.budget import BudgetError, Schedule, check_reached
+from nuwa.pruning.layout import Grid
+
+
+def near_squares(count: int) -> list[Grid]:
+    """All (height, width) with height * width == count and neither more than twice the other, flattest first."""
+    heights = range(1, math.isqrt(2 * count) + 1)
+    return [(h, count // h) for h in heights if count % h == 0 and count // h <= 2 * h]
+
+
+def nearest_counts(target: float, largest: int) -> list[int]:
+    """The counts of near-square grids next to ``target``, below and above (itself, if it is one), nearest first."""
+    below = next((count for count in range(math.floor(target), 0, -1) if near_squares(count)), 1)
+    above = next((count for count in range(math.ceil(target), largest + 1) if near_squares(count)), below)
+    return sorted({below, above}, key=lambda count: (abs(count - target), count))
+
+
+def pooled_grid(count: int, grid: Grid) -> Grid:
+    """The near-square grid of ``count`` cells that is closest in shape to ``grid`` and fits into it.
+
+    Raises:
+        BudgetError: none fits.
+    """
+    if count == grid[0] * grid[1]:
+        return grid
+    fitting = [(h, w) for h, w in near_squares(count) if h <= grid[0] and w <= grid[1]]
+    if not fitting:
+        raise BudgetError(f"pruner pooling cannot pool {grid[0]}x{grid[1]} tokens to {count}: choose another budget")
+
+    def stretch(size: Grid) -> float:
+        sides = size[0] * grid[1], size[1] * grid[0]
+        return max(sides) / min(sides)
+
+    return min(fitting, key=stretch)
+
+
+def pool(features: Tensor, grid: Grid, size: Grid) -> Tensor:
+    """Adaptive average pooling of raster tokens: (B, N, D) -> (B, height * width of ``size``, D)."""
+    image = features.float().unflatten(1, grid).permute(0, 3, 1, 2)
+    return functional.adaptive_avg_pool2d(image, size).flatten(2).mT.to(features.dtype)
+
+
+def cell_centres(grid: Grid, size: Grid) -> Tensor:
+    """The raster index of the token under each pooled cell's centre (rounded down), (height * width of ``size``,)."""
+    rows, columns = ((2 * torch.arange(s) + 1) * g // (2 * s) for g, s in zip(grid, size, strict=True))
+    return (rows[:, None] * grid[1] + columns).flatten()
+
+
+@dataclass
+class Pooling(Pruner):
+    """Pool the grid to a smaller one of near-square shape; a pooled token sits at the centre of its cell."""
+
+    name: ClassVar[str] = "pooling"
+    native_position: ClassVar[str] = "perc"
+
+    def schedule(self, n_tokens: int, layers: int) -> Schedule:
+        target = self.budget.tokens(n_tokens)
+        options = nearest_counts(target, n_tokens)
+        named = " or ".join(f"{count} ({h}x{w})" for count in sorted(options) for h, w in near_squares(count)[:1])
+        return check_reached(self.name, Schedule(options[0]), target, layers, f"near-square grids have {named} tokens")
+
+    def prune_vision(self, context: VisionContext, keep: int) -> VisionDecision:
+        size = pooled_grid(keep, context.grid)
+        index = cell_centres(context.grid, size).to(context.features.device)
+        return VisionDecision(index.expand(len(context.features), -1), pool(context.features, context.grid, size))

@@ -1,0 +1,94 @@
+"""VisionZip (arXiv 2412.04467; code dvlab-research/VisionZip, commit 3151f6d): dominant tokens plus merged context.
+
+Dominant tokens are the patches that the CLS token attends to most, and the CLS token itself. Of the rest, evenly
+spaced targets each take in the tokens most similar to them.
+
+Shape letters as in `base`: B images, N tokens of a view, K kept tokens, H heads, D feature width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from nuwa.pruners.base import Pruner, Tap, VisionContext, VisionDecision, require
+from nuwa.pruners.nuwa import gather_tokens, top_tokens
+from nuwa.pruning.budget import ModelShape, Schedule, attention_score_flops, check_reached, cosine_flops
+
+
+def key_metric(keys: Tensor, heads: int) -> Tensor:
+    """Keys (B, N, D), heads concatenated, averaged over heads: (B, N, D / H)."""
+    return keys.float().unflatten(-1, (heads, -1)).mean(2)
+
+
+def split_rest(dominant: Tensor, n_tokens: int, contextual: int) -> tuple[Tensor, Tensor]:
+    """Targets (B, contextual), evenly spaced over what ``dominant`` (B, K) leaves of N tokens, and all others."""
+    taken = torch.zeros(len(dominant), n_tokens, dtype=torch.bool, device=dominant.device)
+    rest = taken.scatter(1, dominant, True).byte().argsort(dim=1, stable=True)[:, : n_tokens - dominant.shape[1]]
+    step = max(1, rest.shape[1] // max(1, contextual))
+    is_target = torch.zeros(rest.shape[1], dtype=torch.bool, device=rest.device)
+    is_target[::step][:contextual] = True
+    return rest[:, is_target], rest[:, ~is_target]
+
+
+def merge_context(features: Tensor, metric: Tensor, targets: Tensor, others: Tensor) -> Tensor:
+    """Each target's feature plus the mean of the others most cosine-similar to it: (B, contextual, D).
+
+    A sum of the two, as released; the paper calls it an average. A target that nobody chose stays as it is.
+    """
+    direction = functional.normalize(metric, dim=-1)
+    similarity = gather_tokens(direction, others) @ gather_tokens(direction, targets).mT
+    assigned = functional.one_hot(similarity.argmax(-1), targets.shape[1]).float()
+    mean = assigned.mT @ gather_tokens(features, others).float() / assigned.sum(1).clamp_min(1)[..., None]
+    return (gather_tokens(features, targets).float() + mean).to(features.dtype)
+
+
+@dataclass
+class VisionZip(Pruner):
+    """``contextual`` is the share of merged tokens: 10 of 64, as in the authors' 54 + 10 (108 + 20, 162 + 30).
+
+    Tokens reach the LLM as released: CLS, dominant patches in raster order, merged tokens. The CLS token has no place
+    in the grid; it takes the smallest dropped index, which matters only where original ids are kept (PESP, RPME). A
+    merged token sits at its target. Without a CLS token all dominant tokens are patches.
+    """
+
+    contextual: float = 10 / 64
+
+    name: ClassVar[str] = "visionzip"
+    native_position: ClassVar[str] = "perc"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 <= self.contextual < 1, "contextual", "a share of the tokens in [0, 1)", self.contextual)
+
+    @property
+    def taps(self) -> tuple[Tap, ...]:
+        return (Tap("cls_attention"), Tap("keys"), Tap("cls_feature"))
+
+    def schedule(self, n_tokens: int, layers: int) -> Schedule:
+        target = self.budget.tokens(n_tokens)
+        return check_reached(self.name, Schedule(round(target)), target, layers, "it keeps whole tokens, one or more")
+
+    def prune_vision(self, context: VisionContext, keep: int) -> VisionDecision:
+        attention, keys, cls = (context.taps[tap] for tap in self.taps)
+        salience = attention.float().sum(1)
+        contextual = min(round(self.contextual * keep), keep - 1)
+        dominant = top_tokens(salience, keep - contextual - (cls is not None))
+        targets, others = split_rest(dominant, salience.shape[1], contextual)
+        index, features = [dominant], [gather_tokens(context.features, dominant)]
+        if cls is not None:
+            index.insert(0, others[:, :1])
+            features.insert(0, cls.to(context.features.dtype))
+        if contextual:
+            index.append(targets)
+            features.append(merge_context(context.features, key_metric(keys, attention.shape[1]), targets, others))
+        return VisionDecision(torch.cat(index, 1), torch.cat(features, 1), {"salience": salience})
+
+    def metric_flops(self, n_tokens: int, shape: ModelShape) -> float:
+        """One attention row and all pairs of kept tokens (Table 4)."""
+        kept = self.schedule(n_tokens, shape.layers).vision
+        return attention_score_flops(1, n_tokens, shape.hidden) + cosine_flops(kept, shape.vision_hidden)
