@@ -147,8 +147,8 @@ class Pruner:
     position strategy of the method's authors. ``looks_back`` asks for the context of the layer before each LLM stage.
     """
 
-    budget: Budget = field(default_factory=Budget)
-    seed: int = 0
+    budget: Budget = field(default_factory=Budget, kw_only=True)
+    seed: int = field(default=0, kw_only=True)
 
     name: ClassVar[str]
     native_position: ClassVar[str] = "pesp"

@@ -1,0 +1,90 @@
+"""The contract of a model family: where its tokens, layers and ids are. The only rooms that know transformers' names.
+
+Shape letters: I images, N tokens of a view, D vision width, H LLM width, C axes of the position ids.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from nuwa.pruners.base import Tap
+from nuwa.pruning.budget import ModelShape
+from nuwa.pruning.layout import ImageLayout
+
+
+class Recording(ABC):
+    """What was read off one run of the vision tower."""
+
+    @abstractmethod
+    def view(self, tap: Tap) -> Tensor | None:
+        """The tapped quantity for every image, raster order (shapes: `nuwa.pruners.base.Tap`)."""
+
+    @property
+    @abstractmethod
+    def features(self) -> Tensor:
+        """(I, N, D) features at which tokens are kept or merged."""
+
+
+class Adapter(ABC):
+    """One supported model: a thin view on an unmodified transformers model."""
+
+    model_type: ClassVar[str]
+    axes: ClassVar[int] = 1
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    @property
+    def multimodal(self) -> nn.Module:
+        """The module that owns ``get_image_features`` and calls the language model."""
+        return self.model.model
+
+    @property
+    def language_model(self) -> nn.Module:
+        """The decoder without its head."""
+        return self.multimodal.language_model
+
+    @property
+    def layers(self) -> Sequence[nn.Module]:
+        """Decoder layers."""
+        return self.language_model.layers
+
+    @property
+    def image_token_id(self) -> int:
+        """The placeholder that stands for one visual token in the prompt."""
+        return self.model.config.image_token_id
+
+    def position_ids(self, incoming: Tensor | None, batch: int, length: int, device: torch.device) -> Tensor:
+        """Position ids (C, B, L) that the unpruned model would use for a prompt."""
+        if incoming is None:
+            incoming = torch.arange(length, device=device)[None]
+        return incoming.expand(batch, length)[None]
+
+    @property
+    @abstractmethod
+    def shape(self) -> ModelShape:
+        """Sizes for budgets and accounting."""
+
+    @abstractmethod
+    def layouts(self, images: Sequence[Tensor], arguments: Mapping[str, Any]) -> list[ImageLayout]:
+        """Layout of each image, from its features (n_tokens, H) and the arguments of ``get_image_features``."""
+
+    @abstractmethod
+    def record(self, taps: Sequence[Tap]) -> AbstractContextManager[Recording]:
+        """Read ``taps`` off the vision tower while the context is open."""
+
+    @abstractmethod
+    def project(self, features: Tensor) -> Tensor:
+        """Map features (..., D) to the LLM's width."""
+
+
+def remove_hooks(handles: Iterator[Any] | Sequence[Any]) -> None:
+    """Remove every hook of a list of handles."""
+    for handle in handles:
+        handle.remove()

@@ -1,0 +1,142 @@
+"""LLaVA-1.5: a CLIP tower with a CLS token, one square grid per image, 1-D positions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nuwa.models.base import Adapter, Recording, remove_hooks
+from nuwa.pruners.base import Tap
+from nuwa.pruning.budget import ModelShape
+from nuwa.pruning.layout import ImageLayout
+from nuwa.pruning.scores import softmax_rows, split_heads
+
+
+class ClipRecording(Recording):
+    """Quantities of a CLIP tower with a CLS token, captured at the layer whose output is the feature layer."""
+
+    def __init__(self, head_dim: int) -> None:
+        self.head_dim = head_dim
+        self.captured: dict[str, Tensor] = {}
+        self.hidden_sum: Tensor | None = None
+        self.hidden_count = 0
+
+    @property
+    def features(self) -> Tensor:
+        return self.captured["features"]
+
+    def view(self, tap: Tap) -> Tensor | None:
+        if tap.kind == "cls_attention":
+            queries, keys = (split_heads(self.captured[name], self.head_dim) for name in ("queries", "keys"))
+            return softmax_rows(queries[:, :, :1], keys, self.head_dim**-0.5)[:, :, 0, 1:]
+        if tap.kind == "keys":
+            return self.captured["keys"][:, 1:]
+        if tap.kind == "cls_feature":
+            return self.captured["output"][:, :1]
+        if tap.kind == "hidden_mean":
+            return (self.hidden_sum / self.hidden_count).to(self.features.dtype)
+        raise ValueError(f"a CLIP tower has no tap {tap.kind!r}")
+
+    def add_hidden(self, hidden: Tensor) -> None:
+        """Add one layer's patches (I, N, D) to the running float32 mean."""
+        patches = hidden[:, 1:].float()
+        self.hidden_sum = patches if self.hidden_sum is None else self.hidden_sum + patches
+        self.hidden_count += 1
+
+
+class LlavaAdapter(Adapter):
+    """`LlavaForConditionalGeneration` with a CLIP vision tower.
+
+    Raises:
+        ValueError: a vision tower or feature selection that has no single grid with a CLS token.
+    """
+
+    model_type = "llava"
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        config = model.config
+        if config.vision_feature_select_strategy != "default" or not isinstance(config.vision_feature_layer, int):
+            raise ValueError(
+                "LLaVA models need one vision_feature_layer and vision_feature_select_strategy='default'; "
+                f"this one has {config.vision_feature_layer} and {config.vision_feature_select_strategy!r}"
+            )
+
+    @property
+    def shape(self) -> ModelShape:
+        text, vision = self.model.config.text_config, self.model.config.vision_config
+        head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        return ModelShape(
+            layers=text.num_hidden_layers,
+            hidden=text.hidden_size,
+            intermediate=text.intermediate_size,
+            kv_heads=text.num_key_value_heads,
+            head_dim=head_dim,
+            vision_hidden=vision.hidden_size,
+            image_tokens=(vision.image_size // vision.patch_size) ** 2,
+        )
+
+    def layouts(self, images: Sequence[Tensor], arguments: Mapping[str, Any]) -> list[ImageLayout]:
+        side = self.model.config.vision_config.image_size // self.model.config.vision_config.patch_size
+        return [ImageLayout.single((side, side)) for _ in images]
+
+    def project(self, features: Tensor) -> Tensor:
+        return self.multimodal.multi_modal_projector(features)
+
+    @contextmanager
+    def record(self, taps: Sequence[Tap]) -> Iterator[ClipRecording]:
+        config = self.model.config
+        layers = self.multimodal.vision_tower.encoder.layers
+        depth = len(layers)
+        at = config.vision_feature_layer
+        feature_layer = layers[depth + at if at < 0 else at - 1]
+        recording = ClipRecording(config.vision_config.hidden_size // config.vision_config.num_attention_heads)
+        handles = [self.multimodal.multi_modal_projector.register_forward_pre_hook(_capture_input(recording))]
+        kinds = {tap.kind for tap in taps}
+        if kinds & {"cls_attention", "keys"}:
+            handles += [
+                feature_layer.self_attn.q_proj.register_forward_hook(_capture(recording, "queries")),
+                feature_layer.self_attn.k_proj.register_forward_hook(_capture(recording, "keys")),
+            ]
+        if "cls_feature" in kinds:
+            handles.append(feature_layer.register_forward_hook(_capture(recording, "output")))
+        for tap in taps:
+            if tap.kind == "hidden_mean":
+                # hidden_states[i] is the output of layer i - 1
+                handles += [
+                    layer.register_forward_hook(_accumulate(recording))
+                    for layer in layers[max(round(tap.start * depth) - 1, 0) :]
+                ]
+        try:
+            yield recording
+        finally:
+            remove_hooks(handles)
+
+
+def _first(output: Tensor | tuple[Tensor, ...]) -> Tensor:
+    return output if torch.is_tensor(output) else output[0]
+
+
+def _capture(recording: ClipRecording, name: str):
+    def hook(module: nn.Module, inputs: tuple, output: Any) -> None:
+        recording.captured[name] = _first(output)
+
+    return hook
+
+
+def _capture_input(recording: ClipRecording):
+    def hook(module: nn.Module, inputs: tuple) -> None:
+        recording.captured["features"] = inputs[0]
+
+    return hook
+
+
+def _accumulate(recording: ClipRecording):
+    def hook(module: nn.Module, inputs: tuple, output: Any) -> None:
+        recording.add_hidden(_first(output))
+
+    return hook

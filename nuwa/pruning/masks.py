@@ -1,0 +1,60 @@
+"""Left-packing and attention masks per backend. Pure functions.
+
+Shape letters: B rows, L tokens before and P after packing, K cached keys.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def left_pack(keep: Tensor, order: Tensor) -> Tensor:
+    """Index of the kept tokens of every row, in ``order``, padded on the left to the longest row.
+
+    Args:
+        keep: (B, L) bool.
+        order: (B, L) long, non-negative sort key of every token within its row.
+
+    Returns:
+        (B, P) long; dropped tokens fill the left of shorter rows, so that the entry of a pad is a valid index too.
+    """
+    length = int(keep.sum(1).max())
+    packed = order.masked_fill(~keep, -1).argsort(dim=1, stable=True)
+    return packed[:, packed.shape[1] - length :]
+
+
+def gather_tokens(values: Tensor, index: Tensor) -> Tensor:
+    """Take tokens ``index`` (B, P) out of ``values`` (B, L) or (B, L, D)."""
+    if values.dim() == 3:
+        return values.gather(1, index[..., None].expand(-1, -1, values.shape[-1]))
+    return values.gather(1, index)
+
+
+def format_mask(implementation: str, valid: Tensor, queries: int, padded: bool, dtype: torch.dtype) -> Tensor | None:
+    """The mask that a decoder layer of an attention backend expects for keys ``valid`` (B, K) bool.
+
+    The last ``queries`` keys are the queries themselves. ``padded`` is False when ``valid`` is all True.
+
+    Returns:
+        flash: None or the 2-D mask; sdpa: None where its own causal rule is enough, else (B, 1, Q, K) bool;
+        eager: the same as an additive float mask.
+
+    Raises:
+        NotImplementedError: a backend whose mask format is unknown here.
+    """
+    if "flash" in implementation:
+        return valid if padded else None
+    if implementation not in ("sdpa", "eager"):
+        raise NotImplementedError(
+            f"model.attention={implementation}: pruning inside the LLM supports eager, sdpa and flash attention"
+        )
+    keys = valid.shape[1]
+    if implementation == "sdpa" and not padded and (queries == 1 or queries == keys):
+        return None
+    last_key = torch.arange(keys - queries, keys, device=valid.device)
+    causal = torch.arange(keys, device=valid.device)[None] <= last_key[:, None]
+    allowed = causal[None, None] & valid[:, None, None]
+    if implementation == "sdpa":
+        return allowed
+    return torch.zeros_like(allowed, dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min)

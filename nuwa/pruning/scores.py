@@ -1,0 +1,58 @@
+"""Attention rows that methods score tokens with, recomputed for those rows only. Pure functions.
+
+No method switches a kernel to eager: the model keeps sdpa or FlashAttention, and the few rows that a score needs are
+computed here from the layer's own projections.
+
+Shape letters: B images or rows, H heads, Q queries, L tokens, D width, d head width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def split_heads(x: Tensor, width: int) -> Tensor:
+    """(B, L, H * width) -> (B, H, L, width)."""
+    return x.view(*x.shape[:2], -1, width).transpose(1, 2)
+
+
+def softmax_rows(queries: Tensor, keys: Tensor, scale: float, allowed: Tensor | None = None) -> Tensor:
+    """Attention weights (B, H, Q, L) in float32 of ``queries`` (B, H, Q, d) to ``keys`` (B, H', L, d), H' dividing H.
+
+    ``allowed`` broadcasts to (B, 1, Q, L); False entries get weight 0.
+    """
+    batch, heads, rows, width = queries.shape
+    grouped = queries.float().reshape(batch, keys.shape[1], -1, width)
+    logits = (grouped @ keys.float().transpose(-1, -2)).view(batch, heads, rows, -1) * scale
+    if allowed is not None:
+        logits = logits.masked_fill(~allowed, float("-inf"))
+    return logits.softmax(-1)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Apply rotary embeddings ``cos``, ``sin`` (B or 1, L, d) to ``x`` (B, H, L, d), halves rotated as in Llama."""
+    first, second = x.chunk(2, -1)
+    return x * cos[:, None] + torch.cat([-second, first], -1) * sin[:, None]
+
+
+def llm_attention_rows(
+    layer: nn.Module, hidden: Tensor, rotary: tuple[Tensor, Tensor], valid: Tensor, query: Tensor
+) -> Tensor:
+    """Softmax attention rows (B, H, Q, L) float32 of a Llama-like decoder layer, for the positions ``query`` (Q,).
+
+    Args:
+        layer: decoder layer with ``input_layernorm`` and ``self_attn.{q_proj,k_proj,head_dim,scaling}``.
+        hidden: (B, L, D) input of the layer.
+        rotary: cos and sin of the layer's positions, each (B or 1, L, d).
+        valid: (B, L) bool, False on padding.
+        query: (Q,) positions in the sequence.
+    """
+    attention = layer.self_attn
+    normed = layer.input_layernorm(hidden)
+    cos, sin = rotary
+    keys = rotate(split_heads(attention.k_proj(normed), attention.head_dim), cos, sin)
+    queries = split_heads(attention.q_proj(normed[:, query]), attention.head_dim)
+    queries = rotate(queries, cos[:, query], sin[:, query])
+    causal = torch.arange(hidden.shape[1], device=hidden.device)[None] <= query.to(hidden.device)[:, None]
+    return softmax_rows(queries, keys, attention.scaling, causal[None, None] & valid[:, None, None])

@@ -1,0 +1,192 @@
+"""Which tokens of a prompt are still there, from which layer on, and under which position ids. Pure bookkeeping.
+
+Shape letters: B rows (prompts), L tokens, I images of a row, C axes of the position ids (1, or 3 for M-RoPE).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from nuwa.pruning.budget import Schedule
+from nuwa.pruning.layout import ImageLayout
+from nuwa.pruning.masks import gather_tokens, left_pack
+from nuwa.pruning.positions import remap
+
+
+@dataclass
+class ImagePlan:
+    """What was decided for one image before the LLM.
+
+    ``keep`` (K,): tokens that enter the LLM, in the order in which it sees them; None: all of them.
+    """
+
+    id: str
+    layout: ImageLayout
+    schedule: Schedule
+    keep: Tensor | None = None
+    extras: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass
+class Segment:
+    """The tokens that run through the layers from ``start`` on, rows left-padded to one length.
+
+    ``index`` (B, L): place in the unpruned prompt; ``valid`` (B, L): False on padding; ``image`` (B, L): ordinal of the
+    row's image or -1; ``token`` (B, L): index within that image or -1; ``original`` (C, B, L): position ids in the
+    unpruned prompt; ``ids`` (C, B, L): position ids in use; ``next_id`` (C, B): id of the first generated token.
+    """
+
+    start: int
+    index: Tensor
+    valid: Tensor
+    image: Tensor
+    token: Tensor
+    original: Tensor
+    ids: Tensor
+    next_id: Tensor
+
+    def __post_init__(self) -> None:
+        self.padded = not bool(self.valid.all())
+
+    @property
+    def length(self) -> int:
+        """Tokens per row, padding included."""
+        return self.index.shape[1]
+
+
+@dataclass
+class Prompt:
+    """An unpruned prompt: the frame that position strategies and results refer to.
+
+    ``whole`` is the prompt as a segment; ``rows[row][ordinal]`` the plan of each image; ``spans`` (2, C, B, I) the
+    smallest and largest position id of each image; ``expanded`` how many rows share a prompt (beams).
+    """
+
+    whole: Segment
+    rows: list[list[ImagePlan]]
+    spans: Tensor
+    expanded: int
+
+    @property
+    def images(self) -> int:
+        """The largest number of images in a row."""
+        return self.spans.shape[-1]
+
+    def stages(self) -> dict[int, Tensor]:
+        """Pruning layers in the LLM, and the (B, I) visual tokens of each image that stay there."""
+        layers = {layer for row in self.rows for plan in row for layer, _ in plan.schedule.llm}
+        counts = {}
+        for layer in sorted(layers):
+            counts[layer] = torch.zeros(len(self.rows), self.images, dtype=torch.long)
+            for row, plans in enumerate(self.rows):
+                for ordinal, plan in enumerate(plans):
+                    counts[layer][row, ordinal] = dict(plan.schedule.llm).get(layer, plan.layout.n_tokens)
+        return counts
+
+    def narrow(self, segment: Segment, rows: Tensor, keep: Tensor, start: int, strategy: str) -> Segment:
+        """The part ``rows`` (B, P) of a segment, of which ``keep`` (B, L) are real tokens, from layer ``start`` on."""
+        valid = gather_tokens(keep, rows)
+        image = gather_tokens(segment.image, rows).masked_fill(~valid, -1)
+        original = torch.stack([gather_tokens(axis, rows) for axis in segment.original])
+        ids, next_id = remap(strategy, original, image, valid, self.spans, self.whole.next_id)
+        index, token = (gather_tokens(values, rows) for values in (segment.index, segment.token))
+        return Segment(start, index, valid, image, token.masked_fill(~valid, -1), original, ids, next_id)
+
+    def restore(self, segment: Segment, hidden: Tensor) -> Tensor:
+        """Put a segment's states (B, P, D) back into their places (B, L, D); dropped tokens get zeros.
+
+        The last token of a prompt, if it was dropped, gets the state of the last one that stayed: generation goes on
+        from there.
+        """
+        rows, columns = segment.valid.nonzero(as_tuple=True)
+        full = hidden.new_zeros(*self.whole.index.shape, hidden.shape[-1])
+        full = full.index_put((rows, segment.index[rows, columns]), hidden[rows, columns])
+        ends = self.whole.index.masked_fill(~self.whole.valid, -1).amax(1)
+        return full.index_put((torch.arange(len(ends), device=ends.device), ends), hidden[:, -1])
+
+
+def assign_images(
+    placeholders: Tensor, plans: Sequence[ImagePlan]
+) -> tuple[Tensor, Tensor, list[list[ImagePlan]], int]:
+    """Tell which image, and which of its tokens, every placeholder stands for.
+
+    Rows may be repeated (beams, several samples per prompt): r copies of a prompt follow each other and share images.
+
+    Args:
+        placeholders: (B, L) bool.
+        plans: one per image, in prompt order.
+
+    Returns:
+        image (B, L) and token (B, L) long, -1 elsewhere; the plans of every row; r.
+
+    Raises:
+        ValueError: placeholders and images do not match.
+    """
+    per_row = placeholders.sum(1).tolist()
+    total = sum(plan.layout.n_tokens for plan in plans)
+    expanded = sum(per_row) // total
+    if expanded * total != sum(per_row) or len(per_row) % expanded:
+        raise ValueError(f"{sum(per_row)} image placeholders in the prompts do not match {total} image tokens")
+    image = torch.full(placeholders.shape, -1, device=placeholders.device)
+    token = image.clone()
+    rows: list[list[ImagePlan]] = []
+    queue = list(plans)
+    for first in range(0, len(per_row), expanded):
+        mine: list[ImagePlan] = []
+        while sum(plan.layout.n_tokens for plan in mine) < per_row[first] and queue:
+            mine.append(queue.pop(0))
+        sizes = torch.tensor([plan.layout.n_tokens for plan in mine], dtype=torch.long, device=image.device)
+        if int(sizes.sum()) != per_row[first]:
+            raise ValueError(f"prompt {first // expanded}: {per_row[first]} image placeholders do not fit whole images")
+        ordinals = torch.arange(len(mine), device=image.device).repeat_interleave(sizes)
+        starts = (sizes.cumsum(0) - sizes)[ordinals]
+        for row in range(first, first + expanded):
+            here = placeholders[row]
+            image[row, here] = ordinals
+            token[row, here] = torch.arange(per_row[first], device=image.device) - starts
+            rows.append(mine)
+    return image, token, rows, expanded
+
+
+def read_prompt(placeholders: Tensor, valid: Tensor, ids: Tensor, plans: Sequence[ImagePlan]) -> Prompt:
+    """Describe an unpruned prompt: ``placeholders`` and ``valid`` (B, L) bool, position ids ``ids`` (C, B, L)."""
+    image, token, rows, expanded = assign_images(placeholders & valid, plans)
+    length = valid.shape[1]
+    index = torch.arange(length, device=valid.device).expand(valid.shape)
+    following = ids.masked_fill(~valid, -1).amax((0, 2)) + 1
+    next_id = following.expand(ids.shape[0], -1)
+    whole = Segment(0, index, valid, image, token, ids, ids, next_id)
+    images = max(len(row) for row in rows)
+    member = image[..., None] == torch.arange(images, device=image.device)
+    lowest = ids[..., None].masked_fill(~member, torch.iinfo(ids.dtype).max).amin(2)
+    highest = ids[..., None].masked_fill(~member, -1).amax(2)
+    return Prompt(whole, rows, torch.stack([lowest, highest]), expanded)
+
+
+def first_segment(prompt: Prompt, strategy: str) -> Segment:
+    """What enters layer 0: text in its place, each image's kept tokens in the order its plan says."""
+    whole = prompt.whole
+    keep = whole.valid.clone()
+    order = whole.index.clone()
+    for row, plans in enumerate(prompt.rows):
+        for ordinal, plan in enumerate(plans):
+            if plan.keep is None:
+                continue
+            mine = whole.image[row] == ordinal
+            rank = torch.full((plan.layout.n_tokens,), -1, device=order.device)
+            rank[plan.keep.to(order.device)] = torch.arange(len(plan.keep), device=order.device)
+            rank = rank[whole.token[row, mine]]
+            keep[row, mine] = rank >= 0
+            order[row, mine] = whole.index[row, mine][0] + rank.clamp(min=0)
+    return prompt.narrow(whole, left_pack(keep, order), keep, 0, strategy)
+
+
+def next_segment(prompt: Prompt, segment: Segment, keep: Tensor, start: int, strategy: str) -> tuple[Segment, Tensor]:
+    """Drop tokens of a running segment: ``keep`` (B, L) bool. Returns the new segment and the rows (B, P) to gather."""
+    order = torch.arange(segment.length, device=keep.device).expand(keep.shape)
+    rows = left_pack(keep, order)
+    return prompt.narrow(segment, rows, keep, start, strategy), rows

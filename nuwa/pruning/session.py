@@ -1,0 +1,290 @@
+"""Attaches a pruner to a model and keeps masks, cache and positions in step. The only place that knows hooks.
+
+The vision stage keeps the shape of the image features, so the processor, the placeholder checks and ``generate`` work
+on the original prompt. Tokens really leave in a pre-hook of the language model, before layer 0, and in pre-hooks of
+decoder layers. What was kept travels with the cache. Unmodified transformers 5.19 and later.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from nuwa.models import adapter_for
+from nuwa.models.base import remove_hooks
+from nuwa.pruners.base import LLMContext, Pruner
+from nuwa.pruning.masks import gather_tokens
+from nuwa.pruning.positions import STRATEGIES
+from nuwa.pruning.report import Report, image_reports
+from nuwa.pruning.scores import llm_attention_rows
+from nuwa.pruning.segments import Segment, first_segment, next_segment, read_prompt
+from nuwa.pruning.state import EncodedImages, PrefillState, Step, cached_length
+from nuwa.pruning.vision import content_id, plan_images
+
+_ATTACHED, _ENCODED, _STATE = "_nuwa_session", "_nuwa_encoded", "_nuwa_state"
+
+
+class SessionError(RuntimeError):
+    """A use of the model that pruning does not support; the message says what to do instead."""
+
+
+class PruningSession:
+    """Context manager: inside it the model prunes, afterwards it is as it was.
+
+    ``image_ids`` may be set to the names of the images of the next call, in batch order; they seed methods that draw at
+    random. Unnamed images are named by their pixels.
+
+    Args:
+        model: a supported transformers model (`nuwa.models`), unmodified.
+        pruner: the method.
+        position: ``perc``, ``pesp``, ``rpme``, or ``native`` for the choice of the method's authors.
+
+    Raises:
+        ValueError: an unsupported model or an unknown position strategy.
+        nuwa.pruning.budget.BudgetError: the method cannot reach its budget on this model.
+        SessionError: on entering, if the model already has a session.
+    """
+
+    def __init__(self, model: nn.Module, pruner: Pruner, position: str = "native") -> None:
+        self.adapter = adapter_for(model)
+        self.pruner = pruner
+        self.strategy = pruner.native_position if position == "native" else position
+        if self.strategy not in STRATEGIES:
+            raise ValueError(f"position={position!r} is unknown; choose native, {', '.join(STRATEGIES)}")
+        shape = self.adapter.shape
+        if shape.image_tokens is not None:
+            pruner.schedule(shape.image_tokens, shape.layers)
+        self.image_ids: Sequence[str] | None = None
+        self._report = Report()
+        self._totals = [0] * shape.layers
+        self._handles: list[Any] = []
+        self._images: EncodedImages | None = None
+        self._input_ids: Tensor | None = None
+        self._step: Step | None = None
+
+    def report(self) -> Report:
+        """Tokens per layer over every image so far, and details of the last call with images."""
+        seen = self._report.images_seen
+        self._report.tokens_per_layer = [total / seen for total in self._totals] if seen else []
+        return self._report
+
+    def __enter__(self) -> PruningSession:
+        owner, language_model = self.adapter.multimodal, self.adapter.language_model
+        if _ATTACHED in owner.__dict__:
+            raise SessionError("this model already has a pruning session; leave it before entering another")
+        owner.__dict__[_ATTACHED] = self
+        owner.__dict__["get_image_features"] = self._wrap_encoder(owner.get_image_features)
+        self._handles = [
+            owner.register_forward_pre_hook(self._enter_multimodal, with_kwargs=True),
+            language_model.register_forward_pre_hook(self._enter_language_model, with_kwargs=True),
+            language_model.register_forward_hook(self._leave_language_model),
+        ]
+        for index, layer in enumerate(self.adapter.layers):
+            hook = functools.partial(self._enter_layer, index)
+            self._handles.append(layer.register_forward_pre_hook(hook, with_kwargs=True))
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        remove_hooks(self._handles)
+        owner = self.adapter.multimodal
+        del owner.__dict__["get_image_features"], owner.__dict__[_ATTACHED]
+        self._handles = []
+        self._images = self._input_ids = self._step = None
+
+    # Vision stage
+
+    def _wrap_encoder(self, original: Any) -> Any:
+        # generate() reads the signature of this function to know which inputs belong to the images
+        signature = inspect.signature(original)
+
+        @functools.wraps(original)
+        def get_image_features(*args: Any, **kwargs: Any) -> Any:
+            arguments = signature.bind(*args, **kwargs).arguments
+            with self.adapter.record(self.pruner.taps) as recording:
+                output = original(*args, **kwargs)
+            images = list(output.pooler_output)
+            layouts = self.adapter.layouts(images, arguments)
+            names = self._name_images(arguments["pixel_values"], len(images))
+            encoded = EncodedImages(plan_images(self.pruner, self.adapter, images, layouts, names, recording))
+            output.pooler_output = images
+            setattr(output, _ENCODED, encoded)
+            self._images = encoded
+            return output
+
+        return get_image_features
+
+    def _name_images(self, pixels: Tensor, count: int) -> Sequence[str]:
+        names, self.image_ids = self.image_ids, None
+        if names is None:
+            return [content_id(image) for image in pixels]
+        if len(names) != count:
+            raise SessionError(f"session.image_ids names {len(names)} images, but this call has {count}")
+        return names
+
+    # Hooks
+
+    def _enter_multimodal(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        """Remember the prompt's ids and whether images come with it (generated image tokens are not images)."""
+        given = inspect.signature(type(module).forward).bind(module, *args, **kwargs).arguments
+        given.update(given.pop("kwargs", {}))
+        encoded = (given.get("mm_encoder_outputs") or {}).get("image")
+        self._images = getattr(encoded, _ENCODED, None)
+        self._input_ids = None
+        if encoded is None and given.get("pixel_values") is None:
+            return
+        if encoded is not None and self._images is None:
+            raise SessionError(
+                "these image features were encoded outside this session, or cut into chunks (prefill_chunk_size); "
+                "call the model with pixel_values and without chunked prefill"
+            )
+        if cached_length(given.get("past_key_values")):
+            raise SessionError("new images on a filled cache are not supported; start a new prompt")
+        if given.get("input_ids") is None:
+            raise SessionError("pass input_ids with images: their placeholders say where the images are")
+        self._input_ids = given["input_ids"]
+
+    def _enter_language_model(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple | None:
+        self._step = None
+        cache = kwargs.get("past_key_values")
+        state = getattr(cache, _STATE, None)
+        if state is not None and cached_length(cache):
+            return args, self._decode(state, kwargs)
+        if self._input_ids is None:
+            return None
+        return args, self._prefill(module, kwargs)
+
+    def _prefill(self, module: nn.Module, kwargs: dict[str, Any]) -> dict[str, Any]:
+        embeddings, mask, cache = kwargs["inputs_embeds"], kwargs.get("attention_mask"), kwargs.get("past_key_values")
+        batch, length = embeddings.shape[:2]
+        _check_prefill(mask, cache, batch, length, module.config)
+        device = embeddings.device
+        valid = torch.ones(batch, length, dtype=torch.bool, device=device) if mask is None else mask.to(device).bool()
+        ids = self.adapter.position_ids(kwargs.get("position_ids"), batch, length, device)
+        placeholders = self._input_ids.to(device) == self.adapter.image_token_id
+        prompt = read_prompt(placeholders, valid, ids, self._images.plans)
+        segment = first_segment(prompt, self.strategy)
+        self._step = Step(
+            PrefillState(prompt, [segment]), True, segment.length, 0, prompt.stages(), self._images, self._input_ids
+        )
+        use_cache = kwargs.get("use_cache")
+        if cache is None and (module.config.use_cache if use_cache is None else use_cache):
+            cache = DynamicCache(config=module.config)
+        if cache is not None:
+            setattr(cache, _STATE, self._step.state)
+        return kwargs | {
+            "inputs_embeds": gather_tokens(embeddings, segment.index),
+            # always a mask: without one, Llama reads a jump in the position ids as packed sequences
+            "attention_mask": segment.valid.long(),
+            "position_ids": _model_ids(segment.ids),
+            "past_key_values": cache,
+        }
+
+    def _decode(self, state: PrefillState, kwargs: dict[str, Any]) -> dict[str, Any]:
+        segment = state.segments[0]
+        queries = kwargs["inputs_embeds"].shape[1]
+        generated = cached_length(kwargs["past_key_values"]) - segment.length
+        _check_decode(kwargs, state, queries, generated)
+        self._step = step = Step(state, False, queries, generated)
+        return kwargs | {
+            "attention_mask": step.valid(segment).long(),
+            "position_ids": _model_ids(step.position_ids(segment)),
+        }
+
+    def _enter_layer(self, index: int, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple | None:
+        step = self._step
+        if step is None:
+            return None
+        hidden = args[0]
+        segment = step.state.at(index)
+        # FlashAttention would read gaps in position ids as packed sequences; the rotation is already computed
+        kwargs = kwargs | {"position_ids": None}
+        if segment.start:
+            kwargs |= step.override(segment, self.adapter.language_model, hidden)
+        if index in step.stages:
+            segment, rows = self._prune(self._context(index, hidden, segment, kwargs["position_embeddings"]), segment)
+            hidden = gather_tokens(hidden, rows)
+            kwargs |= step.override(segment, self.adapter.language_model, hidden)
+        if self.pruner.looks_back:
+            looked_at = index + 1 in step.stages
+            step.previous = self._context(index, hidden, segment, kwargs["position_embeddings"]) if looked_at else None
+        return (hidden, *args[1:]), kwargs
+
+    def _leave_language_model(self, module: nn.Module, args: tuple, output: Any) -> Any:
+        """Put hidden states back into the frame of the original prompt: logits and losses keep its shape."""
+        step, self._step = self._step, None
+        if step is None or not step.prefill:
+            return output
+        self._count(step)
+        last, prompt = step.state.segments[-1], step.state.prompt
+        hidden = output.last_hidden_state
+        if last.length < prompt.whole.length:
+            output.last_hidden_state = prompt.restore(last, hidden)
+        return output
+
+    # LLM stage
+
+    def _context(self, index: int, hidden: Tensor, segment: Segment, rotary: tuple[Tensor, Tensor]) -> LLMContext:
+        layer = self.adapter.layers[index]
+        return LLMContext(
+            layer=index,
+            hidden=hidden,
+            image=segment.image,
+            token=segment.token,
+            valid=segment.valid,
+            ids=[[plan.id for plan in row] for row in self._step.state.prompt.rows],
+            attention=functools.partial(llm_attention_rows, layer, hidden, rotary, segment.valid),
+            previous=self._step.previous,
+        )
+
+    def _prune(self, context: LLMContext, segment: Segment) -> tuple[Segment, Tensor]:
+        step, layer = self._step, context.layer
+        kept = step.images.recall(layer, step.input_ids, segment)
+        if kept is None:
+            kept = self.pruner.prune_llm(context, step.stages[layer].to(segment.image.device))
+            step.images.remember(layer, step.input_ids, segment, kept)
+        narrower, rows = next_segment(step.state.prompt, segment, kept, layer, self.strategy)
+        step.state.segments.append(narrower)
+        return narrower, rows
+
+    def _count(self, step: Step) -> None:
+        self._report.images = image_reports(step.state.prompt, step.state.segments, len(self._totals))
+        for image in self._report.images:
+            self._totals = [total + count for total, count in zip(self._totals, image.per_layer, strict=True)]
+        self._report.images_seen += len(self._report.images)
+
+
+def _model_ids(ids: Tensor) -> Tensor:
+    """(C, B, L) -> what the language model takes: (B, L) for one axis."""
+    return ids[0] if ids.shape[0] == 1 else ids
+
+
+def _check_prefill(mask: Any, cache: Any, batch: int, length: int, config: Any) -> None:
+    if cache is not None and not isinstance(cache, DynamicCache):
+        raise SessionError(
+            f"pruned layers cache different lengths, which {type(cache).__name__} cannot hold; use a DynamicCache "
+            "(generate's default, no cache_implementation)"
+        )
+    if mask is not None and (not torch.is_tensor(mask) or tuple(mask.shape) != (batch, length)):
+        raise SessionError(
+            f"the attention mask must be 2-D, ({batch}, {length}); static caches, chunked prefill and custom masks are "
+            "not supported with pruning"
+        )
+    if getattr(config, "sliding_window", None) is not None:
+        raise SessionError("language models with a sliding window are not supported with pruning")
+
+
+def _check_decode(kwargs: dict[str, Any], state: PrefillState, queries: int, generated: int) -> None:
+    """Refuse a continuation whose tokens were cut out of the unpruned prompt by the length of the pruned cache."""
+    expected = state.prompt.whole.length + generated + queries
+    mask = kwargs.get("attention_mask")
+    if generated < 0 or (mask is not None and mask.shape[-1] != expected):
+        raise SessionError(
+            "the pruned cache is shorter than its prompt: continue with the new ids only, and with an attention mask "
+            f"over the whole unpruned prompt and every new token (length {expected}), or none"
+        )

@@ -1,0 +1,114 @@
+"""What later steps of a generation need to know of a pruned prompt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Cache
+
+from nuwa.pruners.base import LLMContext
+from nuwa.pruning.masks import format_mask
+from nuwa.pruning.segments import ImagePlan, Prompt, Segment
+
+
+@dataclass
+class EncodedImages:
+    """The plans of the images of one call, and what a prompt about them has decided in the LLM.
+
+    ``decisions`` maps a layer to (B, L) bool in the frame of ``input_ids`` (B, L): a prompt that continues
+    ``input_ids`` keeps them, so that decoding without a cache equals decoding with one.
+    """
+
+    plans: list[ImagePlan]
+    input_ids: Tensor | None = None
+    decisions: dict[int, Tensor] = field(default_factory=dict)
+
+    def recall(self, layer: int, input_ids: Tensor, segment: Segment) -> Tensor | None:
+        """The earlier decision (B, L) at a layer in a segment's frame, if ``input_ids`` continue the same prompt."""
+        known = self.input_ids
+        if known is None or layer not in self.decisions or input_ids.shape[0] != known.shape[0]:
+            return None
+        length = known.shape[1]
+        if input_ids.shape[1] <= length or not torch.equal(input_ids[:, :length], known):
+            return None
+        new = torch.ones_like(input_ids[:, length:], dtype=torch.bool)
+        return torch.cat([self.decisions[layer], new], 1).gather(1, segment.index) & segment.valid
+
+    def remember(self, layer: int, input_ids: Tensor, segment: Segment, keep: Tensor) -> None:
+        """Store a decision ``keep`` (B, L) made in a segment's frame."""
+        if self.input_ids is not input_ids:
+            self.input_ids, self.decisions = input_ids, {}
+        whole = torch.zeros_like(input_ids, dtype=torch.bool)
+        rows, columns = keep.nonzero(as_tuple=True)
+        whole[rows, segment.index[rows, columns]] = True
+        self.decisions[layer] = whole
+
+
+@dataclass
+class PrefillState:
+    """A pruned prompt and the segments that ran through the layers. Lives on the cache."""
+
+    prompt: Prompt
+    segments: list[Segment]
+
+    def at(self, layer: int) -> Segment:
+        """The segment that runs through a layer."""
+        return next(segment for segment in reversed(self.segments) if segment.start <= layer)
+
+
+@dataclass
+class Step:
+    """One forward of the language model over a pruned prompt: ``queries`` tokens after ``generated`` new ones.
+
+    ``stages`` maps the pruning layers of a prefill to the (B, I) tokens that stay there. ``overrides`` caches, per
+    later segment, the mask and rotary embeddings that replace those of the first.
+    """
+
+    state: PrefillState
+    prefill: bool
+    queries: int
+    generated: int = 0
+    stages: dict[int, Tensor] = field(default_factory=dict)
+    images: EncodedImages | None = None
+    input_ids: Tensor | None = None
+    overrides: dict[int, dict[str, Any]] = field(default_factory=dict)
+    previous: LLMContext | None = None
+
+    def position_ids(self, segment: Segment) -> Tensor:
+        """Position ids (C, B, Q) of this step's tokens."""
+        if self.prefill:
+            return segment.ids
+        new = torch.arange(self.queries, device=segment.next_id.device) + self.generated
+        return segment.next_id[..., None] + new
+
+    def valid(self, segment: Segment) -> Tensor:
+        """(B, K) bool over the keys a layer of this segment sees."""
+        if self.prefill:
+            return segment.valid
+        return torch.nn.functional.pad(segment.valid, (0, self.generated + self.queries), value=True)
+
+    def override(self, segment: Segment, language_model: torch.nn.Module, hidden: Tensor) -> dict[str, Any]:
+        """Mask and rotary embeddings for the layers of a later segment."""
+        if segment.start not in self.overrides:
+            implementation = language_model.config._attn_implementation
+            valid = self.valid(segment)
+            ids = self.position_ids(segment)
+            self.overrides[segment.start] = {
+                "attention_mask": format_mask(
+                    implementation, valid, self.queries_in(segment), segment.padded, hidden.dtype
+                ),
+                "position_embeddings": language_model.rotary_emb(hidden, ids[0] if len(ids) == 1 else ids),
+            }
+        return self.overrides[segment.start]
+
+    def queries_in(self, segment: Segment) -> int:
+        """Tokens of this step that a layer of the segment computes."""
+        return segment.length if self.prefill else self.queries
+
+
+def cached_length(cache: Cache | None) -> int:
+    """Tokens that layer 0 has cached."""
+    return 0 if cache is None else int(cache.get_seq_length())

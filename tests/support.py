@@ -1,0 +1,239 @@
+"""Small random models of the real architectures, a pruner with a fixed choice, and a decoder loop without hooks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+
+from nuwa.pruners.base import LLMContext, Pruner, VisionContext, VisionDecision
+from nuwa.pruning.budget import Schedule
+
+IMAGE, SIDE, VOCABULARY = 4, 8, 64
+
+
+def random_llava(attention: str = "sdpa", dtype: torch.dtype = torch.float32, layers: int = 6, boost: float = 3.0):
+    """LLaVA with an 8x8 grid and random weights, boosted so that attention is not flat."""
+    torch.manual_seed(0)
+    vision = CLIPVisionConfig(
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        image_size=SIDE * 4,
+        patch_size=4,
+        projection_dim=16,
+    )
+    text = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=48,
+        intermediate_size=96,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        max_position_embeddings=512,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    config = LlavaConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_id=IMAGE,
+        image_token_index=IMAGE,
+        vision_feature_layer=-2,
+        vision_feature_select_strategy="default",
+        image_seq_length=SIDE * SIDE,
+    )
+    config._attn_implementation = attention
+    model = LlavaForConditionalGeneration(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() == 2 and ("language_model.layers" in name or "projector" in name or "encoder" in name):
+                parameter.mul_(boost)
+        model.model.vision_tower.embeddings.class_embedding.normal_()
+    # random models may generate any token: let them run to the length asked for
+    model.generation_config.eos_token_id = None
+    return model.eval().to(dtype)
+
+
+def pixels(images: int, seed: int = 0) -> Tensor:
+    """(images, 3, 32, 32) random images with some structure."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.randn(images, 3, 8, 8, generator=generator)
+    fine = torch.randn(images, 3, SIDE * 4, SIDE * 4, generator=generator)
+    return torch.nn.functional.interpolate(coarse, scale_factor=4) + 0.3 * fine
+
+
+def prompt(*parts: int | str) -> list[int]:
+    """Token ids: numbers are text lengths (filled with varying ids), 'image' is one image."""
+    ids = [1]
+    for place, part in enumerate(parts):
+        if part == "image":
+            ids += [IMAGE] * (SIDE * SIDE)
+        else:
+            ids += [5 + (7 * place + 3 * k) % (VOCABULARY - 5) for k in range(part)]
+    return ids
+
+
+def batch(*prompts: list[int], side: str = "left") -> dict[str, Tensor]:
+    """Pad prompts to one length: input_ids and attention_mask."""
+    length = max(map(len, prompts))
+    rows, masks = [], []
+    for ids in prompts:
+        pad, ones = [0] * (length - len(ids)), [1] * len(ids)
+        rows.append(pad + ids if side == "left" else ids + pad)
+        masks.append(pad + ones if side == "left" else ones + pad)
+    return {"input_ids": torch.tensor(rows), "attention_mask": torch.tensor(masks)}
+
+
+@dataclass
+class Fixed(Pruner):
+    """Keeps tokens by a rule on their index alone: every ``stride``-th before the LLM, fewer at each of ``layers``."""
+
+    stride: int = 1
+    layers: tuple[int, ...] = ()
+
+    name: ClassVar[str] = "fixed"
+
+    def schedule(self, n_tokens: int, layers: int) -> Schedule:
+        counts = [len(kept_tokens(n_tokens, self.stride, i + 1)) for i in range(len(self.layers) + 1)]
+        return Schedule(counts[0], tuple(zip(self.layers, counts[1:], strict=True)))
+
+    def prune_vision(self, context: VisionContext, keep: int) -> VisionDecision:
+        kept = torch.tensor(kept_tokens(context.features.shape[1], self.stride, 1))
+        return VisionDecision(kept.expand(len(context.features), -1))
+
+    def prune_llm(self, context: LLMContext, keep: Tensor) -> Tensor:
+        stage = self.layers.index(context.layer) + 2
+        allowed = torch.tensor(kept_tokens(SIDE * SIDE, self.stride, stage))
+        return context.text | torch.isin(context.token, allowed) & (context.image >= 0)
+
+
+def kept_tokens(n_tokens: int, stride: int, stage: int) -> list[int]:
+    """Tokens that `Fixed` keeps up to a stage (1 = before the LLM)."""
+    return [t for t in range(n_tokens) if t % stride == 0 and all((t // stride) % (k + 2) for k in range(stage - 1))]
+
+
+Choose = Callable[[Tensor, list[tuple[int, int, int]]], list[int]]
+
+
+@torch.no_grad()
+def plain_decode(
+    model,
+    ids: list[int],
+    images: Tensor,
+    keep: list[list[int]],
+    stages: dict[int, Choose],
+    strategy: str,
+    steps: int,
+    features: list[Tensor] | None = None,
+) -> tuple[list[int], Tensor]:
+    """Greedy decoding of one prompt without hooks, masks or cache: the slow, obvious reference.
+
+    Args:
+        keep: kept tokens of each image before the LLM, in order.
+        stages: layer -> function of (hidden (L, D), entries) giving the sequence indices to keep; called at the prefill
+            only, decisions are kept for later steps. An entry is (place in the full prompt, image or -1, token or -1).
+        features: projected features (n_tokens, H) of each image to use instead of the model's.
+
+    Returns:
+        the generated ids and the logits (steps, vocabulary) they were chosen from.
+    """
+    lm = model.model.language_model
+    if features is None:
+        features = model.model.get_image_features(pixel_values=images).pooler_output if len(images) else []
+    entries, vectors = _lay_out(model, ids, features, keep)
+    decided: dict[int, set[int]] = {}
+    generated: list[int] = []
+    logits = []
+    for _ in range(steps):
+        hidden = vectors
+        if generated:
+            hidden = torch.cat([vectors, lm.embed_tokens(torch.tensor(generated))])
+        alive = entries + [(len(ids) + i, -1, -1) for i in range(len(generated))]
+        for number, layer in enumerate(lm.layers):
+            if number in stages:
+                if number not in decided:
+                    decided[number] = {alive[i][0] for i in stages[number](hidden, alive)}
+                stay = [i for i, e in enumerate(alive) if e[0] in decided[number] or e[0] >= len(ids)]
+                hidden, alive = hidden[stay], [alive[i] for i in stay]
+            position = positions_of(strategy, alive, ids, len(ids))
+            hidden = _plain_layer(lm, layer, hidden, torch.tensor(position))
+        logits.append(model.lm_head(lm.norm(hidden[-1])))
+        generated.append(int(logits[-1].argmax()))
+    return generated, torch.stack(logits)
+
+
+def _lay_out(model, ids, features, keep):
+    """Entries and input vectors of what enters the LLM."""
+    entries, vectors, image, token = [], [], -1, 0
+    embed = model.model.language_model.embed_tokens
+    i = 0
+    while i < len(ids):
+        if ids[i] == IMAGE:
+            image += 1
+            for token in keep[image]:
+                entries.append((i + token, image, token))
+                vectors.append(features[image][token])
+            i += SIDE * SIDE
+        else:
+            entries.append((i, -1, -1))
+            vectors.append(embed(torch.tensor(ids[i])))
+            i += 1
+    return entries, torch.stack(vectors)
+
+
+def positions_of(strategy: str, entries: list[tuple[int, int, int]], ids: list[int], prompt_length: int) -> list[int]:
+    """Position ids by the definitions, one token at a time; generated tokens follow on."""
+    if strategy == "perc":
+        return list(range(len(entries)))
+    out = []
+    for place, image, token in entries:
+        if image < 0 or strategy == "pesp":
+            out.append(place)
+            continue
+        start, n = place - token, SIDE * SIDE
+        last = max(t for _, other, t in entries if other == image)
+        stretched = start if last == 0 else math.ceil(token * (n - 1) / last) + start
+        first = min(t for _, other, t in entries if other == image)
+        out.append(start if token == first else stretched)
+    return out
+
+
+def _plain_layer(lm, layer, hidden: Tensor, position: Tensor) -> Tensor:
+    """One Llama layer over (L, D) with full causal attention, written out."""
+    attention = layer.self_attn
+    x = layer.input_layernorm(hidden)
+    weights = plain_attention(lm, layer, hidden, position)
+    v = attention.v_proj(x).view(len(x), -1, attention.head_dim).transpose(0, 1)
+    v = v.repeat_interleave(weights.shape[0] // v.shape[0], 0)
+    hidden = hidden + attention.o_proj((weights @ v).transpose(0, 1).reshape(len(x), -1))
+    return hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+
+
+def plain_attention(lm, layer, hidden: Tensor, position: Tensor) -> Tensor:
+    """(H, L, L) causal attention weights of one Llama layer, the whole matrix."""
+    attention = layer.self_attn
+    x = layer.input_layernorm(hidden)
+    half = attention.head_dim // 2
+    frequency = lm.config.rope_parameters["rope_theta"] ** (-torch.arange(half).float() / half)
+    angle = position[:, None].float() * frequency
+    cos, sin = angle.cos(), angle.sin()
+
+    def heads(projection):
+        y = projection(x).view(len(x), -1, attention.head_dim).transpose(0, 1)
+        a, b = y[..., :half], y[..., half:]
+        return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
+
+    q, k = heads(attention.q_proj), heads(attention.k_proj)
+    k = k.repeat_interleave(q.shape[0] // k.shape[0], 0)
+    scores = q @ k.transpose(1, 2) / attention.head_dim**0.5
+    causal = torch.ones(len(x), len(x), dtype=torch.bool).tril()
+    return scores.masked_fill(~causal, float("-inf")).softmax(-1)
