@@ -1,0 +1,175 @@
+"""Every method of conf/pruner through the engine: batches, beams, several images; and against plain decoding."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from support import batch, pixels, plain_attention, plain_decode, positions_of, prompt, random_llava
+
+import nuwa
+from nuwa.models import adapter_for
+from nuwa.pruners.base import VisionContext
+
+METHODS = sorted(path.stem for path in (Path(__file__).parents[2] / "conf" / "pruner").glob("*.yaml"))
+POSITIONS = ("native", "perc", "pesp", "rpme")
+ROWS = (prompt(4, "image", 5), prompt("image", 2, "image", 6), prompt("image", 9))
+
+
+@pytest.fixture(scope="module")
+def model():
+    return random_llava()
+
+
+def pruner_for(name: str):
+    return nuwa.load_pruner(name, budget=None if name == "none" else 20, seed=3)
+
+
+def inputs_for(*rows: int):
+    images = {0: slice(0, 1), 1: slice(1, 3), 2: slice(3, 4)}
+    pictures = pixels(4)
+    chosen = torch.cat([pictures[images[row]] for row in rows])
+    return batch(*(ROWS[row] for row in rows)) | {"pixel_values": chosen}
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+@pytest.mark.parametrize("name", METHODS)
+def test_a_batch_equals_its_rows_alone(model, name, position):
+    pruner = pruner_for(name)
+    with torch.no_grad(), nuwa.prune(model, pruner, position):
+        together = model(**inputs_for(0, 1, 2)).logits
+        for row, ids in enumerate(ROWS):
+            alone = model(**inputs_for(row)).logits
+            torch.testing.assert_close(together[row, -len(ids) :], alone[0], atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("options", [{}, {"num_beams": 3}], ids=["greedy", "beam"])
+@pytest.mark.parametrize("name", METHODS)
+def test_generation_equals_rows_alone_and_no_cache(model, name, options):
+    options = {"max_new_tokens": 5, "do_sample": False, **options}
+    with torch.no_grad(), nuwa.prune(model, pruner_for(name)):
+        together = model.generate(**inputs_for(0, 1, 2), **options)
+        uncached = model.generate(**inputs_for(0, 1, 2), use_cache=False, **options)
+        for row in range(3):
+            assert torch.equal(model.generate(**inputs_for(row), **options)[0, -5:], together[row, -5:])
+    assert torch.equal(uncached, together)
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "none"])
+def test_measured_tokens_meet_the_budget(model, name):
+    pruner = pruner_for(name)
+    with torch.no_grad(), nuwa.prune(model, pruner) as session:
+        model(**inputs_for(0, 1))
+    report = session.report()
+    shape = adapter_for(model).shape
+    assert report.images_seen == 3
+    assert report.tokens_per_layer == pruner.schedule(64, shape.layers).per_layer(shape.layers)
+    assert abs(report.average_entering - 20) <= 0.5
+
+
+def features_of(model, images):
+    with torch.no_grad():
+        return model.model.get_image_features(pixel_values=images).pooler_output
+
+
+@pytest.mark.parametrize("position", ["perc", "pesp", "rpme"])
+def test_fastv_against_whole_attention_maps(model, position):
+    """Scores from the full map of the layer before, by a sequence walked without hooks."""
+    ids, images = ROWS[1], pixels(4)[1:3]
+    pruner = nuwa.load_pruner("fastv", budget=40, layer=1 / 3)
+    keep = dict(pruner.schedule(64, 6).llm)
+    before: dict[str, torch.Tensor] = {}
+
+    def observe(hidden, entries):
+        before.update(hidden=hidden)
+        return list(range(len(entries)))
+
+    def choose(hidden, entries):
+        lm = model.model.language_model
+        position_ids = torch.tensor(positions_of(position, entries, ids, len(ids)))
+        row = plain_attention(lm, lm.layers[1], before["hidden"], position_ids)[:, -1].mean(0)
+        return _best(row, entries, keep[2])
+
+    everything = [list(range(64))] * 2
+    tokens, logits = plain_decode(model, ids, images, everything, {1: observe, 2: choose}, position, 6)
+    _check(model, pruner, position, ids, images, tokens, logits)
+
+
+@pytest.mark.parametrize("position", ["perc", "pesp", "rpme"])
+def test_nuwa_against_plain_decoding(model, position):
+    """Stage 1 from a direct call of the method, everything else by hand; stage 2 by a cosine loop."""
+    ids, images = ROWS[1], pixels(4)[1:3]
+    pruner = nuwa.load_pruner("nuwa", budget=20)
+    schedule = pruner.schedule(64, 6)
+    adapter = adapter_for(model)
+    with torch.no_grad(), adapter.record(pruner.taps) as recording:
+        features = list(model.model.get_image_features(pixel_values=images).pooler_output)
+        context = VisionContext((8, 8), recording.features, {t: recording.view(t) for t in pruner.taps}, "ab", None)
+        decision = pruner.prune_vision(context, schedule.vision)
+        for i in range(2):
+            features[i] = features[i].clone()
+            features[i][decision.keep[i]] = model.model.multi_modal_projector(decision.features[i])
+
+    def choose(hidden, entries):
+        first = next(i for i, entry in enumerate(entries) if entry[1] >= 0)
+        text = [hidden[i] for i, entry in enumerate(entries) if entry[1] < 0 and i > first]
+        mean = torch.stack(text).mean(0)
+        score = torch.stack([torch.dot(h, mean) / (h.norm() * mean.norm()) for h in hidden])
+        return _best(score, entries, dict(schedule.llm)[3])
+
+    tokens, logits = plain_decode(
+        model, ids, images, decision.keep.tolist(), {3: choose}, position, 6, features=features
+    )
+    _check(model, pruner, position, ids, images, tokens, logits)
+
+
+def _best(score, entries, keep):
+    stay = [i for i, entry in enumerate(entries) if entry[1] < 0]
+    for image in {entry[1] for entry in entries} - {-1}:
+        mine = sorted((i for i, e in enumerate(entries) if e[1] == image), key=lambda i: -float(score[i]))
+        stay += mine[:keep]
+    return sorted(stay)
+
+
+def _check(model, pruner, position, ids, images, tokens, logits):
+    with torch.no_grad(), nuwa.prune(model, pruner, position):
+        out = model.generate(
+            **batch(ids),
+            pixel_values=images,
+            max_new_tokens=6,
+            do_sample=False,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+    torch.testing.assert_close(torch.cat(out.logits), logits, atol=2e-6, rtol=0)
+    assert out.sequences[0, len(ids) :].tolist() == tokens
+
+
+def test_tokens_reach_the_llm_in_the_order_of_the_method(model):
+    """VisionZip emits CLS, dominant, merged tokens; under PERC their ids count up in that order."""
+    pruner = nuwa.load_pruner("visionzip", budget=20)
+    with torch.no_grad(), nuwa.prune(model, pruner) as session:
+        model(**inputs_for(0))
+    (layer, kept, positions) = session.report().images[0].stages[0]
+    assert (layer, len(kept), len(set(kept))) == (0, 20, 20)
+    assert kept != sorted(kept)
+    start = ROWS[0].index(4)
+    assert positions == list(range(start, start + 20))
+
+
+@pytest.mark.parametrize("name", ["random", "nuwa"])
+def test_randomness_comes_from_the_image_and_the_seed(model, name):
+    options = {"random": True} if name == "nuwa" else {}
+
+    def kept(seed, ids):
+        pruner = nuwa.load_pruner(name, budget=20, seed=seed, **options)
+        with torch.no_grad(), nuwa.prune(model, pruner) as session:
+            session.image_ids = ids
+            model(**inputs_for(0))
+        return session.report().images[0].stages
+
+    assert kept(0, ["a"]) == kept(0, ["a"]) == kept(0, ["a"])
+    assert kept(0, ["a"]) != kept(1, ["a"])
+    assert kept(0, ["a"]) != kept(0, ["b"])
+    assert kept(0, None) == kept(0, None)
