@@ -23,7 +23,7 @@ class BenchmarkError(ValueError):
 
 
 class SampleError(ValueError):
-    """One sample cannot be used (unreadable image, malformed row) and the message says why; a run records it, goes on."""
+    """One sample cannot be used (unreadable image, malformed row), the message says why; a run records it, goes on."""
 
 
 @dataclass(frozen=True)

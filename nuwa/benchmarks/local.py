@@ -15,6 +15,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 from PIL import Image, ImageOps
 
@@ -42,8 +43,8 @@ class Local(Benchmark):
         path: str | None,
         vqa_prompt: str = "{question}",
         vg_prompt: str = "{expression}",
-        box_format: str = "xyxy",
-        box_frame: str = "original",
+        box_format: Literal["xyxy", "xywh"] = "xyxy",
+        box_frame: Literal["original", "padded"] = "original",
         ignore_punctuation: bool = True,
         samples: int | None = None,
         vqa_max_new_tokens: int = 16,
@@ -53,6 +54,8 @@ class Local(Benchmark):
         for key, value, known in (("box_format", box_format, BOX_FORMATS), ("box_frame", box_frame, FRAMES)):
             if value not in known:
                 raise BenchmarkError(f"dataset.{key}={value} is unknown; choose one of {', '.join(known)}")
+        if samples is not None and samples < 1:
+            raise BenchmarkError(f"dataset.samples={samples} must be at least 1, or null for all rows")
         for key, prompt, slot in (
             ("vqa_prompt", vqa_prompt, "{question}"),
             ("vg_prompt", vg_prompt, "{expression}"),

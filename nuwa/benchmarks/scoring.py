@@ -57,7 +57,7 @@ def center_inside(target: Box, predicted: Box) -> float:
 
 
 def grounding_scores(target: Box, prediction: str, prefix: str = "vg") -> dict[str, float]:
-    """Scores of one answer: ``acc@0.5`` (IoU >= 0.5, the paper's), ``miou``, ``center_acc``, ``parsed`` (holds a box)."""
+    """Scores of one answer: ``acc@0.5`` (IoU >= 0.5, the paper's), ``miou``, ``center_acc``, ``parsed`` (has a box)."""
     box = parse_box(prediction)
     overlap = box_iou(target, box or NO_BOX)
     return {

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -20,8 +21,9 @@ from nuwa.models.prompts import IMAGE, PromptFormat, expand_images
 
 FAMILIES = {"llava": LlavaForConditionalGeneration}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-ATTENTION = ("sdpa", "eager", "flash_attention_2")
-FRAMES = ("pad", "crop", "folder")
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Attention = Literal["sdpa", "eager", "flash_attention_2"]
+ImageFrame = Literal["pad", "crop", "folder"]
 
 
 @dataclass
@@ -40,7 +42,7 @@ class LoadedModel:
         found = self.tokenizer.convert_tokens_to_ids(IMAGE)
         if found != config.image_token_id:
             raise ModelError(
-                f"model {self.name}: {IMAGE} is token {found} in tokenizer.json but {config.image_token_id} in config.json"
+                f"model {self.name}: {IMAGE} is token {found} in tokenizer.json, {config.image_token_id} in config.json"
             )
         rows = self.model.get_input_embeddings().weight.shape[0]
         if len(self.tokenizer) > rows:
@@ -103,11 +105,11 @@ def load_model(
     family: str = "llava",
     name: str = "",
     revision: str | None = None,
-    dtype: str = "auto",
-    attention: str = "sdpa",
+    dtype: Dtype = "auto",
+    attention: Attention = "sdpa",
     device: str = "auto",
-    device_map: str | dict | None = None,
-    image_frame: str = "pad",
+    device_map: str | None = None,
+    image_frame: ImageFrame = "pad",
     image_joiner: str = " ",
     image_end: str = "\n",
 ) -> LoadedModel:
@@ -121,7 +123,7 @@ def load_model(
         ModelError: a choice is unknown or impossible here, a file is missing or broken, or weights are missing.
     """
     prompt_format = PromptFormat(prompt, image_joiner, image_end)
-    choose("model.image_frame", image_frame, FRAMES)
+    choose("model.image_frame", image_frame, get_args(ImageFrame))
     place = resolve_device(device)
     settings = {"dtype": resolve_dtype(dtype, place), "attn_implementation": resolve_attention(attention, dtype, place)}
     if device_map is not None and importlib.util.find_spec("accelerate") is None:
@@ -162,7 +164,7 @@ def resolve_device(device: str) -> torch.device:
 
 def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype | str:
     """A torch dtype, or ``auto`` (the checkpoint's own); half precision is not worth having on a CPU."""
-    choose("model.dtype", dtype, ("auto", *DTYPES))
+    choose("model.dtype", dtype, get_args(Dtype))
     if dtype == "auto":
         return torch.float32 if device.type == "cpu" else "auto"
     return DTYPES[dtype]
@@ -170,7 +172,7 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype | str:
 
 def resolve_attention(attention: str, dtype: str, device: torch.device) -> str:
     """The attention kernel, refused where it cannot run."""
-    choose("model.attention", attention, ATTENTION)
+    choose("model.attention", attention, get_args(Attention))
     if attention == "flash_attention_2":
         if device.type != "cuda" or not is_flash_attn_2_available():
             raise ModelError("model.attention=flash_attention_2 needs a CUDA device and the package flash-attn")

@@ -8,7 +8,8 @@ model.vision_hidden_size=1024 model.vision_layers=24 model.vision_heads=16``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -22,18 +23,19 @@ from transformers import (
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
 from nuwa.models.checkpoint import ModelError
-from nuwa.models.loading import LoadedModel, choose, resolve_attention, resolve_device, resolve_dtype
+from nuwa.models.loading import Attention, Dtype, LoadedModel, choose, resolve_attention, resolve_device, resolve_dtype
 from nuwa.models.prompts import IMAGE, PromptFormat
 
 PATCH = 14
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", IMAGE)
+SMALLEST_VOCABULARY = 256 + len(SPECIAL)
 TEXTS = (
-    "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, and "
-    "polite answers to the user's questions. USER: ASSISTANT: Answer the question using a single word or phrase. Is there"
-    " a dog in the image? What color is the car on the left? How many people are there? yes no",
-    "Bounding box coordinates are specified in the format (top-left x, top-left y, bottom-right x, bottom-right y). All "
-    "values are floating point numbers bounded between 0 and 1. Please provide the bounding box coordinate of the region "
-    "this sentence describes: [0.12, 0.34, 0.56, 1.0]",
+    "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, "
+    "and polite answers to the user's questions. USER: ASSISTANT: Answer the question using a single word or phrase. "
+    "Is there a dog in the image? What color is the car on the left? How many people are there? yes no",
+    "Bounding box coordinates are specified in the format (top-left x, top-left y, bottom-right x, bottom-right y). "
+    "All values are floating point numbers bounded between 0 and 1. Please provide the bounding box coordinate of the "
+    "region this sentence describes: [0.12, 0.34, 0.56, 1.0]",
 )
 """What the tokenizer learns its merges from, so that a prompt is about as long as under LLaVA's own tokenizer."""
 
@@ -63,7 +65,11 @@ def build_tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
 
 @dataclass(frozen=True)
 class LlavaShape:
-    """Sizes of a LLaVA-1.5; patches are 14 px, so that 336 px give its 24 x 24 grid."""
+    """Sizes of a LLaVA-1.5; patches are 14 px, so that 336 px give its 24 x 24 grid.
+
+    Raises:
+        ModelError: the sizes do not fit each other.
+    """
 
     hidden_size: int = 128
     intermediate_size: int = 344
@@ -74,6 +80,17 @@ class LlavaShape:
     vision_layers: int = 6
     vision_heads: int = 4
     image_size: int = 336
+
+    def __post_init__(self) -> None:
+        for size, heads in (("hidden_size", "heads"), ("vision_hidden_size", "vision_heads")):
+            if getattr(self, size) % getattr(self, heads):
+                raise ModelError(f"model.{size}={getattr(self, size)} must be a multiple of model.{heads}")
+        if self.image_size < PATCH or self.image_size % PATCH:
+            raise ModelError(f"model.image_size={self.image_size} must be a multiple of {PATCH}")
+        if self.vocab_size < SMALLEST_VOCABULARY:
+            raise ModelError(f"model.vocab_size={self.vocab_size} must be at least {SMALLEST_VOCABULARY}")
+        if self.vision_layers < 2 or self.layers < 1:
+            raise ModelError("model.vision_layers must be at least 2 and model.layers at least 1")
 
 
 def random_llava(
@@ -108,42 +125,52 @@ def load_random_llava(
     prompt: str,
     family: str = "llava",
     name: str = "llava_1_5_random",
-    dtype: str = "auto",
-    attention: str = "sdpa",
+    dtype: Dtype = "auto",
+    attention: Attention = "sdpa",
     device: str = "auto",
-    image_frame: str = "pad",
+    image_frame: Literal["pad", "crop"] = "pad",
     image_joiner: str = " ",
     image_end: str = "\n",
     seed: int = 0,
     weights_boost: float = 3.0,
-    **sizes: int,
+    hidden_size: int = LlavaShape.hidden_size,
+    intermediate_size: int = LlavaShape.intermediate_size,
+    layers: int = LlavaShape.layers,
+    heads: int = LlavaShape.heads,
+    vocab_size: int = LlavaShape.vocab_size,
+    vision_hidden_size: int = LlavaShape.vision_hidden_size,
+    vision_layers: int = LlavaShape.vision_layers,
+    vision_heads: int = LlavaShape.vision_heads,
+    image_size: int = LlavaShape.image_size,
 ) -> LoadedModel:
     """A `random_llava` with tokenizer, processor and prompt, as `nuwa.models.loading.load_model` gives a real one.
 
-    ``sizes`` are fields of `LlavaShape`. ``dtype="auto"`` is float32 on a CPU and float16, LLaVA-1.5's own, elsewhere.
+    ``dtype="auto"`` is float32 on a CPU and float16, LLaVA-1.5's own, elsewhere.
 
     Raises:
-        ModelError: a size is unknown, or a choice is impossible on this machine.
+        ModelError: a size or a choice is impossible.
     """
-    unknown = sorted(set(sizes) - {field.name for field in fields(LlavaShape)})
-    if unknown:
-        raise ModelError(f"model.{unknown[0]} is not a size of this model")
+    shape = LlavaShape(
+        hidden_size, intermediate_size, layers, heads, vocab_size, vision_hidden_size, vision_layers, vision_heads,
+        image_size,
+    )  # fmt: skip
     choose("model.image_frame", image_frame, ("pad", "crop"))
-    shape, place = LlavaShape(**sizes), resolve_device(device)
-    precision = resolve_dtype(dtype, place)
-    tokenizer = build_tokenizer(shape.vocab_size)
+    place = resolve_device(device)
+    precision, kernel = resolve_dtype(dtype, place), resolve_attention(attention, dtype, place)
+    tokenizer = build_tokenizer(vocab_size)
     model = random_llava(
         tokenizer,
         shape,
         seed=seed,
         weights_boost=weights_boost,
         dtype=torch.float16 if precision == "auto" else precision,
-        attention=resolve_attention(attention, dtype, place),
+        attention=kernel,
         device=place,
     )
-    side = shape.image_size
     processor = LlavaImageProcessorPil(
-        do_pad=image_frame == "pad", size={"shortest_edge": side}, crop_size={"height": side, "width": side}
+        do_pad=image_frame == "pad",
+        size={"shortest_edge": image_size},
+        crop_size={"height": image_size, "width": image_size},
     )
     return LoadedModel(model, tokenizer, processor, PromptFormat(prompt, image_joiner, image_end), family, name)
 
