@@ -137,6 +137,7 @@ class PruningSession:
         self._images = getattr(encoded, _ENCODED, None)
         self._input_ids = None
         if encoded is None and given.get("pixel_values") is None:
+            self._check_no_placeholders(given.get("input_ids"), given.get("past_key_values"))
             return
         if encoded is not None and self._images is None:
             raise SessionError(
@@ -148,6 +149,13 @@ class PruningSession:
         if given.get("input_ids") is None:
             raise SessionError("pass input_ids with images: their placeholders say where the images are")
         self._input_ids = given["input_ids"]
+
+    def _check_no_placeholders(self, input_ids: Tensor | None, cache: Any) -> None:
+        """A prompt with placeholders but without images is a chunk of a chunked prefill (transformers before 5.23)."""
+        if input_ids is None or input_ids.shape[1] == 1 or hasattr(cache, _STATE):
+            return
+        if bool((input_ids == self.adapter.image_token_id).any()):
+            raise SessionError("image placeholders without images: chunked prefill is not supported with pruning")
 
     def _enter_language_model(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple | None:
         self._step = None
