@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from PIL import Image
 
@@ -27,7 +25,7 @@ class Scenes(Benchmark):
     def __init__(
         self,
         samples: int,
-        tasks: Sequence[str] = TASKS,
+        tasks: list[str] = TASKS,
         seed: int = 0,
         vqa_prompt: str = "{question}",
         vg_prompt: str = "{question}",

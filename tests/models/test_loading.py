@@ -11,6 +11,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from transformers import LlavaProcessor
 
 from nuwa.benchmarks.base import Sample, to_rgb
 from nuwa.models import adapter_for
@@ -108,6 +109,16 @@ def test_batch_is_left_padded_and_holds_every_picture(small):
         assert alone[0] == small.tokenizer.bos_token_id and (alone == alone[0]).sum() == 1
         assert (ids == small.model.config.image_token_id).sum() == 16 * len(row.images)
     assert "pixel_values" not in small.encode(rows[2:])
+
+
+def test_encoding_agrees_with_hugging_faces_processor(small):
+    processor = LlavaProcessor(small.image_processor, small.tokenizer, 14, "default", num_additional_image_tokens=1)
+    rows = [sample("one", picture()), sample("two, longer", picture(), picture(30, 90))]
+    prompts = [small.tokenizer.bos_token + small.prompt.render(row.text, len(row.images)) for row in rows]
+    pictures = [list(row.images) for row in rows]
+    expected = processor(text=prompts, images=pictures, return_tensors="pt", padding=True, add_special_tokens=False)
+    batch = small.encode(rows)
+    assert all(torch.equal(batch[key], expected[key]) for key in ("input_ids", "attention_mask", "pixel_values"))
 
 
 def test_decode_cuts_the_prompt_off(small):
