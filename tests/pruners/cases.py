@@ -40,6 +40,10 @@ def golden_runs(*names, only=lambda run: True):
     return [(name, run) for name in names for run in Golden(name).runs if only(run)]
 
 
+def noise(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
 def vision_context(grid, features, taps, ids=None):
     ids = ids or [f"image{i}" for i in range(len(features))]
     return VisionContext(grid, features, taps, ids, project=lambda x: x)

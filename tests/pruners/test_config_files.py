@@ -1,0 +1,47 @@
+"""Every pruning method has one config file, whose values are the defaults of its class."""
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from hydra.utils import get_class
+from omegaconf import OmegaConf
+
+import nuwa.pruners
+from nuwa.pruners.base import Pruner
+from nuwa.pruning.budget import Budget
+from nuwa.pruning.positions import STRATEGIES
+
+CONF = Path(__file__).parents[2] / "conf"
+FILES = sorted((CONF / "pruner").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_config_mirrors_the_class(file):
+    config = dict(OmegaConf.load(file))
+    kind = get_class(config.pop("_target_"))
+    assert issubclass(kind, Pruner)
+    assert kind.name == file.stem
+    own = {field.name: field.default for field in fields(kind) if field.name not in ("budget", "seed")}
+    assert config == own
+    assert {key: type(value) for key, value in config.items()} == {key: type(value) for key, value in own.items()}
+    assert kind.native_position in STRATEGIES
+
+
+def test_every_class_has_a_config():
+    classes = {getattr(nuwa.pruners, name) for name in nuwa.pruners.__all__}
+    assert classes == {get_class(OmegaConf.load(file)["_target_"]) for file in FILES}
+
+
+def test_budget_files():
+    budgets = {file.stem: Budget(**OmegaConf.load(file)) for file in (CONF / "budget").glob("*.yaml")}
+    assert budgets == {
+        "full": Budget(),
+        **{f"avg{average}": Budget(average=average) for average in (64, 128, 192)},
+        **{f"ratio{percent}": Budget(ratio=percent / 100) for percent in (25, 50, 75)},
+    }
+
+
+def test_position_files():
+    values = {file.stem: OmegaConf.load(file)["strategy"] for file in (CONF / "position").glob("*.yaml")}
+    assert values == {strategy: strategy for strategy in ("native", *STRATEGIES)}
