@@ -19,19 +19,16 @@ from transformers import DynamicCache
 from nuwa.models import adapter_for
 from nuwa.models.base import remove_hooks
 from nuwa.pruners.base import LLMContext, Pruner
+from nuwa.pruning.guards import SessionError, check_decode, check_no_placeholders, check_prefill
 from nuwa.pruning.masks import gather_tokens
 from nuwa.pruning.positions import STRATEGIES
 from nuwa.pruning.report import Report, image_reports
 from nuwa.pruning.scores import llm_attention_rows
 from nuwa.pruning.segments import Segment, first_segment, next_segment, read_prompt
-from nuwa.pruning.state import EncodedImages, PrefillState, Step, cached_length
+from nuwa.pruning.state import EncodedImages, PrefillState, Step, cached_length, state_of
 from nuwa.pruning.vision import content_id, plan_images
 
-_ATTACHED, _ENCODED, _STATE = "_nuwa_session", "_nuwa_encoded", "_nuwa_state"
-
-
-class SessionError(RuntimeError):
-    """A use of the model that pruning does not support; the message says what to do instead."""
+_ATTACHED, _ENCODED = "_nuwa_session", "_nuwa_encoded"
 
 
 class PruningSession:
@@ -137,7 +134,7 @@ class PruningSession:
         self._images = getattr(encoded, _ENCODED, None)
         self._input_ids = None
         if encoded is None and given.get("pixel_values") is None:
-            self._check_no_placeholders(given.get("input_ids"), given.get("past_key_values"))
+            check_no_placeholders(given.get("input_ids"), given.get("past_key_values"), self.adapter.image_token_id)
             return
         if encoded is not None and self._images is None:
             raise SessionError(
@@ -150,17 +147,10 @@ class PruningSession:
             raise SessionError("pass input_ids with images: their placeholders say where the images are")
         self._input_ids = given["input_ids"]
 
-    def _check_no_placeholders(self, input_ids: Tensor | None, cache: Any) -> None:
-        """A prompt with placeholders but without images is a chunk of a chunked prefill (transformers before 5.23)."""
-        if input_ids is None or input_ids.shape[1] == 1 or hasattr(cache, _STATE):
-            return
-        if bool((input_ids == self.adapter.image_token_id).any()):
-            raise SessionError("image placeholders without images: chunked prefill is not supported with pruning")
-
     def _enter_language_model(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple | None:
         self._step = None
         cache = kwargs.get("past_key_values")
-        state = getattr(cache, _STATE, None)
+        state = state_of(cache)
         if state is not None and cached_length(cache):
             return args, self._decode(state, kwargs)
         if self._input_ids is None:
@@ -170,7 +160,7 @@ class PruningSession:
     def _prefill(self, module: nn.Module, kwargs: dict[str, Any]) -> dict[str, Any]:
         embeddings, mask, cache = kwargs["inputs_embeds"], kwargs.get("attention_mask"), kwargs.get("past_key_values")
         batch, length = embeddings.shape[:2]
-        _check_prefill(mask, cache, batch, length, module.config)
+        check_prefill(mask, cache, batch, length, module.config)
         device = embeddings.device
         valid = torch.ones(batch, length, dtype=torch.bool, device=device) if mask is None else mask.to(device).bool()
         ids = self.adapter.position_ids(kwargs.get("position_ids"), batch, length, device)
@@ -184,7 +174,7 @@ class PruningSession:
         if cache is None and (module.config.use_cache if use_cache is None else use_cache):
             cache = DynamicCache(config=module.config)
         if cache is not None:
-            setattr(cache, _STATE, self._step.state)
+            self._step.state.attach(cache)
         return kwargs | {
             "inputs_embeds": gather_tokens(embeddings, segment.index),
             # always a mask: without one, Llama reads a jump in the position ids as packed sequences
@@ -197,7 +187,7 @@ class PruningSession:
         segment = state.segments[0]
         queries = kwargs["inputs_embeds"].shape[1]
         generated = cached_length(kwargs["past_key_values"]) - segment.length
-        _check_decode(kwargs, state, queries, generated)
+        check_decode(kwargs, state, queries, generated)
         self._step = step = Step(state, False, queries, generated)
         return kwargs | {
             "attention_mask": step.valid(segment).long(),
@@ -270,29 +260,3 @@ class PruningSession:
 def _model_ids(ids: Tensor) -> Tensor:
     """(C, B, L) -> what the language model takes: (B, L) for one axis."""
     return ids[0] if ids.shape[0] == 1 else ids
-
-
-def _check_prefill(mask: Any, cache: Any, batch: int, length: int, config: Any) -> None:
-    if cache is not None and not isinstance(cache, DynamicCache):
-        raise SessionError(
-            f"pruned layers cache different lengths, which {type(cache).__name__} cannot hold; use a DynamicCache "
-            "(generate's default, no cache_implementation)"
-        )
-    if mask is not None and (not torch.is_tensor(mask) or tuple(mask.shape) != (batch, length)):
-        raise SessionError(
-            f"the attention mask must be 2-D, ({batch}, {length}); static caches, chunked prefill and custom masks are "
-            "not supported with pruning"
-        )
-    if getattr(config, "sliding_window", None) is not None:
-        raise SessionError("language models with a sliding window are not supported with pruning")
-
-
-def _check_decode(kwargs: dict[str, Any], state: PrefillState, queries: int, generated: int) -> None:
-    """Refuse a continuation whose tokens were cut out of the unpruned prompt by the length of the pruned cache."""
-    expected = state.prompt.whole.length + generated + queries
-    mask = kwargs.get("attention_mask")
-    if generated < 0 or (mask is not None and mask.shape[-1] != expected):
-        raise SessionError(
-            "the pruned cache is shorter than its prompt: continue with the new ids only, and with an attention mask "
-            f"over the whole unpruned prompt and every new token (length {expected}), or none"
-        )

@@ -13,6 +13,8 @@ from nuwa.pruners.base import LLMContext
 from nuwa.pruning.masks import format_mask
 from nuwa.pruning.segments import ImagePlan, Prompt, Segment
 
+_STATE = "_nuwa_state"
+
 
 @dataclass
 class EncodedImages:
@@ -53,6 +55,10 @@ class PrefillState:
 
     prompt: Prompt
     segments: list[Segment]
+
+    def attach(self, cache: Cache) -> None:
+        """Let the prompt's state travel with its cache, through copies, crops and interleaved generations."""
+        setattr(cache, _STATE, self)
 
     def at(self, layer: int) -> Segment:
         """The segment that runs through a layer."""
@@ -112,3 +118,8 @@ class Step:
 def cached_length(cache: Cache | None) -> int:
     """Tokens that layer 0 has cached."""
     return 0 if cache is None else int(cache.get_seq_length())
+
+
+def state_of(cache: Cache | None) -> PrefillState | None:
+    """The pruned prompt that filled a cache, if one did."""
+    return getattr(cache, _STATE, None)

@@ -10,7 +10,7 @@ from transformers import StaticCache
 
 import nuwa
 from nuwa.pruners import KeepAll
-from nuwa.pruning.session import SessionError
+from nuwa.pruning.guards import SessionError
 
 
 @pytest.fixture

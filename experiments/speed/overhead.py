@@ -1,0 +1,97 @@
+"""What the engine itself costs: an idle session, and a pruned forward against a plain one of the same length.
+
+    python experiments/speed/overhead.py [--repeats 15] [--threads 1]
+
+Ratios only, of medians, all variants alternated in one process after warm-up. LLaVA-1.5 architecture with random
+weights, 576 visual tokens, 16 layers of width 512; the vision tower is left out of every timing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+import nuwa
+from nuwa.models.prompts import IMAGE
+from nuwa.models.random_llava import LlavaShape, build_tokenizer, random_llava
+
+SHAPE = LlavaShape(hidden_size=512, intermediate_size=1376, layers=16, heads=8, vision_hidden_size=128)
+TEXT_BEFORE, TEXT_AFTER = 35, 20
+
+
+def build():
+    """A model, and a prompt of one image between two runs of text."""
+    tokenizer = build_tokenizer(SHAPE.vocab_size)
+    model = random_llava(tokenizer, SHAPE)
+    image = tokenizer.convert_tokens_to_ids(IMAGE)
+    visual = model.config.image_seq_length
+    text = torch.randint(5, 200, (1, TEXT_BEFORE + TEXT_AFTER), generator=torch.Generator().manual_seed(0))
+    ids = torch.cat([text[:, :TEXT_BEFORE], torch.full((1, visual), image), text[:, TEXT_BEFORE:]], 1)
+    pixels = torch.randn(1, 3, SHAPE.image_size, SHAPE.image_size, generator=torch.Generator().manual_seed(1))
+    return model, ids, pixels
+
+
+def variants(model, ids: torch.Tensor, pixels: torch.Tensor) -> dict[str, Callable[[], None]]:
+    """Named forwards (prefill and one decode step) that differ in one thing each."""
+    plain = model.model.get_image_features(pixel_values=pixels)
+
+    def forward(**inputs) -> None:
+        cache = model(**inputs, logits_to_keep=1).past_key_values
+        model(input_ids=ids[:, -1:], past_key_values=cache, logits_to_keep=1)
+
+    def inside(pruner: nuwa.pruners.Pruner) -> Callable[[], None]:
+        session = nuwa.prune(model, pruner)
+        with session:
+            encoded = model.model.get_image_features(pixel_values=pixels)
+
+        def run() -> None:
+            with session:
+                forward(input_ids=ids, mm_encoder_outputs={"image": encoded})
+
+        return run
+
+    kept = torch.randn(1, TEXT_BEFORE + TEXT_AFTER + 64, SHAPE.hidden_size)
+    return {
+        "vanilla": lambda: forward(input_ids=ids, mm_encoder_outputs={"image": plain}),
+        "idle session": inside(nuwa.load_pruner("none")),
+        "plain, 64 visual tokens": lambda: forward(inputs_embeds=kept),
+        "random, 64 visual tokens": inside(nuwa.load_pruner("random", budget=64)),
+        "nuwa, average 64": inside(nuwa.load_pruner("nuwa", budget=64)),
+    }
+
+
+@torch.no_grad()
+def main() -> None:
+    """Time every variant in turn and print the ratios."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--warmup", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    runs = variants(*build())
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for repeat in range(options.warmup + options.repeats):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            if repeat >= options.warmup:
+                seconds[name].append(time.perf_counter() - start)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    print(f"{options.threads} thread(s), {options.warmup} warm-up and {options.repeats} timed rounds, medians")
+    for name, baseline in (
+        ("idle session", "vanilla"),
+        ("random, 64 visual tokens", "plain, 64 visual tokens"),
+        ("nuwa, average 64", "vanilla"),
+    ):
+        quartiles = statistics.quantiles(seconds[name], n=4)
+        spread = (quartiles[2] - quartiles[0]) / medians[name]
+        print(f"{name} / {baseline}: {medians[name] / medians[baseline]:.3f} (interquartile range {spread:.1%})")
+
+
+if __name__ == "__main__":
+    main()

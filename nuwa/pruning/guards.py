@@ -1,0 +1,50 @@
+"""Uses of a model that pruning does not support, refused with what to do instead."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from nuwa.pruning.state import PrefillState, state_of
+
+
+class SessionError(RuntimeError):
+    """A use of the model that pruning does not support; the message says what to do instead."""
+
+
+def check_no_placeholders(input_ids: Tensor | None, cache: Any, image_token_id: int) -> None:
+    """Refuse a prompt with placeholders but without images: a chunk of a chunked prefill (transformers < 5.23)."""
+    if input_ids is None or input_ids.shape[1] == 1 or state_of(cache) is not None:
+        return
+    if bool((input_ids == image_token_id).any()):
+        raise SessionError("image placeholders without images: chunked prefill is not supported with pruning")
+
+
+def check_prefill(mask: Any, cache: Any, batch: int, length: int, config: Any) -> None:
+    """Refuse caches and masks that layers of different lengths cannot share."""
+    if cache is not None and not isinstance(cache, DynamicCache):
+        raise SessionError(
+            f"pruned layers cache different lengths, which {type(cache).__name__} cannot hold; use a DynamicCache "
+            "(generate's default, no cache_implementation)"
+        )
+    if mask is not None and (not torch.is_tensor(mask) or tuple(mask.shape) != (batch, length)):
+        raise SessionError(
+            f"the attention mask must be 2-D, ({batch}, {length}); static caches, chunked prefill and custom masks are "
+            "not supported with pruning"
+        )
+    if getattr(config, "sliding_window", None) is not None:
+        raise SessionError("language models with a sliding window are not supported with pruning")
+
+
+def check_decode(kwargs: dict[str, Any], state: PrefillState, queries: int, generated: int) -> None:
+    """Refuse a continuation whose tokens were cut out of the unpruned prompt by the length of the pruned cache."""
+    expected = state.prompt.whole.length + generated + queries
+    mask = kwargs.get("attention_mask")
+    if generated < 0 or (mask is not None and mask.shape[-1] != expected):
+        raise SessionError(
+            "the pruned cache is shorter than its prompt: continue with the new ids only, and with an attention mask "
+            f"over the whole unpruned prompt and every new token (length {expected}), or none"
+        )
