@@ -1,7 +1,9 @@
 """Loading: the picture path is LLaVA's, batches are right, and a broken checkpoint is refused by name."""
 
+import copy
 import json
 import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -79,8 +81,7 @@ def test_saved_model_loads_bit_equal(small, saved):
 
 
 def test_half_precision_checkpoint_is_float32_on_a_cpu(small, checkpoint):
-    small.model.to(torch.bfloat16).save_pretrained(checkpoint)
-    small.model.to(torch.float32)
+    copy.deepcopy(small.model).to(torch.bfloat16).save_pretrained(checkpoint)
     assert load_model(str(checkpoint), PROMPT, device="cpu").model.dtype == torch.float32
     loaded = load_model(str(checkpoint), PROMPT, device="cpu", dtype="bfloat16", attention="eager")
     assert loaded.model.dtype == torch.bfloat16 and loaded.model.config._attn_implementation == "eager"
@@ -96,6 +97,26 @@ def test_sharded_checkpoint_loads(small, checkpoint):
     shards[1].unlink()
     with pytest.raises(ModelError, match=rf"model\.path=.* lacks {shards[1].name}"):
         load_model(str(checkpoint), PROMPT)
+
+
+def test_checkpoint_in_the_form_of_the_hubs_llava(small, checkpoint):
+    """Published LLaVA-1.5 has older tensor names, a CLIP processor's config that crops, and a Llama tokenizer class."""
+    weights = load_file(checkpoint / "model.safetensors")
+    renamed = {name.replace("vision_tower.", "vision_tower.vision_model."): value for name, value in weights.items()}
+    assert "language_model.model.embed_tokens.weight" in renamed and renamed.keys() != weights.keys()
+    save_file(renamed, checkpoint / "model.safetensors", metadata={"format": "pt"})
+    clip = {"image_processor_type": "CLIPImageProcessor", "do_center_crop": True, "size": {"shortest_edge": 56}}
+    (checkpoint / "preprocessor_config.json").write_text(json.dumps(clip))
+    (checkpoint / "processor_config.json").write_text(json.dumps({"patch_size": 14, "image_token": "<image>"}))
+    names = json.loads((checkpoint / "tokenizer_config.json").read_text())
+    (checkpoint / "tokenizer_config.json").write_text(json.dumps(names | {"tokenizer_class": "LlamaTokenizer"}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loaded = load_model(str(checkpoint), PROMPT)
+    batch, expected = (model.encode([sample("is it é?", picture())]) for model in (loaded, small))
+    assert all(torch.equal(batch[key], expected[key]) for key in expected)
+    with torch.no_grad():
+        assert torch.equal(loaded.model(**batch).logits, small.model(**batch).logits)
 
 
 def test_batch_is_left_padded_and_holds_every_picture(small):
