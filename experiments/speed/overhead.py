@@ -2,7 +2,7 @@
 
     python experiments/speed/overhead.py [--repeats 15] [--threads 1]
 
-Ratios only, of medians, all variants alternated in one process after warm-up. LLaVA-1.5 architecture with random
+Ratios only, all variants alternated in one process after warm-up. LLaVA-1.5 architecture with random
 weights, 576 visual tokens, 16 layers of width 512; the vision tower is left out of every timing.
 """
 
@@ -81,16 +81,16 @@ def main() -> None:
             run()
             if repeat >= options.warmup:
                 seconds[name].append(time.perf_counter() - start)
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
-    print(f"{options.threads} thread(s), {options.warmup} warm-up and {options.repeats} timed rounds, medians")
+    print(f"{options.threads} thread(s), {options.warmup} warm-up and {options.repeats} timed rounds")
+    print("median over rounds of the ratio within a round (lower to upper quartile)")
     for name, baseline in (
         ("idle session", "vanilla"),
         ("random, 64 visual tokens", "plain, 64 visual tokens"),
         ("nuwa, average 64", "vanilla"),
     ):
-        quartiles = statistics.quantiles(seconds[name], n=4)
-        spread = (quartiles[2] - quartiles[0]) / medians[name]
-        print(f"{name} / {baseline}: {medians[name] / medians[baseline]:.3f} (interquartile range {spread:.1%})")
+        ratios = [one / other for one, other in zip(seconds[name], seconds[baseline], strict=True)]
+        low, median, high = statistics.quantiles(ratios, n=4)
+        print(f"{name} / {baseline}: {median:.3f} ({low:.3f} to {high:.3f})")
 
 
 if __name__ == "__main__":
