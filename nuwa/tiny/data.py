@@ -1,0 +1,139 @@
+"""Training batches, drawn on the fly: a pure function of the recipe, the seed and the step."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset
+
+from nuwa.tiny.model import GRID
+from nuwa.tiny.questions import Question, ask, box_text, sample_caption
+from nuwa.tiny.scenes import COLORS, IMAGE_SIZE, PATCH, SHAPES, SIZES, Scene, draw_scene
+from nuwa.tiny.vocabulary import ANSWER_CUE, EOS, PAD, encode_words
+
+SLOT = 17  # tokens of the longest question with its answer, without the end token
+MAX_OBJECTS = 7
+COVERED = 0.35  # share of a patch that a box must cover for the patch to belong to its object
+CAPTION_WORDS = {word: index for index, word in enumerate((*COLORS, *SHAPES))}
+TRAIN, BANK = 1, 2  # last word of the seeds; 7 is held-out evaluation
+
+Batch = dict[str, Tensor]
+
+
+class BatchStream(IterableDataset):
+    """Batches of steps ``start``, ``start + 1``, ... of a list of stages (see recipe.yaml), each with its own seed.
+
+    Process ``rank`` of ``world`` draws its own share of every batch.
+    """
+
+    def __init__(self, stages, seed: int, start: int = 0, captions: int = 2048, rank: int = 0, world: int = 1):
+        self.stages, self.seed, self.start, self.rank, self.world = stages, seed, start, rank, world
+        self.bank = caption_bank(seed, captions)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for step in range(self.start, sum(stage.steps for stage in self.stages)):
+            rng = np.random.default_rng([self.seed, step, TRAIN, self.rank])
+            stage, _ = stage_at(self.stages, step)
+            yield build_batch(stage, stage.batch // self.world, rng, self.bank)
+
+
+def stage_at(stages, step: int):
+    """The stage that ``step`` belongs to and the number of steps done in it."""
+    for stage in stages:
+        if step < stage.steps:
+            return stage, step
+        step -= stage.steps
+    return stages[-1], stages[-1].steps
+
+
+def caption_bank(seed: int, size: int) -> Tensor:
+    """Word counts (size, W) of captions of random scenes: text-only negatives for the contrastive loss."""
+    rng = np.random.default_rng([seed, 0, BANK])
+    return torch.stack([_count_words(sample_caption(draw_scene(rng), rng)) for _ in range(size)])
+
+
+def _count_words(caption: tuple[str, ...]) -> Tensor:
+    counts = torch.zeros(len(CAPTION_WORDS))
+    for word in caption:
+        counts[CAPTION_WORDS[word]] += 1
+    return counts
+
+
+def build_batch(stage, size: int, rng: np.random.Generator, bank: Tensor, negatives: int = 256) -> Batch:
+    """``size`` scenes of ``stage`` with patch labels, captions and, where the stage asks any, packed questions."""
+    side = stage.size // PATCH
+    scenes = [draw_scene(rng, stage.size, tuple(stage.objects)) for _ in range(size)]
+    origins = rng.integers(0, GRID - side + 1, (size, 2))
+    samples = [_label_patches(scene, side) for scene in scenes]
+    batch = {name: torch.from_numpy(np.stack([sample[name] for sample in samples])) for name in samples[0]}
+    batch["pixels"] = torch.from_numpy(np.stack([scene.image for scene in scenes])).float() / 255
+    batch["origin"] = torch.from_numpy(origins)
+    batch["roll"] = torch.from_numpy(rng.integers(0, GRID, (size, 2)))
+    batch["captions"] = torch.stack([_count_words(sample_caption(scene, rng)) for scene in scenes])
+    batch["negatives"] = bank[torch.from_numpy(rng.choice(len(bank), negatives, replace=False))]
+    if stage.questions:
+        slots = [_fill_slots(scene, rng, stage, origin) for scene, origin in zip(scenes, origins, strict=True)]
+        batch |= {name: torch.from_numpy(np.stack([slot[name] for slot in slots])) for name in slots[0]}
+    return batch
+
+
+def _label_patches(scene: Scene, side: int) -> dict[str, np.ndarray]:
+    """Per patch: object (0 = none), colour, shape and size classes, and distances in pixels to its box's sides."""
+    centers_y, centers_x = np.mgrid[0:side, 0:side] * PATCH + PATCH / 2
+    best = np.full((side, side), COVERED)
+    owner = np.zeros((side, side), np.int64)
+    classes = np.zeros((side, side, 3), np.int64)
+    sides = np.zeros((side, side, 4), np.float32)
+    for index, item in enumerate(scene.objects):
+        x0, y0, x1, y1 = item.box
+        wide = np.minimum(centers_x + PATCH / 2, x1) - np.maximum(centers_x - PATCH / 2, x0)
+        high = np.minimum(centers_y + PATCH / 2, y1) - np.maximum(centers_y - PATCH / 2, y0)
+        cover = wide.clip(0) * high.clip(0) / PATCH**2
+        mine = cover >= best
+        best[mine], owner[mine] = cover[mine], index + 1
+        names = (list(COLORS).index(item.color), SHAPES.index(item.shape), SIZES.index(item.size))
+        classes[mine] = np.array(names) + 1
+        sides[mine] = np.stack([centers_x - x0, centers_y - y0, x1 - centers_x, y1 - centers_y], -1)[mine]
+    return {"owner": owner.ravel(), "classes": classes.reshape(-1, 3), "sides": sides.reshape(-1, 4)}
+
+
+def _fill_slots(scene: Scene, rng: np.random.Generator, stage, origin: np.ndarray) -> dict[str, np.ndarray]:
+    """Token ids (M, L), next-token targets (-100 = none), lengths, kinds and the objects behind words and answers."""
+    slots = stage.questions
+    filled = {
+        "ids": np.full((slots, SLOT), PAD),
+        "targets": np.full((slots, SLOT), -100),
+        "asked": np.ones(slots, np.int64),
+        "length": np.ones(slots, np.int64),
+        "relation": np.zeros(slots, bool),
+        "objects": np.zeros((slots, MAX_OBJECTS + 1), bool),
+        "mentions": np.zeros((slots, SLOT, MAX_OBJECTS + 1), bool),
+    }
+    slot = 0
+    while slot < slots:
+        task = "vg" if rng.random() < stage.grounding else "vqa"
+        question = ask(scene, rng, task, stage.mix if task == "vqa" else None) or ask(scene, rng, "vqa")
+        if question is None:
+            continue
+        prompt = encode_words(f"{question.text} {ANSWER_CUE}")
+        answer = [*encode_words(_answer(question, origin)), EOS]
+        tokens = (prompt + answer)[:-1]
+        filled["ids"][slot, : len(tokens)] = tokens
+        filled["targets"][slot, len(prompt) - 1 : len(tokens)] = answer
+        filled["asked"][slot], filled["length"][slot] = len(prompt), len(tokens)
+        filled["relation"][slot] = question.kind == "relation"
+        filled["objects"][slot, np.array(question.targets, int) + 1] = True
+        for position, named in question.mentions:
+            filled["mentions"][slot, position, np.array(named, int) + 1] = True
+        slot += 1
+    return filled
+
+
+def _answer(question: Question, origin: np.ndarray) -> str:
+    """The answer text; a box is moved to where the window (``origin`` = row, column) lies in the full picture."""
+    if question.box is None:
+        return question.answer
+    row, column = origin * PATCH
+    x0, y0, x1, y1 = question.box
+    return box_text((x0 + column, y0 + row, x1 + column, y1 + row), IMAGE_SIZE)

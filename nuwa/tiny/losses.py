@@ -1,0 +1,146 @@
+"""Losses of the tiny LLaVA: answers, captions, and the auxiliary supervisions whose heads are dropped at export."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nuwa.tiny.data import CAPTION_WORDS, Batch
+from nuwa.tiny.model import FIRST_PATCH, GRID, VISION_WIDTH, WIDTH
+from nuwa.tiny.scenes import COLORS, IMAGE_SIZE, SHAPES, SIZES
+from nuwa.tiny.vocabulary import BINS, CONTENT_WORDS, EOS, FIRST_NUMBER, IDS, SPACE, VOCABULARY
+
+CLASSES = (len(COLORS) + 1, len(SHAPES) + 1, len(SIZES) + 1)  # class 0 is background
+BOX_SCALE = 16.0  # pixels; unit of the distances to a box's sides
+ANSWER_WEIGHT, FORMAT_WEIGHT = 2.0, 0.1  # an answer word and a bracket, comma or end token; numbers weigh 1
+IS_CONTENT = torch.tensor([token.removeprefix(SPACE) in CONTENT_WORDS for token in VOCABULARY])
+FORMAT = torch.tensor([EOS, IDS[","], IDS["]"], IDS[SPACE + "["]])
+
+Metrics = dict[str, Tensor]
+
+
+class TrainingHeads(nn.Module):
+    """What training adds to the model and export drops: patch head, caption matching, position head."""
+
+    def __init__(self, embedding: int = 64):
+        super().__init__()
+        self.patch = nn.Sequential(nn.LayerNorm(VISION_WIDTH), nn.Linear(VISION_WIDTH, sum(CLASSES) + 4))
+        self.image = nn.Linear(VISION_WIDTH, embedding, bias=False)
+        self.words = nn.Linear(len(CAPTION_WORDS), embedding, bias=False)
+        self.caption = nn.Linear(embedding, embedding, bias=False)
+        self.scale = nn.Parameter(torch.tensor(math.log(10.0)))
+        self.position = nn.Sequential(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 2 + 4))
+
+    def embed_captions(self, counts: Tensor) -> Tensor:
+        """Unit vectors (K, e) of captions given as word counts (K, W): mean word vector, GELU, linear."""
+        mean = self.words(counts) / counts.sum(1, keepdim=True)
+        return F.normalize(self.caption(F.gelu(4 * mean)), dim=-1)
+
+
+def patch_loss(heads: TrainingHeads, patches: Tensor, batch: Batch) -> tuple[Tensor, Metrics]:
+    """Colour, shape and size of the object at every patch, and the distances to its box's sides."""
+    outputs = heads.patch(patches).float()
+    classes, front = batch["classes"], batch["owner"] > 0
+    weight = torch.where(front, 1.0, 0.3)
+    *logits, sides = outputs.split([*CLASSES, 4], -1)
+    naming = sum(
+        (F.cross_entropy(part.transpose(1, 2), classes[..., i], reduction="none") * weight).mean()
+        for i, part in enumerate(logits)
+    )
+    boxes = F.smooth_l1_loss(sides[front], batch["sides"][front] / BOX_SCALE, beta=0.1)
+    right = [(part.argmax(-1) == classes[..., i])[front].float().mean() for i, part in enumerate(logits[:2])]
+    error = (sides[front] * BOX_SCALE - batch["sides"][front]).abs().mean()
+    return 0.5 * naming + boxes, {"patch_color": right[0], "patch_shape": right[1], "patch_side_px": error}
+
+
+def caption_loss(heads: TrainingHeads, cls: Tensor, batch: Batch) -> tuple[Tensor, Metrics]:
+    """InfoNCE of CLS states (B, d) against their captions, the other captions and the text-only negatives."""
+    counts = torch.cat([batch["captions"], batch["negatives"]])
+    image = F.normalize(heads.image(cls).float(), dim=-1)
+    logits = heads.scale.clamp(max=math.log(50.0)).exp() * image @ heads.embed_captions(counts).float().T
+    own = torch.arange(len(cls))
+    same = (counts[None] == batch["captions"][:, None]).all(-1)
+    same[own, own] = False
+    logits = logits.masked_fill(same, -1e9)
+    return F.cross_entropy(logits, own), {"caption_top1": (logits.argmax(1) == own).float().mean()}
+
+
+def answer_loss(logits: Tensor, targets: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
+    """Weighted cross-entropy of the answer tokens (K, V) and the mask (K,) of the answer words.
+
+    Numbers have a soft target, a Gaussian of ``sigma`` bins around the true one, and its entropy is taken off.
+    """
+    number = (targets >= FIRST_NUMBER) & (targets < FIRST_NUMBER + BINS)
+    word = ~number & ~torch.isin(targets, FORMAT)
+    logp = logits.log_softmax(-1)
+    offset = torch.arange(BINS) - (targets.clamp(FIRST_NUMBER, FIRST_NUMBER + BINS - 1) - FIRST_NUMBER)[:, None]
+    soft = (-0.5 * (offset / sigma) ** 2).softmax(-1)
+    spread = (soft * (soft.clamp_min(1e-9).log() - logp[:, FIRST_NUMBER : FIRST_NUMBER + BINS])).sum(1)
+    plain = F.nll_loss(logp, targets, reduction="none")
+    weight = torch.where(number, 1.0, torch.where(word, ANSWER_WEIGHT, FORMAT_WEIGHT))
+    return (torch.where(number, spread, plain) * weight).sum() / weight.sum(), word
+
+
+def answer_metrics(logits: Tensor, targets: Tensor, word: Tensor, relation: Tensor) -> Metrics:
+    """Teacher-forced accuracy of words (all; of relation questions) and of boxes at IoU 0.5."""
+    guess = logits.argmax(-1)
+    right = (guess == targets).float()
+    number = (targets >= FIRST_NUMBER) & (targets < FIRST_NUMBER + BINS)
+    found, true = ((ids[number] - FIRST_NUMBER).view(-1, 4).float() for ids in (guess, targets))
+    overlap = (torch.minimum(found[:, 2:], true[:, 2:]) - torch.maximum(found[:, :2], true[:, :2])).clamp(min=0).prod(1)
+    areas = sum((box[:, 2:] - box[:, :2]).clamp(min=0).prod(1) for box in (found, true))
+    hit = overlap / (areas - overlap).clamp(min=1e-6) > 0.5
+    return {"vqa": right[word].mean(), "relation": right[word & relation].mean(), "vg": hit.float().mean()}
+
+
+def position_loss(heads: TrainingHeads, visual: Tensor, cells: Tensor, batch: Batch) -> tuple[Tensor, Metrics]:
+    """Absolute patch centre and absolute box, read from image states (B, N, d) inside the language model."""
+    outputs, front = heads.position(visual).float(), batch["owner"] > 0
+    centers = (torch.stack([cells % GRID, cells // GRID], -1) + 0.5) / GRID
+    boxes = torch.cat([centers - batch["sides"][..., :2] / IMAGE_SIZE, centers + batch["sides"][..., 2:] / IMAGE_SIZE], -1)
+    place = F.smooth_l1_loss(outputs[..., :2], centers, beta=0.05)
+    box = F.smooth_l1_loss(outputs[..., 2:][front], boxes[front], beta=0.05)
+    return place + box, {"position_cells": (outputs[..., :2] - centers).abs().mean() * GRID}
+
+
+class AttentionSupervision:
+    """Where some heads should look, as -log of the attention mass there; an ``Observer`` of the packed forward.
+
+    ``words``: answer positions look at the content words of their own question. ``nouns``: nouns look at the patches
+    of the objects they name. ``objects``: answer positions look at the patches of the objects asked about.
+    """
+
+    WORD_HEADS, NOUN_HEADS, OBJECT_HEADS = slice(2, 4), slice(2, 4), slice(0, 2)
+
+    def __init__(self, batch: Batch, layers: dict[str, list[int]]):
+        self.layers, self.losses = layers, {name: [] for name in layers}
+        position = torch.arange(batch["ids"].shape[-1])
+        asked, length = batch["asked"][..., None], batch["length"][..., None]
+        owner = batch["owner"][:, None]
+        self.answering = (position >= asked - 1) & (position < length)
+        self.content = IS_CONTENT[batch["ids"]] & (position < asked)
+        self.wanted = batch["objects"].gather(2, owner.expand(-1, asked.shape[1], -1))
+        mentions = batch["mentions"]
+        self.named = mentions.gather(3, owner[:, :, None].expand(-1, *mentions.shape[1:3], -1))
+
+    def __call__(self, index: int, to_prefix: Tensor, to_own: Tensor) -> None:
+        """Record layer ``index``: weights (B, H, M, L, P) to the image prefix, (B, H, M, L, L) to the own question."""
+        to_image = to_prefix[..., FIRST_PATCH:]
+        if index in self.layers["words"]:
+            self._record("words", to_own[:, self.WORD_HEADS], self.content[:, :, None], self.answering)
+        if index in self.layers["nouns"]:
+            self._record("nouns", to_image[:, self.NOUN_HEADS], self.named, self.named.any(-1))
+        if index in self.layers["objects"]:
+            self._record("objects", to_image[:, self.OBJECT_HEADS], self.wanted[:, :, None], self.answering)
+
+    def _record(self, name: str, weights: Tensor, keys: Tensor, queries: Tensor) -> None:
+        """-log mass of ``weights`` (B, h, M, L, K) on ``keys`` (B, M, 1 or L, K), averaged over ``queries`` (B, M, L)."""
+        mass = (weights * keys[:, None].to(weights.dtype)).sum(-1).float()
+        valid = queries & keys.any(-1)
+        loss = -(mass.clamp_min(1e-4).log().mean(1) * valid).sum() / valid.sum().clamp(min=1)
+        self.losses[name].append(loss)
+
+    def means(self) -> Metrics:
+        """Mean loss of every kind over its layers."""
+        return {f"attend_{name}": torch.stack(values).mean() for name, values in self.losses.items()}

@@ -1,0 +1,274 @@
+"""Train the tiny LLaVA: ``python -m nuwa.tiny.train --out outputs/tiny_llava [--resume]``.
+
+One Lightning run over the stages of ``recipe.yaml``. Batches, learning rates and losses are functions of the step, so
+that a killed run continues from its last checkpoint to the same weights.
+"""
+
+import argparse
+import csv
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import lightning
+import torch
+import yaml
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from nuwa.tiny.data import Batch, BatchStream, stage_at
+from nuwa.tiny.losses import (
+    AttentionSupervision,
+    Metrics,
+    TrainingHeads,
+    answer_loss,
+    answer_metrics,
+    caption_loss,
+    patch_loss,
+    position_loss,
+)
+from nuwa.tiny.model import build_model
+from nuwa.tiny.packed import cell_ids, encode_image, packed_forward
+from nuwa.tiny.scenes import PATCH
+
+RECIPE = Path(__file__).with_name("recipe.yaml")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of the recipe; see the comments in recipe.yaml."""
+
+    name: str
+    steps: int
+    size: int
+    objects: tuple[int, int]
+    batch: int
+    questions: int
+    lr: tuple[float, float]
+    vision_lr: float
+    weights: dict[str, float]
+    grounding: float = 0.0
+    mix: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The whole recipe.yaml."""
+
+    seed: int
+    muon_lr: float
+    adam_lr: float
+    warmup: int
+    number_sigma: float
+    position_tap: int
+    attention_layers: dict[str, list[int]]
+    stages: list[Stage]
+
+    @classmethod
+    def load(cls, path: Path) -> "Recipe":
+        """Read a recipe file."""
+        values = yaml.safe_load(path.read_text())
+        values["stages"] = [Stage(**stage) for stage in values["stages"]]
+        return cls(**values)
+
+    @property
+    def steps(self) -> int:
+        """Steps of all stages together."""
+        return sum(stage.steps for stage in self.stages)
+
+    def rate(self, step: int) -> float:
+        """Learning-rate factor at ``step``: warm-up at the start of the stage, then a cosine over the stage."""
+        stage, done = stage_at(self.stages, step)
+        start, end = stage.lr
+        cosine = 0.5 * (1 + torch.cos(torch.tensor(torch.pi * done / stage.steps)).item())
+        return min(1.0, (done + 1) / self.warmup) * (end + (start - end) * cosine)
+
+
+class TinyLlava(lightning.LightningModule):
+    """Model, training heads and their losses; Muon for the hidden matrices, AdamW for everything else."""
+
+    def __init__(self, recipe: Recipe, captions: int = 2048):
+        super().__init__()
+        self.automatic_optimization = False
+        self.recipe, self.captions = recipe, captions
+        self.model = build_model(recipe.seed)
+        self.heads = TrainingHeads()
+
+    def train_dataloader(self) -> DataLoader:
+        """Batches from the step that the run has reached."""
+        trainer, recipe = self.trainer, self.recipe
+        place = {"rank": trainer.global_rank, "world": trainer.world_size}
+        stream = BatchStream(recipe.stages, recipe.seed, trainer.global_step, self.captions, **place)
+        return DataLoader(stream, batch_size=None)
+
+    def configure_optimizers(self):
+        """Muon and AdamW, each with one group for the tower, whose rate the stages scale, and one for the rest."""
+        groups = {(matrix, vision): [] for matrix in (True, False) for vision in (True, False)}
+        for name, weight in self.named_parameters():
+            hidden = weight.ndim == 2 and ("layers" in name or "projector" in name)
+            groups[hidden, "vision_tower" in name].append(weight)
+        muon = torch.optim.Muon(
+            [{"params": groups[True, vision], "vision": vision} for vision in (True, False)],
+            lr=self.recipe.muon_lr,
+            weight_decay=0.01,
+        )
+        adam = torch.optim.AdamW(
+            [{"params": groups[False, vision], "vision": vision} for vision in (True, False)],
+            lr=self.recipe.adam_lr,
+            betas=(0.9, 0.98),
+            weight_decay=0.0,
+        )
+        return muon, adam
+
+    def training_step(self, batch: Batch, _index: int) -> None:
+        """One step of the stage that the run is in."""
+        stage, _ = stage_at(self.recipe.stages, self.global_step)
+        muon, adam = self.optimizers()
+        self._set_rates((muon, adam), stage)
+        losses, metrics = self._losses(batch, stage)
+        loss = sum(stage.weights.get(name, 1.0) * value for name, value in losses.items())
+        for optimizer in (muon, adam):
+            optimizer.zero_grad()
+        self.manual_backward(loss)
+        self.clip_gradients(adam, gradient_clip_val=1.0, gradient_clip_algorithm="norm")
+        muon.optimizer.step()  # only the wrapped step below counts, so that global_step is the number of batches
+        adam.step()
+        self.log_dict({"loss": loss.detach(), **{k: v.detach() for k, v in (losses | metrics).items()}})
+
+    def _set_rates(self, optimizers, stage: Stage) -> None:
+        factor = self.recipe.rate(self.global_step)
+        for optimizer, base in zip(optimizers, (self.recipe.muon_lr, self.recipe.adam_lr), strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = base * factor * (stage.vision_lr if group["vision"] else 1.0)
+
+    def _losses(self, batch: Batch, stage: Stage) -> tuple[Metrics, Metrics]:
+        side = stage.size // PATCH
+        patches, cls = encode_image(self.model, batch["pixels"], cell_ids(side, batch["roll"], wrap=True))
+        patch, patch_metrics = patch_loss(self.heads, patches, batch)
+        caption, caption_metrics = caption_loss(self.heads, cls, batch)
+        losses, metrics = {"patch": patch, "caption": caption}, patch_metrics | caption_metrics
+        if stage.questions:
+            more_losses, more_metrics = self._language_losses(batch, patches, cell_ids(side, batch["origin"]))
+            losses, metrics = losses | more_losses, metrics | more_metrics
+        return losses, metrics
+
+    def _language_losses(self, batch: Batch, patches: Tensor, cells: Tensor) -> tuple[Metrics, Metrics]:
+        attention = AttentionSupervision(batch, self.recipe.attention_layers)
+        packed = packed_forward(self.model, patches, cells, batch["ids"], self.recipe.position_tap, attention)
+        targets = batch["targets"].flatten(1)
+        chosen = targets >= 0
+        logits, targets = self.model.lm_head(packed.text[chosen]).float(), targets[chosen]
+        answer, word = answer_loss(logits, targets, self.recipe.number_sigma)
+        relation = batch["relation"][..., None].expand_as(batch["ids"]).flatten(1)[chosen]
+        position, place = position_loss(self.heads, packed.visual, cells, batch)
+        metrics = answer_metrics(logits.detach(), targets, word, relation) | place
+        return {"answer": answer, "position": position, **attention.means()}, metrics
+
+
+class Journal(Callback):
+    """Progress bar with stage and loss, and a CSV row of averages every ``every`` steps."""
+
+    def __init__(self, path: Path, every: int = 20):
+        self.path, self.every, self.sums, self.started = path, every, {}, time.time() - _spent(path)
+
+    def on_train_start(self, trainer, module) -> None:
+        """Show the bar from where the run stands, in the first process only."""
+        columns = (TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        self.progress = Progress(*columns, refresh_per_second=1)
+        self.task = self.progress.add_task("", total=module.recipe.steps, completed=trainer.global_step)
+        if trainer.is_global_zero:
+            self.progress.start()
+
+    def on_train_batch_end(self, trainer, module, *_) -> None:
+        """Add the step up; write a row when it is time."""
+        if not trainer.is_global_zero:
+            return
+        step = trainer.global_step
+        stage, _ = stage_at(module.recipe.stages, step - 1)
+        values = trainer.callback_metrics
+        self.progress.update(self.task, completed=step, description=f"{stage.name} loss {values['loss']:.3f}")
+        for name, value in values.items():
+            if not torch.isnan(value):
+                total, number = self.sums.get(name, (0.0, 0))
+                self.sums[name] = (total + float(value), number + 1)
+        if step % self.every == 0:
+            self._write(step, stage, module.recipe.rate(step - 1))
+
+    def _write(self, step: int, stage: Stage, rate: float) -> None:
+        means = {name: round(total / number, 4) for name, (total, number) in self.sums.items()}
+        seconds = round(time.time() - self.started, 1)
+        row = {"step": step, "stage": stage.name, "seconds": seconds, "rate": round(rate, 4)}
+        row |= {name: means.get(name, "") for name in LOGGED}
+        new = not self.path.exists()
+        with self.path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, row)
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
+        self.sums = {}
+
+    def on_train_end(self, trainer, module) -> None:
+        """Close the bar and keep the last step."""
+        self.progress.stop()
+        trainer.save_checkpoint(self.path.with_name("last.ckpt"))
+
+
+def _spent(log: Path) -> float:
+    """Seconds that earlier parts of the run took, by its log."""
+    if not log.exists():
+        return 0.0
+    with log.open(newline="") as file:
+        return max((float(row["seconds"]) for row in csv.DictReader(file)), default=0.0)
+
+
+LOGGED = (
+    "loss answer vqa relation vg patch caption patch_color patch_shape patch_side_px caption_top1 position "
+    "position_cells attend_words attend_nouns attend_objects"
+).split()
+
+
+def train(
+    recipe: Recipe, out: Path, resume: bool = False, processes: int = 1, save_every: int = 100, captions: int = 2048
+) -> TinyLlava:
+    """Run the recipe, checkpoints and log.csv in ``out``; ``resume`` continues from ``out/last.ckpt``.
+
+    ``processes`` share every batch; on a few cores this is faster than threads, as the matrices are small.
+    """
+    lightning.seed_everything(recipe.seed)
+    out.mkdir(parents=True, exist_ok=True)
+    saver = ModelCheckpoint(out, filename="last", every_n_train_steps=save_every, enable_version_counter=False)
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        devices=processes,
+        strategy="auto" if processes == 1 else "ddp_find_unused_parameters_true",
+        precision="bf16-mixed",
+        max_steps=recipe.steps,
+        callbacks=[saver, Journal(out / "log.csv")],
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        log_every_n_steps=1,
+    )
+    module = TinyLlava(recipe, captions)
+    last = out / "last.ckpt"
+    trainer.fit(module, ckpt_path=last if resume and last.exists() else None)
+    return module
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--recipe", type=Path, default=RECIPE)
+    parser.add_argument("--out", type=Path, default=Path("outputs/tiny_llava"))
+    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1, help="of every process")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    train(Recipe.load(arguments.recipe), arguments.out, arguments.resume, arguments.processes)
+
+
+if __name__ == "__main__":
+    main()
