@@ -1,0 +1,263 @@
+"""What a person may change, with types; and the key that names a run by the choices that change its result.
+
+The groups that build an object (pruner, dataset, model) get their types from the signature of their ``_target_``, so
+that an option is declared once, where it is used. The other groups are the dataclasses below.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field, is_dataclass, make_dataclass
+from enum import Enum
+from typing import Any, Literal, Optional, get_args, get_origin, get_type_hints
+
+from hydra.core.config_store import ConfigStore
+from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+PROTOCOL = 1
+"""Raised when prompts, scoring or counting change, so that older results are not taken for finished ones."""
+
+BASELINE = {"_target_": "nuwa.pruners.none.KeepAll"}
+BUILT = ("model", "pruner", "dataset")
+PROVIDED = {"pruner": ("budget", "seed"), "model": (), "dataset": ()}
+UNSCIENTIFIC = {"model": ("name", "device", "device_map"), "pruner": (), "dataset": ()}
+
+
+class ConfigError(ValueError):
+    """A value that cannot work; the message starts with its config key."""
+
+
+Baseline = Enum("Baseline", ["auto", "skip"])
+OnError = Enum("OnError", ["record", "raise"])
+LoggerKind = Enum("LoggerKind", ["wandb", "csv", "tensorboard", "none"])
+Accelerator = Enum("Accelerator", ["auto", "cpu", "gpu"])
+
+
+@dataclass
+class BudgetConfig:
+    """conf/budget: how many visual tokens an image may cost, as a mean over LLM layers or as a share."""
+
+    average: Optional[float] = None  # noqa: UP045 (OmegaConf reads this form on every Python)
+    ratio: Optional[float] = None  # noqa: UP045
+
+
+@dataclass
+class PositionConfig:
+    """conf/position: which ids the surviving tokens have."""
+
+    strategy: str = "native"
+
+
+@dataclass
+class GenerationConfig:
+    """conf/generation: how an answer is decoded; ``max_new_tokens`` null leaves it to the benchmark."""
+
+    do_sample: bool = False
+    num_beams: int = 1
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_new_tokens: Optional[int] = None  # noqa: UP045
+
+
+@dataclass
+class ProbeConfig:
+    """conf/probe: what is measured besides the answers."""
+
+    memory: bool = False
+
+
+@dataclass
+class TrainerConfig:
+    """conf/trainer: where and in what portions to compute; none of it changes a result."""
+
+    accelerator: Accelerator = Accelerator.auto
+    batch_size: int = 8
+    num_workers: int = 0
+
+
+@dataclass
+class LoggerConfig:
+    """conf/logger: where metrics go besides the run folder."""
+
+    kind: LoggerKind = LoggerKind.wandb
+    project: str = "nuwa"
+    entity: Optional[str] = None  # noqa: UP045
+    offline: bool = True
+    table_rows: int = 200
+
+
+@dataclass
+class CallbacksConfig:
+    """conf/callbacks: what is shown while and after a run."""
+
+    progress: bool = True
+    pictures: int = 4
+
+
+@dataclass
+class PathsConfig:
+    """conf/paths: where things lie on this machine."""
+
+    data: str = "data"
+    outputs: str = "outputs"
+
+
+@dataclass
+class Config:
+    """One job, as conf/config.yaml composes it."""
+
+    name: str = "main"
+    seed: int = 0
+    limit: Optional[int] = None  # noqa: UP045
+    resume: bool = True
+    baseline: Baseline = Baseline.auto
+    on_error: OnError = OnError.record
+    tags: list[str] = field(default_factory=list)
+    model: dict[str, Any] = field(default_factory=dict)
+    pruner: dict[str, Any] = field(default_factory=dict)
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
+    position: PositionConfig = field(default_factory=PositionConfig)
+    dataset: dict[str, Any] = field(default_factory=dict)
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    callbacks: CallbacksConfig = field(default_factory=CallbacksConfig)
+    paths: PathsConfig = field(default_factory=PathsConfig)
+
+
+def register() -> None:
+    """Make the schema and the ``${run_key:}`` resolver known to Hydra; safe to call again."""
+    ConfigStore.instance().store(name="base_config", node=Config)
+    OmegaConf.register_new_resolver("run_key", lambda *, _root_: run_key(_root_), replace=True)
+
+
+def typed(cfg: DictConfig, group: str) -> dict[str, Any]:
+    """The options of a group that builds an object, converted to the types of its ``_target_``, defaults filled in.
+
+    Raises:
+        ConfigError: an unknown target, an unknown option or a value of the wrong type.
+    """
+    node = cfg[group]
+    target = node.get("_target_")
+    try:
+        schema, choices = _schema(get_object(target), PROVIDED[group])
+    except Exception as error:
+        raise ConfigError(f"{group}._target_={target}: cannot be imported ({error})") from error
+    values = {str(key): value for key, value in OmegaConf.to_container(node, resolve=True).items() if key != "_target_"}
+    for key, value in values.items():
+        known = schema.__dataclass_fields__
+        if key not in known:
+            raise ConfigError(f"{group}.{key}: unknown option of {target}; it has {', '.join(known)}")
+        if key in choices and value not in choices[key]:
+            raise ConfigError(f"{group}.{key}={value}: expected one of {', '.join(map(str, choices[key]))}")
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(schema), values)
+    except OmegaConfBaseException as error:
+        key = error.full_key or "?"
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"{group}.{key}={values.get(key)}: {reason}") from error
+    missing = sorted(OmegaConf.missing_keys(merged))
+    if missing:
+        raise ConfigError(f"{group}.{missing[0]}: needs a value")
+    return {"_target_": target, **OmegaConf.to_container(merged, resolve=True, enum_to_str=True)}
+
+
+def build(options: dict[str, Any], **provided: Any) -> Any:
+    """Call the ``_target_`` of typed options. Hydra's instantiate would turn dataclass arguments into dicts."""
+    return get_object(options["_target_"])(**{k: v for k, v in options.items() if k != "_target_"}, **provided)
+
+
+def _schema(target: Callable, provided: tuple[str, ...]) -> tuple[type, dict[str, tuple]]:
+    """A dataclass with the parameters of a class or function, and the choices of its Literal parameters."""
+    plain_class = inspect.isclass(target) and not is_dataclass(target)
+    hints = get_type_hints(target.__init__ if plain_class else target)
+    fields, choices = [], {}
+    for name, parameter in inspect.signature(target).parameters.items():
+        if name in provided or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
+            continue
+        hint = hints.get(name, Any)
+        if get_origin(hint) is Literal:
+            choices[name] = get_args(hint)
+        fields.append((name, _supported(hint), _default(parameter)))
+    return make_dataclass("Options", fields), choices
+
+
+def _supported(hint: Any) -> Any:
+    """``hint`` if OmegaConf can check it, otherwise Any."""
+    try:
+        OmegaConf.structured(make_dataclass("One", [("value", hint, field(default="???"))]))
+    except Exception:
+        return Any
+    return hint
+
+
+def _default(parameter: inspect.Parameter) -> Any:
+    default = parameter.default
+    if default is parameter.empty:
+        return field(default="???")
+    if repr(default) == "<factory>" or isinstance(default, list | dict | tuple):
+        return field(default_factory=list if repr(default) == "<factory>" else lambda: list(default))
+    return field(default=default)
+
+
+def choices(cfg: DictConfig) -> dict[str, Any]:
+    """The choices that change a result, spelled the same way whoever spells them.
+
+    Without pruning, budget and position do not matter; ``native`` is the position strategy it stands for. Where things
+    lie and run (paths, devices, loggers) is left out.
+    """
+    cfg = OmegaConf.create(OmegaConf.to_container(cfg, resolve=False, enum_to_str=True))
+    cfg.paths = {key: f"<{key}>" for key in cfg.paths}
+    built = {group: _typed_or_raw(cfg, group) for group in BUILT}
+    for group, options in UNSCIENTIFIC.items():
+        built[group] = {key: value for key, value in built[group].items() if key not in options}
+    position = cfg.position.strategy
+    if is_baseline(cfg):
+        budget, position = {}, "native"
+    else:
+        budget = OmegaConf.to_container(cfg.budget)
+        if position == "native":
+            position = getattr(get_object(built["pruner"]["_target_"]), "native_position", "native")
+    return {
+        **built,
+        "budget": budget,
+        "position": position,
+        "generation": OmegaConf.to_container(cfg.generation),
+        "seed": cfg.seed,
+        "limit": cfg.limit,
+        "protocol": PROTOCOL,
+    }
+
+
+def _typed_or_raw(cfg: DictConfig, group: str) -> dict[str, Any]:
+    try:
+        return typed(cfg, group)
+    except ConfigError:  # a run that will be refused needs a folder all the same, to leave its reason in
+        return OmegaConf.to_container(cfg[group], resolve=True)
+
+
+def run_key(cfg: DictConfig) -> str:
+    """Twelve characters that name a run by its scientific choices, the same in every process."""
+    text = json.dumps(choices(cfg), sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+
+
+def is_baseline(cfg: DictConfig) -> bool:
+    """Whether a job runs without pruning."""
+    return cfg.pruner.get("_target_") == BASELINE["_target_"]
+
+
+def baseline_of(cfg: DictConfig) -> DictConfig:
+    """The same job without pruning, where budget and position have no meaning."""
+    cfg = cfg.copy()
+    OmegaConf.set_struct(cfg, False)
+    cfg.pruner = dict(BASELINE)
+    cfg.budget.average = cfg.budget.ratio = None
+    cfg.position.strategy = "native"
+    return cfg

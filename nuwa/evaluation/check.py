@@ -1,0 +1,137 @@
+"""What is refused before any model loads, in one line that names the config key."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+from transformers import AutoConfig
+
+from nuwa.benchmarks.base import Benchmark
+from nuwa.config import BUILT, Accelerator, ConfigError, baseline_of, build, is_baseline, typed
+from nuwa.models import ADAPTERS
+from nuwa.models.checkpoint import PACKAGE, check_folder, find_folder
+from nuwa.pruners.base import Pruner
+from nuwa.pruning.budget import Budget, ModelShape
+from nuwa.pruning.positions import STRATEGIES
+
+BAD_INPUT = (ValueError, OSError)
+"""What the checks below raise; their messages are written for the person who typed the command."""
+
+
+@dataclass
+class Parts:
+    """What a checked config builds without its model: the pruner, the benchmark and the model's options."""
+
+    pruner: Pruner
+    benchmark: Benchmark
+    model: dict
+
+
+class CheckFirst(Callback):
+    """Hydra callback: refuses bad input before Hydra makes a folder for it. A sweep checks its points one by one."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: object) -> None:
+        """Check the one job."""
+        _stop_if_refused(lambda: (check_outputs(config), check(config)))
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: object) -> None:
+        """Check what all points share."""
+        _stop_if_refused(lambda: check_outputs(config))
+
+
+def _stop_if_refused(checks) -> None:
+    """Run ``checks``; Hydra swallows exceptions of callbacks, so a refusal leaves the program here."""
+    try:
+        checks()
+    except BAD_INPUT as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            sys.excepthook(type(error), error, error.__traceback__)
+        else:
+            print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from error
+
+
+def normalised(cfg: DictConfig) -> DictConfig:
+    """The config as it is run: without pruning there is no budget to keep and no position to choose."""
+    return baseline_of(cfg) if is_baseline(cfg) else cfg
+
+
+def check(cfg: DictConfig) -> Parts:
+    """Refuse what cannot work and build everything but the model.
+
+    Raises:
+        ValueError: an impossible value; the message names its key. BudgetError, if the method cannot reach the budget.
+    """
+    cfg = normalised(cfg)
+    _check_numbers(cfg)
+    options = {group: typed(cfg, group) for group in BUILT}
+    pruner = _build(options["pruner"], "pruner", budget=Budget(**cfg.budget), seed=cfg.seed)
+    model = options["model"] | {"device": _device(cfg, options["model"].get("device", "auto"))}
+    shape = _shape(model)
+    if shape is not None and shape.image_tokens is not None:
+        pruner.schedule(shape.image_tokens, shape.layers)
+    return Parts(pruner, _build(options["dataset"], "dataset"), model)
+
+
+def check_outputs(cfg: DictConfig) -> Path:
+    """The folder of all runs of this name, made and proved to be writable."""
+    folder = Path(cfg.paths.outputs) / cfg.name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(f"paths.outputs={cfg.paths.outputs}: cannot write to {folder} ({error.strerror})") from error
+    return folder
+
+
+def _check_numbers(cfg: DictConfig) -> None:
+    for key, least in (
+        ("limit", 1), ("trainer.batch_size", 1), ("trainer.num_workers", 0), ("generation.num_beams", 1),
+        ("generation.max_new_tokens", 1), ("callbacks.pictures", 0), ("logger.table_rows", 0), ("seed", 0),
+    ):  # fmt: skip
+        value = OmegaConf.select(cfg, key)
+        if value is not None and value < least:
+            raise ConfigError(f"{key}={value}: must be at least {least}")
+    if cfg.generation.temperature <= 0:
+        raise ConfigError(f"generation.temperature={cfg.generation.temperature}: must be positive")
+    if not 0 < cfg.generation.top_p <= 1:
+        raise ConfigError(f"generation.top_p={cfg.generation.top_p}: must be in (0, 1]")
+    if cfg.position.strategy not in ("native", *STRATEGIES):
+        known = ", ".join(("native", *STRATEGIES))
+        raise ConfigError(f"position.strategy={cfg.position.strategy}: expected one of {known}")
+
+
+def _build(options: dict, group: str, **provided: object) -> object:
+    """Instantiate a group; a value that its constructor refuses comes back as a ConfigError that names the key."""
+    try:
+        return build(options, **provided)
+    except BAD_INPUT as error:
+        if f"{group}." in str(error):
+            raise
+        raise ConfigError(f"{group}: {error}") from error
+
+
+def _device(cfg: DictConfig, device: str) -> str:
+    """Where the model goes: its own choice, or the trainer's."""
+    if device != "auto" or cfg.trainer.accelerator == Accelerator.auto:
+        return device
+    return "cuda" if cfg.trainer.accelerator == Accelerator.gpu else "cpu"
+
+
+def _shape(options: dict) -> ModelShape | None:
+    """The sizes of a model that lies in a folder, read from its config.json; None for others, which must load first."""
+    path = options.get("path")
+    if path is None or not (path.startswith((PACKAGE, ".", "/", "~")) or Path(path).exists() or path.count("/") != 1):
+        return None
+    folder = find_folder(path)
+    check_folder(folder, tuple(ADAPTERS))
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    return ADAPTERS[config.model_type](SimpleNamespace(config=config)).shape  # a shape needs no weights

@@ -1,0 +1,99 @@
+"""predictions.jsonl: what a run has computed so far, safe against being killed.
+
+Rows are appended batch by batch, each batch in one write that is on disk before the next begins. A run that was killed
+leaves at most a torn last line, which is dropped on opening; the rows before it are never computed again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+
+
+class JournalError(RuntimeError):
+    """A journal that cannot be used or written; the message names the file."""
+
+
+class Journal:
+    """The rows of one run, in the order in which they were computed.
+
+    Every row names its run, so that a file that was copied or edited into another run's folder is refused.
+    """
+
+    def __init__(self, path: Path, run_key: str):
+        self.path, self.run_key = Path(path), run_key
+        self.rows: list[Row] = []
+        self._ends: list[int] = []
+        for row, end in _complete_rows(self.path):
+            if row.get("run_key") != run_key:
+                raise JournalError(
+                    f"{self.path} belongs to run {row.get('run_key')}, not {run_key}; set resume=false to overwrite it"
+                )
+            self.rows.append(row)
+            self._ends.append(end)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def keep(self, count: int) -> None:
+        """Drop all rows after the first ``count``, and whatever is torn behind them."""
+        del self.rows[count:], self._ends[count:]
+        if self.path.exists():
+            try:
+                os.truncate(self.path, self._end)
+            except OSError as error:
+                raise JournalError(f"cannot write {self.path}: {error.strerror}") from error
+
+    def append(self, rows: Iterable[Row]) -> None:
+        """Write ``rows`` and wait until they are on disk.
+
+        Raises:
+            JournalError: the disk is full or the file cannot be written; the rows before stay readable.
+        """
+        rows = [{"run_key": self.run_key, **row} for row in rows]
+        lines = [json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows]
+        end = self._end
+        try:
+            with self.path.open("ab") as file:
+                file.write(b"".join(lines))
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise JournalError(f"cannot write {self.path}: {error.strerror}; {len(self)} rows are safe") from error
+        for row, line in zip(rows, lines, strict=True):
+            end += len(line)
+            self.rows.append(row)
+            self._ends.append(end)
+
+    @property
+    def _end(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The complete rows of a journal, whichever run wrote them; none if the file does not exist."""
+    return [row for row, _ in _complete_rows(Path(path))]
+
+
+def _complete_rows(path: Path) -> Iterable[tuple[Row, int]]:
+    """Every complete row and the byte at which it ends; only the last line may be torn."""
+    if not path.exists():
+        return
+    lines = path.read_bytes().splitlines(keepends=True)
+    end = 0
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            if number == len(lines):
+                return
+            raise JournalError(f"{path}, line {number}: not a JSON row; repair it or set resume=false") from error
+        if not line.endswith(b"\n"):
+            return
+        end += len(line)
+        yield row, end

@@ -1,0 +1,148 @@
+"""The loop's inside: a batch of samples goes in, scored answers go to the journal."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+
+from nuwa.benchmarks.base import Benchmark, Sample
+from nuwa.evaluation.data import Failure
+from nuwa.evaluation.journal import Journal, Row
+from nuwa.models.loading import LoadedModel
+from nuwa.models.prompts import PromptError
+from nuwa.pruning.report import ImageReport
+from nuwa.pruning.session import PruningSession
+
+TIMINGS = "timings.jsonl"
+
+
+class Evaluation(lightning.LightningModule):
+    """Answers, scores and records batches under a pruning session.
+
+    The model stays outside Lightning's care (it is not a submodule): it is loaded once and shared between runs.
+    ``generation`` holds arguments of ``generate``; a ``max_new_tokens`` in it goes before the benchmark's.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        benchmark: Benchmark,
+        session: PruningSession,
+        journal: Journal,
+        generation: dict[str, Any],
+        seed: int,
+        record: bool,
+    ):
+        super().__init__()
+        self.loaded, self.benchmark, self.session, self.journal = loaded, benchmark, session, journal
+        self.generation, self.seed, self.record = generation, seed, record
+        self.batch = journal.rows[-1]["batch"] + 1 if len(journal) else 0
+        self.reports: list[tuple[Sample, list[ImageReport], Row]] = []
+
+    def test_step(self, batch: list[Sample | Failure], batch_idx: int) -> None:
+        """Answer a batch and put it into the journal."""
+        self.reports = []
+        failed = [_failed_row(item.id, item.reason) for item in batch if isinstance(item, Failure)]
+        start = time.perf_counter()
+        rows = self._answer([item for item in batch if isinstance(item, Sample)])
+        seconds = time.perf_counter() - start
+        self.journal.append([{"batch": self.batch, **row} for row in failed + rows])
+        self._note_time(len(rows), seconds)
+        self.batch += 1
+
+    def _answer(self, samples: Sequence[Sample]) -> list[Row]:
+        """Scored rows; a sample whose prompt cannot be built fails alone."""
+        if not samples:
+            return []
+        try:
+            inputs = self.loaded.encode(samples)
+        except PromptError as error:
+            if not self.record:
+                raise
+            if len(samples) == 1:
+                return [_failed_row(samples[0].id, str(error), samples[0].task)]
+            return [row for sample in samples for row in self._answer([sample])]
+        self.session.image_ids = [
+            sample.id if len(sample.images) == 1 else f"{sample.id}#{number}"
+            for sample in samples
+            for number in range(len(sample.images))
+        ] or None
+        ids = self._generate(inputs, samples)
+        answers = self.loaded.decode(ids, inputs["input_ids"].shape[1])
+        images = self.session.report().images if "pixel_values" in inputs else []
+        return [
+            self._row(*pair, [i for i in images if i.row == n])
+            for n, pair in enumerate(zip(samples, answers, strict=True))
+        ]
+
+    def _generate(self, inputs: dict[str, torch.Tensor], samples: Sequence[Sample]) -> torch.Tensor:
+        options = {"max_new_tokens": self.benchmark.max_new_tokens(samples[0].task)}
+        options |= {key: value for key, value in self.generation.items() if value is not None}
+        devices = [self.loaded.device] if self.loaded.device.type == "cuda" else []
+        with torch.random.fork_rng(
+            devices=devices
+        ):  # sampling depends on the seed and the samples, not on what ran before
+            names = "\n".join(sample.id for sample in samples)
+            digest = hashlib.blake2b(f"{self.seed}:{names}".encode(), digest_size=7).digest()
+            torch.manual_seed(int.from_bytes(digest, "little"))
+            ids = self.loaded.model.generate(**inputs, **options)
+        if devices:
+            torch.cuda.synchronize(self.loaded.device)
+        return ids
+
+    def _row(self, sample: Sample, answer: str, images: list[ImageReport]) -> Row:
+        row = {
+            "id": sample.id,
+            "task": sample.task,
+            "prompt": sample.text,
+            "target": sample.target,
+            "prediction": answer,
+            "scores": {name: float(value) for name, value in self.benchmark.score(sample, answer).items()},
+            "kept": [[[layer, len(kept)] for layer, kept, _ in image.stages] for image in images],
+            "image_tokens": [image.n_tokens for image in images],
+            "meta": dict(sample.meta),
+            "status": "ok",
+        }
+        self.reports.append((sample, [replace(image) for image in images], row))
+        return row
+
+    def _note_time(self, answered: int, seconds: float) -> None:
+        line = json.dumps({"batch": self.batch, "samples": answered, "seconds": seconds})
+        with (self.journal.path.parent / TIMINGS).open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+
+def _failed_row(name: str, reason: str, task: str = "") -> Row:
+    return {
+        "id": name,
+        "task": task,
+        "status": "failed",
+        "reason": reason,
+        "scores": {},
+        "kept": [],
+        "image_tokens": [],
+    }
+
+
+def read_timings(folder: Path) -> tuple[int, float]:
+    """Samples answered and seconds spent answering, over all processes that worked on a run.
+
+    A batch that was computed twice, because a process was killed after it, counts once.
+    """
+    batches = {}
+    path = Path(folder) / TIMINGS
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            row = json.loads(line)
+            batches[row["batch"]] = (row["samples"], row["seconds"])
+        except (ValueError, KeyError):  # torn by a kill
+            continue
+    return sum(n for n, _ in batches.values()), sum(seconds for _, seconds in batches.values())

@@ -1,0 +1,79 @@
+"""How sure a number is: bootstrap over samples, for any metric that a benchmark can aggregate from rows.
+
+Samples are drawn again within their task, so that every resample holds as many of each task as the data does.
+A retention compares two runs on the same samples, so both are resampled together (paired bootstrap).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import sqrt
+from typing import Any
+
+import numpy as np
+
+Row = dict[str, Any]
+Aggregate = Callable[[Sequence[Row]], dict[str, float]]
+RESAMPLES = 500
+
+
+def wilson(successes: float, total: int, z: float = 1.96) -> tuple[float, float]:
+    """Wilson's interval of a share; unlike the bootstrap it has a width when every sample agrees."""
+    if total == 0:
+        return 0.0, 1.0
+    share, spread = successes / total, z * z / total
+    centre = (share + spread / 2) / (1 + spread)
+    half = z / (1 + spread) * sqrt(share * (1 - share) / total + spread / (4 * total))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def share_intervals(rows: Sequence[Row]) -> dict[str, tuple[float, float]]:
+    """Wilson's 95 % interval of every metric that is right or wrong (0 or 1) on each sample."""
+    values: dict[str, list[float]] = {}
+    for row in rows:
+        for name, value in row["scores"].items():
+            values.setdefault(name, []).append(value)
+    return {name: wilson(sum(column), len(column)) for name, column in values.items() if set(column) <= {0.0, 1.0}}
+
+
+def standard_errors(rows: Sequence[Row], aggregate: Aggregate, seed: int = 0) -> dict[str, float]:
+    """Standard error of every metric: its spread over resampled sets of rows."""
+    draws = [aggregate([rows[i] for i in chosen]) for chosen in _resamples(rows, seed)]
+    return {name: float(np.std([draw[name] for draw in draws if name in draw])) for name in aggregate(rows)}
+
+
+def retention(
+    rows: Sequence[Row], baseline: Sequence[Row], aggregate: Aggregate, seed: int = 0
+) -> dict[str, dict[str, float]]:
+    """Every metric relative to the unpruned run's, with a 95 % interval, over the samples that both answered.
+
+    A metric that is zero without pruning has no retention and is left out.
+    """
+    unpruned = {row["id"]: row for row in baseline}
+    rows = [row for row in rows if row["id"] in unpruned]
+    pairs = [unpruned[row["id"]] for row in rows]
+    if not rows:
+        return {}
+    values, full = aggregate(rows), aggregate(pairs)
+    draws: dict[str, list[float]] = {name: [] for name in values if full.get(name)}
+    for chosen in _resamples(rows, seed):
+        ours, theirs = aggregate([rows[i] for i in chosen]), aggregate([pairs[i] for i in chosen])
+        for name in draws:
+            if theirs.get(name):
+                draws[name].append(ours[name] / theirs[name])
+    return {name: {"value": values[name] / full[name], **_interval(ratios)} for name, ratios in draws.items() if ratios}
+
+
+def _interval(values: Sequence[float]) -> dict[str, float]:
+    low, high = np.percentile(values, [2.5, 97.5])
+    return {"low": float(low), "high": float(high)}
+
+
+def _resamples(rows: Sequence[Row], seed: int) -> list[np.ndarray]:
+    """Index arrays of resampled rows, drawn with replacement within each task."""
+    rng = np.random.default_rng([seed, len(rows)])
+    tasks: dict[str, list[int]] = {}
+    for index, row in enumerate(rows):
+        tasks.setdefault(row["task"], []).append(index)
+    groups = [np.array(members) for members in tasks.values()]
+    return [np.concatenate([rng.choice(group, len(group)) for group in groups]) for _ in range(RESAMPLES)]

@@ -1,0 +1,152 @@
+"""One table from many results: what each run answered, how sure that is, what it cost."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import get_object
+from rich.table import Table
+from rich.text import Text
+
+from nuwa.evaluation.journal import JournalError, read_rows
+from nuwa.evaluation.result import read_result
+
+Result = dict[str, Any]
+Cells = dict[str, str]
+SHOWN_CHOICES = ("pruner", "budget", "position", "model", "dataset", "generation", "seed", "limit")
+
+
+def collect(folders: Iterable[Path]) -> list[Result]:
+    """The result of every run folder; a run that was cut short says how many samples it has."""
+    results = []
+    for folder in dict.fromkeys(Path(folder) for folder in folders):
+        result = read_result(folder)
+        if result is None:
+            try:
+                reason = f"{len(read_rows(folder / 'predictions.jsonl'))} samples computed, no result yet"
+            except JournalError as error:
+                reason = str(error)
+            result = {"status": "unfinished", "reason": reason}
+        results.append({"run_key": folder.name, **result})
+    return results
+
+
+def find_runs(root: Path) -> list[Path]:
+    """Every run folder at or below ``root``."""
+    names = ("result.json", "predictions.jsonl")
+    return sorted({file.parent for name in names for file in Path(root).rglob(name)})
+
+
+def rows_of(results: Sequence[Result]) -> list[Cells]:
+    """Table cells, one row per run: the unpruned run first, then as given. All rows have the same columns."""
+    results = sorted(results, key=lambda result: _method(result) != "none")
+    varying = _varying(results)
+    headline = _headline(results)
+    return [_cells(result, varying, headline) for result in results]
+
+
+def _cells(result: Result, varying: Sequence[str], headline: Sequence[str]) -> Cells:
+    flat = _flat(result)
+    cells = {"method": _method(result)} | {key: _plain(flat.get(key)) for key in varying}
+    metrics, errors = result.get("metrics", {}), result.get("standard_errors", {})
+    cells["tokens"] = _number(result.get("tokens_entering"), ".1f")
+    for name in headline:
+        value = _number(metrics.get(name), ".3f")
+        cells[name] = f"{value} ±{errors[name]:.3f}" if value and name in errors else value
+    for name in headline:
+        kept = result.get("retention", {}).get(name)
+        cells[f"{name.split('/')[0]} retained"] = (
+            f"{kept['value']:.1%} [{kept['low']:.1%}, {kept['high']:.1%}]" if kept else ""
+        )
+    cells["LLM TFLOPs"] = _number(result.get("llm_tflops"), ".4g")
+    cells["s/sample"] = _number(result.get("timings", {}).get("seconds_per_sample"), ".3f")
+    cells["n"] = str(result.get("n", "")) + (f" ({result['n_failed']} failed)" if result.get("n_failed") else "")
+    status = result.get("status", "")
+    cells["status"] = status if status == "done" else f"{status}: {result.get('reason', '')}"
+    cells["run"] = result.get("run_key", "")
+    return cells
+
+
+def _headline(results: Sequence[Result]) -> list[str]:
+    """The first metric of every task."""
+    first: dict[str, str] = {}
+    for result in results:
+        for name in result.get("metrics", {}):
+            first.setdefault(name.split("/")[0], name)
+    return list(first.values())
+
+
+def _varying(results: Sequence[Result]) -> list[str]:
+    """Choices that differ between runs of one method, which the method's name therefore does not tell apart."""
+    seen: dict[tuple[str, str], set[str]] = {}
+    for result in results:
+        for key, value in _flat(result).items():
+            seen.setdefault((_method(result), key), set()).add(_plain(value))
+    keys = list(dict.fromkeys(key for (_, key), values in seen.items() if len(values) > 1))
+    named = [group for group in ("model", "dataset") if f"{group}.name" in keys]
+    return [key for key in keys if key.split(".")[0] not in named or key.endswith(".name")]
+
+
+def _flat(result: Result) -> dict[str, Any]:
+    """The choices of a run as ``group.option`` -> value, the position as it was resolved."""
+    flat = {}
+    for group in SHOWN_CHOICES:
+        value = result.get("config", {}).get(group)
+        if isinstance(value, dict):
+            flat |= {f"{group}.{key}": item for key, item in value.items() if key != "_target_"}
+        elif value is not None:
+            flat[group] = value
+    if "position.strategy" in flat and flat["position.strategy"] == "native" and "position" in result:
+        flat["position.strategy"] = f"native ({result['position']})"
+    return flat
+
+
+def _method(result: Result) -> str:
+    if "method" in result:
+        return result["method"]
+    target = result.get("config", {}).get("pruner", {}).get("_target_", "")
+    try:
+        return get_object(target).name
+    except Exception:  # a run that failed because its method does not exist
+        return target or "?"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+def _plain(value: Any) -> str:
+    return "" if value is None else format(value, "g") if isinstance(value, float) else str(value)
+
+
+def rich_table(rows: Sequence[Cells], title: str) -> Table:
+    """For a terminal: without columns that are empty, and with the status only where something went wrong."""
+    table = Table(title=title, title_justify="left")
+    hidden = {"run"} | ({"status"} if all(row["status"] == "done" for row in rows) else set())
+    columns = [name for name in rows[0] if name not in hidden and any(row[name] for row in rows)]
+    for name in columns:
+        table.add_column(Text(name), overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(row[name]) for name in columns))  # Text: brackets are not markup
+    return table
+
+
+def markdown_table(rows: Sequence[Cells]) -> str:
+    """GitHub's Markdown."""
+    columns = [name for name in rows[0] if any(row[name] for row in rows)]
+    lines = [columns, ["---"] * len(columns)]
+    lines += [[row[name].replace("|", "\\|").replace("\n", " ") for name in columns] for row in rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def csv_table(rows: Sequence[Cells]) -> str:
+    """Comma-separated, all columns."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().rstrip("\n")
