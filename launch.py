@@ -7,27 +7,21 @@ from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
-from rich.console import Console
 
 from nuwa.config import register
 from nuwa.evaluation.result import read_result
 from nuwa.evaluation.run import run_job
-from nuwa.report.table import collect, rich_table, rows_of
+from nuwa.report.table import collect, print_rows, rows_of
 
 CONF = Path(__file__).resolve().parent / "conf"
 
 
 def print_table(folders: list[Path]) -> None:
     """One table of the jobs of this call and of the unpruned runs that they are compared with."""
-    results = [read_result(folder) or {} for folder in folders]
-    baselines = [
-        folder.parent / result["baseline"]
-        for folder, result in zip(folders, results, strict=True)
-        if "baseline" in result
-    ]
-    console = Console()
-    console.print(rich_table(rows_of(collect([*baselines, *folders])), f"{folders[0].parent}"))
-    console.print(f"again, and as Markdown or CSV: python -m nuwa.report {folders[0].parent}", style="dim")
+    results = [(folder, read_result(folder) or {}) for folder in folders]
+    baselines = [folder.parent / result["baseline"] for folder, result in results if "baseline" in result]
+    print_rows(rows_of(collect([*baselines, *folders])), str(folders[0].parent))
+    print(f"again, also as Markdown or CSV: python -m nuwa.report {folders[0].parent}")
 
 
 def main() -> int:

@@ -7,9 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
-from nuwa.report.table import collect, csv_table, find_runs, markdown_table, rich_table, rows_of
+from nuwa.report.table import collect, csv_table, find_runs, markdown_table, print_rows, rows_of
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,8 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     rows = rows_of(collect(runs))
     if options.format == "table":
-        console = Console()
-        console.print(rich_table(rows, str(options.folder)))
+        print_rows(rows, str(options.folder))
     else:
         print(markdown_table(rows) if options.format == "markdown" else csv_table(rows))
     return 0

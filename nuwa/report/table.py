@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.utils import get_object
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -42,16 +43,26 @@ def find_runs(root: Path) -> list[Path]:
 
 
 def rows_of(results: Sequence[Result]) -> list[Cells]:
-    """Table cells, one row per run: the unpruned run first, then as given. All rows have the same columns."""
-    results = sorted(results, key=lambda result: _method(result) != "none")
+    """Table cells, one row per run: the unpruned run first, then by method and choices. All have the same columns."""
     varying = _varying(results)
+    results = sorted(results, key=lambda result: _rank(result, varying))
     headline = _headline(results)
     return [_cells(result, varying, headline) for result in results]
 
 
+def _rank(result: Result, varying: Sequence[str]) -> tuple:
+    """Sorts runs: numbers by size, texts by letter, missing values first."""
+    flat = _flat(result)
+    values = [flat.get(key) for key in varying]
+    ranks = [
+        (0, value, "") if isinstance(value, int | float) else (value is not None, 0, str(value)) for value in values
+    ]
+    return _method(result) != "none", _method(result), ranks
+
+
 def _cells(result: Result, varying: Sequence[str], headline: Sequence[str]) -> Cells:
     flat = _flat(result)
-    cells = {"method": _method(result)} | {key: _plain(flat.get(key)) for key in varying}
+    cells = {"method": _method(result)} | {_short(key): _plain(flat.get(key)) for key in varying}
     metrics, errors = result.get("metrics", {}), result.get("standard_errors", {})
     cells["tokens"] = _number(result.get("tokens_entering"), ".1f")
     for name in headline:
@@ -65,9 +76,9 @@ def _cells(result: Result, varying: Sequence[str], headline: Sequence[str]) -> C
     cells["LLM TFLOPs"] = _number(result.get("llm_tflops"), ".4g")
     cells["s/sample"] = _number(result.get("timings", {}).get("seconds_per_sample"), ".3f")
     cells["n"] = str(result.get("n", "")) + (f" ({result['n_failed']} failed)" if result.get("n_failed") else "")
-    status = result.get("status", "")
-    cells["status"] = status if status == "done" else f"{status}: {result.get('reason', '')}"
-    cells["run"] = result.get("run_key", "")
+    cells |= {
+        name: str(result.get(key, "")) for name, key in (("status", "status"), ("reason", "reason"), ("run", "run_key"))
+    }
     return cells
 
 
@@ -91,8 +102,14 @@ def _varying(results: Sequence[Result]) -> list[str]:
     return [key for key in keys if key.split(".")[0] not in named or key.endswith(".name")]
 
 
+def _short(key: str) -> str:
+    """``pruner.d_thresh`` -> ``d_thresh``, but ``budget.average`` -> ``budget``: what a reader looks for."""
+    group, _, option = key.rpartition(".")
+    return group if option in ("average", "strategy", "name") else option
+
+
 def _flat(result: Result) -> dict[str, Any]:
-    """The choices of a run as ``group.option`` -> value, the position as it was resolved."""
+    """The choices of a run as ``group.option`` -> value."""
     flat = {}
     for group in SHOWN_CHOICES:
         value = result.get("config", {}).get(group)
@@ -100,8 +117,6 @@ def _flat(result: Result) -> dict[str, Any]:
             flat |= {f"{group}.{key}": item for key, item in value.items() if key != "_target_"}
         elif value is not None:
             flat[group] = value
-    if "position.strategy" in flat and flat["position.strategy"] == "native" and "position" in result:
-        flat["position.strategy"] = f"native ({result['position']})"
     return flat
 
 
@@ -123,16 +138,34 @@ def _plain(value: Any) -> str:
     return "" if value is None else format(value, "g") if isinstance(value, float) else str(value)
 
 
-def rich_table(rows: Sequence[Cells], title: str) -> Table:
-    """For a terminal: without columns that are empty, and with the status only where something went wrong."""
-    table = Table(title=title, title_justify="left")
-    hidden = {"run"} | ({"status"} if all(row["status"] == "done" for row in rows) else set())
+def print_rows(rows: Sequence[Cells], title: str, console: Console | None = None) -> None:
+    """For a terminal: without empty columns, and below the table why there is no result where there is none."""
+    if console is None:
+        console = Console()
+        if not console.is_terminal:
+            console = Console(width=160)  # a log file has room
+    wrong = [row for row in rows if row["status"] != "done"]
+    hidden = {"run", "reason"} | (set() if wrong else {"status"})
     columns = [name for name in rows[0] if name not in hidden and any(row[name] for row in rows)]
+    table = Table(title=Text(title), title_justify="left")
     for name in columns:
         table.add_column(Text(name), overflow="fold")
     for row in rows:
         table.add_row(*(Text(row[name]) for name in columns))  # Text: brackets are not markup
-    return table
+    console.print(table)
+    for reason, runs in _grouped(wrong).items():
+        console.print(Text(f"{runs}: {reason}"), soft_wrap=True)
+
+
+def _grouped(rows: Sequence[Cells]) -> dict[str, str]:
+    """Reason -> the runs it stopped."""
+    groups: dict[str, list[str]] = {}
+    for row in rows:
+        groups.setdefault(row["reason"], []).append(row["run"])
+    return {
+        reason: f"{row_keys[0]}{f' and {len(row_keys) - 1} more' * (len(row_keys) > 1)}"
+        for reason, row_keys in groups.items()
+    }
 
 
 def markdown_table(rows: Sequence[Cells]) -> str:
