@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-from nuwa.pruners.base import LLMContext, Pruner, VisionContext, VisionDecision
+from nuwa.pruners.base import LLMContext, LLMDecision, Pruner, VisionContext, VisionDecision
 from nuwa.pruning.budget import Schedule
 
 IMAGE, SIDE, VOCABULARY = 4, 8, 64
@@ -116,6 +116,47 @@ class Fixed(Pruner):
         return context.text | torch.isin(context.token, allowed) & (context.image >= 0)
 
 
+@dataclass
+class Merging(Pruner):
+    """At each of ``layers``, the even visual tokens stay and the odd ones become one, placed after them.
+
+    The merged token, their mean, takes the slot of the first odd token.
+    """
+
+    layers: tuple[int, ...] = ()
+
+    name: ClassVar[str] = "merging"
+
+    def schedule(self, n_tokens: int, layers: int) -> Schedule:
+        counts = [n_tokens]
+        for _ in self.layers:
+            counts.append((counts[-1] + 1) // 2 + 1)
+        return Schedule(n_tokens, tuple(zip(self.layers, counts[1:], strict=True)))
+
+    def prune_llm(self, context: LLMContext, keep: Tensor) -> LLMDecision:
+        kept, hidden = context.text.clone(), context.hidden.clone()
+        order = 2 * torch.arange(kept.shape[1]).repeat(len(kept), 1)
+        for row, names in enumerate(context.ids):
+            for ordinal in range(len(names)):
+                mine = (context.image[row] == ordinal).nonzero()[:, 0]
+                kept[row, mine[::2]] = True
+                kept[row, mine[1]] = True
+                hidden[row, mine[1]] = context.hidden[row, mine[1::2]].mean(0)
+                order[row, mine[1]] = 2 * mine[-1] + 1
+        return LLMDecision(kept, hidden, order)
+
+
+def merging_stage(hidden: Tensor, entries: list[tuple[int, int, int]]) -> tuple[list[int], dict[int, Tensor]]:
+    """What `Merging` does, for `plain_decode`."""
+    kept, new = [], {}
+    for image in {entry[1] for entry in entries} - {-1}:
+        mine = [i for i, entry in enumerate(entries) if entry[1] == image]
+        new[mine[1]] = torch.stack([hidden[i] for i in mine[1::2]]).mean(0)
+        kept.append((mine[0], [*mine[::2], mine[1]]))
+    text = [(i, [i]) for i, entry in enumerate(entries) if entry[1] < 0]
+    return [i for _, part in sorted(kept + text) for i in part], new
+
+
 def kept_tokens(n_tokens: int, stride: int, stage: int) -> list[int]:
     """Tokens that `Fixed` keeps up to a stage (1 = before the LLM)."""
     return [t for t in range(n_tokens) if t % stride == 0 and all((t // stride) % (k + 2) for k in range(stage - 1))]
@@ -139,8 +180,9 @@ def plain_decode(
 
     Args:
         keep: kept tokens of each image before the LLM, in order.
-        stages: layer -> function of (hidden (L, D), entries) giving the sequence indices to keep; called at the prefill
-            only, decisions are kept for later steps. An entry is (place in the full prompt, image or -1, token or -1).
+        stages: layer -> function of (hidden (L, D), entries) giving the sequence indices to keep, in order, or these
+            and a dict of new states by index; called at the prefill only, decisions are kept for later steps. An entry
+            is (place in the full prompt, image or -1, token or -1).
         features: projected features (n_tokens, H) of each image to use instead of the model's.
 
     Returns:
@@ -150,7 +192,7 @@ def plain_decode(
     if features is None:
         features = model.model.get_image_features(pixel_values=images).pooler_output if len(images) else []
     entries, vectors = _lay_out(model, ids, features, keep)
-    decided: dict[int, set[int]] = {}
+    decided: dict[int, tuple[list[int], dict[int, Tensor]]] = {}
     generated: list[int] = []
     logits = []
     for _ in range(steps):
@@ -161,9 +203,14 @@ def plain_decode(
         for number, layer in enumerate(lm.layers):
             if number in stages:
                 if number not in decided:
-                    decided[number] = {alive[i][0] for i in stages[number](hidden, alive)}
-                stay = [i for i, e in enumerate(alive) if e[0] in decided[number] or e[0] >= len(ids)]
+                    chosen = stages[number](hidden, alive)
+                    chosen, new = chosen if isinstance(chosen, tuple) else (chosen, {})
+                    decided[number] = [alive[i][0] for i in chosen], {alive[i][0]: x for i, x in new.items()}
+                places, new = decided[number]
+                at = {entry[0]: i for i, entry in enumerate(alive)}
+                stay = [at[place] for place in places] + [i for i, e in enumerate(alive) if e[0] >= len(ids)]
                 hidden, alive = hidden[stay], [alive[i] for i in stay]
+                hidden = torch.stack([new.get(e[0], x) for e, x in zip(alive, hidden, strict=True)])
             position = positions_of(strategy, alive, ids, len(ids))
             hidden = _plain_layer(lm, layer, hidden, torch.tensor(position))
         logits.append(model.lm_head(lm.norm(hidden[-1])))

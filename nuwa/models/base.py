@@ -66,6 +66,10 @@ class Adapter(ABC):
             incoming = torch.arange(length, device=device)[None]
         return incoming.expand(batch, length)[None]
 
+    def final_norm(self, hidden: Tensor) -> Tensor:
+        """The norm between the last decoder layer and the head: (..., H) -> (..., H)."""
+        return self.language_model.norm(hidden)
+
     @property
     @abstractmethod
     def shape(self) -> ModelShape:

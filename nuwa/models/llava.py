@@ -13,33 +13,63 @@ from nuwa.models.base import Adapter, Recording, remove_hooks
 from nuwa.pruners.base import Tap
 from nuwa.pruning.budget import ModelShape
 from nuwa.pruning.layout import ImageLayout
-from nuwa.pruning.scores import softmax_rows, split_heads
+from nuwa.pruning.scores import received_attention, softmax_rows, split_heads
+
+READ = {"queries": "self_attn.q_proj", "keys": "self_attn.k_proj", "output": ""}
+"""What is captured of a layer, and the submodule whose output it is."""
+
+NEEDS = {
+    "cls_attention": ("queries", "keys"),
+    "received_attention": ("queries", "keys"),
+    "keys": ("keys",),
+    "cls_feature": ("output",),
+    "reader_query": ("queries",),
+    "reader_keys": ("keys",),
+}
+"""What each kind of tap needs of its layer."""
 
 
 class ClipRecording(Recording):
-    """Quantities of a CLIP tower with a CLS token, captured at the layer whose output is the feature layer."""
+    """Quantities of a CLIP tower with a CLS token of ``depth`` layers, features from layer ``feature_layer``."""
 
-    def __init__(self, head_dim: int) -> None:
+    def __init__(self, head_dim: int, depth: int, feature_layer: int) -> None:
         self.head_dim = head_dim
-        self.captured: dict[str, Tensor] = {}
+        self.depth, self.feature_layer = depth, feature_layer
+        self.selected: Tensor | None = None
+        self.captured: dict[tuple[int, str], Tensor] = {}
         self.hidden_sum: Tensor | None = None
         self.hidden_count = 0
 
     @property
     def features(self) -> Tensor:
-        return self.captured["features"]
+        return self.selected
+
+    def layer_of(self, tap: Tap) -> int:
+        """The layer a tap reads.
+
+        Raises:
+            ValueError: nothing reads the features, because they are the tower's last.
+        """
+        if tap.kind.startswith("reader"):
+            if self.feature_layer + 1 >= self.depth:
+                raise ValueError(f"{tap.kind}: no layer of this tower reads its features, they are its last output")
+            return self.feature_layer + 1
+        return self.feature_layer if tap.layer is None else max(round(tap.layer * self.depth) - 1, 0)
 
     def view(self, tap: Tap) -> Tensor | None:
-        if tap.kind == "cls_attention":
-            queries, keys = (split_heads(self.captured[name], self.head_dim) for name in ("queries", "keys"))
-            return softmax_rows(queries[:, :, :1], keys, self.head_dim**-0.5)[:, :, 0, 1:]
-        if tap.kind == "keys":
-            return self.captured["keys"][:, 1:]
-        if tap.kind == "cls_feature":
-            return self.captured["output"][:, :1]
         if tap.kind == "hidden_mean":
             return (self.hidden_sum / self.hidden_count).to(self.features.dtype)
-        raise ValueError(f"a CLIP tower has no tap {tap.kind!r}")
+        if tap.kind not in NEEDS:
+            raise ValueError(f"a CLIP tower has no tap {tap.kind!r}")
+        read = [self.captured[self.layer_of(tap), name] for name in NEEDS[tap.kind]]
+        if tap.kind.endswith("attention"):
+            queries, keys = (split_heads(x, self.head_dim) for x in read)
+            if tap.kind == "cls_attention":
+                return softmax_rows(queries[:, :, :1], keys, self.head_dim**-0.5)[:, :, 0, 1:]
+            return received_attention(queries, keys, self.head_dim**-0.5)[:, 1:]
+        if tap.kind == "keys":
+            return read[0][:, 1:]
+        return read[0] if tap.kind == "reader_keys" else read[0][:, :1]
 
     def add_hidden(self, hidden: Tensor) -> None:
         """Add one layer's patches (I, N, D) to the running float32 mean."""
@@ -91,19 +121,14 @@ class LlavaAdapter(Adapter):
     def record(self, taps: Sequence[Tap]) -> Iterator[ClipRecording]:
         config = self.model.config
         layers = self.multimodal.vision_tower.encoder.layers
-        depth = len(layers)
-        at = config.vision_feature_layer
-        feature_layer = layers[depth + at if at < 0 else at - 1]
-        recording = ClipRecording(config.vision_config.hidden_size // config.vision_config.num_attention_heads)
+        depth, at = len(layers), config.vision_feature_layer
+        head_dim = config.vision_config.hidden_size // config.vision_config.num_attention_heads
+        recording = ClipRecording(head_dim, depth, depth + at if at < 0 else at - 1)
         handles = [self.multimodal.multi_modal_projector.register_forward_pre_hook(_capture_input(recording))]
-        kinds = {tap.kind for tap in taps}
-        if kinds & {"cls_attention", "keys"}:
-            handles += [
-                feature_layer.self_attn.q_proj.register_forward_hook(_capture(recording, "queries")),
-                feature_layer.self_attn.k_proj.register_forward_hook(_capture(recording, "keys")),
-            ]
-        if "cls_feature" in kinds:
-            handles.append(feature_layer.register_forward_hook(_capture(recording, "output")))
+        wanted = {(recording.layer_of(tap), name) for tap in taps for name in NEEDS.get(tap.kind, ())}
+        for layer, name in sorted(wanted):
+            module = layers[layer].get_submodule(READ[name])
+            handles.append(module.register_forward_hook(_capture(recording, (layer, name))))
         for tap in taps:
             if tap.kind == "hidden_mean":
                 # hidden_states[i] is the output of layer i - 1
@@ -121,7 +146,7 @@ def _first(output: Tensor | tuple[Tensor, ...]) -> Tensor:
     return output if torch.is_tensor(output) else output[0]
 
 
-def _capture(recording: ClipRecording, name: str):
+def _capture(recording: ClipRecording, name: tuple[int, str]):
     def hook(module: nn.Module, inputs: tuple, output: Any) -> None:
         recording.captured[name] = _first(output)
 
@@ -130,7 +155,7 @@ def _capture(recording: ClipRecording, name: str):
 
 def _capture_input(recording: ClipRecording):
     def hook(module: nn.Module, inputs: tuple) -> None:
-        recording.captured["features"] = inputs[0]
+        recording.selected = inputs[0]
 
     return hook
 

@@ -19,22 +19,28 @@ import torch
 from torch import Tensor
 
 from nuwa.pruning.budget import Budget, ModelShape, Schedule
-from nuwa.pruning.layout import Grid
+from nuwa.pruning.layout import Grid, ImageLayout
 
 
 @dataclass(frozen=True)
 class Tap:
     """One quantity that a vision-stage method wants read off the vision tower while it runs.
 
-    Kinds (all of the layer whose output is the feature layer, unless said otherwise):
-    ``cls_attention`` (B, H, N) float32: attention of the CLS token to every patch, per head; towers without CLS give
-    the mean attention each token receives. ``keys`` (B, N, D): key projections of the patches, heads concatenated.
-    ``cls_feature`` (B, 1, D): the CLS token at the feature layer (None without CLS). ``hidden_mean`` (B, N, D): mean of
-    the hidden states from ``start`` (fraction of the tower's depth) to the last.
+    Kinds, of the layer that ends at ``layer`` (fraction of the tower's depth; None: the layer whose output are the
+    features): ``cls_attention`` (B, H, N) float32: attention of the CLS token to every patch, per head; towers without
+    CLS give the mean attention each token receives. ``received_attention`` (B, N) float32: attention that each patch
+    receives, mean over heads and over all queries, CLS included. ``keys`` (B, N, D): key projections of the patches,
+    heads concatenated. ``cls_feature`` (B, 1, D): the CLS token at the feature layer (None without CLS).
+
+    Of the layer that reads the features: ``reader_query`` (B, 1, D): query projection of the CLS token (None without
+    CLS); ``reader_keys`` (B, 1 + N, D): key projections, CLS first.
+
+    ``hidden_mean`` (B, N, D): mean of the hidden states from ``start`` (fraction of the tower's depth) to the last.
     """
 
     kind: str
     start: float = 0.0
+    layer: float | None = None
 
 
 @dataclass
@@ -64,11 +70,13 @@ class VisionDecision:
     ``keep`` (B, K): raster indices, unique per row; a token that has no place in the grid (a CLS token) takes the index
     of a dropped one. ``features`` (B, K, D): the features to use instead of the old ones (merged, pooled), or None.
     ``extras``: tensors (B, N) or (B, K) worth showing in pictures and analyses, e.g. ``salience``, ``pillar``.
+    ``counts`` (B,): how many of the K each image really keeps, the first ones, where a method decides that by itself.
     """
 
     keep: Tensor
     features: Tensor | None = None
     extras: dict[str, Tensor] = field(default_factory=dict)
+    counts: Tensor | None = None
 
 
 @dataclass
@@ -77,9 +85,13 @@ class LLMContext:
 
     ``hidden`` (B, L, D); ``image`` (B, L): ordinal of the row's image a token belongs to, -1 for text and padding;
     ``token`` (B, L): index among that image's tokens, -1 for text; ``valid`` (B, L): False on padding;
-    ``ids[row][image]`` names each image. ``attention(query)`` gives the softmax attention rows (B, H, Q, L) float32 of
-    *this* layer for the positions ``query`` (Q,) of the sequence (the last token is L - 1), recomputed for those rows
-    only. ``previous`` is the context of the layer before, if the method set ``looks_back``.
+    ``ids[row][image]`` names each image, ``layouts[row][image]`` says where its tokens sit.
+
+    ``attention(query, rotary=True, among=None)`` gives the softmax attention rows (B, H, Q, L) float32 of *this* layer
+    for the positions ``query`` (Q,) of the sequence (the last token is L - 1), recomputed for those rows only; without
+    rotary embeddings if asked, and with the softmax over the tokens ``among`` (B, L) only. ``keys()`` gives the layer's
+    rotated keys (B, L, heads * width); ``final_norm`` is the norm before the model's head. ``previous`` is the context
+    of the layer before, if the method set ``looks_back``; ``first`` that of layer 0, before anything left in the LLM.
     """
 
     layer: int
@@ -88,8 +100,12 @@ class LLMContext:
     token: Tensor
     valid: Tensor
     ids: Sequence[Sequence[str]]
-    attention: Callable[[Tensor], Tensor]
+    attention: Callable[..., Tensor]
+    keys: Callable[[], Tensor] | None = None
+    final_norm: Callable[[Tensor], Tensor] | None = None
+    layouts: Sequence[Sequence[ImageLayout]] = ()
     previous: LLMContext | None = None
+    first: LLMContext | None = None
 
     @property
     def text(self) -> Tensor:
@@ -120,6 +136,20 @@ class LLMContext:
         return seeded_generator(f"{self.ids[row][image]}@{self.layer}", seed)
 
 
+@dataclass
+class LLMDecision:
+    """Which tokens stay on entry of a layer, and what new states some of them have.
+
+    ``keep`` (B, L) bool, True on all text. ``hidden`` (B, L, D): the states to go on with instead of the layer's input,
+    or None; a merged token takes the slot (and the place in the image) of a dropped one. ``order`` (B, L) long: sort
+    key of the tokens of a row, non-negative; None: as they stand.
+    """
+
+    keep: Tensor
+    hidden: Tensor | None = None
+    order: Tensor | None = None
+
+
 def seeded_generator(name: str, seed: int) -> torch.Generator:
     """A CPU generator seeded by a name and a number, the same on every machine and in every batch."""
     digest = hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).digest()
@@ -139,6 +169,23 @@ def require(holds: bool, key: str, rule: str, value: object) -> None:
         raise ValueError(f"pruner.{key} must be {rule}, not {value!r}")
 
 
+@dataclass(frozen=True)
+class Facts:
+    """What a table of methods says about one: where it was published, what it looks at, what it does with the rest.
+
+    ``source``: the authors' repository and the commit that was read. ``signal``: what tokens are scored by. ``merges``:
+    dropped tokens live on in others. ``text_aware``: the choice depends on the question. ``needs_cls``: it needs a
+    vision tower with a CLS token.
+    """
+
+    paper: str = ""
+    source: str = ""
+    signal: str = ""
+    merges: bool = False
+    text_aware: bool = False
+    needs_cls: bool = False
+
+
 @dataclass
 class Pruner:
     """Base of every method. Subclasses are dataclasses; a field is an option of ``conf/pruner/<name>.yaml``.
@@ -153,6 +200,7 @@ class Pruner:
     name: ClassVar[str]
     native_position: ClassVar[str] = "pesp"
     looks_back: ClassVar[bool] = False
+    facts: ClassVar[Facts] = Facts()
 
     def __post_init__(self) -> None:
         """Check the type of every plain field; subclasses add the ranges (``require``) after calling this."""
@@ -172,6 +220,11 @@ class Pruner:
         """Whether ``prune_vision`` is to be called."""
         return type(self).prune_vision is not Pruner.prune_vision
 
+    @property
+    def prunes_llm(self) -> bool:
+        """Whether there is an LLM stage."""
+        return type(self).prune_llm is not Pruner.prune_llm
+
     def schedule(self, n_tokens: int, layers: int) -> Schedule:
         """Turn the budget into counts for an image of ``n_tokens`` in an LLM of ``layers`` layers.
 
@@ -184,10 +237,11 @@ class Pruner:
         """Keep ``keep`` tokens of every image before the LLM."""
         raise NotImplementedError
 
-    def prune_llm(self, context: LLMContext, keep: Tensor) -> Tensor:
+    def prune_llm(self, context: LLMContext, keep: Tensor) -> Tensor | LLMDecision:
         """Keep ``keep`` (B, I) visual tokens of each image on entry of a layer: (B, L) bool, True on all text.
 
-        Called at the layers that ``schedule`` names, in order. I is the largest number of images in a row.
+        A method that also makes new states returns an `LLMDecision`. Called at the layers that ``schedule`` names, in
+        order. I is the largest number of images in a row.
         """
         raise NotImplementedError
 

@@ -36,23 +36,52 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos[:, None] + torch.cat([-second, first], -1) * sin[:, None]
 
 
+def received_attention(queries: Tensor, keys: Tensor, scale: float, chunk: int = 64) -> Tensor:
+    """Attention that each of L keys receives, mean over heads and queries: two (B, H, L, d) -> (B, L) float32.
+
+    Queries go through in portions of ``chunk``, so that no L x L map of all heads exists.
+    """
+    length = queries.shape[2]
+    total = queries.new_zeros(len(queries), length, dtype=torch.float32)
+    for part in queries.split(chunk, dim=2):
+        total += softmax_rows(part, keys, scale).mean(1).sum(1)
+    return total / length
+
+
 def llm_attention_rows(
-    layer: nn.Module, hidden: Tensor, rotary: tuple[Tensor, Tensor], valid: Tensor, query: Tensor
+    layer: nn.Module,
+    hidden: Tensor,
+    embeddings: tuple[Tensor, Tensor],
+    valid: Tensor,
+    query: Tensor,
+    rotary: bool = True,
+    among: Tensor | None = None,
 ) -> Tensor:
     """Softmax attention rows (B, H, Q, L) float32 of a Llama-like decoder layer, for the positions ``query`` (Q,).
 
     Args:
         layer: decoder layer with ``input_layernorm`` and ``self_attn.{q_proj,k_proj,head_dim,scaling}``.
         hidden: (B, L, D) input of the layer.
-        rotary: cos and sin of the layer's positions, each (B or 1, L, d).
+        embeddings: cos and sin of the layer's positions, each (B or 1, L, d).
         valid: (B, L) bool, False on padding.
         query: (Q,) positions in the sequence.
+        rotary: False leaves the rotary embeddings out.
+        among: (B, L) bool, the tokens that the softmax runs over; a row that has none of them gets NaN.
     """
     attention = layer.self_attn
     normed = layer.input_layernorm(hidden)
-    cos, sin = rotary
-    keys = rotate(split_heads(attention.k_proj(normed), attention.head_dim), cos, sin)
+    keys = split_heads(attention.k_proj(normed), attention.head_dim)
     queries = split_heads(attention.q_proj(normed[:, query]), attention.head_dim)
-    queries = rotate(queries, cos[:, query], sin[:, query])
+    if rotary:
+        cos, sin = embeddings
+        keys, queries = rotate(keys, cos, sin), rotate(queries, cos[:, query], sin[:, query])
     causal = torch.arange(hidden.shape[1], device=hidden.device)[None] <= query.to(hidden.device)[:, None]
-    return softmax_rows(queries, keys, attention.scaling, causal[None, None] & valid[:, None, None])
+    allowed = causal[None, None] & (valid if among is None else valid & among)[:, None, None]
+    return softmax_rows(queries, keys, attention.scaling, allowed)
+
+
+def llm_keys(layer: nn.Module, hidden: Tensor, embeddings: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotated keys of a Llama-like decoder layer, heads concatenated: (B, L, D) -> (B, L, heads * width)."""
+    attention = layer.self_attn
+    keys = split_heads(attention.k_proj(layer.input_layernorm(hidden)), attention.head_dim)
+    return rotate(keys, *embeddings).transpose(1, 2).flatten(2)

@@ -185,8 +185,14 @@ def first_segment(prompt: Prompt, strategy: str) -> Segment:
     return prompt.narrow(whole, left_pack(keep, order), keep, 0, strategy)
 
 
-def next_segment(prompt: Prompt, segment: Segment, keep: Tensor, start: int, strategy: str) -> tuple[Segment, Tensor]:
-    """Drop tokens of a running segment: ``keep`` (B, L) bool. Returns the new segment and the rows (B, P) to gather."""
-    order = torch.arange(segment.length, device=keep.device).expand(keep.shape)
+def next_segment(
+    prompt: Prompt, segment: Segment, keep: Tensor, start: int, strategy: str, order: Tensor | None = None
+) -> tuple[Segment, Tensor]:
+    """Drop tokens of a running segment: ``keep`` (B, L) bool. Returns the new segment and the rows (B, P) to gather.
+
+    ``order`` (B, L): sort key of the tokens, as they stand by default.
+    """
+    if order is None:
+        order = torch.arange(segment.length, device=keep.device).expand(keep.shape)
     rows = left_pack(keep, order)
     return prompt.narrow(segment, rows, keep, start, strategy), rows

@@ -18,12 +18,12 @@ from transformers import DynamicCache
 
 from nuwa.models import adapter_for
 from nuwa.models.base import remove_hooks
-from nuwa.pruners.base import LLMContext, Pruner
+from nuwa.pruners.base import LLMContext, LLMDecision, Pruner
 from nuwa.pruning.guards import SessionError, check_decode, check_no_placeholders, check_prefill
 from nuwa.pruning.masks import gather_tokens
 from nuwa.pruning.positions import STRATEGIES
 from nuwa.pruning.report import Report, image_reports
-from nuwa.pruning.scores import llm_attention_rows
+from nuwa.pruning.scores import llm_attention_rows, llm_keys
 from nuwa.pruning.segments import Segment, first_segment, next_segment, read_prompt
 from nuwa.pruning.state import EncodedImages, PrefillState, Step, cached_length, state_of
 from nuwa.pruning.vision import content_id, plan_images
@@ -184,7 +184,7 @@ class PruningSession:
         }
 
     def _decode(self, state: PrefillState, kwargs: dict[str, Any]) -> dict[str, Any]:
-        segment = state.segments[0]
+        segment = state.at(0)
         queries = kwargs["inputs_embeds"].shape[1]
         generated = cached_length(kwargs["past_key_values"]) - segment.length
         check_decode(kwargs, state, queries, generated)
@@ -202,11 +202,13 @@ class PruningSession:
         segment = step.state.at(index)
         # FlashAttention would read gaps in position ids as packed sequences; the rotation is already computed
         kwargs = kwargs | {"position_ids": None}
-        if segment.start:
+        if segment is not step.called_with:
             kwargs |= step.override(segment, self.adapter.language_model, hidden)
+        if index == 0 and step.stages:
+            step.first = self._context(index, hidden, segment, kwargs["position_embeddings"])
         if index in step.stages:
-            segment, rows = self._prune(self._context(index, hidden, segment, kwargs["position_embeddings"]), segment)
-            hidden = gather_tokens(hidden, rows)
+            context = self._context(index, hidden, segment, kwargs["position_embeddings"])
+            segment, hidden = self._prune(context, segment)
             kwargs |= step.override(segment, self.adapter.language_model, hidden)
         if self.pruner.looks_back:
             looked_at = index + 1 in step.stages
@@ -237,18 +239,25 @@ class PruningSession:
             valid=segment.valid,
             ids=[[plan.id for plan in row] for row in self._step.state.prompt.rows],
             attention=functools.partial(llm_attention_rows, layer, hidden, rotary, segment.valid),
+            keys=functools.partial(llm_keys, layer, hidden, rotary),
+            final_norm=self.adapter.final_norm,
+            layouts=[[plan.layout for plan in row] for row in self._step.state.prompt.rows],
             previous=self._step.previous,
+            first=self._step.first,
         )
 
     def _prune(self, context: LLMContext, segment: Segment) -> tuple[Segment, Tensor]:
+        """The tokens that go on from a layer, and their states (B, P, D)."""
         step, layer = self._step, context.layer
-        kept = step.images.recall(layer, step.input_ids, segment)
-        if kept is None:
-            kept = self.pruner.prune_llm(context, step.stages[layer].to(segment.image.device))
-            step.images.remember(layer, step.input_ids, segment, kept)
-        narrower, rows = next_segment(step.state.prompt, segment, kept, layer, self.strategy)
+        decision = step.images.recall(context, step.input_ids, segment)
+        if decision is None:
+            decision = self.pruner.prune_llm(context, step.stages[layer].to(segment.image.device))
+            if torch.is_tensor(decision):
+                decision = LLMDecision(decision)
+            step.images.remember(layer, step.input_ids, segment, decision)
+        narrower, rows = next_segment(step.state.prompt, segment, decision.keep, layer, self.strategy, decision.order)
         step.state.segments.append(narrower)
-        return narrower, rows
+        return narrower, gather_tokens(context.hidden if decision.hidden is None else decision.hidden, rows)
 
     def _count(self, step: Step) -> None:
         self._report.images = image_reports(step.state.prompt, step.state.segments, len(self._totals))

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from transformers import Cache
 
-from nuwa.pruners.base import LLMContext
-from nuwa.pruning.masks import format_mask
+from nuwa.pruners.base import LLMContext, LLMDecision
+from nuwa.pruning.masks import format_mask, gather_tokens
 from nuwa.pruning.segments import ImagePlan, Prompt, Segment
 
 _STATE = "_nuwa_state"
@@ -20,33 +20,48 @@ _STATE = "_nuwa_state"
 class EncodedImages:
     """The plans of the images of one call, and what a prompt about them has decided in the LLM.
 
-    ``decisions`` maps a layer to (B, L) bool in the frame of ``input_ids`` (B, L): a prompt that continues
-    ``input_ids`` keeps them, so that decoding without a cache equals decoding with one.
+    ``decisions`` maps a layer to a decision in the frame of ``input_ids`` (B, L): a prompt that continues ``input_ids``
+    keeps it, merged states included, so that decoding without a cache equals decoding with one.
     """
 
     plans: list[ImagePlan]
     input_ids: Tensor | None = None
-    decisions: dict[int, Tensor] = field(default_factory=dict)
+    decisions: dict[int, LLMDecision] = field(default_factory=dict)
 
-    def recall(self, layer: int, input_ids: Tensor, segment: Segment) -> Tensor | None:
-        """The earlier decision (B, L) at a layer in a segment's frame, if ``input_ids`` continue the same prompt."""
-        known = self.input_ids
-        if known is None or layer not in self.decisions or input_ids.shape[0] != known.shape[0]:
+    def recall(self, context: LLMContext, input_ids: Tensor, segment: Segment) -> LLMDecision | None:
+        """The earlier decision at a layer in a segment's frame, if ``input_ids`` continue the same prompt."""
+        layer = context.layer
+        asked = self.input_ids
+        if asked is None or layer not in self.decisions or input_ids.shape[0] != asked.shape[0]:
             return None
-        length = known.shape[1]
-        if input_ids.shape[1] <= length or not torch.equal(input_ids[:, :length], known):
+        length = asked.shape[1]
+        if input_ids.shape[1] <= length or not torch.equal(input_ids[:, :length], asked):
             return None
-        new = torch.ones_like(input_ids[:, length:], dtype=torch.bool)
-        return torch.cat([self.decisions[layer], new], 1).gather(1, segment.index) & segment.valid
+        old, place = self.decisions[layer], segment.index.clamp(max=length - 1)
+        known = segment.index < length
+        keep = torch.where(known, gather_tokens(old.keep, place), True) & segment.valid
+        hidden, order = old.hidden, old.order
+        if hidden is not None:
+            hidden = torch.where(known[..., None], gather_tokens(hidden, place), context.hidden)
+        if order is not None:
+            later = old.order.max() + 1 + torch.arange(segment.length, device=old.order.device)
+            order = torch.where(known, gather_tokens(order, place), later)
+        return LLMDecision(keep, hidden, order)
 
-    def remember(self, layer: int, input_ids: Tensor, segment: Segment, keep: Tensor) -> None:
-        """Store a decision ``keep`` (B, L) made in a segment's frame."""
+    def remember(self, layer: int, input_ids: Tensor, segment: Segment, decision: LLMDecision) -> None:
+        """Store a decision made in a segment's frame."""
         if self.input_ids is not input_ids:
             self.input_ids, self.decisions = input_ids, {}
-        whole = torch.zeros_like(input_ids, dtype=torch.bool)
-        rows, columns = keep.nonzero(as_tuple=True)
-        whole[rows, segment.index[rows, columns]] = True
-        self.decisions[layer] = whole
+        rows, columns = decision.keep.nonzero(as_tuple=True)
+
+        def widen(values: Tensor | None) -> Tensor | None:
+            if values is None:
+                return None
+            whole = values.new_zeros(*input_ids.shape, *values.shape[2:])
+            whole[rows, segment.index[rows, columns]] = values[rows, columns]
+            return whole
+
+        self.decisions[layer] = LLMDecision(widen(decision.keep), widen(decision.hidden), widen(decision.order))
 
 
 @dataclass
@@ -61,7 +76,7 @@ class PrefillState:
         setattr(cache, _STATE, self)
 
     def at(self, layer: int) -> Segment:
-        """The segment that runs through a layer."""
+        """The segment that runs through a layer: the latest that begins at or before it."""
         return next(segment for segment in reversed(self.segments) if segment.start <= layer)
 
 
@@ -70,7 +85,7 @@ class Step:
     """One forward of the language model over a pruned prompt: ``queries`` tokens after ``generated`` new ones.
 
     ``stages`` maps the pruning layers of a prefill to the (B, I) tokens that stay there. ``overrides`` caches, per
-    later segment, the mask and rotary embeddings that replace those of the first.
+    later segment, the mask and rotary embeddings that replace those of the one that the model was ``called_with``.
     """
 
     state: PrefillState
@@ -82,6 +97,12 @@ class Step:
     input_ids: Tensor | None = None
     overrides: dict[int, dict[str, Any]] = field(default_factory=dict)
     previous: LLMContext | None = None
+    first: LLMContext | None = None
+
+    @property
+    def called_with(self) -> Segment:
+        """The segment whose mask and ids the language model got: what entered it, and later what layer 0 cached."""
+        return self.state.segments[0] if self.prefill else self.state.at(0)
 
     def position_ids(self, segment: Segment) -> Tensor:
         """Position ids (C, B, Q) of this step's tokens."""
@@ -97,7 +118,7 @@ class Step:
         return torch.nn.functional.pad(segment.valid, (0, self.generated + self.queries), value=True)
 
     def override(self, segment: Segment, language_model: torch.nn.Module, hidden: Tensor) -> dict[str, Any]:
-        """Mask and rotary embeddings for the layers of a later segment."""
+        """Mask and rotary embeddings for the layers of a segment that the model was not called with."""
         if segment.start not in self.overrides:
             implementation = language_model.config._attn_implementation
             valid = self.valid(segment)

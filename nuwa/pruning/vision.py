@@ -74,7 +74,8 @@ def _prune_group(
     decision = pruner.prune_vision(context, plans[group[0]].schedule.vision)
     projected = None if decision.features is None else adapter.project(decision.features)
     for row, i in enumerate(group):
-        plans[i].keep = view.tokens.to(decision.keep.device)[decision.keep[row]]
+        count = decision.keep.shape[1] if decision.counts is None else int(decision.counts[row])
+        plans[i].keep = view.tokens.to(decision.keep.device)[decision.keep[row, :count]]
         plans[i].extras = {name: values[row] for name, values in decision.extras.items()}
         if projected is not None:
-            images[i] = images[i].index_copy(0, plans[i].keep, projected[row].to(images[i]))
+            images[i] = images[i].index_copy(0, plans[i].keep, projected[row, :count].to(images[i]))

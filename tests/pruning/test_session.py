@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from support import Fixed, batch, kept_tokens, pixels, plain_decode, prompt, random_llava
+from support import Fixed, Merging, batch, kept_tokens, merging_stage, pixels, plain_decode, prompt, random_llava
 
 import nuwa
 from nuwa.pruners import KeepAll
@@ -116,6 +116,36 @@ class TestBatches:
     def test_a_text_only_call_inside_a_session(self, model):
         inputs = batch(prompt(9))
         assert torch.equal(generate(model, inputs), generate(model, inputs, Fixed(3, (2,))))
+
+
+class TestMerging:
+    """States made inside the LLM, in an order of their own; and a stage before the first layer."""
+
+    @pytest.mark.parametrize("position", ["perc", "pesp", "rpme"])
+    @pytest.mark.parametrize(("row", "layers"), [("middle", (2, 4)), ("two", (0, 3))])
+    def test_against_plain_decoding(self, model, position, row, layers):
+        ids, pruner = ROWS[row], Merging(layers)
+        images = pixels(ids.count(4) // 64)
+        stages = dict.fromkeys(layers, merging_stage)
+        tokens, logits = plain_decode(model, ids, images, [list(range(64))] * len(images), stages, position, 8)
+        inputs = batch(ids) | {"pixel_values": images}
+        out = generate(model, inputs, pruner, position, output_logits=True, return_dict_in_generate=True)
+        torch.testing.assert_close(torch.cat(out.logits), logits, atol=2e-6, rtol=0)
+        assert out.sequences[0, len(ids) :].tolist() == tokens
+
+    @pytest.mark.parametrize("options", [{}, {"num_beams": 3}], ids=["greedy", "beam"])
+    def test_rows_alone_and_without_cache(self, model, options):
+        pruner = Merging((0, 3))
+        together = generate(model, padded_batch(), pruner, **options)
+        assert torch.equal(together, generate(model, padded_batch(), pruner, use_cache=False, **options))
+        for row, ids in enumerate(list(ROWS.values())[1:]):
+            alone = generate(model, batch(ids) | {"pixel_values": images_of(row)}, pruner, **options)
+            assert torch.equal(together[row, -8:], alone[0, -8:])
+
+    def test_counts(self, model):
+        with torch.no_grad(), nuwa.prune(model, Merging((0, 3))) as session:
+            model(**padded_batch())
+        assert session.report().tokens_per_layer == [33, 33, 33, 18, 18, 18]
 
 
 class TestAgainstPlainDecoding:

@@ -8,7 +8,7 @@ from support import batch, pixels, plain_attention, prompt, random_llava
 
 from nuwa.models import adapter_for
 from nuwa.pruners.base import Tap
-from nuwa.pruning.scores import llm_attention_rows
+from nuwa.pruning.scores import llm_attention_rows, llm_keys, received_attention
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +50,30 @@ def test_features_and_cls_token_are_the_selected_hidden_state(towers):
     recording = record(eager, Tap("cls_feature"))
     torch.testing.assert_close(recording.features, expected[:, 1:], atol=1e-6, rtol=0)
     torch.testing.assert_close(recording.view(Tap("cls_feature")), expected[:, :1], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(("layer", "index"), [(None, 2), (0.375, 1), (0.25, 0)])
+def test_received_attention_is_the_mean_over_heads_and_queries(towers, layer, index):
+    sdpa, eager = towers
+    expected = eager_outputs(eager).attentions[index].mean((1, 2))[:, 1:]
+    tap = Tap("received_attention", layer=layer)
+    assert expected.std() > 1e-4
+    torch.testing.assert_close(record(sdpa, tap).view(tap), expected, atol=1e-7, rtol=1e-5)
+
+
+def test_received_attention_does_not_depend_on_the_portions():
+    queries, keys = torch.randn(2, 2, 3, 50, 4, generator=torch.Generator().manual_seed(0)).unbind()
+    whole = received_attention(queries, keys, 0.5, chunk=50)
+    torch.testing.assert_close(received_attention(queries, keys, 0.5, chunk=7), whole, atol=1e-7, rtol=1e-6)
+
+
+def test_reader_taps_are_of_the_layer_that_reads_the_features(towers):
+    _, eager = towers
+    layer = eager.model.vision_tower.encoder.layers[-1].self_attn
+    hidden = eager.model.vision_tower.encoder.layers[-1].layer_norm1(eager_outputs(eager).hidden_states[-2])
+    recording = record(eager, Tap("reader_query"), Tap("reader_keys"))
+    for tap, expected in (("reader_query", layer.q_proj(hidden)[:, :1]), ("reader_keys", layer.k_proj(hidden))):
+        torch.testing.assert_close(recording.view(Tap(tap)), expected, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize(("start", "first"), [(0.5, 2), (2 / 3, 3), (0.75, 3)])
@@ -94,6 +118,35 @@ def test_llm_rows_equal_eager_attention(towers, number):
     query = torch.tensor([length - 1, length - 4])
     got = llm_attention_rows(layer, seen["hidden"], seen["rotary"], inputs["attention_mask"].bool(), query)
     torch.testing.assert_close(got, attentions[:, :, query], atol=1e-6, rtol=0)
+
+
+def test_llm_keys_rows_without_rotation_and_a_softmax_over_some_tokens(towers):
+    _, eager = towers
+    inputs = batch(prompt(4, "image", 5)) | {"pixel_values": pixels(1)}
+    seen = {}
+
+    def spy(module, args, kwargs):
+        seen.update(hidden=args[0], rotary=kwargs["position_embeddings"])
+
+    layer = eager.model.language_model.layers[2]
+    handle = layer.register_forward_pre_hook(spy, with_kwargs=True)
+    with torch.no_grad():
+        out = eager(**inputs, use_cache=True)
+        normed = layer.input_layernorm(seen["hidden"])[0]
+    handle.remove()
+    expected = out.past_key_values.layers[2].keys[0].transpose(0, 1).flatten(1)
+    torch.testing.assert_close(llm_keys(layer, seen["hidden"], seen["rotary"])[0], expected, atol=1e-6, rtol=0)
+
+    among = torch.arange(len(normed)) % 3 == 0
+    q = layer.self_attn.q_proj(normed[-1]).view(4, 16)
+    k = layer.self_attn.k_proj(normed).view(-1, 2, 16).repeat_interleave(2, 1)
+    rows = [(k[among, head] @ q[head] / 4).softmax(0) for head in range(4)]
+    last = torch.tensor([len(normed) - 1])
+    got = llm_attention_rows(
+        layer, seen["hidden"], seen["rotary"], among[None] | True, last, rotary=False, among=among[None]
+    )
+    torch.testing.assert_close(got[0, :, 0, among], torch.stack(rows), atol=1e-6, rtol=0)
+    assert not got[0, :, 0, ~among].any()
 
 
 def test_the_plain_reference_agrees_with_eager_too(towers):
