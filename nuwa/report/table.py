@@ -162,10 +162,7 @@ def _grouped(rows: Sequence[Cells]) -> dict[str, str]:
     groups: dict[str, list[str]] = {}
     for row in rows:
         groups.setdefault(row["reason"], []).append(row["run"])
-    return {
-        reason: f"{row_keys[0]}{f' and {len(row_keys) - 1} more' * (len(row_keys) > 1)}"
-        for reason, row_keys in groups.items()
-    }
+    return {reason: keys[0] + f" and {len(keys) - 1} more" * (len(keys) > 1) for reason, keys in groups.items()}
 
 
 def markdown_table(rows: Sequence[Cells]) -> str:

@@ -1,0 +1,81 @@
+"""Bad input is refused before any model loads, in one line that names the config key."""
+
+import json
+
+import pytest
+from jobs import compose, small
+
+from nuwa.evaluation.check import check, check_outputs
+from nuwa.pruning.budget import BudgetError
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("pruner.d_thresh=0", "pruner.d_thresh"),
+        ("pruner.d_thresh=abc", "pruner.d_thresh"),
+        ("dataset.samples=0", "dataset.samples"),
+        ("dataset.tasks=[singing]", "dataset.tasks"),
+        ("position.strategy=sideways", "position.strategy"),
+        ("budget.average=-1", "budget.average"),
+        ("budget.ratio=0.5", "budget.ratio"),
+        ("limit=0", "limit"),
+        ("trainer.batch_size=0", "trainer.batch_size"),
+        ("generation.top_p=2", "generation.top_p"),
+        ("generation.temperature=0", "generation.temperature"),
+        ("callbacks.pictures=-1", "callbacks.pictures"),
+    ],
+)
+def test_impossible_values(tmp_path, override, named):
+    with pytest.raises(ValueError, match=named) as caught:
+        check(small(tmp_path, override))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_good_config_builds_its_parts(tmp_path):
+    parts = check(small(tmp_path))
+    assert (parts.pruner.name, len(parts.benchmark), parts.model["device"]) == ("nuwa", 6, "cpu")
+
+
+def test_pruner_none_needs_no_budget(tmp_path):
+    assert check(small(tmp_path, "pruner=none", "budget=avg64")).pruner.budget.full
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A LLaVA-1.5 folder that is complete but for its weights' contents."""
+    config = {
+        "model_type": "llava",
+        "vision_feature_layer": -2,
+        "vision_feature_select_strategy": "default",
+        "text_config": {"model_type": "llama", "num_hidden_layers": 16, "hidden_size": 64, "num_attention_heads": 4},
+        "vision_config": {"model_type": "clip_vision_model", "image_size": 336, "patch_size": 14},
+    }
+    for name, content in (("config", config), ("tokenizer", {}), ("preprocessor_config", {})):
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    empty = json.dumps({}).encode()
+    (tmp_path / "model.safetensors").write_bytes(len(empty).to_bytes(8, "little") + empty)
+    return tmp_path
+
+
+def test_budgets_are_checked_against_the_folder_of_the_model(folder):
+    check(compose(f"model.path={folder}"))
+    with pytest.raises(BudgetError, match=r"budget\.average=600"):
+        check(compose(f"model.path={folder}", "budget.average=600"))
+
+
+def test_broken_model_folders(folder, tmp_path):
+    with pytest.raises(ValueError, match=r"model\.path=.*absent"):
+        check(compose(f"model.path={tmp_path / 'absent'}"))
+    (folder / "model.safetensors").write_bytes(b"\xff" * 10)
+    with pytest.raises(ValueError, match="truncated"):
+        check(compose(f"model.path={folder}"))
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(ValueError, match=r"tokenizer\.json"):
+        check(compose(f"model.path={folder}"))
+
+
+def test_outputs_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"paths\.outputs"):
+        check_outputs(compose(f"paths.outputs={tmp_path / 'file' / 'below'}"))

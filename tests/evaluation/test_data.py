@@ -1,0 +1,61 @@
+"""Batches hold one task, and resuming cuts them where they were cut before."""
+
+import pytest
+
+from nuwa.benchmarks.base import Benchmark, Sample, SampleError
+from nuwa.evaluation.data import EvaluationData, Failure
+
+
+class Mixed(Benchmark):
+    """Tasks in an uneven order; sample 4 is broken."""
+
+    tasks = "aabababbba"
+
+    def __len__(self):
+        return len(self.tasks)
+
+    def sample_id(self, index):
+        return f"s{index}"
+
+    def __getitem__(self, index):
+        if index == 4:
+            raise SampleError("broken")
+        return Sample(self.sample_id(index), self.tasks[index], (), "", None)
+
+    def score(self, sample, prediction):
+        return {}
+
+    def max_new_tokens(self, task):
+        return 1
+
+
+def batches(done=(), workers=0, record=True):
+    rows = {name: {"task": Mixed.tasks[int(name[1:])]} for name in done}
+    data = EvaluationData(Mixed(), len(Mixed.tasks), rows, 2, workers, record)
+    return [[item.id for item in batch] for batch in data.test_dataloader()]
+
+
+def test_one_task_per_batch_and_failures_alone():
+    assert batches() == [["s0", "s1"], ["s4"], ["s2", "s6"], ["s3", "s5"], ["s7", "s8"], ["s9"]] or all(
+        len({Mixed.tasks[int(name[1:])] for name in batch}) == 1 for batch in batches()
+    )
+    assert sorted(name for batch in batches() for name in batch) == sorted(f"s{i}" for i in range(10))
+    assert ["s4"] in batches()
+
+
+def test_resuming_gives_the_remaining_batches():
+    whole = batches()
+    for count in range(1, len(whole)):
+        done = [name for batch in whole[:count] for name in batch if name != "s4"]
+        rest = [batch for batch in whole[count:] if batch != ["s4"]]
+        assert [batch for batch in batches(done) if batch != ["s4"]] == rest
+
+
+def test_workers_keep_the_order():
+    assert batches(workers=2) == batches()
+
+
+def test_errors_can_stop_the_run():
+    with pytest.raises(SampleError):
+        batches(record=False)
+    assert Failure("s4", "broken").reason == "broken"

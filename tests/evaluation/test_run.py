@@ -1,0 +1,139 @@
+"""One job in a process: what it writes, what it skips, and how it fails."""
+
+import json
+import logging
+
+import pytest
+import torch
+from jobs import small
+from PIL import Image
+
+from nuwa.evaluation import run as run_module
+from nuwa.evaluation.journal import read_rows
+from nuwa.evaluation.result import read_result
+from nuwa.evaluation.run import JOURNAL, run_job
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """A finished job with its unpruned run."""
+    outputs = tmp_path_factory.mktemp("outputs")
+    return run_job(small(outputs, "callbacks=default", "callbacks.progress=false", "probe=memory"))
+
+
+def test_result_carries_what_the_design_promises(done):
+    result = read_result(done)
+    assert (result["status"], result["n"], result["n_failed"]) == ("done", 6, 0)
+    assert {"vqa/exact_match", "vg/acc@0.5", "vg/miou"} <= set(result["metrics"]) == set(result["standard_errors"])
+    assert result["tokens_per_layer"] == [28, 28, 4, 4]
+    assert (result["tokens_entering"], result["tokens_leaving"], result["tokens_per_image"]) == (16, 10, 64)
+    assert result["llm_tflops"] > 0 and result["metric_mflops"] > 0
+    assert result["kv_cache_bytes"] == 2 * 64 * 32 * 4
+    assert result["timings"]["seconds_per_sample"] > 0 and result["timings"]["peak_memory_mb"] > 0
+    assert result["environment"]["packages"]["torch"].startswith(torch.__version__.split("+")[0])
+    assert result["environment"]["attention"] == "sdpa" and result["environment"]["device"].startswith("cpu")
+    assert result["run_key"] == done.name and result["config"]["pruner"]["d_thresh"] == 280
+    assert result["retention"] == {} or all(0 <= kept["low"] <= kept["high"] for kept in result["retention"].values())
+
+
+def test_the_unpruned_run_lies_beside_it(done):
+    baseline = read_result(done.parent / read_result(done)["baseline"])
+    assert (baseline["status"], baseline["method"], baseline["tokens_entering"]) == ("done", "none", 64)
+
+
+def test_rows_carry_what_a_reader_needs(done):
+    row = read_rows(done / JOURNAL)[0]
+    assert {"id", "task", "prompt", "target", "prediction", "scores", "kept", "status"} <= set(row)
+    assert row["kept"] == [[[0, 28], [2, 4]]]
+
+
+def test_pictures_of_the_first_samples(done):
+    pictures = sorted((done / "pictures").glob("*.png"))
+    assert len(pictures) == 4
+    assert Image.open(pictures[0]).width > Image.open(pictures[0]).height  # two stages, side by side
+
+
+def test_a_finished_job_is_skipped_without_loading(done, monkeypatch):
+    monkeypatch.setattr(run_module, "_compute", lambda *args: pytest.fail("computed again"))
+    before = (done / "result.json").stat().st_mtime_ns
+    assert run_job(small(done.parent.parent)) == done
+    assert (done / "result.json").stat().st_mtime_ns == before
+
+
+def test_resume_false_computes_again(done):
+    before = (done / "result.json").stat().st_mtime_ns
+    assert run_job(small(done.parent.parent, "resume=false")) == done
+    assert (done / "result.json").stat().st_mtime_ns != before
+    assert len(read_rows(done / JOURNAL)) == 6
+
+
+def test_batch_size_does_not_change_answers(done, tmp_path):
+    other = run_job(small(tmp_path, "trainer.batch_size=5", "baseline=skip"))
+    one, two = ({row["id"]: row["prediction"] for row in read_rows(folder / JOURNAL)} for folder in (done, other))
+    assert other.name == done.name and one == two
+
+
+def test_sampling_does_not_depend_on_what_ran_before(tmp_path):
+    answers = []
+    for name in ("a", "b"):
+        torch.manual_seed(len(answers))
+        folder = run_job(small(tmp_path / name, "generation=sample", "baseline=skip", "limit=2"))
+        answers.append((folder / JOURNAL).read_text())
+    assert answers[0] == answers[1]
+
+
+def test_a_budget_out_of_reach_is_a_result(tmp_path):
+    result = read_result(run_job(small(tmp_path, "budget.average=80")))
+    assert result["status"] == "unreachable" and "budget.average=80" in result["reason"]
+
+
+@pytest.mark.parametrize("override", ["pruner.d_thresh=0", "pruner.d_thresh=abc"])
+def test_a_bad_point_leaves_its_reason(tmp_path, override, caplog):
+    with caplog.at_level(logging.ERROR):
+        result = read_result(run_job(small(tmp_path, override)))
+    assert result["status"] == "failed" and "pruner.d_thresh" in result["reason"]
+    assert len(caplog.records) == 1 and "Traceback" not in caplog.text
+
+
+def test_a_crash_leaves_its_reason_and_the_next_call_resumes(tmp_path, monkeypatch):
+    generate = run_module.Evaluation._generate
+
+    def crash(self, inputs, samples):
+        if len(self.journal) >= 2:
+            raise RuntimeError("out of memory")
+        return generate(self, inputs, samples)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module.Evaluation, "_generate", crash)
+        folder = run_job(small(tmp_path, "baseline=skip"))
+    result = read_result(folder)
+    assert result["status"] == "failed" and result["reason"] == "RuntimeError: out of memory" and result["traceback"]
+    assert len(read_rows(folder / JOURNAL)) == 2
+    assert read_result(run_job(small(tmp_path, "baseline=skip")))["status"] == "done"
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A folder of two pictures of which one cannot be read."""
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "good.png")
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    rows = [{"image": f"{name}.png", "question": "Red?", "answer": "yes"} for name in ("bad", "good")]
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return [f"dataset.path={tmp_path}"]
+
+
+def local(outputs, pictures, *overrides):
+    return small(outputs, "baseline=skip", "dataset=local", "dataset.samples=null", *pictures, *overrides)
+
+
+def test_an_unreadable_picture_is_recorded(tmp_path, pictures):
+    folder = run_job(local(tmp_path / "out", pictures))
+    result = read_result(folder)
+    assert (result["status"], result["n"], result["n_failed"]) == ("done", 1, 1)
+    failed = next(row for row in read_rows(folder / JOURNAL) if row["status"] == "failed")
+    assert "bad.png" in failed["reason"]
+
+
+def test_an_unreadable_picture_can_stop_the_run(tmp_path, pictures):
+    result = read_result(run_job(local(tmp_path / "out", pictures, "on_error=raise")))
+    assert result["status"] == "failed" and "bad.png" in result["reason"]

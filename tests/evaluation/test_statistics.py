@@ -1,0 +1,47 @@
+"""Errors and retention against what is known by hand."""
+
+import numpy as np
+import pytest
+
+from nuwa.evaluation.statistics import retention, share_intervals, standard_errors, wilson
+
+
+def rows(values, task="vqa"):
+    return [{"id": f"{task}{i}", "task": task, "scores": {f"{task}/m": float(v)}} for i, v in enumerate(values)]
+
+
+def mean(chosen):
+    columns: dict[str, list[float]] = {}
+    for row in chosen:
+        for name, value in row["scores"].items():
+            columns.setdefault(name, []).append(value)
+    return {name: float(np.mean(column)) for name, column in columns.items()}
+
+
+def test_standard_error_of_a_share():
+    data = rows([1] * 30 + [0] * 70) + rows([1, 0] * 20, "vg")
+    errors = standard_errors(data, mean)
+    assert errors["vqa/m"] == pytest.approx((0.3 * 0.7 / 100) ** 0.5, rel=0.1)
+    assert errors["vg/m"] == pytest.approx((0.25 / 40) ** 0.5, rel=0.1)
+
+
+def test_wilson_against_published_values():
+    assert wilson(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-3)
+    assert wilson(10, 10) == pytest.approx((0.7225, 1.0), abs=1e-3)
+    assert share_intervals(rows([1] * 10))["vqa/m"] == wilson(10, 10)
+    assert share_intervals(rows([0.5])) == {}
+
+
+def test_retention_is_paired():
+    full, pruned = rows([1, 1, 0, 1] * 25), rows([1, 0, 0, 1] * 25)
+    found = retention(pruned, full, mean)["vqa/m"]
+    assert found["value"] == pytest.approx(2 / 3)
+    assert found["low"] < 2 / 3 < found["high"]
+    same = retention(full, full, mean)["vqa/m"]
+    assert same == {"value": 1.0, "low": 1.0, "high": 1.0}  # an unpaired interval would have a width
+
+
+def test_retention_uses_common_samples_and_skips_zero_baselines():
+    assert retention(rows([1, 1]), rows([1]), mean)["vqa/m"]["value"] == 1.0
+    assert retention(rows([1, 1]), rows([0, 0]), mean) == {}
+    assert retention(rows([1]), [], mean) == {}

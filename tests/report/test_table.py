@@ -1,0 +1,63 @@
+"""The table says what differs between runs, what each found, and why some found nothing."""
+
+import csv
+import io
+
+import pytest
+
+from nuwa.evaluation.result import write_result
+from nuwa.report.__main__ import main
+from nuwa.report.table import collect, csv_table, find_runs, markdown_table, rows_of
+
+
+def result(method, score, **pruner):
+    target = {"none": "none.KeepAll", "nuwa": "nuwa.Nuwa", "fastv": "fastv.FastV"}[method]
+    return {
+        "status": "done",
+        "method": method,
+        "config": {"pruner": {"_target_": f"nuwa.pruners.{target}", **pruner}, "budget": {"average": 64.0}, "seed": 0},
+        "n": 10,
+        "n_failed": 0,
+        "metrics": {"vqa/exact_match": score, "vg/acc@0.5": score / 2, "vg/miou": 0.1},
+        "standard_errors": {"vqa/exact_match": 0.01, "vg/acc@0.5": 0.02, "vg/miou": 0.01},
+        "retention": {"vqa/exact_match": {"value": 0.5, "low": 0.4, "high": 0.6}},
+        "tokens_entering": 64.0,
+        "llm_tflops": 0.6476,
+        "timings": {"seconds_per_sample": 0.1},
+    }
+
+
+@pytest.fixture
+def runs(tmp_path):
+    failed = {"status": "failed", "reason": "a | b [bold]", "config": result("nuwa", 0, d_thresh=9.0)["config"]}
+    results = [result("nuwa", 0.5, d_thresh=280.0), result("nuwa", 0.4, d_thresh=18.0), failed, result("none", 0.9)]
+    for number, content in enumerate(results):
+        (tmp_path / f"run{number}").mkdir()
+        write_result(tmp_path / f"run{number}", content)
+    (tmp_path / "run9").mkdir()
+    (tmp_path / "run9" / "predictions.jsonl").write_text('{"run_key": "run9"}\n{"torn')
+    return tmp_path
+
+
+def test_rows(runs):
+    rows = rows_of(collect(find_runs(runs)))
+    assert [row["method"] for row in rows] == ["none", "?", "nuwa", "nuwa", "nuwa"]
+    assert [row["d_thresh"] for row in rows] == ["", "", "9", "18", "280"]
+    assert [row["status"] for row in rows] == ["done", "unfinished", "failed", "done", "done"]
+    assert rows[1]["reason"] == "1 samples computed, no result yet"
+    assert rows[0]["vqa/exact_match"] == "0.900 ±0.010" and rows[0]["vqa retained"] == "50.0% [40.0%, 60.0%]"
+    assert "vg/acc@0.5" in rows[0] and "vg/miou" not in rows[0] and "seed" not in rows[0]
+
+
+def test_formats(runs, capsys):
+    rows = rows_of(collect(find_runs(runs)))
+    assert "a \\| b [bold]" in markdown_table(rows)
+    assert next(csv.DictReader(io.StringIO(csv_table(rows))))["method"] == "none"
+    for form in ("table", "markdown", "csv"):
+        assert main([str(runs), "--format", form]) == 0
+        assert "a " in (printed := capsys.readouterr().out) and "[bold]" in printed
+
+
+def test_an_empty_folder_is_an_error(tmp_path, capsys):
+    assert main([str(tmp_path)]) == 1
+    assert "no runs below" in capsys.readouterr().err
