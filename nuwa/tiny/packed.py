@@ -70,6 +70,15 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = Non
     return scores.softmax(-1, dtype=scores.dtype) @ value
 
 
+def _attend_causal(query: Tensor, key: Tensor, value: Tensor, blocks: int = 2) -> Tensor:
+    """Causal attention, block of queries by block, without the keys that lie after the block."""
+    length = query.shape[2]
+    mask, step = _causal_mask(length, query.dtype), -(-length // blocks)
+    bounds = [(start, min(start + step, length)) for start in range(0, length, step)]
+    parts = [_attend(query[:, :, a:b], key[:, :, :b], value[:, :, :b], mask[a:b, :b]) for a, b in bounds]
+    return torch.cat(parts, 2)
+
+
 @lru_cache
 def _causal_mask(length: int, dtype: torch.dtype) -> Tensor:
     return torch.full((length, length), -1e9).triu(1).to(dtype)
@@ -103,7 +112,7 @@ def packed_forward(
             hidden = hidden[:, prefix:]
         else:
             head = (tensor[:, :, :prefix] for tensor in (query, key, value))
-            mixed = torch.cat([_attend(*head, _causal_mask(prefix, query.dtype)), mixed], 2)
+            mixed = torch.cat([_attend_causal(*head), mixed], 2)
         hidden = hidden + layer.self_attn.o_proj(mixed.transpose(1, 2).flatten(2))
         hidden = hidden + layer.mlp(_norm(layer.post_attention_layernorm, hidden))
         if index == tap - 1:

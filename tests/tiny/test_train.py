@@ -1,0 +1,87 @@
+"""Training: a killed run continues to the weights of an uninterrupted one, and its log and checkpoint are usable."""
+
+import csv
+from dataclasses import replace
+
+import pytest
+import torch
+
+from nuwa.tiny.data import stage_at
+from nuwa.tiny.export import build_processor, export_weights
+from nuwa.tiny.train import RECIPE, Journal, Recipe, TinyLlava, train
+
+
+@pytest.fixture(scope="module")
+def short():
+    """Two steps on the tower and four with the language model, on the smallest windows."""
+    recipe = Recipe.load(RECIPE)
+    tower, joint = recipe.stages[0], next(stage for stage in recipe.stages if stage.questions)
+    stages = [replace(tower, steps=2, batch=2), replace(joint, steps=4, batch=2, questions=2)]
+    return replace(recipe, stages=stages, warmup=2)
+
+
+class Killed(Exception):
+    pass
+
+
+def kill_after(step, monkeypatch):
+    end = Journal.on_train_batch_end
+
+    def hook(self, trainer, module, *rest):
+        end(self, trainer, module, *rest)
+        if trainer.global_step == step:
+            raise Killed
+
+    monkeypatch.setattr(Journal, "on_train_batch_end", hook)
+
+
+def test_a_killed_run_resumes_to_the_same_weights(short, tmp_path, monkeypatch):
+    whole = train(short, tmp_path / "whole", captions=256)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_after(5, patch)
+        train(short, tmp_path / "killed", save_every=1, captions=256)
+    resumed = train(short, tmp_path / "killed", resume=True, save_every=1, captions=256)
+    for name, weight in whole.state_dict().items():
+        torch.testing.assert_close(resumed.state_dict()[name], weight, atol=0, rtol=0, msg=name)
+
+
+def test_the_log_has_rows_and_the_checkpoint_exports(short, tmp_path, monkeypatch):
+    monkeypatch.setattr(Journal.__init__, "__defaults__", (2,))
+    train(short, tmp_path / "run", captions=256)
+    with (tmp_path / "run" / "log.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == ["2", "4", "6"]
+    assert rows[0]["answer"] == "" and float(rows[2]["answer"]) > 0
+    assert export_weights(tmp_path / "run" / "last.ckpt", tmp_path / "export") == 6
+    assert (tmp_path / "export" / "model.safetensors").stat().st_size < 15e6
+
+
+def test_tower_stages_leave_the_language_model_alone(short, tmp_path):
+    only_tower = replace(short, stages=short.stages[:1])
+    before = TinyLlava(only_tower).model.model.language_model.state_dict()
+    after = train(only_tower, tmp_path, captions=256).model.model.language_model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_rates_warm_up_and_fall_in_every_stage():
+    recipe = Recipe.load(RECIPE)
+    done = 0
+    for stage in recipe.stages:
+        assert recipe.rate(done) < recipe.rate(done + recipe.warmup)
+        assert recipe.rate(done + stage.steps - 1) == pytest.approx(stage.lr[1], abs=0.01)
+        assert stage_at(recipe.stages, done) == (stage, 0)
+        done += stage.steps
+    assert recipe.steps == done
+
+
+def test_every_batch_splits_over_two_processes():
+    assert all(stage.batch % 2 == 0 for stage in Recipe.load(RECIPE).stages)
+
+
+def test_processor_pads_to_a_square_with_the_mean_color():
+    from PIL import Image
+
+    pixels = build_processor().image_processor(Image.new("RGB", (96, 48), "white"), return_tensors="pt")["pixel_values"]
+    assert pixels.shape == (1, 3, 96, 96)
+    assert pixels[0, :, 0].abs().max() < 0.02  # the mean colour, 127 of 255, is 0 after normalising
+    assert (pixels[0, :, 48] > 1.9).all()
