@@ -10,8 +10,9 @@ import time
 import pytest
 from jobs import ROOT, SMALL, small
 
+from nuwa.evaluation.journal import JOURNAL
 from nuwa.evaluation.result import read_result
-from nuwa.evaluation.run import JOURNAL, run_job
+from nuwa.evaluation.run import run_job
 
 
 @pytest.fixture

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 Row = dict[str, Any]
+JOURNAL = "predictions.jsonl"
 
 
 class JournalError(RuntimeError):
-    """A journal that cannot be used or written; the message names the file."""
+    """A journal that cannot be used or written, or that holds no answer; the message says which."""
 
 
 class Journal:

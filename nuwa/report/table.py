@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from nuwa.evaluation.journal import JournalError, read_rows
+from nuwa.evaluation.journal import JOURNAL, JournalError, read_rows
 from nuwa.evaluation.result import read_result
 
 Result = dict[str, Any]
@@ -38,7 +38,7 @@ def collect(folders: Iterable[Path]) -> list[Result]:
 
 def find_runs(root: Path) -> list[Path]:
     """Every run folder at or below ``root``."""
-    names = ("result.json", "predictions.jsonl")
+    names = ("result.json", JOURNAL)
     return sorted({file.parent for name in names for file in Path(root).rglob(name)})
 
 

@@ -8,10 +8,10 @@ import torch
 from jobs import small
 from PIL import Image
 
-from nuwa.evaluation import run as run_module
-from nuwa.evaluation.journal import read_rows
+from nuwa.evaluation import compute as compute_module
+from nuwa.evaluation.journal import JOURNAL, read_rows
 from nuwa.evaluation.result import read_result
-from nuwa.evaluation.run import JOURNAL, run_job
+from nuwa.evaluation.run import run_job
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def test_pictures_of_the_first_samples(done):
 
 
 def test_a_finished_job_is_skipped_without_loading(done, monkeypatch):
-    monkeypatch.setattr(run_module, "_compute", lambda *args: pytest.fail("computed again"))
+    monkeypatch.setattr(compute_module, "compute", lambda *args: pytest.fail("computed again"))
     before = (done / "result.json").stat().st_mtime_ns
     assert run_job(small(done.parent.parent)) == done
     assert (done / "result.json").stat().st_mtime_ns == before
@@ -96,7 +96,7 @@ def test_a_bad_point_leaves_its_reason(tmp_path, override, caplog):
 
 
 def test_a_crash_leaves_its_reason_and_the_next_call_resumes(tmp_path, monkeypatch):
-    generate = run_module.Evaluation._generate
+    generate = compute_module.Evaluation._generate
 
     def crash(self, inputs, samples):
         if len(self.journal) >= 2:
@@ -104,7 +104,7 @@ def test_a_crash_leaves_its_reason_and_the_next_call_resumes(tmp_path, monkeypat
         return generate(self, inputs, samples)
 
     with monkeypatch.context() as patch:
-        patch.setattr(run_module.Evaluation, "_generate", crash)
+        patch.setattr(compute_module.Evaluation, "_generate", crash)
         folder = run_job(small(tmp_path, "baseline=skip"))
     result = read_result(folder)
     assert result["status"] == "failed" and result["reason"] == "RuntimeError: out of memory" and result["traceback"]

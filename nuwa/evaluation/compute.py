@@ -1,0 +1,149 @@
+"""The work of one job: load the model, answer what the journal lacks, sum up."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+import warnings
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Trainer
+from lightning.pytorch.callbacks import Callback
+from omegaconf import DictConfig
+
+from nuwa import prune
+from nuwa.config import OnError, build, is_baseline
+from nuwa.evaluation.callbacks import PICTURES, KeptTokenPictures, SampleProgress
+from nuwa.evaluation.check import Parts
+from nuwa.evaluation.data import EvaluationData
+from nuwa.evaluation.journal import JOURNAL, Journal, JournalError, Row, read_rows
+from nuwa.evaluation.loggers import log_result, run_logger
+from nuwa.evaluation.module import TIMINGS, Evaluation, read_timings
+from nuwa.evaluation.result import costs, environment
+from nuwa.evaluation.statistics import retention, share_intervals, standard_errors
+from nuwa.models import adapter_for
+from nuwa.models.loading import LoadedModel
+
+QUIET = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
+SAMPLING = ("temperature", "top_p")
+
+
+def compute(cfg: DictConfig, folder: Path, parts: Parts, baseline: Path | None) -> dict[str, Any]:
+    """Everything of result.json for a run that works; ``baseline`` is the folder of the unpruned run, if there is one.
+
+    Raises:
+        Exception: whatever goes wrong; the journal keeps what was computed before.
+    """
+    start = time.perf_counter()
+    count = min(cfg.limit or len(parts.benchmark), len(parts.benchmark))
+    if not cfg.resume:
+        for name in (JOURNAL, TIMINGS):
+            (folder / name).unlink(missing_ok=True)
+    journal = Journal(folder / JOURNAL, folder.name)
+    if len(journal) < count:  # the last batch may have been cut short by a kill: it is computed again as a whole
+        last = journal.rows[-1]["batch"] if len(journal) else None
+        journal.keep(sum(row["batch"] != last for row in journal.rows))
+    loading = time.perf_counter()
+    loaded = _load(json.dumps(parts.model, sort_keys=True))
+    load_seconds = time.perf_counter() - loading
+    with run_logger(cfg, folder, folder.name) as logger:
+        _answer(cfg, folder, parts, loaded, journal, count, logger)
+        if len(journal) < count:
+            raise JournalError(f"stopped after {len(journal)} of {count} samples; the same command goes on from there")
+        outcome = _summarise(cfg, parts, loaded, journal.rows, baseline)
+        answered, seconds = read_timings(folder)
+        outcome["timings"] = {
+            "answering_seconds": seconds,
+            "seconds_per_sample": seconds / answered if answered else None,
+            "batch_size": cfg.trainer.batch_size,
+            "load_seconds": load_seconds,
+            "job_seconds": time.perf_counter() - start,
+            **(_peak_memory() if cfg.probe.memory else {}),
+        }
+        outcome |= {"run_key": folder.name, "environment": environment(loaded.model)}
+        log_result(logger, cfg, outcome, journal.rows, folder / PICTURES)
+    return outcome
+
+
+@lru_cache(maxsize=1)
+def _load(options: str) -> LoadedModel:
+    """The model of the last job or, if its options differ, a new one in its place."""
+    return build(json.loads(options))
+
+
+def _answer(
+    cfg: DictConfig, folder: Path, parts: Parts, loaded: LoadedModel, journal: Journal, count: int, logger: Any
+) -> None:
+    """Answer the samples that the journal lacks."""
+    if len(journal) >= count:
+        return
+    for name in QUIET:  # a banner per job
+        logging.getLogger(name).setLevel(logging.ERROR)
+    record = cfg.on_error == OnError.record
+    done = {row["id"]: row for row in journal.rows}
+    data = EvaluationData(parts.benchmark, count, done, cfg.trainer.batch_size, cfg.trainer.num_workers, record)
+    generation = {
+        key: value for key, value in cfg.generation.items() if cfg.generation.do_sample or key not in SAMPLING
+    }
+    callbacks: list[Callback] = [KeptTokenPictures(folder, cfg.callbacks.pictures)]
+    if cfg.callbacks.progress:
+        callbacks.append(SampleProgress(f"{parts.pruner.name} {folder.name}", count))
+    trainer = Trainer(
+        accelerator=cfg.trainer.accelerator.name,
+        devices=1,
+        logger=logger or False,
+        callbacks=callbacks,
+        enable_progress_bar=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+    )
+    with warnings.catch_warnings(), prune(loaded.model, parts.pruner, position=cfg.position.strategy) as session:
+        warnings.filterwarnings("ignore", module=r"lightning\..*")  # advice about training loops
+        module = Evaluation(loaded, parts.benchmark, session, journal, generation, cfg.seed, record)
+        trainer.test(module, datamodule=data, verbose=False)
+
+
+def _summarise(
+    cfg: DictConfig, parts: Parts, loaded: LoadedModel, rows: list[Row], baseline: Path | None
+) -> dict[str, Any]:
+    """Metrics, their errors and their costs, from the journal alone."""
+    answered = [row for row in rows if row["status"] == "ok"]
+    if not answered:
+        raise JournalError(f"none of the {len(rows)} samples could be used; the first: {rows[0]['reason']}")
+
+    def aggregate(chosen: list[Row]) -> dict[str, float]:
+        return parts.benchmark.aggregate([row["scores"] for row in chosen])
+
+    outcome: dict[str, Any] = {
+        "status": "done",
+        "method": parts.pruner.name,
+        "model": loaded.name,
+        "dataset": parts.benchmark.name,
+        "position": parts.pruner.native_position if cfg.position.strategy == "native" else cfg.position.strategy,
+        "seed": cfg.seed,
+        "n": len(answered),
+        "n_failed": len(rows) - len(answered),
+        "metrics": aggregate(answered),
+        "standard_errors": standard_errors(answered, aggregate),
+        "intervals": share_intervals(answered),
+    }
+    if baseline is not None:
+        unpruned = answered if is_baseline(cfg) else [r for r in read_rows(baseline / JOURNAL) if r["status"] == "ok"]
+        outcome |= {"baseline": baseline.name, "retention": retention(answered, unpruned, aggregate)}
+    value_bytes = torch.finfo(loaded.model.dtype).bits // 8
+    return outcome | costs(answered, parts.pruner, adapter_for(loaded.model).shape, value_bytes)
+
+
+def _peak_memory() -> dict[str, float]:
+    """Largest memory of this process so far (earlier jobs of a sweep included), and of the GPU."""
+    import resource  # not on every platform
+
+    peak = {"peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    if torch.cuda.is_available():
+        peak["peak_gpu_memory_mb"] = torch.cuda.max_memory_allocated() / 2**20
+    return peak
