@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -71,6 +71,17 @@ class Benchmark(ABC):
     @abstractmethod
     def max_new_tokens(self, task: str) -> int:
         """How many tokens an answer of ``task`` may take."""
+
+    def take(self, limit: int | None) -> int:
+        """How many samples a run that is limited to ``limit`` computes (None: all); they are the first ones."""
+        return len(self) if limit is None else min(limit, len(self))
+
+    def metrics(self, rows: Sequence[Mapping]) -> Scores:
+        """The numbers that are printed, from journal rows: ``scores``, ``target``, ``prediction`` of every sample.
+
+        Means of the scores, unless a benchmark's numbers depend on more than that. The first one is the headline.
+        """
+        return self.aggregate(row["scores"] for row in rows)
 
     def aggregate(self, rows: Iterable[Scores]) -> Scores:
         """Mean of every metric over the rows that have it, in the order in which metrics first appear."""

@@ -1,0 +1,64 @@
+"""The soft accuracy of VQAv2 and TextVQA: answers are normalised, then counted among ten annotators'.
+
+Facts of the VQA challenge's evaluation as lmms-eval v0.3.4 (a863517) runs it, its oddities included.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+_WORDS = """
+ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've he's
+how'd how'll how's isn't it'd it'd've it'll ma'am mightn't mightn't've might've mustn't must've needn't not've o'clock
+oughtn't 'ow's'at shan't she'd've should've shouldn't shouldn't've somebody'd've somebody'll somebody's someone'd
+someone'd've someone'll someone's something'd something'd've something'll that's there'd there'd've there're there's
+they'd they'd've they'll they're they've 'twas wasn't we'd've we've weren't what'll what're what's what've when's
+where'd where's where've who'd who'd've who'll who's who've why'll why're why's won't would've wouldn't wouldn't've
+y'all y'all'll y'all'd've you'd you'd've you'll you're you've
+"""
+CONTRACTIONS = {
+    word[:place] + word[place + 1 :]: word for word in _WORDS.split() for place, sign in enumerate(word) if sign == "'"
+} | {"somebody'd": "somebodyd"}
+"""A word with one apostrophe left out -> the word. The last entry goes the wrong way in the reference too."""
+
+_NUMBER_WORDS = "zero one two three four five six seven eight nine ten"
+NUMBERS = {word: str(value) for value, word in enumerate(_NUMBER_WORDS.split())} | {"none": "0"}
+ARTICLES = ("a", "an", "the")
+PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
+_DIGIT_COMMA_DIGIT = re.compile(r"\d,\d")
+_LAST_PERIODS = re.compile(r"(?!<=\d)\.(?!\d)")
+PERIODS = 32  # the reference passes a flag where the count belongs
+
+
+def normalise(text: str) -> str:
+    """What a prediction is compared as: lower case, no punctuation, no articles, numbers as digits."""
+    text = text.lower().replace(",", "").replace("?", "").replace("'s", " 's").strip()
+    return plain_words(without_punctuation(on_one_line(text)))
+
+
+def on_one_line(text: str) -> str:
+    """White space at the ends gone, newlines and tabs as spaces."""
+    return text.replace("\n", " ").replace("\t", " ").strip()
+
+
+def without_punctuation(text: str) -> str:
+    """Delete a sign if it touches a space anywhere or the text has digit,digit; otherwise it becomes a space."""
+    out = text
+    for sign in PUNCTUATION:
+        touches = f"{sign} " in text or f" {sign}" in text or _DIGIT_COMMA_DIGIT.search(text)
+        out = out.replace(sign, "" if touches else " ")
+    return _LAST_PERIODS.sub("", out, count=PERIODS)
+
+
+def plain_words(text: str) -> str:
+    """Lower case, articles dropped, small numbers as digits, contractions with their apostrophe, one space between."""
+    words = [NUMBERS.get(word, word) for word in text.lower().split()]
+    return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
+
+
+def soft_accuracy(answers: Sequence[str], said: str) -> float:
+    """Mean over annotators of min(1, matches among the others / 3): 0.3, 0.6, 0.9, 1 for one to four of ten."""
+    matches = [answer == said for answer in answers]
+    total = sum(matches)
+    return sum(min(1.0, (total - match) / 3) for match in matches) / len(matches)

@@ -1,0 +1,58 @@
+"""GQA: compositional questions with one-word answers. Source: lmms-eval v0.3.4 (a863517), task ``gqa``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from PIL import Image
+
+from nuwa.benchmarks.base import SampleError, Scores
+from nuwa.benchmarks.hub import Doc, Entry, HubBenchmark, a_text, identifier
+from nuwa.benchmarks.rows import load_rows
+from nuwa.benchmarks.scoring import exact_match
+
+
+def score(doc: Doc, text: str) -> Scores:
+    """Equal to ``doc["answer"]`` once stripped, lowered and without ASCII punctuation."""
+    return {"gqa/exact_match": exact_match((doc["answer"],), text)}
+
+
+@dataclass(kw_only=True, eq=False)
+class GQA(HubBenchmark):
+    """Pictures are a config of their own (``image_config``), joined by id. Rows with an ``image`` need no join."""
+
+    image_config: str
+
+    task: ClassVar = "gqa"
+    columns: ClassVar = {"id": identifier, "imageId": identifier, "question": a_text, "answer": a_text}
+    keys: ClassVar = ("id",)
+    pictures: ClassVar = ()
+    scored: ClassVar = ("answer",)
+
+    def load(self):
+        """Questions; and beside them the pictures, of which the same few hundred belong to all questions."""
+        rows = super().load()
+        self.photos, self.photo_rows = rows, None
+        if "image" not in rows.columns:
+            self.photos = load_rows(self.hub, self.image_config, self.split, self.revision, self.path)
+            self.require(self.photos, ("id", "image"))
+            self.photo_rows = {str(keys["id"]): row for row, keys in enumerate(self.photos.keys(("id",))) if keys}
+        return rows
+
+    def entries(self, row: int, keys: Doc) -> Iterator[Entry]:
+        yield identifier(keys["id"]), None
+
+    def images(self, row: int, doc: Doc) -> list[Image.Image]:
+        if self.photo_rows is not None:
+            if doc["imageId"] not in self.photo_rows:
+                raise SampleError(f"its picture {doc['imageId']} is not in {self.photos.source}")
+            row = self.photo_rows[doc["imageId"]]
+        return self.photos.pictures(row, "image")
+
+    def fill(self, doc: Doc) -> Mapping[str, str]:
+        return {"question": doc["question"]}
+
+    def score_document(self, doc: Doc, text: str) -> Scores:
+        return score(doc, text)

@@ -1,0 +1,241 @@
+"""What the published data sets share: columns that are checked, ids, groups, prompts with slots.
+
+A data set is a subclass that names its columns and gives its slots and its scorer; ``conf/dataset`` says where it is
+found, what its prompt is, and how long answers may be. Scorers are pure functions of a document (the columns that a
+score depends on) and a text. All shares are in 0..1: multiply by 100 for the numbers that papers print.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from PIL import Image
+
+from nuwa.benchmarks.base import Benchmark, BenchmarkError, Sample, SampleError, Scores
+from nuwa.benchmarks.rows import load_rows
+
+Doc = dict[str, Any]
+Entry = tuple[str, str | None]
+"""A sample's id, and the group that it is scored with (None: alone)."""
+
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_SLOT = re.compile(r"\{(\w+)\}")
+
+
+@dataclass(kw_only=True, eq=False)
+class HubBenchmark(Benchmark):
+    """Rows of the hub, or of a local copy with the same columns, as samples.
+
+    Args:
+        name: of the data set, in tables.
+        hub: ids on the hub, the first that can be had is taken; they moved in 2025.
+        config, split, revision: as the hub calls them; a revision pins the data.
+        path: a local copy: a folder of parquet, or jsonl and pictures.
+        prompt: the user's turn, with slots.
+        answer_tokens: how many tokens an answer may take.
+
+    Raises:
+        BenchmarkError: the data cannot be had, lacks a column, repeats an id, or the prompt has an unknown slot.
+    """
+
+    name: str
+    hub: list[str]
+    config: str | None = None
+    split: str
+    revision: str | None = None
+    path: str | None = None
+    prompt: str
+    answer_tokens: int
+
+    task: ClassVar[str]
+    columns: ClassVar[Mapping[str, Callable[[object], object]]]
+    """Text columns, each with the check that its cells must pass."""
+    keys: ClassVar[tuple[str, ...]] = ()
+    """Columns that ids and groups are made of."""
+    grouped: ClassVar[bool] = False
+    """Whether samples are scored together with others."""
+    pictures: ClassVar[tuple[str, ...]] = ("image",)
+    slots: ClassVar[tuple[str, ...]] = ("question",)
+    scored: ClassVar[tuple[str, ...]]
+    """Columns that the scorer reads; they are the sample's target."""
+
+    def __post_init__(self) -> None:
+        self.check_prompt("prompt", self.prompt)
+        if self.answer_tokens < 1:
+            raise BenchmarkError(f"dataset.answer_tokens={self.answer_tokens} must be at least 1")
+        self.rows = self.load()
+        self.require(self.rows, (*self.columns, *self.pictures))
+        self._index()
+
+    def load(self):
+        """The rows."""
+        return load_rows(self.hub, self.config, self.split, self.revision, self.path)
+
+    def entries(self, row: int, keys: Doc) -> Iterator[Entry]:
+        """The samples that a row makes; raises whatever it likes for a row that makes none."""
+        yield str(row), None
+
+    def document(self, doc: Doc, part: int, images: Sequence[Image.Image]) -> Doc:
+        """The document of sample ``part`` of a row."""
+        return doc
+
+    def images(self, row: int, doc: Doc) -> list[Image.Image]:
+        """The pictures of a sample."""
+        return [image for column in self.pictures for image in self.rows.pictures(row, column)]
+
+    @abstractmethod
+    def fill(self, doc: Doc) -> Mapping[str, str]:
+        """What goes into the prompt's slots."""
+
+    def text(self, doc: Doc) -> str:
+        """The user's turn."""
+        return fill_slots(self.prompt, self.fill(doc))
+
+    @abstractmethod
+    def score_document(self, doc: Doc, text: str) -> Scores:
+        """The scores of an answer, stripped, to a document."""
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def sample_id(self, index: int) -> str:
+        return self._ids[index]
+
+    def __getitem__(self, index: int) -> Sample:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        row, part = int(self._rows[index]), int(self._parts[index])
+        try:
+            doc = checked(self.rows.text(row, tuple(self.columns)), self.columns)
+            images = self.images(row, doc)
+            doc = self.document(doc, part, images)
+        except SampleError as error:
+            raise SampleError(f"{self.name}, row {row}: {error}") from error
+        target = {column: doc[column] for column in self.scored}
+        meta = {"row": row} | ({"group": self._groups[index]} if self._groups else {})
+        return Sample(self._ids[index], self.task, tuple(images), self.text(doc), target, meta)
+
+    def score(self, sample: Sample, prediction: str) -> Scores:
+        return self.score_document(sample.target, prediction.strip())
+
+    def max_new_tokens(self, task: str) -> int:
+        return self.answer_tokens
+
+    def take(self, limit: int | None) -> int:
+        """As many whole groups as fit into ``limit``, but at least one: half a group has no score."""
+        if limit is None or not self._groups:
+            return super().take(limit)
+        ends = [i + 1 for i, group in enumerate(self._groups) if self._groups[i + 1 : i + 2] != [group]]
+        return max((end for end in ends if end <= limit), default=ends[0])
+
+    def check_prompt(self, key: str, prompt: str) -> None:
+        """Refuse a prompt with a slot that this data set does not fill, or without the question."""
+        unknown = [slot for slot in _SLOT.findall(prompt) if slot not in self.slots]
+        if unknown or f"{{{self.slots[0]}}}" not in prompt:
+            known = ", ".join(f"{{{slot}}}" for slot in self.slots)
+            raise BenchmarkError(f"dataset.{key}={prompt!r}: needs {{{self.slots[0]}}}, and may have {known} only")
+
+    def require(self, rows, columns: Sequence[str]) -> None:
+        """Refuse rows without one of the columns, or without rows."""
+        if not len(rows):
+            raise BenchmarkError(f"dataset {self.name}: {rows.source} holds no rows")
+        lacking = [column for column in columns if column not in rows.columns]
+        if lacking:
+            raise BenchmarkError(
+                f"dataset {self.name}: {rows.source} lacks {', '.join(lacking)}; it has {', '.join(rows.columns)}"
+            )
+
+    def _index(self) -> None:
+        """Ids and places of all samples, without reading pictures. Members of a group stand together."""
+        found: list[tuple[str, str | None, int, int]] = []
+        for row, keys in enumerate(self.rows.keys(self.keys) if self.keys else ({} for _ in range(len(self.rows)))):
+            try:
+                samples = list(self.entries(row, keys))
+            except (TypeError, ValueError, KeyError):
+                samples = [(f"row-{row}", f"row-{row}" if self.grouped else None)]  # fails when its turn comes
+            found += [(name, group, row, part) for part, (name, group) in enumerate(samples)]
+        if self.grouped:
+            first = {group: place for place, (_, group, _, _) in reversed(list(enumerate(found)))}
+            found.sort(key=lambda entry: first[entry[1]])
+        if not found:
+            raise BenchmarkError(f"dataset {self.name}: no row of {self.rows.source} belongs to it")
+        self._ids = [entry[0] for entry in found]
+        self._groups = [entry[1] for entry in found] if self.grouped else []
+        self._rows = np.array([entry[2] for entry in found], dtype=np.int32)
+        self._parts = np.array([entry[3] for entry in found], dtype=np.int32)
+        seen: dict[str, int] = {}
+        for place, name in enumerate(self._ids):
+            if name in seen:
+                rows = f"rows {self._rows[seen[name]]} and {self._rows[place]}"
+                raise BenchmarkError(f"dataset {self.name}: {rows} of {self.rows.source} have the same id {name!r}")
+            seen[name] = place
+
+
+def checked(doc: Doc, columns: Mapping[str, Callable[[object], object]]) -> Doc:
+    """The document with every cell checked.
+
+    Raises:
+        SampleError: a cell is not what its column should hold.
+    """
+    out = {}
+    for column, check in columns.items():
+        try:
+            out[column] = check(doc[column])
+        except (TypeError, ValueError) as error:
+            raise SampleError(f"{column} {error}, not {doc[column]!r}") from error
+    return out
+
+
+def a_text(cell: object) -> str:
+    """A text that says something."""
+    if not isinstance(cell, str) or not cell.strip():
+        raise TypeError("must be a text")
+    return cell
+
+
+def maybe_text(cell: object) -> str:
+    """A text; empty if the cell is."""
+    return "" if cell is None else a_string(cell)
+
+
+def a_string(cell: object) -> str:
+    """A text that may be empty."""
+    if not isinstance(cell, str):
+        raise TypeError("must be a text")
+    return cell
+
+
+def texts(cell: object) -> list[str]:
+    """At least one text."""
+    if not isinstance(cell, list) or not cell or not all(isinstance(one, str) for one in cell):
+        raise TypeError("must be a list of at least one text")
+    return cell
+
+
+def identifier(cell: object) -> str:
+    """A name or a number, as text."""
+    if not isinstance(cell, str | int) or isinstance(cell, bool) or cell == "":
+        raise TypeError("must be a name or a number")
+    return str(cell)
+
+
+def an_integer(cell: object) -> int:
+    """A whole number."""
+    if not isinstance(cell, int) or isinstance(cell, bool):
+        raise TypeError("must be a whole number")
+    return cell
+
+
+def fill_slots(prompt: str, slots: Mapping[str, str]) -> str:
+    """Fill all slots in one pass: what the data says may hold braces."""
+    return _SLOT.sub(lambda found: slots.get(found[1], found[0]), prompt)
+
+
+def option_lines(options: Sequence[str]) -> str:
+    """``A. first`` and so on, one per line."""
+    return "\n".join(f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False))

@@ -1,0 +1,69 @@
+"""Language models as judges, behind one interface: a prompt and a temperature go in, the reply comes out."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from nuwa.benchmarks.base import BenchmarkError
+
+Judge = Callable[[str, float], str]
+TRIES, TIMEOUT = 3, 60.0
+
+
+class JudgeError(RuntimeError):
+    """The judge cannot be reached or refuses. A run stops, keeps what it has, and goes on when started again."""
+
+
+@dataclass(frozen=True)
+class OpenAIJudge:
+    """A server that speaks OpenAI's chat completions.
+
+    Args:
+        url: up to and including the version, e.g. ``https://api.openai.com/v1``.
+        model: the server's name for the judge.
+        key_variable: the environment variable that holds the key; a server on this machine may need none.
+        pause: seconds before another try, doubled each time.
+    """
+
+    url: str
+    model: str
+    key_variable: str | None = None
+    max_tokens: int = 3
+    pause: float = 2.0
+
+    def __post_init__(self) -> None:
+        if not self.url.startswith(("http://", "https://")):
+            raise BenchmarkError(f"dataset.judge_url={self.url} must start with http:// or https://")
+        if self.key_variable and not os.environ.get(self.key_variable):
+            raise BenchmarkError(f"dataset.judge_key_variable={self.key_variable}: there is no such variable")
+
+    def __call__(self, prompt: str, temperature: float) -> str:
+        """The reply.
+
+        Raises:
+            JudgeError: no reply after three tries.
+        """
+        body = {
+            "model": self.model,
+            "messages": [{"role": "user", "content": prompt}],
+            "temperature": temperature,
+            "max_tokens": self.max_tokens,
+        }
+        headers = {"Content-Type": "application/json"}
+        if self.key_variable:
+            headers["Authorization"] = f"Bearer {os.environ[self.key_variable]}"
+        request = urllib.request.Request(f"{self.url.rstrip('/')}/chat/completions", json.dumps(body).encode(), headers)
+        for attempt in range(TRIES):
+            try:
+                with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
+                    return json.load(response)["choices"][0]["message"]["content"] or ""
+            except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+                reason = error
+            if attempt < TRIES - 1:
+                time.sleep(self.pause * 2**attempt)
+        raise JudgeError(f"judge {self.model} at {self.url}: {reason}") from reason

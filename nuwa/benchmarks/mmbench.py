@@ -1,0 +1,118 @@
+"""MMBench: four options, asked in every rotation, right only if every rotation is. Without a language model as judge.
+
+Source: lmms-eval v0.3.4 (a863517), task ``mmbench_en_dev``. What its parser cannot read goes to GPT there, and without
+a key to a random letter; here it is wrong, or a random letter that depends on the row alone.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from nuwa.benchmarks.base import Scores
+from nuwa.benchmarks.hub import Doc, Entry, HubBenchmark, a_text, an_integer, maybe_text, option_lines
+
+ROTATION = 1_000_000
+"""A rotation's index is the base question's plus a multiple of this."""
+OPTIONS, LETTERS = "ABCD", "ABCDE"
+ABSENT = "nan"
+SEED = 2680
+_FORMS = (
+    "{}.", "{},", "{}:", "{})", "{}).", "({})", "({}).", ":{}", ":{},", ":{}.", ":{})", ":{}).",
+)  # fmt: skip
+_ARTICLE_BEYOND = 3  # words from which on an "A" may be an article
+
+
+def parse(doc: Doc, text: str) -> str | None:
+    """The letter an answer means: a letter by itself, a letter with a sign, or else the one option text it holds."""
+    return parse_letter(text) or parse_option_text(doc, text)
+
+
+def parse_letter(text: str) -> str | None:
+    """The only letter among the words, by itself or with a sign; a bare ``A`` in a longer text may be an article."""
+    words = text.split()
+    for form in ("{}", *_FORMS):
+        found = [letter for letter in LETTERS if form.format(letter) in words]
+        if len(found) == 1 and not (form == "{}" and "A" in words and len(words) > _ARTICLE_BEYOND):
+            return found[0]
+    return None
+
+
+def parse_option_text(doc: Doc, text: str) -> str | None:
+    """The only option whose text is part of the answer. A missing option has the text "nan", as in the data."""
+    found = [letter for letter in OPTIONS if doc[letter].lower() in text.lower()]
+    return found[0] if len(found) == 1 else None
+
+
+def score(doc: Doc, text: str, unparsed: str = "wrong") -> Scores:
+    """Whether one rotation is right. ``unparsed="random"`` draws a letter where the parser finds none."""
+    letter = parse(doc, text)
+    if letter is None and unparsed == "random":
+        letter = random.Random(f"{SEED}/{doc['index']}").choice(LETTERS)
+    return {"mmbench/hit": float(letter == doc["answer"])}
+
+
+def aggregate(scored: Sequence[tuple[Doc, float]], circular: bool = True) -> Scores:
+    """Shares of base questions: ``circular`` (every rotation present is right) and ``vanilla`` (the base row is).
+
+    The headline comes with its parts by category and by L2 category.
+    """
+    hits: dict[int, list[float]] = defaultdict(list)
+    for doc, hit in scored:
+        hits[doc["index"] % ROTATION].append(hit)
+    base = [(doc, hit) for doc, hit in scored if doc["index"] < ROTATION]
+    numbers = {"vanilla": [(doc, hit) for doc, hit in base]}
+    if circular:
+        numbers = {"circular": [(doc, min(hits[doc["index"]])) for doc, _ in base]} | numbers
+    means = {f"mmbench/{name}": _mean([hit for _, hit in rows]) for name, rows in numbers.items() if rows}
+    name, rows = next(iter(numbers.items()))
+    for column in ("category", "L2-category"):
+        for value in sorted({doc[column] for doc, _ in rows}):
+            means[f"mmbench/{name}/{column}/{value}"] = _mean([hit for doc, hit in rows if doc[column] == value])
+    return means
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def option(cell: object) -> str:
+    """An option or a hint; what is missing is the text "nan"."""
+    return maybe_text(cell) or ABSENT
+
+
+@dataclass(kw_only=True, eq=False)
+class MMBench(HubBenchmark):
+    """``circular=false`` asks the base questions only, a quarter of the work, for the vanilla score."""
+
+    circular: bool = True
+    unparsed: Literal["wrong", "random"] = "wrong"
+
+    task: ClassVar = "mmbench"
+    columns: ClassVar = {
+        "index": an_integer, "question": a_text, "hint": option, "answer": a_text, **dict.fromkeys(OPTIONS, option),
+        "category": a_text, "L2-category": a_text,
+    }  # fmt: skip
+    keys: ClassVar = ("index",)
+    slots: ClassVar = ("question", "hint", "options")
+    scored: ClassVar = ("index", "answer", *OPTIONS, "category", "L2-category")
+    grouped: ClassVar = True
+
+    def entries(self, row: int, keys: Doc) -> Iterator[Entry]:
+        index = an_integer(keys["index"])
+        if self.circular or index < ROTATION:
+            yield str(index), str(index % ROTATION)
+
+    def fill(self, doc: Doc) -> Mapping[str, str]:
+        options = [doc[letter] for letter in OPTIONS if doc[letter] != ABSENT]
+        hint = "" if doc["hint"] == ABSENT else f"{doc['hint']} "
+        return {"question": doc["question"], "hint": hint, "options": option_lines(options)}
+
+    def score_document(self, doc: Doc, text: str) -> Scores:
+        return score(doc, text, self.unparsed)
+
+    def metrics(self, rows: Sequence[Mapping]) -> Scores:
+        return aggregate([(row["target"], row["scores"]["mmbench/hit"]) for row in rows], self.circular)

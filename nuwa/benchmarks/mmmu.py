@@ -1,0 +1,175 @@
+"""MMMU: college exams, with several pictures to a question. Source: lmms-eval v0.3.4 (a863517), task ``mmmu_val``.
+
+Where the reference draws a random option, because it can read none in an answer, the answer is wrong here.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from PIL import Image
+
+from nuwa.benchmarks.base import SampleError, Scores
+from nuwa.benchmarks.hub import LETTERS, Doc, Entry, HubBenchmark, a_string, a_text, identifier, option_lines
+
+_PICTURE = re.compile(r"<image (\d+)>")
+_STRIPPED = ",.!?;:'"
+_TEXT_FROM = 5  # an answer of more words than this may name an option by its text
+_CUES = ("could be ", "so ", "is ", "thus ", "therefore ", "final ", "answer ", "result ")
+_NUMBERS = (
+    re.compile(r"-?\b\d{1,3}(?:,\d{3})+\b"),
+    re.compile(r"-?\d+(?:\.\d+)?[eE][+-]?\d+"),
+    re.compile(r"-?(?:\d+\.\d+|\.\d+|\d+\b)(?![eE][+-]?\d+)(?![,\d])"),
+)
+"""With thousands separators, scientific, plain."""
+
+Value = str | float
+
+
+def parse_choice(options: Sequence[str], text: str) -> str | None:
+    """The letter that an answer means, of several the one named last; None if there is none.
+
+    Looked for in turn: ``(A)``; ``A`` before a space, even as the end of a word; ``A.``; in longer answers an option's
+    text.
+    """
+    for sign in _STRIPPED:
+        text = text.strip(sign)
+    padded = f" {text} "
+    letters = LETTERS[: len(options)]
+    for form, place in (("({})", "({})"), ("{} ", " {} "), ("{}.", " {} ")):
+        found = [letter for letter in letters if form.format(letter) in padded]
+        if found:
+            return max(found, key=lambda letter: (padded.rfind(place.format(letter)), -letters.index(letter)))
+    if len(padded.split()) <= _TEXT_FROM:
+        return None
+    lower = padded.lower()
+    named = {letter: lower.rfind(option.lower()) for letter, option in zip(letters, options, strict=True)}
+    last = max(named.values())
+    return next((letter for letter, place in named.items() if place == last), None) if last >= 0 else None
+
+
+def parse_open(text: str) -> list[Value]:
+    """What an open answer may mean: the shortest end of each line after a cue, and the numbers in it, normalised."""
+    ends = _key_ends(text)
+    numbers = [number for end in ends for pattern in _NUMBERS for number in pattern.findall(end)]
+    values = [value for part in (*ends, *numbers) for value in normalise(part)]
+    return list(dict.fromkeys(values))
+
+
+def _key_ends(text: str) -> list[str]:
+    """What follows the last of each cue, the shortest of them per line; the whole answer if no line has a cue."""
+    text = text.strip().strip(".").lower()
+    lines = text.split("\n")
+    ends = []
+    for number, line in enumerate(lines):
+        cues = (*_CUES, "=") if number == len(lines) - 1 else _CUES
+        after = [line.split(cue)[-1].strip() for cue in cues if cue in line]
+        shortest = _shortest(after)
+        if shortest and shortest not in tuple(_STRIPPED):
+            ends.append(shortest)
+    return ends or [text]
+
+
+def _shortest(ends: Sequence[str]) -> str:
+    """As the reference finds it: an empty end counts as none and is replaced by whatever comes next."""
+    best = ""
+    for end in ends:
+        if not best or len(end) < len(best):
+            best = end
+    return best
+
+
+def normalise(text: str) -> list[Value]:
+    """A number, rounded to two decimals; or the text in lower case, a single letter with a space on either side."""
+    text = text.strip()
+    try:
+        return [round(float(text.replace(",", "")), 2)]
+    except ValueError:
+        text = text.lower()
+        return [f" {text}", f"{text} "] if len(text) == 1 else [text]
+
+
+def open_is_right(answer: str, text: str) -> bool:
+    """Whether an accepted number is among the parsed ones, or the accepted text is part of a parsed one."""
+    accepted = normalise(answer)
+    return any(
+        any(isinstance(truth, str) and truth in value for truth in accepted) if isinstance(value, str)
+        else value in accepted
+        for value in parse_open(text)
+    )  # fmt: skip
+
+
+def score(doc: Doc, text: str) -> Scores:
+    """``doc``: ``question_type`` (multiple-choice or open), ``options`` (as a Python list in a text) and ``answer``."""
+    if doc["question_type"] == "multiple-choice":
+        right = parse_choice(listed(doc["options"]), text) == doc["answer"]
+    else:
+        right = open_is_right(doc["answer"], text)
+    return {"mmmu/acc": float(right)}
+
+
+def listed(options: str) -> list[str]:
+    """The options out of their text.
+
+    Raises:
+        ValueError: it is no list.
+    """
+    try:
+        found = ast.literal_eval(options)
+    except (SyntaxError, ValueError) as error:
+        raise ValueError("must be a list in a text") from error
+    if not isinstance(found, list):
+        raise ValueError("must be a list in a text")
+    return [str(one) for one in found]
+
+
+def option_list(cell: object) -> str:
+    """Options that can be read."""
+    listed(a_string(cell))
+    return cell
+
+
+@dataclass(kw_only=True, eq=False)
+class MMMU(HubBenchmark):
+    """Pictures are those that question and options name, in order; ``<image 1>`` stays in the text."""
+
+    open_prompt: str
+
+    task: ClassVar = "mmmu"
+    columns: ClassVar = {
+        "id": identifier, "question": a_text, "options": option_list, "answer": a_text, "question_type": a_text,
+    }  # fmt: skip
+    keys: ClassVar = ("id",)
+    pictures: ClassVar = ("image_1",)
+    slots: ClassVar = ("question", "options")
+    scored: ClassVar = ("question_type", "options", "answer")
+
+    def __post_init__(self) -> None:
+        self.check_prompt("open_prompt", self.open_prompt)
+        super().__post_init__()
+
+    def entries(self, row: int, keys: Doc) -> Iterator[Entry]:
+        yield identifier(keys["id"]), None
+
+    def images(self, row: int, doc: Doc) -> list[Image.Image]:
+        named = sorted({f"image_{number}" for number in _PICTURE.findall(self.text(doc))})
+        lacking = [column for column in named if column not in self.rows.columns]
+        found = [] if lacking else [image for column in named for image in self.rows.pictures(row, column)]
+        if len(found) != len(named):
+            raise SampleError(f"it names {', '.join(named)}, of which {len(found)} are there")
+        return found
+
+    def text(self, doc: Doc) -> str:
+        if doc["question_type"] == "multiple-choice":
+            return super().text(doc)
+        return self.open_prompt.replace("{question}", doc["question"])
+
+    def fill(self, doc: Doc) -> Mapping[str, str]:
+        return {"question": doc["question"], "options": option_lines(listed(doc["options"]))}
+
+    def score_document(self, doc: Doc, text: str) -> Scores:
+        return score(doc, text)

@@ -1,0 +1,117 @@
+"""MM-Vet: open answers, marked by a language model. Source: lmms-eval v0.3.4 (a863517), task ``mmvet``.
+
+Without a judge the answers are saved and there is no score. The judge's prompt here is this project's own wording of
+MM-Vet's rules; for numbers to compare with published ones, give MM-Vet's prompt (github.com/yuweihao/MM-Vet) as
+``dataset.judge_prompt``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from nuwa.benchmarks.base import BenchmarkError, Scores
+from nuwa.benchmarks.hub import Doc, Entry, HubBenchmark, a_text, fill_slots, identifier
+from nuwa.benchmarks.judge import Judge, OpenAIJudge
+
+CAPABILITIES = ("rec", "ocr", "know", "gen", "spat", "math")
+WARMER, TOO_WARM = 0.5, 2.0
+"""A reply that is no mark is asked for again at a higher temperature; from this one on the mark is 0."""
+JUDGE_SLOTS = ("question", "answer", "prediction")
+JUDGE_PROMPT = """You mark answers to questions about pictures, from 0.0 (all wrong) to 1.0 (all right) in steps of 0.1.
+In the reference, <AND> joins parts that must all be in the answer, and <OR> joins parts of which one is enough.
+Example: question "Which fruits are there?", reference "apple<AND>pear", answer "There is an apple." gets 0.5.
+Reply with the number alone.
+
+Question: {question}
+Reference: {answer}
+Answer: {prediction}
+Mark:"""
+
+
+def mark(judge: Judge, prompt: str) -> float:
+    """The judge's mark in 0..1, the first word of its reply. An empty reply is 0; anything else is asked for again."""
+    temperature = 0.0
+    while temperature < TOO_WARM:
+        words = judge(prompt, temperature).split()
+        if not words:
+            return 0.0
+        try:
+            value = float(words[0])
+        except ValueError:
+            value = -1.0
+        if 0.0 <= value <= 1.0:
+            return value
+        temperature += WARMER
+    return 0.0
+
+
+def score(doc: Doc, text: str, judge: Judge | None, judge_prompt: str = JUDGE_PROMPT) -> Scores:
+    """The mark of an answer; nothing without a judge. ``doc``: ``question`` and ``answer``."""
+    if judge is None:
+        return {}
+    slots = {"question": doc["question"], "answer": doc["answer"], "prediction": text}
+    return {"mmvet/score": mark(judge, fill_slots(judge_prompt, slots))}
+
+
+def aggregate(scored: Sequence[tuple[Doc, Scores]]) -> Scores:
+    """The mean mark, of all answers and of those that need a capability."""
+    marks = [(doc["capability"], scores["mmvet/score"]) for doc, scores in scored if scores]
+    if not marks:
+        return {}
+    means = {"mmvet/score": sum(value for _, value in marks) / len(marks)}
+    for name in CAPABILITIES:
+        own = [value for needed, value in marks if name in needed]
+        means |= {f"mmvet/score/{name}": sum(own) / len(own)} if own else {}
+    return means
+
+
+@dataclass(kw_only=True, eq=False)
+class MMVet(HubBenchmark):
+    """``judge_url`` null: no judge. ``judge_prompt`` is a text file with the slots of `JUDGE_PROMPT`."""
+
+    judge_url: str | None = None
+    judge_model: str | None = None
+    judge_key_variable: str | None = None
+    judge_prompt: str | None = None
+
+    task: ClassVar = "mmvet"
+    columns: ClassVar = {"question_id": identifier, "question": a_text, "answer": a_text, "capability": a_text}
+    keys: ClassVar = ("question_id",)
+    scored: ClassVar = ("question", "answer", "capability")
+
+    def __post_init__(self) -> None:
+        self.judge, self.judge_words = None, JUDGE_PROMPT
+        if self.judge_url is not None:
+            if not self.judge_model:
+                raise BenchmarkError("dataset.judge_model is not set: name the model of dataset.judge_url")
+            self.judge = OpenAIJudge(self.judge_url, self.judge_model, self.judge_key_variable)
+        if self.judge_prompt is not None:
+            self.judge_words = read_judge_prompt(self.judge_prompt)
+        super().__post_init__()
+
+    def entries(self, row: int, keys: Doc) -> Iterator[Entry]:
+        yield identifier(keys["question_id"]), None
+
+    def fill(self, doc: Doc) -> Mapping[str, str]:
+        return {"question": doc["question"]}
+
+    def score_document(self, doc: Doc, text: str) -> Scores:
+        return score(doc, text, self.judge, self.judge_words)
+
+    def metrics(self, rows: Sequence[Mapping]) -> Scores:
+        return aggregate([(row["target"], row["scores"]) for row in rows])
+
+
+def read_judge_prompt(path: str) -> str:
+    """The judge's prompt from a file."""
+    try:
+        words = Path(path).expanduser().read_text(encoding="utf-8")
+    except OSError as error:
+        raise BenchmarkError(f"dataset.judge_prompt={path} cannot be read: {error.strerror}") from error
+    lacking = [slot for slot in JUDGE_SLOTS if f"{{{slot}}}" not in words]
+    if lacking:
+        raise BenchmarkError(f"dataset.judge_prompt={path} lacks the slot {{{lacking[0]}}}")
+    return words

@@ -1,0 +1,106 @@
+"""RefCOCO for Qwen2.5-VL, which answers in pixels of its resized picture: the Nüwa authors' evaluation.
+
+Source: Man-PaperRejected/Nuwa 175b7d5, Vscan/qwen/eval/test_refcoco_nuwa_*; the records are VLM-R1's.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from PIL import Image
+
+from nuwa.benchmarks.base import SampleError, Scores
+from nuwa.benchmarks.hub import Doc, HubBenchmark, a_text, an_integer
+from nuwa.benchmarks.rows import load_rows
+from nuwa.benchmarks.scoring import Box
+
+FACTOR, MIN_PIXELS, MAX_PIXELS = 28, 28 * 28, 28 * 28 * 1280
+"""The frame in which the authors' script reads answers; the model's own processor allows larger pictures."""
+THRESHOLD = 0.5
+_ARTICLE = re.compile(r"^(a|an|the)\s+", re.IGNORECASE)
+_BOX = re.compile(r"\[(\d+),\s*(\d+),\s*(\d+),\s*(\d+)\]")
+
+
+def resized(width: int, height: int) -> tuple[int, int]:
+    """(width, height) that Qwen2.5-VL's ``smart_resize`` gives: multiples of 28 with an area within the limits."""
+    wide, high = (max(FACTOR, round(side / FACTOR) * FACTOR) for side in (width, height))
+    if wide * high > MAX_PIXELS:
+        shrink = math.sqrt(width * height / MAX_PIXELS)
+        wide, high = (max(FACTOR, math.floor(side / shrink / FACTOR) * FACTOR) for side in (width, height))
+    elif wide * high < MIN_PIXELS:
+        grow = math.sqrt(MIN_PIXELS / (width * height))
+        wide, high = (math.ceil(side * grow / FACTOR) * FACTOR for side in (width, height))
+    return wide, high
+
+
+def parse_boxes(text: str) -> list[Box]:
+    """All ``[a, b, c, d]`` of whole numbers; one empty box if there is none."""
+    return [tuple(map(float, found)) for found in _BOX.findall(text)] or [(0.0, 0.0, 0.0, 0.0)]
+
+
+def to_picture(box: Box, width: int, height: int) -> Box:
+    """From pixels of the resized picture to pixels of the picture itself."""
+    wide, high = resized(width, height)
+    x0, y0, x1, y1 = box
+    return x0 / wide * width, y0 / high * height, x1 / wide * width, y1 / high * height
+
+
+def pixel_iou(first: Box, second: Box) -> float:
+    """The authors' overlap: the shared part is counted in whole pixels (ends included), the areas are not."""
+    left, top = max(first[0], second[0]), max(first[1], second[1])
+    right, bottom = min(first[2] - 1, second[2] - 1), min(first[3] - 1, second[3] - 1)
+    shared = (right - left + 1) * (bottom - top + 1) if left < right and top < bottom else 0.0
+    union = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (first, second)) - shared
+    return shared / union if union else 0.0
+
+
+def score(doc: Doc, text: str) -> Scores:
+    """Right if any box of the answer overlaps ``doc["solution"]`` (x0, y0, x1, y1 in pixels) by more than a half."""
+    boxes = [to_picture(box, doc["width"], doc["height"]) for box in parse_boxes(text)]
+    best = max(pixel_iou(box, tuple(doc["solution"])) for box in boxes)
+    return {
+        "qwen_refcoco/accuracy": float(best > THRESHOLD),
+        "qwen_refcoco/IoU": best,
+        "qwen_refcoco/parsed": float(_BOX.search(text) is not None),
+    }
+
+
+def a_solution(cell: object) -> list[float]:
+    """Corners in pixels, in order."""
+    numbers = isinstance(cell, list) and all(isinstance(one, int | float) and math.isfinite(one) for one in cell)
+    if not numbers or len(cell) != 4 or cell[2] <= cell[0] or cell[3] <= cell[1]:
+        raise TypeError("must be four numbers x0, y0, x1, y1 in order")
+    return cell
+
+
+@dataclass(kw_only=True, eq=False)
+class QwenRefCOCO(HubBenchmark):
+    """One record per expression. ``images`` is the folder in which ``train2014`` lies; null: beside the json."""
+
+    images_folder: str | None = None
+
+    task: ClassVar = "qwen_refcoco"
+    columns: ClassVar = {"normal_caption": a_text, "solution": a_solution, "width": an_integer, "height": an_integer}
+    slots: ClassVar = ("caption",)
+    scored: ClassVar = ("solution", "width", "height")
+
+    def load(self):
+        return load_rows(self.hub, self.config, self.split, self.revision, self.path, self.images_folder)
+
+    def document(self, doc: Doc, part: int, images: Sequence[Image.Image]) -> Doc:
+        """The record's size must be its picture's: boxes are in pixels."""
+        if [image.size for image in images] != [(doc["width"], doc["height"])]:
+            sizes = ", ".join(f"{image.width} x {image.height}" for image in images) or "missing"
+            raise SampleError(f"the record says {doc['width']} x {doc['height']} pixels, its picture is {sizes}")
+        return doc
+
+    def fill(self, doc: Doc) -> Mapping[str, str]:
+        """One leading article is dropped."""
+        return {"caption": _ARTICLE.sub("", doc["normal_caption"])}
+
+    def score_document(self, doc: Doc, text: str) -> Scores:
+        return score(doc, text)

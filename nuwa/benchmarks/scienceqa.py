@@ -1,0 +1,43 @@
+"""ScienceQA's questions with a picture. Source: lmms-eval v0.3.4 (a863517), task ``scienceqa_img``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from nuwa.benchmarks.base import Scores
+from nuwa.benchmarks.hub import LETTERS, Doc, HubBenchmark, a_text, an_integer, maybe_text, option_lines, texts
+
+_PREFIX = re.compile(r"([A-Z])\.")
+
+
+def score(doc: Doc, text: str, accept_prefix: bool = False) -> Scores:
+    """Right if the answer is the letter and nothing else, in any case.
+
+    ``accept_prefix`` takes "A. the dog" too, as later versions of lmms-eval do; v0.3.4 meant to, but does not.
+    """
+    said, found = text.strip(), _PREFIX.match(text.strip())
+    if accept_prefix and found:
+        said = found[1]
+    return {"scienceqa/exact_match": float(said.lower() == LETTERS[doc["answer"]].lower())}
+
+
+@dataclass(kw_only=True, eq=False)
+class ScienceQA(HubBenchmark):
+    """Rows have no id: their number is it."""
+
+    accept_prefix: bool = False
+
+    task: ClassVar = "scienceqa"
+    columns: ClassVar = {"question": a_text, "choices": texts, "answer": an_integer, "hint": maybe_text}
+    slots: ClassVar = ("question", "context", "options")
+    scored: ClassVar = ("answer",)
+
+    def fill(self, doc: Doc) -> Mapping[str, str]:
+        context = f"Context: {doc['hint']}\n" if doc["hint"] else ""
+        return {"question": doc["question"], "context": context, "options": option_lines(doc["choices"])}
+
+    def score_document(self, doc: Doc, text: str) -> Scores:
+        return score(doc, text, self.accept_prefix)

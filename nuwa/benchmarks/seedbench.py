@@ -1,0 +1,43 @@
+"""SEED-Bench's questions about pictures. Source: lmms-eval v0.3.4 (a863517), task ``seedbench``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from nuwa.benchmarks.base import Scores
+from nuwa.benchmarks.hub import Doc, Entry, HubBenchmark, a_string, a_text, option_lines
+
+CHOICES = tuple(f"choice_{letter}" for letter in "abcd")
+
+
+def score(doc: Doc, text: str) -> Scores:
+    """Whether the first character of the answer is the letter, in any case: "a dog" counts as A."""
+    return {"seed_image/accuracy": float(text.strip()[:1].lower() == doc["answer"].strip().lower())}
+
+
+@dataclass(kw_only=True, eq=False)
+class SEEDBench(HubBenchmark):
+    """Rows of one ``data_type``; a row may have several pictures."""
+
+    data_type: str = "image"
+
+    task: ClassVar = "seed_image"
+    columns: ClassVar = {"question": a_text, "answer": a_text, **dict.fromkeys(CHOICES, a_string)}
+    keys: ClassVar = ("question_id", "data_type")
+    slots: ClassVar = ("question", "options")
+    scored: ClassVar = ("answer",)
+
+    def require(self, rows, columns) -> None:
+        super().require(rows, (*columns, *self.keys))
+
+    def entries(self, row: int, keys: Doc) -> Iterator[Entry]:
+        if keys["data_type"] == self.data_type:
+            yield f"{row}-{keys['question_id']}", None
+
+    def fill(self, doc: Doc) -> Mapping[str, str]:
+        return {"question": doc["question"], "options": option_lines([doc[choice] for choice in CHOICES])}
+
+    def score_document(self, doc: Doc, text: str) -> Scores:
+        return score(doc, text)

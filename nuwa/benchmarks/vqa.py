@@ -1,0 +1,80 @@
+"""VQAv2 and TextVQA: short answers, scored by how many of ten annotators agree. Source: lmms-eval v0.3.4 (a863517)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from nuwa.benchmarks import evalai
+from nuwa.benchmarks.base import Scores
+from nuwa.benchmarks.hub import Doc, Entry, HubBenchmark, a_string, a_text, identifier, texts
+
+
+def score_vqav2(doc: Doc, text: str) -> Scores:
+    """``doc["answers"]``: ten texts. They are normalised (but not lowered) only where annotators disagree."""
+    answers = [evalai.on_one_line(answer) for answer in doc["answers"]]
+    said = evalai.normalise(text)
+    if len(set(answers)) > 1:
+        answers = [evalai.plain_words(evalai.without_punctuation(answer)) for answer in answers]
+        said = evalai.plain_words(evalai.without_punctuation(said))
+    return {"vqav2/exact_match": evalai.soft_accuracy(answers, said)}
+
+
+def score_textvqa(doc: Doc, text: str) -> Scores:
+    """``doc["answers"]``: ten texts, normalised as the prediction is."""
+    answers = [evalai.normalise(answer) for answer in doc["answers"]]
+    return {"textvqa/exact_match": evalai.soft_accuracy(answers, evalai.normalise(text))}
+
+
+def annotations(cell: object) -> list[str]:
+    """VQAv2's annotators as their answers: a list of ``{"answer": ...}``, or of texts."""
+    answers = [one.get("answer") if isinstance(one, Mapping) else one for one in cell] if isinstance(cell, list) else []
+    return texts(answers)
+
+
+@dataclass(kw_only=True, eq=False)
+class VQAv2(HubBenchmark):
+    """Questions about COCO photographs. lmms-eval v0.3.4 asks the bare question, by a mistake that v0.3.5 mends."""
+
+    task: ClassVar = "vqav2"
+    columns: ClassVar = {"question_id": identifier, "question": a_text, "answers": annotations}
+    keys: ClassVar = ("question_id",)
+    scored: ClassVar = ("answers",)
+
+    def entries(self, row: int, keys: Doc) -> Iterator[Entry]:
+        yield identifier(keys["question_id"]), None
+
+    def fill(self, doc: Doc) -> Mapping[str, str]:
+        return {"question": doc["question"]}
+
+    def score_document(self, doc: Doc, text: str) -> Scores:
+        return score_vqav2(doc, text)
+
+
+def words_read(cell: object) -> list[str]:
+    """OCR tokens; a picture may have none."""
+    if not isinstance(cell, list):
+        raise TypeError("must be a list of texts")
+    return [a_string(one) for one in cell]
+
+
+@dataclass(kw_only=True, eq=False)
+class TextVQA(HubBenchmark):
+    """Questions about text in pictures. ``{ocr}`` in the prompt is the line of words that an OCR system read."""
+
+    task: ClassVar = "textvqa"
+    columns: ClassVar = {"question_id": identifier, "question": a_text, "answers": texts, "ocr_tokens": words_read}
+    keys: ClassVar = ("question_id",)
+    slots: ClassVar = ("question", "ocr")
+    scored: ClassVar = ("answers",)
+
+    def entries(self, row: int, keys: Doc) -> Iterator[Entry]:
+        yield identifier(keys["question_id"]), None
+
+    def fill(self, doc: Doc) -> Mapping[str, str]:
+        """``capitalize`` also lowers the rest of the question, as in the reference."""
+        return {"question": doc["question"].capitalize(), "ocr": ", ".join(doc["ocr_tokens"])}
+
+    def score_document(self, doc: Doc, text: str) -> Scores:
+        return score_textvqa(doc, text)

@@ -1,0 +1,292 @@
+"""Every scorer against what lmms-eval v0.3.4's own functions gave on made-up answers: per sample, and as a whole."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from nuwa.benchmarks import (
+    evalai,
+    gqa,
+    mmbench,
+    mme,
+    mmmu,
+    mmvet,
+    pope,
+    qwen_refcoco,
+    refcoco,
+    scienceqa,
+    seedbench,
+    vqa,
+)
+from nuwa.benchmarks.hub import checked
+
+GOLDEN = Path(__file__).parents[1] / "golden/scoring"
+
+
+def golden(name):
+    return json.loads((GOLDEN / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def mean(values):
+    values = list(values)
+    return sum(values) / len(values)
+
+
+def near(value):
+    return pytest.approx(value, abs=1e-6)
+
+
+def single(scores):
+    """The only score."""
+    ((_, value),) = scores.items()
+    return value
+
+
+@pytest.mark.parametrize(
+    ("name", "score", "metric"),
+    [("gqa", gqa.score, "exact_match"), ("scienceqa_img", scienceqa.score, "exact_match"),
+     ("textvqa_val", vqa.score_textvqa, "exact_match"), ("mmvet", None, "score")],
+)  # fmt: skip
+def test_means_of_samples(name, score, metric):
+    data = golden(name)
+    values = []
+    for sample in data["samples"]:
+        if score is None:
+            replies = iter(sample["judge_replies"])
+            judge = lambda prompt, temperature, replies=replies: next(replies)  # noqa: E731
+            values.append(single(mmvet.score(sample["doc"], sample["prediction"], judge)))
+        else:
+            values.append(single(score(sample["doc"], sample["prediction"])))
+        assert values[-1] == near(float(sample["per_sample"][metric])), sample
+    if metric in data["aggregate"]:
+        assert mean(values) == near(data["aggregate"][metric])
+
+
+def test_vqav2():
+    data = golden("vqav2_val")
+    column = vqa.VQAv2.columns["answers"]
+    for sample in data["samples"]:
+        doc = {"answers": column(sample["doc"]["answers"])}
+        sample["mine"] = single(vqa.score_vqav2(doc, sample["prediction"]))
+        assert sample["mine"] == near(sample["per_sample"]["exact_match"]), sample
+    assert mean(sample["mine"] for sample in data["samples"]) == near(data["aggregate"]["exact_match"])
+
+
+@pytest.mark.parametrize("name", ["textvqa_val", "vqav2_val"])
+def test_answers_are_normalised_word_for_word(name):
+    data = golden(name)
+    predictions = [sample["prediction"] for sample in data["samples"]]
+    assert [evalai.normalise(text) for text in predictions] == data["processed_prediction"]
+
+
+def test_contractions():
+    for wrong, right in {
+        "dont": "don't", "couldnt've": "couldn't've", "couldn'tve": "couldn't've", "yall'd've": "y'all'd've",
+        "y'allll": "y'all'll", "twas": "'twas", "'ow'sat": "'ow's'at", "somebody'd": "somebodyd", "hed've": "he'd've",
+    }.items():  # fmt: skip
+        assert evalai.CONTRACTIONS[wrong] == right
+    assert not {"its", "well", "wed", "shed", "hell", "id"} & set(evalai.CONTRACTIONS)
+
+
+def test_seedbench():
+    data = golden("seedbench")
+    right = {"image": [], "video": []}
+    for sample in data["samples"]:
+        value = single(seedbench.score(sample["doc"], sample["prediction"]))
+        assert value == sample["per_sample"]["correct"]
+        right[sample["doc"]["data_type"]].append(value)
+    assert mean(right["image"]) == near(data["aggregate"]["seed_image"])
+    assert mean(right["image"] + right["video"]) == near(data["aggregate"]["seed_all"])
+
+
+@pytest.mark.parametrize("name", ["pope", "real_pope"])
+def test_pope(name):
+    data = golden(name)
+    pairs = [(sample["doc"], sample["prediction"]) for sample in data["samples"]]
+    for (doc, text), sample in zip(pairs, data["samples"], strict=True):
+        assert single(pope.score(doc, text)) == sample["per_sample"]["score"]
+    groups = {"": (pairs, data["aggregate"])}
+    for category in ("random", "popular", "adversarial"):
+        if category in data.get("sub_aggregates", {}):
+            own = [pair for pair in pairs if pair[0]["category"] == category]
+            groups[category] = (own, data["sub_aggregates"][category])
+    for own, expected in groups.values():
+        assert pope.aggregate(own) == near({f"pope/{key.removeprefix('pope_')}": v for key, v in expected.items()})
+    assert pope.aggregate([(doc, "No") for doc, _ in pairs], yes_ratio_of="prediction")["pope/yes_ratio"] == 0.0
+
+
+def test_mme():
+    data = golden("mme")
+    pairs = [(sample["doc"], sample["prediction"]) for sample in data["samples"]]
+    for (doc, text), sample in zip(pairs, data["samples"], strict=True):
+        assert mme.parse(text) == sample["per_sample"]["parsed"], text
+        assert single(mme.score(doc, text)) == sample["per_sample"]["score"]
+    numbers = mme.aggregate(pairs)
+    assert {name: numbers[f"mme/{name}"] for name in data["per_category"]} == near(data["per_category"])
+    for name, value in data["aggregate"].items():
+        assert numbers[f"mme/{name.removeprefix('mme_')}"] == near(value)
+    assert numbers["mme/total_score"] == near(data["mme_total_perception_plus_cognition"])
+    doubled = mme.aggregate(pairs + pairs)
+    assert doubled == near(numbers)
+    assert mme.aggregate(pairs[:3])["mme/total_score"] == mme.aggregate(pairs[:2])["mme/total_score"]
+
+
+def test_mmbench():
+    data = golden("mmbench_en_dev")
+    scored = []
+    for sample in data["samples"]:
+        doc, text = sample["doc"], sample["prediction"].strip()
+        assert mmbench.parse_letter(text) == sample["per_sample"]["option_inferred"], text
+        assert mmbench.parse(doc, text) == sample["per_sample"]["prefetch"], text
+        scored.append((doc, single(mmbench.score(doc, text))))
+    numbers = mmbench.aggregate(scored)
+    _same_as_mmbench(numbers, "circular", data["aggregate_unparsed_wrong"])
+    vanilla = mmbench.aggregate([pair for pair in scored if pair[0]["index"] < mmbench.ROTATION], circular=False)
+    _same_as_mmbench(vanilla, "vanilla", data["aggregate_vanilla_base_rows_unparsed_wrong"])
+    assert numbers["mmbench/vanilla"] == vanilla["mmbench/vanilla"]
+    for base, hit in data["circular_hits_unparsed_wrong"].items():
+        own = [pair for pair in scored if pair[0]["index"] % mmbench.ROTATION == int(base)]
+        assert mmbench.aggregate(own)["mmbench/circular"] == hit
+
+
+def _same_as_mmbench(numbers, name, expected):
+    assert 100 * numbers[f"mmbench/{name}"] == near(expected["gpt_eval_score"])
+    for mine, theirs in (("category", "category"), ("L2-category", "l2_category")):
+        for value, share in expected[theirs].items():
+            assert numbers[f"mmbench/{name}/{mine}/{value}"] == near(share)
+
+
+def test_mmbench_draws_a_letter_for_the_row_alone():
+    options = dict.fromkeys("ABCD", "red")
+    docs = [{"index": index, "answer": "A", **options} for index in range(400)]
+    drawn = [single(mmbench.score(doc, "no idea", "random")) for doc in docs]
+    assert drawn == [single(mmbench.score(doc, "no idea", "random")) for doc in docs]
+    assert 0.1 < mean(drawn) < 0.3
+    assert all(single(mmbench.score(doc, "no idea")) == 0.0 for doc in docs)
+
+
+def test_mmmu():
+    data = golden("mmmu_val")
+    read = []
+    for sample in data["samples"]:
+        doc, text, expected = sample["doc"], sample["prediction"], sample["per_sample"]
+        if expected["random_fallback"]:
+            assert mmmu.parse_choice(mmmu.listed(doc["options"]), text) is None
+            assert single(mmmu.score(doc, text)) == 0.0
+            continue
+        if doc["question_type"] == "open":
+            assert set(mmmu.parse_open(text)) == set(expected["parsed"]), text
+        else:
+            assert mmmu.parse_choice(mmmu.listed(doc["options"]), text) == expected["parsed"], text
+        read.append(single(mmmu.score(doc, text)))
+        assert read[-1] == expected["correct"], sample
+    assert len(read) == data["aggregate"]["n"]
+    assert round(mean(read), 5) == near(data["aggregate"]["mmmu_acc"])
+
+
+def test_mmvet_capabilities_and_no_judge():
+    data = golden("mmvet")
+    scored = [(sample["doc"], {"mmvet/score": sample["per_sample"]["score"]}) for sample in data["samples"]]
+    numbers = mmvet.aggregate(scored)
+    assert 100 * numbers["mmvet/score"] == near(data["aggregate"]["gpt_eval_score"])
+    for name, value in data["per_capability"].items():
+        assert 100 * numbers[f"mmvet/score/{name}"] == near(value)
+    assert mmvet.score(scored[0][0], "a dog", None) == {} and mmvet.aggregate([(scored[0][0], {})]) == {}
+
+
+@pytest.mark.parametrize("name", ["refcoco_bbox_rec_test", "refcoco+_bbox_rec_testA", "refcocog_bbox_rec_test"])
+def test_refcoco(name):
+    data = golden(name)
+    rows = []
+    for sample in data["samples"]:
+        rows.append(refcoco.score(sample["doc"], sample["prediction"]))
+        expected = {f"refcoco/{key.removeprefix('refcoco_')}": float(v) for key, v in sample["per_sample"].items()}
+        assert {key: rows[-1][key] for key in expected} == near(expected)
+    for key, value in data["aggregate"].items():
+        assert mean(row[f"refcoco/{key.removeprefix('refcoco_')}"] for row in rows) == near(value)
+
+
+@pytest.mark.parametrize("name", ["refcoco_bbox_rec_test", "refcoco+_bbox_rec_testA", "refcocog_bbox_rec_test"])
+def test_refcoco_rows_become_the_references_documents(name):
+    data = golden(name)
+    docs = [
+        (answer, refcoco.unit_box(row["bbox_xywh"], row["image_width"], row["image_height"]))
+        for row in data["raw_rows"]
+        for answer in row["answer"]
+    ]
+    assert [answer for answer, _ in docs] == [sample["doc"]["answer"] for sample in data["samples"]]
+    for (_, box), sample in zip(docs, data["samples"], strict=True):
+        assert box == near(tuple(sample["doc"]["bbox"]))
+
+
+def test_real_refcoco_in_both_frames():
+    for sample in golden("real_refcoco_nuwa")["samples"]:
+        scores = refcoco.score(sample["doc"], sample["prediction"])
+        assert scores["refcoco/IoU"] == near(sample["per_sample"]["IoU"])
+        fair = refcoco.score(sample["doc"], sample["prediction"], "padded")
+        assert fair["refcoco/IoU"] == scores["refcoco_padded/IoU"]
+        assert fair["refcoco_original/IoU"] == scores["refcoco/IoU"]
+        if sample["style"] == "padded_frame_2dec":
+            assert fair["refcoco/IoU"] > 0.9
+
+
+def test_qwen_refcoco():
+    data = golden("nuwa_qwen_refcoco")
+    for entry in data["smart_resize"]:
+        assert list(qwen_refcoco.resized(entry["width"], entry["height"])) == entry["resized_w_h"]
+    right = []
+    for sample in data["samples"]:
+        doc, expected = sample["doc"], sample["per_sample"]
+        boxes = qwen_refcoco.parse_boxes(sample["prediction"])
+        assert [list(box) for box in boxes] == expected["parsed"]
+        moved = [qwen_refcoco.to_picture(box, doc["width"], doc["height"]) for box in boxes]
+        assert moved == [near(tuple(box)) for box in expected["boxes_original_frame"]]
+        assert [qwen_refcoco.pixel_iou(box, tuple(doc["solution"])) for box in moved] == near(expected["ious"])
+        right.append(qwen_refcoco.score(doc, sample["prediction"])["qwen_refcoco/accuracy"])
+        assert right[-1] == expected["correct"]
+    assert 100 * mean(right) == near(data["aggregate"]["accuracy_percent"])
+
+
+def test_scienceqa_prefix():
+    assert scienceqa.score({"answer": 1}, "B. a dog")["scienceqa/exact_match"] == 0.0
+    assert scienceqa.score({"answer": 1}, "B. a dog", accept_prefix=True)["scienceqa/exact_match"] == 1.0
+    assert scienceqa.score({"answer": 0}, "B. a dog", accept_prefix=True)["scienceqa/exact_match"] == 0.0
+
+
+MALFORMED = ["", " ", "\n", "[", "[]", "[1,2,3]", "[nan, 0, 0, 1]", "((((", "\x00", "é" * 300, "<image>", "-", "1e999"]
+
+
+@pytest.mark.parametrize("text", MALFORMED)
+def test_malformed_answers_score_and_never_raise(text):
+    """An answer is whatever a model says; each of these is wrong everywhere."""
+    box = {"bbox": (0.1, 0.1, 0.5, 0.5), "image_width": 64, "image_height": 48}
+    pixels = {"solution": [10, 10, 30, 30], "width": 64, "height": 48}
+    options = {"A": "red", "B": "blue", "C": "nan", "D": "nan"}
+    values = [
+        single(gqa.score({"answer": "dog"}, text)),
+        single(pope.score({"answer": "yes"}, text)),
+        single(vqa.score_vqav2({"answers": ["dog"] * 10}, text)),
+        single(vqa.score_textvqa({"answers": ["dog"] * 10}, text)),
+        single(mme.score({"answer": "Yes"}, text)),
+        single(mmbench.score({"index": 1, "answer": "A", **options}, text)),
+        single(mmmu.score({"question_type": "multiple-choice", "options": "['red', 'blue']", "answer": "A"}, text)),
+        single(mmmu.score({"question_type": "open", "options": "[]", "answer": "24"}, text)),
+        single(scienceqa.score({"answer": 0}, text)),
+        single(seedbench.score({"answer": "A"}, text)),
+        refcoco.score(box, text)["refcoco/ACC@0.1"],
+        qwen_refcoco.score(pixels, text)["qwen_refcoco/accuracy"],
+    ]
+    assert values == [0.0] * len(values)
+
+
+def test_golden_documents_pass_the_column_checks():
+    """The checks on columns let through what the reference was run on."""
+    for family, name in [
+        (gqa.GQA, "gqa"), (pope.POPE, "pope"), (mme.MME, "mme"), (mmbench.MMBench, "mmbench_en_dev"),
+        (mmmu.MMMU, "mmmu_val"),
+        (scienceqa.ScienceQA, "scienceqa_img"), (seedbench.SEEDBench, "seedbench"), (mmvet.MMVet, "mmvet"),
+        (vqa.VQAv2, "vqav2_val"), (vqa.TextVQA, "textvqa_val"), (qwen_refcoco.QwenRefCOCO, "nuwa_qwen_refcoco"),
+    ]:  # fmt: skip
+        for sample in golden(name)["samples"]:
+            checked(sample["doc"], family.columns)
