@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from pathlib import Path
 
 import hydra
@@ -27,19 +28,22 @@ def print_table(folders: list[Path]) -> None:
 def main() -> int:
     """Compose and run; 1 if a job failed."""
     register()
-    finished: list[Path] = []
+    with tempfile.TemporaryDirectory() as temporary:
+        finished = Path(temporary) / "finished"  # a file, because a parallel launcher runs jobs in other processes
 
-    @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
-    def job(cfg: DictConfig) -> str:
-        finished.append(run_job(cfg))
-        return str(finished[-1])
+        @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+        def job(cfg: DictConfig) -> None:
+            folder = run_job(cfg)
+            with finished.open("a") as file:
+                file.write(f"{folder}\n")
 
-    try:
-        job()
-    finally:  # an interrupted sweep shows what it has
-        if finished:
-            print_table(finished)
-    return int(any((read_result(folder) or {}).get("status", "failed") == "failed" for folder in finished))
+        try:
+            job()
+        finally:  # an interrupted sweep shows what it has
+            folders = [Path(line) for line in finished.read_text().splitlines()] if finished.exists() else []
+            if folders:
+                print_table(folders)
+    return int(any((read_result(folder) or {}).get("status", "failed") == "failed" for folder in folders))
 
 
 if __name__ == "__main__":

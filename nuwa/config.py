@@ -103,7 +103,6 @@ class CallbacksConfig:
 class PathsConfig:
     """conf/paths: where things lie on this machine."""
 
-    data: str = "data"
     outputs: str = "outputs"
 
 

@@ -55,7 +55,8 @@ def _record(cfg: DictConfig, folder: Path) -> None:
         reason = str(error) if expected else f"{type(error).__name__}: {error}"
         outcome |= {"status": "failed", "reason": reason, "traceback": traceback.format_exc()}
     if outcome["status"] != "done":
-        log.error("%s: %s: %s", folder, outcome["status"], outcome["reason"])
+        level = logging.ERROR if outcome["status"] == "failed" else logging.WARNING
+        log.log(level, "%s: %s: %s", folder, outcome["status"], outcome["reason"])
         if "traceback" in outcome and os.environ.get("HYDRA_FULL_ERROR") == "1":
             log.error(outcome["traceback"])
     try:

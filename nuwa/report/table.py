@@ -70,9 +70,7 @@ def _cells(result: Result, varying: Sequence[str], headline: Sequence[str]) -> C
         cells[name] = f"{value} ±{errors[name]:.3f}" if value and name in errors else value
     for name in headline:
         kept = result.get("retention", {}).get(name)
-        cells[f"{name.split('/')[0]} retained"] = (
-            f"{kept['value']:.1%} [{kept['low']:.1%}, {kept['high']:.1%}]" if kept else ""
-        )
+        cells[f"{name.split('/')[0]} retained"] = _share(kept) if kept else ""
     cells["LLM TFLOPs"] = _number(result.get("llm_tflops"), ".4g")
     cells["s/sample"] = _number(result.get("timings", {}).get("seconds_per_sample"), ".3f")
     cells["n"] = str(result.get("n", "")) + (f" ({result['n_failed']} failed)" if result.get("n_failed") else "")
@@ -132,6 +130,12 @@ def _method(result: Result) -> str:
 
 def _number(value: float | None, form: str) -> str:
     return "" if value is None else format(value, form)
+
+
+def _share(kept: dict[str, float]) -> str:
+    """A retention with its interval; the unpruned run retains all of itself, and that is no estimate."""
+    value = f"{kept['value']:.1%}"
+    return value if kept["low"] == kept["high"] else f"{value} [{kept['low']:.1%}, {kept['high']:.1%}]"
 
 
 def _plain(value: Any) -> str:

@@ -83,7 +83,6 @@ def test_types_come_from_the_target(group, override, named):
         "model.device=cuda",
         "logger=csv",
         "paths.outputs=/elsewhere",
-        "paths.data=/elsewhere",
         "trainer.batch_size=3",
         "trainer=gpu",
         "name=other",
