@@ -9,6 +9,7 @@ from torch.utils.data import IterableDataset
 
 from nuwa.tiny.model import GRID
 from nuwa.tiny.questions import Question, ask, box_text, sample_caption
+from nuwa.tiny.recipe import Stage, stage_at
 from nuwa.tiny.scenes import COLORS, IMAGE_SIZE, PATCH, SHAPES, SIZES, Scene, draw_scene
 from nuwa.tiny.vocabulary import ANSWER_CUE, EOS, PAD, encode_words
 
@@ -27,7 +28,9 @@ class BatchStream(IterableDataset):
     Process ``rank`` of ``world`` draws its own share of every batch.
     """
 
-    def __init__(self, stages, seed: int, start: int = 0, captions: int = 2048, rank: int = 0, world: int = 1):
+    def __init__(
+        self, stages: list[Stage], seed: int, start: int = 0, captions: int = 2048, rank: int = 0, world: int = 1
+    ):
         self.stages, self.seed, self.start, self.rank, self.world = stages, seed, start, rank, world
         self.bank = caption_bank(seed, captions)
 
@@ -36,15 +39,6 @@ class BatchStream(IterableDataset):
             rng = np.random.default_rng([self.seed, step, TRAIN, self.rank])
             stage, _ = stage_at(self.stages, step)
             yield build_batch(stage, stage.batch // self.world, rng, self.bank)
-
-
-def stage_at(stages, step: int):
-    """The stage that ``step`` belongs to and the number of steps done in it."""
-    for stage in stages:
-        if step < stage.steps:
-            return stage, step
-        step -= stage.steps
-    return stages[-1], stages[-1].steps
 
 
 def caption_bank(seed: int, size: int) -> Tensor:
@@ -60,7 +54,7 @@ def _count_words(caption: tuple[str, ...]) -> Tensor:
     return counts
 
 
-def build_batch(stage, size: int, rng: np.random.Generator, bank: Tensor, negatives: int = 256) -> Batch:
+def build_batch(stage: Stage, size: int, rng: np.random.Generator, bank: Tensor, negatives: int = 256) -> Batch:
     """``size`` scenes of ``stage`` with patch labels, captions and, where the stage asks any, packed questions."""
     side = stage.size // PATCH
     scenes = [draw_scene(rng, stage.size, tuple(stage.objects)) for _ in range(size)]
@@ -98,7 +92,7 @@ def _label_patches(scene: Scene, side: int) -> dict[str, np.ndarray]:
     return {"owner": owner.ravel(), "classes": classes.reshape(-1, 3), "sides": sides.reshape(-1, 4)}
 
 
-def _fill_slots(scene: Scene, rng: np.random.Generator, stage, origin: np.ndarray) -> dict[str, np.ndarray]:
+def _fill_slots(scene: Scene, rng: np.random.Generator, stage: Stage, origin: np.ndarray) -> dict[str, np.ndarray]:
     """Token ids (M, L), next-token targets (-100 = none), lengths, kinds and the objects behind words and answers."""
     slots = stage.questions
     filled = {

@@ -85,8 +85,7 @@ def evaluate(folder: Path, task: str, count: int, seed: int = 0) -> list[Score]:
     processor = LlavaProcessor.from_pretrained(folder)
     pairs = held_out(task, count, seed)
     right = [
-        is_right(question, text)
-        for (_, question), text in zip(pairs, answer(model, processor, pairs), strict=True)
+        is_right(question, text) for (_, question), text in zip(pairs, answer(model, processor, pairs), strict=True)
     ]
     kinds = [question.kind for _, question in pairs]
     scores = [Score(task, sum(right), len(right))]

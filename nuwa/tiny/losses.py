@@ -98,7 +98,8 @@ def position_loss(heads: TrainingHeads, visual: Tensor, cells: Tensor, batch: Ba
     """Absolute patch centre and absolute box, read from image states (B, N, d) inside the language model."""
     outputs, front = heads.position(visual).float(), batch["owner"] > 0
     centers = (torch.stack([cells % GRID, cells // GRID], -1) + 0.5) / GRID
-    boxes = torch.cat([centers - batch["sides"][..., :2] / IMAGE_SIZE, centers + batch["sides"][..., 2:] / IMAGE_SIZE], -1)
+    before, after = batch["sides"].split(2, -1)
+    boxes = torch.cat([centers - before / IMAGE_SIZE, centers + after / IMAGE_SIZE], -1)
     place = F.smooth_l1_loss(outputs[..., :2], centers, beta=0.05)
     box = F.smooth_l1_loss(outputs[..., 2:][front], boxes[front], beta=0.05)
     return place + box, {"position_cells": (outputs[..., :2] - centers).abs().mean() * GRID}
@@ -135,7 +136,7 @@ class AttentionSupervision:
             self._record("objects", to_image[:, self.OBJECT_HEADS], self.wanted[:, :, None], self.answering)
 
     def _record(self, name: str, weights: Tensor, keys: Tensor, queries: Tensor) -> None:
-        """-log mass of ``weights`` (B, h, M, L, K) on ``keys`` (B, M, 1 or L, K), averaged over ``queries`` (B, M, L)."""
+        """-log mass of ``weights`` (B, h, M, L, K) on ``keys`` (B, M, 1 or L, K), mean over ``queries`` (B, M, L)."""
         mass = (weights * keys[:, None].to(weights.dtype)).sum(-1).float()
         valid = queries & keys.any(-1)
         loss = -(mass.clamp_min(1e-4).log().mean(1) * valid).sum() / valid.sum().clamp(min=1)

@@ -66,9 +66,7 @@ def sample_caption(scene: Scene, rng: np.random.Generator, temperature: float = 
 def _matches(objects: Sequence[SceneObject], color=None, shape=None, size=None) -> tuple[int, ...]:
     """Indices of the objects with the given properties."""
     wanted = {"color": color, "shape": shape, "size": size}
-    return tuple(
-        i for i, o in enumerate(objects) if all(v is None or getattr(o, k) == v for k, v in wanted.items())
-    )
+    return tuple(i for i, o in enumerate(objects) if all(v is None or getattr(o, k) == v for k, v in wanted.items()))
 
 
 def _noun_mentions(objects: Sequence[SceneObject], words: list[str]) -> tuple:
@@ -174,14 +172,15 @@ def _extreme(objects, rng, kind):
     """Where is the leftmost (rightmost, topmost, bottommost) object, of all or of one shape or colour?"""
     word = list(EXTREMES)[rng.integers(len(EXTREMES))]
     chosen, group = objects[rng.integers(len(objects))], rng.integers(3)
-    filters = [({}, "object"), ({"shape": chosen.shape}, chosen.shape), ({"color": chosen.color}, f"{chosen.color} object")]
-    members = _matches(objects, **filters[group][0])
+    wanted = ({}, {"shape": chosen.shape}, {"color": chosen.color})[group]
+    noun = ("object", chosen.shape, f"{chosen.color} object")[group]
+    members = _matches(objects, **wanted)
     axis, sign = EXTREMES[word]
     ranked = sorted(members, key=lambda i: sign * objects[i].center[axis])
     if len(ranked) < 2 or abs(objects[ranked[0]].center[axis] - objects[ranked[1]].center[axis]) < CLEAR_GAP:
         return None
     found = objects[ranked[0]]
-    text = f"where is the {word} {filters[group][1]} ?"
+    text = f"where is the {word} {noun} ?"
     return _question(objects, text, box_text(found.box), kind, (ranked[0],), found.box)
 
 

@@ -144,8 +144,8 @@ def _background(rng: np.random.Generator, size: int) -> np.ndarray:
     for _ in range(rng.integers(0, 1 + size // 16)):
         top, left = rng.integers(0, size - 3, 2)
         length, upright = int(rng.integers(3, 9)), rng.random() < 0.5
-        bar = (slice(top, top + length), slice(left, left + 2)) if upright else (slice(top, top + 2), slice(left, left + length))
-        canvas[bar] = rng.uniform(0.1, 0.75, 3) * 0.5 + rng.uniform(0.1, 0.35)
+        height, width = (length, 2) if upright else (2, length)
+        canvas[top : top + height, left : left + width] = rng.uniform(0.1, 0.75, 3) * 0.5 + rng.uniform(0.1, 0.35)
     return canvas
 
 

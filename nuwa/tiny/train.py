@@ -5,20 +5,16 @@ that a killed run continues from its last checkpoint to the same weights.
 """
 
 import argparse
-import csv
-import time
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import lightning
 import torch
-import yaml
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from nuwa.tiny.data import Batch, BatchStream, stage_at
+from nuwa.tiny.data import Batch, BatchStream
+from nuwa.tiny.journal import Journal
 from nuwa.tiny.losses import (
     AttentionSupervision,
     Metrics,
@@ -31,59 +27,8 @@ from nuwa.tiny.losses import (
 )
 from nuwa.tiny.model import build_model
 from nuwa.tiny.packed import cell_ids, encode_image, packed_forward
+from nuwa.tiny.recipe import RECIPE, Recipe, Stage, stage_at
 from nuwa.tiny.scenes import PATCH
-
-RECIPE = Path(__file__).with_name("recipe.yaml")
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One stage of the recipe; see the comments in recipe.yaml."""
-
-    name: str
-    steps: int
-    size: int
-    objects: tuple[int, int]
-    batch: int
-    questions: int
-    lr: tuple[float, float]
-    vision_lr: float
-    weights: dict[str, float]
-    grounding: float = 0.0
-    mix: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """The whole recipe.yaml."""
-
-    seed: int
-    muon_lr: float
-    adam_lr: float
-    warmup: int
-    number_sigma: float
-    position_tap: int
-    attention_layers: dict[str, list[int]]
-    stages: list[Stage]
-
-    @classmethod
-    def load(cls, path: Path) -> "Recipe":
-        """Read a recipe file."""
-        values = yaml.safe_load(path.read_text())
-        values["stages"] = [Stage(**stage) for stage in values["stages"]]
-        return cls(**values)
-
-    @property
-    def steps(self) -> int:
-        """Steps of all stages together."""
-        return sum(stage.steps for stage in self.stages)
-
-    def rate(self, step: int) -> float:
-        """Learning-rate factor at ``step``: warm-up at the start of the stage, then a cosine over the stage."""
-        stage, done = stage_at(self.stages, step)
-        start, end = stage.lr
-        cosine = 0.5 * (1 + torch.cos(torch.tensor(torch.pi * done / stage.steps)).item())
-        return min(1.0, (done + 1) / self.warmup) * (end + (start - end) * cosine)
 
 
 class TinyLlava(lightning.LightningModule):
@@ -165,68 +110,6 @@ class TinyLlava(lightning.LightningModule):
         position, place = position_loss(self.heads, packed.visual, cells, batch)
         metrics = answer_metrics(logits.detach(), targets, word, relation) | place
         return {"answer": answer, "position": position, **attention.means()}, metrics
-
-
-class Journal(Callback):
-    """Progress bar with stage and loss, and a CSV row of averages every ``every`` steps."""
-
-    def __init__(self, path: Path, every: int = 20):
-        self.path, self.every, self.sums, self.started = path, every, {}, time.time() - _spent(path)
-
-    def on_train_start(self, trainer, module) -> None:
-        """Show the bar from where the run stands, in the first process only."""
-        columns = (TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-        self.progress = Progress(*columns, refresh_per_second=1)
-        self.task = self.progress.add_task("", total=module.recipe.steps, completed=trainer.global_step)
-        if trainer.is_global_zero:
-            self.progress.start()
-
-    def on_train_batch_end(self, trainer, module, *_) -> None:
-        """Add the step up; write a row when it is time."""
-        if not trainer.is_global_zero:
-            return
-        step = trainer.global_step
-        stage, _ = stage_at(module.recipe.stages, step - 1)
-        values = trainer.callback_metrics
-        self.progress.update(self.task, completed=step, description=f"{stage.name} loss {values['loss']:.3f}")
-        for name, value in values.items():
-            if not torch.isnan(value):
-                total, number = self.sums.get(name, (0.0, 0))
-                self.sums[name] = (total + float(value), number + 1)
-        if step % self.every == 0:
-            self._write(step, stage, module.recipe.rate(step - 1))
-
-    def _write(self, step: int, stage: Stage, rate: float) -> None:
-        means = {name: round(total / number, 4) for name, (total, number) in self.sums.items()}
-        seconds = round(time.time() - self.started, 1)
-        row = {"step": step, "stage": stage.name, "seconds": seconds, "rate": round(rate, 4)}
-        row |= {name: means.get(name, "") for name in LOGGED}
-        new = not self.path.exists()
-        with self.path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, row)
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
-        self.sums = {}
-
-    def on_train_end(self, trainer, module) -> None:
-        """Close the bar and keep the last step."""
-        self.progress.stop()
-        trainer.save_checkpoint(self.path.with_name("last.ckpt"))
-
-
-def _spent(log: Path) -> float:
-    """Seconds that earlier parts of the run took, by its log."""
-    if not log.exists():
-        return 0.0
-    with log.open(newline="") as file:
-        return max((float(row["seconds"]) for row in csv.DictReader(file)), default=0.0)
-
-
-LOGGED = (
-    "loss answer vqa relation vg patch caption patch_color patch_shape patch_side_px caption_top1 position "
-    "position_cells attend_words attend_nouns attend_objects"
-).split()
 
 
 def train(

@@ -11,15 +11,13 @@ SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<image>")
 PREFIX_TEXT = "a chat about one picture . USER: "
 ANSWER_CUE = "ASSISTANT:"
 BINS = 101  # the numbers 0.00 .. 1.00
-_GRAMMAR = (
-    "USER: ASSISTANT: is there what color shape the how many are where object objects left right of above below yes no"
-).split()
+_PREFIX_WORDS = ("a", "chat", "about", "one", "picture")
+_ASKING = ("USER:", "ASSISTANT:", "is", "there", "what", "color", "shape", "the", "how", "many", "are", "where")
+_GRAMMAR = (*_ASKING, "object", "objects", "left", "right", "of", "above", "below", "yes", "no")
 CONTENT_WORDS = (
     *COLORS, *SHAPES, *PLURALS.values(), *SIZES, *EXTREMES, "left", "right", "above", "below"
 )  # fmt: skip
-_WORDS = dict.fromkeys(
-    [*"a chat about one picture".split(), *_GRAMMAR, *CONTENT_WORDS, *(str(n) for n in range(MAX_COUNT + 1))]
-)
+_WORDS = dict.fromkeys([*_PREFIX_WORDS, *_GRAMMAR, *CONTENT_WORDS, *(str(n) for n in range(MAX_COUNT + 1))])
 NUMBERS = tuple(f"{i / (BINS - 1):.2f}" for i in range(BINS))
 VOCABULARY = (*SPECIAL, *(SPACE + word for word in _WORDS), ".", "?", SPACE + "[", ",", "]", *NUMBERS)
 IDS = {token: index for index, token in enumerate(VOCABULARY)}

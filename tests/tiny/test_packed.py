@@ -9,8 +9,8 @@ from nuwa.tiny.losses import AttentionSupervision
 from nuwa.tiny.model import FIRST_PATCH, GRID, build_model
 from nuwa.tiny.packed import cell_ids, encode_image, packed_forward
 from nuwa.tiny.questions import ask
+from nuwa.tiny.recipe import RECIPE, Recipe
 from nuwa.tiny.scenes import draw_scene
-from nuwa.tiny.train import RECIPE, Recipe
 from nuwa.tiny.vocabulary import ANSWER_CUE, IMAGE, PREFIX_IDS, encode_words
 
 

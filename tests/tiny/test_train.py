@@ -6,9 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from nuwa.tiny.data import stage_at
 from nuwa.tiny.export import build_processor, export_weights
-from nuwa.tiny.train import RECIPE, Journal, Recipe, TinyLlava, train
+from nuwa.tiny.journal import Journal
+from nuwa.tiny.recipe import RECIPE, Recipe, stage_at
+from nuwa.tiny.train import TinyLlava, train
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,68 @@
+"""The training recipe: stages, rates and loss weights, read from ``recipe.yaml``."""
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+RECIPE = Path(__file__).with_name("recipe.yaml")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of the recipe; see the comments in recipe.yaml."""
+
+    name: str
+    steps: int
+    size: int
+    objects: tuple[int, int]
+    batch: int
+    questions: int
+    lr: tuple[float, float]
+    vision_lr: float
+    weights: dict[str, float]
+    grounding: float = 0.0
+    mix: dict[str, float] = field(default_factory=dict)
+
+
+def stage_at(stages: list[Stage], step: int) -> tuple[Stage, int]:
+    """The stage that ``step`` belongs to and the number of steps done in it."""
+    for stage in stages:
+        if step < stage.steps:
+            return stage, step
+        step -= stage.steps
+    return stages[-1], stages[-1].steps
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The whole recipe.yaml."""
+
+    seed: int
+    muon_lr: float
+    adam_lr: float
+    warmup: int
+    number_sigma: float
+    position_tap: int
+    attention_layers: dict[str, list[int]]
+    stages: list[Stage]
+
+    @classmethod
+    def load(cls, path: Path) -> "Recipe":
+        """Read a recipe file."""
+        values = yaml.safe_load(path.read_text())
+        values["stages"] = [Stage(**stage) for stage in values["stages"]]
+        return cls(**values)
+
+    @property
+    def steps(self) -> int:
+        """Steps of all stages together."""
+        return sum(stage.steps for stage in self.stages)
+
+    def rate(self, step: int) -> float:
+        """Learning-rate factor at ``step``: warm-up at the start of the stage, then a cosine over the stage."""
+        stage, done = stage_at(self.stages, step)
+        start, end = stage.lr
+        cosine = 0.5 * (1 + math.cos(math.pi * done / stage.steps))
+        return min(1.0, (done + 1) / self.warmup) * (end + (start - end) * cosine)
