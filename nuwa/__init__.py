@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from nuwa import pruners
+from nuwa.pruners.catalogue import find_method
 from nuwa.pruning.budget import Budget
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ __all__ = ["__version__", "load_pruner", "prune", "pruners"]
 
 
 def load_pruner(name: str, budget: float | Budget | None = None, **options: Any) -> pruners.Pruner:
-    """Make a pruning method by its name in ``conf/pruner``.
+    """Make a pruning method by its name in ``conf/pruner``, with the options of its file there.
 
     Args:
         name: e.g. ``nuwa`` or ``visionzip``.
@@ -33,11 +34,9 @@ def load_pruner(name: str, budget: float | Budget | None = None, **options: Any)
     Raises:
         ValueError: an unknown method or an impossible option.
     """
-    methods = {cls.name: cls for cls in vars(pruners).values() if isinstance(cls, type) and hasattr(cls, "name")}
-    if name not in methods:
-        raise ValueError(f"pruner {name!r} is unknown; choose one of {', '.join(sorted(methods))}")
+    kind, defaults = find_method(name)
     spent = budget if isinstance(budget, Budget) else Budget(average=budget)
-    return methods[name](budget=spent, **options)
+    return kind(budget=spent, **(defaults | options))
 
 
 def prune(model: nn.Module, pruner: pruners.Pruner, position: str = "native") -> PruningSession:

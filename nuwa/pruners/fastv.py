@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from nuwa.pruners.base import LLMContext, Pruner, require
+from nuwa.pruners.base import Facts, LLMContext, Pruner, require
 from nuwa.pruning.budget import ModelShape, Schedule, attention_score_flops, check_reached, layer_at
 
 
@@ -31,6 +31,12 @@ class FastV(Pruner):
 
     name: ClassVar[str] = "fastv"
     looks_back: ClassVar[bool] = True
+    facts: ClassVar[Facts] = Facts(
+        paper="arXiv 2403.06764",
+        source="pkunlp-icler/FastV@d165972",
+        signal="attention of the last prompt token",
+        text_aware=True,
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

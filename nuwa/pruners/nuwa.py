@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nuwa.pruners.base import LLMContext, Pruner, Tap, VisionContext, VisionDecision, require
+from nuwa.pruners.base import Facts, LLMContext, Pruner, Tap, VisionContext, VisionDecision, require
 from nuwa.pruning.budget import ModelShape, Schedule, check_reached, cosine_flops, layer_at, norm_flops
 from nuwa.pruning.layout import Grid, coordinates
 
@@ -147,6 +147,13 @@ class Nuwa(Pruner):
     stage2_ratio: float = 1 / 7
 
     name: ClassVar[str] = "nuwa"
+    facts: ClassVar[Facts] = Facts(
+        paper="arXiv 2602.02951",
+        source="Man-PaperRejected/Nuwa@175b7d5",
+        signal="CLS attention times key norm per region; cosine with the question",
+        merges=True,
+        text_aware=True,
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from nuwa.pruners.base import LLMContext, Pruner, Tap, VisionContext, VisionDecision, require
+from nuwa.pruners.base import Facts, LLMContext, Pruner, Tap, VisionContext, VisionDecision, require
 from nuwa.pruners.fastv import last_token_attention
 from nuwa.pruners.nuwa import (
     candidates_per_region,
@@ -63,6 +63,13 @@ class NuwaRelease(Pruner):
 
     name: ClassVar[str] = "nuwa_release"
     looks_back: ClassVar[bool] = True
+    facts: ClassVar[Facts] = Facts(
+        paper="arXiv 2602.02951",
+        source="Man-PaperRejected/Nuwa@175b7d5",
+        signal="CLS attention per region; attention of the last prompt token",
+        merges=True,
+        text_aware=True,
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nuwa.pruners.base import Pruner, VisionContext, VisionDecision
+from nuwa.pruners.base import Facts, Pruner, VisionContext, VisionDecision
 from nuwa.pruning.budget import BudgetError, Schedule, check_reached
 from nuwa.pruning.layout import Grid
 
@@ -68,6 +68,7 @@ class Pooling(Pruner):
 
     name: ClassVar[str] = "pooling"
     native_position: ClassVar[str] = "perc"
+    facts: ClassVar[Facts] = Facts(signal="place alone", merges=True)
 
     def schedule(self, n_tokens: int, layers: int) -> Schedule:
         target = self.budget.tokens(n_tokens)

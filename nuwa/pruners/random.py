@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import torch
 
-from nuwa.pruners.base import Pruner, VisionContext, VisionDecision
+from nuwa.pruners.base import Facts, Pruner, VisionContext, VisionDecision
 from nuwa.pruning.budget import Schedule, check_reached
 
 
@@ -19,6 +19,7 @@ class RandomPruner(Pruner):
     """Keep tokens drawn without replacement, in raster order."""
 
     name: ClassVar[str] = "random"
+    facts: ClassVar[Facts] = Facts(signal="a draw from the image's id and the seed")
 
     def schedule(self, n_tokens: int, layers: int) -> Schedule:
         target = self.budget.tokens(n_tokens)

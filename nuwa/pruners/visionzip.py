@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nuwa.pruners.base import Pruner, Tap, VisionContext, VisionDecision, require
+from nuwa.pruners.base import Facts, Pruner, Tap, VisionContext, VisionDecision, require
 from nuwa.pruners.nuwa import gather_tokens, top_tokens
 from nuwa.pruning.budget import ModelShape, Schedule, attention_score_flops, check_reached, cosine_flops
 
@@ -60,6 +60,12 @@ class VisionZip(Pruner):
 
     name: ClassVar[str] = "visionzip"
     native_position: ClassVar[str] = "perc"
+    facts: ClassVar[Facts] = Facts(
+        paper="arXiv 2412.04467",
+        source="dvlab-research/VisionZip@3151f6d",
+        signal="CLS attention",
+        merges=True,
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

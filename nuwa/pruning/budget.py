@@ -7,7 +7,7 @@ SparseVLM's authors count the tokens *leaving* each layer; both are reported.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 
@@ -94,6 +94,27 @@ def layer_at(depth: float, layers: int) -> int:
     if layers < 2:
         raise BudgetError(f"pruning inside the LLM needs 2 layers or more, this LLM has {layers}")
     return min(max(math.floor(depth * layers + 0.5), 1), layers - 1)
+
+
+def staged(n_tokens: int, depths: Sequence[float], counts: Sequence[int], layers: int) -> Schedule:
+    """All ``n_tokens`` enter the LLM, ``counts[i]`` go on at the fraction ``depths[i]`` of its depth.
+
+    Counts only fall. In a shallow LLM two stages may meet in one layer: the later one counts.
+    """
+    stages, before = {}, n_tokens
+    for depth, count in zip(depths, counts, strict=True):
+        if count < before:
+            stages[layer_at(depth, layers)] = before = count
+    return Schedule(n_tokens, tuple(stages.items()))
+
+
+def fit_schedule(make: Callable[[float], Schedule], target: float, layers: int, high: float = 1.0) -> Schedule:
+    """The schedule ``make(x)``, 0 <= x <= ``high``, that comes closest to ``target``; more x must mean more tokens."""
+    low = 0.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if make(middle).average(layers) < target else (low, middle)
+    return min(make(high), make(low), key=lambda schedule: abs(schedule.average(layers) - target))
 
 
 def average_entering(per_layer: Sequence[float]) -> float:

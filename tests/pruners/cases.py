@@ -49,7 +49,7 @@ def vision_context(grid, features, taps, ids=None):
     return VisionContext(grid, features, taps, ids, project=lambda x: x)
 
 
-def prompt(*lengths, ids=(("a",),), rows=None, hidden=None, padding=0, layer=8):
+def prompt(*lengths, ids=(("a",),), rows=None, hidden=None, padding=0, layer=8, **more):
     """An LLM context of rows that are text, image, text, ...: lengths (text, image 0, text, image 1, ...)."""
     image, token = [-1] * padding, [-1] * padding
     for part, length in enumerate(lengths):
@@ -63,10 +63,10 @@ def prompt(*lengths, ids=(("a",),), rows=None, hidden=None, padding=0, layer=8):
         assert query.tolist() == [image.shape[1] - 1]
         return rows[:, :, None]
 
-    return LLMContext(layer, hidden, image, token, valid, ids, attention)
+    return LLMContext(layer, hidden, image, token, valid, ids, attention, **more)
 
 
-def after(context):
+def after(context, **more):
     """The context of the next layer, which looks back at ``context``; its own attention is not to be asked for."""
 
     def forbidden(query):
@@ -81,6 +81,7 @@ def after(context):
         context.ids,
         forbidden,
         previous=context,
+        **more,
     )
 
 

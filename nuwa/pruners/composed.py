@@ -1,0 +1,77 @@
+"""Composed: any vision-stage method before the LLM, then any LLM-stage method on what is left, under one budget."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from torch import Tensor
+
+from nuwa.pruners.base import Facts, LLMContext, LLMDecision, Pruner, Tap, VisionContext, VisionDecision, require
+from nuwa.pruners.catalogue import find_method
+from nuwa.pruning.budget import Budget, ModelShape, Schedule
+
+
+@dataclass
+class Composed(Pruner):
+    """``vision`` and ``llm`` are names of methods, with the options of their config files.
+
+    ``split`` divides the reduction between them, in the logarithm: of N tokens and a budget of T, N (T / N)^split enter
+    the LLM; 1 leaves all of it to the vision method, 0 to the LLM method. A method with both stages can take the vision
+    part with its own vision stage. Native positions are renumbered, as by the authors of the two default methods.
+    """
+
+    vision: str = "visionzip"
+    llm: str = "pyramiddrop"
+    split: float = 0.5
+
+    name: ClassVar[str] = "composed"
+    native_position: ClassVar[str] = "perc"
+    facts: ClassVar[Facts] = Facts(signal="that of its two parts")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 <= self.split <= 1, "split", "in [0, 1]", self.split)
+        self._before, self._inside = self._part("vision"), self._part("llm")
+        require(self._before.prunes_vision, "vision", "a method that prunes before the LLM", self.vision)
+        single = self._inside.prunes_llm and not self._inside.prunes_vision
+        require(single, "llm", "a method that prunes inside the LLM only", self.llm)
+
+    def _part(self, key: str) -> Pruner:
+        name = getattr(self, key)
+        require(name != self.name, key, "a single method", name)
+        kind, options = find_method(name)
+        return kind(seed=self.seed, **options)
+
+    @property
+    def taps(self) -> tuple[Tap, ...]:
+        return self._before.taps
+
+    @property
+    def looks_back(self) -> bool:
+        """As the LLM method asks."""
+        return self._inside.looks_back
+
+    def _share(self, n_tokens: int) -> tuple[Pruner, Pruner, int]:
+        """Both parts with their budgets, and how many tokens enter the LLM."""
+        target = self.budget.tokens(n_tokens)
+        entering = max(1, round(n_tokens * (target / n_tokens) ** self.split))
+        before = replace(self._before, budget=Budget(average=entering))
+        return before, replace(self._inside, budget=Budget(average=min(target, entering))), entering
+
+    def schedule(self, n_tokens: int, layers: int) -> Schedule:
+        before, inside, entering = self._share(n_tokens)
+        if not before.prunes_llm:
+            before.schedule(n_tokens, layers)  # refuses a count that it cannot make
+        return Schedule(entering, inside.schedule(entering, layers).llm)
+
+    def prune_vision(self, context: VisionContext, keep: int) -> VisionDecision:
+        return self._before.prune_vision(context, keep)
+
+    def prune_llm(self, context: LLMContext, keep: Tensor) -> Tensor | LLMDecision:
+        return self._inside.prune_llm(context, keep)
+
+    def metric_flops(self, n_tokens: int, shape: ModelShape) -> float:
+        """Both parts'."""
+        before, inside, entering = self._share(n_tokens)
+        return before.metric_flops(n_tokens, shape) + inside.metric_flops(entering, shape)

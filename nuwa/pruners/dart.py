@@ -1,0 +1,117 @@
+"""DART (arXiv 2502.11494; code ZichenWen1/DART as vendored in Chenfei-Liao/VTC-Bench, commit 983e443): drop duplicates.
+
+A few pivots, the visual and text tokens with the largest keys, each choose the visual tokens least like themselves. No
+attention is computed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from nuwa.pruners.base import Facts, LLMContext, Pruner, require
+from nuwa.pruning.budget import ModelShape, Schedule, check_reached, layer_at, norm_flops, staged
+
+
+def choose_unlike(states: Tensor, visual: Tensor, own: list[int], pivots: list[int], keep: int) -> list[int]:
+    """``own`` visual pivots, and what the pivots choose: each in turn takes the remaining tokens least similar to it.
+
+    Args:
+        states: (L, D) normed hidden states.
+        visual: (N,) places of the image's tokens.
+        own: places of the visual pivots, which stay.
+        pivots: places of all pivots, in the order in which they choose.
+        keep: tokens to keep in all; pivots take equal numbers, the first ones one more where that does not divide.
+
+    Returns:
+        the ``keep`` places.
+    """
+    direction = functional.normalize(states.float(), dim=-1)
+    free = torch.zeros(len(states), dtype=torch.bool, device=states.device)
+    free[visual] = True
+    free[own] = False
+    chosen, rest = list(own), keep - len(own)
+    for turn, pivot in enumerate(pivots):
+        take = rest // len(pivots) + (turn < rest % len(pivots))
+        similarity = (direction @ direction[pivot]).masked_fill(~free, float("inf"))
+        best = similarity.argsort(stable=True)[:take]
+        free[best] = False
+        chosen += best.tolist()
+    return chosen
+
+
+@dataclass
+class Dart(Pruner):
+    """Four visual and four text pivots at ``layer``, the authors' K = 2 of 32.
+
+    The result depends on the order in which pivots choose. The paper names none: here the visual pivots come first,
+    each kind by falling key norm. ``variant: release`` takes the released order, that of a Python set of their places
+    in the prompt. ``counting: authors`` counts as the authors do, whose 64, 128, 192 are floor(n / 8) tokens per pivot
+    with the four visual pivots on top (68, 132, 196 kept), the layers before not counted; ``entering`` meets the
+    budget.
+    """
+
+    layer: float = 1 / 16
+    visual_pivots: int = 4
+    text_pivots: int = 4
+    variant: Literal["paper", "release"] = "paper"
+    counting: Literal["entering", "authors"] = "entering"
+
+    name: ClassVar[str] = "dart"
+    looks_back: ClassVar[bool] = True
+    facts: ClassVar[Facts] = Facts(
+        paper="arXiv 2502.11494",
+        source="ZichenWen1/DART (Chenfei-Liao/VTC-Bench@983e443)",
+        signal="dissimilarity to pivots with large keys",
+        text_aware=True,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 < self.layer < 1, "layer", "a fraction of the depth in (0, 1)", self.layer)
+        require(self.visual_pivots >= 1, "visual_pivots", "1 or more", self.visual_pivots)
+        require(self.text_pivots >= 0, "text_pivots", "0 or more", self.text_pivots)
+        require(self.variant in ("paper", "release"), "variant", "paper or release", self.variant)
+        require(self.counting in ("entering", "authors"), "counting", "entering or authors", self.counting)
+
+    def schedule(self, n_tokens: int, layers: int) -> Schedule:
+        target, layer = self.budget.tokens(n_tokens), layer_at(self.layer, layers)
+        if self.counting == "authors" and not self.budget.full:
+            pivots = self.visual_pivots + self.text_pivots
+            return staged(n_tokens, [self.layer], [self.visual_pivots + pivots * (int(target) // pivots)], layers)
+        schedule = staged(
+            n_tokens, [self.layer], [round((target * layers - layer * n_tokens) / (layers - layer))], layers
+        )
+        floor = (layer * n_tokens + layers - layer) / layers
+        reachable = f"the first {layer} see all {n_tokens} tokens, so that it needs {floor:.1f} or more"
+        return check_reached(self.name, schedule, target, layers, reachable)
+
+    def prune_llm(self, context: LLMContext, keep: Tensor) -> Tensor:
+        norm = context.previous.keys().float().norm(p=1, dim=-1)
+        states = context.final_norm(context.hidden)
+        kept = context.text.clone()
+        for row, names in enumerate(context.ids):
+            text = _largest(norm[row], context.question[row].nonzero()[:, 0], self.text_pivots)
+            for ordinal in range(len(names)):
+                visual, count = (context.image[row] == ordinal).nonzero()[:, 0], int(keep[row, ordinal])
+                own = _largest(norm[row], visual, min(self.visual_pivots, count))
+                pivots = own + text
+                if self.variant == "release":
+                    start = int(context.valid[row].logical_not().sum())
+                    pivots = [start + place for place in {pivot - start for pivot in pivots}]
+                kept[row, choose_unlike(states[row], visual, own, pivots, count)] = True
+        return kept
+
+    def metric_flops(self, n_tokens: int, shape: ModelShape) -> float:
+        """Key norms and one cosine per pivot and token."""
+        pivots = self.visual_pivots + self.text_pivots
+        return norm_flops(n_tokens, shape.kv_heads * shape.head_dim) + pivots * norm_flops(n_tokens, shape.hidden)
+
+
+def _largest(norm: Tensor, places: Tensor, count: int) -> list[int]:
+    """The ``count`` places of the largest norm (L,), largest first."""
+    return places[norm[places].argsort(descending=True, stable=True)[:count]].tolist()

@@ -1,0 +1,66 @@
+"""DivPrune (arXiv 2503.02175; code vbdi/divprune, commit 799e2d9): the most diverse tokens, before the LLM.
+
+Greedy max-min selection over projected features: every pick is the token that is furthest, by cosine, from all picked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from nuwa.pruners.base import Facts, Pruner, VisionContext, VisionDecision
+from nuwa.pruning.budget import ModelShape, Schedule, check_reached, cosine_flops
+
+
+def nearest_similarity(direction: Tensor, chunk: int = 64) -> Tensor:
+    """Cosine of each of N unit vectors (N, D) to its nearest neighbour (N,), in portions of ``chunk`` rows."""
+    best = []
+    for start in range(0, len(direction), chunk):
+        rows = direction[start : start + chunk] @ direction.T
+        own = torch.arange(len(rows), device=rows.device)
+        rows[own, start + own] = float("-inf")
+        best.append(rows.amax(1))
+    return torch.cat(best)
+
+
+def max_min(features: Tensor, keep: int) -> Tensor:
+    """Indices (keep,) of N features (N, D) in the order of picking.
+
+    The first pick has the most distant nearest neighbour. One row of similarities is computed per pick.
+    """
+    direction = functional.normalize(features.float(), dim=-1)
+    order = [int(nearest_similarity(direction).argmin())] if len(features) > 1 else [0]
+    closest = direction @ direction[order[0]]
+    while len(order) < keep:
+        closest[order[-1]] = float("inf")
+        order.append(int(closest.argmin()))
+        closest = torch.maximum(closest, direction @ direction[order[-1]])
+    return torch.tensor(order[:keep], device=features.device)
+
+
+@dataclass
+class DivPrune(Pruner):
+    """No options. Kept tokens go on in raster order; ids are renumbered, as in the release (PERC)."""
+
+    name: ClassVar[str] = "divprune"
+    native_position: ClassVar[str] = "perc"
+    facts: ClassVar[Facts] = Facts(
+        paper="arXiv 2503.02175", source="vbdi/divprune@799e2d9", signal="distance between projected features"
+    )
+
+    def schedule(self, n_tokens: int, layers: int) -> Schedule:
+        target = self.budget.tokens(n_tokens)
+        return check_reached(self.name, Schedule(round(target)), target, layers, "it keeps whole tokens, one or more")
+
+    def prune_vision(self, context: VisionContext, keep: int) -> VisionDecision:
+        chosen = [max_min(image, keep).sort().values for image in context.project(context.features)]
+        return VisionDecision(torch.stack(chosen))
+
+    def metric_flops(self, n_tokens: int, shape: ModelShape) -> float:
+        """All pairs for the first pick, one row for each pick."""
+        kept = self.schedule(n_tokens, shape.layers).vision
+        return cosine_flops(n_tokens, shape.hidden) + kept * n_tokens * shape.hidden

@@ -1,0 +1,102 @@
+"""FEATHER (arXiv 2412.13180; code markendo/FEATHER, commit c2a09b2): attention without rotary bias, plus a grid.
+
+FastV's choice leans to the bottom of the image, because rotary embeddings favour late tokens. FEATHER scores with the
+un-rotated queries and keys of the layer before, adds a strided grid at its first stage, and prunes again deeper.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from nuwa.pruners.base import Facts, LLMContext, Pruner, require
+from nuwa.pruners.pyramiddrop import LADDERS
+from nuwa.pruning.budget import ModelShape, Schedule, attention_score_flops, check_reached, fit_schedule, staged
+from nuwa.pruning.layout import Grid
+
+DEPTHS = {name: depths[:2] for name, depths in LADDERS.items()}
+"""Depths of both stages: the authors' layers 8 and 16 of 32, and 2 and 8 for budgets that these cannot reach."""
+
+
+def on_grid(grid: Grid, stride: int) -> Tensor:
+    """Tokens whose row and column are multiples of ``stride``: (N,) bool."""
+    rows, columns = (torch.arange(side) % stride == 0 for side in grid)
+    return (rows[:, None] & columns).flatten()
+
+
+def unrotated_scores(context: LLMContext) -> Tensor:
+    """Attention of the last token in the layer before, un-rotated, softmax over each image alone: (B, L)."""
+    before = context.previous
+    last = torch.tensor([before.hidden.shape[1] - 1], device=before.hidden.device)
+    score = torch.zeros(context.image.shape, device=before.hidden.device)
+    for ordinal in range(max(map(len, context.ids))):
+        mine = context.image == ordinal
+        row = before.attention(last, rotary=False, among=mine).mean(1)[:, 0]
+        score = torch.where(mine, row, score)
+    return score
+
+
+@dataclass
+class Feather(Pruner):
+    """``stride`` of the grid; the authors' is 3.
+
+    The release keeps a share 1 - r by attention and the grid besides, so that the number of tokens depends on how many
+    are in both. Here the number is fixed: the whole grid, then the best others; it is the same set as the release's
+    whenever the numbers agree. Stage 2 keeps (1 - r)^2 of the survivors, grid tokens competing like all others (a
+    comment in the release says otherwise, its code does this). The stages move to an earlier ladder for budgets that
+    the authors' layers cannot reach.
+    """
+
+    stride: int = 3
+
+    name: ClassVar[str] = "feather"
+    looks_back: ClassVar[bool] = True
+    facts: ClassVar[Facts] = Facts(
+        paper="arXiv 2412.13180",
+        source="markendo/FEATHER@c2a09b2",
+        signal="attention of the last prompt token without rotary embeddings, and a grid",
+        text_aware=True,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.stride >= 1, "stride", "1 token or more", self.stride)
+
+    def schedule(self, n_tokens: int, layers: int) -> Schedule:
+        target = self.budget.tokens(n_tokens)
+        grid = math.ceil(math.sqrt(n_tokens) / self.stride) ** 2
+
+        def make(share: float, depths: tuple[float, ...]) -> Schedule:
+            first = min(n_tokens, max(1, round(n_tokens * share + grid * (1 - share))))
+            return staged(n_tokens, depths, (first, max(1, round(first * share**2))), layers)
+
+        floors = {name: make(0.0, depths).average(layers) for name, depths in DEPTHS.items()}
+        ladder = "late" if floors["late"] <= target else "early"
+        best = fit_schedule(lambda share: make(share, DEPTHS[ladder]), target, layers)
+        reachable = f"with a grid of {grid} tokens it needs {floors['early']:.1f} or more"
+        return check_reached(self.name, best, target, layers, reachable)
+
+    def prune_llm(self, context: LLMContext, keep: Tensor) -> Tensor:
+        score = unrotated_scores(context)
+        if context.hidden.shape[1] == context.first.hidden.shape[1]:  # nothing has left inside the LLM yet
+            score = score + self._grid_tokens(context)  # attention is below 1, so that the grid goes first
+        return context.top_k(score, keep)
+
+    def _grid_tokens(self, context: LLMContext) -> Tensor:
+        member = torch.zeros_like(context.valid)
+        for row, layouts in enumerate(context.layouts):
+            for ordinal, layout in enumerate(layouts):
+                for view in layout.views:
+                    cells = view.tokens[on_grid(view.grid, self.stride)].to(member.device)
+                    member[row] |= (context.image[row] == ordinal) & torch.isin(context.token[row], cells)
+        return member
+
+    def metric_flops(self, n_tokens: int, shape: ModelShape) -> float:
+        """One attention row per stage."""
+        schedule = self.schedule(n_tokens, shape.layers)
+        before = [schedule.vision, *(count for _, count in schedule.llm)][: len(schedule.llm)]
+        return sum(attention_score_flops(1, count, shape.hidden) for count in before)

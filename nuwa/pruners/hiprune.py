@@ -1,0 +1,86 @@
+"""HiPrune (arXiv 2508.00553; code Danielement321/HiPrune, commit 6e83a12): objects from a shallow layer, the rest from
+a deep one.
+
+Anchors receive the most attention in a shallow layer of the vision tower and bring their neighbours along; the other
+places go to the tokens that receive the most in the layer whose output are the features.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from nuwa.pruners.base import Facts, Pruner, Tap, VisionContext, VisionDecision, require
+from nuwa.pruners.nuwa import top_tokens
+from nuwa.pruning.budget import ModelShape, Schedule, attention_score_flops, check_reached
+from nuwa.pruning.layout import Grid
+
+
+def neighbourhood(anchors: Tensor, grid: Grid, wrap: bool) -> Tensor:
+    """Anchors (B, A) and the tokens left, right, above and below them: (B, N) bool.
+
+    ``wrap``: as released, by index alone, so that a row's last token neighbours the next row's first, and indices
+    outside the image fall on its first or last token.
+    """
+    height, width = grid
+    chosen = torch.zeros(len(anchors), height * width, dtype=torch.bool, device=anchors.device)
+    for down, right in ((0, 0), (0, -1), (0, 1), (-1, 0), (1, 0)):
+        place = (anchors + down * width + right).clamp(0, height * width - 1)
+        row, column = anchors // width + down, anchors % width + right
+        inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+        chosen.scatter_(1, place if wrap else torch.where(inside, place, anchors), True)
+    return chosen
+
+
+def hierarchical(shallow: Tensor, deep: Tensor, keep: int, share: float, grid: Grid, wrap: bool) -> Tensor:
+    """Ascending indices (B, keep) from the attention received in a shallow and a deep layer, both (B, N)."""
+    anchors = top_tokens(shallow, round(keep * share / 5))
+    chosen = neighbourhood(anchors, grid, wrap)
+    return top_tokens(deep.masked_fill(chosen, float("inf")), keep)
+
+
+@dataclass
+class HiPrune(Pruner):
+    """``anchor_share`` of the tokens (alpha) are anchors with their four neighbours; ``object_layer`` is the shallow
+    layer as a fraction of the tower's depth: the authors' 9th of 24.
+
+    Neighbours are those of the grid; ``variant: release`` takes them by index, across the ends of rows.
+    """
+
+    anchor_share: float = 0.1
+    object_layer: float = 0.375
+    variant: Literal["paper", "release"] = "paper"
+
+    name: ClassVar[str] = "hiprune"
+    native_position: ClassVar[str] = "perc"
+    facts: ClassVar[Facts] = Facts(
+        paper="arXiv 2508.00553",
+        source="Danielement321/HiPrune@6e83a12",
+        signal="attention received in a shallow and a deep layer of the tower",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 <= self.anchor_share <= 1, "anchor_share", "a share in [0, 1]", self.anchor_share)
+        require(0 < self.object_layer <= 1, "object_layer", "a fraction of the depth in (0, 1]", self.object_layer)
+        require(self.variant in ("paper", "release"), "variant", "paper or release", self.variant)
+
+    @property
+    def taps(self) -> tuple[Tap, ...]:
+        return (Tap("received_attention", layer=self.object_layer), Tap("received_attention"))
+
+    def schedule(self, n_tokens: int, layers: int) -> Schedule:
+        target = self.budget.tokens(n_tokens)
+        return check_reached(self.name, Schedule(round(target)), target, layers, "it keeps whole tokens, one or more")
+
+    def prune_vision(self, context: VisionContext, keep: int) -> VisionDecision:
+        shallow, deep = (context.taps[tap] for tap in self.taps)
+        kept = hierarchical(shallow, deep, keep, self.anchor_share, context.grid, self.variant == "release")
+        return VisionDecision(kept, extras={"salience": deep, "object": shallow})
+
+    def metric_flops(self, n_tokens: int, shape: ModelShape) -> float:
+        """All attention rows of two layers of the tower."""
+        return 2 * attention_score_flops(n_tokens, n_tokens, shape.vision_hidden)

@@ -1,0 +1,123 @@
+"""HoloV (arXiv 2510.02912; code obananas/HoloV, commit 1d2e65e): tokens shared out over crops of the image.
+
+Every crop gets a quota by its mean score, CLS attention plus a share of how varied its tokens are; inside a crop the
+most attended tokens stay.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from nuwa.pruners.base import Facts, Pruner, Tap, VisionContext, VisionDecision, require
+from nuwa.pruning.budget import ModelShape, Schedule, attention_score_flops, check_reached, cosine_flops
+from nuwa.pruning.layout import Grid, coordinates
+
+SCALE, EPS = 1e3, 1e-6
+"""The release multiplies attention with the first and guards divisions with the second."""
+
+
+def crops_of(grid: Grid, crops: int, spatial: bool) -> list[Tensor]:
+    """Token indices of each crop: blocks of a square grid of crops, or equal pieces of the raster."""
+    n_tokens = grid[0] * grid[1]
+    if not spatial:
+        return list(torch.arange(n_tokens).tensor_split(min(crops, n_tokens)))
+    side = max(1, round(crops**0.5))
+    place = (coordinates(grid) * side // torch.tensor(grid)).long()
+    crop = place[:, 0] * side + place[:, 1]
+    return [(crop == i).nonzero()[:, 0] for i in crop.unique().tolist()]
+
+
+def crop_score(features: Tensor, attention: Tensor, alpha: float) -> Tensor:
+    """Mean score of a crop: attention (n,), plus ``alpha`` times the spread of each token's cosines (features (n, D)).
+
+    The spread runs over all n columns, the own one set to zero, as released.
+    """
+    attention, n = attention.float() * SCALE, len(attention)
+    if n == 1:
+        return attention.mean() / SCALE
+    direction = functional.normalize(features.float(), dim=-1)
+    cosine = (direction @ direction.T).fill_diagonal_(0)
+    mean = cosine.sum(1, keepdim=True) / (n - 1)
+    spread = (cosine - mean).square().sum(1) / (n - 1)
+    return (attention + alpha * spread * (attention.abs().mean() / (spread.abs().mean() + EPS))).mean()
+
+
+def quotas(scores: Tensor, sizes: list[int], keep: int) -> list[int]:
+    """Share ``keep`` tokens out over crops by score (C,): rounded down, what is left one each to the heaviest.
+
+    A crop that gets more than it has passes the rest on to the heaviest crops with room (the release fills up with
+    zero tokens instead).
+    """
+    weight = scores / (scores.sum() + EPS)
+    given = (weight * keep).floor().long().tolist()
+    heaviest = weight.argsort(descending=True, stable=True).tolist()
+    for crop in heaviest[: keep - sum(given)]:
+        given[crop] += 1
+    given = [min(count, size) for count, size in zip(given, sizes, strict=True)]
+    while sum(given) < keep:
+        for crop in heaviest:
+            if given[crop] < sizes[crop] and sum(given) < keep:
+                given[crop] += 1
+    return given
+
+
+@dataclass
+class HoloV(Pruner):
+    """``crops`` of the image and the weight ``alpha`` of variety, the authors' 16 and 0.09.
+
+    The paper speaks of spatial crops, which are the default: 4 x 4 blocks. ``variant: release`` takes the release's: 16
+    equal pieces of the raster, a row and a half each. Tokens reach the LLM crop by crop, the most attended first.
+    """
+
+    crops: int = 16
+    alpha: float = 0.09
+    variant: Literal["paper", "release"] = "paper"
+
+    name: ClassVar[str] = "holov"
+    native_position: ClassVar[str] = "perc"
+    facts: ClassVar[Facts] = Facts(
+        paper="arXiv 2510.02912",
+        source="obananas/HoloV@1d2e65e",
+        signal="CLS attention, quotas by attention and variety per crop",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.crops >= 1, "crops", "1 or more", self.crops)
+        require(self.alpha >= 0, "alpha", "0 or more", self.alpha)
+        require(self.variant in ("paper", "release"), "variant", "paper or release", self.variant)
+
+    @property
+    def taps(self) -> tuple[Tap, ...]:
+        return (Tap("cls_attention"),)
+
+    def schedule(self, n_tokens: int, layers: int) -> Schedule:
+        target = self.budget.tokens(n_tokens)
+        return check_reached(self.name, Schedule(round(target)), target, layers, "it keeps whole tokens, one or more")
+
+    def prune_vision(self, context: VisionContext, keep: int) -> VisionDecision:
+        salience = context.taps[self.taps[0]].float().mean(1)
+        if keep == salience.shape[1]:
+            return VisionDecision(torch.arange(keep, device=salience.device).expand(len(salience), -1))
+        crops = [c.to(salience.device) for c in crops_of(context.grid, self.crops, self.variant == "paper")]
+        projected = context.project(context.features)
+        kept = [self._choose(image, row, crops, keep) for image, row in zip(projected, salience, strict=True)]
+        return VisionDecision(torch.stack(kept), extras={"salience": salience})
+
+    def _choose(self, features: Tensor, attention: Tensor, crops: list[Tensor], keep: int) -> Tensor:
+        scores = torch.stack([crop_score(features[crop], attention[crop], self.alpha) for crop in crops])
+        chosen = []
+        for crop, quota in zip(crops, quotas(scores, [len(crop) for crop in crops], keep), strict=True):
+            best = crop[attention[crop].argsort(descending=True, stable=True)[:quota]]
+            chosen.append(crop if quota == len(crop) else best)
+        return torch.cat(chosen)
+
+    def metric_flops(self, n_tokens: int, shape: ModelShape) -> float:
+        """One attention row, and all pairs within crops."""
+        pairs = self.crops * cosine_flops(n_tokens / self.crops, shape.hidden)
+        return attention_score_flops(1, n_tokens, shape.vision_hidden) + pairs

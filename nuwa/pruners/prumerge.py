@@ -1,0 +1,182 @@
+"""LLaVA-PruMerge and PruMerge+ (arXiv 2403.15388; code 42Shawn/LLaVA-PruMerge, commit 097c041).
+
+Tokens that stand out in the CLS token's attention stay and take in the tokens whose keys are most like theirs.
+PruMerge+ adds an evenly spaced sample of the image.
+
+Shape letters: N tokens of an image, K kept tokens, D feature width.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
+
+from nuwa.pruners.base import Facts, Pruner, Tap, VisionContext, VisionDecision, require
+from nuwa.pruning.budget import BudgetError, ModelShape, Schedule, attention_score_flops, check_reached
+from nuwa.pruning.scores import softmax_rows
+
+
+def one_head_attention(query: Tensor, keys: Tensor) -> Tensor:
+    """CLS attention to N patches, all heads taken as one: query (B, 1, D), keys with CLS (B, 1 + N, D) -> (B, N)."""
+    return softmax_rows(query[:, None], keys[:, None], query.shape[-1] ** -0.5)[:, 0, 0, 1:]
+
+
+def outliers(attention: Tensor) -> int:
+    """How many values (N,) are above the third quartile by more than 1.5 interquartile ranges."""
+    low, high = attention.double().quantile(torch.tensor([0.25, 0.75], dtype=torch.double, device=attention.device))
+    return int((attention > high + 1.5 * (high - low)).sum())
+
+
+def strongest(attention: Tensor, count: int) -> Tensor:
+    """Indices of the ``count`` largest of (N,), largest first."""
+    return attention.argsort(descending=True, stable=True)[:count]
+
+
+def with_grid(attention: Tensor, count: int, step: int) -> Tensor:
+    """The ``count`` most attended of N tokens, then every ``step``-th token (not the last one) that is not among them.
+
+    The most attended come first, by falling attention; the sample follows in raster order.
+    """
+    best = strongest(attention, count)
+    sample = torch.arange(0, len(attention) - 1, step, device=attention.device)
+    return torch.cat([best, sample[~torch.isin(sample, best)]])
+
+
+def fixed_with_grid(attention: Tensor, total: int) -> Tensor:
+    """``total`` of N tokens, three quarters of them (at most) from an even sample, the others most attended.
+
+    Ours: the released PruMerge+ lets the image decide on the number; its sample is about three times its outliers.
+    """
+    step = math.ceil((len(attention) - 1) / max(1, 0.75 * total))
+    for count in range(total, -1, -1):
+        index = with_grid(attention, count, step)
+        if len(index) <= total:
+            break
+    return index
+
+
+def merge(features: Tensor, keys: Tensor, attention: Tensor, kept: Tensor, neighbours: int, variant: str) -> Tensor:
+    """New features (K, D) of the ``kept`` (K,) of N tokens: each with its most key-similar others.
+
+    ``paper``: the mean of a token and its ``neighbours`` nearest among the *dropped*, weighted with attention.
+    ``release``: the token plus the sum of its nearest among *all others*, times their attention, not normalised.
+    """
+    direction = functional.normalize(keys.float(), dim=-1)
+    similarity = direction[kept] @ direction.T
+    similarity[torch.arange(len(kept)), kept] = float("-inf")
+    available = len(keys) - 1
+    if variant == "paper":
+        similarity[:, kept] = float("-inf")
+        available = len(keys) - len(kept)
+    near = similarity.topk(min(neighbours, available), dim=1).indices
+    weight, own = attention[near], attention[kept, None]
+    taken = (weight[..., None] * features[near].float()).sum(1)
+    if variant == "release":
+        return features[kept].float() + taken
+    return (own * features[kept].float() + taken) / (own + weight.sum(1, keepdim=True))
+
+
+@dataclass
+class PruMerge(Pruner):
+    """``neighbours`` are merged into each kept token, the authors' 32.
+
+    ``adaptive`` lets each image decide on its number of tokens (its outliers), as published; it needs budget=full.
+    Otherwise the budget is met. ``variant: release`` merges as released (see `merge`) and adds one last token, the
+    attention-weighted sum of all dropped ones, which sits at the most attended of them. The release takes quartiles
+    over a whole batch; here each image has its own. Tokens reach the LLM by falling attention, as released.
+    """
+
+    neighbours: int = 32
+    adaptive: bool = False
+    variant: Literal["paper", "release"] = "paper"
+
+    name: ClassVar[str] = "prumerge"
+    native_position: ClassVar[str] = "perc"
+    facts: ClassVar[Facts] = Facts(
+        paper="arXiv 2403.15388",
+        source="42Shawn/LLaVA-PruMerge@097c041",
+        signal="CLS attention in the layer that reads the features",
+        merges=True,
+        needs_cls=True,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.neighbours >= 1, "neighbours", "1 token or more", self.neighbours)
+        require(self.variant in ("paper", "release"), "variant", "paper or release", self.variant)
+
+    @property
+    def taps(self) -> tuple[Tap, ...]:
+        return (Tap("reader_query"), Tap("reader_keys"))
+
+    def schedule(self, n_tokens: int, layers: int) -> Schedule:
+        """One count; under ``adaptive`` an upper bound.
+
+        Raises:
+            BudgetError: also when ``adaptive`` meets a budget.
+        """
+        if self.adaptive and not self.budget.full:
+            raise BudgetError(f"pruner {self.name}: with pruner.adaptive=true the image decides; use budget=full")
+        target = self.budget.tokens(n_tokens)
+        return check_reached(self.name, Schedule(round(target)), target, layers, "it keeps whole tokens, one or more")
+
+    def prune_vision(self, context: VisionContext, keep: int) -> VisionDecision:
+        query, keys = (context.taps[tap] for tap in self.taps)
+        if query is None:
+            raise ValueError(f"pruner {self.name} scores with the CLS token, and this vision tower has none")
+        attention = one_head_attention(query, keys)
+        images, n_tokens = attention.shape
+        if keep == n_tokens and not self.adaptive:
+            return VisionDecision(torch.arange(keep, device=attention.device).expand(images, -1))
+        parts = [self._merge(*image, keep) for image in zip(context.features, keys[:, 1:], attention, strict=True)]
+        counts = torch.tensor([len(index) for index, _ in parts])
+        index, features = (pad_sequence(list(part), batch_first=True) for part in zip(*parts, strict=True))
+        return VisionDecision(index, features.to(context.features.dtype), {"salience": attention}, counts)
+
+    def _merge(self, features: Tensor, keys: Tensor, attention: Tensor, keep: int) -> tuple[Tensor, Tensor]:
+        """Indices and features of one image."""
+        pooled = self.variant == "release"
+        if self.adaptive:
+            kept = self._adaptive(attention, max(1, outliers(attention)))
+        else:
+            kept = self._fixed(attention, max(1, keep - pooled))
+        merged = merge(features, keys, attention, kept, self.neighbours, self.variant)
+        dropped = torch.ones(len(attention), dtype=torch.bool, device=attention.device).index_fill(0, kept, False)
+        if not pooled or keep == 1 or not dropped.any():
+            return kept, merged
+        rest = (attention[dropped, None] * features[dropped].float()).sum(0, keepdim=True)
+        return torch.cat([kept, attention.masked_fill(~dropped, -1).argmax()[None]]), torch.cat([merged, rest])
+
+    def _adaptive(self, attention: Tensor, count: int) -> Tensor:
+        return strongest(attention, count)
+
+    def _fixed(self, attention: Tensor, count: int) -> Tensor:
+        return strongest(attention, count)
+
+    def metric_flops(self, n_tokens: int, shape: ModelShape) -> float:
+        """One attention row, and the keys of kept tokens against all."""
+        kept = self.schedule(n_tokens, shape.layers).vision
+        return attention_score_flops(1, n_tokens, shape.vision_hidden) + kept * n_tokens * shape.vision_hidden
+
+
+@dataclass
+class PruMergePlus(PruMerge):
+    """PruMerge with an even sample of the image besides; options as there.
+
+    Adaptive, the sample takes every s-th token, s a third of one over the share of outliers, both rounded down; where
+    more than a third are outliers the release fails, and here s is 1.
+    """
+
+    name: ClassVar[str] = "prumerge_plus"
+
+    def _adaptive(self, attention: Tensor, count: int) -> Tensor:
+        return with_grid(attention, count, max(1, len(attention) // count // 3))
+
+    def _fixed(self, attention: Tensor, count: int) -> Tensor:
+        return fixed_with_grid(attention, count)

@@ -1,0 +1,186 @@
+"""SparseVLM (arXiv 2410.04417; code Gumpest/SparseVLMs, commit 26a5f48, v1): text raters, and recycled tokens.
+
+Question tokens that resemble the image most rate visual tokens by attention. Of the dropped tokens the better part is
+clustered, and each cluster goes on as one token behind the kept ones.
+
+Shape letters as in `base`; M recycled tokens, C clusters.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from nuwa.pruners.base import Facts, LLMContext, LLMDecision, Pruner, require
+from nuwa.pruning.budget import ModelShape, Schedule, attention_score_flops, check_reached, fit_schedule, staged
+
+DEPTHS = (3 / 32, 7 / 32, 16 / 32)
+"""The authors prune on leaving layers 2, 6 and 15 of 32."""
+
+LISTS = {64: (66, 30, 17), 96: (238, 48, 26), 128: (303, 110, 36), 192: (300, 200, 110), 576: (576, 576, 576)}
+"""The authors' kept tokens (recycled ones come on top) at the three stages, by nominal budget, of 576 tokens."""
+
+
+def text_raters(visual: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+    """How much each text token (T, D) resembles visual tokens (V, D), and whether it is above the mean: two (T,)."""
+    score = (visual.float() @ text.float().T).softmax(-1).mean(0)
+    return score, score > score.mean()
+
+
+def clusters_for(dropped: int) -> tuple[int, int]:
+    """How many of ``dropped`` tokens are recycled, and into how many."""
+    recycled = int(0.3 * dropped) + 1
+    return recycled, recycled // 10 + 1
+
+
+def kept_before_recycling(total: int, n_tokens: int) -> int:
+    """The most kept tokens of ``n_tokens`` that make at most ``total`` with the merged ones, of which one is needed."""
+    fitting = (kept for kept in range(total) if kept + clusters_for(n_tokens - kept)[1] <= total)
+    return max(fitting, default=total - 1)
+
+
+def density_clusters(points: Tensor, clusters: int, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """DPC-kNN of (M, D): centres (C,), best first, and the cluster of every point (M,).
+
+    A point's density comes from its C nearest (itself included); a centre is dense and far from anything denser.
+    """
+    # The matrix-product shortcut of cdist loses the digits that near neighbours differ in.
+    distance = torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist") / math.sqrt(points.shape[1])
+    density = distance.topk(clusters, largest=False).values.square().mean(1).neg().exp()
+    if noise is not None:
+        density = density + noise
+    denser = density[None] > density[:, None]
+    separation = torch.where(denser, distance, distance.max()).amin(1)
+    centres = (separation * density).argsort(descending=True, stable=True)[:clusters]
+    member = distance[centres].argmin(0)
+    member[centres] = torch.arange(clusters, device=points.device)
+    return centres, member
+
+
+def cluster_means(points: Tensor, member: Tensor, clusters: int) -> Tensor:
+    """Mean of each cluster: (M, D), (M,) -> (C, D)."""
+    share = torch.nn.functional.one_hot(member, clusters).to(points.dtype)
+    return share.T @ points / share.sum(0)[:, None]
+
+
+def profile(n_tokens: int, nominal: float, layers: int, recycle: bool) -> Schedule:
+    """The counts for a nominal budget (of 576): the authors' lists, interpolated between them in the logarithm."""
+    if nominal < min(LISTS):
+        kept = [nominal / min(LISTS) * count for count in LISTS[min(LISTS)]]
+    else:
+        low, high = next(pair for pair in pairwise(sorted(LISTS)) if nominal <= pair[1])
+        part = (nominal - low) / (high - low)
+        kept = [a ** (1 - part) * b**part for a, b in zip(LISTS[low], LISTS[high], strict=True)]
+    counts, before = [], n_tokens
+    for count in kept:
+        keep = max(1, min(round(count * n_tokens / 576), before - 1))
+        before = min(before, keep + (clusters_for(before - keep)[1] if recycle else 0))
+        counts.append(before)
+    return staged(n_tokens, DEPTHS, counts, layers)
+
+
+@dataclass
+class SparseVLM(Pruner):
+    """``recycle`` clusters dropped tokens; ``tie_noise`` adds the release's 1e-6 of noise to densities.
+
+    The counts follow the authors' lists. ``counting: authors`` takes the budget as they do: 64, 96, 128, 192 of 576
+    give their lists exactly, whose average they count on leaving layers; tokens entering layers are more (82 for 64,
+    206 for 192). ``entering`` scales the lists until the budget is met. The paper lets the rank of the raters'
+    attention decide how many tokens stay, which meets no budget; the image code uses the lists, and so does this.
+    Recycled tokens take the place of their cluster's centre, which matters only where original ids are kept.
+    """
+
+    recycle: bool = True
+    counting: Literal["entering", "authors"] = "entering"
+    tie_noise: bool = False
+
+    name: ClassVar[str] = "sparsevlm"
+    native_position: ClassVar[str] = "perc"
+    looks_back: ClassVar[bool] = True
+    facts: ClassVar[Facts] = Facts(
+        paper="arXiv 2410.04417",
+        source="Gumpest/SparseVLMs@26a5f48",
+        signal="attention of question tokens that resemble the image",
+        merges=True,
+        text_aware=True,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.counting in ("entering", "authors"), "counting", "entering or authors", self.counting)
+
+    def schedule(self, n_tokens: int, layers: int) -> Schedule:
+        target = self.budget.tokens(n_tokens)
+        if target == n_tokens:
+            return Schedule(n_tokens)
+        if self.counting == "authors":
+            return profile(n_tokens, target * 576 / n_tokens, layers, self.recycle)
+        best = fit_schedule(lambda nominal: profile(n_tokens, nominal, layers, self.recycle), target, layers, high=576)
+        floor = profile(n_tokens, 0, layers, self.recycle).average(layers)
+        reachable = f"its first layers see all {n_tokens} tokens, so that it needs {floor:.1f} or more"
+        return check_reached(self.name, best, target, layers, reachable)
+
+    def prune_llm(self, context: LLMContext, keep: Tensor) -> LLMDecision:
+        score = self._scores(context)
+        kept, hidden = context.text.clone(), context.hidden.clone()
+        order = torch.arange(kept.shape[1], device=kept.device).repeat(len(kept), 1)
+        for row, names in enumerate(context.ids):
+            for ordinal in range(len(names)):
+                mine = (context.image[row] == ordinal).nonzero()[:, 0]
+                stay, slots, states = self._choose(context, row, ordinal, mine, score[row, mine], keep[row, ordinal])
+                kept[row, stay] = kept[row, slots] = True
+                hidden[row, slots] = states
+                order[row, torch.cat([stay, slots])] = mine[: len(stay) + len(slots)]
+        return LLMDecision(kept, hidden, order)
+
+    def _scores(self, context: LLMContext) -> Tensor:
+        """Attention of the raters in the layer before, mean over heads and raters: (B, L)."""
+        raters = torch.zeros_like(context.text)
+        raters[context.text] = self._raters(context.first)[context.first.text]  # text tokens never leave
+        queries = raters.any(0).nonzero()[:, 0]
+        rows = context.previous.attention(queries).mean(1)
+        weight = raters[:, queries].float()
+        return (weight[:, None] @ rows)[:, 0] / weight.sum(1, keepdim=True).clamp_min(1)
+
+    def _raters(self, first: LLMContext) -> Tensor:
+        """Raters among the text after the image, chosen once from what enters layer 0: (B, L) bool."""
+        raters = torch.zeros_like(first.text)
+        for row in range(len(raters)):
+            visual, question = first.image[row] >= 0, first.question[row]
+            if visual.any():
+                raters[row, question] = text_raters(first.hidden[row, visual], first.hidden[row, question])[1]
+        return raters
+
+    def _choose(
+        self, context: LLMContext, row: int, ordinal: int, mine: Tensor, score: Tensor, total: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Places that stay, places that merged tokens take, and their states, of one image at places ``mine``."""
+        states, best = context.hidden[row], mine[score.argsort(descending=True, stable=True)]
+        total = int(total)
+        if not self.recycle or total >= len(mine):
+            return best[:total].sort().values, mine[:0], states[:0]
+        keep = kept_before_recycling(total, len(mine))
+        recycled = best[keep : keep + clusters_for(len(mine) - keep)[0]]
+        points = states[recycled].float()
+        noise = None
+        if self.tie_noise:
+            generator = context.generator(row, ordinal, self.seed)
+            noise = 1e-6 * torch.rand(len(points), generator=generator).to(points.device)
+        centres, member = density_clusters(points, total - keep, noise)
+        merged = cluster_means(points, member, total - keep).to(states.dtype)
+        return best[:keep].sort().values, recycled[centres], merged
+
+    def metric_flops(self, n_tokens: int, shape: ModelShape) -> float:
+        """One attention row per stage (the number of raters depends on the question) and all pairs of the recycled."""
+        schedule, total = self.schedule(n_tokens, shape.layers), 0.0
+        before = n_tokens
+        for _, count in schedule.llm:
+            recycled = clusters_for(before - count)[0] if self.recycle else 0
+            total += attention_score_flops(1, before, shape.hidden) + recycled**2 * shape.hidden
+            before = count
+        return total

@@ -1,0 +1,84 @@
+"""VisPruner (arXiv 2412.01818; code Theia-4869/VisPruner, commit aefa01a): important tokens by CLS attention, then
+diverse ones.
+
+The rest, sorted by attention, is thinned out: again and again it is split into even and odd places, and the few even
+tokens most similar to an odd one go.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from nuwa.pruners.base import Facts, Pruner, Tap, VisionContext, VisionDecision, require
+from nuwa.pruning.budget import ModelShape, Schedule, attention_score_flops, check_reached, cosine_flops
+
+PER_ROUND = 8
+"""Tokens that go in one round, as released."""
+
+
+def thin_out(features: Tensor, rest: Tensor, keep: int) -> Tensor:
+    """Remove near-duplicates from the places ``rest`` (R,) of features (N, D), sorted by attention: (keep,).
+
+    The surviving even places go on by falling similarity, then the odd ones. Where the parity falls decides what is
+    compared with what: rounding errors of the input may change the result.
+    """
+    direction = functional.normalize(features.float(), dim=-1)
+    while len(rest) > max(keep, 1):
+        even, odd = rest[::2], rest[1::2]
+        duplicate = (direction[even] @ direction[odd].T).amax(1).argsort(descending=True, stable=True)
+        gone = min(PER_ROUND, len(rest) - keep, len(even))
+        rest = torch.cat([even[duplicate[gone:]], odd])
+    return rest[:keep]
+
+
+@dataclass
+class VisPruner(Pruner):
+    """``important`` is the share of tokens chosen by attention alone, the authors' 0.5.
+
+    The release fails where the rest has an odd length; here the even places are then one more than the odd ones.
+    """
+
+    important: float = 0.5
+
+    name: ClassVar[str] = "vispruner"
+    native_position: ClassVar[str] = "perc"
+    facts: ClassVar[Facts] = Facts(
+        paper="arXiv 2412.01818",
+        source="Theia-4869/VisPruner@aefa01a",
+        signal="CLS attention, then distance between features",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 <= self.important <= 1, "important", "a share in [0, 1]", self.important)
+
+    @property
+    def taps(self) -> tuple[Tap, ...]:
+        return (Tap("cls_attention"),)
+
+    def schedule(self, n_tokens: int, layers: int) -> Schedule:
+        target = self.budget.tokens(n_tokens)
+        return check_reached(self.name, Schedule(round(target)), target, layers, "it keeps whole tokens, one or more")
+
+    def prune_vision(self, context: VisionContext, keep: int) -> VisionDecision:
+        salience = context.taps[self.taps[0]].float().mean(1)
+        order = salience.argsort(dim=1, descending=True, stable=True)
+        first = int(keep * self.important)
+        kept = [
+            torch.cat([row[:first], thin_out(features, row[first:], keep - first)])
+            for features, row in zip(context.features, order, strict=True)
+        ]
+        return VisionDecision(torch.stack(kept).sort(dim=1).values, extras={"salience": salience})
+
+    def metric_flops(self, n_tokens: int, shape: ModelShape) -> float:
+        """One attention row, and a quarter of all pairs of what is left in every round."""
+        kept = self.schedule(n_tokens, shape.layers).vision
+        first = int(kept * self.important)
+        rounds = range(n_tokens - first, kept - first, -PER_ROUND)
+        pairs = sum(cosine_flops(left, shape.vision_hidden) / 4 for left in rounds)
+        return attention_score_flops(1, n_tokens, shape.vision_hidden) + pairs
