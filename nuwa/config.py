@@ -19,6 +19,8 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from nuwa.files import fingerprint, local_path
+
 PROTOCOL = 1
 """Raised when prompts, scoring or counting change, so that older results are not taken for finished ones."""
 
@@ -216,6 +218,9 @@ def choices(cfg: DictConfig) -> dict[str, Any]:
     built = {group: _typed_or_raw(cfg, group) for group in BUILT}
     for group, options in UNSCIENTIFIC.items():
         built[group] = {key: value for key, value in built[group].items() if key not in options}
+    for group in ("model", "dataset"):
+        if built[group].get("path"):
+            built[group]["content"] = fingerprint(local_path(built[group]["path"]))
     position = cfg.position.strategy
     if is_baseline(cfg):
         budget, position = {}, "native"

@@ -15,8 +15,9 @@ from transformers import AutoConfig
 
 from nuwa.benchmarks.base import Benchmark
 from nuwa.config import BUILT, Accelerator, ConfigError, baseline_of, build, is_baseline, typed
+from nuwa.files import PACKAGE
 from nuwa.models import ADAPTERS
-from nuwa.models.checkpoint import PACKAGE, check_folder, find_folder
+from nuwa.models.checkpoint import check_folder, find_folder
 from nuwa.pruners.base import Pruner
 from nuwa.pruning.budget import Budget, ModelShape
 from nuwa.pruning.positions import STRATEGIES

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from importlib import resources
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 
-PACKAGE = "package:"
+from nuwa.files import PACKAGE, local_path
+
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -29,10 +29,7 @@ def find_folder(path: str, revision: str | None = None) -> Path:
     Raises:
         ModelError: there is no such folder, and no such id in the cache or on the hub.
     """
-    if path.startswith(PACKAGE):
-        folder = Path(str(resources.files("nuwa"))) / path.removeprefix(PACKAGE)
-    else:
-        folder = Path(path).expanduser()
+    folder = local_path(path)
     if folder.is_dir():
         return folder
     if folder.exists():

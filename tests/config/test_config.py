@@ -116,6 +116,25 @@ def test_key_follows_scientific_choices(override):
     assert run_key(changed(override)) != run_key(compose())
 
 
+def test_key_follows_the_content_of_local_data(tmp_path):
+    rows = tmp_path / "data.jsonl"
+    keys = []
+    for answer in ("yes", "no!"):
+        rows.write_text(f'{{"image": [], "question": "?", "answer": "{answer}"}}')
+        keys.append(run_key(compose("dataset=local", f"dataset.path={tmp_path}")))
+    assert keys[0] != keys[1]
+    (tmp_path / "picture.png").write_bytes(b"new")
+    assert run_key(compose("dataset=local", f"dataset.path={tmp_path}")) not in keys
+
+
+def test_key_follows_the_weights_of_a_local_model(tmp_path):
+    keys = []
+    for weights in (b"one", b"two"):
+        (tmp_path / "model.safetensors").write_bytes(weights)
+        keys.append(run_key(changed(f"model.path={tmp_path}")))
+    assert keys[0] != keys[1]
+
+
 def test_unpruned_runs_share_one_key():
     keys = {
         run_key(compose("pruner=none", f"budget={budget}", f"position={position}"))
