@@ -72,6 +72,36 @@ def test_measured_tokens_meet_the_budget(model, name):
     assert abs(report.average_entering - 20) <= 0.5
 
 
+MAKES_FEATURES = {"visionzip", "composed", "nuwa", "nuwa_release"}  # even when nothing is dropped
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in MAKES_FEATURES])
+def test_keeping_everything_is_bit_equal_to_the_unpruned_model(model, name):
+    with torch.no_grad():
+        expected = model(**inputs_for(0, 1, numbered=True)).logits
+        with nuwa.prune(model, nuwa.load_pruner(name)):
+            assert torch.equal(model(**inputs_for(0, 1, numbered=True)).logits, expected)
+
+
+@pytest.mark.parametrize("options", [{"vision": "divprune", "llm": "sparsevlm"}, {"vision": "nuwa", "llm": "dart"}])
+def test_other_compositions(model, options):
+    """Tokens that a vision stage reordered or made, and an LLM stage merges or drops."""
+    pruner = nuwa.load_pruner("composed", budget=20, **options)
+    with torch.no_grad(), nuwa.prune(model, pruner) as session:
+        together = model.generate(**inputs_for(0, 1, 2), max_new_tokens=3, do_sample=False)
+        uncached = model.generate(**inputs_for(0, 1, 2), max_new_tokens=3, do_sample=False, use_cache=False)
+    assert torch.equal(together, uncached)
+    assert session.report().tokens_per_layer == pruner.schedule(64, 6).per_layer(6)
+
+
+def test_prumerge_lets_images_decide(model):
+    with torch.no_grad(), nuwa.prune(model, nuwa.load_pruner("prumerge", adaptive=True)) as session:
+        model(**inputs_for(0, 1, 2))
+    counts = [image.per_layer[0] for image in session.report().images]
+    assert len(set(counts)) > 1
+    assert max(counts) < 20
+
+
 def features_of(model, images):
     with torch.no_grad():
         return model.model.get_image_features(pixel_values=images).pooler_output

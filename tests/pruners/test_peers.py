@@ -1,0 +1,277 @@
+"""The peers' budgets, and what golden data does not pin: paper variants, odd grids, options, refusals."""
+
+import math
+
+import pytest
+import torch
+from pruners.cases import noise, vision_context
+
+import nuwa
+from nuwa.pruners import HiPrune, HoloV, PruMerge, PruMergePlus
+from nuwa.pruners.base import Tap
+from nuwa.pruners.cdpruner import greedy_map
+from nuwa.pruners.divprune import max_min
+from nuwa.pruners.holov import crops_of, quotas
+from nuwa.pruners.sparsevlm import clusters_for, kept_before_recycling
+from nuwa.pruners.vispruner import thin_out
+from nuwa.pruning.budget import BudgetError, Schedule
+
+ONE_SHOT = ["divprune", "grid", "hiprune", "holov", "prumerge", "prumerge_plus", "vispruner"]
+CLS = Tap("cls_attention")
+
+
+def plan(name, average, n_tokens=576, layers=32, **options):
+    return nuwa.load_pruner(name, budget=average, **options).schedule(n_tokens, layers)
+
+
+@pytest.mark.parametrize("name", ONE_SHOT)
+@pytest.mark.parametrize("average", [64, 128, 192])
+def test_one_shot_counts(name, average):
+    assert plan(name, average) == Schedule(average)
+
+
+@pytest.mark.parametrize("average", [64, 128, 192])
+def test_cdpruner_acts_before_layer_0(average):
+    assert plan("cdpruner", average) == Schedule(576, ((0, average),))
+    assert plan("cdpruner", average).per_layer(32) == [average] * 32
+
+
+@pytest.mark.parametrize(
+    ("nominal", "kept"), [(64, (66, 30, 17)), (96, (238, 48, 26)), (128, (303, 110, 36)), (192, (300, 200, 110))]
+)
+def test_sparsevlm_lists(nominal, kept):
+    """methods.md 0.2 and 4: the authors' lists, and the tokens with recycling where it gives them."""
+    with_merged = {64: (82, 32, 18), 128: (312, 117, 39), 192: (309, 204, 113)}
+    schedule = plan("sparsevlm", nominal, counting="authors")
+    assert [layer for layer, _ in schedule.llm] == [3, 7, 16]
+    counts = [count for _, count in schedule.llm]
+    assert tuple(counts) == with_merged.get(nominal, tuple(counts))
+    before = [576, *counts]
+    assert tuple(map(kept_before_recycling, counts, before)) == kept
+    assert plan("sparsevlm", nominal, counting="authors", recycle=False).llm == tuple(
+        zip((3, 7, 16), kept, strict=True)
+    )
+
+
+@pytest.mark.parametrize(("nominal", "entering"), [(64, 82.25), (128, 145.4), (192, 206.5)])
+def test_sparsevlm_counts_what_leaves(nominal, entering):
+    """methods.md 0.1: the same schedule in the Nüwa paper's count."""
+    assert plan("sparsevlm", nominal, counting="authors").average(32) == pytest.approx(entering, abs=0.05)
+
+
+@pytest.mark.parametrize("n_tokens", [20, 100, 576])
+def test_recycling_counts_can_be_taken_back(n_tokens):
+    for kept in range(n_tokens):
+        total = kept + clusters_for(n_tokens - kept)[1]
+        back = kept_before_recycling(total, n_tokens)
+        assert back >= kept
+        assert back + clusters_for(n_tokens - back)[1] == total
+
+
+@pytest.mark.parametrize(
+    ("average", "ladder", "shares"),
+    [
+        (270, "late", (0.5, 0.25, 0.125)),  # the authors' own
+        (192, "late", (0.2552, 0.0651, 0.0166)),
+        (192, "early", (0.5606, 0.3142, 0.1762)),
+        (128, "early", (0.4211, 0.1773, 0.0747)),
+        (64, "early", (0.1927, 0.0371, 0.0072)),
+    ],
+)
+def test_pyramiddrop_counts(average, ladder, shares):
+    """methods.md 0.2; shares solved there and here may fall on either side of a whole token."""
+    schedule = plan("pyramiddrop", average, ladder=ladder)
+    assert [layer for layer, _ in schedule.llm] == {"late": [8, 16, 24], "early": [2, 8, 16]}[ladder]
+    for (_, count), share in zip(schedule.llm, shares, strict=True):
+        assert abs(count - int(576 * share)) <= 1
+    if average == 270:
+        assert schedule.llm == ((8, 288), (16, 144), (24, 72))
+
+
+def test_pyramiddrop_moves_to_earlier_layers_by_itself():
+    assert plan("pyramiddrop", 192) == plan("pyramiddrop", 192, ladder="late")
+    assert plan("pyramiddrop", 128) == plan("pyramiddrop", 128, ladder="early")
+
+
+def test_feather_counts():
+    """methods.md 0.2: r = .781 for 192 at the authors' layers, where 160 is the least."""
+    (first, kept1), (second, kept2) = plan("feather", 192).llm
+    assert (first, second) == (8, 16)
+    assert kept1 == round(576 * (1 - 0.781) + 64 * 0.781)
+    assert kept2 == round(kept1 * (1 - 0.781) ** 2)
+    assert plan("feather", 64).llm[0][0] == 2
+
+
+@pytest.mark.parametrize(("nominal", "kept"), [(64, 68), (128, 132), (192, 196)])
+def test_dart_counts(nominal, kept):
+    assert plan("dart", nominal, counting="authors") == Schedule(576, ((2, kept),))
+    assert plan("dart", nominal) == plan("fastv", nominal)
+
+
+@pytest.mark.parametrize(
+    ("name", "average", "options", "message"),
+    [
+        ("pyramiddrop", 100, {"ladder": "late"}, r"ladder=late needs 144\.\d or more, ladder=early needs 36\.\d"),
+        ("pyramiddrop", 30, {}, r"pyramiddrop cannot reach budget.average=30"),
+        ("feather", 40, {}, r"with a grid of 64 tokens it needs 48\.\d or more"),
+        ("sparsevlm", 40, {}, r"its first layers see all 576 tokens"),
+        ("dart", 30, {}, r"the first 2 see all 576 tokens, so that it needs 36\.9 or more"),
+        ("prumerge", 64, {"adaptive": True}, r"pruner\.adaptive=true the image decides; use budget=full"),
+        ("composed", 13, {"vision": "pooling", "split": 1.0}, r"12 \(3x4\) or 15 \(3x5\) tokens"),
+    ],
+)
+def test_refusals_say_what_is_possible(name, average, options, message):
+    with pytest.raises(BudgetError, match=message):
+        plan(name, average, **options)
+
+
+@pytest.mark.parametrize("name", ["dart", "pyramiddrop", "feather", "sparsevlm", "composed", *ONE_SHOT])
+@pytest.mark.parametrize(("n_tokens", "layers", "average"), [(576, 32, 100), (256, 16, 64), (64, 6, 20), (400, 28, 98)])
+def test_the_average_is_met(name, n_tokens, layers, average):
+    if name == "grid" and average == 100:
+        average = 99
+    spent = plan(name, average, n_tokens, layers).average(layers)
+    assert abs(spent - average) <= max(0.5, 0.01 * average)
+
+
+@pytest.mark.parametrize("split", [0.0, 0.25, 0.5, 1.0])
+def test_composed_divides_the_budget(split):
+    schedule = plan("composed", 64, vision="divprune", llm="fastv", split=split)
+    assert schedule.vision == round(576 * (64 / 576) ** split)
+    assert schedule.average(32) == pytest.approx(64, abs=0.5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"vision": "fastv"}, r"pruner\.vision must be a method that prunes before the LLM, not 'fastv'"),
+        ({"llm": "visionzip"}, r"pruner\.llm must be a method that prunes inside the LLM only"),
+        ({"llm": "nuwa"}, r"pruner\.llm must be a method that prunes inside the LLM only"),
+        ({"llm": "composed"}, r"pruner\.llm must be a single method"),
+        ({"vision": "loudest"}, r"pruner 'loudest' is unknown; choose one of cdpruner,"),
+        ({"split": 2.0}, r"pruner\.split must be in \[0, 1\], not 2"),
+    ],
+)
+def test_composed_refuses_by_name(options, message):
+    with pytest.raises(ValueError, match=message):
+        nuwa.load_pruner("composed", budget=64, **options)
+
+
+def reader_context(images=1, grid=(5, 6)):
+    count = grid[0] * grid[1]
+    taps = {
+        Tap("reader_query"): 3 * noise(images, 1, 8, seed=1),
+        Tap("reader_keys"): noise(images, 1 + count, 8, seed=2),
+    }
+    return vision_context(grid, noise(images, count, 4, seed=3), taps)
+
+
+def test_prumerge_paper_variant_is_the_obvious_one():
+    context = reader_context()
+    decision = PruMerge(neighbours=3).prune_vision(context, 7)
+    query, keys = (value[0].double() for value in context.taps.values())
+    attention = (keys @ query[0] / math.sqrt(8)).softmax(0)[1:].tolist()
+    kept = sorted(range(30), key=lambda i: -attention[i])[:7]
+    assert decision.keep[0].tolist() == kept
+    for place, i in enumerate(kept):
+        dropped = [j for j in range(30) if j not in kept]
+        cosine = {j: float(torch.cosine_similarity(keys[1 + i], keys[1 + j], dim=0)) for j in dropped}
+        group = [i, *sorted(dropped, key=lambda j: -cosine[j])[:3]]
+        mean = sum(attention[j] * context.features[0, j] for j in group) / sum(attention[j] for j in group)
+        torch.testing.assert_close(decision.features[0, place], mean, atol=1e-5, rtol=1e-4)
+
+
+def test_prumerge_adaptive_counts_differ_between_images():
+    context = reader_context(images=3)
+    pruner = PruMergePlus(adaptive=True)
+    together = pruner.prune_vision(context, 30)
+    assert len(set(together.counts.tolist())) > 1
+    for i, count in enumerate(together.counts):
+        taps = {tap: value[i : i + 1] for tap, value in context.taps.items()}
+        alone = pruner.prune_vision(vision_context(context.grid, context.features[i : i + 1], taps), 30)
+        assert together.keep[i, :count].tolist() == alone.keep[0].tolist()
+        torch.testing.assert_close(together.features[i, :count], alone.features[0])
+
+
+@pytest.mark.parametrize("total", [5, 12, 20, 29])
+def test_prumerge_plus_meets_the_budget_with_a_sample_of_everywhere(total):
+    kept = PruMergePlus().prune_vision(reader_context(), total).keep[0]
+    assert len(kept) == len(kept.unique()) == total
+    sample = math.ceil(29 / (0.75 * total))
+    assert set(range(0, 29, sample)) <= set(kept.tolist())
+
+
+def test_prumerge_needs_a_cls_token():
+    context = reader_context()
+    context.taps[Tap("reader_query")] = None
+    with pytest.raises(ValueError, match="prumerge scores with the CLS token, and this vision tower has none"):
+        PruMerge().prune_vision(context, 5)
+
+
+def test_hiprune_neighbours_stay_inside_the_image():
+    grid, pruner = (4, 5), HiPrune(anchor_share=1.0)
+    shallow, deep = torch.zeros(1, 20), torch.linspace(0, 1, 20)[None]
+    shallow[0, 9] = 1  # the right end of the second row: neighbours 8, 4, 14, not 10
+    context = vision_context(grid, torch.zeros(1, 20, 2), dict(zip(pruner.taps, (shallow, deep), strict=True)))
+    assert pruner.prune_vision(context, 5).keep.tolist() == [[4, 8, 9, 14, 19]]
+    context.taps = dict(zip(pruner.taps, (shallow, deep), strict=True))
+    pruner.variant = "release"
+    assert pruner.prune_vision(context, 5).keep.tolist() == [[4, 8, 9, 10, 14]]
+
+
+def test_holov_crops():
+    blocks = crops_of((8, 8), 16, spatial=True)
+    assert [block.tolist() for block in blocks[:2]] == [[0, 1, 8, 9], [2, 3, 10, 11]]
+    for grid in ((24, 24), (17, 22), (3, 3)):
+        for spatial in (True, False):
+            together = torch.cat(crops_of(grid, 16, spatial))
+            assert sorted(together.tolist()) == list(range(grid[0] * grid[1]))
+
+
+def test_holov_quotas_overflow_to_the_heaviest_with_room():
+    assert quotas(torch.tensor([8.0, 1.0, 1.0]), [4, 4, 4], 9) == [4, 3, 2]
+    assert quotas(torch.tensor([1.0, 1.0, 1.0]), [4, 4, 4], 5) == [2, 2, 1]
+
+
+@pytest.mark.parametrize("keep", [1, 20, 63])
+@pytest.mark.parametrize("variant", ["paper", "release"])
+def test_holov_keeps_as_many_as_asked(keep, variant):
+    context = vision_context((8, 8), noise(2, 64, 6), {CLS: (3 * noise(2, 2, 64, seed=1)).softmax(-1)})
+    kept = HoloV(variant=variant).prune_vision(context, keep).keep
+    assert all(len(set(row.tolist())) == keep for row in kept)
+
+
+def test_divprune_against_whole_distances():
+    features = noise(40, 6).double()
+    distance = 1 - torch.nn.functional.cosine_similarity(features[:, None], features[None], dim=-1)
+    others = distance + 9 * torch.eye(40)
+    chosen = [int(others.amin(1).argmax())]
+    while len(chosen) < 12:
+        nearest = distance[:, chosen].amin(1)
+        nearest[chosen] = -1
+        chosen.append(int(nearest.argmax()))
+    assert max_min(features.float(), 12).tolist() == chosen
+
+
+def test_dpp_picks_maximise_the_determinant():
+    features, relevance = noise(12, 6), torch.rand(12, generator=torch.Generator().manual_seed(1)) + 0.1
+    direction = torch.nn.functional.normalize(features.double(), dim=-1) * relevance[:, None]
+    kernel = direction @ direction.T
+    chosen = []
+    for _ in range(5):
+        free = [i for i in range(12) if i not in chosen]
+        chosen.append(max(free, key=lambda i: float(torch.det(kernel[[*chosen, i]][:, [*chosen, i]]))))
+    assert greedy_map(features, relevance, 5).tolist() == chosen
+
+
+def test_dpp_beyond_the_rank_goes_on_by_relevance():
+    features, relevance = noise(12, 3), torch.linspace(0.1, 1, 12)
+    order = greedy_map(features, relevance, 12).tolist()
+    assert sorted(order) == list(range(12))
+    assert order[3:] == sorted(order[3:], reverse=True)
+
+
+def test_thinning_out_odd_numbers():
+    kept = thin_out(noise(9, 4), torch.arange(9), 4)
+    assert len(set(kept.tolist())) == 4
+    assert thin_out(noise(9, 4), torch.arange(9), 0).tolist() == []
