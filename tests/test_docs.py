@@ -1,0 +1,45 @@
+"""Every command that the documents show composes, and every file and module that they name exists."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+
+import pytest
+from jobs import ROOT, compose
+
+from nuwa.config import BUILT, typed
+
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("experiments/*.md"))]
+
+
+def commands(start: str) -> list[str]:
+    """Lines of code in the documents that begin with ``start``, comments cut off."""
+    found = []
+    for document in DOCUMENTS:
+        text = document.read_text(encoding="utf-8")
+        found += re.findall(rf"(?:^|`|&& )({re.escape(start)}[^`\n]*)", text, re.MULTILINE)
+    return sorted({line.split("  #")[0].split(" #")[0].strip() for line in found})
+
+
+@pytest.mark.parametrize("command", commands("python launch.py"))
+def test_launch_commands_compose(command):
+    words = shlex.split(command)[2:]
+    overrides = [word for word in words if "=" in word and not word.startswith("hydra/")]
+    if "-m" in words:  # the first point of a sweep
+        assert words[0] == "-m", "hydra wants -m before the overrides"
+        overrides = [f"{key}={values.split(',')[0]}" for key, _, values in (word.partition("=") for word in overrides)]
+    cfg = compose(*(word for word in overrides if "<" not in word and not word.startswith("pruner=loudest")))
+    for group in BUILT:
+        typed(cfg, group)
+
+
+@pytest.mark.parametrize("command", commands("python -m nuwa"))
+def test_modules_exist(command):
+    assert importlib.util.find_spec(shlex.split(command)[2])
+
+
+@pytest.mark.parametrize("command", commands("python experiments/"))
+def test_scripts_exist(command):
+    assert (ROOT / shlex.split(command)[1]).is_file()
