@@ -142,39 +142,45 @@ def _plain(value: Any) -> str:
     return "" if value is None else format(value, "g") if isinstance(value, float) else str(value)
 
 
+def shown_columns(rows: Sequence[Cells]) -> list[str]:
+    """What a reader wants to see: no empty columns, no run keys, and a status only where not all are done."""
+    hidden = {"run", "reason"} if any(row["status"] != "done" for row in rows) else {"run", "reason", "status"}
+    return [name for name in rows[0] if name not in hidden and any(row[name] for row in rows)]
+
+
 def print_rows(rows: Sequence[Cells], title: str, console: Console | None = None) -> None:
     """For a terminal: without empty columns, and below the table why there is no result where there is none."""
     if console is None:
         console = Console()
         if not console.is_terminal:
             console = Console(width=160)  # a log file has room
-    wrong = [row for row in rows if row["status"] != "done"]
-    hidden = {"run", "reason"} | (set() if wrong else {"status"})
-    columns = [name for name in rows[0] if name not in hidden and any(row[name] for row in rows)]
+    columns = shown_columns(rows)
     table = Table(title=Text(title), title_justify="left")
     for name in columns:
         table.add_column(Text(name), overflow="fold")
     for row in rows:
         table.add_row(*(Text(row[name]) for name in columns))  # Text: brackets are not markup
     console.print(table)
-    for reason, runs in _grouped(wrong).items():
+    for reason, runs in _reasons(rows):
         console.print(Text(f"{runs}: {reason}"), soft_wrap=True)
 
 
-def _grouped(rows: Sequence[Cells]) -> dict[str, str]:
-    """Reason -> the runs it stopped."""
+def _reasons(rows: Sequence[Cells]) -> list[tuple[str, str]]:
+    """Why runs have no result, and which they are."""
     groups: dict[str, list[str]] = {}
     for row in rows:
-        groups.setdefault(row["reason"], []).append(row["run"])
-    return {reason: keys[0] + f" and {len(keys) - 1} more" * (len(keys) > 1) for reason, keys in groups.items()}
+        if row["status"] != "done":
+            groups.setdefault(row["reason"], []).append(row["run"])
+    return [(reason, f"{runs[0]}{f' and {len(runs) - 1} more' * (len(runs) > 1)}") for reason, runs in groups.items()]
 
 
 def markdown_table(rows: Sequence[Cells]) -> str:
-    """GitHub's Markdown."""
-    columns = [name for name in rows[0] if any(row[name] for row in rows)]
+    """GitHub's Markdown, the reasons of runs without a result below it."""
+    columns = shown_columns(rows)
     lines = [columns, ["---"] * len(columns)]
     lines += [[row[name].replace("|", "\\|").replace("\n", " ") for name in columns] for row in rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    reasons = [f"\n{runs}: {reason}" for reason, runs in _reasons(rows)]
+    return "\n".join(["| " + " | ".join(line) + " |" for line in lines] + reasons)
 
 
 def csv_table(rows: Sequence[Cells]) -> str:

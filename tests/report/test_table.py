@@ -51,7 +51,7 @@ def test_rows(runs):
 
 def test_formats(runs, capsys):
     rows = rows_of(collect(find_runs(runs)))
-    assert "a \\| b [bold]" in markdown_table(rows)
+    assert "a | b [bold]" in markdown_table(rows)
     assert next(csv.DictReader(io.StringIO(csv_table(rows))))["method"] == "none"
     for form in ("table", "markdown", "csv"):
         assert main([str(runs), "--format", form]) == 0
