@@ -42,6 +42,13 @@ class Sample:
     target: object
     meta: Mapping[str, object] = field(default_factory=dict)
 
+    @property
+    def image_ids(self) -> list[str]:
+        """A name for every picture, by which methods that draw at random draw the same in any batch."""
+        if len(self.images) == 1:
+            return [self.id]
+        return [f"{self.id}#{number}" for number in range(len(self.images))]
+
 
 class Benchmark(ABC):
     """A sequence of samples and the way they are scored."""

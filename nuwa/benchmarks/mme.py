@@ -69,8 +69,9 @@ class MME(HubBenchmark):
     grouped: ClassVar = True
 
     def entries(self, row: int, keys: Doc) -> Iterator[Entry]:
-        """``question_id`` names the picture, so the row tells its questions apart."""
-        name = f"{a_text(keys['category'])}/{identifier(keys['question_id'])}"
+        """``question_id`` names the picture, mostly with its category, so the row tells its questions apart."""
+        category, name = a_text(keys["category"]), identifier(keys["question_id"])
+        name = name if name.startswith(category) else f"{category}/{name}"
         yield f"{name}-{row}", name
 
     def fill(self, doc: Doc) -> Mapping[str, str]:

@@ -39,7 +39,7 @@ def compute(cfg: DictConfig, folder: Path, parts: Parts, baseline: Path | None) 
         Exception: whatever goes wrong; the journal keeps what was computed before.
     """
     start = time.perf_counter()
-    count = min(cfg.limit or len(parts.benchmark), len(parts.benchmark))
+    count = parts.benchmark.take(cfg.limit)
     if not cfg.resume:
         for name in (JOURNAL, TIMINGS):
             (folder / name).unlink(missing_ok=True)
@@ -115,10 +115,7 @@ def _summarise(
     answered = [row for row in rows if row["status"] == "ok"]
     if not answered:
         raise JournalError(f"none of the {len(rows)} samples could be used; the first: {rows[0]['reason']}")
-
-    def aggregate(chosen: list[Row]) -> dict[str, float]:
-        return parts.benchmark.aggregate([row["scores"] for row in chosen])
-
+    aggregate = parts.benchmark.metrics
     outcome: dict[str, Any] = {
         "status": "done",
         "method": parts.pruner.name,

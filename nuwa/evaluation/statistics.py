@@ -1,12 +1,14 @@
 """How sure a number is: bootstrap over samples, for any metric that a benchmark can aggregate from rows.
 
-Samples are drawn again within their task, so that every resample holds as many of each task as the data does.
+Samples are drawn again within their task, so that every resample holds as many of each task as the data does. Samples
+that are scored together (``meta["group"]``: the questions to one picture, the rotations of one question) are drawn
+together.
 A retention compares two runs on the same samples, so both are resampled together (paired bootstrap).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from math import sqrt
 from typing import Any
 
@@ -69,11 +71,13 @@ def _interval(values: Sequence[float]) -> dict[str, float]:
     return {"low": float(low), "high": float(high)}
 
 
-def _resamples(rows: Sequence[Row], seed: int) -> list[np.ndarray]:
-    """Index arrays of resampled rows, drawn with replacement within each task."""
+def _resamples(rows: Sequence[Row], seed: int) -> Iterator[list[int]]:
+    """Indices of resampled rows, whole groups drawn with replacement within each task."""
     rng = np.random.default_rng([seed, len(rows)])
-    tasks: dict[str, list[int]] = {}
+    tasks: dict[str, dict[str, list[int]]] = {}
     for index, row in enumerate(rows):
-        tasks.setdefault(row["task"], []).append(index)
-    groups = [np.array(members) for members in tasks.values()]
-    return [np.concatenate([rng.choice(group, len(group)) for group in groups]) for _ in range(RESAMPLES)]
+        group = row.get("meta", {}).get("group", row["id"])
+        tasks.setdefault(row["task"], {}).setdefault(group, []).append(index)
+    blocks = [list(groups.values()) for groups in tasks.values()]
+    for _ in range(RESAMPLES):
+        yield [i for groups in blocks for place in rng.choice(len(groups), len(groups)) for i in groups[place]]

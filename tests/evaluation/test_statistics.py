@@ -45,3 +45,14 @@ def test_retention_uses_common_samples_and_skips_zero_baselines():
     assert retention(rows([1, 1]), rows([1]), mean)["vqa/m"]["value"] == 1.0
     assert retention(rows([1, 1]), rows([0, 0]), mean) == {}
     assert retention(rows([1]), [], mean) == {}
+
+
+def test_samples_of_a_group_are_drawn_together():
+    """Pairs that always differ: their mean cannot vary if both are drawn, and does if they are drawn one by one."""
+    pairs = [
+        {"id": str(i), "task": "mme", "scores": {"mme/m": float(i % 2)}, "meta": {"group": str(i // 2)}}
+        for i in range(40)
+    ]
+    assert standard_errors(pairs, mean) == {"mme/m": 0.0}
+    alone = [{key: value for key, value in row.items() if key != "meta"} for row in pairs]
+    assert standard_errors(alone, mean)["mme/m"] == pytest.approx(0.5 / 40**0.5, rel=0.2)

@@ -1,0 +1,209 @@
+"""What bad data costs: a bad row fails alone and says why; a bad source is refused before a model loads."""
+
+import json
+import math
+import sys
+
+import datasets
+import pytest
+from published import SETS, benchmark, mmmu, picture, pope, refcoco, scienceqa, vqav2, write_parquet, write_set
+
+from nuwa.benchmarks.base import BenchmarkError, SampleError
+from nuwa.benchmarks.rows import load_rows
+
+pytestmark = pytest.mark.usefixtures("own_cache")
+
+
+def error_of(name, rows, tmp_path):
+    """What the second row is told, the first being good."""
+    write_parquet(rows, tmp_path / SETS[name][1])
+    dataset = benchmark(name, tmp_path)
+    assert dataset[0].images
+    with pytest.raises(SampleError) as caught:
+        dataset[1]
+    assert str(caught.value).startswith(f"{dataset.name}, row 1: ")
+    return str(caught.value)
+
+
+def changed(make, **cells):
+    """Two rows, the second with other cells."""
+    first, second = make(2)
+    return [first, second | cells]
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", "half"])
+def test_pictures_that_cannot_be_read(content, tmp_path):
+    good = vqav2(2)[1]["image"]["bytes"]
+    content = good[: len(good) // 2] if content == "half" else content
+    rows = changed(vqav2, image={"bytes": content, "path": "a.jpg"})
+    assert "image a.jpg cannot be read" in error_of("vqav2_val", rows, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("box", "reason"),
+    [([8.0, 12.0, math.nan, 24.0], "bbox must be four numbers, not [8.0, 12.0, nan, 24.0]"),
+     ([8.0, 12.0, 16.0], "bbox must be four numbers"), ([8.0, 12.0, -4.0, 24.0], "is empty or reversed"),
+     ([8.0, 12.0, 0.0, 24.0], "is empty or reversed"), ([40.0, 12.0, 20.0, 24.0], "leaves the picture of 48 x 64"),
+     ([-9.0, 12.0, 20.0, 24.0], "leaves the picture of 48 x 64")],
+)  # fmt: skip
+def test_boxes_that_are_none(box, reason, tmp_path):
+    assert reason in error_of("refcoco_testA", changed(refcoco, bbox=box), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "reason"),
+    [("refcoco_testA", changed(refcoco, answer=[]), "answer must be a list of at least one text, not []"),
+     ("vqav2_val", changed(vqav2, answers=[]), "answers must be a list of at least one text"),
+     ("vqav2_val", changed(vqav2, question=None), "question must be a text, not None"),
+     ("pope", changed(pope, answer=None), "answer must be a text"),
+     ("mmmu_val", changed(mmmu, options="one, two"), "options must be a list in a text, not 'one, two'"),
+     ("mmmu_val", changed(mmmu, image_2=None), "it names image_1, image_2, of which 1 are there"),
+     ("scienceqa_img", changed(scienceqa, answer=None), "answer must be a whole number, not None")],
+)  # fmt: skip
+def test_malformed_cells(name, rows, reason, tmp_path):
+    assert reason in error_of(name, rows, tmp_path)
+
+
+def test_a_question_without_its_picture(tmp_path):
+    write_set("gqa", tmp_path, 2)
+    write_parquet([{"id": "n0", "image": picture(0)}], tmp_path / "testdev_balanced_images/testdev")
+    dataset = benchmark("gqa", tmp_path)
+    assert dataset[0].images
+    with pytest.raises(SampleError, match="its picture n1 is not in"):
+        dataset[1]
+
+
+def test_lines_that_are_no_rows(tmp_path):
+    """A jsonl: broken lines and lacking cells fail alone."""
+    good = {"question": "Is it?", "answer": "yes", "category": "random", "image": "a.png", "question_id": 1}
+    picture(0).save(tmp_path / "a.png")
+    lacking = {key: value for key, value in good.items() if key != "answer"} | {"question_id": 2}
+    lines = [json.dumps(good), '{"question"', json.dumps(lacking), json.dumps(good | {"question_id": 3, "image": "b"})]
+    (tmp_path / "test.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    dataset = benchmark("pope", tmp_path)
+    assert len(dataset) == 4 and dataset[0].target == {"answer": "yes", "category": "random"}
+    for index, reason in ((1, "line 2: is not valid JSON"), (2, "line 3: lacks answer"), (3, "image b does not exist")):
+        with pytest.raises(SampleError, match=reason):
+            dataset[index]
+
+
+def test_records_with_boxes_in_pixels(tmp_path):
+    """VLM-R1's json: a list, pictures in another folder, and a size that must be the picture's."""
+    record = {
+        "normal_caption": "The cup", "solution": [1, 2, 30, 40], "width": 64, "height": 48, "image": "train2014/a.png",
+    }  # fmt: skip
+    (tmp_path / "coco/train2014").mkdir(parents=True)
+    picture(0).save(tmp_path / "coco/train2014/a.png")
+    rows = [record, record | {"width": 99}, record | {"solution": [5, 2, 3, 40]}, "a text"]
+    (tmp_path / "refcoco_testA.json").write_text(json.dumps(rows), encoding="utf-8")
+    dataset = benchmark("nuwa_qwen_refcoco", tmp_path, f"dataset.images_folder={tmp_path / 'coco'}")
+    assert dataset[0].text == "Locate cup in this image and output the bbox coordinates in JSON format."
+    for index, reason in (
+        (1, "says 99 x 48 pixels, its picture is 64 x 48"), (2, "must be four numbers x0, y0, x1, y1 in order"),
+        (3, "is a JSON str, not an object"),
+    ):  # fmt: skip
+        with pytest.raises(SampleError, match=reason):
+            dataset[index]
+    with pytest.raises(BenchmarkError, match=r"dataset\.images_folder=.*no such folder"):
+        benchmark("nuwa_qwen_refcoco", tmp_path, f"dataset.images_folder={tmp_path / 'none'}")
+    (tmp_path / "refcoco_testA.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(BenchmarkError, match="holds a JSON dict, not a list of objects"):
+        benchmark("nuwa_qwen_refcoco", tmp_path)
+
+
+# what is refused at once
+
+
+def test_a_missing_column_is_named_with_those_that_exist(tmp_path):
+    rows = [{key: value for key, value in row.items() if key != "bbox"} for row in refcoco(2)]
+    write_parquet(rows, tmp_path / "data/testA")
+    with pytest.raises(BenchmarkError, match=r"refcoco_testA: .* lacks bbox; it has question_id, image, question"):
+        benchmark("refcoco_testA", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["vqav2_val", "mmmu_val", "mmbench_en_dev"])
+def test_ids_must_be_unique(name, tmp_path):
+    rows = SETS[name][0](4)
+    write_parquet([*rows, rows[2]], tmp_path / SETS[name][1])
+    with pytest.raises(BenchmarkError, match=r"rows 2 and 4 of .* have the same id"):
+        benchmark(name, tmp_path)
+
+
+@pytest.mark.parametrize("keep", [0, 4, 0.5])
+def test_a_parquet_that_was_cut(keep, tmp_path):
+    file = write_parquet(pope(4), tmp_path / "data/test")
+    content = file.read_bytes()
+    file.write_bytes(content[: int(keep * len(content)) if isinstance(keep, float) else keep])
+    with pytest.raises(BenchmarkError, match=r"test-00000-of-00001\.parquet is not a whole parquet file"):
+        benchmark("pope", tmp_path)
+
+
+def test_no_rows(tmp_path):
+    (tmp_path / "test.jsonl").write_text("\n", encoding="utf-8")
+    with pytest.raises(BenchmarkError, match="holds no rows"):
+        benchmark("pope", tmp_path)
+    write_parquet(pope(2), tmp_path / "p/data/test")
+    with pytest.raises(BenchmarkError, match=r"no row of .* belongs to it"):
+        benchmark("pope", tmp_path / "p", "dataset.category=adversarial")
+
+
+def test_folders_without_the_split(tmp_path):
+    with pytest.raises(BenchmarkError, match=r"dataset\.path=.*no such folder or file"):
+        benchmark("pope", tmp_path / "none")
+    with pytest.raises(BenchmarkError, match=r"lacks test-\*\.parquet or test\.jsonl; it holds nothing"):
+        benchmark("pope", tmp_path)
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.jsonl").write_text("{}", encoding="utf-8")
+    with pytest.raises(BenchmarkError, match=r"it holds a\.jsonl, b\.jsonl"):
+        benchmark("pope", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("option", "reason"),
+    [("dataset.answer_tokens=0", "answer_tokens=0 must be at least 1"),
+     ("dataset.prompt='hello'", r"needs \{question\}"),
+     ("dataset.prompt='{question} {hint}'", r"may have \{question\} only")],
+)  # fmt: skip
+def test_impossible_options_are_named(option, reason, tmp_path):
+    (tmp_path / "test.jsonl").write_text("{}", encoding="utf-8")
+    with pytest.raises(BenchmarkError, match=reason):
+        benchmark("pope", tmp_path, option)
+
+
+# the hub
+
+
+def test_the_first_name_that_can_be_had_is_taken(monkeypatch, tmp_path):
+    asked = []
+
+    def load_dataset(name, config, split, revision):
+        asked.append((name, config, split, revision))
+        if name == "old/name":
+            raise FileNotFoundError("moved away")
+        return datasets.Dataset.from_list(pope(3))
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    rows = load_rows(["old/name", "new/name", "third/name"], "Full", "test", "abc")
+    assert asked == [("old/name", "Full", "test", "abc"), ("new/name", "Full", "test", "abc")]
+    assert len(rows) == 3 and rows.source == "new/name" and rows.pictures(1, "image")[0].size == picture(1).size
+
+
+def test_offline_a_revision_that_is_not_there(monkeypatch):
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(BenchmarkError) as caught:
+        load_rows(["nuwa-tests/no-such-set", "nuwa-tests/nor-this"], None, "test", "0" * 40)
+    text = str(caught.value)
+    assert f"revision {'0' * 40}" in text and "nuwa-tests/no-such-set: " in text and "nuwa-tests/nor-this: " in text
+    assert "dataset.path=<folder of parquet files>" in text
+
+
+def test_without_the_package_datasets(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(BenchmarkError, match=r"pip install 'nuwa-vlm\[data\]'"):
+        load_rows(["a/b"], None, "test")
+    picture(0).save(tmp_path / "a.png")
+    row = {"question": "Is it?", "answer": "yes", "category": "random", "image": "a.png", "question_id": 1}
+    (tmp_path / "test.jsonl").write_text(json.dumps(row), encoding="utf-8")
+    assert benchmark("pope", tmp_path)[0].images[0].size == (64, 48)

@@ -1,0 +1,110 @@
+"""The judge: a client of chat completions against a server of its own, and MM-Vet's marks with a mock."""
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+from published import benchmark, mmvet, picture
+
+from nuwa.benchmarks.base import BenchmarkError
+from nuwa.benchmarks.judge import JudgeError, OpenAIJudge
+from nuwa.benchmarks.mmvet import JUDGE_PROMPT, mark
+
+
+class Server(BaseHTTPRequestHandler):
+    """Replies from ``replies`` in turn (a number is an HTTP status); what it was asked goes to ``asked``."""
+
+    replies: list
+    asked: list
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.asked.append((self.path, self.headers.get("Authorization"), body))
+        reply = self.replies.pop(0)
+        self.send_response(reply if isinstance(reply, int) else 200)
+        self.end_headers()
+        if not isinstance(reply, int):
+            self.wfile.write(json.dumps({"choices": [{"message": {"content": reply}}]}).encode())
+
+    def log_message(self, *args):
+        """Nothing on the screen."""
+
+
+@pytest.fixture
+def server():
+    """(url, replies to give, what was asked)"""
+    handler = type("Handler", (Server,), {"replies": [], "asked": []})
+    with HTTPServer(("127.0.0.1", 0), handler) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_port}/v1", handler.replies, handler.asked
+        running.shutdown()
+
+
+@pytest.fixture
+def rows(tmp_path):
+    """Four questions as a jsonl."""
+    picture(0).save(tmp_path / "a.png")
+    lines = [json.dumps(row | {"image": "a.png"}) for row in mmvet(4)]
+    (tmp_path / "test.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    return tmp_path
+
+
+def test_marks_come_from_the_judge(server, rows, monkeypatch):
+    url, replies, asked = server
+    monkeypatch.setenv("JUDGE_KEY", "secret")
+    options = (f"dataset.judge_url={url}", "dataset.judge_model=marker", "dataset.judge_key_variable=JUDGE_KEY")
+    dataset = benchmark("mmvet", rows, *options)
+    replies += ["0.5", "one", "1.0 because"]
+    journal = []
+    for index in range(2):
+        sample = dataset[index]
+        scores = dataset.score(sample, "x is {question}")
+        journal.append({"target": sample.target, "scores": scores})
+    assert [row["scores"] for row in journal] == [{"mmvet/score": 0.5}, {"mmvet/score": 1.0}]
+    assert dataset.metrics(journal) == {
+        "mmvet/score": 0.75, "mmvet/score/rec": 0.5, "mmvet/score/ocr": 1.0, "mmvet/score/math": 1.0,
+    }  # fmt: skip
+    path, key, body = asked[0]
+    assert (path, key, body["model"], body["temperature"]) == ("/v1/chat/completions", "Bearer secret", "marker", 0.0)
+    prompt = body["messages"][0]["content"]
+    assert "Question: What is x?\nReference: 1<AND>2\nAnswer: x is {question}\nMark:" in prompt
+    assert asked[2][2]["temperature"] == 0.5  # asked again, less coldly, after "one"
+
+
+def test_a_server_that_recovers_and_one_that_does_not(server):
+    url, replies, asked = server
+    judge = OpenAIJudge(url, "marker", pause=0.0)
+    replies += [500, 429, "0.25"]
+    assert mark(judge, "?") == 0.25 and len(asked) == 3
+    replies += [500, 500, 500]
+    with pytest.raises(JudgeError, match=r"judge marker at http://127.*HTTP Error 500"):
+        judge("?", 0.0)
+
+
+@pytest.mark.parametrize(
+    ("replies", "expected"), [([""], 0.0), (["a"] * 4, 0.0), (["nan", "2", "-1", "0.3"], 0.3), (["1"], 1.0)]
+)
+def test_replies_that_are_no_mark(replies, expected):
+    said = iter(replies)
+    assert mark(lambda prompt, temperature: next(said), "?") == expected
+    assert not list(said)
+
+
+def test_a_prompt_of_ones_own(rows, tmp_path):
+    file = tmp_path / "words.txt"
+    file.write_text("{question} | {answer} | {prediction}", encoding="utf-8")
+    assert benchmark("mmvet", rows, f"dataset.judge_prompt={file}").judge_words == file.read_text(encoding="utf-8")
+    assert benchmark("mmvet", rows).judge_words == JUDGE_PROMPT and benchmark("mmvet", rows).judge is None
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [(("judge_url=ftp://x", "judge_model=m"), r"dataset\.judge_url=ftp://x must start with http"),
+     (("judge_url=http://x",), r"dataset\.judge_model is not set"),
+     (("judge_url=http://x", "judge_model=m", "judge_key_variable=NO_SUCH_KEY"), r"NO_SUCH_KEY: there is no"),
+     (("judge_prompt=/none.txt",), r"judge_prompt=/none\.txt cannot be read")],
+)  # fmt: skip
+def test_impossible_judges_are_refused(options, reason, rows):
+    with pytest.raises(BenchmarkError, match=reason):
+        benchmark("mmvet", rows, *(f"dataset.{option}" for option in options))
