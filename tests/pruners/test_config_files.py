@@ -30,7 +30,7 @@ def test_config_mirrors_the_class(file):
 
 def test_every_class_has_a_config():
     classes = {getattr(nuwa.pruners, name) for name in nuwa.pruners.__all__}
-    assert classes == {get_class(OmegaConf.load(file)["_target_"]) for file in FILES}
+    assert classes <= {get_class(OmegaConf.load(file)["_target_"]) for file in FILES}
 
 
 def test_budget_files():

@@ -1,0 +1,69 @@
+"""CONTRIBUTING's method, done as it says: two new files, and everything finds them."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from jobs import SMALL
+
+ROOT = Path(__file__).parents[2]
+COPIED = ("nuwa", "conf", "launch.py", "pyproject.toml", "tests/support.py", "tests/pruning/test_methods.py")
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory):
+    """A copy of the project with the two files of the worked example."""
+    folder = tmp_path_factory.mktemp("clone")
+    for name in COPIED:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / name, folder / name)
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    files = re.findall(r"^`([\w/.]+)`:\n```\w+\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    assert [name for name, _ in files] == ["nuwa/pruners/loudest.py", "conf/pruner/loudest.yaml"]
+    for name, content in files:
+        assert content.count("\n") <= 40
+        (folder / name).write_text(content, encoding="utf-8")
+    return folder
+
+
+SCRIPT = """
+import sys
+import nuwa, nuwa.report.methods as methods
+print(nuwa.__file__, type(nuwa.load_pruner("loudest", budget=20, power=2.0)))
+print(nuwa.load_pruner("composed", vision="loudest"))
+print(methods.page())
+import pytest
+failed = pytest.main(["-q", "-p", "no:cacheprovider", "tests/pruning/test_methods.py", "-k", "loudest and not beam"])
+import launch
+sys.argv = ["launch.py", *sys.argv[1:]]
+sys.exit(failed or launch.main())
+"""
+
+
+def test_two_files_are_enough(clone, tmp_path):
+    """One process, because importing transformers is what takes time here."""
+    small = [choice for choice in SMALL if not choice.startswith("budget")]
+    choices = ["pruner=loudest,random", "budget.average=16", "baseline=skip", "limit=1", f"paths.outputs={tmp_path}"]
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, "-m", *small, *choices],
+        cwd=clone,
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(clone), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    found = done.stdout
+    assert done.returncode == 0, found + done.stderr
+    assert found.startswith(str(clone))
+    assert "nuwa.pruners.loudest.Loudest" in found  # load_pruner, and as a part of a composition
+    assert "| `loudest` | vision | feature norm |" in found  # the table of methods
+    assert re.search(r"\n5 passed", found), found  # the matrix of tests
+    jobs = [json.loads(path.read_text())["config"]["pruner"] for path in tmp_path.glob("main/*/result.json")]
+    assert sorted(job["_target_"].split(".")[-1] for job in jobs) == ["Loudest", "RandomPruner"]
