@@ -51,9 +51,15 @@ def retention(
 
     A metric that is zero without pruning has no retention and is left out.
     """
-    unpruned = {row["id"]: row for row in baseline}
-    rows = [row for row in rows if row["id"] in unpruned]
-    pairs = [unpruned[row["id"]] for row in rows]
+    ratios = resampled_ratios(rows, baseline, aggregate, seed)
+    return {name: {"value": value, **interval(draws)} for name, (value, draws) in ratios.items()}
+
+
+def resampled_ratios(
+    rows: Sequence[Row], baseline: Sequence[Row], aggregate: Aggregate, seed: int = 0
+) -> dict[str, tuple[float, list[float]]]:
+    """Every metric's retention, and its values over resamples, both runs drawn together."""
+    rows, pairs = answered_by_both(rows, baseline)
     if not rows:
         return {}
     values, full = aggregate(rows), aggregate(pairs)
@@ -63,10 +69,18 @@ def retention(
         for name in draws:
             if theirs.get(name):
                 draws[name].append(ours[name] / theirs[name])
-    return {name: {"value": values[name] / full[name], **_interval(ratios)} for name, ratios in draws.items() if ratios}
+    return {name: (values[name] / full[name], ratios) for name, ratios in draws.items() if ratios}
 
 
-def _interval(values: Sequence[float]) -> dict[str, float]:
+def answered_by_both(rows: Sequence[Row], others: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+    """The rows of two runs whose samples both have, in the order of the first."""
+    known = {row["id"]: row for row in others}
+    rows = [row for row in rows if row["id"] in known]
+    return rows, [known[row["id"]] for row in rows]
+
+
+def interval(values: Sequence[float]) -> dict[str, float]:
+    """The 95 % interval of values over resamples."""
     low, high = np.percentile(values, [2.5, 97.5])
     return {"low": float(low), "high": float(high)}
 

@@ -1,0 +1,101 @@
+"""Is one run better than another? Tests over the samples that both answered, and the paper's mean retention.
+
+Samples are compared in pairs, because the same questions are hard for both runs; samples that are scored together
+(``meta["group"]``) stay together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import comb
+
+import numpy as np
+
+from nuwa.evaluation.statistics import Aggregate, Row, answered_by_both, interval, resampled_ratios
+
+PERMUTATIONS = 10_000
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Mean of one metric in two runs, and how likely a difference this large is if the runs are alike (``p``)."""
+
+    metric: str
+    n: int
+    first: float
+    second: float
+    p: float
+    test: str
+
+
+@dataclass(frozen=True)
+class Benchmarked:
+    """One benchmark's part of a mean: rows of a run and of the unpruned one, what aggregates them, and its headline."""
+
+    rows: Sequence[Row]
+    unpruned: Sequence[Row]
+    aggregate: Aggregate
+    metric: str
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """Exact two-sided McNemar: p that so uneven a split of the samples that one run alone has right is a coin's."""
+    total, fewer = only_first + only_second, min(only_first, only_second)
+    tail = sum(comb(total, k) for k in range(fewer + 1))
+    return min(1.0, 2 * tail / 2**total)
+
+
+def permutation(differences: Sequence[float], seed: int = 0) -> float:
+    """Two-sided p that differences with random signs have a mean as far from 0; the data count as one draw."""
+    values = np.asarray(differences, dtype=float)
+    seen = abs(values.sum()) - 1e-9 * np.abs(values).sum()  # sums in another order differ in their last digits
+    rng = np.random.default_rng(seed)
+    hits = sum(abs((values * rng.choice((-1, 1), len(values))).sum()) >= seen for _ in range(PERMUTATIONS))
+    return (1 + hits) / (1 + PERMUTATIONS)
+
+
+def compare(rows: Sequence[Row], others: Sequence[Row], seed: int = 0) -> list[Comparison]:
+    """Every metric that single samples have, over the samples that both runs answered.
+
+    McNemar's test where samples are right or wrong and scored alone, otherwise a permutation test over groups.
+    """
+    pairs = list(zip(*answered_by_both(rows, others), strict=True))
+    names = dict.fromkeys(name for pair in pairs for name in pair[0]["scores"] if name in pair[1]["scores"])
+    return [_compare_metric(name, [pair for pair in pairs if name in pair[0]["scores"]], seed) for name in names]
+
+
+def _compare_metric(name: str, pairs: Sequence[tuple[Row, Row]], seed: int) -> Comparison:
+    values = np.array([[row["scores"][name] for row in pair] for pair in pairs])
+    grouped = any("group" in row.get("meta", {}) for row, _ in pairs)
+    if not grouped and set(np.unique(values)) <= {0.0, 1.0}:
+        lead = values[:, 0] - values[:, 1]
+        p, test = mcnemar(int((lead > 0).sum()), int((lead < 0).sum())), "McNemar"
+    else:
+        sums: dict[str, float] = {}
+        for (row, _), (one, other) in zip(pairs, values, strict=True):
+            group = row.get("meta", {}).get("group", row["id"])
+            sums[group] = sums.get(group, 0.0) + one - other
+        p, test = permutation(list(sums.values()), seed), "permutation"
+    first, second = values.mean(axis=0)
+    return Comparison(name, len(pairs), float(first), float(second), p, test)
+
+
+def mean_retention(parts: Sequence[Benchmarked], seed: int = 0) -> dict[str, float]:
+    """Mean over benchmarks of headline / unpruned headline, as the paper prints it, with a 95 % interval.
+
+    Every benchmark's samples are drawn again on their own, its two runs together.
+
+    Raises:
+        ValueError: a benchmark has no such metric, or it is 0 without pruning.
+    """
+    values, draws = [], []
+    for number, part in enumerate(parts):
+        ratios = resampled_ratios(part.rows, part.unpruned, part.aggregate, seed + number)
+        if part.metric not in ratios:
+            raise ValueError(f"{part.metric} has no retention: it is missing, or 0 without pruning")
+        values.append(ratios[part.metric][0])
+        draws.append(ratios[part.metric][1])
+    length = min(map(len, draws))
+    means = np.mean([ratios[:length] for ratios in draws], axis=0)
+    return {"value": float(np.mean(values)), **interval(means)}

@@ -1,0 +1,85 @@
+"""Paired tests against values worked out by hand or counted in full, and the mean of ratios."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+
+from nuwa.evaluation import statistics
+from nuwa.evaluation.pairs import Benchmarked, compare, mcnemar, mean_retention, permutation
+from nuwa.report.compare import main
+
+
+def rows(values, task="t", **cells):
+    """Rows with one metric."""
+    return [
+        {"id": f"{task}{i}", "task": task, "status": "ok", "scores": {f"{task}/m": float(v)}, **cells}
+        for i, v in enumerate(values)
+    ]
+
+
+def mean(chosen):
+    values = [value for row in chosen for value in row["scores"].values()]
+    return {next(iter(chosen[0]["scores"])): sum(values) / len(values)}
+
+
+def test_mcnemar_by_hand():
+    assert mcnemar(0, 0) == 1.0 and mcnemar(3, 3) == 1.0
+    assert mcnemar(0, 5) == mcnemar(5, 0) == pytest.approx(2 / 32)
+    assert mcnemar(1, 8) == pytest.approx(2 * (1 + 9) / 512)
+    assert mcnemar(400, 500) == pytest.approx(0.00096, abs=1e-5)
+
+
+def test_permutation_against_all_signs():
+    differences = [0.4, -0.1, 0.3, 0.2, 0.25, -0.05, 0.1, 0.3]
+    signs = np.array(list(itertools.product((-1, 1), repeat=len(differences))))
+    exact = np.mean(np.abs(signs @ differences) >= abs(sum(differences)) - 1e-9)
+    assert permutation(differences) == pytest.approx(exact, abs=0.01)
+    assert permutation([0.0] * 5) == 1.0
+    assert permutation([1.0] * 30) == pytest.approx(1e-4, rel=0.01)
+    assert permutation(differences, seed=1) == permutation(differences, seed=1)
+
+
+def test_the_test_fits_the_metric():
+    right, wrong = rows([1] * 12), rows([1] * 4 + [0] * 8)
+    (found,) = compare(right, wrong)
+    assert (found.test, found.n, found.first, found.second) == ("McNemar", 12, 1.0, pytest.approx(1 / 3))
+    assert found.p == mcnemar(8, 0)
+    (found,) = compare(rows([0.9, 0.8, 0.7]), rows([0.1, 0.2, 0.3]))
+    assert found.test == "permutation"
+    grouped = [rows(values, meta={"group": "one"}) for values in ([1] * 12, [0] * 12)]
+    (found,) = compare(*grouped)
+    assert (found.test, found.p) == ("permutation", 1.0)  # one group is no evidence
+    assert compare(rows([1], "a"), rows([1], "b")) == []
+
+
+def test_samples_are_paired_by_id():
+    first, second = rows([1, 0, 1]), rows([1, 0, 1, 0])[::-1]
+    (found,) = compare(first, second)
+    assert (found.n, found.first, found.p) == (3, found.second, 1.0)
+
+
+def test_mean_retention(monkeypatch):
+    monkeypatch.setattr(statistics, "RESAMPLES", 200)
+    easy = Benchmarked(rows([1, 1, 0, 0] * 20, "a"), rows([1] * 80, "a"), mean, "a/m")
+    same = Benchmarked(rows([1, 0] * 20, "b"), rows([1, 0] * 20, "b"), mean, "b/m")
+    found = mean_retention([easy, same])
+    assert found["value"] == pytest.approx(0.75)
+    assert 0.68 < found["low"] < 0.75 < found["high"] < 0.82
+    assert mean_retention([same]) == {"value": 1.0, "low": 1.0, "high": 1.0}
+    alone = statistics.retention(easy.rows, easy.unpruned, mean)["a/m"]
+    assert mean_retention([easy]) == alone
+    with pytest.raises(ValueError, match="b/m has no retention"):
+        mean_retention([easy, Benchmarked(rows([1], "b"), rows([0], "b"), mean, "b/m")])
+
+
+def test_command_line(tmp_path, capsys):
+    for name, values in (("one", [1] * 8), ("two", [0] * 8), ("other", [])):
+        (tmp_path / name).mkdir()
+        lines = [json.dumps(row) + "\n" for row in rows(values)]
+        (tmp_path / name / "predictions.jsonl").write_text("".join(lines), encoding="utf-8")
+    assert main([str(tmp_path / "one"), str(tmp_path / "two")]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split() == ["t/m", "8", "1.0000", "0.0000", "0.0078", "McNemar"]
+    assert main([str(tmp_path / "one"), str(tmp_path / "other")]) == 1
+    assert "no scored sample in common" in capsys.readouterr().err
