@@ -17,10 +17,19 @@ import torch
 from torch import Tensor
 
 from nuwa.pruners.base import Facts, LLMContext, LLMDecision, Pruner, require
-from nuwa.pruning.budget import ModelShape, Schedule, attention_score_flops, check_reached, fit_schedule, staged
+from nuwa.pruning.budget import (
+    BudgetError,
+    ModelShape,
+    Schedule,
+    attention_score_flops,
+    check_reached,
+    fit_schedule,
+    layer_at,
+    staged,
+)
 
-DEPTHS = (3 / 32, 7 / 32, 16 / 32)
-"""The authors prune on leaving layers 2, 6 and 15 of 32."""
+DEPTHS = (2.5 / 32, 6.5 / 32, 15.5 / 32)
+"""The authors prune on leaving layers 2, 6 and 15 of 32: the middles of these layers, so that halves round to them."""
 
 LISTS = {64: (66, 30, 17), 96: (238, 48, 26), 128: (303, 110, 36), 192: (300, 200, 110), 576: (576, 576, 576)}
 """The authors' kept tokens (recycled ones come on top) at the three stages, by nominal budget, of 576 tokens."""
@@ -30,6 +39,11 @@ def text_raters(visual: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
     """How much each text token (T, D) resembles visual tokens (V, D), and whether it is above the mean: two (T,)."""
     score = (visual.float() @ text.float().T).softmax(-1).mean(0)
     return score, score > score.mean()
+
+
+def rank_of(attention: Tensor) -> int:
+    """The paper's number of tokens: the rank of the raters' attention to the visual tokens (R, n)."""
+    return int(torch.linalg.matrix_rank(attention.float()))
 
 
 def clusters_for(dropped: int) -> tuple[int, int]:
@@ -90,13 +104,15 @@ class SparseVLM(Pruner):
 
     The counts follow the authors' lists. ``counting: authors`` takes the budget as they do: 64, 96, 128, 192 of 576
     give their lists exactly, whose average they count on leaving layers; tokens entering layers are more (82 for 64,
-    206 for 192). ``entering`` scales the lists until the budget is met. The paper lets the rank of the raters'
-    attention decide how many tokens stay, which meets no budget; the image code uses the lists, and so does this.
-    Recycled tokens take the place of their cluster's centre, which matters only where original ids are kept.
+    206 for 192). ``entering`` scales the lists until the budget is met. ``adaptive`` is the paper's rule: as many
+    tokens stay at a stage as the raters' attention has rank, recycled ones on top; it needs budget=full, and the image
+    code has lists in its place. Recycled tokens take the place of their cluster's centre, which matters only where
+    original ids are kept.
     """
 
     recycle: bool = True
     counting: Literal["entering", "authors"] = "entering"
+    adaptive: bool = False
     tie_noise: bool = False
 
     name: ClassVar[str] = "sparsevlm"
@@ -115,7 +131,16 @@ class SparseVLM(Pruner):
         require(self.counting in ("entering", "authors"), "counting", "entering or authors", self.counting)
 
     def schedule(self, n_tokens: int, layers: int) -> Schedule:
+        """Counts of the three stages; under ``adaptive`` upper bounds.
+
+        Raises:
+            BudgetError: also when ``adaptive`` meets a budget.
+        """
         target = self.budget.tokens(n_tokens)
+        if self.adaptive:
+            if not self.budget.full:
+                raise BudgetError(f"pruner {self.name}: with pruner.adaptive=true the image decides; use budget=full")
+            return Schedule(n_tokens, tuple({layer_at(depth, layers): n_tokens for depth in DEPTHS}.items()))
         if target == n_tokens:
             return Schedule(n_tokens)
         if self.counting == "authors":
@@ -126,26 +151,32 @@ class SparseVLM(Pruner):
         return check_reached(self.name, best, target, layers, reachable)
 
     def prune_llm(self, context: LLMContext, keep: Tensor) -> LLMDecision:
-        score = self._scores(context)
+        rows, weight = self._ratings(context)
+        score = (weight[:, None] @ rows)[:, 0]
         kept, hidden = context.text.clone(), context.hidden.clone()
         order = torch.arange(kept.shape[1], device=kept.device).repeat(len(kept), 1)
         for row, names in enumerate(context.ids):
             for ordinal in range(len(names)):
                 mine = (context.image[row] == ordinal).nonzero()[:, 0]
-                stay, slots, states = self._choose(context, row, ordinal, mine, score[row, mine], keep[row, ordinal])
+                total = int(keep[row, ordinal])
+                if self.adaptive:
+                    rank = rank_of(rows[row, weight[row] > 0][:, mine])
+                    merged = clusters_for(len(mine) - rank)[1] if self.recycle else 0
+                    total = min(len(mine), rank + merged)
+                stay, slots, states = self._choose(context, row, ordinal, mine, score[row, mine], total)
                 kept[row, stay] = kept[row, slots] = True
                 hidden[row, slots] = states
                 order[row, torch.cat([stay, slots])] = mine[: len(stay) + len(slots)]
         return LLMDecision(kept, hidden, order)
 
-    def _scores(self, context: LLMContext) -> Tensor:
-        """Attention of the raters in the layer before, mean over heads and raters: (B, L)."""
+    def _ratings(self, context: LLMContext) -> tuple[Tensor, Tensor]:
+        """Attention of Q text tokens in the layer before, mean over heads (B, Q, L), and the raters' weights (B, Q)."""
         raters = torch.zeros_like(context.text)
         raters[context.text] = self._raters(context.first)[context.first.text]  # text tokens never leave
         queries = raters.any(0).nonzero()[:, 0]
         rows = context.previous.attention(queries).mean(1)
         weight = raters[:, queries].float()
-        return (weight[:, None] @ rows)[:, 0] / weight.sum(1, keepdim=True).clamp_min(1)
+        return rows, weight / weight.sum(1, keepdim=True).clamp_min(1)
 
     def _raters(self, first: LLMContext) -> Tensor:
         """Raters among the text after the image, chosen once from what enters layer 0: (B, L) bool."""
@@ -157,11 +188,10 @@ class SparseVLM(Pruner):
         return raters
 
     def _choose(
-        self, context: LLMContext, row: int, ordinal: int, mine: Tensor, score: Tensor, total: Tensor
+        self, context: LLMContext, row: int, ordinal: int, mine: Tensor, score: Tensor, total: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Places that stay, places that merged tokens take, and their states, of one image at places ``mine``."""
         states, best = context.hidden[row], mine[score.argsort(descending=True, stable=True)]
-        total = int(total)
         if not self.recycle or total >= len(mine):
             return best[:total].sort().values, mine[:0], states[:0]
         keep = kept_before_recycling(total, len(mine))

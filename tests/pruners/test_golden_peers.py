@@ -13,7 +13,7 @@ from nuwa.pruners.divprune import max_min
 from nuwa.pruners.feather import unrotated_scores
 from nuwa.pruners.prumerge import one_head_attention, outliers
 from nuwa.pruners.pyramiddrop import entering_attention
-from nuwa.pruners.sparsevlm import text_raters
+from nuwa.pruners.sparsevlm import rank_of, text_raters
 from nuwa.pruning.layout import ImageLayout
 from nuwa.pruning.scores import llm_attention_rows
 
@@ -47,7 +47,8 @@ def test_sparsevlm(name, run):
     assert count == params["out_visual"]
     context = sparse_context(case)
     decision = pruner.prune_llm(context, torch.tensor([[count]]))
-    case.check(run, score=pruner._scores(context)[:, :576])
+    rows, weight = pruner._ratings(context)
+    case.check(run, score=(weight[:, None] @ rows)[:, 0, :576])
     places = decision.keep[0, :576].nonzero()[:, 0]
     in_order = places[decision.order[0, places].argsort()]
     merged = decision.hidden[:, in_order[params["keep"] :]]
@@ -56,6 +57,21 @@ def test_sparsevlm(name, run):
     assert decision.keep[0, 576:].all()
     untouched = in_order[: params["keep"]]
     assert torch.equal(decision.hidden[0, untouched], context.hidden[0, untouched])
+
+
+def test_sparsevlm_rank_rule():
+    case = Golden("sparsevlm_layer")
+    attention = case.inputs["rank_attention"]
+    raters, count = attention.shape[2:]
+    case.check("rank_rule", rank=torch.tensor(rank_of(attention[0].mean(0))))
+    # raters that all resemble the image a little more than the first text token does
+    embeddings = torch.cat([torch.ones(1, count, 2), torch.zeros(1, 1, 2), torch.ones(1, raters, 2)], 1)
+    before = prompt(0, count, 1 + raters, hidden=embeddings, layer=2)
+    before.attention = lambda query: functional.pad(attention[:, :, query - count - 1], (0, 1 + raters))
+    context = after(before, first=before)
+    decision = SparseVLM(adaptive=True, recycle=False).prune_llm(context, torch.tensor([[count]]))
+    kept = decision.keep[0, :count].nonzero()[:, 0]
+    assert sorted(case.tensors["out.rank_rule.kept"][0].tolist()) == kept.tolist()
 
 
 @pytest.mark.parametrize("options", [{"recycle": False}, {"tie_noise": True}])

@@ -117,6 +117,7 @@ def test_dart_counts(nominal, kept):
         ("sparsevlm", 40, {}, r"its first layers see all 576 tokens"),
         ("dart", 30, {}, r"the first 2 see all 576 tokens, so that it needs 36\.9 or more"),
         ("prumerge", 64, {"adaptive": True}, r"pruner\.adaptive=true the image decides; use budget=full"),
+        ("sparsevlm", 64, {"adaptive": True}, r"pruner\.adaptive=true the image decides; use budget=full"),
         ("composed", 13, {"vision": "pooling", "split": 1.0}, r"12 \(3x4\) or 15 \(3x5\) tokens"),
     ],
 )
