@@ -6,7 +6,7 @@ Shape letters: I images, N tokens of a view, D vision width, H LLM width, C axes
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from nuwa.pruners.base import Tap
 from nuwa.pruning.budget import ModelShape
-from nuwa.pruning.layout import ImageLayout
+from nuwa.pruning.layout import Grid, ImageLayout
 
 
 class Recording(ABC):
@@ -69,6 +69,18 @@ class Adapter(ABC):
     def final_norm(self, hidden: Tensor) -> Tensor:
         """The norm between the last decoder layer and the head: (..., H) -> (..., H)."""
         return self.language_model.norm(hidden)
+
+    @property
+    def grid(self) -> Grid | None:
+        """The token grid of every image, None if images differ."""
+        return None
+
+    def encode_smaller(self, encode: Callable[..., Any], arguments: Mapping[str, Any], grid: Grid) -> Any:
+        """Call ``encode`` (``get_image_features``) on images shrunk to ``grid`` patches.
+
+        ``pooler_output`` keeps the shape of the whole images, so that placeholders fit; its values mean nothing.
+        """
+        raise NotImplementedError(f"{self.model_type} models cannot encode smaller images here")
 
     @property
     @abstractmethod

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from nuwa.models.base import Adapter, Recording, remove_hooks
 from nuwa.pruners.base import Tap
 from nuwa.pruning.budget import ModelShape
-from nuwa.pruning.layout import ImageLayout
+from nuwa.pruning.layout import Grid, ImageLayout
 from nuwa.pruning.scores import received_attention, softmax_rows, split_heads
 
 READ = {"queries": "self_attn.q_proj", "keys": "self_attn.k_proj", "output": ""}
@@ -110,9 +111,23 @@ class LlavaAdapter(Adapter):
             image_tokens=(vision.image_size // vision.patch_size) ** 2,
         )
 
-    def layouts(self, images: Sequence[Tensor], arguments: Mapping[str, Any]) -> list[ImageLayout]:
+    @property
+    def grid(self) -> Grid:
         side = self.model.config.vision_config.image_size // self.model.config.vision_config.patch_size
-        return [ImageLayout.single((side, side)) for _ in images]
+        return side, side
+
+    def layouts(self, images: Sequence[Tensor], arguments: Mapping[str, Any]) -> list[ImageLayout]:
+        return [ImageLayout.single(self.grid) for _ in images]
+
+    def encode_smaller(self, encode: Callable[..., Any], arguments: Mapping[str, Any], grid: Grid) -> Any:
+        arguments = dict(arguments)
+        pixels, extra = arguments.pop("pixel_values"), arguments.pop("kwargs", {})
+        size = [side * self.model.config.vision_config.patch_size for side in grid]
+        small = functional.interpolate(pixels.float(), size, mode="bicubic", antialias=True).to(pixels.dtype)
+        output = encode(pixel_values=small, **arguments, **extra, interpolate_pos_encoding=True)
+        whole = self.grid[0] * self.grid[1]
+        output.pooler_output = [image.new_zeros(whole, image.shape[-1]) for image in output.pooler_output]
+        return output
 
     def project(self, features: Tensor) -> Tensor:
         return self.multimodal.multi_modal_projector(features)

@@ -4,6 +4,7 @@ from nuwa.pruners.cdpruner import CDPruner
 from nuwa.pruners.composed import Composed
 from nuwa.pruners.dart import Dart
 from nuwa.pruners.divprune import DivPrune
+from nuwa.pruners.downsample import Downsample
 from nuwa.pruners.fastv import FastV
 from nuwa.pruners.feather import Feather
 from nuwa.pruners.grid import StridedGrid
@@ -25,6 +26,7 @@ __all__ = [
     "Composed",
     "Dart",
     "DivPrune",
+    "Downsample",
     "FastV",
     "Feather",
     "HiPrune",

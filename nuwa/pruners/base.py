@@ -233,6 +233,13 @@ class Pruner:
         """
         raise NotImplementedError
 
+    def image_grid(self, grid: Grid | None, layers: int) -> Grid | None:
+        """The grid of patches that the vision tower shall see in place of ``grid`` (None: no fixed size), or None.
+
+        ``prune_vision`` then gets the features of the smaller image, and has to place them in the whole grid.
+        """
+        return None
+
     def prune_vision(self, context: VisionContext, keep: int) -> VisionDecision:
         """Keep ``keep`` tokens of every image before the LLM."""
         raise NotImplementedError

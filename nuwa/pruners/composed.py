@@ -10,6 +10,7 @@ from torch import Tensor
 from nuwa.pruners.base import Facts, LLMContext, LLMDecision, Pruner, Tap, VisionContext, VisionDecision, require
 from nuwa.pruners.catalogue import find_method
 from nuwa.pruning.budget import Budget, ModelShape, Schedule
+from nuwa.pruning.layout import Grid
 
 
 @dataclass
@@ -64,6 +65,10 @@ class Composed(Pruner):
         if not before.prunes_llm:
             before.schedule(n_tokens, layers)  # refuses a count that it cannot make
         return Schedule(entering, inside.schedule(entering, layers).llm)
+
+    def image_grid(self, grid: Grid | None, layers: int) -> Grid | None:
+        before = self._before if grid is None else self._share(grid[0] * grid[1])[0]
+        return before.image_grid(grid, layers)
 
     def prune_vision(self, context: VisionContext, keep: int) -> VisionDecision:
         return self._before.prune_vision(context, keep)

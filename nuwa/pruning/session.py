@@ -104,7 +104,11 @@ class PruningSession:
         def get_image_features(*args: Any, **kwargs: Any) -> Any:
             arguments = signature.bind(*args, **kwargs).arguments
             with self.adapter.record(self.pruner.taps) as recording:
-                output = original(*args, **kwargs)
+                smaller = self.pruner.image_grid(self.adapter.grid, self.adapter.shape.layers)
+                if smaller is None:
+                    output = original(*args, **kwargs)
+                else:
+                    output = self.adapter.encode_smaller(original, arguments, smaller)
             images = list(output.pooler_output)
             layouts = self.adapter.layouts(images, arguments)
             names = self._name_images(arguments["pixel_values"], len(images))

@@ -16,7 +16,7 @@ from nuwa.pruners.sparsevlm import clusters_for, kept_before_recycling
 from nuwa.pruners.vispruner import thin_out
 from nuwa.pruning.budget import BudgetError, Schedule
 
-ONE_SHOT = ["divprune", "grid", "hiprune", "holov", "prumerge", "prumerge_plus", "vispruner"]
+ONE_SHOT = ["divprune", "downsample", "grid", "hiprune", "holov", "prumerge", "prumerge_plus", "vispruner"]
 CLS = Tap("cls_attention")
 
 
@@ -129,7 +129,7 @@ def test_refusals_say_what_is_possible(name, average, options, message):
 @pytest.mark.parametrize("name", ["dart", "pyramiddrop", "feather", "sparsevlm", "composed", *ONE_SHOT])
 @pytest.mark.parametrize(("n_tokens", "layers", "average"), [(576, 32, 100), (256, 16, 64), (64, 6, 20), (400, 28, 98)])
 def test_the_average_is_met(name, n_tokens, layers, average):
-    if name == "grid" and average == 100:
+    if name in ("grid", "downsample") and average == 100:
         average = 99
     spent = plan(name, average, n_tokens, layers).average(layers)
     assert abs(spent - average) <= max(0.5, 0.01 * average)
@@ -200,6 +200,11 @@ def test_prumerge_plus_meets_the_budget_with_a_sample_of_everywhere(total):
     assert len(kept) == len(kept.unique()) == total
     sample = math.ceil(29 / (0.75 * total))
     assert set(range(0, 29, sample)) <= set(kept.tolist())
+
+
+def test_downsampling_needs_a_fixed_image_size():
+    with pytest.raises(ValueError, match="downsample needs a model with one fixed image size"):
+        nuwa.load_pruner("downsample", budget=64).image_grid(None, 32)
 
 
 def test_prumerge_needs_a_cls_token():

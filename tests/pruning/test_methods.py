@@ -160,6 +160,20 @@ def test_nuwa_against_plain_decoding(model, position):
     _check(model, pruner, position, ids, images, tokens, logits)
 
 
+@pytest.mark.parametrize("position", ["perc", "rpme"])
+def test_downsampling_against_the_tower_on_small_images(model, position):
+    ids, images = ROWS[1], pixels(4)[1:3]
+    small = torch.nn.functional.interpolate(images, (16, 20), mode="bicubic", antialias=True)
+    with torch.no_grad():
+        tower = model.model.vision_tower(small, interpolate_pos_encoding=True, output_hidden_states=True)
+        projected = model.model.multi_modal_projector(tower.hidden_states[-2][:, 1:])
+    # 4 x 5 cells of the 8 x 8 grid
+    places = [8 * row + column for row in (1, 3, 5, 7) for column in (0, 2, 4, 5, 7)]
+    features = [torch.zeros(64, 48).index_copy(0, torch.tensor(places), image) for image in projected]
+    tokens, logits = plain_decode(model, ids, images, [places] * 2, {}, position, 6, features=features)
+    _check(model, nuwa.load_pruner("downsample", budget=20), position, ids, images, tokens, logits)
+
+
 def _best(score, entries, keep):
     stay = [i for i, entry in enumerate(entries) if entry[1] < 0]
     for image in {entry[1] for entry in entries} - {-1}:

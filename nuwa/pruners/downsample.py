@@ -1,0 +1,46 @@
+"""Downsample: show the vision tower a smaller image, the baseline that any pruning of a larger one has to beat.
+
+The tower sees fewer patches, its position embeddings interpolated to them, and so costs less as well.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from nuwa.pruners.base import Facts, Pruner, VisionContext, VisionDecision
+from nuwa.pruners.pooling import cell_centres, near_squares, nearest_counts, pooled_grid
+from nuwa.pruning.budget import Schedule, check_reached
+from nuwa.pruning.layout import Grid
+
+
+@dataclass
+class Downsample(Pruner):
+    """Shrink the image to a near-square grid of patches; a token sits at the centre of what it covers.
+
+    Needs a model with one fixed image size; where resolution is dynamic, ask its processor for fewer pixels instead.
+    """
+
+    name: ClassVar[str] = "downsample"
+    native_position: ClassVar[str] = "perc"
+    facts: ClassVar[Facts] = Facts(signal="none: a smaller image")
+
+    def schedule(self, n_tokens: int, layers: int) -> Schedule:
+        target = self.budget.tokens(n_tokens)
+        options = nearest_counts(target, n_tokens)
+        named = " or ".join(f"{count} ({h}x{w})" for count in sorted(options) for h, w in near_squares(count)[:1])
+        return check_reached(self.name, Schedule(options[0]), target, layers, f"near-square grids have {named} tokens")
+
+    def image_grid(self, grid: Grid | None, layers: int) -> Grid | None:
+        if grid is None:
+            raise ValueError(
+                "pruner downsample needs a model with one fixed image size; here, let the processor make images smaller"
+            )
+        size = pooled_grid(self.schedule(grid[0] * grid[1], layers).vision, grid)
+        return None if size == grid else size
+
+    def prune_vision(self, context: VisionContext, keep: int) -> VisionDecision:
+        """The features are those of the small image already; they take the places of its cells."""
+        index = cell_centres(context.grid, pooled_grid(keep, context.grid)).to(context.features.device)
+        features = None if keep == context.grid[0] * context.grid[1] else context.features
+        return VisionDecision(index.expand(len(context.features), -1), features)
