@@ -61,6 +61,8 @@ def image_reports(prompt: Prompt, segments: list[Segment], layers: int) -> list[
             for start, image, token, ids in moved:
                 mine = image[row] == ordinal
                 kept = token[row, mine].tolist()
+                if stages and stages[-1][0] == start:  # a stage before layer 0: what it leaves is what enters
+                    stages.pop()
                 stages.append((start, kept, ids[row, mine].tolist()))
                 per_layer[start:] = [len(kept)] * (layers - start)
             grid = plan.layout.views[0].grid

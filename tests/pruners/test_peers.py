@@ -9,12 +9,13 @@ from pruners.cases import noise, vision_context
 import nuwa
 from nuwa.pruners import HiPrune, HoloV, PruMerge, PruMergePlus
 from nuwa.pruners.base import Tap
+from nuwa.pruners.catalogue import method_names
 from nuwa.pruners.cdpruner import greedy_map
 from nuwa.pruners.divprune import max_min
 from nuwa.pruners.holov import crops_of, quotas
 from nuwa.pruners.sparsevlm import clusters_for, kept_before_recycling
 from nuwa.pruners.vispruner import thin_out
-from nuwa.pruning.budget import BudgetError, Schedule
+from nuwa.pruning.budget import BudgetError, ModelShape, Schedule, llm_flops
 
 ONE_SHOT = ["divprune", "downsample", "grid", "hiprune", "holov", "prumerge", "prumerge_plus", "vispruner"]
 CLS = Tap("cls_attention")
@@ -281,3 +282,15 @@ def test_thinning_out_odd_numbers():
     kept = thin_out(noise(9, 4), torch.arange(9), 4)
     assert len(set(kept.tolist())) == 4
     assert thin_out(noise(9, 4), torch.arange(9), 0).tolist() == []
+
+
+@pytest.mark.parametrize("name", [name for name in method_names() if name != "none"])
+@pytest.mark.parametrize("average", [64, 192])
+def test_no_choice_costs_more_than_five_percent_of_a_prefill(name, average):
+    """FLOPs at LLaVA-1.5-7B's shapes: the method's own formula, and key projections recomputed at every LLM stage."""
+    shape = ModelShape(
+        layers=32, hidden=4096, intermediate=11008, kv_heads=32, head_dim=128, vision_hidden=1024, image_tokens=576
+    )
+    pruner = nuwa.load_pruner(name, budget=average)
+    recomputed = len(pruner.schedule(576, 32).llm) * 2 * 576 * 4096**2
+    assert pruner.metric_flops(576, shape) + recomputed < 0.05 * llm_flops([576] * 32, shape)

@@ -146,6 +146,7 @@ class TestMerging:
         with torch.no_grad(), nuwa.prune(model, Merging((0, 3))) as session:
             model(**padded_batch())
         assert session.report().tokens_per_layer == [33, 33, 33, 18, 18, 18]
+        assert [(layer, len(kept)) for layer, kept, _ in session.report().images[0].stages] == [(0, 33), (3, 18)]
 
 
 class TestAgainstPlainDecoding:
