@@ -1,0 +1,58 @@
+"""The bridge to lmms-eval, against a stand-in of the two names it takes from there; no network, no lmms-eval."""
+
+import importlib
+import sys
+from types import ModuleType, SimpleNamespace
+
+import pytest
+from published import picture
+
+import nuwa as package
+from nuwa.benchmarks.base import Sample
+
+QUESTION = "is there a red circle ?"
+
+
+@pytest.fixture
+def bridge(monkeypatch):
+    """nuwa.lmms, importable without lmms-eval."""
+    base = type("lmms", (), {"__init__": lambda self: setattr(self, "task_dict", {})})
+    names = {
+        "lmms_eval.api.model": {"lmms": base},
+        "lmms_eval.models.registry_v2": {"ModelManifest": lambda name, **paths: (name, paths)},
+    }
+    for path in ("lmms_eval", "lmms_eval.api", "lmms_eval.models", *names):
+        monkeypatch.setitem(sys.modules, path, ModuleType(path))
+    for path, content in names.items():
+        vars(sys.modules[path]).update(content)
+    monkeypatch.delitem(sys.modules, "nuwa.lmms", raising=False)
+    yield importlib.import_module("nuwa.lmms")
+    sys.modules.pop("nuwa.lmms", None)
+
+
+def test_answers_are_those_of_a_session(bridge):
+    assert bridge.MANIFEST == ("nuwa", {"simple_class_path": "nuwa.lmms.NuwaModel"})
+    model = bridge.NuwaModel(pretrained="tiny_llava", pruner="nuwa", budget=16, batch_size=2, device="cpu")
+    model.task_dict = {"task": {"test": [{"seed": seed} for seed in range(3)]}}
+    settings = [{"max_new_tokens": 4, "temperature": 0}, {"max_new_tokens": 4, "temperature": 0}, {"max_new_tokens": 2}]
+    requests = [
+        SimpleNamespace(args=(QUESTION, settings[number], lambda doc: [picture(doc["seed"])], number, "task", "test"))
+        for number in (2, 0, 1)
+    ]
+    answers = model.generate_until(requests)
+    with package.prune(model.loaded.model, model.session.pruner):
+        for request, answer in zip(requests, answers, strict=True):
+            number = request.args[3]
+            inputs = model.loaded.encode([Sample("", "task", (picture(number),), QUESTION, None)])
+            tokens = settings[number]["max_new_tokens"]
+            ids = model.loaded.model.generate(**inputs, max_new_tokens=tokens, do_sample=False)
+            assert model.loaded.decode(ids, inputs["input_ids"].shape[1]) == [answer]
+    assert model.session.report().images_seen == 3
+
+
+def test_settings_of_a_task(bridge):
+    assert bridge.generation({}) == {"max_new_tokens": 1024, "do_sample": False, "num_beams": 1}
+    warm = bridge.generation({"temperature": 0.2, "top_p": None, "num_beams": 2, "until": ["\n\n"]})
+    assert warm == {"max_new_tokens": 1024, "do_sample": True, "num_beams": 2, "temperature": 0.2}
+    cfg = bridge.compose("some/checkpoint", "nuwa", 64, "perc", {"d_thresh": 18})
+    assert (cfg.model.path, cfg.pruner.d_thresh, cfg.budget.average) == ("some/checkpoint", 18, 64)
