@@ -53,6 +53,7 @@ def export_weights(checkpoint: Path, folder: Path) -> int:
     model.load_state_dict(kept)
     model.generation_config = GenerationConfig(bos_token_id=BOS, eos_token_id=EOS, pad_token_id=PAD, do_sample=False)
     model.to(torch.bfloat16).save_pretrained(folder)
+    (folder / "model.safetensors").chmod(0o644)
     processor = build_processor()
     processor.save_pretrained(folder)
     processor.image_processor.save_pretrained(folder)
@@ -65,12 +66,13 @@ def accuracy_table(scores: list[Score]) -> str:
     return "\n".join(["| questions | n | right, % | s.e. |", "| --- | --- | --- | --- |", *rows])
 
 
-def write_card(folder: Path, scores: list[Score], steps: int) -> None:
-    """Fill the card's template with what was measured."""
+def write_card(folder: Path, scores: list[Score], steps: int, notes: str) -> None:
+    """Fill the card's template with what was measured and with ``notes`` on the run (hardware, time, restarts)."""
     weights = folder / "model.safetensors"
     values = {
         "accuracy": accuracy_table(scores),
         "steps": str(steps),
+        "notes": notes.strip(),
         "megabytes": f"{weights.stat().st_size / 1e6:.1f}",
         "tower_layers": str(VISION_LAYERS),
     }
@@ -83,12 +85,14 @@ def main() -> None:
     parser.add_argument("--run", type=Path, default=Path("outputs/tiny_llava"))
     parser.add_argument("--out", type=Path, default=FOLDER)
     parser.add_argument("--questions", type=int, default=500, help="held-out questions per task for the card")
+    parser.add_argument("--notes", type=Path, help="text file about the run (hardware, time, restarts) for the card")
     arguments = parser.parse_args()
+    notes = arguments.notes.read_text() if arguments.notes else "None."
     steps = export_weights(arguments.run / "last.ckpt", arguments.out)
     shutil.copyfile(arguments.run / "log.csv", arguments.out / "train_log.csv")
     scores = [score for task in ("vqa", "vg") for score in evaluate(arguments.out, task, arguments.questions)]
     print(accuracy_table(scores))
-    write_card(arguments.out, scores, steps)
+    write_card(arguments.out, scores, steps, notes)
 
 
 if __name__ == "__main__":

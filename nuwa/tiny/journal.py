@@ -27,6 +27,7 @@ LOGGED = (
     "attend_words",
     "attend_nouns",
     "attend_objects",
+    "align",
 )
 
 
@@ -44,15 +45,14 @@ class Journal(Callback):
         if trainer.is_global_zero:
             self.progress.start()
 
-    def on_train_batch_end(self, trainer, module, *_) -> None:
+    def on_train_batch_end(self, trainer, module, outputs, *_) -> None:
         """Add the step up; write a row when it is time."""
         if not trainer.is_global_zero:
             return
         step = trainer.global_step
         stage, _ = stage_at(module.recipe.stages, step - 1)
-        values = trainer.callback_metrics
-        self.progress.update(self.task, completed=step, description=f"{stage.name} loss {values['loss']:.3f}")
-        for name, value in values.items():
+        self.progress.update(self.task, completed=step, description=f"{stage.name} loss {outputs['loss']:.3f}")
+        for name, value in outputs.items():
             if not torch.isnan(value):
                 total, number = self.sums.get(name, (0.0, 0))
                 self.sums[name] = (total + float(value), number + 1)

@@ -13,6 +13,7 @@ from nuwa.tiny.vocabulary import BINS, CONTENT_WORDS, EOS, FIRST_NUMBER, IDS, SP
 
 CLASSES = (len(COLORS) + 1, len(SHAPES) + 1, len(SIZES) + 1)  # class 0 is background
 BOX_SCALE = 16.0  # pixels; unit of the distances to a box's sides
+ALIGNMENT_SCALE = 12.0
 ANSWER_WEIGHT, FORMAT_WEIGHT = 2.0, 0.1  # an answer word and a bracket, comma or end token; numbers weigh 1
 IS_CONTENT = torch.tensor([token.removeprefix(SPACE) in CONTENT_WORDS for token in VOCABULARY])
 FORMAT = torch.tensor([EOS, IDS[","], IDS["]"], IDS[SPACE + "["]])
@@ -103,6 +104,22 @@ def position_loss(heads: TrainingHeads, visual: Tensor, cells: Tensor, batch: Ba
     place = F.smooth_l1_loss(outputs[..., :2], centers, beta=0.05)
     box = F.smooth_l1_loss(outputs[..., 2:][front], boxes[front], beta=0.05)
     return place + box, {"position_cells": (outputs[..., :2] - centers).abs().mean() * GRID}
+
+
+def alignment_loss(visual: Tensor, questions: Tensor, batch: Batch) -> Tensor:
+    """-log share of the patches of the objects asked about, in a softmax over patches of the cosine to the question.
+
+    ``visual`` (B, N, d) and ``questions`` (B, M*L, d) are states halfway through the language model; a question is the
+    mean over its tokens. It teaches what Nüwa's stage 2 reads.
+    """
+    slots, length = batch["ids"].shape[1:]
+    asked = torch.arange(length) < batch["asked"][..., None]
+    words = questions.float().unflatten(1, (slots, length)) * asked[..., None]
+    mean = words.sum(2) / asked.sum(2, keepdim=True)
+    logits = ALIGNMENT_SCALE * F.normalize(mean, dim=-1) @ F.normalize(visual.float(), dim=-1).mT
+    wanted = batch["objects"].gather(2, batch["owner"][:, None].expand(-1, slots, -1))
+    share = logits.logsumexp(-1) - logits.masked_fill(~wanted, -1e9).logsumexp(-1)
+    return share[wanted.any(-1)].mean()
 
 
 class AttentionSupervision:

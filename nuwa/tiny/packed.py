@@ -5,7 +5,7 @@ the same position ids, so that every question is answered exactly as it is when 
 out, because on a CPU the fused kernel's backward is slower, and because the auxiliary losses read its weights.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -25,10 +25,19 @@ Observer = Callable[[int, Tensor, Tensor], None]
 
 @dataclass
 class Packed:
-    """``text`` (B, M*L, d): final states of the question tokens; ``visual`` (B, N, d): image states at ``tap``."""
+    """``text`` (B, M*L, d): final states of the question tokens; ``states``: all states after some of the layers."""
 
     text: Tensor
-    visual: Tensor
+    states: dict[int, Tensor]
+    prefix: int
+
+    def visual(self, tap: int) -> Tensor:
+        """Image states (B, N, d) after ``tap`` layers."""
+        return self.states[tap][:, FIRST_PATCH : self.prefix]
+
+    def questions(self, tap: int) -> Tensor:
+        """States (B, M*L, d) of the question tokens after ``tap`` layers."""
+        return self.states[tap][:, self.prefix :]
 
 
 def cell_ids(side: int, origin: Tensor, wrap: bool = False) -> Tensor:
@@ -89,12 +98,12 @@ def packed_forward(
     patches: Tensor,
     cells: Tensor,
     questions: Tensor,
-    tap: int,
+    taps: Collection[int],
     observe: Observer | None = None,
 ) -> Packed:
     """Language model over tower features ``patches`` (B, N, dv) at grid ``cells`` (B, N) and ``questions`` (B, M, L).
 
-    ``tap``: number of layers after which the image states are handed out.
+    ``taps``: numbers of layers after which the states are handed out, fewer than the model has.
     """
     decoder = model.model.language_model
     visual = model.model.multi_modal_projector(patches)
@@ -103,7 +112,7 @@ def packed_forward(
     words = decoder.embed_tokens(tokens).to(visual.dtype)
     hidden = torch.cat([words[:, :FIRST_PATCH], visual, words[:, FIRST_PATCH:]], 1)
     rope = _rope(_position_ids(cells, slots, length), visual.dtype)
-    tapped = None
+    states = {}
     for index, layer in enumerate(decoder.layers):
         last = index == len(decoder.layers) - 1
         query, key, value = _decoder_qkv(layer.self_attn, _norm(layer.input_layernorm, hidden), rope)
@@ -115,9 +124,9 @@ def packed_forward(
             mixed = torch.cat([_attend_causal(*head), mixed], 2)
         hidden = hidden + layer.self_attn.o_proj(mixed.transpose(1, 2).flatten(2))
         hidden = hidden + layer.mlp(_norm(layer.post_attention_layernorm, hidden))
-        if index == tap - 1:
-            tapped = hidden[:, FIRST_PATCH:prefix]
-    return Packed(_norm(decoder.norm, hidden), tapped)
+        if index + 1 in taps:
+            states[index + 1] = hidden
+    return Packed(_norm(decoder.norm, hidden), states, prefix)
 
 
 def _position_ids(cells: Tensor, slots: int, length: int) -> Tensor:

@@ -45,6 +45,7 @@ class Recipe:
     warmup: int
     number_sigma: float
     position_tap: int
+    align_tap: int
     attention_layers: dict[str, list[int]]
     stages: list[Stage]
 
@@ -61,7 +62,7 @@ class Recipe:
         return sum(stage.steps for stage in self.stages)
 
     def rate(self, step: int) -> float:
-        """Learning-rate factor at ``step``: warm-up at the start of the stage, then a cosine over the stage."""
+        """Learning-rate factor at ``step`` of the run: warm-up at the start of its stage, then a cosine over it."""
         stage, done = stage_at(self.stages, step)
         start, end = stage.lr
         cosine = 0.5 * (1 + math.cos(math.pi * done / stage.steps))

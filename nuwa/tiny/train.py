@@ -19,6 +19,7 @@ from nuwa.tiny.losses import (
     AttentionSupervision,
     Metrics,
     TrainingHeads,
+    alignment_loss,
     answer_loss,
     answer_metrics,
     caption_loss,
@@ -67,20 +68,21 @@ class TinyLlava(lightning.LightningModule):
         )
         return muon, adam
 
-    def training_step(self, batch: Batch, _index: int) -> None:
-        """One step of the stage that the run is in."""
+    def training_step(self, batch: Batch, _index: int) -> Metrics:
+        """One step of the stage that the run is in; returns its losses and metrics for the journal."""
         stage, _ = stage_at(self.recipe.stages, self.global_step)
         muon, adam = self.optimizers()
         self._set_rates((muon, adam), stage)
         losses, metrics = self._losses(batch, stage)
-        loss = sum(stage.weights.get(name, 1.0) * value for name, value in losses.items())
+        weights = {"answer": 1.0, **stage.weights}
+        loss = sum(weights[name] * value for name, value in losses.items())
         for optimizer in (muon, adam):
             optimizer.zero_grad()
         self.manual_backward(loss)
         self.clip_gradients(adam, gradient_clip_val=1.0, gradient_clip_algorithm="norm")
         muon.optimizer.step()  # only the wrapped step below counts, so that global_step is the number of batches
         adam.step()
-        self.log_dict({"loss": loss.detach(), **{k: v.detach() for k, v in (losses | metrics).items()}})
+        return {name: value.detach() for name, value in {"loss": loss, **losses, **metrics}.items()}
 
     def _set_rates(self, optimizers, stage: Stage) -> None:
         factor = self.recipe.rate(self.global_step)
@@ -95,21 +97,28 @@ class TinyLlava(lightning.LightningModule):
         caption, caption_metrics = caption_loss(self.heads, cls, batch)
         losses, metrics = {"patch": patch, "caption": caption}, patch_metrics | caption_metrics
         if stage.questions:
-            more_losses, more_metrics = self._language_losses(batch, patches, cell_ids(side, batch["origin"]))
+            cells = cell_ids(side, batch["origin"])
+            more_losses, more_metrics = self._language_losses(batch, patches, cells, "align" in stage.weights)
             losses, metrics = losses | more_losses, metrics | more_metrics
         return losses, metrics
 
-    def _language_losses(self, batch: Batch, patches: Tensor, cells: Tensor) -> tuple[Metrics, Metrics]:
-        attention = AttentionSupervision(batch, self.recipe.attention_layers)
-        packed = packed_forward(self.model, patches, cells, batch["ids"], self.recipe.position_tap, attention)
+    def _language_losses(self, batch: Batch, patches: Tensor, cells: Tensor, align: bool) -> tuple[Metrics, Metrics]:
+        recipe = self.recipe
+        attention = AttentionSupervision(batch, recipe.attention_layers)
+        taps = (recipe.position_tap, recipe.align_tap)
+        packed = packed_forward(self.model, patches, cells, batch["ids"], taps, attention)
         targets = batch["targets"].flatten(1)
         chosen = targets >= 0
         logits, targets = self.model.lm_head(packed.text[chosen]).float(), targets[chosen]
         answer, word = answer_loss(logits, targets, self.recipe.number_sigma)
         relation = batch["relation"][..., None].expand_as(batch["ids"]).flatten(1)[chosen]
-        position, place = position_loss(self.heads, packed.visual, cells, batch)
+        position, place = position_loss(self.heads, packed.visual(recipe.position_tap), cells, batch)
         metrics = answer_metrics(logits.detach(), targets, word, relation) | place
-        return {"answer": answer, "position": position, **attention.means()}, metrics
+        losses = {"answer": answer, "position": position, **attention.means()}
+        if align:
+            tap = recipe.align_tap
+            losses["align"] = alignment_loss(packed.visual(tap), packed.questions(tap), batch)
+        return losses, metrics
 
 
 def train(
@@ -132,7 +141,6 @@ def train(
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        log_every_n_steps=1,
     )
     module = TinyLlava(recipe, captions)
     last = out / "last.ckpt"

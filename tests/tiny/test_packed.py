@@ -38,7 +38,7 @@ def test_packed_logits_equal_transformers(model):
     pixels = torch.from_numpy(scene.image)[None].float() / 255
     cells = cell_ids(GRID, torch.zeros(1, 2, dtype=torch.long))
     patches, _ = encode_image(model, pixels, cells)
-    packed = packed_forward(model, patches, cells, ids, tap=6)
+    packed = packed_forward(model, patches, cells, ids, taps=(6,))
     logits = model.lm_head(packed.text).view(3, SLOT, -1)
     for slot, length in enumerate(lengths):
         single = torch.tensor([[*PREFIX_IDS, *[IMAGE] * GRID**2, *ids[0, slot, :length].tolist()]])
@@ -63,7 +63,7 @@ def test_attention_supervision_reads_masses_of_every_kind(model):
     cells = cell_ids(stage.size // 4, batch["origin"])
     patches, _ = encode_image(model, batch["pixels"], cells)
     supervision = AttentionSupervision(batch, recipe.attention_layers)
-    packed_forward(model, patches, cells, batch["ids"], recipe.position_tap, supervision)
+    packed_forward(model, patches, cells, batch["ids"], (recipe.position_tap,), supervision)
     means = supervision.means()
     assert set(means) == {"attend_words", "attend_nouns", "attend_objects"}
     assert all(0 < value < 9.3 for value in means.values())  # -log of a mass between 1e-4 and 1
@@ -75,8 +75,8 @@ def test_a_slot_does_not_see_the_other_slots(model):
     cells = cell_ids(2, torch.zeros(1, 2, dtype=torch.long))
     with torch.no_grad():
         patches = torch.randn(1, 4, 96)
-        both = packed_forward(model, patches, cells, ids, tap=1).text[:, SLOT:]
-        alone = packed_forward(model, patches, cells, ids[:, 1:], tap=1).text
+        both = packed_forward(model, patches, cells, ids, taps=(1,)).text[:, SLOT:]
+        alone = packed_forward(model, patches, cells, ids[:, 1:], taps=(1,)).text
     torch.testing.assert_close(both, alone, atol=1e-5, rtol=0)
 
 

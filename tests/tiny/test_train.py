@@ -67,12 +67,19 @@ def test_tower_stages_leave_the_language_model_alone(short, tmp_path):
 def test_rates_warm_up_and_fall_in_every_stage():
     recipe = Recipe.load(RECIPE)
     done = 0
-    for stage in recipe.stages:
+    for stage in (stage for stage in recipe.stages if stage.steps):
         assert recipe.rate(done) < recipe.rate(done + recipe.warmup)
         assert recipe.rate(done + stage.steps - 1) == pytest.approx(stage.lr[1], abs=0.01)
         assert stage_at(recipe.stages, done) == (stage, 0)
         done += stage.steps
     assert recipe.steps == done
+
+
+def test_the_alignment_stage_trains_when_it_gets_steps(short, tmp_path):
+    align = Recipe.load(RECIPE).stages[-1]
+    assert (align.name, align.steps) == ("align", 0)
+    stages = [replace(align, steps=1, size=48, objects=(2, 4), batch=2, questions=2)]
+    train(replace(short, stages=stages), tmp_path, captions=256)
 
 
 def test_every_batch_splits_over_two_processes():
