@@ -218,9 +218,9 @@ def choices(cfg: DictConfig) -> dict[str, Any]:
     built = {group: _typed_or_raw(cfg, group) for group in BUILT}
     for group, options in UNSCIENTIFIC.items():
         built[group] = {key: value for key, value in built[group].items() if key not in options}
-    for group in ("model", "dataset"):
+    for group, suffixes in (("model", (".json", ".safetensors")), ("dataset", ("",))):
         if built[group].get("path"):
-            built[group]["content"] = fingerprint(local_path(built[group]["path"]))
+            built[group]["content"] = fingerprint(local_path(built[group]["path"]), suffixes)
     position = cfg.position.strategy
     if is_baseline(cfg):
         budget, position = {}, "native"

@@ -17,17 +17,17 @@ def local_path(path: str) -> Path:
     return Path(path).expanduser()
 
 
-def fingerprint(path: Path) -> str | None:
+def fingerprint(path: Path, suffixes: tuple[str, ...] = ("",)) -> str | None:
     """What a local file or folder holds, as far as that is cheap to tell; None if there is none.
 
     Names, sizes, the text of JSON files and both ends of weights: new weights, an edited question or another picture
-    make a new run.
+    make a new run. Only files that end in one of ``suffixes`` count.
     """
     if not path.exists():
         return None
     digest = hashlib.blake2b(digest_size=8)
     for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-        if not file.is_file():
+        if not (file.is_file() and file.name.endswith(suffixes)):
             continue
         digest.update(f"{file.relative_to(path)}:{file.stat().st_size}".encode())
         if file.suffix in (".json", ".jsonl"):

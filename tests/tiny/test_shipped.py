@@ -36,4 +36,4 @@ def test_card_and_log_are_complete():
     assert "$" not in card
     with (FOLDER / "train_log.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert rows[-1]["stage"] == "joint_full"
+    assert rows[-1]["stage"] == "align"

@@ -75,9 +75,9 @@ def test_rates_warm_up_and_fall_in_every_stage():
     assert recipe.steps == done
 
 
-def test_the_alignment_stage_trains_when_it_gets_steps(short, tmp_path):
+def test_the_alignment_stage_trains(short, tmp_path):
     align = Recipe.load(RECIPE).stages[-1]
-    assert (align.name, align.steps) == ("align", 0)
+    assert align.name == "align"
     stages = [replace(align, steps=1, size=48, objects=(2, 4), batch=2, questions=2)]
     train(replace(short, stages=stages), tmp_path, captions=256)
 
