@@ -11,7 +11,7 @@ from jobs import ROOT, compose
 
 from nuwa.config import BUILT, typed
 
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("experiments/*.md"))]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("experiments/**/*.md"))]
 
 
 def commands(start: str) -> list[str]:
