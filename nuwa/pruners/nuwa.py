@@ -127,6 +127,22 @@ def random_scores(context: LLMContext, seed: int) -> Tensor:
     return score.to(context.hidden.device)
 
 
+def choose_tokens(salience: Tensor, grid: Grid, keep: int, region_size: int | None) -> Tensor:
+    """Ascending indices (B, K) of the tokens that stay: by regions of ``region_size`` cells, or by salience alone."""
+    if region_size is None:
+        return top_tokens(salience, keep)
+    region = regions(grid, region_size)
+    return top_in_regions(salience, region, candidates_per_region(region, keep), keep)
+
+
+def check_options(method: Pruner) -> None:
+    """Refuse impossible values of the options that the paper's and the released variant share."""
+    require(method.d_thresh > 0, "d_thresh", "a positive squared distance", method.d_thresh)
+    require(method.region_size >= 1, "region_size", "1 cell or more", method.region_size)
+    require(0 <= method.pillar_quantile <= 1, "pillar_quantile", "in [0, 1]", method.pillar_quantile)
+    require(0 < method.stage2_layer < 1, "stage2_layer", "a fraction of the depth in (0, 1)", method.stage2_layer)
+
+
 @dataclass
 class Nuwa(Pruner):
     """Both stages of the paper.
@@ -157,10 +173,7 @@ class Nuwa(Pruner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.d_thresh > 0, "d_thresh", "a positive squared distance", self.d_thresh)
-        require(self.region_size >= 1, "region_size", "1 cell or more", self.region_size)
-        require(0 <= self.pillar_quantile <= 1, "pillar_quantile", "in [0, 1]", self.pillar_quantile)
-        require(0 < self.stage2_layer < 1, "stage2_layer", "a fraction of the depth in (0, 1)", self.stage2_layer)
+        check_options(self)
         require(0 < self.stage2_ratio <= 1, "stage2_ratio", "in (0, 1]", self.stage2_ratio)
 
     @property
@@ -179,14 +192,8 @@ class Nuwa(Pruner):
     def prune_vision(self, context: VisionContext, keep: int) -> VisionDecision:
         attention, keys = (context.taps[tap] for tap in self.taps)
         salience, norm = key_salience(attention, keys)
-        if self.region:
-            region = regions(context.grid, self.region_size)
-            kept = top_in_regions(salience, region, candidates_per_region(region, keep), keep)
-        else:
-            kept = top_tokens(salience, keep)
-        pillar = top_quantile(norm, kept, self.pillar_quantile)
-        if not self.pillar:
-            pillar = torch.zeros_like(pillar)
+        kept = choose_tokens(salience, context.grid, keep, self.region_size if self.region else None)
+        pillar = top_quantile(norm, kept, self.pillar_quantile) & self.pillar
         features = aggregate(context.features, kept, pillar, context.grid, self.d_thresh)
         return VisionDecision(kept, features, {"salience": salience, "pillar": pillar})
 

@@ -13,17 +13,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from nuwa.pruners.base import Facts, LLMContext, Pruner, Tap, VisionContext, VisionDecision, require
+from nuwa.pruners.base import Facts, LLMContext, Pruner, Tap, VisionContext, VisionDecision
 from nuwa.pruners.fastv import last_token_attention
 from nuwa.pruners.nuwa import (
-    candidates_per_region,
+    check_options,
+    choose_tokens,
     cohesion,
     gather_tokens,
     random_scores,
-    regions,
-    top_in_regions,
     top_quantile,
-    top_tokens,
 )
 from nuwa.pruning.budget import ModelShape, Schedule, attention_score_flops, check_reached, cosine_flops, layer_at
 from nuwa.pruning.layout import Grid
@@ -73,10 +71,7 @@ class NuwaRelease(Pruner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.d_thresh > 0, "d_thresh", "a positive squared distance", self.d_thresh)
-        require(self.region_size >= 1, "region_size", "1 cell or more", self.region_size)
-        require(0 <= self.pillar_quantile <= 1, "pillar_quantile", "in [0, 1]", self.pillar_quantile)
-        require(0 < self.stage2_layer < 1, "stage2_layer", "a fraction of the depth in (0, 1)", self.stage2_layer)
+        check_options(self)
 
     @property
     def taps(self) -> tuple[Tap, ...]:
@@ -98,15 +93,9 @@ class NuwaRelease(Pruner):
     def prune_vision(self, context: VisionContext, keep: int) -> VisionDecision:
         attention, similar = (context.taps[tap] for tap in self.taps)
         salience = attention.float().sum(1)
-        if self.region:
-            region = regions(context.grid, self.region_size)
-            kept = top_in_regions(salience, region, candidates_per_region(region, keep), keep)
-        else:
-            kept = top_tokens(salience, keep)
+        kept = choose_tokens(salience, context.grid, keep, self.region_size if self.region else None)
         strength = context.features.float().norm(dim=-1) if self.ablation_class else salience
-        pillar = top_quantile(strength, kept, self.pillar_quantile)
-        if not self.pillar:
-            pillar = torch.zeros_like(pillar)
+        pillar = top_quantile(strength, kept, self.pillar_quantile) & self.pillar
         weight = release_weights(similar, kept, pillar, context.grid, self.d_thresh)
         merged = (weight @ context.features.float()).to(context.features.dtype)
         features = torch.where(pillar[..., None], gather_tokens(context.features, kept), merged)

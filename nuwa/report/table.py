@@ -122,10 +122,12 @@ def _method(result: Result) -> str:
     if "method" in result:
         return result["method"]
     target = result.get("config", {}).get("pruner", {}).get("_target_", "")
+    if not target:
+        return "?"
     try:
         return get_object(target).name
     except Exception:  # a run that failed because its method does not exist
-        return target or "?"
+        return target
 
 
 def _number(value: float | None, form: str) -> str:
