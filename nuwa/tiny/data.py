@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from nuwa.tiny.model import GRID
-from nuwa.tiny.questions import Question, ask, box_text, sample_caption
+from nuwa.tiny.family import Family
+from nuwa.tiny.questions import Question, ask, sample_caption
 from nuwa.tiny.recipe import Stage, stage_at
-from nuwa.tiny.scenes import COLORS, IMAGE_SIZE, PATCH, SHAPES, SIZES, Scene, draw_scene
-from nuwa.tiny.vocabulary import ANSWER_CUE, EOS, PAD, encode_words
+from nuwa.tiny.scenes import COLORS, PATCH, SHAPES, SIZES, Scene, draw_scene
+from nuwa.tiny.vocabulary import Vocabulary
 
-SLOT = 17  # tokens of the longest question with its answer, without the end token
+LONGEST = 16  # words of the longest question and tokens of its answer, without the end token
 MAX_OBJECTS = 7
 COVERED = 0.35  # share of a patch that a box must cover for the patch to belong to its object
 CAPTION_WORDS = {word: index for index, word in enumerate((*COLORS, *SHAPES))}
@@ -23,22 +23,30 @@ Batch = dict[str, Tensor]
 
 
 class BatchStream(IterableDataset):
-    """Batches of steps ``start``, ``start + 1``, ... of a list of stages (see recipe.yaml), each with its own seed.
+    """Batches of steps ``start``, ``start + 1``, ... of a list of stages (see recipe_llava.yaml), each with its own seed.
 
     Process ``rank`` of ``world`` draws its own share of every batch.
     """
 
     def __init__(
-        self, stages: list[Stage], seed: int, start: int = 0, captions: int = 2048, rank: int = 0, world: int = 1
+        self,
+        family: Family,
+        stages: list[Stage],
+        seed: int,
+        start: int = 0,
+        captions: int = 2048,
+        rank: int = 0,
+        world: int = 1,
     ):
-        self.stages, self.seed, self.start, self.rank, self.world = stages, seed, start, rank, world
+        self.family, self.stages, self.seed, self.start = family, stages, seed, start
+        self.rank, self.world = rank, world
         self.bank = caption_bank(seed, captions)
 
     def __iter__(self) -> Iterator[Batch]:
         for step in range(self.start, sum(stage.steps for stage in self.stages)):
             rng = np.random.default_rng([self.seed, step, TRAIN, self.rank])
             stage, _ = stage_at(self.stages, step)
-            yield build_batch(stage, stage.batch // self.world, rng, self.bank)
+            yield build_batch(self.family, stage, stage.batch // self.world, rng, self.bank)
 
 
 def caption_bank(seed: int, size: int) -> Tensor:
@@ -54,36 +62,51 @@ def _count_words(caption: tuple[str, ...]) -> Tensor:
     return counts
 
 
-def build_batch(stage: Stage, size: int, rng: np.random.Generator, bank: Tensor, negatives: int = 256) -> Batch:
-    """``size`` scenes of ``stage`` with patch labels, captions and, where the stage asks any, packed questions."""
-    side = stage.size // PATCH
+def slot_length(vocabulary: Vocabulary) -> int:
+    """Tokens of a slot that holds any question with its answer, without the end token."""
+    return LONGEST + len(vocabulary.lead) + len(vocabulary.cue)
+
+
+def build_batch(
+    family: Family, stage: Stage, size: int, rng: np.random.Generator, bank: Tensor, negatives: int = 256
+) -> Batch:
+    """``size`` scenes of ``stage`` with patch labels, captions and, where the stage asks any, packed questions.
+
+    Labels of patches (``owner``, ``classes``, ``sides``) and of visual tokens (``token_owner``, ``token_sides``).
+    """
     scenes = [draw_scene(rng, stage.size, tuple(stage.objects)) for _ in range(size)]
-    origins = rng.integers(0, GRID - side + 1, (size, 2))
-    samples = [_label_patches(scene, side) for scene in scenes]
-    batch = {name: torch.from_numpy(np.stack([sample[name] for sample in samples])) for name in samples[0]}
+    origins = rng.integers(0, family.grid - stage.size // family.token + 1, (size, 2))
+    batch = _stack([_label_cells(scene, PATCH) for scene in scenes])
+    tokens = _stack([_label_cells(scene, family.token) for scene in scenes])
+    batch |= {f"token_{name}": tokens[name] for name in ("owner", "sides")}
     batch["pixels"] = torch.from_numpy(np.stack([scene.image for scene in scenes])).float() / 255
     batch["origin"] = torch.from_numpy(origins)
-    batch["roll"] = torch.from_numpy(rng.integers(0, GRID, (size, 2)))
+    batch["roll"] = torch.from_numpy(rng.integers(0, family.grid, (size, 2)))
     batch["captions"] = torch.stack([_count_words(sample_caption(scene, rng)) for scene in scenes])
     batch["negatives"] = bank[torch.from_numpy(rng.choice(len(bank), negatives, replace=False))]
     if stage.questions:
-        slots = [_fill_slots(scene, rng, stage, origin) for scene, origin in zip(scenes, origins, strict=True)]
-        batch |= {name: torch.from_numpy(np.stack([slot[name] for slot in slots])) for name in slots[0]}
+        places = zip(scenes, origins * family.token, strict=True)
+        batch |= _stack([_fill_slots(family.vocabulary, scene, rng, stage, place) for scene, place in places])
     return batch
 
 
-def _label_patches(scene: Scene, side: int) -> dict[str, np.ndarray]:
-    """Per patch: object (0 = none), colour, shape and size classes, and distances in pixels to its box's sides."""
-    centers_y, centers_x = np.mgrid[0:side, 0:side] * PATCH + PATCH / 2
+def _stack(samples: list[dict[str, np.ndarray]]) -> Batch:
+    return {name: torch.from_numpy(np.stack([sample[name] for sample in samples])) for name in samples[0]}
+
+
+def _label_cells(scene: Scene, cell: int) -> dict[str, np.ndarray]:
+    """Per square of ``cell`` pixels: object (0 = none), its colour, shape and size, distances to its box's sides."""
+    side = len(scene.image) // cell
+    centers_y, centers_x = np.mgrid[0:side, 0:side] * cell + cell / 2
     best = np.full((side, side), COVERED)
     owner = np.zeros((side, side), np.int64)
     classes = np.zeros((side, side, 3), np.int64)
     sides = np.zeros((side, side, 4), np.float32)
     for index, item in enumerate(scene.objects):
         x0, y0, x1, y1 = item.box
-        wide = np.minimum(centers_x + PATCH / 2, x1) - np.maximum(centers_x - PATCH / 2, x0)
-        high = np.minimum(centers_y + PATCH / 2, y1) - np.maximum(centers_y - PATCH / 2, y0)
-        cover = wide.clip(0) * high.clip(0) / PATCH**2
+        wide = np.minimum(centers_x + cell / 2, x1) - np.maximum(centers_x - cell / 2, x0)
+        high = np.minimum(centers_y + cell / 2, y1) - np.maximum(centers_y - cell / 2, y0)
+        cover = wide.clip(0) * high.clip(0) / cell**2
         mine = cover >= best
         best[mine], owner[mine] = cover[mine], index + 1
         names = (list(COLORS).index(item.color), SHAPES.index(item.shape), SIZES.index(item.size))
@@ -92,17 +115,23 @@ def _label_patches(scene: Scene, side: int) -> dict[str, np.ndarray]:
     return {"owner": owner.ravel(), "classes": classes.reshape(-1, 3), "sides": sides.reshape(-1, 4)}
 
 
-def _fill_slots(scene: Scene, rng: np.random.Generator, stage: Stage, origin: np.ndarray) -> dict[str, np.ndarray]:
-    """Token ids (M, L), next-token targets (-100 = none), lengths, kinds and the objects behind words and answers."""
-    slots = stage.questions
+def _fill_slots(
+    words: Vocabulary, scene: Scene, rng: np.random.Generator, stage: Stage, place: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Token ids (M, L), next-token targets (-100 = none), lengths, kinds and the objects behind words and answers.
+
+    ``place``: (y, x) in pixels of the scene's corner in the full picture, in which boxes are given.
+    """
+    slots, length = stage.questions, slot_length(words)
     filled = {
-        "ids": np.full((slots, SLOT), PAD),
-        "targets": np.full((slots, SLOT), -100),
+        "ids": np.full((slots, length), words.ids[words.pad]),
+        "targets": np.full((slots, length), -100),
         "asked": np.ones(slots, np.int64),
         "length": np.ones(slots, np.int64),
         "relation": np.zeros(slots, bool),
+        "boxed": np.zeros(slots, bool),
         "objects": np.zeros((slots, MAX_OBJECTS + 1), bool),
-        "mentions": np.zeros((slots, SLOT, MAX_OBJECTS + 1), bool),
+        "mentions": np.zeros((slots, length, MAX_OBJECTS + 1), bool),
     }
     slot = 0
     while slot < slots:
@@ -110,24 +139,25 @@ def _fill_slots(scene: Scene, rng: np.random.Generator, stage: Stage, origin: np
         question = ask(scene, rng, task, stage.mix if task == "vqa" else None) or ask(scene, rng, "vqa")
         if question is None:
             continue
-        prompt = encode_words(f"{question.text} {ANSWER_CUE}")
-        answer = [*encode_words(_answer(question, origin)), EOS]
+        prompt = words.encode_question(question.text)
+        answer = [*_answer(words, question, place), words.ids[words.eos]]
         tokens = (prompt + answer)[:-1]
         filled["ids"][slot, : len(tokens)] = tokens
         filled["targets"][slot, len(prompt) - 1 : len(tokens)] = answer
         filled["asked"][slot], filled["length"][slot] = len(prompt), len(tokens)
         filled["relation"][slot] = question.kind == "relation"
+        filled["boxed"][slot] = question.box is not None
         filled["objects"][slot, np.array(question.targets, int) + 1] = True
         for position, named in question.mentions:
-            filled["mentions"][slot, position, np.array(named, int) + 1] = True
+            filled["mentions"][slot, len(words.lead) + position, np.array(named, int) + 1] = True
         slot += 1
     return filled
 
 
-def _answer(question: Question, origin: np.ndarray) -> str:
-    """The answer text; a box is moved to where the window (``origin`` = row, column) lies in the full picture."""
+def _answer(words: Vocabulary, question: Question, place: np.ndarray) -> list[int]:
+    """Ids of the answer; a box is moved to where the scene lies in the full picture."""
     if question.box is None:
-        return question.answer
-    row, column = origin * PATCH
+        return words.encode_words(question.answer)
+    y, x = place
     x0, y0, x1, y1 = question.box
-    return box_text((x0 + column, y0 + row, x1 + column, y1 + row), IMAGE_SIZE)
+    return words.encode_box((x0 + x, y0 + y, x1 + x, y1 + y))

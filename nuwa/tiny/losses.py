@@ -1,22 +1,21 @@
-"""Losses of the tiny LLaVA: answers, captions, and the auxiliary supervisions whose heads are dropped at export."""
+"""Losses of the tiny models: answers, captions, and the auxiliary supervisions whose heads are dropped at export."""
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nuwa.tiny.data import CAPTION_WORDS, Batch
-from nuwa.tiny.model import FIRST_PATCH, GRID, VISION_WIDTH, WIDTH
+from nuwa.tiny.family import VISION_WIDTH, WIDTH
 from nuwa.tiny.scenes import COLORS, IMAGE_SIZE, SHAPES, SIZES
-from nuwa.tiny.vocabulary import BINS, CONTENT_WORDS, EOS, FIRST_NUMBER, IDS, SPACE, VOCABULARY
+from nuwa.tiny.vocabulary import Vocabulary
 
 CLASSES = (len(COLORS) + 1, len(SHAPES) + 1, len(SIZES) + 1)  # class 0 is background
 BOX_SCALE = 16.0  # pixels; unit of the distances to a box's sides
 ALIGNMENT_SCALE = 12.0
 ANSWER_WEIGHT, FORMAT_WEIGHT = 2.0, 0.1  # an answer word and a bracket, comma or end token; numbers weigh 1
-IS_CONTENT = torch.tensor([token.removeprefix(SPACE) in CONTENT_WORDS for token in VOCABULARY])
-FORMAT = torch.tensor([EOS, IDS[","], IDS["]"], IDS[SPACE + "["]])
 
 Metrics = dict[str, Tensor]
 
@@ -55,55 +54,82 @@ def patch_loss(heads: TrainingHeads, patches: Tensor, batch: Batch) -> tuple[Ten
     return 0.5 * naming + boxes, {"patch_color": right[0], "patch_shape": right[1], "patch_side_px": error}
 
 
-def caption_loss(heads: TrainingHeads, cls: Tensor, batch: Batch) -> tuple[Tensor, Metrics]:
-    """InfoNCE of CLS states (B, d) against their captions, the other captions and the text-only negatives."""
+def caption_loss(heads: TrainingHeads, summary: Tensor, batch: Batch) -> tuple[Tensor, Metrics]:
+    """InfoNCE of pictures' states (B, d) against their captions, the other captions and the text-only negatives."""
     counts = torch.cat([batch["captions"], batch["negatives"]])
-    image = F.normalize(heads.image(cls).float(), dim=-1)
+    image = F.normalize(heads.image(summary).float(), dim=-1)
     logits = heads.scale.clamp(max=math.log(50.0)).exp() * image @ heads.embed_captions(counts).float().T
-    own = torch.arange(len(cls))
+    own = torch.arange(len(summary))
     same = (counts[None] == batch["captions"][:, None]).all(-1)
     same[own, own] = False
     logits = logits.masked_fill(same, -1e9)
     return F.cross_entropy(logits, own), {"caption_top1": (logits.argmax(1) == own).float().mean()}
 
 
-def answer_loss(logits: Tensor, targets: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
-    """Weighted cross-entropy of the answer tokens (K, V) and the mask (K,) of the answer words.
+@dataclass
+class Answers:
+    """The K answer tokens of a batch: which words they are ``targets`` of, and what kinds of token they are.
 
-    Numbers have a soft target, a Gaussian of ``sigma`` bins around the true one, and its entropy is taken off.
+    ``number`` (K,): a coordinate of a box, ``word`` (K,): a word that answers; the rest only gives the form.
+    ``relation`` (K,): of a relation question.
     """
-    number = (targets >= FIRST_NUMBER) & (targets < FIRST_NUMBER + BINS)
-    word = ~number & ~torch.isin(targets, FORMAT)
-    logp = logits.log_softmax(-1)
-    offset = torch.arange(BINS) - (targets.clamp(FIRST_NUMBER, FIRST_NUMBER + BINS - 1) - FIRST_NUMBER)[:, None]
-    soft = (-0.5 * (offset / sigma) ** 2).softmax(-1)
-    spread = (soft * (soft.clamp_min(1e-9).log() - logp[:, FIRST_NUMBER : FIRST_NUMBER + BINS])).sum(1)
-    plain = F.nll_loss(logp, targets, reduction="none")
-    weight = torch.where(number, 1.0, torch.where(word, ANSWER_WEIGHT, FORMAT_WEIGHT))
-    return (torch.where(number, spread, plain) * weight).sum() / weight.sum(), word
+
+    targets: Tensor
+    number: Tensor
+    word: Tensor
+    relation: Tensor
+    first: int
+    bins: int
+
+    @classmethod
+    def of(cls, batch: Batch, words: Vocabulary) -> "Answers":
+        """Read the kinds off a batch; counts and coordinates may share tokens."""
+        chosen = batch["targets"] >= 0
+        targets = batch["targets"][chosen]
+        boxed, relation = (batch[name][..., None].expand_as(chosen)[chosen] for name in ("boxed", "relation"))
+        form = torch.isin(targets, torch.tensor(words.format_ids))
+        return cls(targets, boxed & ~form, ~boxed & ~form, relation, words.first_number, len(words.numbers))
+
+    def loss(self, logits: Tensor, sigma: float) -> Tensor:
+        """Weighted cross-entropy of ``logits`` (K, V).
+
+        Numbers have a soft target, a Gaussian of ``sigma`` bins around the true one, and its entropy is taken off.
+        """
+        logp = logits.log_softmax(-1)
+        true = torch.where(self.number, self.targets - self.first, 0)
+        soft = (-0.5 * ((torch.arange(self.bins) - true[:, None]) / sigma) ** 2).softmax(-1)
+        spread = (soft * (soft.clamp_min(1e-9).log() - logp[:, self.first : self.first + self.bins])).sum(1)
+        plain = F.nll_loss(logp, self.targets, reduction="none")
+        weight = torch.where(self.number, 1.0, torch.where(self.word, ANSWER_WEIGHT, FORMAT_WEIGHT))
+        return (torch.where(self.number, spread, plain) * weight).sum() / weight.sum()
+
+    def metrics(self, logits: Tensor) -> Metrics:
+        """Teacher-forced accuracy of words (all; of relation questions) and of boxes at IoU 0.5."""
+        guess = logits.argmax(-1)
+        right = (guess == self.targets).float()
+        found, true = ((ids[self.number] - self.first).view(-1, 4).float() for ids in (guess, self.targets))
+        edges = torch.minimum(found[:, 2:], true[:, 2:]) - torch.maximum(found[:, :2], true[:, :2])
+        overlap = edges.clamp(min=0).prod(1)
+        areas = sum((box[:, 2:] - box[:, :2]).clamp(min=0).prod(1) for box in (found, true))
+        hit = overlap / (areas - overlap).clamp(min=1e-6) > 0.5
+        word, relation = self.word, self.word & self.relation
+        return {"vqa": right[word].mean(), "relation": right[relation].mean(), "vg": hit.float().mean()}
 
 
-def answer_metrics(logits: Tensor, targets: Tensor, word: Tensor, relation: Tensor) -> Metrics:
-    """Teacher-forced accuracy of words (all; of relation questions) and of boxes at IoU 0.5."""
-    guess = logits.argmax(-1)
-    right = (guess == targets).float()
-    number = (targets >= FIRST_NUMBER) & (targets < FIRST_NUMBER + BINS)
-    found, true = ((ids[number] - FIRST_NUMBER).view(-1, 4).float() for ids in (guess, targets))
-    overlap = (torch.minimum(found[:, 2:], true[:, 2:]) - torch.maximum(found[:, :2], true[:, :2])).clamp(min=0).prod(1)
-    areas = sum((box[:, 2:] - box[:, :2]).clamp(min=0).prod(1) for box in (found, true))
-    hit = overlap / (areas - overlap).clamp(min=1e-6) > 0.5
-    return {"vqa": right[word].mean(), "relation": right[word & relation].mean(), "vg": hit.float().mean()}
+def position_loss(
+    heads: TrainingHeads, visual: Tensor, cells: Tensor, grid: int, batch: Batch
+) -> tuple[Tensor, Metrics]:
+    """Absolute centre of a token and absolute box, read from image states (B, N, d) inside the language model.
 
-
-def position_loss(heads: TrainingHeads, visual: Tensor, cells: Tensor, batch: Batch) -> tuple[Tensor, Metrics]:
-    """Absolute patch centre and absolute box, read from image states (B, N, d) inside the language model."""
-    outputs, front = heads.position(visual).float(), batch["owner"] > 0
-    centers = (torch.stack([cells % GRID, cells // GRID], -1) + 0.5) / GRID
-    before, after = batch["sides"].split(2, -1)
+    ``cells`` (B, N): where the tokens are on the full picture's ``grid`` x ``grid``.
+    """
+    outputs, front = heads.position(visual).float(), batch["token_owner"] > 0
+    centers = (torch.stack([cells % grid, cells // grid], -1) + 0.5) / grid
+    before, after = batch["token_sides"].split(2, -1)
     boxes = torch.cat([centers - before / IMAGE_SIZE, centers + after / IMAGE_SIZE], -1)
     place = F.smooth_l1_loss(outputs[..., :2], centers, beta=0.05)
     box = F.smooth_l1_loss(outputs[..., 2:][front], boxes[front], beta=0.05)
-    return place + box, {"position_cells": (outputs[..., :2] - centers).abs().mean() * GRID}
+    return place + box, {"position_cells": (outputs[..., :2] - centers).abs().mean() * grid}
 
 
 def alignment_loss(visual: Tensor, questions: Tensor, batch: Batch) -> Tensor:
@@ -117,7 +143,7 @@ def alignment_loss(visual: Tensor, questions: Tensor, batch: Batch) -> Tensor:
     words = questions.float().unflatten(1, (slots, length)) * asked[..., None]
     mean = words.sum(2) / asked.sum(2, keepdim=True)
     logits = ALIGNMENT_SCALE * F.normalize(mean, dim=-1) @ F.normalize(visual.float(), dim=-1).mT
-    wanted = batch["objects"].gather(2, batch["owner"][:, None].expand(-1, slots, -1))
+    wanted = batch["objects"].gather(2, batch["token_owner"][:, None].expand(-1, slots, -1))
     share = logits.logsumexp(-1) - logits.masked_fill(~wanted, -1e9).logsumexp(-1)
     return share[wanted.any(-1)].mean()
 
@@ -131,20 +157,21 @@ class AttentionSupervision:
 
     WORD_HEADS, NOUN_HEADS, OBJECT_HEADS = slice(2, 4), slice(2, 4), slice(0, 2)
 
-    def __init__(self, batch: Batch, layers: dict[str, list[int]]):
+    def __init__(self, batch: Batch, layers: dict[str, list[int]], words: Vocabulary):
         self.layers, self.losses = layers, {name: [] for name in layers}
+        self.first = len(words.before)
         position = torch.arange(batch["ids"].shape[-1])
         asked, length = batch["asked"][..., None], batch["length"][..., None]
-        owner = batch["owner"][:, None]
+        owner = batch["token_owner"][:, None]
         self.answering = (position >= asked - 1) & (position < length)
-        self.content = IS_CONTENT[batch["ids"]] & (position < asked)
+        self.content = torch.tensor(words.content)[batch["ids"]] & (position < asked)
         self.wanted = batch["objects"].gather(2, owner.expand(-1, asked.shape[1], -1))
         mentions = batch["mentions"]
         self.named = mentions.gather(3, owner[:, :, None].expand(-1, *mentions.shape[1:3], -1))
 
     def __call__(self, index: int, to_prefix: Tensor, to_own: Tensor) -> None:
         """Record layer ``index``: weights (B, H, M, L, P) to the image prefix, (B, H, M, L, L) to the own question."""
-        to_image = to_prefix[..., FIRST_PATCH:]
+        to_image = to_prefix[..., self.first :]
         if index in self.layers["words"]:
             self._record("words", to_own[:, self.WORD_HEADS], self.content[:, :, None], self.answering)
         if index in self.layers["nouns"]:

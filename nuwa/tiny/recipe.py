@@ -1,4 +1,4 @@
-"""The training recipe: stages, rates and loss weights, read from ``recipe.yaml``."""
+"""A training recipe: stages, rates and loss weights, read from ``recipe_<family>.yaml``."""
 
 import math
 from dataclasses import dataclass, field
@@ -6,12 +6,10 @@ from pathlib import Path
 
 import yaml
 
-RECIPE = Path(__file__).with_name("recipe.yaml")
-
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of the recipe; see the comments in recipe.yaml."""
+    """One stage of the recipe; see the comments in recipe_llava.yaml."""
 
     name: str
     steps: int
@@ -37,7 +35,7 @@ def stage_at(stages: list[Stage], step: int) -> tuple[Stage, int]:
 
 @dataclass(frozen=True)
 class Recipe:
-    """The whole recipe.yaml."""
+    """A whole recipe file."""
 
     seed: int
     muon_lr: float

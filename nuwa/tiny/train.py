@@ -1,7 +1,7 @@
-"""Train the tiny LLaVA: ``python -m nuwa.tiny.train --out outputs/tiny_llava [--resume]``.
+"""Train a tiny model: ``python -m nuwa.tiny.train llava --out outputs/tiny_llava [--resume]``.
 
-One Lightning run over the stages of ``recipe.yaml``. Batches, learning rates and losses are functions of the step, so
-that a killed run continues from its last checkpoint to the same weights.
+One Lightning run over the stages of the family's recipe. Batches, learning rates and losses are functions of the step,
+so that a killed run continues from its last checkpoint to the same weights.
 """
 
 import argparse
@@ -14,47 +14,49 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from nuwa.tiny.data import Batch, BatchStream
+from nuwa.tiny.families import FAMILIES
+from nuwa.tiny.family import Family, cells_of
 from nuwa.tiny.journal import Journal
 from nuwa.tiny.losses import (
+    Answers,
     AttentionSupervision,
     Metrics,
     TrainingHeads,
     alignment_loss,
-    answer_loss,
-    answer_metrics,
     caption_loss,
     patch_loss,
     position_loss,
 )
-from nuwa.tiny.model import build_model
-from nuwa.tiny.packed import cell_ids, encode_image, packed_forward
-from nuwa.tiny.recipe import RECIPE, Recipe, Stage, stage_at
-from nuwa.tiny.scenes import PATCH
+from nuwa.tiny.packed import packed_forward
+from nuwa.tiny.recipe import Recipe, Stage, stage_at
+
+HIDDEN, TOWER = ("layers", "projector", "blocks", "merger"), ("vision_tower", "visual")
+"""Parts of the names of hidden matrices and of the tower's weights."""
 
 
-class TinyLlava(lightning.LightningModule):
+class Training(lightning.LightningModule):
     """Model, training heads and their losses; Muon for the hidden matrices, AdamW for everything else."""
 
-    def __init__(self, recipe: Recipe, captions: int = 2048):
+    def __init__(self, family: Family, recipe: Recipe, captions: int = 2048):
         super().__init__()
         self.automatic_optimization = False
-        self.recipe, self.captions = recipe, captions
-        self.model = build_model(recipe.seed)
+        self.family, self.recipe, self.captions = family, recipe, captions
+        self.model = family.build_model(recipe.seed)
         self.heads = TrainingHeads()
 
     def train_dataloader(self) -> DataLoader:
         """Batches from the step that the run has reached."""
         trainer, recipe = self.trainer, self.recipe
         place = {"rank": trainer.global_rank, "world": trainer.world_size}
-        stream = BatchStream(recipe.stages, recipe.seed, trainer.global_step, self.captions, **place)
+        stream = BatchStream(self.family, recipe.stages, recipe.seed, trainer.global_step, self.captions, **place)
         return DataLoader(stream, batch_size=None)
 
     def configure_optimizers(self):
         """Muon and AdamW, each with one group for the tower, whose rate the stages scale, and one for the rest."""
         groups = {(matrix, vision): [] for matrix in (True, False) for vision in (True, False)}
         for name, weight in self.named_parameters():
-            hidden = weight.ndim == 2 and ("layers" in name or "projector" in name)
-            groups[hidden, "vision_tower" in name].append(weight)
+            hidden = weight.ndim == 2 and any(part in name for part in HIDDEN)
+            groups[hidden, any(part in name for part in TOWER)].append(weight)
         muon = torch.optim.Muon(
             [{"params": groups[True, vision], "vision": vision} for vision in (True, False)],
             lr=self.recipe.muon_lr,
@@ -91,39 +93,42 @@ class TinyLlava(lightning.LightningModule):
                 group["lr"] = base * factor * (stage.vision_lr if group["vision"] else 1.0)
 
     def _losses(self, batch: Batch, stage: Stage) -> tuple[Metrics, Metrics]:
-        side = stage.size // PATCH
-        patches, cls = encode_image(self.model, batch["pixels"], cell_ids(side, batch["roll"], wrap=True))
+        patches, summary = self.family.encode(self.model, batch)
         patch, patch_metrics = patch_loss(self.heads, patches, batch)
-        caption, caption_metrics = caption_loss(self.heads, cls, batch)
+        caption, caption_metrics = caption_loss(self.heads, summary, batch)
         losses, metrics = {"patch": patch, "caption": caption}, patch_metrics | caption_metrics
         if stage.questions:
-            cells = cell_ids(side, batch["origin"])
-            more_losses, more_metrics = self._language_losses(batch, patches, cells, "align" in stage.weights)
+            visual = self.family.project(self.model, patches)
+            more_losses, more_metrics = self._language_losses(batch, visual, stage)
             losses, metrics = losses | more_losses, metrics | more_metrics
         return losses, metrics
 
-    def _language_losses(self, batch: Batch, patches: Tensor, cells: Tensor, align: bool) -> tuple[Metrics, Metrics]:
-        recipe = self.recipe
-        attention = AttentionSupervision(batch, recipe.attention_layers)
+    def _language_losses(self, batch: Batch, visual: Tensor, stage: Stage) -> tuple[Metrics, Metrics]:
+        family, recipe, words = self.family, self.recipe, self.family.vocabulary
+        cells = cells_of(stage.size // family.token, batch["origin"], family.grid)
+        attention = AttentionSupervision(batch, recipe.attention_layers, words)
         taps = (recipe.position_tap, recipe.align_tap)
-        packed = packed_forward(self.model, patches, cells, batch["ids"], taps, attention)
-        targets = batch["targets"].flatten(1)
-        chosen = targets >= 0
-        logits, targets = self.model.lm_head(packed.text[chosen]).float(), targets[chosen]
-        answer, word = answer_loss(logits, targets, self.recipe.number_sigma)
-        relation = batch["relation"][..., None].expand_as(batch["ids"]).flatten(1)[chosen]
-        position, place = position_loss(self.heads, packed.visual(recipe.position_tap), cells, batch)
-        metrics = answer_metrics(logits.detach(), targets, word, relation) | place
-        losses = {"answer": answer, "position": position, **attention.means()}
-        if align:
+        packed = packed_forward(family, self.model, visual, cells, batch["ids"], taps, attention)
+        answers = Answers.of(batch, words)
+        logits = self.model.lm_head(packed.text[batch["targets"].flatten(1) >= 0]).float()
+        states = packed.visual(recipe.position_tap)
+        position, place = position_loss(self.heads, states, cells, family.grid, batch)
+        losses = {"answer": answers.loss(logits, recipe.number_sigma), "position": position, **attention.means()}
+        if "align" in stage.weights:
             tap = recipe.align_tap
             losses["align"] = alignment_loss(packed.visual(tap), packed.questions(tap), batch)
-        return losses, metrics
+        return losses, answers.metrics(logits.detach()) | place
 
 
 def train(
-    recipe: Recipe, out: Path, resume: bool = False, processes: int = 1, save_every: int = 100, captions: int = 2048
-) -> TinyLlava:
+    family: Family,
+    recipe: Recipe,
+    out: Path,
+    resume: bool = False,
+    processes: int = 1,
+    save_every: int = 100,
+    captions: int = 2048,
+) -> Training:
     """Run the recipe, checkpoints and log.csv in ``out``; ``resume`` continues from ``out/last.ckpt``.
 
     ``processes`` share every batch; on a few cores this is faster than threads, as the matrices are small.
@@ -142,7 +147,7 @@ def train(
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    module = TinyLlava(recipe, captions)
+    module = Training(family, recipe, captions)
     last = out / "last.ckpt"
     trainer.fit(module, ckpt_path=last if resume and last.exists() else None)
     return module
@@ -151,14 +156,18 @@ def train(
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--recipe", type=Path, default=RECIPE)
-    parser.add_argument("--out", type=Path, default=Path("outputs/tiny_llava"))
+    parser.add_argument("family", choices=FAMILIES)
+    parser.add_argument("--recipe", type=Path, help="default: the one that the shipped weights were trained with")
+    parser.add_argument("--out", type=Path, help="default: outputs/tiny_<family>")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1, help="of every process")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    train(Recipe.load(arguments.recipe), arguments.out, arguments.resume, arguments.processes)
+    family = FAMILIES[arguments.family]
+    recipe = Recipe.load(arguments.recipe or family.recipe)
+    out = arguments.out or Path("outputs", f"tiny_{family.name}")
+    train(family, recipe, out, arguments.resume, arguments.processes)
 
 
 if __name__ == "__main__":

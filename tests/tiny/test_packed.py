@@ -4,79 +4,100 @@ import numpy as np
 import pytest
 import torch
 
-from nuwa.tiny.data import SLOT, BatchStream, caption_bank
+from nuwa.tiny.data import BatchStream, caption_bank, slot_length
+from nuwa.tiny.families import FAMILIES
+from nuwa.tiny.family import cells_of
 from nuwa.tiny.losses import AttentionSupervision
-from nuwa.tiny.model import FIRST_PATCH, GRID, build_model
-from nuwa.tiny.packed import cell_ids, encode_image, packed_forward
+from nuwa.tiny.packed import packed_forward
 from nuwa.tiny.questions import ask
-from nuwa.tiny.recipe import RECIPE, Recipe
-from nuwa.tiny.scenes import draw_scene
-from nuwa.tiny.vocabulary import ANSWER_CUE, IMAGE, PREFIX_IDS, encode_words
+from nuwa.tiny.recipe import Recipe
+from nuwa.tiny.scenes import PATCH, draw_scene
+
+
+@pytest.fixture(scope="module", params=list(FAMILIES))
+def family(request):
+    return FAMILIES[request.param]
 
 
 @pytest.fixture(scope="module")
-def model():
-    return build_model(seed=1).eval()
+def model(family):
+    return family.build_model(seed=1).eval()
 
 
-def packed_questions(scene, rng, count):
-    ids = torch.zeros(1, count, SLOT, dtype=torch.long)
+def packed_questions(words, scene, rng, count):
+    ids = torch.zeros(1, count, slot_length(words), dtype=torch.long)
     lengths = []
     for slot in range(count):
         question = ask(scene, rng, ("vqa", "vg")[slot % 2])
-        words = encode_words(f"{question.text} {ANSWER_CUE}") + encode_words(question.answer)
-        ids[0, slot, : len(words)] = torch.tensor(words)
-        lengths.append(len(words))
+        answer = words.encode_words(question.answer) if question.box is None else words.encode_box(question.box)
+        tokens = words.encode_question(question.text) + answer
+        ids[0, slot, : len(tokens)] = torch.tensor(tokens)
+        lengths.append(len(tokens))
     return ids, lengths
 
 
+def own_inputs(family, model, image, ids):
+    """What transformers' forward takes: placeholders and pixels as the family's own processor gives them."""
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if family.name == "llava":
+        values = (torch.from_numpy(image)[None].float() / 255 - 0.5) / 0.25
+        return inputs | {"pixel_values": values.permute(0, 3, 1, 2)}
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    options = {"patch_size": PATCH, "merge_size": 2, "image_mean": [0.5] * 3, "image_std": [0.25] * 3}
+    size = {"shortest_edge": 64, "longest_edge": 96 * 96}
+    pictures = Qwen2VLImageProcessorPil(size=size, **options)(image, return_tensors="pt")
+    return inputs | dict(pictures) | {"mm_token_type_ids": (ids == model.config.image_token_id).long()}
+
+
 @torch.no_grad()
-def test_packed_logits_equal_transformers(model):
-    rng = np.random.default_rng([5, 0, 7])
+def test_packed_logits_equal_transformers(family, model):
+    rng, words = np.random.default_rng([5, 0, 7]), family.vocabulary
     scene = draw_scene(rng)
-    ids, lengths = packed_questions(scene, rng, 3)
+    ids, lengths = packed_questions(words, scene, rng, 3)
     pixels = torch.from_numpy(scene.image)[None].float() / 255
-    cells = cell_ids(GRID, torch.zeros(1, 2, dtype=torch.long))
-    patches, _ = encode_image(model, pixels, cells)
-    packed = packed_forward(model, patches, cells, ids, taps=(6,))
-    logits = model.lm_head(packed.text).view(3, SLOT, -1)
+    nowhere = torch.zeros(1, 2, dtype=torch.long)
+    cells = cells_of(family.grid, nowhere, family.grid)
+    patches, _ = family.encode(model, {"pixels": pixels, "roll": nowhere})
+    packed = packed_forward(family, model, family.project(model, patches), cells, ids, taps=(6,))
+    logits = model.lm_head(packed.text).view(3, ids.shape[-1], -1)
+    prefix = [*words.prefix, *[words.ids[words.image]] * family.grid**2]
     for slot, length in enumerate(lengths):
-        single = torch.tensor([[*PREFIX_IDS, *[IMAGE] * GRID**2, *ids[0, slot, :length].tolist()]])
-        values = ((pixels - 0.5) / 0.25).permute(0, 3, 1, 2)
-        expected = model(input_ids=single, pixel_values=values, attention_mask=torch.ones_like(single)).logits
-        torch.testing.assert_close(logits[slot, :length], expected[0, FIRST_PATCH + GRID**2 :], atol=1e-4, rtol=0)
+        single = torch.tensor([[*prefix, *ids[0, slot, :length].tolist()]])
+        expected = model(**own_inputs(family, model, scene.image, single)).logits
+        torch.testing.assert_close(logits[slot, :length], expected[0, len(prefix) :], atol=1e-4, rtol=0)
 
 
 def test_windows_keep_the_ids_of_the_full_grid():
-    ids = cell_ids(2, torch.tensor([[3, 5]]))
-    assert ids.tolist() == [[3 * GRID + 5, 3 * GRID + 6, 4 * GRID + 5, 4 * GRID + 6]]
-    wrapped = cell_ids(2, torch.tensor([[GRID - 1, 0]]), wrap=True)
-    assert wrapped.tolist() == [[(GRID - 1) * GRID, (GRID - 1) * GRID + 1, 0, 1]]
+    ids = cells_of(2, torch.tensor([[3, 5]]), 24)
+    assert ids.tolist() == [[3 * 24 + 5, 3 * 24 + 6, 4 * 24 + 5, 4 * 24 + 6]]
+    wrapped = cells_of(2, torch.tensor([[23, 0]]), 24, wrap=True)
+    assert wrapped.tolist() == [[23 * 24, 23 * 24 + 1, 0, 1]]
 
 
 @torch.no_grad()
-def test_attention_supervision_reads_masses_of_every_kind(model):
-    recipe = Recipe.load(RECIPE)
+def test_attention_supervision_reads_masses_of_every_kind(family, model):
+    recipe = Recipe.load(family.recipe)
     stage = next(stage for stage in recipe.stages if stage.questions)
-    stream = BatchStream([stage], seed=0, captions=256, world=stage.batch // 2)
+    stream = BatchStream(family, [stage], seed=0, captions=256, world=stage.batch // 2)
     batch = next(iter(stream))
-    cells = cell_ids(stage.size // 4, batch["origin"])
-    patches, _ = encode_image(model, batch["pixels"], cells)
-    supervision = AttentionSupervision(batch, recipe.attention_layers)
-    packed_forward(model, patches, cells, batch["ids"], (recipe.position_tap,), supervision)
+    cells = cells_of(stage.size // family.token, batch["origin"], family.grid)
+    visual = family.project(model, family.encode(model, batch)[0])
+    supervision = AttentionSupervision(batch, recipe.attention_layers, family.vocabulary)
+    packed_forward(family, model, visual, cells, batch["ids"], (recipe.position_tap,), supervision)
     means = supervision.means()
     assert set(means) == {"attend_words", "attend_nouns", "attend_objects"}
     assert all(0 < value < 9.3 for value in means.values())  # -log of a mass between 1e-4 and 1
 
 
-def test_a_slot_does_not_see_the_other_slots(model):
+def test_a_slot_does_not_see_the_other_slots(family, model):
     rng = np.random.default_rng([5, 1, 7])
-    ids, _ = packed_questions(draw_scene(rng), rng, 2)
-    cells = cell_ids(2, torch.zeros(1, 2, dtype=torch.long))
+    ids, _ = packed_questions(family.vocabulary, draw_scene(rng), rng, 2)
+    cells = cells_of(2, torch.zeros(1, 2, dtype=torch.long), family.grid)
     with torch.no_grad():
-        patches = torch.randn(1, 4, 96)
-        both = packed_forward(model, patches, cells, ids, taps=(1,)).text[:, SLOT:]
-        alone = packed_forward(model, patches, cells, ids[:, 1:], taps=(1,)).text
+        visual = torch.randn(1, 4, 128)
+        both = packed_forward(family, model, visual, cells, ids, taps=(1,)).text[:, ids.shape[-1] :]
+        alone = packed_forward(family, model, visual, cells, ids[:, 1:], taps=(1,)).text
     torch.testing.assert_close(both, alone, atol=1e-5, rtol=0)
 
 
