@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 from PIL import Image
@@ -33,6 +34,7 @@ class Sample:
     ``text`` is the user's turn with the task's prompt, without image placeholders. ``target`` is whatever the
     benchmark's ``score`` compares with: accepted answers (tuple of strings) for ``task="vqa"``, a box
     (x0, y0, x1, y1) in 0..1 of the original picture for ``task="vg"``. ``meta`` holds JSON-able facts worth recording.
+    ``expression`` is what to find, alone, for models that are asked for boxes in words of their own.
     """
 
     id: str
@@ -41,6 +43,7 @@ class Sample:
     text: str
     target: object
     meta: Mapping[str, object] = field(default_factory=dict)
+    expression: str | None = None
 
     @property
     def image_ids(self) -> list[str]:
@@ -54,6 +57,8 @@ class Benchmark(ABC):
     """A sequence of samples and the way they are scored."""
 
     name: str
+    unit_box_tasks: ClassVar[tuple[str, ...]] = ("vg",)
+    """Tasks whose answers are boxes as fractions of one picture; answers in pixels are rewritten before scoring."""
 
     @abstractmethod
     def __len__(self) -> int:

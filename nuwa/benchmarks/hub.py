@@ -96,6 +96,10 @@ class HubBenchmark(Benchmark):
         """The user's turn."""
         return fill_slots(self.prompt, self.fill(doc))
 
+    def expression(self, doc: Doc) -> str | None:
+        """What a sample asks to find, alone, if it asks for a box."""
+        return None
+
     @abstractmethod
     def score_document(self, doc: Doc, text: str) -> Scores:
         """The scores of an answer, stripped, to a document."""
@@ -118,7 +122,7 @@ class HubBenchmark(Benchmark):
             raise SampleError(f"{self.name}, row {row}: {error}") from error
         target = {column: doc[column] for column in self.scored}
         meta = {"row": row} | ({"group": self._groups[index]} if self._groups else {})
-        return Sample(self._ids[index], self.task, tuple(images), self.text(doc), target, meta)
+        return Sample(self._ids[index], self.task, tuple(images), self.text(doc), target, meta, self.expression(doc))
 
     def score(self, sample: Sample, prediction: str) -> Scores:
         return self.score_document(sample.target, prediction.strip())

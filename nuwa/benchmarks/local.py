@@ -95,7 +95,8 @@ class Local(Benchmark):
                 raise SampleError(f"an expression needs one picture, the row has {len(images)}")
             size = images[0].size
             box = normalised_box(content["box"], self.box_format, *size)
-            return Sample(row["id"], task, images, text, box, meta | {"width": size[0], "height": size[1]})
+            meta |= {"width": size[0], "height": size[1]}
+            return Sample(row["id"], task, images, text, box, meta, content["expression"].strip())
         except SampleError as error:
             raise SampleError(f"{where}: {error}") from error
 

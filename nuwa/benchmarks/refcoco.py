@@ -67,6 +67,7 @@ class RefCOCO(HubBenchmark):
     box_frame: Literal["original", "padded"] = "original"
 
     task: ClassVar = "refcoco"
+    unit_box_tasks: ClassVar = (task,)
     columns: ClassVar = {"question_id": identifier, "answer": texts, "bbox": a_box}
     keys: ClassVar = ("question_id", "answer")
     slots: ClassVar = ("expression",)
@@ -86,6 +87,9 @@ class RefCOCO(HubBenchmark):
 
     def fill(self, doc: Doc) -> Mapping[str, str]:
         return {"expression": doc["expression"]}
+
+    def expression(self, doc: Doc) -> str:
+        return doc["expression"]
 
     def score_document(self, doc: Doc, text: str) -> Scores:
         return score(doc, text, self.box_frame)

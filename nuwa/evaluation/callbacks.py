@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from nuwa.evaluation.module import Evaluation
-from nuwa.report.pictures import draw_stages, pillar_tokens, tower_picture
+from nuwa.report.pictures import draw_stages, pillar_tokens
 
 PICTURES = "pictures"
 
@@ -24,15 +24,12 @@ class KeptTokenPictures(Callback):
 
     def on_test_batch_end(self, trainer: lightning.Trainer, module: Evaluation, *args: Any) -> None:
         """Draw what this batch kept, if pictures are still wanted."""
-        processor = module.loaded.image_processor
         for sample, images, row in module.reports:
             for number, report in enumerate(images):
                 if self.left <= 0:
                     return
                 self.left -= 1
-                # encoded again, because the picture has to be what the tower saw: padded, cropped, resized
-                pixels = module.loaded.encode([sample])["pixel_values"][number]
-                seen = tower_picture(pixels, processor.image_mean, processor.image_std)
+                seen = module.loaded.pictures.seen(sample.images[number])
                 stages = [(layer, kept) for layer, kept, _ in report.stages]
                 picture = draw_stages(seen, report.grid, stages, pillar_tokens(report.extras, stages[0][1]))
                 self.folder.mkdir(exist_ok=True)

@@ -13,7 +13,7 @@ from typing import Any
 import lightning
 import torch
 
-from nuwa.benchmarks.base import Benchmark, Sample
+from nuwa.benchmarks.base import Benchmark, Sample, SampleError
 from nuwa.evaluation.data import Failure
 from nuwa.evaluation.journal import Journal, Row
 from nuwa.models.loading import LoadedModel
@@ -59,12 +59,12 @@ class Evaluation(lightning.LightningModule):
         self.batch += 1
 
     def _answer(self, samples: Sequence[Sample]) -> list[Row]:
-        """Scored rows; a sample whose prompt cannot be built fails alone."""
+        """Scored rows; a sample whose prompt or picture cannot be used fails alone."""
         if not samples:
             return []
         try:
             inputs = self.loaded.encode(samples)
-        except PromptError as error:
+        except (PromptError, SampleError) as error:
             if not self.record:
                 raise
             if len(samples) == 1:
@@ -95,13 +95,15 @@ class Evaluation(lightning.LightningModule):
         return ids
 
     def _row(self, sample: Sample, answer: str, images: list[ImageReport]) -> Row:
+        scored = self._as_scored(sample, answer)
         row = {
             "id": sample.id,
             "task": sample.task,
-            "prompt": sample.text,
+            "prompt": self.loaded.question(sample),
             "target": sample.target,
             "prediction": answer,
-            "scores": {name: float(value) for name, value in self.benchmark.score(sample, answer).items()},
+            **({"scored": scored} if scored != answer else {}),
+            "scores": {name: float(value) for name, value in self.benchmark.score(sample, scored).items()},
             "kept": [[[layer, len(kept)] for layer, kept, _ in image.stages] for image in images],
             "image_tokens": [image.n_tokens for image in images],
             "meta": dict(sample.meta),
@@ -109,6 +111,12 @@ class Evaluation(lightning.LightningModule):
         }
         self.reports.append((sample, [replace(image) for image in images], row))
         return row
+
+    def _as_scored(self, sample: Sample, answer: str) -> str:
+        """The answer as the benchmark reads it: boxes as fractions of the picture, whatever the model's own frame."""
+        if sample.task not in self.benchmark.unit_box_tasks or len(sample.images) != 1:
+            return answer
+        return self.loaded.in_unit_frame(answer, sample.images[0])
 
     def _note_time(self, answered: int, seconds: float) -> None:
         line = json.dumps({"batch": self.batch, "samples": answered, "seconds": seconds})

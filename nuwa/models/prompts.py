@@ -6,9 +6,11 @@ facts of haotian-liu/LLaVA (conversation.py, commit c121f04), and tests check th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 IMAGE = "<image>"
+"""Where a picture goes in a sample's own text, whatever the model calls it."""
 
 
 class PromptError(ValueError):
@@ -17,11 +19,15 @@ class PromptError(ValueError):
 
 @dataclass(frozen=True)
 class PromptFormat:
-    """``template`` with the slots ``{images}`` and ``{text}``; what stands between images and what after the last."""
+    """``template`` with the slots ``{images}`` and ``{text}``; what stands between images and what after the last.
+
+    ``image`` is what one picture becomes: the model's placeholder and what the model wraps it in.
+    """
 
     template: str
     image_joiner: str = " "
     image_end: str = "\n"
+    image: str = IMAGE
 
     def __post_init__(self) -> None:
         for slot in ("{images}", "{text}"):
@@ -29,7 +35,7 @@ class PromptFormat:
                 raise PromptError(f"model.prompt must contain the slot {slot} once, but is {self.template!r}")
 
     def render(self, text: str, n_images: int) -> str:
-        """The full prompt, one ``<image>`` per image (the beginning-of-sequence token is not part of it).
+        """The full prompt, one ``image`` per picture (the beginning-of-sequence token is not part of it).
 
         Images go in front of the text, unless the text places them itself by holding ``<image>`` once per image.
 
@@ -39,7 +45,8 @@ class PromptFormat:
         placed = text.count(IMAGE)
         if placed and placed != n_images:
             raise PromptError(f"the text holds {placed} {IMAGE} placeholders for {n_images} image(s): {text[:80]!r}")
-        lead = "" if placed or not n_images else self.image_joiner.join([IMAGE] * n_images) + self.image_end
+        text = text.replace(IMAGE, self.image)
+        lead = "" if placed or not n_images else self.image_joiner.join([self.image] * n_images) + self.image_end
         before, after = self.template.split("{images}")
         # The slots are filled one by one and never through str.format: the user's text may hold braces.
         if "{text}" in before:
@@ -49,6 +56,14 @@ class PromptFormat:
         return before + lead + after
 
 
-def expand_images(prompt: str, tokens_per_image: int) -> str:
-    """Repeat every placeholder as often as its image has vision tokens, which is what the model's forward expects."""
-    return prompt.replace(IMAGE, IMAGE * tokens_per_image)
+def expand_images(ids: Sequence[int], placeholder: int, counts: Sequence[int]) -> list[int]:
+    """Repeat the i-th ``placeholder`` of a prompt's ids ``counts[i]`` times: as often as its image has vision tokens.
+
+    Raises:
+        PromptError: the prompt does not hold one placeholder per image.
+    """
+    found = sum(token == placeholder for token in ids)
+    if found != len(counts):
+        raise PromptError(f"the prompt holds {found} image placeholder(s) for {len(counts)} image(s)")
+    left = iter(counts)
+    return [copy for token in ids for copy in [token] * (next(left) if token == placeholder else 1)]

@@ -20,10 +20,11 @@ from transformers import (
     LlavaForConditionalGeneration,
     PreTrainedTokenizerFast,
 )
-from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
 from nuwa.models.checkpoint import ModelError
-from nuwa.models.loading import Attention, Dtype, LoadedModel, choose, resolve_attention, resolve_device, resolve_dtype
+from nuwa.models.families import FAMILIES, PictureOptions
+from nuwa.models.loaded import LoadedModel
+from nuwa.models.loading import Attention, Dtype, choose, resolve_attention, resolve_device, resolve_dtype
 from nuwa.models.prompts import IMAGE, PromptFormat
 
 PATCH = 14
@@ -167,12 +168,10 @@ def load_random_llava(
         attention=kernel,
         device=place,
     )
-    processor = LlavaImageProcessorPil(
-        do_pad=image_frame == "pad",
-        size={"shortest_edge": image_size},
-        crop_size={"height": image_size, "width": image_size},
-    )
-    return LoadedModel(model, tokenizer, processor, PromptFormat(prompt, image_joiner, image_end), family, name)
+    known = FAMILIES[family]
+    pictures = known.processor({}, model.config, PictureOptions(image_frame))
+    prompt_format = PromptFormat(prompt, image_joiner, image_end)
+    return LoadedModel(model, tokenizer, pictures, prompt_format, known.placeholder, family, name)
 
 
 def _config(tokenizer: PreTrainedTokenizerFast, shape: LlavaShape) -> LlavaConfig:

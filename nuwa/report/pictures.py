@@ -59,13 +59,6 @@ def _box(token: int, columns: int, cell: int) -> tuple[int, int, int, int]:
     return column * cell, row * cell, (column + 1) * cell, (row + 1) * cell
 
 
-def tower_picture(pixels: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> Image.Image:
-    """Pixel values (3, S, S) as the vision tower sees them, back to a picture."""
-    pixels = pixels.detach().float().cpu()
-    restored = pixels * torch.tensor(std)[:, None, None] + torch.tensor(mean)[:, None, None]
-    return Image.fromarray((restored.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy())
-
-
 def pillar_tokens(extras: dict[str, torch.Tensor], kept: Sequence[int]) -> list[int]:
     """Token indices of the pillars, whether the method marked all tokens or only those that entered the LLM."""
     mark = extras.get("pillar")

@@ -5,6 +5,7 @@ import json
 import shutil
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +19,8 @@ from transformers import LlavaProcessor
 from nuwa.benchmarks.base import Sample, to_rgb
 from nuwa.models import adapter_for
 from nuwa.models.checkpoint import ModelError
-from nuwa.models.loading import load_image_processor, load_model
+from nuwa.models.families import PictureOptions, square
+from nuwa.models.loading import load_model
 from nuwa.models.random_llava import LlavaShape, build_tokenizer, load_random_llava, random_llava
 
 ROOT = Path(__file__).parents[2]
@@ -46,7 +48,7 @@ def saved(small, tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkpoint")
     small.model.save_pretrained(folder)
     small.tokenizer.save_pretrained(folder)
-    small.image_processor.save_pretrained(folder)
+    small.pictures.pil.save_pretrained(folder)
     return folder
 
 
@@ -60,6 +62,14 @@ def picture(width=80, height=60, seed=0):
     """A random but not featureless RGB picture."""
     coarse = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def load_image_processor(folder, frame, size):
+    """LLaVA-1.5's picture processor for a tower of one size."""
+    config = SimpleNamespace(
+        vision_config=SimpleNamespace(image_size=size, patch_size=14), vision_feature_select_strategy="default"
+    )
+    return square(folder, config, PictureOptions(frame)).pil
 
 
 def sample(text="is there a dog?", *images):
@@ -133,7 +143,7 @@ def test_batch_is_left_padded_and_holds_every_picture(small):
 
 
 def test_encoding_agrees_with_hugging_faces_processor(small):
-    processor = LlavaProcessor(small.image_processor, small.tokenizer, 14, "default", num_additional_image_tokens=1)
+    processor = LlavaProcessor(small.pictures.pil, small.tokenizer, 14, "default", num_additional_image_tokens=1)
     rows = [sample("one", picture()), sample("two, longer", picture(), picture(30, 90))]
     prompts = [small.tokenizer.bos_token + small.prompt.render(row.text, len(row.images)) for row in rows]
     pictures = [list(row.images) for row in rows]
@@ -161,7 +171,7 @@ def test_random_llava_has_llavas_shapes_and_needs_no_checkpoint():
     loaded = instantiate(OmegaConf.load(ROOT / "conf/model/llava_1_5_random.yaml"))
     question = "Is there a dog in the image?\nAnswer the question using a single word or phrase."
     batch = loaded.encode([sample(question, picture(640, 480))])
-    assert loaded.tokens_per_image == 576 and batch["pixel_values"].shape == (1, 3, 336, 336)
+    assert loaded.pictures.count == 576 and batch["pixel_values"].shape == (1, 3, 336, 336)
     assert 576 + 40 < batch["input_ids"].shape[1] < 576 + 80  # about as long as with LLaVA's tokenizer
     ids = batch["input_ids"][0]
     text = loaded.tokenizer.decode(ids[ids != loaded.model.config.image_token_id][1:])
@@ -328,8 +338,22 @@ def test_tensors_that_nobody_uses_are_warned_about(checkpoint):
 
 def test_unsupported_architecture_is_named_with_the_supported_ones(checkpoint):
     edit_config(checkpoint, lambda config: config.update(model_type="blip", architectures=["BlipModel"]))
-    with pytest.raises(ModelError, match=r"BlipModel.*not supported; supported: llava"):
+    with pytest.raises(ModelError, match=r"BlipModel.*supported: llava, llava_next, llava_onevision, qwen2_5_vl$"):
         load_model(str(checkpoint), PROMPT)
+
+
+def test_a_folder_of_another_family_is_named(checkpoint):
+    with pytest.raises(ModelError, match=r"model\.family=qwen2_5_vl, but the config\.json .* says llava"):
+        load_model(str(checkpoint), PROMPT, family="qwen2_5_vl", image="<|image_pad|>")
+
+
+def test_options_of_other_families_are_refused(checkpoint):
+    with pytest.raises(ModelError, match=r"model\.max_pixels=9: llava models have no such option"):
+        load_model(str(checkpoint), PROMPT, max_pixels=9)
+    with pytest.raises(ModelError, match=r"model\.box_frame=pixel"):
+        load_model(str(checkpoint), PROMPT, box_frame="pixel")
+    with pytest.raises(ModelError, match=r"model\.image must contain <image> once"):
+        load_model(str(checkpoint), PROMPT, image="<picture>")
 
 
 def test_tokenizer_of_another_model(checkpoint):
@@ -347,7 +371,9 @@ def test_tokenizer_of_another_model(checkpoint):
         ({"device": "tpu9000"}, r"model\.device=tpu9000 is not a device"),
         ({"device": "cuda:99"}, r"model\.device=cuda:99, but this machine has"),
         ({"image_frame": "stretch"}, r"model\.image_frame=stretch is unknown"),
-        ({"family": "flamingo"}, r"model\.family=flamingo is unknown"),
+        ({"family": "flamingo"}, r"model\.family=flamingo is unknown; choose one of llava, llava_next"),
+        ({"box_frame": "thousandths"}, r"model\.box_frame=thousandths is unknown"),
+        ({"box_prompt": "where?"}, r"model\.box_prompt='where\?' lacks the slot \{expression\}"),
     ],
 )
 def test_unknown_choices_are_refused_before_any_file_is_read(choice, message):

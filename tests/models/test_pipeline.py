@@ -29,7 +29,7 @@ def loaded():
 def pipe(loaded):
     """The pipeline of transformers on it."""
     processor = LlavaProcessor(
-        image_processor=loaded.image_processor,
+        image_processor=loaded.pictures.pil,
         tokenizer=loaded.tokenizer,
         patch_size=14,
         vision_feature_select_strategy="default",

@@ -67,5 +67,14 @@ def test_template_needs_both_slots_once(template):
         PromptFormat(template)
 
 
+def test_a_picture_may_be_wrapped():
+    prompt = PromptFormat("A {images}{text} B", image_joiner="", image_end="", image="<s><pad><e>")
+    assert prompt.render("x", 2) == "A <s><pad><e><s><pad><e>x B"
+    assert prompt.render("first <image>, then <image>?", 2) == "A first <s><pad><e>, then <s><pad><e>? B"
+
+
 def test_placeholders_are_repeated():
-    assert expand_images("a <image> b <image>", 3) == "a <image><image><image> b <image><image><image>"
+    assert expand_images([5, 4, 6, 4], 4, [1, 3]) == [5, 4, 6, 4, 4, 4]
+    for counts in ([1], [1, 2, 3]):
+        with pytest.raises(PromptError, match=rf"2 image placeholder\(s\) for {len(counts)} image"):
+            expand_images([5, 4, 6, 4], 4, counts)
