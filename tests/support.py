@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-from nuwa.pruners.base import LLMContext, LLMDecision, Pruner, VisionContext, VisionDecision
+from nuwa.pruners.base import LLMContext, LLMDecision, Pruner, Tap, VisionContext, VisionDecision
 from nuwa.pruning.budget import Schedule
 
 IMAGE, SIDE, VOCABULARY = 4, 8, 64
@@ -91,6 +91,17 @@ def batch(*prompts: list[int], side: str = "left") -> dict[str, Tensor]:
         rows.append(pad + ids if side == "left" else ids + pad)
         masks.append(pad + ones if side == "left" else ones + pad)
     return {"input_ids": torch.tensor(rows), "attention_mask": torch.tensor(masks)}
+
+
+def tapped(recording, tap: Tap, images: int, rows: Tensor | None = None) -> Tensor:
+    """A tap of several images of one size, stacked; all patches of an 8x8 grid by default."""
+    rows = torch.arange(SIDE * SIDE) if rows is None else rows
+    return torch.stack([recording.view(tap, image, rows) for image in range(images)])
+
+
+def tapped_features(recording, images: int) -> Tensor:
+    """The features of several images with an 8x8 grid, stacked."""
+    return torch.stack([recording.features(image, torch.arange(SIDE * SIDE)) for image in range(images)])
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """The contract of a model family: where its tokens, layers and ids are. The only rooms that know transformers' names.
 
-Shape letters: I images, N tokens of a view, D vision width, H LLM width, C axes of the position ids.
+Shape letters: N tokens of a view, D vision width, H LLM width, C axes of the position ids.
 """
 
 from __future__ import annotations
@@ -19,16 +19,19 @@ from nuwa.pruning.layout import Grid, ImageLayout
 
 
 class Recording(ABC):
-    """What was read off one run of the vision tower."""
+    """What was read off one run of the vision tower, by image; images may differ in size.
+
+    ``rows`` (N,) are row numbers among an image's vision features (`ImageLayout.source`), in raster order of a view.
+    Whatever is costly is computed once for all images and kept.
+    """
 
     @abstractmethod
-    def view(self, tap: Tap) -> Tensor | None:
-        """The tapped quantity for every image, raster order (shapes: `nuwa.pruners.base.Tap`)."""
+    def features(self, image: int, rows: Tensor) -> Tensor:
+        """(N, D) features at which tokens are kept or merged."""
 
-    @property
     @abstractmethod
-    def features(self) -> Tensor:
-        """(I, N, D) features at which tokens are kept or merged."""
+    def view(self, tap: Tap, image: int, rows: Tensor) -> Tensor | None:
+        """The tapped quantity of some rows of an image: shapes as in `nuwa.pruners.base.Tap`, without the batch."""
 
 
 class Adapter(ABC):
@@ -61,10 +64,14 @@ class Adapter(ABC):
         return self.model.config.image_token_id
 
     def position_ids(self, incoming: Tensor | None, batch: int, length: int, device: torch.device) -> Tensor:
-        """Position ids (C, B, L) that the unpruned model would use for a prompt."""
+        """Position ids (C, B, L) that the unpruned model would use for a prompt.
+
+        ``incoming``: None, (B, L), or (C, B, L) with the text's own ids before them or not (M-RoPE).
+        """
         if incoming is None:
             incoming = torch.arange(length, device=device)[None]
-        return incoming.expand(batch, length)[None]
+        axes = incoming[-self.axes :] if incoming.dim() == 3 else incoming
+        return axes.expand(self.axes, batch, length)
 
     def final_norm(self, hidden: Tensor) -> Tensor:
         """The norm between the last decoder layer and the head: (..., H) -> (..., H)."""
@@ -74,6 +81,10 @@ class Adapter(ABC):
     def grid(self) -> Grid | None:
         """The token grid of every image, None if images differ."""
         return None
+
+    def pixels(self, arguments: Mapping[str, Any]) -> Sequence[Tensor]:
+        """The pixels of each image, whatever else its batch holds, from the arguments of ``get_image_features``."""
+        return arguments["pixel_values"]
 
     def encode_smaller(self, encode: Callable[..., Any], arguments: Mapping[str, Any], grid: Grid) -> Any:
         """Call ``encode`` (``get_image_features``) on images shrunk to ``grid`` patches.
@@ -92,8 +103,8 @@ class Adapter(ABC):
         """Layout of each image, from its features (n_tokens, H) and the arguments of ``get_image_features``."""
 
     @abstractmethod
-    def record(self, taps: Sequence[Tap]) -> AbstractContextManager[Recording]:
-        """Read ``taps`` off the vision tower while the context is open."""
+    def record(self, taps: Sequence[Tap], arguments: Mapping[str, Any]) -> AbstractContextManager[Recording]:
+        """Read ``taps`` off the vision tower while the context is open, for ``arguments`` of ``get_image_features``."""
 
     @abstractmethod
     def project(self, features: Tensor) -> Tensor:

@@ -29,6 +29,9 @@ NEEDS = {
 }
 """What each kind of tap needs of its layer."""
 
+WITHOUT_PATCHES = ("cls_feature", "reader_query")
+"""Taps that are about the CLS token alone."""
+
 
 class ClipRecording(Recording):
     """Quantities of a CLIP tower with a CLS token of ``depth`` layers, features from layer ``feature_layer``."""
@@ -36,14 +39,11 @@ class ClipRecording(Recording):
     def __init__(self, head_dim: int, depth: int, feature_layer: int) -> None:
         self.head_dim = head_dim
         self.depth, self.feature_layer = depth, feature_layer
+        self.computed: dict[Tap, Tensor] = {}
         self.selected: Tensor | None = None
         self.captured: dict[tuple[int, str], Tensor] = {}
         self.hidden_sum: Tensor | None = None
         self.hidden_count = 0
-
-    @property
-    def features(self) -> Tensor:
-        return self.selected
 
     def layer_of(self, tap: Tap) -> int:
         """The layer a tap reads.
@@ -57,9 +57,23 @@ class ClipRecording(Recording):
             return self.feature_layer + 1
         return self.feature_layer if tap.layer is None else max(round(tap.layer * self.depth) - 1, 0)
 
-    def view(self, tap: Tap) -> Tensor | None:
+    def features(self, image: int, rows: Tensor) -> Tensor:
+        return self.selected[image, rows.to(self.selected.device)]
+
+    def view(self, tap: Tap, image: int, rows: Tensor) -> Tensor | None:
+        if tap not in self.computed:
+            self.computed[tap] = self.compute(tap)
+        values, rows = self.computed[tap][image], rows.to(self.selected.device)
+        if tap.kind in WITHOUT_PATCHES:
+            return values
+        if tap.kind == "reader_keys":
+            return torch.cat([values[:1], values[1:][rows]])
+        return values[:, rows] if tap.kind == "cls_attention" else values[rows]
+
+    def compute(self, tap: Tap) -> Tensor:
+        """The tapped quantity of every crop, all patches (shapes: `nuwa.pruners.base.Tap`)."""
         if tap.kind == "hidden_mean":
-            return (self.hidden_sum / self.hidden_count).to(self.features.dtype)
+            return (self.hidden_sum / self.hidden_count).to(self.selected.dtype)
         if tap.kind not in NEEDS:
             raise ValueError(f"a CLIP tower has no tap {tap.kind!r}")
         read = [self.captured[self.layer_of(tap), name] for name in NEEDS[tap.kind]]
@@ -133,7 +147,7 @@ class LlavaAdapter(Adapter):
         return self.multimodal.multi_modal_projector(features)
 
     @contextmanager
-    def record(self, taps: Sequence[Tap]) -> Iterator[ClipRecording]:
+    def record(self, taps: Sequence[Tap], arguments: Mapping[str, Any]) -> Iterator[ClipRecording]:
         config = self.model.config
         layers = self.multimodal.vision_tower.encoder.layers
         depth, at = len(layers), config.vision_feature_layer

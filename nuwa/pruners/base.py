@@ -30,10 +30,13 @@ class Tap:
     features): ``cls_attention`` (B, H, N) float32: attention of the CLS token to every patch, per head; towers without
     CLS give the mean attention each token receives. ``received_attention`` (B, N) float32: attention that each patch
     receives, mean over heads and over all queries, CLS included. ``keys`` (B, N, D): key projections of the patches,
-    heads concatenated. ``cls_feature`` (B, 1, D): the CLS token at the feature layer (None without CLS).
+    heads concatenated. ``cls_feature`` (B, 1, D): the CLS token at the feature layer.
 
-    Of the layer that reads the features: ``reader_query`` (B, 1, D): query projection of the CLS token (None without
-    CLS); ``reader_keys`` (B, 1 + N, D): key projections, CLS first.
+    Of the layer that reads the features: ``reader_query`` (B, 1, D): query projection of the CLS token;
+    ``reader_keys`` (B, 1 + N, D): key projections, CLS first.
+
+    The last three are None where a view has no CLS token, or several: a view stitched from tiles has one per tile, and
+    its ``cls_attention`` is that of every patch from its own tile's.
 
     ``hidden_mean`` (B, N, D): mean of the hidden states from ``start`` (fraction of the tower's depth) to the last.
     """
@@ -45,16 +48,17 @@ class Tap:
 
 @dataclass
 class VisionContext:
-    """What a vision-stage method may look at: one view of B images with the same grid, tokens in raster order.
+    """What a vision-stage method may look at: B views of one grid (of any images), tokens in raster order.
 
     ``features`` (B, N, D): the features at which tokens are kept or merged (LLaVA: before the projector).
-    ``project`` maps features to the LLM's width. ``taps`` holds what the method asked for. ``ids`` names each image
-    (the sample's id), the only source of randomness together with the method's seed.
+    ``project`` maps features to the LLM's width. ``taps`` holds what the method asked for. ``ids`` names each view (the
+    sample's id, for later views of an image their number as well), the only source of randomness together with the
+    method's seed.
     """
 
     grid: Grid
     features: Tensor
-    taps: dict[Tap, Tensor]
+    taps: dict[Tap, Tensor | None]
     ids: Sequence[str]
     project: Callable[[Tensor], Tensor]
 
@@ -83,7 +87,8 @@ class VisionDecision:
 class LLMContext:
     """What an LLM-stage method may look at: the input of one decoder layer, rows left-padded to one length.
 
-    ``hidden`` (B, L, D); ``image`` (B, L): ordinal of the row's image a token belongs to, -1 for text and padding;
+    ``hidden`` (B, L, D); ``image`` (B, L): ordinal of the row's image a patch belongs to, -1 for text and padding, -2
+    for newlines between rows of patches, which come and go with their rows and are nobody's choice;
     ``token`` (B, L): index among that image's tokens, -1 for text; ``valid`` (B, L): False on padding;
     ``ids[row][image]`` names each image, ``layouts[row][image]`` says where its tokens sit.
 
@@ -110,7 +115,7 @@ class LLMContext:
     @property
     def text(self) -> Tensor:
         """(B, L) bool: every text token, the system prompt included."""
-        return self.valid & (self.image < 0)
+        return self.valid & (self.image == -1)
 
     @property
     def question(self) -> Tensor:

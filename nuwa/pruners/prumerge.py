@@ -129,7 +129,10 @@ class PruMerge(Pruner):
     def prune_vision(self, context: VisionContext, keep: int) -> VisionDecision:
         query, keys = (context.taps[tap] for tap in self.taps)
         if query is None:
-            raise ValueError(f"pruner {self.name} scores with the CLS token, and this vision tower has none")
+            raise ValueError(
+                f"pruner {self.name} scores with the CLS token, and this vision tower has none (or several: each tile "
+                "of a stitched view has its own)"
+            )
         attention = one_head_attention(query, keys)
         images, n_tokens = attention.shape
         if keep == n_tokens and not self.adaptive:

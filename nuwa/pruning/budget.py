@@ -33,7 +33,12 @@ class ModelShape:
 
 @dataclass(frozen=True)
 class Budget:
-    """How many visual tokens an image may cost: ``average`` over layers, or ``ratio`` of the image's tokens."""
+    """How many visual tokens an image may cost: ``average`` over layers, or ``ratio`` of the image's tokens.
+
+    Tokens are patches: the newlines between rows of LLaVA-NeXT's tiles cost nothing here (640 of 2,880 in the paper
+    counts none either), though the counts that are measured in every layer include them. Under dynamic resolution an
+    image of no more than ``average`` tokens stays whole.
+    """
 
     average: float | None = None
     ratio: float | None = None

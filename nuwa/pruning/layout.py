@@ -18,11 +18,24 @@ Grid = tuple[int, int]
 class VisionView:
     """One grid of tokens of an image, e.g. the 24x24 patches of LLaVA-1.5.
 
-    ``tokens`` (height * width,) holds, in raster order, each cell's index among the image's tokens in the prompt.
+    ``tokens`` (height * width,) holds, in raster order and rising, each cell's index among the image's tokens;
+    ``newlines`` (height,) the index of the placeholder that closes each row, None where rows are not closed.
     """
 
     grid: Grid
     tokens: Tensor
+    newlines: Tensor | None = None
+
+    def closed(self, kept: Tensor) -> Tensor:
+        """The tokens of ``kept`` cells (K,), each row that still has one closed by its newline.
+
+        Cells out of raster order form no rows: their newlines leave.
+        """
+        tokens = self.tokens.to(kept.device)[kept]
+        if self.newlines is None or bool((kept.diff() <= 0).any()):
+            return tokens
+        rows = (kept // self.grid[1]).unique()
+        return torch.cat([tokens, self.newlines.to(kept.device)[rows]]).sort().values
 
 
 @dataclass(frozen=True)
@@ -30,7 +43,10 @@ class ImageLayout:
     """How the placeholders of one image in the prompt map to vision features.
 
     ``n_tokens`` placeholders stand for the image; ``source`` (n_tokens,) is the row of each among the image's vision
-    features (-1: not a vision feature, e.g. a newline); ``views`` are the grids a method works on.
+    features (-1: a newline, which is no vision feature); ``views`` are the grids a method works on.
+
+    A newline is neither a patch nor text: no method chooses it and no budget counts it. It stays, in its place, exactly
+    as long as any token of its row does.
     """
 
     n_tokens: int
@@ -43,9 +59,20 @@ class ImageLayout:
         index = torch.arange(grid[0] * grid[1])
         return cls(len(index), index, (VisionView(grid, index),))
 
-    def same_as(self, other: ImageLayout) -> bool:
-        """Whether two images can share one batched call."""
-        return self.n_tokens == other.n_tokens and [v.grid for v in self.views] == [v.grid for v in other.views]
+    @property
+    def patches(self) -> int:
+        """Tokens that a method may choose from: all but the newlines."""
+        return sum(len(view.tokens) for view in self.views)
+
+    @property
+    def line(self) -> Tensor:
+        """(n_tokens,): the newline that closes each token's row (a newline closes its own), -1 where none does."""
+        line = torch.full((self.n_tokens,), -1)
+        for view in self.views:
+            if view.newlines is not None:
+                line[view.tokens] = view.newlines.repeat_interleave(view.grid[1])
+                line[view.newlines] = view.newlines
+        return line
 
 
 def coordinates(grid: Grid, device: torch.device | None = None) -> Tensor:

@@ -21,7 +21,7 @@ from nuwa.pruning.positions import remap
 class ImagePlan:
     """What was decided for one image before the LLM.
 
-    ``keep`` (K,): tokens that enter the LLM, in the order in which it sees them; None: all of them.
+    ``keep`` (K,): tokens that enter the LLM, in the order in which it sees them, newlines among them; None: all.
     """
 
     id: str
@@ -63,13 +63,15 @@ class Prompt:
     """An unpruned prompt: the frame that position strategies and results refer to.
 
     ``whole`` is the prompt as a segment; ``rows[row][ordinal]`` the plan of each image; ``spans`` (2, C, B, I) the
-    smallest and largest position id of each image; ``expanded`` how many rows share a prompt (beams).
+    smallest and largest position id of each image; ``expanded`` how many rows share a prompt (beams); ``line`` (B, L)
+    the place of the newline that closes each token's row (a newline closes its own), -1 where none does.
     """
 
     whole: Segment
     rows: list[list[ImagePlan]]
     spans: Tensor
     expanded: int
+    line: Tensor
 
     @property
     def images(self) -> int:
@@ -77,15 +79,20 @@ class Prompt:
         return self.spans.shape[-1]
 
     def stages(self) -> dict[int, Tensor]:
-        """Pruning layers in the LLM, and the (B, I) visual tokens of each image that stay there."""
+        """Pruning layers in the LLM, and the (B, I) visual tokens (patches) of each image that stay there."""
         layers = {layer for row in self.rows for plan in row for layer, _ in plan.schedule.llm}
         counts = {}
         for layer in sorted(layers):
             counts[layer] = torch.zeros(len(self.rows), self.images, dtype=torch.long)
             for row, plans in enumerate(self.rows):
                 for ordinal, plan in enumerate(plans):
-                    counts[layer][row, ordinal] = dict(plan.schedule.llm).get(layer, plan.layout.n_tokens)
+                    counts[layer][row, ordinal] = dict(plan.schedule.llm).get(layer, plan.layout.patches)
         return counts
+
+    def lines(self, segment: Segment) -> tuple[Tensor, Tensor]:
+        """``line`` of a segment's tokens (B, L), and which of them are newlines (B, L) bool."""
+        line = gather_tokens(self.line, segment.index).masked_fill(~segment.valid, -1)
+        return line, (line >= 0) & (line == segment.index)
 
     def narrow(self, segment: Segment, rows: Tensor, keep: Tensor, start: int, strategy: str) -> Segment:
         """The part ``rows`` (B, P) of a segment, of which ``keep`` (B, L) are real tokens, from layer ``start`` on."""
@@ -164,7 +171,18 @@ def read_prompt(placeholders: Tensor, valid: Tensor, ids: Tensor, plans: Sequenc
     member = image[..., None] == torch.arange(images, device=image.device)
     lowest = ids[..., None].masked_fill(~member, torch.iinfo(ids.dtype).max).amin(2)
     highest = ids[..., None].masked_fill(~member, -1).amax(2)
-    return Prompt(whole, rows, torch.stack([lowest, highest]), expanded)
+    return Prompt(whole, rows, torch.stack([lowest, highest]), expanded, _lines(whole, rows))
+
+
+def _lines(whole: Segment, rows: list[list[ImagePlan]]) -> Tensor:
+    """`Prompt.line` from the layouts of each row's images."""
+    line = torch.full_like(whole.index, -1)
+    for row, plans in enumerate(rows):
+        for ordinal, plan in enumerate(plans):
+            mine = whole.image[row] == ordinal
+            places, closing = whole.index[row, mine], plan.layout.line.to(line.device)[whole.token[row, mine]]
+            line[row, mine] = torch.where(closing < 0, -1, places[closing.clamp(min=0)])
+    return line
 
 
 def first_segment(prompt: Prompt, strategy: str) -> Segment:

@@ -21,6 +21,7 @@ from nuwa.models.base import remove_hooks
 from nuwa.pruners.base import LLMContext, LLMDecision, Pruner
 from nuwa.pruning.guards import SessionError, check_decode, check_no_placeholders, check_prefill
 from nuwa.pruning.masks import gather_tokens
+from nuwa.pruning.newlines import close_rows
 from nuwa.pruning.positions import STRATEGIES
 from nuwa.pruning.report import Report, image_reports
 from nuwa.pruning.scores import llm_attention_rows, llm_keys
@@ -103,7 +104,7 @@ class PruningSession:
         @functools.wraps(original)
         def get_image_features(*args: Any, **kwargs: Any) -> Any:
             arguments = signature.bind(*args, **kwargs).arguments
-            with self.adapter.record(self.pruner.taps) as recording:
+            with self.adapter.record(self.pruner.taps, arguments) as recording:
                 smaller = self.pruner.image_grid(self.adapter.grid, self.adapter.shape.layers)
                 if smaller is None:
                     output = original(*args, **kwargs)
@@ -111,8 +112,9 @@ class PruningSession:
                     output = self.adapter.encode_smaller(original, arguments, smaller)
             images = list(output.pooler_output)
             layouts = self.adapter.layouts(images, arguments)
-            names = self._name_images(arguments["pixel_values"], len(images))
-            encoded = EncodedImages(plan_images(self.pruner, self.adapter, images, layouts, names, recording))
+            names = self._name_images(arguments, len(images))
+            plans = plan_images(self.pruner, self.adapter, images, layouts, names, recording, smaller)
+            encoded = EncodedImages(plans)
             output.pooler_output = images
             setattr(output, _ENCODED, encoded)
             self._images = encoded
@@ -120,10 +122,10 @@ class PruningSession:
 
         return get_image_features
 
-    def _name_images(self, pixels: Tensor, count: int) -> Sequence[str]:
+    def _name_images(self, arguments: dict[str, Any], count: int) -> Sequence[str]:
         names, self.image_ids = self.image_ids, None
         if names is None:
-            return [content_id(image) for image in pixels]
+            return [content_id(image) for image in self.adapter.pixels(arguments)]
         if len(names) != count:
             raise SessionError(f"session.image_ids names {len(names)} images, but this call has {count}")
         return names
@@ -235,10 +237,11 @@ class PruningSession:
 
     def _context(self, index: int, hidden: Tensor, segment: Segment, rotary: tuple[Tensor, Tensor]) -> LLMContext:
         layer = self.adapter.layers[index]
+        _, newline = self._step.state.prompt.lines(segment)
         return LLMContext(
             layer=index,
             hidden=hidden,
-            image=segment.image,
+            image=segment.image.masked_fill(newline, -2),
             token=segment.token,
             valid=segment.valid,
             ids=[[plan.id for plan in row] for row in self._step.state.prompt.rows],
@@ -258,6 +261,7 @@ class PruningSession:
             decision = self.pruner.prune_llm(context, step.stages[layer].to(segment.image.device))
             if torch.is_tensor(decision):
                 decision = LLMDecision(decision)
+            decision = close_rows(step.state.prompt, segment, decision)
             step.images.remember(layer, step.input_ids, segment, decision)
         narrower, rows = next_segment(step.state.prompt, segment, decision.keep, layer, self.strategy, decision.order)
         step.state.segments.append(narrower)

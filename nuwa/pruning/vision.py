@@ -4,19 +4,55 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from nuwa.models.base import Adapter, Recording
-from nuwa.pruners.base import Pruner, VisionContext
-from nuwa.pruning.layout import ImageLayout
+from nuwa.pruners.base import Pruner, Tap, VisionContext, VisionDecision
+from nuwa.pruning.budget import ModelShape, Schedule
+from nuwa.pruning.layout import Grid, ImageLayout, VisionView
 from nuwa.pruning.segments import ImagePlan
+
+
+@dataclass
+class Look:
+    """One view of one image: ``keep`` of its tokens shall stay. ``taps`` without a batch dimension, or None."""
+
+    image: int
+    number: int
+    view: VisionView
+    keep: int
+    features: Tensor
+    taps: dict[Tap, Tensor | None]
+
+    @property
+    def kind(self) -> tuple:
+        """Looks of one kind can share one call of a method."""
+        return self.view.grid, self.keep, self.features.shape, tuple(value is None for value in self.taps.values())
 
 
 def content_id(pixels: Tensor) -> str:
     """A name for an image that nobody named: a digest of its pixels."""
     data = pixels.detach().float().cpu().contiguous().numpy().tobytes()
     return hashlib.blake2b(data, digest_size=8).hexdigest()
+
+
+def stays_whole(pruner: Pruner, n_tokens: int, shape: ModelShape) -> bool:
+    """Whether an image is no larger than an absolute budget, under dynamic resolution."""
+    average = pruner.budget.average
+    return shape.image_tokens is None and average is not None and average >= n_tokens
+
+
+def share_out(total: int, sizes: Sequence[int]) -> list[int]:
+    """Divide ``total`` in proportion to ``sizes``: the largest remainders are rounded up, the first of equals."""
+    whole = sum(sizes)
+    shares = [total * size // whole for size in sizes]
+    remainders = [total * size % whole for size in sizes]
+    for i in sorted(range(len(sizes)), key=lambda i: (-remainders[i], i))[: total - sum(shares)]:
+        shares[i] += 1
+    return shares
 
 
 def plan_images(
@@ -26,56 +62,71 @@ def plan_images(
     layouts: Sequence[ImageLayout],
     ids: Sequence[str],
     recording: Recording,
+    encoded: Grid | None = None,
 ) -> list[ImagePlan]:
     """Decide on every image. ``images`` (n_tokens, H) are replaced in the list where a method made new features.
+
+    ``encoded``: the grid of the smaller images that the vision tower saw, None where it saw the whole ones.
 
     Raises:
         nuwa.pruning.budget.BudgetError: the method cannot reach its budget on an image of this size.
     """
-    depth = adapter.shape.layers
-    plans = [
-        ImagePlan(name, layout, pruner.schedule(layout.n_tokens, depth))
-        for name, layout in zip(ids, layouts, strict=True)
-    ]
-    if pruner.prunes_vision:
-        for group in _same_layout(layouts):
-            _prune_group(pruner, adapter, images, plans, group, recording)
+    plans, looks = [], []
+    for image, (name, layout) in enumerate(zip(ids, layouts, strict=True)):
+        whole = stays_whole(pruner, layout.patches, adapter.shape)
+        schedule = Schedule(layout.patches) if whole else pruner.schedule(layout.patches, adapter.shape.layers)
+        plans.append(ImagePlan(name, layout, schedule))
+        if pruner.prunes_vision and not whole:
+            looks += _looks(pruner, recording, image, plans[-1], encoded)
+    kept: dict[tuple[int, int], Tensor] = {}
+    for group in _groups(looks):
+        decision = _decide(pruner, adapter, plans, group)
+        projected = None if decision.features is None else adapter.project(decision.features)
+        for row, look in enumerate(group):
+            count = decision.keep.shape[1] if decision.counts is None else int(decision.counts[row])
+            cells = decision.keep[row, :count]
+            kept[look.image, look.number] = look.view.closed(cells)
+            suffix = f"/{look.number}" if look.number else ""
+            plans[look.image].extras |= {name + suffix: values[row] for name, values in decision.extras.items()}
+            if projected is not None:
+                tokens = look.view.tokens.to(cells.device)[cells]
+                new = projected[row, :count].to(images[look.image])
+                images[look.image] = images[look.image].index_copy(0, tokens, new)
+    for image in {look.image for look in looks}:
+        plans[image].keep = torch.cat([kept[key] for key in sorted(kept) if key[0] == image])
     return plans
 
 
-def _same_layout(layouts: Sequence[ImageLayout]) -> list[list[int]]:
-    groups: list[list[int]] = []
-    for i, layout in enumerate(layouts):
-        group = next((g for g in groups if layouts[g[0]].same_as(layout)), None)
-        if group is None:
-            groups.append([i])
-        else:
-            group.append(i)
-    return groups
+def _looks(pruner: Pruner, recording: Recording, image: int, plan: ImagePlan, encoded: Grid | None) -> list[Look]:
+    """The views of an image that get any tokens, with what was recorded of them."""
+    views = plan.layout.views
+    looks = []
+    for number, keep in enumerate(share_out(plan.schedule.vision, [len(view.tokens) for view in views])):
+        if keep:
+            view = views[number]
+            rows = plan.layout.source[view.tokens] if encoded is None else torch.arange(encoded[0] * encoded[1])
+            taps = {tap: recording.view(tap, image, rows) for tap in pruner.taps}
+            looks.append(Look(image, number, view, keep, recording.features(image, rows), taps))
+    return looks
 
 
-def _prune_group(
-    pruner: Pruner,
-    adapter: Adapter,
-    images: list[Tensor],
-    plans: list[ImagePlan],
-    group: list[int],
-    recording: Recording,
-) -> None:
-    view = plans[group[0]].layout.views[0]
-    taps = {tap: recording.view(tap) for tap in pruner.taps}
+def _groups(looks: Sequence[Look]) -> list[list[Look]]:
+    groups: dict[tuple, list[Look]] = {}
+    for look in looks:
+        groups.setdefault(look.kind, []).append(look)
+    return list(groups.values())
+
+
+def _decide(pruner: Pruner, adapter: Adapter, plans: Sequence[ImagePlan], group: Sequence[Look]) -> VisionDecision:
+    taps = {
+        tap: None if value is None else torch.stack([look.taps[tap] for look in group])
+        for tap, value in group[0].taps.items()
+    }
     context = VisionContext(
-        grid=view.grid,
-        features=recording.features[group],
-        taps={tap: None if values is None else values[group] for tap, values in taps.items()},
-        ids=[plans[i].id for i in group],
+        grid=group[0].view.grid,
+        features=torch.stack([look.features for look in group]),
+        taps=taps,
+        ids=[plans[look.image].id + (f"/{look.number}" if look.number else "") for look in group],
         project=adapter.project,
     )
-    decision = pruner.prune_vision(context, plans[group[0]].schedule.vision)
-    projected = None if decision.features is None else adapter.project(decision.features)
-    for row, i in enumerate(group):
-        count = decision.keep.shape[1] if decision.counts is None else int(decision.counts[row])
-        plans[i].keep = view.tokens.to(decision.keep.device)[decision.keep[row, :count]]
-        plans[i].extras = {name: values[row] for name, values in decision.extras.items()}
-        if projected is not None:
-            images[i] = images[i].index_copy(0, plans[i].keep, projected[row, :count].to(images[i]))
+    return pruner.prune_vision(context, group[0].keep)

@@ -6,7 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import batch, pixels, plain_attention, plain_decode, positions_of, prompt, random_llava
+from support import (
+    batch,
+    pixels,
+    plain_attention,
+    plain_decode,
+    positions_of,
+    prompt,
+    random_llava,
+    tapped,
+    tapped_features,
+)
 
 import nuwa
 from nuwa.models import adapter_for
@@ -139,9 +149,10 @@ def test_nuwa_against_plain_decoding(model, position):
     pruner = nuwa.load_pruner("nuwa", budget=20)
     schedule = pruner.schedule(64, 6)
     adapter = adapter_for(model)
-    with torch.no_grad(), adapter.record(pruner.taps) as recording:
+    with torch.no_grad(), adapter.record(pruner.taps, {"pixel_values": images}) as recording:
         features = list(model.model.get_image_features(pixel_values=images).pooler_output)
-        context = VisionContext((8, 8), recording.features, {t: recording.view(t) for t in pruner.taps}, "ab", None)
+        taps = {tap: tapped(recording, tap, 2) for tap in pruner.taps}
+        context = VisionContext((8, 8), tapped_features(recording, 2), taps, "ab", None)
         decision = pruner.prune_vision(context, schedule.vision)
         for i in range(2):
             features[i] = features[i].clone()

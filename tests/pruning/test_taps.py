@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support import batch, pixels, plain_attention, prompt, random_llava
+from support import batch, pixels, plain_attention, prompt, random_llava, tapped, tapped_features
 
 from nuwa.models import adapter_for
 from nuwa.pruners.base import Tap
@@ -18,7 +18,7 @@ def towers():
 
 def record(model, *taps):
     adapter = adapter_for(model)
-    with torch.no_grad(), adapter.record(taps) as recording:
+    with torch.no_grad(), adapter.record(taps, {"pixel_values": pixels(2)}) as recording:
         model.model.get_image_features(pixel_values=pixels(2))
     return recording
 
@@ -31,7 +31,7 @@ def eager_outputs(model):
 def test_cls_attention_is_the_eager_row_of_the_feature_layer(towers):
     sdpa, eager = towers
     expected = eager_outputs(eager).attentions[-2][:, :, 0, 1:]
-    got = record(sdpa, Tap("cls_attention")).view(Tap("cls_attention"))
+    got = tapped(record(sdpa, Tap("cls_attention")), Tap("cls_attention"), 2)
     assert expected.std() > 1e-3  # not flat: the comparison can fail
     torch.testing.assert_close(got, expected, atol=1e-6, rtol=0)
 
@@ -41,15 +41,15 @@ def test_keys_are_those_of_the_feature_layer(towers):
     layer = eager.model.vision_tower.encoder.layers[-2]
     hidden = eager_outputs(eager).hidden_states[-3]
     expected = layer.self_attn.k_proj(layer.layer_norm1(hidden))[:, 1:]
-    torch.testing.assert_close(record(eager, Tap("keys")).view(Tap("keys")), expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(tapped(record(eager, Tap("keys")), Tap("keys"), 2), expected, atol=1e-6, rtol=0)
 
 
 def test_features_and_cls_token_are_the_selected_hidden_state(towers):
     _, eager = towers  # the same kernel on both sides: what is compared is which states are read
     expected = eager_outputs(eager).hidden_states[-2]
     recording = record(eager, Tap("cls_feature"))
-    torch.testing.assert_close(recording.features, expected[:, 1:], atol=1e-6, rtol=0)
-    torch.testing.assert_close(recording.view(Tap("cls_feature")), expected[:, :1], atol=1e-6, rtol=0)
+    torch.testing.assert_close(tapped_features(recording, 2), expected[:, 1:], atol=1e-6, rtol=0)
+    torch.testing.assert_close(tapped(recording, Tap("cls_feature"), 2), expected[:, :1], atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize(("layer", "index"), [(None, 2), (0.375, 1), (0.25, 0)])
@@ -58,7 +58,7 @@ def test_received_attention_is_the_mean_over_heads_and_queries(towers, layer, in
     expected = eager_outputs(eager).attentions[index].mean((1, 2))[:, 1:]
     tap = Tap("received_attention", layer=layer)
     assert expected.std() > 1e-4
-    torch.testing.assert_close(record(sdpa, tap).view(tap), expected, atol=1e-7, rtol=1e-5)
+    torch.testing.assert_close(tapped(record(sdpa, tap), tap, 2), expected, atol=1e-7, rtol=1e-5)
 
 
 def test_received_attention_does_not_depend_on_the_portions():
@@ -73,7 +73,7 @@ def test_reader_taps_are_of_the_layer_that_reads_the_features(towers):
     hidden = eager.model.vision_tower.encoder.layers[-1].layer_norm1(eager_outputs(eager).hidden_states[-2])
     recording = record(eager, Tap("reader_query"), Tap("reader_keys"))
     for tap, expected in (("reader_query", layer.q_proj(hidden)[:, :1]), ("reader_keys", layer.k_proj(hidden))):
-        torch.testing.assert_close(recording.view(Tap(tap)), expected, atol=1e-6, rtol=0)
+        torch.testing.assert_close(tapped(recording, Tap(tap), 2), expected, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize(("start", "first"), [(0.5, 2), (2 / 3, 3), (0.75, 3)])
@@ -81,7 +81,7 @@ def test_hidden_mean_starts_at_a_fraction_of_the_depth(towers, start, first):
     _, eager = towers  # the same kernel on both sides: what is compared is which states are read
     states = eager_outputs(eager).hidden_states[first:]
     expected = torch.stack([state[:, 1:] for state in states]).mean(0)
-    got = record(eager, Tap("hidden_mean", start)).view(Tap("hidden_mean", start))
+    got = tapped(record(eager, Tap("hidden_mean", start)), Tap("hidden_mean", start), 2)
     torch.testing.assert_close(got, expected, atol=1e-6, rtol=0)
 
 
@@ -95,7 +95,7 @@ def test_recording_leaves_no_hooks(towers):
 
 def test_unknown_tap_is_named(towers):
     with pytest.raises(ValueError, match="queries_of_mars"):
-        record(towers[0]).view(Tap("queries_of_mars"))
+        record(towers[0]).view(Tap("queries_of_mars"), 0, torch.arange(64))
 
 
 @pytest.mark.parametrize("number", [0, 3])
