@@ -23,7 +23,7 @@ Batch = dict[str, Tensor]
 
 
 class BatchStream(IterableDataset):
-    """Batches of steps ``start``, ``start + 1``, ... of a list of stages (see recipe_llava.yaml), each with its own seed.
+    """Batches of steps ``start``, ``start + 1``, ... of a list of ``stages``, each with its own seed.
 
     Process ``rank`` of ``world`` draws its own share of every batch.
     """

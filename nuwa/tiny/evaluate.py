@@ -1,21 +1,19 @@
-"""Accuracy of a saved tiny LLaVA on held-out scenes, through the processor and ``generate`` of transformers."""
+"""Accuracy of a saved tiny model on held-out scenes, loaded and asked as `launch.py` does."""
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
-from transformers import LlavaForConditionalGeneration, LlavaProcessor
+from omegaconf import OmegaConf
 
-from nuwa.tiny.questions import Question, ask
-from nuwa.tiny.scenes import IMAGE_SIZE, Scene, draw_scene
-from nuwa.tiny.vocabulary import prompt_text
+from nuwa.benchmarks.base import Sample
+from nuwa.benchmarks.scenes import Scenes
+from nuwa.config import build
+from nuwa.models.loading import LoadedModel
+from nuwa.pruners.catalogue import conf_folder
 
-HELD_OUT = 7  # last word of the seeds of held-out scenes; see nuwa/tiny/scenes.py
-ANSWER_TOKENS = 12
-_BOX = re.compile(r"\[(\d\.\d\d),(\d\.\d\d),(\d\.\d\d),(\d\.\d\d)\]")
+RIGHT = {"vqa": "vqa/exact_match", "vg": "vg/acc@0.5"}
+"""The metric of each task that is 1 for a right answer."""
 
 
 @dataclass(frozen=True)
@@ -37,59 +35,32 @@ class Score:
         return (self.accuracy * (1 - self.accuracy) / self.asked) ** 0.5
 
 
-def held_out(task: str, count: int, seed: int = 0) -> list[tuple[Scene, Question]]:
-    """``count`` held-out scenes with one question of ``task`` each."""
-    pairs, index = [], 0
-    while len(pairs) < count:
-        rng = np.random.default_rng([seed, index, HELD_OUT])
-        scene, index = draw_scene(rng), index + 1
-        question = ask(scene, rng, task)
-        if question is not None:
-            pairs.append((scene, question))
-    return pairs
+def load(folder: Path, family: str) -> LoadedModel:
+    """The weights in ``folder`` with the prompt and picture settings of ``conf/model/tiny_<family>.yaml``, in fp32."""
+    options = OmegaConf.to_container(OmegaConf.load(conf_folder() / "model" / f"tiny_{family}.yaml"))
+    return build(options | {"path": str(folder), "device": "cpu", "dtype": "float32"})
 
 
 @torch.no_grad()
-def answer(model: LlavaForConditionalGeneration, processor: LlavaProcessor, pairs, batch: int = 20) -> list[str]:
-    """Greedy answers, as text, to (scene, question) pairs."""
+def answer(loaded: LoadedModel, samples: list[Sample], limit: int, batch: int = 20) -> list[str]:
+    """Greedy answers of at most ``limit`` tokens."""
     answers = []
-    for start in range(0, len(pairs), batch):
-        part = pairs[start : start + batch]
-        images = [Image.fromarray(scene.image) for scene, _ in part]
-        prompts = [prompt_text(question.text) for _, question in part]
-        inputs = processor(images=images, text=prompts, padding=True, return_tensors="pt")
-        output = model.generate(**inputs, max_new_tokens=ANSWER_TOKENS, do_sample=False)
-        new = output[:, inputs["input_ids"].shape[1] :]
-        answers += [text.strip() for text in processor.batch_decode(new, skip_special_tokens=True)]
+    for start in range(0, len(samples), batch):
+        inputs = loaded.encode(samples[start : start + batch])
+        output = loaded.model.generate(**inputs, max_new_tokens=limit, do_sample=False)
+        answers += loaded.decode(output, inputs["input_ids"].shape[1])
     return answers
 
 
-def is_right(question: Question, text: str) -> bool:
-    """Exact match of a word; IoU of at least 0.5 of a box."""
-    if question.box is None:
-        return text == question.answer
-    found = _BOX.fullmatch(text)
-    return bool(found) and _iou([float(value) * IMAGE_SIZE for value in found.groups()], question.box) >= 0.5
-
-
-def _iou(a, b) -> float:
-    width = max(0.0, min(a[2], b[2]) - max(a[0], b[0]))
-    height = max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
-    areas = sum(max(0.0, box[2] - box[0]) * max(0.0, box[3] - box[1]) for box in (a, b))
-    return width * height / max(areas - width * height, 1e-9)
-
-
-def evaluate(folder: Path, task: str, count: int, seed: int = 0) -> list[Score]:
+def evaluate(folder: Path, family: str, task: str, count: int, seed: int = 0) -> list[Score]:
     """Scores of the checkpoint in ``folder``: all questions of ``task`` first, then kind by kind."""
-    model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
-    processor = LlavaProcessor.from_pretrained(folder)
-    pairs = held_out(task, count, seed)
-    right = [
-        is_right(question, text) for (_, question), text in zip(pairs, answer(model, processor, pairs), strict=True)
-    ]
-    kinds = [question.kind for _, question in pairs]
-    scores = [Score(task, sum(right), len(right))]
-    for kind in sorted(set(kinds)):
-        mine = [hit for hit, name in zip(right, kinds, strict=True) if name == kind]
-        scores.append(Score(kind, sum(mine), len(mine)))
-    return scores
+    scenes, loaded = Scenes(count, [task], seed), load(folder, family)
+    samples = [scenes[index] for index in range(count)]
+    answers = answer(loaded, samples, scenes.max_new_tokens(task))
+    right = {}
+    for sample, text in zip(samples, answers, strict=True):
+        hit = scenes.score(sample, loaded.in_unit_frame(text, sample.images[0]))[RIGHT[task]]
+        right.setdefault(sample.meta["kind"], []).append(int(hit))
+    everything = [hit for hits in right.values() for hit in hits]
+    kinds = [Score(kind, sum(hits), len(hits)) for kind, hits in sorted(right.items())]
+    return [Score(task, sum(everything), len(everything)), *kinds]

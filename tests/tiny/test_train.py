@@ -5,17 +5,26 @@ from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
+from transformers import LlavaImageProcessorPil
 
-from nuwa.tiny.export import build_processor, export_weights
+from nuwa.tiny.export import export_weights
+from nuwa.tiny.families import FAMILIES
 from nuwa.tiny.journal import Journal
-from nuwa.tiny.recipe import RECIPE, Recipe, stage_at
-from nuwa.tiny.train import TinyLlava, train
+from nuwa.tiny.recipe import Recipe, stage_at
+from nuwa.tiny.train import Training, train
+
+LLAVA = FAMILIES["llava"]
 
 
 @pytest.fixture(scope="module")
 def short():
     """Two steps on the tower and four with the language model, on the smallest windows."""
-    recipe = Recipe.load(RECIPE)
+    return shorten(LLAVA)
+
+
+def shorten(family):
+    recipe = Recipe.load(family.recipe)
     tower, joint = recipe.stages[0], next(stage for stage in recipe.stages if stage.questions)
     stages = [replace(tower, steps=2, batch=2), replace(joint, steps=4, batch=2, questions=2)]
     return replace(recipe, stages=stages, warmup=2)
@@ -37,35 +46,37 @@ def kill_after(step, monkeypatch):
 
 
 def test_a_killed_run_resumes_to_the_same_weights(short, tmp_path, monkeypatch):
-    whole = train(short, tmp_path / "whole", captions=256)
+    whole = train(LLAVA, short, tmp_path / "whole", captions=256)
     with monkeypatch.context() as patch, pytest.raises(Killed):
         kill_after(5, patch)
-        train(short, tmp_path / "killed", save_every=1, captions=256)
-    resumed = train(short, tmp_path / "killed", resume=True, save_every=1, captions=256)
+        train(LLAVA, short, tmp_path / "killed", save_every=1, captions=256)
+    resumed = train(LLAVA, short, tmp_path / "killed", resume=True, save_every=1, captions=256)
     for name, weight in whole.state_dict().items():
         torch.testing.assert_close(resumed.state_dict()[name], weight, atol=0, rtol=0, msg=name)
 
 
-def test_the_log_has_rows_and_the_checkpoint_exports(short, tmp_path, monkeypatch):
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+def test_the_log_has_rows_and_the_checkpoint_exports(family, tmp_path, monkeypatch):
     monkeypatch.setattr(Journal.__init__, "__defaults__", (2,))
-    train(short, tmp_path / "run", captions=256)
+    train(family, shorten(family), tmp_path / "run", captions=256)
     with (tmp_path / "run" / "log.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["step"] for row in rows] == ["2", "4", "6"]
     assert rows[0]["answer"] == "" and float(rows[2]["answer"]) > 0
-    assert export_weights(tmp_path / "run" / "last.ckpt", tmp_path / "export") == 6
+    assert export_weights(family, tmp_path / "run" / "last.ckpt", tmp_path / "export") == 6
     assert (tmp_path / "export" / "model.safetensors").stat().st_size < 15e6
 
 
 def test_tower_stages_leave_the_language_model_alone(short, tmp_path):
     only_tower = replace(short, stages=short.stages[:1])
-    before = TinyLlava(only_tower).model.model.language_model.state_dict()
-    after = train(only_tower, tmp_path, captions=256).model.model.language_model.state_dict()
+    before = Training(LLAVA, only_tower).model.model.language_model.state_dict()
+    after = train(LLAVA, only_tower, tmp_path, captions=256).model.model.language_model.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_rates_warm_up_and_fall_in_every_stage():
-    recipe = Recipe.load(RECIPE)
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+def test_rates_warm_up_and_fall_in_every_stage(family):
+    recipe = Recipe.load(family.recipe)
     done = 0
     for stage in (stage for stage in recipe.stages if stage.steps):
         assert recipe.rate(done) < recipe.rate(done + recipe.warmup)
@@ -76,20 +87,21 @@ def test_rates_warm_up_and_fall_in_every_stage():
 
 
 def test_the_alignment_stage_trains(short, tmp_path):
-    align = Recipe.load(RECIPE).stages[-1]
+    align = Recipe.load(LLAVA.recipe).stages[-1]
     assert align.name == "align"
     stages = [replace(align, steps=1, size=48, objects=(2, 4), batch=2, questions=2)]
-    train(replace(short, stages=stages), tmp_path, captions=256)
+    train(LLAVA, replace(short, stages=stages), tmp_path, captions=256)
 
 
-def test_every_batch_splits_over_two_processes():
-    assert all(stage.batch % 2 == 0 for stage in Recipe.load(RECIPE).stages)
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+def test_every_batch_splits_over_two_processes(family):
+    assert all(stage.batch % 2 == 0 for stage in Recipe.load(family.recipe).stages)
 
 
-def test_processor_pads_to_a_square_with_the_mean_color():
-    from PIL import Image
-
-    pixels = build_processor().image_processor(Image.new("RGB", (96, 48), "white"), return_tensors="pt")["pixel_values"]
+def test_processor_pads_to_a_square_with_the_mean_color(tmp_path):
+    LLAVA.save_processor(tmp_path)
+    processor = LlavaImageProcessorPil.from_pretrained(tmp_path)
+    pixels = processor(Image.new("RGB", (96, 48), "white"), return_tensors="pt")["pixel_values"]
     assert pixels.shape == (1, 3, 96, 96)
     assert pixels[0, :, 0].abs().max() < 0.02  # the mean colour, 127 of 255, is 0 after normalising
     assert (pixels[0, :, 48] > 1.9).all()

@@ -1,18 +1,29 @@
-"""Tokenizer: words, prompts and boxes go to ids and back, and agree with the fast encoder of training."""
+"""Tokenizers: words, prompts and boxes go to ids and back, and agree with the fast encoder of training."""
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 
-from nuwa.tiny.data import SLOT
-from nuwa.tiny.model import FIRST_PATCH
+from nuwa.pruners.catalogue import conf_folder
+from nuwa.tiny.data import LONGEST
+from nuwa.tiny.families import FAMILIES
 from nuwa.tiny.questions import ask
 from nuwa.tiny.scenes import draw_scene
-from nuwa.tiny.vocabulary import ANSWER_CUE, BOS, IDS, IMAGE, PREFIX_IDS, build_tokenizer, encode_words, prompt_text
+
+
+@pytest.fixture(scope="module", params=list(FAMILIES))
+def family(request):
+    return FAMILIES[request.param]
 
 
 @pytest.fixture(scope="module")
-def tokenizer():
-    return build_tokenizer()
+def tokenizer(family):
+    return family.tokenizer()
+
+
+@pytest.fixture
+def words(family):
+    return family.vocabulary
 
 
 def some_questions():
@@ -22,38 +33,64 @@ def some_questions():
         yield from (ask(scene, rng, task) for task in ("vqa", "vg"))
 
 
-def test_prompt_is_the_prefix_the_image_and_the_question(tokenizer):
-    assert len(PREFIX_IDS) == FIRST_PATCH == 8
+def answer_ids(words, question):
+    return words.encode_words(question.answer) if question.box is None else words.encode_box(question.box)
+
+
+def test_prompt_is_the_prefix_the_image_and_the_question(words, tokenizer):
     for question in some_questions():
-        expected = [*PREFIX_IDS, IMAGE, *encode_words(f"{question.text} {ANSWER_CUE}")]
-        assert tokenizer(prompt_text(question.text))["input_ids"] == expected
+        expected = [*words.prefix, words.ids[words.image], *words.encode_question(question.text)]
+        assert tokenizer(words.prompt(question.text))["input_ids"] == expected
 
 
-def test_answers_survive_the_round_trip(tokenizer):
+def test_configured_prompt_is_the_one_trained_with(family, words):
+    config = OmegaConf.load(conf_folder() / "model" / f"tiny_{family.name}.yaml")
+    picture = config.get("image", words.image) + config.image_end
+    prompt = config.prompt.replace("{images}", picture).replace("{text}", "is there a red circle ?")
+    assert prompt == words.prompt("is there a red circle ?")
+
+
+def test_answers_survive_the_round_trip(words, tokenizer):
     for question in some_questions():
-        ids = tokenizer(question.answer, add_special_tokens=False)["input_ids"]
-        assert ids == encode_words(question.answer)
-        assert tokenizer.decode(ids).strip() == question.answer
+        text = tokenizer.decode(answer_ids(words, question)).strip()
+        assert tokenizer(text, add_special_tokens=False)["input_ids"] == answer_ids(words, question)
+        if question.box is None:
+            assert text == question.answer
 
 
-def test_every_question_fits_its_slot():
+def test_every_question_fits_its_slot(words):
     for question in some_questions():
-        assert len(encode_words(f"{question.text} {ANSWER_CUE}")) + len(encode_words(question.answer)) <= SLOT
+        assert len(words.encode_words(question.text)) + len(answer_ids(words, question)) <= LONGEST
 
 
-@pytest.mark.parametrize("box", ["[0.00,0.12,0.34,1.00]", "[0.99,0.98,1.00,0.01]"])
-def test_a_box_is_nine_tokens(tokenizer, box):
-    ids = tokenizer(box, add_special_tokens=False)["input_ids"]
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("llava", "[0.00,0.12,0.34,1.00]"),
+        ("qwen", '```json\n[\n\t{"bbox_2d": [0, 12, 33, 96], "label": "object"}\n]\n```'),
+    ],
+)
+def test_a_box_is_nine_tokens_in_the_frame_of_its_family(name, text):
+    tokenizer = FAMILIES[name].tokenizer()
+    ids = FAMILIES[name].vocabulary.encode_box((0, 12, 33, 96))
     assert len(ids) == 9
-    assert tokenizer.decode(ids) == box
+    assert tokenizer.decode(ids) == text
+    assert tokenizer(text, add_special_tokens=False)["input_ids"] == ids
 
 
-def test_punctuation_needs_no_space_before_it(tokenizer):
+def test_llava_text_of_a_box_is_the_answer(words):
+    for question in some_questions():
+        if question.box is not None:
+            llava = FAMILIES["llava"].vocabulary
+            assert llava.encode_box(question.box) == llava.encode_words(question.answer.replace("[", "▁[ ").replace(
+                ",", " , ").replace("]", " ]"))  # fmt: skip
+
+
+def test_punctuation_needs_no_space_before_it(words, tokenizer):
     spaced, tight = (tokenizer(text)["input_ids"] for text in ("where is the red ring ?", "where is the red ring?"))
     assert spaced == tight
-    assert spaced[0] == BOS
 
 
-def test_no_question_uses_an_unknown_word(tokenizer):
+def test_no_question_uses_an_unknown_word(words, tokenizer):
     for question in some_questions():
-        assert IDS["<unk>"] not in tokenizer(f"{question.text} {question.answer}")["input_ids"]
+        assert words.ids["<unk>"] not in tokenizer(question.text)["input_ids"]
