@@ -71,6 +71,11 @@ class ProbeConfig:
     """conf/probe: what is measured besides the answers."""
 
     memory: bool = False
+    speed: bool = False
+    batch_sizes: list[int] = field(default_factory=lambda: [1])
+    new_tokens: int = 16
+    warmup: int = 2
+    repeats: int = 9
 
 
 @dataclass

@@ -96,11 +96,13 @@ def check_outputs(cfg: DictConfig) -> Path:
 def _check_numbers(cfg: DictConfig) -> None:
     for key, least in (
         ("limit", 1), ("trainer.batch_size", 1), ("trainer.num_workers", 0), ("generation.num_beams", 1),
-        ("generation.max_new_tokens", 1), ("callbacks.pictures", 0), ("logger.table_rows", 0), ("seed", 0),
+        ("generation.max_new_tokens", 1), ("callbacks.pictures", 0), ("probe.new_tokens", 1), ("probe.warmup", 0), ("probe.repeats", 1), ("logger.table_rows", 0), ("seed", 0),
     ):  # fmt: skip
         value = OmegaConf.select(cfg, key)
         if value is not None and value < least:
             raise ConfigError(f"{key}={value}: must be at least {least}")
+    if not cfg.probe.batch_sizes or min(cfg.probe.batch_sizes) < 1:
+        raise ConfigError(f"probe.batch_sizes={list(cfg.probe.batch_sizes)}: needs sizes of at least 1")
     if cfg.generation.temperature <= 0:
         raise ConfigError(f"generation.temperature={cfg.generation.temperature}: must be positive")
     if not 0 < cfg.generation.top_p <= 1:

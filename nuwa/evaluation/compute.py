@@ -24,6 +24,7 @@ from nuwa.evaluation.journal import JOURNAL, Journal, JournalError, Row, read_ro
 from nuwa.evaluation.loggers import log_result, run_logger
 from nuwa.evaluation.module import TIMINGS, Evaluation, read_timings
 from nuwa.evaluation.result import costs, environment
+from nuwa.evaluation.speed import SpeedOptions, probe_speed
 from nuwa.evaluation.statistics import retention, share_intervals, standard_errors
 from nuwa.models import adapter_for
 from nuwa.models.loading import LoadedModel
@@ -64,6 +65,8 @@ def compute(cfg: DictConfig, folder: Path, parts: Parts, baseline: Path | None) 
             "job_seconds": time.perf_counter() - start,
             **(_peak_memory() if cfg.probe.memory else {}),
         }
+        if cfg.probe.speed:
+            outcome["speed"] = _speed(cfg, parts, loaded)
         outcome |= {"run_key": folder.name, "environment": environment(loaded.model)}
         log_result(logger, cfg, outcome, journal.rows, folder / PICTURES)
     return outcome
@@ -134,6 +137,14 @@ def _summarise(
         outcome |= {"baseline": baseline.name, "retention": retention(answered, unpruned, aggregate)}
     value_bytes = torch.finfo(loaded.model.dtype).bits // 8
     return outcome | costs(answered, parts.pruner, adapter_for(loaded.model).shape, value_bytes)
+
+
+def _speed(cfg: DictConfig, parts: Parts, loaded: LoadedModel) -> list[dict[str, Any]]:
+    """The speed probe, on the first samples; an unpruned job measures the unpruned model alone."""
+    pruner = None if is_baseline(cfg) else parts.pruner
+    probe = cfg.probe
+    options = SpeedOptions(list(probe.batch_sizes), probe.new_tokens, probe.warmup, probe.repeats)
+    return probe_speed(loaded, parts.benchmark, pruner, cfg.position.strategy, options)
 
 
 def _peak_memory() -> dict[str, float]:

@@ -31,7 +31,7 @@ def run_job(cfg: DictConfig) -> Path:
     folder.mkdir(exist_ok=True)
     with FileLock(folder / LOCK):  # parallel jobs share the unpruned run: the second waits, then finds it finished
         found = read_result(folder)
-        if cfg.resume and found is not None and found["status"] == "done":
+        if cfg.resume and found is not None and found["status"] == "done" and ("speed" in found or not cfg.probe.speed):
             log.info("%s: finished before, skipped", folder)
             return folder
         _record(cfg, folder)

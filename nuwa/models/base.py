@@ -54,6 +54,11 @@ class Adapter(ABC):
         return self.multimodal.language_model
 
     @property
+    def projector(self) -> nn.Module:
+        """What maps the tower's features to the LLM's width."""
+        return self.multimodal.multi_modal_projector
+
+    @property
     def layers(self) -> Sequence[nn.Module]:
         """Decoder layers."""
         return self.language_model.layers
