@@ -1,0 +1,212 @@
+"""The speed probe: how long a pruned model takes beside the unpruned one, part by part, in one process.
+
+Both run in turn on the same batch, after a warm-up; every number is the median over rounds with its quartiles, and
+every ratio is taken within a round. On a GPU the clock waits for the device at every mark.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nuwa.benchmarks.base import Benchmark, Sample
+from nuwa.models import adapter_for
+from nuwa.models.base import Adapter, remove_hooks
+from nuwa.models.loaded import LoadedModel
+from nuwa.pruners.base import Pruner
+from nuwa.pruning.budget import llm_flops
+from nuwa.pruning.session import PruningSession
+
+VANILLA, PRUNED = "vanilla", "pruned"
+RATIOS = ("encode_ms", "prefill_ms", "ttft_ms", "decode_ms_per_token")
+MEGABYTE = 2**20
+
+
+@dataclass(frozen=True)
+class SpeedOptions:
+    """How to measure: ``warmup`` rounds are thrown away, ``repeats`` count; ``new_tokens`` are decoded in each."""
+
+    batch_sizes: Sequence[int]
+    new_tokens: int
+    warmup: int
+    repeats: int
+
+
+@dataclass
+class Clock:
+    """Milliseconds on a device, added up by name."""
+
+    device: torch.device
+    spent: dict[str, float] = field(default_factory=dict)
+
+    def now(self) -> float:
+        """Milliseconds, once the device has done what it was given."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return 1000 * time.perf_counter()
+
+    def add(self, name: str, since: float) -> None:
+        """Add the time since a mark to ``name``."""
+        self.spent[name] = self.spent.get(name, 0.0) + self.now() - since
+
+    def timed(self, name: str, function: Callable) -> Callable:
+        """``function``, its time added to ``name``."""
+
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            start = self.now()
+            result = function(*args, **kwargs)
+            self.add(name, start)
+            return result
+
+        return wrapper
+
+
+def probe_speed(
+    loaded: LoadedModel, benchmark: Benchmark, pruner: Pruner | None, position: str, options: SpeedOptions
+) -> list[dict[str, Any]]:
+    """One entry per batch size: medians and quartiles of every part, vanilla and pruned, and their ratios.
+
+    ``pruner=None`` measures the unpruned model alone. A benchmark with fewer samples than a batch repeats them.
+    """
+    samples = [benchmark[index % len(benchmark)] for index in range(min(max(options.batch_sizes), len(benchmark)))]
+    batches = []
+    for size in options.batch_sizes:
+        inputs = loaded.encode([samples[index % len(samples)] for index in range(size)])
+        batches.append(_probe_batch(loaded.model, inputs, samples[:size], pruner, position, options))
+    return batches
+
+
+@torch.no_grad()
+def _probe_batch(
+    model: nn.Module,
+    inputs: dict[str, Tensor],
+    samples: Sequence[Sample],
+    pruner: Pruner | None,
+    position: str,
+    options: SpeedOptions,
+) -> dict[str, Any]:
+    adapter, device = adapter_for(model), inputs["input_ids"].device
+    names = [VANILLA] if pruner is None else [VANILLA, PRUNED]
+    rounds: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+    lengths: dict[str, list[int]] = {}
+    for repeat in range(options.warmup + options.repeats):
+        for name in names:
+            clock = Clock(device)
+            session = nullcontext() if name == VANILLA else PruningSession(model, _watched(pruner, clock), position)
+            measured, lengths[name] = _round(adapter, inputs, session, clock, options.new_tokens)
+            if repeat >= options.warmup:
+                rounds[name].append(measured)
+    entry: dict[str, Any] = {
+        "batch": len(inputs["input_ids"]),
+        "prompt_tokens": inputs["input_ids"].shape[1],
+        "new_tokens": options.new_tokens,
+        "warmup": options.warmup,
+        "repeats": options.repeats,
+        "variants": {name: _summary(rounds[name]) for name in names},
+    }
+    if pruner is not None:
+        entry |= _comparison(adapter, rounds, lengths)
+    return entry
+
+
+def _watched(pruner: Pruner, clock: Clock) -> Pruner:
+    """The same method, the time of its choices inside the LLM added to the clock."""
+    watched = copy.copy(pruner)
+    if watched.prunes_llm:
+        watched.prune_llm = clock.timed("llm_selection_ms", watched.prune_llm)
+    return watched
+
+
+def _round(
+    adapter: Adapter, inputs: dict[str, Tensor], session: AbstractContextManager, clock: Clock, new_tokens: int
+) -> tuple[dict[str, float], list[int]]:
+    """Encode the pictures, run the prompt, decode; what each took, and the tokens that each layer cached."""
+    model, cuda = adapter.model, clock.device.type == "cuda"
+    if cuda:
+        torch.cuda.reset_peak_memory_stats(clock.device)
+    with session:
+        encode = adapter.multimodal.get_image_features
+        known = inspect.signature(encode).parameters
+        pictures = {name: value for name, value in inputs.items() if name in known and name != "input_ids"}
+        rest = {name: value for name, value in inputs.items() if name != "pixel_values"}
+        handles = _time_projector(adapter.projector, clock)
+        start = clock.now()
+        encoded = encode(**pictures)
+        clock.add("encode_ms", start)
+        remove_hooks(handles)
+        middle = clock.now()
+        output = model(**rest, mm_encoder_outputs={"image": encoded}, use_cache=True, logits_to_keep=1)
+        clock.add("prefill_ms", middle)
+        clock.add("ttft_ms", start)
+        cache = output.past_key_values
+        lengths = [layer.keys.shape[2] for layer in cache.layers]
+        kv_bytes = sum(x.numel() * x.element_size() for layer in cache.layers for x in (layer.keys, layer.values))
+        _decode(model, inputs["attention_mask"], output, clock, new_tokens)
+    measured = clock.spent
+    decode = measured.pop("decode_ms")
+    measured["decode_ms_per_token"] = decode / new_tokens
+    measured["samples_per_second"] = 1000 * len(inputs["input_ids"]) / (measured["ttft_ms"] + decode)
+    measured["kv_mb"] = kv_bytes / MEGABYTE
+    if cuda:
+        measured["peak_memory_mb"] = torch.cuda.max_memory_allocated(clock.device) / MEGABYTE
+    return measured, lengths
+
+
+def _decode(model: nn.Module, mask: Tensor, output: Any, clock: Clock, new_tokens: int) -> None:
+    """Greedy steps on a filled cache."""
+    start = clock.now()
+    for _ in range(new_tokens):
+        mask = nn.functional.pad(mask, (0, 1), value=1)
+        token = output.logits[:, -1:].argmax(-1)
+        output = model(
+            input_ids=token,
+            attention_mask=mask,
+            past_key_values=output.past_key_values,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+    clock.add("decode_ms", start)
+
+
+def _time_projector(projector: nn.Module, clock: Clock) -> list[Any]:
+    """Hooks that add every call of the projector to the clock."""
+    marks: list[float] = []
+    return [
+        projector.register_forward_pre_hook(lambda *_: marks.append(clock.now())),
+        projector.register_forward_hook(lambda *_: clock.add("projector_ms", marks.pop())),
+    ]
+
+
+def _comparison(
+    adapter: Adapter, rounds: dict[str, list[dict[str, float]]], lengths: dict[str, list[int]]
+) -> dict[str, Any]:
+    """Speed-ups of the pruned run, and how much of what the prefill's FLOPs promise is reached."""
+    pairs = list(zip(rounds[VANILLA], rounds[PRUNED], strict=True))
+    speedup = {name: _quartiles([vanilla[name] / pruned[name] for vanilla, pruned in pairs]) for name in RATIOS}
+    extra = _quartiles([pruned["encode_ms"] - vanilla["encode_ms"] for vanilla, pruned in pairs])
+    promised = llm_flops(lengths[VANILLA], adapter.shape) / llm_flops(lengths[PRUNED], adapter.shape)
+    return {
+        "speedup": speedup,
+        "compression_ms": extra,
+        "theoretical_prefill_speedup": promised,
+        "reached": speedup["prefill_ms"]["median"] / promised,
+    }
+
+
+def _summary(measured: list[dict[str, float]]) -> dict[str, dict[str, float]]:
+    return {name: _quartiles([one[name] for one in measured]) for name in measured[0]}
+
+
+def _quartiles(values: list[float]) -> dict[str, float]:
+    """Median and quartiles; a single value is all three."""
+    low, median, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
+    return {"median": median, "q1": low, "q3": high}
