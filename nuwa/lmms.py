@@ -25,14 +25,17 @@ from nuwa.evaluation.check import check
 MANIFEST = ModelManifest("nuwa", simple_class_path="nuwa.lmms.NuwaModel")
 DEFAULT_TOKENS = 1024  # lmms-eval's own for LLaVA, where a task says nothing
 SAMPLING = ("temperature", "top_p")
+LIKE = "llava_1_5_7b"
 
 
-def compose(pretrained: str, pruner: str, budget: float | None, position: str, options: dict[str, Any]) -> DictConfig:
-    """The config of a launch.py job on a model of ``conf/model``, or on a checkpoint in LLaVA-1.5's form."""
+def compose(
+    pretrained: str, pruner: str, budget: float | None, position: str, options: dict[str, Any], like: str = LIKE
+) -> DictConfig:
+    """The config of a launch.py job on a model of ``conf/model``, or on a checkpoint of the form of ``like``."""
     here = Path(nuwa.__file__).parent
     conf = next(folder for folder in (here / "conf", here.parent / "conf") if folder.is_dir())
     known = (conf / "model" / f"{pretrained}.yaml").is_file()
-    model = [f"model={pretrained}"] if known else ["model=llava_1_5_7b", f"model.path={pretrained}"]
+    model = [f"model={pretrained}"] if known else [f"model={like}", f"model.path={pretrained}"]
     given = [f"pruner={pruner}", f"position.strategy={position}", f"budget.average={budget or 'null'}"]
     register()
     with hydra.initialize_config_dir(str(conf), version_base="1.3"):
@@ -43,7 +46,7 @@ class NuwaModel(lmms):
     """A model of ``conf/model`` under a pruning session.
 
     Args:
-        pretrained: a name in ``conf/model``, or a folder or hub id in LLaVA-1.5's form.
+        pretrained: a name in ``conf/model``, or a folder or hub id of the family and prompt of ``like``, such a name.
         pruner: a name in ``conf/pruner``; ``budget`` its mean visual tokens per LLM layer, ``position`` as in ``conf``.
         batch_size, device, max_batch_size: as lmms-eval passes them.
         options: fields of the pruner, e.g. ``d_thresh=280``.
@@ -58,10 +61,11 @@ class NuwaModel(lmms):
         batch_size: int | str = 1,
         device: str | None = None,
         max_batch_size: int | None = None,
+        like: str = LIKE,
         **options: Any,
     ) -> None:
         super().__init__()
-        parts = check(compose(pretrained, pruner, budget, position, options))
+        parts = check(compose(pretrained, pruner, budget, position, options, like))
         self.loaded = build(parts.model | ({"device": device} if device else {}))
         self.session = nuwa.prune(self.loaded.model, parts.pruner, position=position)
         self.batch_size = int(batch_size)

@@ -56,3 +56,5 @@ def test_settings_of_a_task(bridge):
     assert warm == {"max_new_tokens": 1024, "do_sample": True, "num_beams": 2, "temperature": 0.2}
     cfg = bridge.compose("some/checkpoint", "nuwa", 64, "perc", {"d_thresh": 18})
     assert (cfg.model.path, cfg.pruner.d_thresh, cfg.budget.average) == ("some/checkpoint", 18, 64)
+    cfg = bridge.compose("some/checkpoint", "nuwa", None, "perc", {}, like="qwen2_5_vl_7b")
+    assert (cfg.model.path, cfg.model.family) == ("some/checkpoint", "qwen2_5_vl")

@@ -25,7 +25,8 @@ import torch
 
 import nuwa
 from nuwa.models.prompts import IMAGE
-from nuwa.models.random_llava import LlavaShape, build_tokenizer, random_llava
+from nuwa.models.random_configs import Sizes
+from nuwa.models.random_vlm import build_tokenizer, random_vlm
 from nuwa.pruners.catalogue import method_names
 from nuwa.pruning import session
 from nuwa.pruning.budget import ModelShape, llm_flops
@@ -33,7 +34,7 @@ from nuwa.pruning.budget import ModelShape, llm_flops
 LLAVA_7B = ModelShape(
     layers=32, hidden=4096, intermediate=11008, kv_heads=32, head_dim=128, vision_hidden=1024, image_tokens=576
 )
-SHAPE = LlavaShape(
+SIZES = Sizes(
     hidden_size=512,
     intermediate_size=1376,
     layers=16,
@@ -75,12 +76,12 @@ class Watch:
 
 def build():
     """A model, and a prompt of one image between two runs of text."""
-    tokenizer = build_tokenizer(SHAPE.vocab_size)
-    model = random_llava(tokenizer, SHAPE)
+    tokenizer = build_tokenizer("llava", SIZES.vocab_size)
+    model = random_vlm("llava", tokenizer, SIZES)
     image = torch.full((1, model.config.image_seq_length), tokenizer.convert_tokens_to_ids(IMAGE))
     text = torch.randint(5, 200, (1, TEXT_BEFORE + TEXT_AFTER), generator=torch.Generator().manual_seed(0))
     ids = torch.cat([text[:, :TEXT_BEFORE], image, text[:, TEXT_BEFORE:]], 1)
-    pixels = torch.randn(1, 3, SHAPE.image_size, SHAPE.image_size, generator=torch.Generator().manual_seed(1))
+    pixels = torch.randn(1, 3, SIZES.image_size, SIZES.image_size, generator=torch.Generator().manual_seed(1))
     return model, {"input_ids": ids, "pixel_values": pixels, "logits_to_keep": 1}
 
 

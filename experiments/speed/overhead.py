@@ -19,21 +19,22 @@ import torch
 
 import nuwa
 from nuwa.models.prompts import IMAGE
-from nuwa.models.random_llava import LlavaShape, build_tokenizer, random_llava
+from nuwa.models.random_configs import Sizes
+from nuwa.models.random_vlm import build_tokenizer, random_vlm
 
-SHAPE = LlavaShape(hidden_size=512, intermediate_size=1376, layers=16, heads=8, vision_hidden_size=128)
+SIZES = Sizes(hidden_size=512, intermediate_size=1376, layers=16, heads=8, vision_hidden_size=128)
 TEXT_BEFORE, TEXT_AFTER = 35, 20
 
 
 def build():
     """A model, and a prompt of one image between two runs of text."""
-    tokenizer = build_tokenizer(SHAPE.vocab_size)
-    model = random_llava(tokenizer, SHAPE)
+    tokenizer = build_tokenizer("llava", SIZES.vocab_size)
+    model = random_vlm("llava", tokenizer, SIZES)
     image = tokenizer.convert_tokens_to_ids(IMAGE)
     visual = model.config.image_seq_length
     text = torch.randint(5, 200, (1, TEXT_BEFORE + TEXT_AFTER), generator=torch.Generator().manual_seed(0))
     ids = torch.cat([text[:, :TEXT_BEFORE], torch.full((1, visual), image), text[:, TEXT_BEFORE:]], 1)
-    pixels = torch.randn(1, 3, SHAPE.image_size, SHAPE.image_size, generator=torch.Generator().manual_seed(1))
+    pixels = torch.randn(1, 3, SIZES.image_size, SIZES.image_size, generator=torch.Generator().manual_seed(1))
     return model, ids, pixels
 
 
@@ -43,7 +44,7 @@ Variant = tuple[AbstractContextManager, Callable[[], None]]
 def variants(model, ids: torch.Tensor, pixels: torch.Tensor) -> dict[str, Variant]:
     """What to be inside of, and a forward (prefill and one decode step); they differ in one thing each."""
     plain = model.model.get_image_features(pixel_values=pixels)
-    kept = torch.randn(1, TEXT_BEFORE + TEXT_AFTER + 64, SHAPE.hidden_size)
+    kept = torch.randn(1, TEXT_BEFORE + TEXT_AFTER + 64, SIZES.hidden_size)
 
     def forward(**inputs) -> Callable[[], None]:
         def run() -> None:

@@ -21,7 +21,8 @@ from nuwa.models import adapter_for
 from nuwa.models.checkpoint import ModelError
 from nuwa.models.families import PictureOptions, square
 from nuwa.models.loading import load_model
-from nuwa.models.random_llava import LlavaShape, build_tokenizer, load_random_llava, random_llava
+from nuwa.models.random_configs import Sizes
+from nuwa.models.random_vlm import build_tokenizer, load_random, random_vlm
 
 ROOT = Path(__file__).parents[2]
 REAL = ROOT.parent / "shared/data/real"
@@ -39,7 +40,7 @@ def offline(monkeypatch):
 
 @pytest.fixture(scope="module")
 def small():
-    return load_random_llava(PROMPT, **SMALL)
+    return load_random(PROMPT, **SMALL)
 
 
 @pytest.fixture(scope="module")
@@ -179,9 +180,9 @@ def test_random_llava_has_llavas_shapes_and_needs_no_checkpoint():
 
 
 def test_random_weights_follow_the_seed_and_leave_torchs_own_alone():
-    tokenizer, shape = build_tokenizer(SMALL["vocab_size"]), LlavaShape(**SMALL)
+    tokenizer, sizes = build_tokenizer("llava", SMALL["vocab_size"]), Sizes(**SMALL)
     state = torch.get_rng_state()
-    first, second, other = (random_llava(tokenizer, shape, seed=seed).lm_head.weight for seed in (0, 0, 1))
+    first, second, other = (random_vlm("llava", tokenizer, sizes, seed=seed).lm_head.weight for seed in (0, 0, 1))
     assert torch.equal(first, second) and not torch.equal(first, other)
     assert torch.equal(torch.get_rng_state(), state)
 
@@ -193,7 +194,7 @@ def test_random_weights_follow_the_seed_and_leave_torchs_own_alone():
 )  # fmt: skip
 def test_impossible_sizes_are_named(change, key):
     with pytest.raises(ModelError, match=rf"model\.{key}"):
-        load_random_llava(PROMPT, **SMALL | change)
+        load_random(PROMPT, **SMALL | change)
 
 
 # pictures

@@ -6,7 +6,7 @@ from transformers import LlavaProcessor, pipeline
 
 import nuwa
 from nuwa.benchmarks.base import Sample
-from nuwa.models.random_llava import load_random_llava
+from nuwa.models.random_vlm import load_random
 
 QUESTIONS = ("Is there a dog?", "What color is the car on the left?")
 
@@ -14,7 +14,7 @@ QUESTIONS = ("Is there a dog?", "What color is the car on the left?")
 @pytest.fixture(scope="module")
 def loaded():
     """A toy LLaVA-1.5 with an 8 x 8 grid."""
-    return load_random_llava(
+    return load_random(
         "USER: {images}{text} ASSISTANT:",
         layers=4,
         hidden_size=32,

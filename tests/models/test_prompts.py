@@ -3,10 +3,13 @@
 import json
 from pathlib import Path
 
+import hydra
 import pytest
 from omegaconf import OmegaConf
 
-from nuwa.models.prompts import PromptError, PromptFormat, expand_images
+from nuwa.config import register
+from nuwa.models.prompts import IMAGE, PromptError, PromptFormat, expand_images
+from nuwa.tiny.vocabulary import LLAVA, QWEN
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = json.loads((ROOT / "tests/golden/scoring/llava_prompts.json").read_text(encoding="utf-8"))["samples"]
@@ -14,19 +17,21 @@ SYSTEM = (
     "A chat between a curious {who} and an artificial intelligence assistant. "
     "The assistant gives helpful, detailed, and polite answers to the {who}'s questions. "
 )
-FORMATS = {
-    "llava_v1": PromptFormat(SYSTEM.replace("{who}", "human") + "USER: {images}{text} ASSISTANT:"),
-    "mistral_instruct": PromptFormat("[INST] {images}{text} [/INST]"),
-}
+LLAVA_V1 = PromptFormat(SYSTEM.replace("{who}", "human") + "USER: {images}{text} ASSISTANT:")
+
+
+QWEN_ROWS = json.loads((ROOT / "tests/golden/scoring/nuwa_qwen_refcoco.json").read_text(encoding="utf-8"))["samples"]
 
 
 def configured(name: str) -> PromptFormat:
     """The prompt format of a file in conf/model."""
-    config = OmegaConf.load(ROOT / f"conf/model/{name}.yaml")
-    return PromptFormat(config.prompt, config.image_joiner, config.image_end)
+    register()
+    with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = hydra.compose("config", [f"model={name}"]).model
+    return PromptFormat(config.prompt, config.image_joiner, config.image_end, config.get("image", IMAGE))
 
 
-@pytest.mark.parametrize("name", ["llava_1_5_7b", "llava_1_5_random"])
+@pytest.mark.parametrize("name", ["llava_1_5_7b", "llava_1_5_random", "llava_next_7b", "llava_next_random"])
 def test_configured_vicuna_prompt_is_llavas(name):
     prompt = configured(name)
     for sample in GOLDEN:
@@ -34,17 +39,37 @@ def test_configured_vicuna_prompt_is_llavas(name):
         assert prompt.render(sample["context"], 0) == sample["plain_no_image"]
 
 
-@pytest.mark.parametrize("name", list(FORMATS))
-def test_other_formats_are_llavas(name):
+def test_configured_mistral_prompt_is_llavas():
+    prompt = configured("llava_next_mistral_7b")
     for sample in GOLDEN:
-        assert FORMATS[name].render(sample["context"], sample["n_images"]) == sample[name]
+        assert prompt.render(sample["context"], sample["n_images"]) == sample["mistral_instruct"]
 
 
-def test_tiny_prompt_is_the_one_it_was_trained_with():
-    from nuwa.tiny.vocabulary import prompt_text
+def test_the_prompt_of_the_authors_next_runs_is_llavas():
+    for sample in GOLDEN:
+        assert LLAVA_V1.render(sample["context"], sample["n_images"]) == sample["llava_v1"]
 
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl_3b", "qwen2_5_vl_7b", "qwen2_5_vl_random"])
+def test_configured_qwen_prompt_is_its_chat_template(name):
+    picture = "<|vision_start|><|image_pad|><|vision_end|>"
+    assert configured(name).render("why?", 2) == (
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
+        f"{picture}{picture}why?<|im_end|>\n<|im_start|>assistant\n"
+    )
+
+
+def test_qwen_is_asked_for_boxes_as_the_authors_do():
+    config = OmegaConf.load(ROOT / "conf/model/qwen2_5_vl_7b.yaml")
+    captions = {row["doc"]["normal_caption"]: row["prompt"] for row in QWEN_ROWS}
+    plain = [caption for caption in captions if caption.split()[0].lower() not in ("a", "an", "the")]
+    assert plain and all(config.box_prompt.replace("{expression}", one) == captions[one] for one in plain)
+
+
+@pytest.mark.parametrize(("name", "words"), [("tiny_llava", LLAVA), ("tiny_qwen", QWEN)])
+def test_tiny_prompts_are_those_they_were_trained_with(name, words):
     question = "is there a red circle ?"
-    assert configured("tiny_llava").render(question, 1) == prompt_text(question)
+    assert configured(name).render(question, 1) == words.prompt(question)
 
 
 def test_braces_in_a_question_are_left_alone():

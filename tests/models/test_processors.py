@@ -1,0 +1,193 @@
+"""Pictures of every family: the right number of placeholders, the same inputs as Hugging Face's own processors."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from PIL import Image
+from transformers import AutoConfig, LlavaNextProcessor, Qwen2VLImageProcessorPil
+
+from nuwa.benchmarks.base import Sample
+from nuwa.models.boxes import to_unit_boxes
+from nuwa.models.checkpoint import ModelError
+from nuwa.models.families import PictureOptions, native
+from nuwa.models.loading import load_model
+from nuwa.models.processors import recompress, restore
+from nuwa.models.random_vlm import load_random
+
+ROOT = Path(__file__).parents[2]
+GOLDEN = ROOT / "tests/golden/scoring/nuwa_qwen_refcoco.json"
+TOY = {
+    "layers": 1, "hidden_size": 64, "intermediate_size": 32, "heads": 4, "kv_heads": 2, "vocab_size": 400,
+    "vision_layers": 2, "vision_hidden_size": 16, "vision_intermediate_size": 16, "vision_heads": 2}  # fmt: skip
+SIZES = [(80, 60), (60, 80), (64, 64), (200, 40), (40, 200), (31, 57), (300, 101), (15, 14), (1, 1)]
+FAMILIES = ("llava_next", "llava_onevision", "qwen2_5_vl")
+
+
+def configured(name: str, **changes):
+    """A model of conf/model with other values."""
+    file = ROOT / f"conf/model/{name}.yaml"
+    config = OmegaConf.load(file)
+    for parent in config.pop("defaults", []):
+        if parent != "_self_":
+            config = OmegaConf.merge(OmegaConf.load(file.with_name(f"{parent}.yaml")), config)
+    return instantiate(OmegaConf.merge(config, changes))
+
+
+@pytest.fixture(scope="module")
+def models():
+    """A toy model of each family."""
+    small = {"llava_next": {"image_size": 56}, "llava_onevision": {"image_size": 58}, "qwen2_5_vl": {}}
+    return {family: configured(f"{family}_random", **TOY | small[family]) for family in FAMILIES}
+
+
+def picture(width=80, height=60, seed=0):
+    coarse = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def sample(text, *images, **more):
+    return Sample("a", "vg", images, text, None, **more)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_placeholders_are_as_many_as_the_models_features(models, family):
+    loaded = models[family]
+    images = [picture(*size) for size in SIZES]
+    inputs = loaded.pictures.encode(images)
+    with torch.no_grad():
+        features = loaded.model.model.get_image_features(**inputs).pooler_output
+    assert [loaded.pictures.tokens(image) for image in images] == [len(image) for image in features]
+
+
+def test_a_tower_of_many_tiles_shrinks_its_grid(models):
+    pictures = models["llava_onevision"].pictures
+    assert pictures.stitched(picture(320, 320)) == (12, 12)  # 6 x 6 tiles of 4 x 4 tokens, but nine at most
+    assert pictures.stitched(picture(58, 58)) == (4, 4)
+
+
+def test_tiles_agree_with_hugging_faces_processor(models):
+    loaded = models["llava_next"]
+    processor = LlavaNextProcessor(loaded.pictures.pil, loaded.tokenizer, 14, "default", num_additional_image_tokens=1)
+    rows = [sample("one", picture()), sample("two, longer", picture(31, 57), picture(200, 40))]
+    prompts = [loaded.tokenizer.bos_token + loaded.prompt.render(row.text, len(row.images)) for row in rows]
+    images = [list(row.images) for row in rows]
+    expected = processor(text=prompts, images=images, return_tensors="pt", padding=True, add_special_tokens=False)
+    batch = loaded.encode(rows)
+    assert set(batch) == {"input_ids", "attention_mask", "pixel_values", "image_sizes"}
+    assert all(torch.equal(batch[key], expected[key]) for key in batch)
+
+
+def test_qwens_prompt_is_its_chat_template_with_wrapped_placeholders(models):
+    loaded = models["qwen2_5_vl"]
+    rows = [sample("one", picture()), sample("<image> or <image>?", picture(31, 57), picture(200, 40)), sample("none")]
+    batch = loaded.encode(rows)
+    assert batch["image_grid_thw"].tolist() == [[1, 4, 6], [1, 6, 4], [1, 2, 14]]
+    wrapped = ["<|vision_start|>" + count * "<|image_pad|>" + "<|vision_end|>" for count in (6, 6, 7)]
+    turns = [wrapped[0] + "one", f"{wrapped[1]} or {wrapped[2]}?", "none"]
+    placeholder = loaded.tokenizer.convert_tokens_to_ids("<|image_pad|>")
+    for turn, ids, mask, kind in zip(
+        turns, batch["input_ids"], batch["attention_mask"], batch["mm_token_type_ids"], strict=True
+    ):
+        text = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
+        assert loaded.tokenizer.decode(ids[mask == 1]) == f"{text}{turn}<|im_end|>\n<|im_start|>assistant\n"
+        assert torch.equal(kind == 1, ids == placeholder) and not bool(mask[: -int(mask.sum())].any())
+    positions, _ = loaded.model.model.get_rope_index(**{k: v for k, v in batch.items() if k != "pixel_values"})
+    assert not torch.equal(positions[1], positions[2])
+
+
+def test_only_pictures_make_image_inputs(models):
+    for loaded in models.values():
+        assert set(loaded.encode([sample("none")])) == {"input_ids", "attention_mask"}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_saved_folder_of_every_family_loads(models, family, tmp_path):
+    small = models[family]
+    for part in (small.model, small.tokenizer, small.pictures.pil):
+        part.save_pretrained(tmp_path)
+    prompt = small.prompt
+    loaded = load_model(
+        str(tmp_path), prompt.template, family, image=prompt.image, image_joiner=prompt.image_joiner,
+        image_end=prompt.image_end, box_frame=small.box_frame, device="cpu",
+    )  # fmt: skip
+    row = [sample("what?", picture(90, 44))]
+    expected, batch = small.encode(row), loaded.encode(row)
+    assert expected.keys() == batch.keys() and all(torch.equal(batch[key], expected[key]) for key in expected)
+    with torch.no_grad():
+        assert torch.equal(loaded.model(**batch).logits, small.model(**expected).logits)
+
+
+# Qwen2.5-VL's sizes, boxes and JPEGs
+
+
+def test_resized_pictures_are_qwens(models):
+    pictures = models["qwen2_5_vl"].pictures
+    authors = native({}, models["qwen2_5_vl"].model.config, PictureOptions(min_pixels=784, max_pixels=784 * 1280))
+    for case in json.loads(GOLDEN.read_text(encoding="utf-8"))["smart_resize"]:
+        blank = Image.new("1", (case["width"], case["height"]))
+        assert list(authors.resized(blank)) == case["resized_w_h"]
+    for size in SIZES:
+        image = picture(*size)
+        width, height = pictures.resized(image)
+        _, high, wide = pictures.encode([image])["image_grid_thw"][0].tolist()
+        assert (wide * 14, high * 14) == (width, height) == pictures.seen(image).size
+
+
+def test_area_limits_come_from_the_config_or_the_folder(tmp_path):
+    vision = {"patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2}
+    config = AutoConfig.for_model("qwen2_5_vl", vision_config=vision)
+    Qwen2VLImageProcessorPil(min_pixels=28 * 28 * 4, max_pixels=28 * 28 * 16).save_pretrained(tmp_path)
+    plain = native(tmp_path, config, PictureOptions())
+    assert (plain.tokens(picture(1, 1)), plain.tokens(picture(999, 999))) == (4, 16)
+    chosen = native(tmp_path, config, PictureOptions(min_pixels=28 * 28 * 9, max_pixels=28 * 28 * 25))
+    assert (chosen.tokens(picture(1, 1)), chosen.tokens(picture(999, 999))) == (9, 25)
+    assert chosen.encode([picture(999, 999)])["image_grid_thw"].tolist() == [[1, 10, 10]]
+    with pytest.raises(ModelError, match=r"model\.min_pixels=50176 .* at most model\.max_pixels=12544"):
+        native(tmp_path, config, PictureOptions(min_pixels=28 * 28 * 64))
+    with pytest.raises(ModelError, match=r"model\.jpeg_quality=101"):
+        native(tmp_path, config, PictureOptions(jpeg_quality=101))
+
+
+def test_jpeg_changes_pixels_as_pils_own_does(models):
+    loaded, image = models["qwen2_5_vl"], picture(84, 56)
+    rough = load_random(loaded.prompt.template, "qwen2_5_vl", image=loaded.prompt.image, jpeg_quality=75, **TOY)
+    expected = loaded.pictures.encode([recompress(image, 75)])["pixel_values"]
+    assert torch.equal(rough.pictures.encode([image])["pixel_values"], expected)
+    assert not torch.equal(loaded.pictures.encode([image])["pixel_values"], expected)
+
+
+def test_pixels_come_back():
+    mean, std = (0.5, 0.5, 1.0), (0.2, 0.2, 0.2)
+    assert restore(torch.zeros(3, 4, 4), mean, std).getpixel((0, 0)) == (128, 128, 255)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('```json\n[{"bbox_2d": [20, 10, 100, 50], "label": "cup"}]\n```',
+         '```json\n[{"bbox_2d": [0.10000,0.10000,0.50000,0.50000], "label": "cup"}]\n```'),
+        ("[0,0,200,100] and [ 1 , 1 , 2 , 2 ]",
+         "[0.00000,0.00000,1.00000,1.00000] and [0.00500,0.01000,0.01000,0.02000]"),
+        ("[-20, 0, 400, 100]", "[-0.10000,0.00000,2.00000,1.00000]"),
+        ("[0.1, 0.2, 0.3, 0.4]", "[0.1, 0.2, 0.3, 0.4]"),
+        ("[1, 2, 3] or [1, 2, 3, 4, 5] or nothing", "[1, 2, 3] or [1, 2, 3, 4, 5] or nothing"),
+    ],
+)  # fmt: skip
+def test_pixel_boxes_become_fractions(text, expected):
+    assert to_unit_boxes(text, (200, 100)) == expected
+
+
+def test_a_box_prompt_replaces_the_benchmarks_words_where_there_is_an_expression(models):
+    loaded = configured("qwen2_5_vl_random", **TOY, box_prompt="Locate {expression}, please.")
+    asked = [sample("Where is it?", expression="the {red} cup"), sample("Where is it?")]
+    assert [loaded.question(one) for one in asked] == ["Locate the {red} cup, please.", "Where is it?"]
+    assert "Locate the {red} cup, please." in loaded.tokenizer.decode(loaded.encode(asked)["input_ids"][0])
+    assert models["qwen2_5_vl"].question(asked[0]) == "Where is it?"
+    wide = picture(62, 56)  # resized to 56 x 56
+    assert loaded.in_unit_frame("[28, 14, 56, 56]", wide) == "[0.50000,0.25000,1.00000,1.00000]"
+    assert models["llava_next"].in_unit_frame("[28, 14, 56, 56]", wide) == "[28, 14, 56, 56]"
