@@ -96,7 +96,8 @@ def check_outputs(cfg: DictConfig) -> Path:
 def _check_numbers(cfg: DictConfig) -> None:
     for key, least in (
         ("limit", 1), ("trainer.batch_size", 1), ("trainer.num_workers", 0), ("generation.num_beams", 1),
-        ("generation.max_new_tokens", 1), ("callbacks.pictures", 0), ("probe.new_tokens", 1), ("probe.warmup", 0), ("probe.repeats", 1), ("logger.table_rows", 0), ("seed", 0),
+        ("generation.max_new_tokens", 1), ("callbacks.pictures", 0), ("logger.table_rows", 0), ("seed", 0),
+        ("probe.new_tokens", 1), ("probe.warmup", 0), ("probe.repeats", 1),
     ):  # fmt: skip
         value = OmegaConf.select(cfg, key)
         if value is not None and value < least:
