@@ -75,3 +75,10 @@ def test_end_is_an_index_error():
 def test_impossible_options_are_named(options, key):
     with pytest.raises(BenchmarkError, match=rf"dataset\.{key}"):
         Scenes(**options)
+
+
+def test_enlarged_pictures_show_the_same_scene():
+    plain, large = (Scenes(1, picture_side=side)[0] for side in (96, 288))
+    assert large.images[0].size == (288, 288)
+    assert large.images[0].reduce(3).tobytes() == plain.images[0].tobytes()
+    assert large.target == plain.target
