@@ -30,8 +30,8 @@ from nuwa.tiny.losses import (
 from nuwa.tiny.packed import packed_forward
 from nuwa.tiny.recipe import Recipe, Stage, stage_at
 
-HIDDEN, TOWER = ("layers", "projector", "blocks", "merger"), ("vision_tower", "visual")
-"""Parts of the names of hidden matrices and of the tower's weights."""
+HIDDEN, TOWER = ("layers", "projector", "blocks", "merger"), ("vision_tower", "visual.blocks", "visual.patch")
+"""Parts of the names of hidden matrices and of the tower's weights, what projects its features not among them."""
 
 
 class Training(lightning.LightningModule):
