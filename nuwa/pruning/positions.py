@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-STRATEGIES = ("perc", "pesp", "rpme")
+STRATEGIES = ("perc", "pesp", "rpme", "rpme_1d")
 
 
 def remap(
@@ -36,6 +36,8 @@ def remap(
         return pesp(kept, valid), next_id
     if strategy == "rpme":
         return rpme(kept, image, valid, spans), next_id
+    if strategy == "rpme_1d":
+        return rpme_1d(kept, image, valid, spans), next_id
     raise ValueError(f"position.strategy must be one of {', '.join(STRATEGIES)}, not {strategy!r}")
 
 
@@ -63,10 +65,38 @@ def rpme(kept: Tensor, image: Tensor, valid: Tensor, spans: Tensor) -> Tensor:
     for ordinal in range(spans.shape[-1]):
         mine = (valid & (image == ordinal)).expand_as(kept)
         start, end = (side[..., ordinal, None] for side in spans)
-        first = kept.masked_fill(~mine, torch.iinfo(kept.dtype).max).amin(-1, keepdim=True)
-        last = kept.masked_fill(~mine, torch.iinfo(kept.dtype).min).amax(-1, keepdim=True)
-        # Where nothing of this image is left (or only s), the quotient is not used: keep it finite.
-        reach = torch.where(mine.any(-1, keepdim=True), last - start, 1).clamp(min=1)
-        offset = torch.div((kept - start) * (end - start) + reach - 1, reach, rounding_mode="floor")
-        ids = torch.where(mine, torch.where(kept == first, start, start + offset), ids)
+        ids = torch.where(mine, start + stretch(kept - start, mine, end - start), ids)
     return ids
+
+
+def rpme_1d(kept: Tensor, image: Tensor, valid: Tensor, spans: Tensor) -> Tensor:
+    """Stretch the raster numbers of each image's survivors over all its cells; each takes the ids of its new cell.
+
+    The paper's one-axis formula under M-RoPE: survivors move on along the image's rows, so that rows and columns stay
+    those of real cells, but a token may change both. The same as `rpme` where ids have one axis. Ids of an image must
+    fill their spans, which they do for pictures.
+    """
+    ids = pesp(kept, valid)
+    for ordinal in range(spans.shape[-1]):
+        mine = valid & (image == ordinal)
+        start, end = (side[..., ordinal, None] for side in spans)
+        sizes = (end - start + 1).clamp(min=1)
+        number = torch.zeros_like(kept[0])
+        for axis, size in zip(kept - start, sizes, strict=True):
+            number = number * size + axis
+        number = stretch(number, mine, sizes.prod(0) - 1)
+        for axis in reversed(range(len(kept))):
+            ids[axis] = torch.where(mine, start[axis] + number % sizes[axis], ids[axis])
+            number = number // sizes[axis]
+    return ids
+
+
+def stretch(offset: Tensor, mine: Tensor, reach: Tensor) -> Tensor:
+    """Move the ``mine`` (..., L) of the offsets (..., L) apart, the first to 0 and the last to ``reach`` (..., 1).
+
+    Rounded up, in exact integer arithmetic; what is not ``mine`` gets any value.
+    """
+    first = offset.masked_fill(~mine, torch.iinfo(offset.dtype).max).amin(-1, keepdim=True)
+    last = offset.masked_fill(~mine, 0).amax(-1, keepdim=True).clamp(min=1)
+    spread = torch.div(offset * reach + last - 1, last, rounding_mode="floor")
+    return torch.where(offset == first, 0, spread)

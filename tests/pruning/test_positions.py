@@ -32,6 +32,7 @@ SPANS, NEXT = spans((2, 10), (12, 20)), torch.tensor([[22]])
         ("pesp", KEPT, 22),
         # First image: 3 -> 2, 6 -> 2 + ceil(4 * 8 / 6) = 8, 8 -> 10; second: its only token -> 12.
         ("rpme", [0, 1, 2, 8, 10, 11, 12, 21], 22),
+        ("rpme_1d", [0, 1, 2, 8, 10, 11, 12, 21], 22),
     ],
 )
 @pytest.mark.parametrize("padding", [0, 3])
@@ -118,7 +119,27 @@ def test_mrope_rpme_stretches_each_axis():
     assert next_id.tolist() == [[7]] * 3
 
 
+def test_mrope_rpme_1d_moves_tokens_along_the_rows():
+    new, next_id = remap("rpme_1d", *mrope_row())
+    # Cells 5, 6, 9, 8 of 12: 5 is the first, 6 -> ceil(6 * 11 / 9) = 8, 9 -> 11, 8 -> ceil(8 * 11 / 9) = 10.
+    cells = [(2 + cell // 4, 2 + cell % 4) for cell in (0, 8, 11, 10)]
+    frames, heights, widths = new[:, 0].tolist()
+    assert frames == [0, 1, 2, 2, 2, 2, 6]
+    assert list(zip(heights, widths, strict=True)) == [(0, 0), (1, 1), *cells, (6, 6)]
+    assert next_id.tolist() == [[7]] * 3
+
+
+def test_mrope_keep_all_changes_nothing():
+    rows, columns = torch.meshgrid(torch.arange(3), torch.arange(4), indexing="ij")
+    places = torch.stack([torch.zeros_like(rows), rows, columns]).flatten(1) + 2
+    kept = torch.cat([torch.arange(2).expand(3, 2), places, torch.full((3, 1), 6)], 1)[:, None]
+    image = torch.tensor([[-1, -1, *[0] * 12, -1]])
+    _, _, _, ends, next_id = mrope_row()
+    for strategy in ("pesp", "rpme", "rpme_1d"):
+        assert torch.equal(remap(strategy, kept, image, image > -2, ends, next_id)[0], kept)
+
+
 def test_unknown_strategy_names_the_key():
     ids, image, valid = row([0], [-1])
-    with pytest.raises(ValueError, match=r"position\.strategy must be one of perc, pesp, rpme, not 'native'"):
+    with pytest.raises(ValueError, match=r"position\.strategy must be one of perc, pesp, rpme, rpme_1d, not 'native'"):
         remap("native", ids, image, valid, spans((0, 0)), torch.tensor([[1]]))
