@@ -29,7 +29,25 @@ def random_llava(attention: str = "sdpa", dtype: torch.dtype = torch.float32, la
         patch_size=4,
         projection_dim=16,
     )
-    text = LlamaConfig(
+    config = LlavaConfig(
+        vision_config=vision,
+        text_config=small_text(layers=layers),
+        image_token_id=IMAGE,
+        image_token_index=IMAGE,
+        vision_feature_layer=-2,
+        vision_feature_select_strategy="default",
+        image_seq_length=SIDE * SIDE,
+    )
+    config._attn_implementation = attention
+    model = boosted(LlavaForConditionalGeneration(config), boost)
+    with torch.no_grad():
+        model.model.vision_tower.embeddings.class_embedding.normal_()
+    return model.eval().to(dtype)
+
+
+def small_text(kind: type = LlamaConfig, layers: int = 6, **options):
+    """A small text model of Llama's shape."""
+    return kind(
         vocab_size=VOCABULARY,
         hidden_size=48,
         intermediate_size=96,
@@ -41,33 +59,26 @@ def random_llava(attention: str = "sdpa", dtype: torch.dtype = torch.float32, la
         pad_token_id=0,
         bos_token_id=1,
         eos_token_id=2,
+        **options,
     )
-    config = LlavaConfig(
-        vision_config=vision,
-        text_config=text,
-        image_token_id=IMAGE,
-        image_token_index=IMAGE,
-        vision_feature_layer=-2,
-        vision_feature_select_strategy="default",
-        image_seq_length=SIDE * SIDE,
-    )
-    config._attn_implementation = attention
-    model = LlavaForConditionalGeneration(config)
+
+
+def boosted(model, boost: float):
+    """Scale the weights of tower, projector and layers, so that attention is not flat."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.dim() == 2 and ("language_model.layers" in name or "projector" in name or "encoder" in name):
                 parameter.mul_(boost)
-        model.model.vision_tower.embeddings.class_embedding.normal_()
     # random models may generate any token: let them run to the length asked for
     model.generation_config.eos_token_id = None
-    return model.eval().to(dtype)
+    return model
 
 
-def pixels(images: int, seed: int = 0) -> Tensor:
-    """(images, 3, 32, 32) random images with some structure."""
+def pixels(images: int, seed: int = 0, side: int = SIDE * 4) -> Tensor:
+    """(images, 3, side, side) random images with some structure."""
     generator = torch.Generator().manual_seed(seed)
-    coarse = torch.randn(images, 3, 8, 8, generator=generator)
-    fine = torch.randn(images, 3, SIDE * 4, SIDE * 4, generator=generator)
+    coarse = torch.randn(images, 3, side // 4, side // 4, generator=generator)
+    fine = torch.randn(images, 3, side, side, generator=generator)
     return torch.nn.functional.interpolate(coarse, scale_factor=4) + 0.3 * fine
 
 
@@ -123,7 +134,7 @@ class Fixed(Pruner):
 
     def prune_llm(self, context: LLMContext, keep: Tensor) -> Tensor:
         stage = self.layers.index(context.layer) + 2
-        allowed = torch.tensor(kept_tokens(SIDE * SIDE, self.stride, stage))
+        allowed = torch.tensor([t for t in range(int(context.token.max()) + 1) if survives(t, self.stride, stage)])
         return context.text | torch.isin(context.token, allowed) & (context.image >= 0)
 
 
@@ -157,20 +168,14 @@ class Merging(Pruner):
         return LLMDecision(kept, hidden, order)
 
 
-def merging_stage(hidden: Tensor, entries: list[tuple[int, int, int]]) -> tuple[list[int], dict[int, Tensor]]:
-    """What `Merging` does, for `plain_decode`."""
-    kept, new = [], {}
-    for image in {entry[1] for entry in entries} - {-1}:
-        mine = [i for i, entry in enumerate(entries) if entry[1] == image]
-        new[mine[1]] = torch.stack([hidden[i] for i in mine[1::2]]).mean(0)
-        kept.append((mine[0], [*mine[::2], mine[1]]))
-    text = [(i, [i]) for i, entry in enumerate(entries) if entry[1] < 0]
-    return [i for _, part in sorted(kept + text) for i in part], new
-
-
 def kept_tokens(n_tokens: int, stride: int, stage: int) -> list[int]:
     """Tokens that `Fixed` keeps up to a stage (1 = before the LLM)."""
-    return [t for t in range(n_tokens) if t % stride == 0 and all((t // stride) % (k + 2) for k in range(stage - 1))]
+    return [t for t in range(n_tokens) if t % stride == 0 and survives(t, stride, stage)]
+
+
+def survives(token: int, stride: int, stage: int) -> bool:
+    """Whether `Fixed` keeps a token that entered the LLM up to a stage."""
+    return all((token // stride) % (k + 2) for k in range(stage - 1))
 
 
 Choose = Callable[[Tensor, list[tuple[int, int, int]]], list[int]]
@@ -180,7 +185,7 @@ Choose = Callable[[Tensor, list[tuple[int, int, int]]], list[int]]
 def plain_decode(
     model,
     ids: list[int],
-    images: Tensor,
+    images: dict[str, Tensor],
     keep: list[list[int]],
     stages: dict[int, Choose],
     strategy: str,
@@ -190,6 +195,7 @@ def plain_decode(
     """Greedy decoding of one prompt without hooks, masks or cache: the slow, obvious reference.
 
     Args:
+        images: arguments of ``get_image_features``.
         keep: kept tokens of each image before the LLM, in order.
         stages: layer -> function of (hidden (L, D), entries) giving the sequence indices to keep, in order, or these
             and a dict of new states by index; called at the prefill only, decisions are kept for later steps. An entry
@@ -201,7 +207,8 @@ def plain_decode(
     """
     lm = model.model.language_model
     if features is None:
-        features = model.model.get_image_features(pixel_values=images).pooler_output if len(images) else []
+        features = model.model.get_image_features(**images).pooler_output if images else []
+    sizes = [len(image) for image in features]
     entries, vectors = _lay_out(model, ids, features, keep)
     decided: dict[int, tuple[list[int], dict[int, Tensor]]] = {}
     generated: list[int] = []
@@ -222,7 +229,7 @@ def plain_decode(
                 stay = [at[place] for place in places] + [i for i, e in enumerate(alive) if e[0] >= len(ids)]
                 hidden, alive = hidden[stay], [alive[i] for i in stay]
                 hidden = torch.stack([new.get(e[0], x) for e, x in zip(alive, hidden, strict=True)])
-            position = positions_of(strategy, alive, ids, len(ids))
+            position = positions_of(strategy, alive, sizes)
             hidden = _plain_layer(lm, layer, hidden, torch.tensor(position))
         logits.append(model.lm_head(lm.norm(hidden[-1])))
         generated.append(int(logits[-1].argmax()))
@@ -240,7 +247,7 @@ def _lay_out(model, ids, features, keep):
             for token in keep[image]:
                 entries.append((i + token, image, token))
                 vectors.append(features[image][token])
-            i += SIDE * SIDE
+            i += len(features[image])
         else:
             entries.append((i, -1, -1))
             vectors.append(embed(torch.tensor(ids[i])))
@@ -248,8 +255,8 @@ def _lay_out(model, ids, features, keep):
     return entries, torch.stack(vectors)
 
 
-def positions_of(strategy: str, entries: list[tuple[int, int, int]], ids: list[int], prompt_length: int) -> list[int]:
-    """Position ids by the definitions, one token at a time; generated tokens follow on."""
+def positions_of(strategy: str, entries: list[tuple[int, int, int]], sizes: list[int]) -> list[int]:
+    """Position ids by the definitions, one token at a time; generated tokens follow on. ``sizes``: tokens per image."""
     if strategy == "perc":
         return list(range(len(entries)))
     out = []
@@ -257,7 +264,7 @@ def positions_of(strategy: str, entries: list[tuple[int, int, int]], ids: list[i
         if image < 0 or strategy == "pesp":
             out.append(place)
             continue
-        start, n = place - token, SIDE * SIDE
+        start, n = place - token, sizes[image]
         last = max(t for _, other, t in entries if other == image)
         stretched = start if last == 0 else math.ceil(token * (n - 1) / last) + start
         first = min(t for _, other, t in entries if other == image)

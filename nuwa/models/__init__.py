@@ -6,8 +6,9 @@ from torch import nn
 
 from nuwa.models.base import Adapter
 from nuwa.models.llava import LlavaAdapter
+from nuwa.models.llava_next import LlavaNextAdapter
 
-ADAPTERS: dict[str, type[Adapter]] = {cls.model_type: cls for cls in (LlavaAdapter,)}
+ADAPTERS: dict[str, type[Adapter]] = {cls.model_type: cls for cls in (LlavaAdapter, LlavaNextAdapter)}
 
 
 def adapter_for(model: nn.Module) -> Adapter:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from nuwa.pruners.base import Facts, Pruner, VisionContext, VisionDecision
-from nuwa.pruners.pooling import cell_centres, near_squares, nearest_counts, pooled_grid
-from nuwa.pruning.budget import Schedule, check_reached
+from nuwa.pruners.pooling import cell_centres, grid_schedule, pooled_grid
+from nuwa.pruning.budget import Schedule
 from nuwa.pruning.layout import Grid
 
 
@@ -26,10 +26,7 @@ class Downsample(Pruner):
     facts: ClassVar[Facts] = Facts(signal="none: a smaller image")
 
     def schedule(self, n_tokens: int, layers: int) -> Schedule:
-        target = self.budget.tokens(n_tokens)
-        options = nearest_counts(target, n_tokens)
-        named = " or ".join(f"{count} ({h}x{w})" for count in sorted(options) for h, w in near_squares(count)[:1])
-        return check_reached(self.name, Schedule(options[0]), target, layers, f"near-square grids have {named} tokens")
+        return grid_schedule(self, n_tokens, layers)
 
     def image_grid(self, grid: Grid | None, layers: int) -> Grid | None:
         if grid is None:

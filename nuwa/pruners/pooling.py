@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import product
 from typing import ClassVar
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from nuwa.pruners.base import Facts, Pruner, VisionContext, VisionDecision
-from nuwa.pruning.budget import BudgetError, Schedule, check_reached
+from nuwa.pruning.budget import Schedule, check_reached
 from nuwa.pruning.layout import Grid
 
 
@@ -34,19 +35,21 @@ def nearest_counts(target: float, largest: int) -> list[int]:
 def pooled_grid(count: int, grid: Grid) -> Grid:
     """The near-square grid of ``count`` cells that is closest in shape to ``grid`` and fits into it.
 
-    Raises:
-        BudgetError: none fits.
+    Where none fits (a share of an image's views, a very flat view), the one with the nearest number of cells among
+    those at most twice as long or as wide as ``grid`` for their size.
     """
     if count == grid[0] * grid[1]:
         return grid
-    fitting = [(h, w) for h, w in near_squares(count) if h <= grid[0] and w <= grid[1]]
-    if not fitting:
-        raise BudgetError(f"pruner pooling cannot pool {grid[0]}x{grid[1]} tokens to {count}: choose another budget")
 
     def stretch(size: Grid) -> float:
         sides = size[0] * grid[1], size[1] * grid[0]
         return max(sides) / min(sides)
 
+    fitting = [(h, w) for h, w in near_squares(count) if h <= grid[0] and w <= grid[1]]
+    if not fitting:
+        shaped = [size for size in product(*(range(1, side + 1) for side in grid)) if stretch(size) <= 2]
+        nearest = min(abs(h * w - count) for h, w in shaped)
+        fitting = [(h, w) for h, w in shaped if abs(h * w - count) == nearest]
     return min(fitting, key=stretch)
 
 
@@ -62,6 +65,19 @@ def cell_centres(grid: Grid, size: Grid) -> Tensor:
     return (rows[:, None] * grid[1] + columns).flatten()
 
 
+def grid_schedule(method: Pruner, n_tokens: int, layers: int) -> Schedule:
+    """One count: that of a near-square grid if the budget is absolute.
+
+    A share of the image (or all of it) is taken as it is: every view then comes as close as its shape allows.
+    """
+    target = method.budget.tokens(n_tokens)
+    if method.budget.average is None:
+        return Schedule(max(1, round(target)))
+    options = nearest_counts(target, n_tokens)
+    named = " or ".join(f"{count} ({h}x{w})" for count in sorted(options) for h, w in near_squares(count)[:1])
+    return check_reached(method.name, Schedule(options[0]), target, layers, f"near-square grids have {named} tokens")
+
+
 @dataclass
 class Pooling(Pruner):
     """Pool the grid to a smaller one of near-square shape; a pooled token sits at the centre of its cell."""
@@ -71,10 +87,7 @@ class Pooling(Pruner):
     facts: ClassVar[Facts] = Facts(signal="place alone", merges=True)
 
     def schedule(self, n_tokens: int, layers: int) -> Schedule:
-        target = self.budget.tokens(n_tokens)
-        options = nearest_counts(target, n_tokens)
-        named = " or ".join(f"{count} ({h}x{w})" for count in sorted(options) for h, w in near_squares(count)[:1])
-        return check_reached(self.name, Schedule(options[0]), target, layers, f"near-square grids have {named} tokens")
+        return grid_schedule(self, n_tokens, layers)
 
     def prune_vision(self, context: VisionContext, keep: int) -> VisionDecision:
         size = pooled_grid(keep, context.grid)

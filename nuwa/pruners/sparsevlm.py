@@ -174,8 +174,9 @@ class SparseVLM(Pruner):
         raters = torch.zeros_like(context.text)
         raters[context.text] = self._raters(context.first)[context.first.text]  # text tokens never leave
         queries = raters.any(0).nonzero()[:, 0]
-        rows = context.previous.attention(queries).mean(1)
         weight = raters[:, queries].float()
+        # a rater's place can be padding in another row, whose attention is not a number there
+        rows = context.previous.attention(queries).mean(1).masked_fill(weight[..., None] == 0, 0)
         return rows, weight / weight.sum(1, keepdim=True).clamp_min(1)
 
     def _raters(self, first: LLMContext) -> Tensor:

@@ -19,12 +19,14 @@ class VisionView:
     """One grid of tokens of an image, e.g. the 24x24 patches of LLaVA-1.5.
 
     ``tokens`` (height * width,) holds, in raster order and rising, each cell's index among the image's tokens;
-    ``newlines`` (height,) the index of the placeholder that closes each row, None where rows are not closed.
+    ``newlines`` (height,) the index of the placeholder that closes each row, None where rows are not closed. ``tiles``
+    is the (height, width) of the crops it was stitched from.
     """
 
     grid: Grid
     tokens: Tensor
     newlines: Tensor | None = None
+    tiles: Grid = (1, 1)
 
     def closed(self, kept: Tensor) -> Tensor:
         """The tokens of ``kept`` cells (K,), each row that still has one closed by its newline.

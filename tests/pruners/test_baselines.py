@@ -129,9 +129,9 @@ def test_pooled_grid(count, grid, size):
     assert pooled_grid(count, grid) == size
 
 
-def test_pooled_grid_has_to_fit():
-    with pytest.raises(BudgetError, match="cannot pool 2x40 tokens to 64"):
-        pooled_grid(64, (2, 40))
+@pytest.mark.parametrize(("count", "grid", "size"), [(64, (2, 40), (2, 32)), (7, (4, 4), (2, 3)), (9, (1, 9), (1, 9))])
+def test_pooled_grid_of_nearly_as_many_cells(count, grid, size):
+    assert pooled_grid(count, grid) == size
 
 
 def test_near_squares_by_trial():

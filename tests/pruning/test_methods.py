@@ -6,68 +6,83 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import (
-    batch,
-    pixels,
-    plain_attention,
-    plain_decode,
-    positions_of,
-    prompt,
-    random_llava,
-    tapped,
-    tapped_features,
-)
+from families import FAMILIES, PROMPTS
+from support import plain_attention, plain_decode, positions_of, tapped, tapped_features
 
 import nuwa
 from nuwa.models import adapter_for
 from nuwa.pruners.base import VisionContext
+from nuwa.pruning.budget import Budget
 
 METHODS = sorted(path.stem for path in (Path(__file__).parents[2] / "conf" / "pruner").glob("*.yaml"))
 POSITIONS = ("native", "rpme")  # test_session.py has all of them
-ROWS = (prompt(4, "image", 5), prompt("image", 2, "image", 6), prompt("image", 9))
+BATCH = ("middle", "two", "last")
+"""Three prompts of different lengths with 1, 2 and 1 images."""
+UNSUITED = {"prumerge": "one for each|CLS token", "prumerge_plus": "CLS token", "downsample": "one fixed image size"}
+"""Methods that need one grid with one CLS token, or one image size."""
+LLAVA = FAMILIES["llava"]
+
+
+def every(leave_out=()):
+    """A test of every method, ``leave_out`` apart, on every family that suits it."""
+    cases = [(f, m) for f in FAMILIES for m in METHODS if m not in leave_out and (f == "llava" or m not in UNSUITED)]
+    return pytest.mark.parametrize(("family", "name"), cases, indirect=["family"])
 
 
 @pytest.fixture(scope="module")
 def model():
-    return random_llava()
+    return LLAVA.model()
 
 
-def pruner_for(name: str):
-    return nuwa.load_pruner(name, budget=None if name == "none" else 20, seed=3)
+@pytest.fixture
+def family(request):
+    return FAMILIES[request.param]
+
+
+def pruner_for(name: str, family=LLAVA):
+    """About a third of the tokens; a family of many image sizes gets a ratio."""
+    budget = None if name == "none" else 20 if family is LLAVA else Budget(ratio=0.34)
+    return nuwa.load_pruner(name, budget=budget, seed=3)
 
 
 def inputs_for(*rows: int, numbered: bool = False):
-    """Prompts with their images; ``numbered`` position ids as `generate` makes them, not counting padding."""
-    images = {0: slice(0, 1), 1: slice(1, 3), 2: slice(3, 4)}
-    pictures = pixels(4)
-    chosen = torch.cat([pictures[images[row]] for row in rows])
-    inputs = batch(*(ROWS[row] for row in rows)) | {"pixel_values": chosen}
-    if numbered:
-        inputs["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp_min(0)
-    return inputs
+    return LLAVA.inputs(*(BATCH[row] for row in rows), numbered=numbered)
 
 
 @pytest.mark.parametrize("position", POSITIONS)
-@pytest.mark.parametrize("name", METHODS)
-def test_a_batch_equals_its_rows_alone(model, name, position):
-    pruner = pruner_for(name)
+@every()
+def test_a_batch_equals_its_rows_alone(family, name, position):
+    model, pruner = family.model(), pruner_for(name, family)
     with torch.no_grad(), nuwa.prune(model, pruner, position):
         # DART looks at rotated keys, which depend on where the count of positions begins
-        together = model(**inputs_for(0, 1, 2, numbered=True)).logits
-        for row, ids in enumerate(ROWS):
-            alone = model(**inputs_for(row, numbered=True)).logits
-            torch.testing.assert_close(together[row, -len(ids) :], alone[0], atol=2e-6, rtol=0)
+        together = model(**family.inputs(*BATCH, numbered=True)).logits
+        for row, prompt in enumerate(BATCH):
+            alone = model(**family.inputs(prompt, numbered=True)).logits
+            torch.testing.assert_close(together[row, -alone.shape[1] :], alone[0], atol=2e-6, rtol=0)
 
 
 @pytest.mark.parametrize("options", [{}, {"num_beams": 3}], ids=["greedy", "beam"])
-@pytest.mark.parametrize("name", METHODS)
-def test_generation_equals_rows_alone_and_no_cache(model, name, options):
-    options = {"max_new_tokens": 3, "do_sample": False, **options}
-    with torch.no_grad(), nuwa.prune(model, pruner_for(name)):
-        together = model.generate(**inputs_for(0, 1, 2), **options)
-        uncached = model.generate(**inputs_for(0, 1, 2), use_cache=False, **options)
-        assert torch.equal(model.generate(**inputs_for(1), **options)[0, -3:], together[1, -3:])
+@every()
+def test_generation_equals_rows_alone_and_no_cache(family, name, options):
+    model, options = family.model(), {"max_new_tokens": 3, "do_sample": False, **options}
+    with torch.no_grad(), nuwa.prune(model, pruner_for(name, family)):
+        together = model.generate(**family.inputs(*BATCH), **options)
+        uncached = model.generate(**family.inputs(*BATCH), use_cache=False, **options)
+        assert torch.equal(model.generate(**family.inputs("two"), **options)[0, -3:], together[1, -3:])
     assert torch.equal(uncached, together)
+
+
+@pytest.mark.parametrize("name", UNSUITED)
+def test_methods_that_do_not_fit(name):
+    """Stitched tiles have a CLS token each, and tiles have no fixed size."""
+    family = FAMILIES["llava_next"]
+    pruner = nuwa.load_pruner(name, budget=20)
+    with (
+        torch.no_grad(),
+        pytest.raises(ValueError, match=f"{name}.*({UNSUITED[name]})"),
+        nuwa.prune(family.model(), pruner),
+    ):
+        family.model()(**family.inputs("middle"))
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "none"])
@@ -82,26 +97,46 @@ def test_measured_tokens_meet_the_budget(model, name):
     assert abs(report.average_entering - 20) <= 0.5
 
 
+@every(leave_out=["none"])
+def test_patches_meet_the_budget_at_any_image_size(family, name):
+    """Newlines are not counted; pooled grids of several views come as close as their shapes can."""
+    model, pruner = family.model(), pruner_for(name, family)
+    with torch.no_grad(), nuwa.prune(model, pruner) as session:
+        model(**family.inputs(*BATCH))
+    pictures = [number for prompt in BATCH for number in PROMPTS[prompt][1]]
+    for number, image in zip(pictures, session.report().images, strict=True):
+        patches = {token for view in family.patches(number) for token in view}
+        counts = [0] * 6
+        for layer, kept, _ in image.stages:
+            counts[layer:] = [len(patches & set(kept))] * (6 - layer)
+        planned = pruner.schedule(len(patches), 6).per_layer(6)
+        slack = 4 if name in ("pooling", "grid") and family is not LLAVA else 0
+        assert max(abs(a - b) for a, b in zip(counts, planned, strict=True)) <= slack
+
+
 MAKES_FEATURES = {"visionzip", "composed", "nuwa", "nuwa_release"}  # even when nothing is dropped
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if name not in MAKES_FEATURES])
-def test_keeping_everything_is_bit_equal_to_the_unpruned_model(model, name):
+@every(leave_out=MAKES_FEATURES)
+def test_keeping_everything_is_bit_equal_to_the_unpruned_model(family, name):
+    model, inputs = family.model(), family.inputs("middle", "two", numbered=True)
     with torch.no_grad():
-        expected = model(**inputs_for(0, 1, numbered=True)).logits
+        expected = model(**inputs).logits
         with nuwa.prune(model, nuwa.load_pruner(name)):
-            assert torch.equal(model(**inputs_for(0, 1, numbered=True)).logits, expected)
+            assert torch.equal(model(**inputs).logits, expected)
 
 
+@pytest.mark.parametrize("family", FAMILIES, indirect=True)
 @pytest.mark.parametrize("options", [{"vision": "divprune", "llm": "sparsevlm"}, {"vision": "nuwa", "llm": "dart"}])
-def test_other_compositions(model, options):
+def test_other_compositions(family, options):
     """Tokens that a vision stage reordered or made, and an LLM stage merges or drops."""
-    pruner = nuwa.load_pruner("composed", budget=20, **options)
+    model, pruner = family.model(), nuwa.load_pruner("composed", budget=Budget(ratio=0.32), **options)
     with torch.no_grad(), nuwa.prune(model, pruner) as session:
-        together = model.generate(**inputs_for(0, 1, 2), max_new_tokens=3, do_sample=False)
-        uncached = model.generate(**inputs_for(0, 1, 2), max_new_tokens=3, do_sample=False, use_cache=False)
+        together = model.generate(**family.inputs(*BATCH), max_new_tokens=3, do_sample=False)
+        uncached = model.generate(**family.inputs(*BATCH), max_new_tokens=3, do_sample=False, use_cache=False)
     assert torch.equal(together, uncached)
-    assert session.report().tokens_per_layer == pruner.schedule(64, 6).per_layer(6)
+    if family is LLAVA:
+        assert session.report().tokens_per_layer == pruner.schedule(64, 6).per_layer(6)
 
 
 @pytest.mark.parametrize("name", ["prumerge", "sparsevlm"])
@@ -122,7 +157,7 @@ def features_of(model, images):
 @pytest.mark.parametrize("position", ["perc", "pesp", "rpme"])
 def test_fastv_against_whole_attention_maps(model, position):
     """Scores from the full map of the layer before, by a sequence walked without hooks."""
-    ids, images = ROWS[1], pixels(4)[1:3]
+    ids, images = LLAVA.ids("two"), LLAVA.pictures(1, 2)
     pruner = nuwa.load_pruner("fastv", budget=40, layer=1 / 3)
     keep = dict(pruner.schedule(64, 6).llm)
     before: dict[str, torch.Tensor] = {}
@@ -133,7 +168,7 @@ def test_fastv_against_whole_attention_maps(model, position):
 
     def choose(hidden, entries):
         lm = model.model.language_model
-        position_ids = torch.tensor(positions_of(position, entries, ids, len(ids)))
+        position_ids = torch.tensor(positions_of(position, entries, [64, 64]))
         row = plain_attention(lm, lm.layers[1], before["hidden"], position_ids)[:, -1].mean(0)
         return _best(row, entries, keep[2])
 
@@ -145,12 +180,12 @@ def test_fastv_against_whole_attention_maps(model, position):
 @pytest.mark.parametrize("position", ["perc", "pesp", "rpme"])
 def test_nuwa_against_plain_decoding(model, position):
     """Stage 1 from a direct call of the method, everything else by hand; stage 2 by a cosine loop."""
-    ids, images = ROWS[1], pixels(4)[1:3]
+    ids, images = LLAVA.ids("two"), LLAVA.pictures(1, 2)
     pruner = nuwa.load_pruner("nuwa", budget=20)
     schedule = pruner.schedule(64, 6)
     adapter = adapter_for(model)
-    with torch.no_grad(), adapter.record(pruner.taps, {"pixel_values": images}) as recording:
-        features = list(model.model.get_image_features(pixel_values=images).pooler_output)
+    with torch.no_grad(), adapter.record(pruner.taps, images) as recording:
+        features = list(model.model.get_image_features(**images).pooler_output)
         taps = {tap: tapped(recording, tap, 2) for tap in pruner.taps}
         context = VisionContext((8, 8), tapped_features(recording, 2), taps, "ab", None)
         decision = pruner.prune_vision(context, schedule.vision)
@@ -173,8 +208,8 @@ def test_nuwa_against_plain_decoding(model, position):
 
 @pytest.mark.parametrize("position", ["perc", "rpme"])
 def test_downsampling_against_the_tower_on_small_images(model, position):
-    ids, images = ROWS[1], pixels(4)[1:3]
-    small = torch.nn.functional.interpolate(images, (16, 20), mode="bicubic", antialias=True)
+    ids, images = LLAVA.ids("two"), LLAVA.pictures(1, 2)
+    small = torch.nn.functional.interpolate(images["pixel_values"], (16, 20), mode="bicubic", antialias=True)
     with torch.no_grad():
         tower = model.model.vision_tower(small, interpolate_pos_encoding=True, output_hidden_states=True)
         projected = model.model.multi_modal_projector(tower.hidden_states[-2][:, 1:])
@@ -196,8 +231,7 @@ def _best(score, entries, keep):
 def _check(model, pruner, position, ids, images, tokens, logits):
     with torch.no_grad(), nuwa.prune(model, pruner, position):
         out = model.generate(
-            **batch(ids),
-            pixel_values=images,
+            **LLAVA.inputs("two"),
             max_new_tokens=6,
             do_sample=False,
             output_logits=True,
@@ -215,7 +249,7 @@ def test_tokens_reach_the_llm_in_the_order_of_the_method(model):
     (layer, kept, positions) = session.report().images[0].stages[0]
     assert (layer, len(kept), len(set(kept))) == (0, 20, 20)
     assert kept != sorted(kept)
-    start = ROWS[0].index(4)
+    start = LLAVA.ids("middle").index(4)
     assert positions == list(range(start, start + 20))
 
 

@@ -1,0 +1,165 @@
+"""What is read off a vision tower of CLIP's architecture, with a CLS token or (SigLIP) without.
+
+Shape letters: C crops of all images, N patches of a crop, H heads, D width; V tokens of a view.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nuwa.models.base import Recording, remove_hooks
+from nuwa.pruners.base import Tap
+from nuwa.pruning.scores import received_attention, softmax_rows, split_heads
+
+READ = {"queries": "self_attn.q_proj", "keys": "self_attn.k_proj", "output": ""}
+"""What is captured of a layer, and the submodule whose output it is."""
+
+NEEDS = {
+    "cls_attention": ("queries", "keys"),
+    "received_attention": ("queries", "keys"),
+    "keys": ("keys",),
+    "cls_feature": ("output",),
+    "reader_query": ("queries",),
+    "reader_keys": ("keys",),
+}
+"""What each kind of tap needs of its layer."""
+
+OF_ONE_CROP = ("cls_feature", "reader_query", "reader_keys")
+"""Taps that need the one CLS token of a view."""
+
+
+class ClipRecording(Recording):
+    """Quantities of a tower of ``depth`` layers, features from layer ``feature_layer``.
+
+    ``crops`` says how many crops, with a CLS token each if ``cls``, the tower saw of every image.
+    """
+
+    def __init__(self, head_dim: int, depth: int, feature_layer: int, crops: Sequence[int], cls: bool = True) -> None:
+        self.head_dim = head_dim
+        self.depth, self.feature_layer = depth, feature_layer
+        ends = torch.tensor(crops).cumsum(0).tolist()
+        self.crops = [slice(end - count, end) for end, count in zip(ends, crops, strict=True)]
+        self.cls = int(cls)
+        self.selected: Tensor | None = None
+        self.captured: dict[tuple[int, str], Tensor] = {}
+        self.computed: dict[Tap, Tensor] = {}
+        self.hidden_sum: Tensor | None = None
+        self.hidden_count = 0
+
+    def features(self, image: int, rows: Tensor) -> Tensor:
+        return self._patches(self.selected, image, rows)
+
+    def view(self, tap: Tap, image: int, rows: Tensor) -> Tensor | None:
+        if tap.kind in OF_ONE_CROP:
+            return self._of_one_crop(tap, image, rows) if self.cls else None
+        values = self._patches(self._computed(tap), image, rows)
+        return values.T if tap.kind == "cls_attention" else values
+
+    def needs(self, tap: Tap) -> set[tuple[int, str]]:
+        """What a tap needs captured: layers and names of `READ`."""
+        if tap.kind not in NEEDS or (tap.kind in OF_ONE_CROP and not self.cls):
+            return set()
+        return {(self.layer_of(tap), name) for name in NEEDS[tap.kind]}
+
+    def layer_of(self, tap: Tap) -> int:
+        """The layer a tap reads.
+
+        Raises:
+            ValueError: nothing reads the features, because they are the tower's last.
+        """
+        if tap.kind.startswith("reader"):
+            if self.feature_layer + 1 >= self.depth:
+                raise ValueError(f"{tap.kind}: no layer of this tower reads its features, they are its last output")
+            return self.feature_layer + 1
+        return self.feature_layer if tap.layer is None else max(round(tap.layer * self.depth) - 1, 0)
+
+    def add_hidden(self, hidden: Tensor) -> None:
+        """Add one layer's patches (C, N, D) to the running float32 mean."""
+        patches = hidden[:, self.cls :].float()
+        self.hidden_sum = patches if self.hidden_sum is None else self.hidden_sum + patches
+        self.hidden_count += 1
+
+    def _patches(self, values: Tensor, image: int, rows: Tensor) -> Tensor:
+        """Rows (V,) of an image out of (C, N, ...): (V, ...)."""
+        return values[self.crops[image]].flatten(0, 1)[rows.to(values.device)]
+
+    def _of_one_crop(self, tap: Tap, image: int, rows: Tensor) -> Tensor | None:
+        crop, rows = (part(rows, self.selected.shape[1]) for part in (torch.floor_divide, torch.remainder))
+        if bool((crop != crop[0]).any()):
+            return None
+        values = self._computed(tap)[self.crops[image]][int(crop[0])]
+        return torch.cat([values[:1], values[1:][rows.to(values.device)]]) if tap.kind == "reader_keys" else values
+
+    def _computed(self, tap: Tap) -> Tensor:
+        """The tapped quantity of all crops, patches (C, N, ...) or CLS tokens first."""
+        if tap not in self.computed:
+            self.computed[tap] = self._compute(tap)
+        return self.computed[tap]
+
+    def _compute(self, tap: Tap) -> Tensor:
+        if tap.kind == "hidden_mean":
+            return (self.hidden_sum / self.hidden_count).to(self.selected.dtype)
+        if tap.kind not in NEEDS:
+            raise ValueError(f"a CLIP tower has no tap {tap.kind!r}")
+        read = [self.captured[self.layer_of(tap), name] for name in NEEDS[tap.kind]]
+        if tap.kind.endswith("attention"):
+            queries, keys = (split_heads(x, self.head_dim) for x in read)
+            if tap.kind == "cls_attention" and self.cls:
+                return softmax_rows(queries[:, :, :1], keys, self.head_dim**-0.5)[:, :, 0, 1:].transpose(1, 2)
+            received = received_attention(queries, keys, self.head_dim**-0.5)[:, self.cls :]
+            return received[..., None] if tap.kind == "cls_attention" else received
+        if tap.kind == "keys":
+            return read[0][:, self.cls :]
+        return read[0] if tap.kind == "reader_keys" else read[0][:, :1]
+
+
+@contextmanager
+def record_clip(
+    recording: ClipRecording, layers: Sequence[nn.Module], reader: nn.Module, taps: Sequence[Tap]
+) -> Iterator[ClipRecording]:
+    """Fill a recording from a tower's ``layers`` and from ``reader``, whose input are the features."""
+    handles = [reader.register_forward_pre_hook(_capture_input(recording))]
+    for layer, name in sorted(set().union(*(recording.needs(tap) for tap in taps))):
+        module = layers[layer].get_submodule(READ[name])
+        handles.append(module.register_forward_hook(_capture(recording, (layer, name))))
+    for tap in taps:
+        if tap.kind == "hidden_mean":
+            # hidden_states[i] is the output of layer i - 1
+            handles += [
+                layer.register_forward_hook(_accumulate(recording))
+                for layer in layers[max(round(tap.start * len(layers)) - 1, 0) : round(tap.stop * len(layers))]
+            ]
+    try:
+        yield recording
+    finally:
+        remove_hooks(handles)
+
+
+def _first(output: Tensor | tuple[Tensor, ...]) -> Tensor:
+    return output if torch.is_tensor(output) else output[0]
+
+
+def _capture(recording: ClipRecording, name: tuple[int, str]):
+    def hook(module: nn.Module, inputs: tuple, output: Any) -> None:
+        recording.captured[name] = _first(output)
+
+    return hook
+
+
+def _capture_input(recording: ClipRecording):
+    def hook(module: nn.Module, inputs: tuple) -> None:
+        recording.selected = inputs[0]
+
+    return hook
+
+
+def _accumulate(recording: ClipRecording):
+    def hook(module: nn.Module, inputs: tuple, output: Any) -> None:
+        recording.add_hidden(_first(output))
+
+    return hook
