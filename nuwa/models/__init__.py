@@ -6,6 +6,7 @@ from torch import nn
 
 from nuwa.models.base import Adapter
 from nuwa.models.llava import LlavaAdapter
+from nuwa.models.qwen2_5_vl import Qwen2_5_VLAdapter
 from nuwa.models.llava_next import LlavaNextAdapter
 
 ADAPTERS: dict[str, type[Adapter]] = {cls.model_type: cls for cls in (LlavaAdapter, LlavaNextAdapter)}

@@ -38,12 +38,13 @@ class Tap:
     The last three are None where a view has no CLS token, or several: a view stitched from tiles has one per tile, and
     its ``cls_attention`` is that of every patch from its own tile's.
 
-    ``hidden_mean`` (B, N, D): mean of the hidden states from ``start`` (fraction of the tower's depth) to the last.
+    ``hidden_mean`` (B, N, D): mean of the hidden states from ``start`` to ``stop`` (fractions of the tower's depth).
     """
 
     kind: str
     start: float = 0.0
     layer: float | None = None
+    stop: float = 1.0
 
 
 @dataclass
