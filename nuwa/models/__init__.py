@@ -6,10 +6,11 @@ from torch import nn
 
 from nuwa.models.base import Adapter
 from nuwa.models.llava import LlavaAdapter
-from nuwa.models.qwen2_5_vl import Qwen2_5_VLAdapter
 from nuwa.models.llava_next import LlavaNextAdapter
+from nuwa.models.qwen2_5_vl import Qwen2_5_VLAdapter
 
-ADAPTERS: dict[str, type[Adapter]] = {cls.model_type: cls for cls in (LlavaAdapter, LlavaNextAdapter)}
+FAMILIES: tuple[type[Adapter], ...] = (LlavaAdapter, LlavaNextAdapter, Qwen2_5_VLAdapter)
+ADAPTERS = {family.model_type: family for family in FAMILIES}
 
 
 def adapter_for(model: nn.Module) -> Adapter:
