@@ -176,7 +176,9 @@ def random_llava_next(attention: str = "sdpa", dtype: torch.dtype = torch.float3
     return model.eval().to(dtype)
 
 
-FAMILIES = {family.name: family for family in (Family(), LlavaNext())}
+from families_qwen import Qwen  # noqa: E402 (which needs Family)
+
+FAMILIES = {family.name: family for family in (Family(), LlavaNext(), Qwen())}
 PLAIN = ("llava", "llava_next")
 
 
