@@ -20,25 +20,10 @@ from nuwa.pruners.base import Tap
 from nuwa.pruning.budget import ModelShape
 from nuwa.pruning.layout import ImageLayout
 from nuwa.pruning.scores import rotate, softmax_rows
+from nuwa.pruning.windows import window_order
 
 WITHOUT_CLS = ("cls_feature", "reader_query", "reader_keys")
 """Taps that need a CLS token."""
-
-
-def window_order(grids: Sequence[Sequence[int]], window: int) -> Tensor:
-    """Where the tower keeps each token of images of (frames, rows, columns) tokens: (N,) places, raster order.
-
-    Windows of ``window`` x ``window`` tokens follow each other in raster order, and so do the tokens of a window.
-    """
-    places, start = [], 0
-    for frames, rows, columns in grids:
-        frame, row, column = torch.meshgrid(*map(torch.arange, (frames, rows, columns)), indexing="ij")
-        across, down = -(-columns // window), -(-rows // window)
-        tile = (frame * down + row // window) * across + column // window
-        inside = row % window * window + column % window
-        places.append((tile * window**2 + inside).flatten().argsort().argsort() + start)
-        start += frames * rows * columns
-    return torch.cat(places)
 
 
 def received_by_head(queries: Tensor, keys: Tensor, scale: float, chunk: int = 64) -> Tensor:

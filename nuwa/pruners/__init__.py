@@ -13,6 +13,7 @@ from nuwa.pruners.holov import HoloV
 from nuwa.pruners.none import KeepAll
 from nuwa.pruners.nuwa import Nuwa
 from nuwa.pruners.nuwa_release import NuwaRelease
+from nuwa.pruners.nuwa_release_qwen import NuwaReleaseQwen
 from nuwa.pruners.pooling import Pooling
 from nuwa.pruners.prumerge import PruMerge, PruMergePlus
 from nuwa.pruners.pyramiddrop import PyramidDrop
@@ -34,6 +35,7 @@ __all__ = [
     "KeepAll",
     "Nuwa",
     "NuwaRelease",
+    "NuwaReleaseQwen",
     "Pooling",
     "PruMerge",
     "PruMergePlus",

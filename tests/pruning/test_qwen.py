@@ -15,9 +15,9 @@ from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl
 
 import nuwa
 from nuwa.models import adapter_for
-from nuwa.models.qwen2_5_vl import window_order
 from nuwa.pruners import KeepAll
 from nuwa.pruners.base import Tap
+from nuwa.pruning.windows import window_order
 
 FAMILY = FAMILIES["qwen2_5_vl"]
 STRATEGIES = ("perc", "pesp", "rpme", "rpme_1d")
