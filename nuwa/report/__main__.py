@@ -1,4 +1,9 @@
-"""Table of every run below a folder: python -m nuwa.report outputs/<name> [--format table|markdown|csv]"""
+"""Tables of runs, alone or beside the papers' printed numbers.
+
+python -m nuwa.report outputs/<name> [more folders]      every run below the folders, in one table
+python -m nuwa.report outputs/<name> --expected table5   ours / paper / difference; --check: status 1 if one is off
+python -m nuwa.report --expected table5                  does the printed retention follow from the printed cells?
+"""
 
 from __future__ import annotations
 
@@ -7,25 +12,75 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from nuwa.report.table import collect, csv_table, find_runs, markdown_table, print_rows, rows_of
+from nuwa.report.expected import ExpectedError, PaperTable, load_table, table_names
+from nuwa.report.plots import PlotsError, write_plots
+from nuwa.report.runs import Result
+from nuwa.report.sections import Section, paper_sections, printed_section, runs_section
+from nuwa.report.table import collect, find_runs
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    words = argparse.ArgumentParser(prog="python -m nuwa.report", description="Tables of runs, and the papers' beside.")
+    words.add_argument(
+        "folders", type=Path, nargs="*", help="outputs, outputs/<name>, a run's folder, or an experiment"
+    )
+    words.add_argument("--expected", default="", help="printed tables to compare with, e.g. table5 or table1,table2")
+    words.add_argument("--check", action="store_true", help="exit with 1 if a number is outside its tolerance")
+    words.add_argument("--format", choices=("table", "markdown", "csv", "latex"), default="table")
+    words.add_argument("--plots", type=Path, help="folder for plots of the runs, PNG and SVG (needs the extra plots)")
+    return words
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the table; exit status 1 if there is nothing to show."""
-    parser = argparse.ArgumentParser(prog="python -m nuwa.report", description="Table of every run below a folder.")
-    parser.add_argument("folder", type=Path, help="outputs, outputs/<name> or one run's folder")
-    parser.add_argument("--format", choices=("table", "markdown", "csv"), default="table")
-    options = parser.parse_args(arguments)
-    runs = find_runs(options.folder)
-    if not runs:
-        print(f"error: no runs below {options.folder}", file=sys.stderr)
+    """Print what was asked for; exit status 1 if there is nothing to show, or a check fails."""
+    words = parser()
+    options = words.parse_args(arguments)
+    names = [name for name in options.expected.split(",") if name]
+    if not options.folders and not names:
+        words.error(f"needs a folder of runs, or --expected with one of {', '.join(table_names())}")
+    if options.check and not names:
+        words.error("--check needs --expected: there is nothing to check against")
+    if options.plots and not options.folders:
+        words.error("--plots needs a folder of runs")
+    try:
+        tables = [load_table(name) for name in names]
+        runs = find_runs(*map(folder_of, options.folders))
+        if options.folders and not runs:
+            raise ExpectedError(f"no runs below {', '.join(map(str, options.folders))}")
+        results = collect(runs)
+        if not tables:
+            sections = [runs_section(results, ", ".join(map(str, options.folders)))]
+        else:
+            sections = [part for table in tables for part in _table_sections(table, results)]
+        if options.plots:
+            for path in write_plots(results, options.plots):
+                print(f"wrote {path}", file=sys.stderr)
+    except (ExpectedError, PlotsError) as error:
+        print(f"error: {error}", file=sys.stderr)
         return 1
-    rows = rows_of(collect(runs))
-    if options.format == "table":
-        print_rows(rows, str(options.folder))
-    else:
-        print(markdown_table(rows) if options.format == "markdown" else csv_table(rows))
-    return 0
+    show(sections, options.format)
+    off = [section.title for section in sections if section.fails] if options.check else []
+    for title in off:
+        print(f"check failed: {title}", file=sys.stderr)
+    return int(bool(off))
+
+
+def _table_sections(table: PaperTable, results: Sequence[Result]) -> list[Section]:
+    return paper_sections(table, results) if results else [printed_section(table)]
+
+
+def show(sections: Sequence[Section], form: str) -> None:
+    """Print sections one after the other, an empty line between them."""
+    for number, section in enumerate(sections):
+        if number:
+            print()
+        section.show(form)
+
+
+def folder_of(path: Path) -> Path:
+    """The folder itself, or outputs/<experiment> where that is what was named."""
+    return path if path.exists() or not (Path("outputs") / path).is_dir() else Path("outputs") / path
 
 
 if __name__ == "__main__":

@@ -2,52 +2,51 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import get_object
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
 from nuwa.evaluation.journal import JOURNAL, JournalError, read_rows
 from nuwa.evaluation.result import read_result
+from nuwa.report.formats import Cells, csv_text, latex_text, markdown_text, print_text
+from nuwa.report.runs import Result, method_of
 
-Result = dict[str, Any]
-Cells = dict[str, str]
 SHOWN_CHOICES = ("pruner", "budget", "position", "model", "dataset", "generation", "seed", "limit")
 
 
 def collect(folders: Iterable[Path]) -> list[Result]:
-    """The result of every run folder; a run that was cut short says how many samples it has."""
-    results = []
+    """The result of every run; a run that was cut short says how many samples it has.
+
+    A run key stands for the choices that make a result, so that a run that lies in several folders (of several
+    experiments, or copied from several machines) counts once: where it is finished, if it is anywhere.
+    """
+    found: dict[str, Result] = {}
     for folder in dict.fromkeys(Path(folder) for folder in folders):
-        result = read_result(folder)
-        if result is None:
-            try:
-                reason = f"{len(read_rows(folder / 'predictions.jsonl'))} samples computed, no result yet"
-            except JournalError as error:
-                reason = str(error)
-            result = {"status": "unfinished", "reason": reason}
-        results.append({"run_key": folder.name, **result})
-    return results
+        if found.get(folder.name, {}).get("status") != "done":
+            found[folder.name] = {"run_key": folder.name, **(read_result(folder) or _unfinished(folder))}
+    return list(found.values())
 
 
-def find_runs(root: Path) -> list[Path]:
-    """Every run folder at or below ``root``."""
+def _unfinished(folder: Path) -> Result:
+    try:
+        reason = f"{len(read_rows(folder / JOURNAL))} samples computed, no result yet"
+    except JournalError as error:
+        reason = str(error)
+    return {"status": "unfinished", "reason": reason}
+
+
+def find_runs(*roots: Path) -> list[Path]:
+    """Every run folder at or below ``roots``."""
     names = ("result.json", JOURNAL)
-    return sorted({file.parent for name in names for file in Path(root).rglob(name)})
+    return sorted({file.parent for root in roots for name in names for file in Path(root).rglob(name)})
 
 
 def rows_of(results: Sequence[Result]) -> list[Cells]:
     """Table cells, one row per run: the unpruned run first, then by method and choices. All have the same columns."""
     varying = _varying(results)
     results = sorted(results, key=lambda result: _rank(result, varying))
-    headline = _headline(results)
-    return [_cells(result, varying, headline) for result in results]
+    names = headline(results)
+    return [_cells(result, varying, names) for result in results]
 
 
 def _rank(result: Result, varying: Sequence[str]) -> tuple:
@@ -57,18 +56,18 @@ def _rank(result: Result, varying: Sequence[str]) -> tuple:
     ranks = [
         (0, value, "") if isinstance(value, int | float) else (value is not None, 0, str(value)) for value in values
     ]
-    return _method(result) != "none", _method(result), ranks
+    return method_of(result) != "none", method_of(result), ranks
 
 
-def _cells(result: Result, varying: Sequence[str], headline: Sequence[str]) -> Cells:
+def _cells(result: Result, varying: Sequence[str], names: Sequence[str]) -> Cells:
     flat = _flat(result)
-    cells = {"method": _method(result)} | {_short(key): _plain(flat.get(key)) for key in varying}
+    cells = {"method": method_of(result)} | {_short(key): _plain(flat.get(key)) for key in varying}
     metrics, errors = result.get("metrics", {}), result.get("standard_errors", {})
     cells["tokens"] = _number(result.get("tokens_entering"), ".1f")
-    for name in headline:
+    for name in names:
         value = _number(metrics.get(name), ".3f")
         cells[name] = f"{value} ±{errors[name]:.3f}" if value and name in errors else value
-    for name in headline:
+    for name in names:
         kept = result.get("retention", {}).get(name)
         cells[f"{name.split('/')[0]} retained"] = _share(kept) if kept else ""
     cells["LLM TFLOPs"] = _number(result.get("llm_tflops"), ".4g")
@@ -80,7 +79,7 @@ def _cells(result: Result, varying: Sequence[str], headline: Sequence[str]) -> C
     return cells
 
 
-def _headline(results: Sequence[Result]) -> list[str]:
+def headline(results: Sequence[Result]) -> list[str]:
     """The first metric of every task."""
     first: dict[str, str] = {}
     for result in results:
@@ -94,7 +93,7 @@ def _varying(results: Sequence[Result]) -> list[str]:
     seen: dict[tuple[str, str], set[str]] = {}
     for result in results:
         for key, value in _flat(result).items():
-            seen.setdefault((_method(result), key), set()).add(_plain(value))
+            seen.setdefault((method_of(result), key), set()).add(_plain(value))
     keys = list(dict.fromkeys(key for (_, key), values in seen.items() if len(values) > 1))
     named = [group for group in ("model", "dataset") if f"{group}.name" in keys]
     return [key for key in keys if key.split(".")[0] not in named or key.endswith(".name")]
@@ -118,18 +117,6 @@ def _flat(result: Result) -> dict[str, Any]:
     return flat
 
 
-def _method(result: Result) -> str:
-    if "method" in result:
-        return result["method"]
-    target = result.get("config", {}).get("pruner", {}).get("_target_", "")
-    if not target:
-        return "?"
-    try:
-        return get_object(target).name
-    except Exception:  # a run that failed because its method does not exist
-        return target
-
-
 def _number(value: float | None, form: str) -> str:
     return "" if value is None else format(value, form)
 
@@ -150,45 +137,30 @@ def shown_columns(rows: Sequence[Cells]) -> list[str]:
     return [name for name in rows[0] if name not in hidden and any(row[name] for row in rows)]
 
 
-def print_rows(rows: Sequence[Cells], title: str, console: Console | None = None) -> None:
+def print_rows(rows: Sequence[Cells], title: str) -> None:
     """For a terminal: without empty columns, and below the table why there is no result where there is none."""
-    if console is None:
-        console = Console()
-        if not console.is_terminal:
-            console = Console(width=160)  # a log file has room
-    columns = shown_columns(rows)
-    table = Table(title=Text(title), title_justify="left")
-    for name in columns:
-        table.add_column(Text(name), overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(row[name]) for name in columns))  # Text: brackets are not markup
-    console.print(table)
-    for reason, runs in _reasons(rows):
-        console.print(Text(f"{runs}: {reason}"), soft_wrap=True)
+    print_text(rows, shown_columns(rows), title, reasons(rows))
 
 
-def _reasons(rows: Sequence[Cells]) -> list[tuple[str, str]]:
+def reasons(rows: Sequence[Cells]) -> list[str]:
     """Why runs have no result, and which they are."""
     groups: dict[str, list[str]] = {}
     for row in rows:
         if row["status"] != "done":
             groups.setdefault(row["reason"], []).append(row["run"])
-    return [(reason, f"{runs[0]}{f' and {len(runs) - 1} more' * (len(runs) > 1)}") for reason, runs in groups.items()]
+    return [f"{runs[0]}{f' and {len(runs) - 1} more' * (len(runs) > 1)}: {reason}" for reason, runs in groups.items()]
 
 
 def markdown_table(rows: Sequence[Cells]) -> str:
     """GitHub's Markdown, the reasons of runs without a result below it."""
-    columns = shown_columns(rows)
-    lines = [columns, ["---"] * len(columns)]
-    lines += [[row[name].replace("|", "\\|").replace("\n", " ") for name in columns] for row in rows]
-    reasons = [f"\n{runs}: {reason}" for reason, runs in _reasons(rows)]
-    return "\n".join(["| " + " | ".join(line) + " |" for line in lines] + reasons)
+    return markdown_text(rows, shown_columns(rows), reasons(rows))
+
+
+def latex_table(rows: Sequence[Cells]) -> str:
+    """LaTeX, the reasons of runs without a result as comments below it."""
+    return latex_text(rows, shown_columns(rows), reasons(rows))
 
 
 def csv_table(rows: Sequence[Cells]) -> str:
     """Comma-separated, all columns."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue().rstrip("\n")
+    return csv_text(rows)

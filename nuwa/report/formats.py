@@ -1,0 +1,59 @@
+"""Rows of text as a table: for a terminal, Markdown, LaTeX, CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+Cells = dict[str, str]
+LOG_WIDTH = 160  # a log file has room
+LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"}
+LATEX |= {sign: f"\\{sign}" for sign in "&%$#_{}"}
+
+
+def print_text(rows: Sequence[Cells], columns: Sequence[str], title: str, notes: Sequence[str] = ()) -> None:
+    """On a terminal, the notes below."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=LOG_WIDTH)
+    table = Table(title=Text(title), title_justify="left")
+    for name in columns:
+        table.add_column(Text(name), overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(row[name]) for name in columns))  # Text: brackets are not markup
+    console.print(table)
+    for note in notes:
+        console.print(Text(note), soft_wrap=True)
+
+
+def markdown_text(rows: Sequence[Cells], columns: Sequence[str], notes: Sequence[str] = ()) -> str:
+    """GitHub's Markdown, each note a paragraph below the table."""
+    lines = [list(columns), ["---"] * len(columns)]
+    lines += [[row[name].replace("|", "\\|").replace("\n", " ") for name in columns] for row in rows]
+    return "\n".join(["| " + " | ".join(line) + " |" for line in lines] + [f"\n{note}" for note in notes])
+
+
+def latex_text(rows: Sequence[Cells], columns: Sequence[str], notes: Sequence[str] = ()) -> str:
+    """A tabular with booktabs rules, the notes as comments below it."""
+    lines = [" & ".join(map(_escaped, columns)), *(" & ".join(_escaped(row[name]) for name in columns) for row in rows)]
+    head, *body = (f"{line} \\\\" for line in lines)
+    parts = [f"\\begin{{tabular}}{{{'l' * len(columns)}}}", "\\toprule", head, "\\midrule", *body, "\\bottomrule"]
+    return "\n".join([*parts, "\\end{tabular}", *(f"% {note}".replace("\n", " ") for note in notes)])
+
+
+def _escaped(text: str) -> str:
+    return "".join(LATEX.get(sign, sign) for sign in text.replace("\n", " "))
+
+
+def csv_text(rows: Sequence[Cells]) -> str:
+    """Comma-separated, every column of the first row."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().rstrip("\n")

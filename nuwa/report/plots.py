@@ -1,0 +1,158 @@
+"""Plots of runs, PNG and SVG: accuracy against tokens and TFLOPs, the d_thresh curve, the ablation's bars.
+
+Colours are Okabe and Ito's, which stay apart with any kind of colour vision; markers differ as well.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from nuwa.report.points import Point, budget_points, distance_points, grouped, part_points, parts_of, points_of
+from nuwa.report.runs import Result
+
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
+PANELS = 4  # in a row
+SETTINGS = {"svg.hashsalt": "nuwa", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+Drawing = Callable[[Any, Sequence[Point]], None]
+
+
+class PlotsError(ValueError):
+    """Plots cannot be made."""
+
+
+def write_plots(results: Iterable[Result], folder: Path) -> list[Path]:
+    """Every plot that the runs have data for, one file per model and format.
+
+    Raises:
+        PlotsError: matplotlib is not installed, or no run has anything to plot.
+    """
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise PlotsError('--plots needs matplotlib: pip install -c constraints.txt -e ".[plots]"') from error
+    written = []
+    with matplotlib.rc_context(SETTINGS):
+        for model, points in grouped(points_of(results), lambda point: point.choices.model).items():
+            for name, chosen, draw in _plots(points):
+                if chosen:
+                    written += _write(_figure(chosen, draw, f"{model}, bars: 95 %"), folder / f"{name}_{model}")
+    if not written:
+        raise PlotsError("--plots: no finished run to plot")
+    return written
+
+
+def _plots(points: Sequence[Point]) -> list[tuple[str, list[Point], Drawing]]:
+    """Names of plots, the points they show and how they are drawn."""
+    pruned = [point for point in budget_points(points) if point.choices.method != "none"]
+    whole = [point for point in points if point.choices.method == "none"]
+    styles = dict(zip(sorted({point.method for point in pruned}), itertools.cycle(_styles()), strict=False))
+    against = {
+        "accuracy_tokens": lambda axes, own: _lines(axes, own, whole, styles, "tokens"),
+        "accuracy_tflops": lambda axes, own: _lines(axes, own, whole, styles, "tflops"),
+    }
+    return [
+        *((name, pruned, draw) for name, draw in against.items()),
+        ("d_thresh", distance_points(points), lambda axes, own: _distances(axes, own, whole)),
+        ("ablation", part_points(points), lambda axes, own: _bars(axes, own, whole)),
+    ]
+
+
+def _styles() -> list[dict[str, str]]:
+    """More styles than there are methods: colours and markers go round at different lengths."""
+    count = len(COLOURS) * len(MARKERS)
+    pairs = zip(itertools.cycle(COLOURS), itertools.cycle(MARKERS), range(count), strict=False)
+    return [{"color": colour, "marker": marker} for colour, marker, _ in pairs]
+
+
+def _figure(points: Sequence[Point], draw: Drawing, caption: str) -> Any:
+    """One panel per data set and metric, a legend beside them."""
+    from matplotlib.figure import Figure
+
+    panels = grouped(points, lambda point: point.panel)
+    columns = min(len(panels), PANELS)
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(4.2 * columns + 1.6, 3.4 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).flatten()
+    for axes, (panel, own) in itertools.zip_longest(grid, panels.items(), fillvalue=(None, ())):
+        if panel is None:
+            axes.set_visible(False)
+            continue
+        draw(axes, own)
+        axes.set_title(" ".join(panel), fontsize=9)
+        axes.set_ylabel("percent" if max(point.value for point in own) <= 100 else "points")
+        axes.set_ylim(bottom=0)
+    entries = {label: handle for axes in grid for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(entries.values(), entries.keys(), loc="outside right center", fontsize=8, frameon=False)
+    figure.suptitle(caption, fontsize=9)
+    return figure
+
+
+def _unpruned(axes: Any, own: Sequence[Point], whole: Sequence[Point]) -> None:
+    """The unpruned run of the panel as a dashed line."""
+    for point in whole:
+        if point.panel == own[0].panel:
+            axes.axhline(point.value, color="#000000", linestyle="--", linewidth=1, label="unpruned")
+
+
+def _lines(axes: Any, own: Sequence[Point], whole: Sequence[Point], styles: dict, cost: str) -> None:
+    """One line per method over what it cost."""
+    _unpruned(axes, own, whole)
+    for method, line in sorted(grouped(own, lambda point: point.method).items()):
+        line = sorted(line, key=lambda point: getattr(point, cost))
+        where = [getattr(point, cost) for point in line]
+        _errorbar(axes, where, line, label=method, **styles[method])
+    if cost == "tflops":
+        axes.set_xscale("log")
+    axes.set_xlabel("tokens entering a layer, mean" if cost == "tokens" else "LLM TFLOPs on visual tokens")
+
+
+def _distances(axes: Any, own: Sequence[Point], whole: Sequence[Point]) -> None:
+    """Accuracy over the cohesion distance."""
+    _unpruned(axes, own, whole)
+    lines = grouped(own, lambda point: f"{point.method}, {point.budget}")
+    for (name, line), style in zip(lines.items(), itertools.cycle(_styles()), strict=False):
+        line = sorted(line, key=lambda point: point.choices.options["d_thresh"])
+        _errorbar(axes, [point.choices.options["d_thresh"] for point in line], line, label=name, **style)
+    axes.set_xlabel("d_thresh, squared grid cells")
+
+
+def _errorbar(axes: Any, where: Sequence[float], line: Sequence[Point], **style: str) -> None:
+    values, errors = [point.value for point in line], [point.error for point in line]
+    axes.errorbar(where, values, errors, capsize=2, linewidth=1.2, markersize=4, **style)
+
+
+def _bars(axes: Any, own: Sequence[Point], whole: Sequence[Point]) -> None:
+    """One bar per combination of parts, a random second stage hatched beside the chosen one."""
+    _unpruned(axes, own, whole)
+    lines = grouped(own, lambda point: f"{point.method}, {point.budget}")
+    places = {parts: place for place, parts in enumerate(itertools.product((False, True), repeat=2))}
+    width = 0.8 / (2 * len(lines))
+    for number, ((name, line), colour) in enumerate(zip(lines.items(), itertools.cycle(COLOURS), strict=False)):
+        for at_random, some in grouped(line, lambda point: parts_of(point)[2]).items():
+            shift = (2 * number + at_random + 0.5) * width - 0.4
+            axes.bar(
+                [places[parts_of(point)[:2]] + shift for point in some],
+                [point.value for point in some],
+                width,
+                yerr=[point.error for point in some],
+                color=colour,
+                alpha=0.55 if at_random else 1.0,
+                hatch="//" if at_random else None,
+                capsize=2,
+                label=name + (", stage 2 random" if at_random else ""),
+            )
+    names = {(False, False): "neither", (True, False): "regions", (False, True): "pillars", (True, True): "both"}
+    axes.set_xticks(list(places.values()), [names[parts] for parts in places])
+
+
+def _write(figure: Any, stem: Path) -> list[Path]:
+    """Both formats; the same numbers give the same bytes."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    paths = [stem.with_name(f"{stem.name}.{form}") for form in ("png", "svg")]
+    for path, metadata in zip(paths, ({"Software": None}, {"Date": None}), strict=True):
+        figure.savefig(path, dpi=150, metadata=metadata)
+    return paths

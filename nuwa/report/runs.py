@@ -1,0 +1,86 @@
+"""What a result says about the choices its run was made with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.utils import get_object
+
+from nuwa.pruners.catalogue import find_method
+
+Result = dict[str, Any]
+
+
+def method_of(result: Result) -> str:
+    """The name of a run's method, as conf/pruner has it; ``?`` where the run has left no config."""
+    if "method" in result:
+        return result["method"]
+    target = result.get("config", {}).get("pruner", {}).get("_target_", "")
+    if not target:
+        return "?"
+    try:
+        return get_object(target).name
+    except Exception:  # a run that failed because its method does not exist
+        return target
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What a run was asked to do, as far as a printed table tells runs apart."""
+
+    method: str
+    options: dict[str, Any]
+    average: float | None
+    ratio: float | None
+    position: str
+    model: str
+    dataset: str
+    split: str | None
+    limited: bool
+
+    def has_options(self, wanted: dict[str, Any]) -> bool:
+        """Whether the method runs with the ``wanted`` options and otherwise as its config file says."""
+        try:
+            defaults = find_method(self.method)[1]
+        except ValueError:
+            return False
+        asked = {**defaults, **wanted}
+        return all(str(self.options.get(key, asked[key])) == str(_plain(asked[key])) for key in asked)
+
+    @property
+    def default(self) -> bool:
+        """Whether every option of the method is as its config file says."""
+        return self.has_options({})
+
+
+def choices_of(result: Result) -> Choices:
+    """The choices in a run's recorded config."""
+    config = result.get("config", {})
+    pruner, dataset, budget = (config.get(group) or {} for group in ("pruner", "dataset", "budget"))
+    return Choices(
+        method=method_of(result),
+        options={key: _plain(value) for key, value in pruner.items() if key != "_target_"},
+        average=budget.get("average"),
+        ratio=budget.get("ratio"),
+        position=_position(result),
+        model=(config.get("model") or {}).get("name", ""),
+        dataset=dataset.get("name", ""),
+        split=dataset.get("split"),
+        limited=config.get("limit") is not None,
+    )
+
+
+def _position(result: Result) -> str:
+    """``native`` also where a run names the strategy that its method's authors use."""
+    asked = result.get("position") or result.get("config", {}).get("position", {}).get("strategy", "native")
+    try:
+        native = find_method(method_of(result))[0].native_position
+    except ValueError:
+        return asked
+    return "native" if asked == native else asked
+
+
+def _plain(value: Any) -> Any:
+    """Whole numbers without a fraction: 280.0 and 280 are one choice."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value

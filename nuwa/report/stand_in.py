@@ -1,0 +1,77 @@
+"""Runs of another model beside a printed table: retention per task, where both have one. Shown, never judged.
+
+A tiny model has no GQA and no RefCOCO, but it answers questions and finds boxes, and keeps a share of either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from nuwa.report.expected import PaperTable, PrintedRow, benchmark, mean_share
+from nuwa.report.formats import Cells
+from nuwa.report.paper import chosen, made_for, model_name
+from nuwa.report.runs import Result
+from nuwa.report.side_by_side import label
+
+TASKS = {"vqa": "questions", "vg": "boxes"}
+LEGEND = "another model than the paper's: percent of its unpruned score [95 %] / of the paper's (mean over columns)"
+
+
+def stand_in_rows(table: PaperTable, results: Iterable[Result]) -> list[Cells]:
+    """One row per printed row, method here and model, of runs whose metrics are those of tasks; unpruned rows first."""
+    named = {model_name(model) for model in table.models}
+    runs = [run for run in chosen(results) if run[0].model not in named]
+    rows = []
+    for row in table.rows:
+        for pruner in row.pruners:
+            own = [run for run in runs if made_for(table, row, pruner, run)]
+            rows += [_row(table, row, pruner, run) for run in own if _finished_or_failed(run[1])]
+    models = dict.fromkeys(row["model"] for row in rows)
+    return sorted(rows, key=lambda row: list(models).index(row["model"]))
+
+
+def _finished_or_failed(result: Result) -> bool:
+    """Whether a run says something about a task: a score, or why there is none."""
+    tasks = {name.split("/")[0] for name in result.get("metrics", {})}
+    return result.get("status") != "done" or bool(tasks & set(TASKS))
+
+
+def _row(table: PaperTable, row: PrintedRow, pruner: str, run: tuple) -> Cells:
+    choices, result = run
+    cells = {"model": choices.model, "method": label(row, pruner), "tokens": row.tokens}
+    for task, name in TASKS.items():
+        columns = [column for column in table.columns if benchmark(column).task == task]
+        paper = mean_share(row, table.unpruned[row.model], columns)
+        cells[name] = f"{_ours(result, task)} / {'' if paper is None else f'{paper:.1f}'}".strip(" /")
+    return cells | {"n": str(result.get("n", "")), "run": result["run_key"], "reason": _reason(result)}
+
+
+def _ours(result: Result, task: str) -> str:
+    """Retention of the task's headline with its interval, or the state of the run."""
+    if result.get("status") != "done":
+        return result.get("status", "unfinished")
+    kept = next((value for name, value in result.get("retention", {}).items() if name.startswith(f"{task}/")), None)
+    if kept is None:
+        return "no unpruned run"
+    value = f"{100 * kept['value']:.1f}"
+    return value if kept["low"] == kept["high"] else f"{value} [{100 * kept['low']:.1f}, {100 * kept['high']:.1f}]"
+
+
+def _reason(result: Result) -> str:
+    return "" if result.get("status") == "done" else result.get("reason", "")
+
+
+def reasons(rows: list[Cells]) -> list[str]:
+    """Why runs have no result."""
+    return [f"{row['method']} {row['tokens']}: {row['run']}: {row['reason']}" for row in rows if row["reason"]]
+
+
+def shown(rows: list[Cells]) -> list[str]:
+    """Columns worth showing: the model only where there are several."""
+    several = len({row["model"] for row in rows}) > 1
+    return [name for name in rows[0] if name not in ("run", "reason") and (name != "model" or several)]
+
+
+def model_names(rows: list[Cells]) -> str:
+    """The models of the rows."""
+    return ", ".join(dict.fromkeys(row["model"] for row in rows))

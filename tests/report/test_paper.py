@@ -1,0 +1,181 @@
+"""Ours beside the paper's: which run stands for which printed cell, and what a check makes of it."""
+
+import csv
+import io
+
+import pytest
+from made_up import result, write
+
+from nuwa.report.__main__ import main
+from nuwa.report.expected import load_table
+from nuwa.report.paper import compare
+from nuwa.report.side_by_side import failed, remarks, wide_rows
+from nuwa.report.stand_in import stand_in_rows
+
+GQA, MMB = "gqa/exact_match", "mmbench/circular"
+
+
+def cell(results, table, method, tokens, column="gqa", pruner=None):
+    found = [c for c in compare(load_table(table), results) if (c.row.method, c.row.tokens) == (method, tokens)]
+    return next(c for c in found if c.benchmark.name == column and pruner in (None, c.pruner))
+
+
+def test_within_and_outside_tolerance():
+    good = result("nuwa", {GQA: 0.590}, average=64)
+    assert cell([good], "table5", "nuwa", "64").difference == pytest.approx(59.0 - 58.3)
+    assert not cell([good], "table5", "nuwa", "64").outside
+    assert not failed(compare(load_table("table5"), [good]))
+    bad = result("nuwa", {GQA: 0.570}, average=64)
+    assert cell([bad], "table5", "nuwa", "64").outside
+    assert failed(compare(load_table("table5"), [bad]))
+
+
+def test_units():
+    score = {"mme/total_score": 1700.0}
+    found = cell([result("nuwa", score, dataset="mme", average=64)], "table5", "nuwa", "64", "mme")
+    assert found.ours == 1700 and found.difference == pytest.approx(-6) and found.error == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"average": 128},
+        {"average": None, "ratio": 0.5},
+        {"average": 64, "options": {"d_thresh": 18.0}},
+        {"average": 64, "position": "rpme"},
+        {"average": 64, "model": "llava_1_5_13b"},
+        {"average": 64, "dataset": "pope"},
+    ],
+)
+def test_runs_that_do_not_stand_for_a_cell(other):
+    assert cell([result("nuwa", {GQA: 0.583}, **other)], "table5", "nuwa", "64").state == "missing"
+
+
+@pytest.mark.parametrize(
+    ("table", "method", "tokens", "run"),
+    [
+        ("table5", "vanilla", "576", result("none", {GQA: 0.6})),
+        ("table5", "pdrop", "64", result("pyramiddrop", {GQA: 0.6}, average=64)),
+        ("table5", "visionzip", "64", result("visionzip", {GQA: 0.6}, average=64, position="perc")),
+        ("table5", "nuwa", "64", result("nuwa", {GQA: 0.6}, ratio=0.1111)),
+        ("table3", "visionzip+rpme", "64", result("visionzip", {GQA: 0.6}, average=64, position="rpme")),
+        ("table7", "nuwa:d_thresh=148", "64", result("nuwa", {GQA: 0.6}, average=64, options={"d_thresh": 148.0})),
+        ("table7", "nuwa:d_thresh=280", "64", result("nuwa", {GQA: 0.6}, average=64)),
+        (
+            "table8", "nuwa:region=0,pillar=1,random_stage2=1", "128",
+            result("nuwa", {GQA: 0.6}, average=128, options={"region": False, "random": True}),
+        ),
+        ("table12", "nuwa", "160", result("nuwa", {GQA: 0.6}, average=160, model="llava_next_7b")),
+        ("table14", "nuwa", "25%", result("nuwa", {GQA: 0.6}, ratio=0.25, model="qwen2_5_vl_7b")),
+    ],
+)  # fmt: skip
+def test_runs_that_stand_for_a_cell(table, method, tokens, run):
+    found = cell([run], table, method, tokens)
+    assert (found.state, found.ours) == ("done", pytest.approx(60))
+    assert sum(c.ours is not None for c in compare(load_table(table), [run])) == 1
+
+
+def test_one_data_set_with_several_splits():
+    run = result("nuwa", {"qwen_refcoco/accuracy": 0.8}, ratio=0.25, model="qwen2_5_vl_7b",
+                 dataset="nuwa_qwen_refcoco", split="refcocop_testB")  # fmt: skip
+    assert cell([run], "table13", "nuwa", "25%", "refcoco+_testB").ours == pytest.approx(80)
+    assert cell([run], "table13", "nuwa", "25%", "refcoco_testB").state == "missing"
+
+
+def test_both_variants_of_nuwa():
+    runs = [result(method, {GQA: 0.58}, average=64) for method in ("nuwa", "nuwa_release")]
+    assert [c.pruner for c in compare(load_table("table5"), runs[:1]) if c.row.method == "nuwa"].count("nuwa") == 30
+    assert cell(runs, "table5", "nuwa", "64", pruner="nuwa_release").state == "done"
+    assert "nuwa (nuwa_release)" in {row["method"] for row in wide_rows(*both(runs))}
+
+
+def both(runs, table="table5"):
+    return load_table(table), compare(load_table(table), runs)
+
+
+def test_seeds_are_averaged():
+    runs = [result("nuwa", {GQA: value}, average=64, run_key=str(value)) for value in (0.57, 0.59)]
+    found = cell(runs, "table5", "nuwa", "64")
+    assert found.ours == pytest.approx(58) and found.error == pytest.approx(2**0.5)
+
+
+def test_what_is_not_judged():
+    """A part of the samples, and a printed number that stands for something else."""
+    assert cell([result("nuwa", {GQA: 0.1}, average=64, limit=20)], "table5", "nuwa", "64").state == "limited"
+    assert cell([result("nuwa", {GQA: 0.1}, average=64, n_failed=3)], "table5", "nuwa", "64").state == "limited"
+    off = result("fastv", {}, average=64, llm_tflops=0.6568)
+    noted = cell([off], "table4", "fastv", "64", "llm_tflops")
+    assert noted.ours == 0.6568 and noted.note and not noted.outside
+    assert cell([result("nuwa", {}, average=64, llm_tflops=0.66)], "table4", "nuwa", "64", "llm_tflops").outside
+    assert failed(compare(load_table("table5"), [result("nuwa", {GQA: 0.583}, average=64, limit=20)]))
+
+
+def test_states_are_named():
+    broken = result("fastv", {}, average=64, status="failed", reason="no memory", run_key="abc")
+    short = result("visionzip", {}, average=64, status="unreachable", reason="too few", run_key="def")
+    silent = result("nuwa", {}, dataset="mmvet", average=64, run_key="g")  # answers without a judge
+    table, cells = both([broken, short, silent])
+    text = "\n".join(remarks(cells))
+    assert "failed: fastv 64: gqa (abc: no memory)" in text
+    assert "unreachable: visionzip 64: gqa (def: too few)" in text
+    assert "missing: nuwa 64: mmvet (g: done, without this metric)" in text
+    assert "missing: vanilla 576: gqa, mmbench_en" in text
+    assert failed(cells)
+    rows = wide_rows(table, cells)
+    assert rows[0]["method"] == "vanilla" and rows[0]["gqa"] == "missing / 61.9"
+    absent = cell([], "table1", "random@fastv", "64")
+    assert absent.state == "none here" and "random@fastv" in absent.reason
+
+
+def test_retention_is_taken_over_what_ours_has():
+    runs = [
+        result("none", {GQA: 0.6}), result("none", {MMB: 0.5}, dataset="mmbench_en_dev"),
+        result("nuwa", {GQA: 0.54}, average=64), result("nuwa", {MMB: 0.5}, dataset="mmbench_en_dev", average=64),
+    ]  # fmt: skip
+    row = next(r for r in wide_rows(*both(runs)) if (r["method"], r["tokens"]) == ("nuwa", "64"))
+    paper = (58.3 / 61.9 + 62.0 / 64.7) / 2 * 100
+    assert row["retained"] == f"95.0 / {paper:.1f} / {95 - paper:+.1f} (2 columns)"
+    assert row["gqa"] == "54.0 / 58.3 / -4.3!"
+
+
+def test_another_model_is_shown_by_its_retention():
+    kept = {
+        "vqa/exact_match": {"value": 0.9, "low": 0.8, "high": 0.95},
+        "vg/acc@0.5": {"value": 0.5, "low": 0.5, "high": 0.5},
+    }
+    scores = {"vqa/exact_match": 0.8, "vg/acc@0.5": 0.4}
+    run = result("nuwa", scores, dataset="scenes", model="tiny_llava", average=64, retention=kept)
+    (row,) = stand_in_rows(load_table("table6"), [run])
+    assert (row["tokens"], row["questions"], row["boxes"]) == ("64", "90.0 [80.0, 95.0]", "50.0 / 47.2")
+    (row,) = stand_in_rows(load_table("table7"), [run])
+    paper = (58.33 / 61.9 + 62.0275 / 64.7 + 1706.869 / 1862) / 3 * 100
+    assert row["method"] == "nuwa:d_thresh=280" and row["questions"] == f"90.0 [80.0, 95.0] / {paper:.1f}"
+    (row,) = stand_in_rows(load_table("table11"), [run])
+    assert row["tokens"] == "320"  # of 2,880, the share that 64 is of 576
+    assert stand_in_rows(load_table("table11"), [result("nuwa", scores, model="tiny_llava", average=192)]) == []
+
+
+def test_command(tmp_path, capsys):
+    """Two folders, one run in both: a check that holds, one that does not, and all formats."""
+    good = [result("none", {GQA: 0.619}), result("nuwa", {GQA: 0.583}, average=64)]
+    one, other = write(tmp_path / "one", good[:1]), write(tmp_path / "other", good)
+    assert main([str(one), str(other), "--expected", "table5", "--check"]) == 0
+    assert "2 judged, 0 outside" in capsys.readouterr().out
+    bad = write(tmp_path / "bad", [result("none", {GQA: 0.5})])
+    assert main([str(bad), "--expected", "table5", "--check"]) == 1
+    assert "check failed: table5" in capsys.readouterr().err
+    assert main([str(bad), "--expected", "table5"]) == 0
+    capsys.readouterr()
+    assert main([str(other), "--expected", "table5", "--format", "csv"]) == 0
+    lines = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [line["ours"] for line in lines if line["column"] == "gqa" and line["ours"]] == ["61.9", "58.3"]
+    assert main([str(other), "--expected", "table5", "--format", "markdown"]) == 0
+    assert "| 58.3 / 58.3 / +0.0 |" in capsys.readouterr().out
+    assert main([str(other), "--expected", "table5", "--format", "latex"]) == 0
+    assert "mmbench\\_en" in capsys.readouterr().out
+
+
+def test_an_experiment_by_name(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "outputs" / "baselines", [result("none", {GQA: 0.619})])
+    assert main(["baselines"]) == 0 and "0.619" in capsys.readouterr().out

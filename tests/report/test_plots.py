@@ -1,0 +1,98 @@
+"""Plots show the numbers of the runs, in files that are the same every time."""
+
+import sys
+
+import pytest
+from made_up import result, write
+
+from nuwa.report.__main__ import main
+from nuwa.report.plots import COLOURS, PlotsError, _figure, _plots, write_plots
+from nuwa.report.points import distance_points, part_points, points_of
+
+SCORES = {"vqa/exact_match": 0.8, "vg/acc@0.5": 0.4, "vg/miou": 0.3}
+
+
+def scenes(method, average=None, value=0.8, **extra):
+    scores = SCORES | {"vqa/exact_match": value}
+    return result(method, scores, dataset="scenes", model="tiny_llava", average=average, **extra)
+
+
+@pytest.fixture
+def runs():
+    return [
+        scenes("none", value=0.9),
+        *(scenes("fastv", average, average / 400) for average in (64, 128, 192)),
+        *(scenes("nuwa", 64, options={"d_thresh": d}) for d in (18.0, 148.0, 280.0)),
+        *(scenes("nuwa", 128, options={"region": r, "random": c}) for r in (True, False) for c in (True, False)),
+        scenes("visionzip", 64, status="failed"),
+    ]
+
+
+def test_points(runs):
+    points = points_of(runs)
+    assert {point.panel for point in points} == {("scenes", "vqa/exact_match"), ("scenes", "vg/acc@0.5")}
+    fastv = next(p for p in points if p.method == "fastv" and p.tokens == 128 and p.panel[1] == "vqa/exact_match")
+    assert (fastv.value, fastv.error, fastv.tflops) == (pytest.approx(32), pytest.approx(1.96), 1.28)
+    assert {p.choices.options["d_thresh"] for p in distance_points(points)} == {18, 148, 280}
+    assert {p.tokens for p in part_points(points)} == {128} and len(part_points(points)) == 8
+
+
+def test_seeds_become_one_point():
+    runs = [scenes("nuwa", 64, value, run_key=str(value)) for value in (0.5, 0.6, 0.7)]
+    point = next(p for p in points_of(runs) if p.panel[1] == "vqa/exact_match")
+    assert (point.value, point.error) == (pytest.approx(60), pytest.approx(1.96 * 10))
+
+
+def drawn(runs, name):
+    """The panel of a plot that shows answers to questions."""
+    plots = {plot: (points, draw) for plot, points, draw in _plots(points_of(runs))}
+    pytest.importorskip("matplotlib")
+    return next(axes for axes in _figure(*plots[name], "").axes if axes.get_title() == "scenes vqa/exact_match")
+
+
+def test_what_is_drawn(runs):
+    vqa = drawn(runs, "accuracy_tokens")
+    lines = {container.get_label(): container.lines[0].get_xydata().tolist() for container in vqa.containers}
+    assert lines["fastv"] == [[64, 16], [128, 32], [192, 48]]
+    assert lines["nuwa"] == [[64, 80], [128, 80]]
+    assert [line.get_ydata() for line in vqa.lines if line.get_label() == "unpruned"] == [[90, 90]]
+    curve = drawn(runs, "d_thresh").containers[0]
+    assert curve.lines[0].get_xdata().tolist() == [18, 148, 280]
+    ours, at_random = (c for c in drawn(runs, "ablation").containers if len(c) == 2)
+    assert [bar.get_height() for bar in ours] == [80, 80] and ours.get_label() == "nuwa, 128 tokens"
+    assert at_random[0].get_hatch() == "//"
+    assert drawn(runs, "accuracy_tflops").get_xscale() == "log"
+
+
+def test_colours_are_told_apart():
+    """Any two differ in lightness or hue as seen without red-green vision (Machado 2009, deuteranopia)."""
+    seen = []
+    for colour in COLOURS:
+        r, g, b = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
+        seen.append(
+            (0.367 * r + 0.861 * g - 0.228 * b, 0.280 * r + 0.673 * g + 0.047 * b, -0.012 * r + 0.043 * g + 0.969 * b)
+        )
+    gaps = [sum((a - b) ** 2 for a, b in zip(x, y, strict=True)) ** 0.5 for i, x in enumerate(seen) for y in seen[:i]]
+    assert min(gaps) > 0.1
+
+
+def test_files(runs, tmp_path, capsys):
+    names = [f"{plot}_tiny_llava.{form}" for plot in ("accuracy_tokens", "accuracy_tflops", "d_thresh", "ablation")
+             for form in ("png", "svg")]  # fmt: skip
+    assert main([str(write(tmp_path / "runs", runs)), "--plots", str(tmp_path / "one")]) == 0
+    assert sorted(file.name for file in (tmp_path / "one").iterdir()) == sorted(names)
+    write_plots(runs, tmp_path / "two")
+    for name in names:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_without_matplotlib(runs, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(PlotsError, match=r"\[plots\]"):
+        write_plots(runs, tmp_path)
+    assert main([str(write(tmp_path / "runs", runs))]) == 0  # tables need none
+
+
+def test_nothing_to_plot(tmp_path):
+    with pytest.raises(PlotsError, match="no finished run"):
+        write_plots([scenes("nuwa", 64, status="failed")], tmp_path)
