@@ -36,6 +36,10 @@ PROMPTS = {
 """Prompts: text lengths and images, and the numbers of the pictures."""
 
 
+PINPOINTS = ((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008))
+"""Of every released LLaVA-NeXT."""
+
+
 class Family:
     """LLaVA-1.5, and what others override."""
 
@@ -145,6 +149,20 @@ def unpadded(size: tuple[int, int], pinpoints, tile: int, side: int) -> tuple[in
         for whole, real in ((height, rows), (width, columns))
     ]
     return len(kept[0]), len(kept[1])
+
+
+def source_of(size: tuple[int, int], side: int = 24, pinpoints=PINPOINTS, tile: int = 336) -> list[int]:
+    """Row numbers of the vision features in prompt order, placeholder by placeholder; -1 for newlines."""
+    tiles_high, tiles_wide = best_tiles(size, pinpoints, tile)
+    height, width = unpadded(size, pinpoints, tile, side)
+    top, left = (tiles_high * side - height) // 2, (tiles_wide * side - width) // 2
+    out = list(range(side * side))
+    for row in range(top, top + height):
+        for column in range(left, left + width):
+            crop = 1 + row // side * tiles_wide + column // side
+            out.append(crop * side * side + row % side * side + column % side)
+        out.append(-1)
+    return out
 
 
 def random_llava_next(attention: str = "sdpa", dtype: torch.dtype = torch.float32, text=None):

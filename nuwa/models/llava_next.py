@@ -17,8 +17,8 @@ from nuwa.models.llava import LlavaAdapter
 from nuwa.pruning.layout import Grid, ImageLayout, VisionView
 
 
-def tiled_layout(source: Tensor, base: Grid, tiles: Grid) -> ImageLayout:
-    """The layout of a base view followed by a tile view: ``source`` (n_tokens,) as in `ImageLayout`.
+def tiled_layout(source: Tensor, base: Grid, tiles: Grid, size: Grid) -> ImageLayout:
+    """The layout of a base view followed by a tile view: ``source`` (n_tokens,) and ``size`` as in `ImageLayout`.
 
     Nothing is left of the tile view of an image that is thinner than a patch.
     """
@@ -29,7 +29,7 @@ def tiled_layout(source: Tensor, base: Grid, tiles: Grid) -> ImageLayout:
     if len(newlines):
         grid = len(newlines), len(places) // len(newlines) - 1
         views.append(VisionView(grid, places[source[cells:] >= 0], newlines, tiles))
-    return ImageLayout(len(source), source, tuple(views))
+    return ImageLayout(len(source), source, tuple(views), size)
 
 
 class LlavaNextAdapter(LlavaAdapter):
@@ -59,9 +59,10 @@ class LlavaNextAdapter(LlavaAdapter):
         return [image[:count] for image, count in zip(pixels, crops, strict=True)]
 
     def layouts(self, images: Sequence[Tensor], arguments: Mapping[str, Any]) -> list[ImageLayout]:
-        sizes, tiles = arguments["image_sizes"], self.tiles(arguments)
-        sources = [self.pack_rows(size, 1 + height * width) for size, (height, width) in zip(sizes, tiles, strict=True)]
-        return [tiled_layout(source, self.square, shape) for source, shape in zip(sources, tiles, strict=True)]
+        return [
+            tiled_layout(self.pack_rows(size, 1 + tiles[0] * tiles[1]), self.square, tiles, tuple(map(int, size)))
+            for size, tiles in zip(arguments["image_sizes"], self.tiles(arguments), strict=True)
+        ]
 
     def pack_rows(self, size: Tensor, crops: int) -> Tensor:
         """Row numbers of an image's vision features, packed by the model as it packs the features; -1 for newlines."""

@@ -18,8 +18,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from nuwa.pruning.budget import Budget, ModelShape, Schedule
-from nuwa.pruning.layout import Grid, ImageLayout
+from nuwa.pruning.budget import Budget, ModelShape, Schedule, share_out
+from nuwa.pruning.layout import Grid, ImageLayout, VisionView
+from nuwa.pruning.segments import Prompt, Segment
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class VisionContext:
     ``features`` (B, N, D): the features at which tokens are kept or merged (LLaVA: before the projector).
     ``project`` maps features to the LLM's width. ``taps`` holds what the method asked for. ``ids`` names each view (the
     sample's id, for later views of an image their number as well), the only source of randomness together with the
-    method's seed.
+    method's seed. ``views`` is how many each of the images has.
     """
 
     grid: Grid
@@ -62,6 +63,7 @@ class VisionContext:
     taps: dict[Tap, Tensor | None]
     ids: Sequence[str]
     project: Callable[[Tensor], Tensor]
+    views: int = 1
 
     def generator(self, image: int, seed: int) -> torch.Generator:
         """A CPU generator that depends only on the seed and the image's id."""
@@ -198,6 +200,7 @@ class Pruner:
 
     ``budget`` says what an image may cost; ``seed`` feeds methods that draw at random. ``native_position`` is the
     position strategy of the method's authors. ``looks_back`` asks for the context of the layer before each LLM stage.
+    ``all_newlines`` lets newlines into the LLM whose row has no token left.
     """
 
     budget: Budget = field(default_factory=Budget, kw_only=True)
@@ -206,6 +209,7 @@ class Pruner:
     name: ClassVar[str]
     native_position: ClassVar[str] = "pesp"
     looks_back: ClassVar[bool] = False
+    all_newlines: ClassVar[bool] = False
     facts: ClassVar[Facts] = Facts()
 
     def __post_init__(self) -> None:
@@ -238,6 +242,22 @@ class Pruner:
             BudgetError: the method cannot reach the budget; the message names what it can reach.
         """
         raise NotImplementedError
+
+    def highest(self, n_tokens: int, layers: int) -> Schedule:
+        """The most that an image of ``n_tokens`` can cost."""
+        return Schedule(n_tokens)
+
+    def arrange(self, layout: ImageLayout) -> ImageLayout:
+        """The views that the method sees of an image."""
+        return layout
+
+    def shares(self, total: int, views: Sequence[VisionView]) -> list[int]:
+        """How many of ``total`` tokens each view of an image keeps: in proportion to its cells."""
+        return share_out(total, [len(view.tokens) for view in views])
+
+    def reframe(self, prompt: Prompt, segment: Segment, strategy: str) -> tuple[Prompt, Segment]:
+        """The prompt and what enters layer 0 of it, as the method understands them: roles and position ids."""
+        return prompt, segment
 
     def image_grid(self, grid: Grid | None, layers: int) -> Grid | None:
         """The grid of patches that the vision tower shall see in place of ``grid`` (None: no fixed size), or None.

@@ -3,10 +3,14 @@
 Salience is CLS attention alone; pillars are the upper 45 % of the kept tokens by it; similarity is measured on hidden
 states averaged over the last third of the tower; a collector's own weight is set to one *after* its row is normalised,
 so that weights sum to about two; stage 2 follows the last token's attention.
+
+On LLaVA-NeXT every tile gets the same number of tokens, whatever of it is padding, regions offer more candidates, and
+half of the tokens are pillars. The released class for it has to be put in place by hand, and fails unless THRE is set.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -23,11 +27,20 @@ from nuwa.pruners.nuwa import (
     random_scores,
     top_quantile,
 )
+from nuwa.pruners.release_next import misalign, swap_tiles, tile_shares
 from nuwa.pruning.budget import ModelShape, Schedule, attention_score_flops, check_reached, cosine_flops, layer_at
-from nuwa.pruning.layout import Grid
+from nuwa.pruning.layout import Grid, ImageLayout, VisionView
+from nuwa.pruning.segments import Prompt, Segment
+
+STAGE1_COUNTS = {64: 112, 128: 224, 192: 336, 160: 290, 320: 582, 640: 1162}
+"""Stage-1 tokens of an image by average, where the released code lists them; the last three are LLaVA-NeXT's."""
 
 STAGE2_COUNTS = {112: 16, 224: 32, 336: 48}
 """Stage-2 tokens by stage-1 tokens where the released code lists them; a tenth otherwise."""
+
+
+TILED_CANDIDATES = {160: 2, 320: 3, 640: 3}
+"""Candidates per region of LLaVA-NeXT by average, where the released code lists them."""
 
 
 def stage2_count(first: int) -> int:
@@ -48,6 +61,12 @@ class NuwaRelease(Pruner):
 
     The released base class has no switches; its ablation class has ``region``, ``pillar`` and ``random`` and, unlike
     the base class, takes pillars by the norm of the patch *features*: ``ablation_class=True`` does that.
+    ``pillar_quantile`` is the class's by default: 0.55, and 0.5 for LLaVA-NeXT.
+
+    Three mistakes of the LLaVA-NeXT class are left out unless asked for. ``swapped_tiles``: tiles of wide and tall
+    images are stitched in the wrong order (`swap_tiles`). ``misaligned_ids``: ids and roles are given out as if there
+    were no newlines (`misalign`). ``all_newlines``: rows keep their newline when their last token is gone; stage 2
+    takes it, unless ``misaligned_ids``.
     """
 
     d_thresh: float = 280.0
@@ -56,8 +75,11 @@ class NuwaRelease(Pruner):
     random: bool = False
     ablation_class: bool = False
     region_size: int = 2
-    pillar_quantile: float = 0.55
+    pillar_quantile: float | None = None
     stage2_layer: float = 0.5
+    swapped_tiles: bool = False
+    misaligned_ids: bool = False
+    all_newlines: bool = False
 
     name: ClassVar[str] = "nuwa_release"
     looks_back: ClassVar[bool] = True
@@ -79,23 +101,41 @@ class NuwaRelease(Pruner):
         return (Tap("cls_attention"), Tap("hidden_mean", start=2 / 3))
 
     def schedule(self, n_tokens: int, layers: int) -> Schedule:
-        """The stage-1 count whose released stage-2 count comes closest to the budget."""
+        """The listed stage-1 count, or else the one whose released stage-2 count comes closest to the budget."""
         target, stage2 = self.budget.tokens(n_tokens), layer_at(self.stage2_layer, layers)
         tenth = round(target * layers / (stage2 + 0.1 * (layers - stage2)))
         counts = {first for first in (*STAGE2_COUNTS, tenth - 1, tenth, tenth + 1, n_tokens) if 1 <= first <= n_tokens}
         options = [Schedule(first, ((stage2, stage2_count(first)),)) for first in counts]
         best = min(options, key=lambda option: (abs(option.average(layers) - target), option.vision))
-        highest = Schedule(n_tokens, ((stage2, stage2_count(n_tokens)),)).average(layers)
+        listed = STAGE1_COUNTS.get(self.budget.average, n_tokens + 1)
+        if listed <= n_tokens and self.stage2_layer == 0.5:
+            best = Schedule(listed, ((stage2, stage2_count(listed)),))
+        highest = self.highest(n_tokens, layers).average(layers)
         lowest = Schedule(10, ((stage2, 1),)).average(layers)
         reachable = f"with stage 2 at a tenth of stage 1 it reaches {lowest:.1f} to {highest:.1f} of {n_tokens} tokens"
         return check_reached(self.name, best, target, layers, reachable)
 
+    def highest(self, n_tokens: int, layers: int) -> Schedule:
+        """All tokens, and a tenth of them in stage 2."""
+        return Schedule(n_tokens, ((layer_at(self.stage2_layer, layers), stage2_count(n_tokens)),))
+
+    def arrange(self, layout: ImageLayout) -> ImageLayout:
+        return swap_tiles(layout) if self.swapped_tiles else layout
+
+    def shares(self, total: int, views: Sequence[VisionView]) -> list[int]:
+        return tile_shares(total, views)
+
+    def reframe(self, prompt: Prompt, segment: Segment, strategy: str) -> tuple[Prompt, Segment]:
+        return misalign(prompt, segment, strategy) if self.misaligned_ids else (prompt, segment)
+
     def prune_vision(self, context: VisionContext, keep: int) -> VisionDecision:
         attention, similar = (context.taps[tap] for tap in self.taps)
-        salience = attention.float().sum(1)
-        kept = choose_tokens(salience, context.grid, keep, self.region_size if self.region else None)
+        salience, tiled = attention.float().sum(1), context.views > 1
+        offered = TILED_CANDIDATES.get(self.budget.average, 1) if tiled else 1
+        kept = choose_tokens(salience, context.grid, keep, self.region_size if self.region else None, offered)
         strength = context.features.float().norm(dim=-1) if self.ablation_class else salience
-        pillar = top_quantile(strength, kept, self.pillar_quantile) & self.pillar
+        quantile = (0.5 if tiled else 0.55) if self.pillar_quantile is None else self.pillar_quantile
+        pillar = top_quantile(strength, kept, quantile) & self.pillar
         weight = release_weights(similar, kept, pillar, context.grid, self.d_thresh)
         merged = (weight @ context.features.float()).to(context.features.dtype)
         features = torch.where(pillar[..., None], gather_tokens(context.features, kept), merged)

@@ -37,7 +37,7 @@ class Budget:
 
     Tokens are patches: the newlines between rows of LLaVA-NeXT's tiles cost nothing here (640 of 2,880 in the paper
     counts none either), though the counts that are measured in every layer include them. Under dynamic resolution an
-    image of no more than ``average`` tokens stays whole.
+    image for which ``average`` is more than its method can spend (`Pruner.highest`) costs that, or stays whole.
     """
 
     average: float | None = None
@@ -88,6 +88,16 @@ class Schedule:
     def average(self, layers: int) -> float:
         """Mean of ``per_layer``: the budget this schedule spends."""
         return average_entering(self.per_layer(layers))
+
+
+def share_out(total: int, sizes: Sequence[int]) -> list[int]:
+    """Divide ``total`` in proportion to ``sizes``: the largest remainders are rounded up, the first of equals."""
+    whole = sum(sizes)
+    shares = [total * size // whole for size in sizes]
+    remainders = [total * size % whole for size in sizes]
+    for i in sorted(range(len(sizes)), key=lambda i: (-remainders[i], i))[: total - sum(shares)]:
+        shares[i] += 1
+    return shares
 
 
 def layer_at(depth: float, layers: int) -> int:

@@ -20,24 +20,27 @@ class VisionView:
 
     ``tokens`` (height * width,) holds, in raster order and rising, each cell's index among the image's tokens;
     ``newlines`` (height,) the index of the placeholder that closes each row, None where rows are not closed. ``tiles``
-    is the (height, width) of the crops it was stitched from.
+    is the (height, width) of the crops it was stitched from. A method that sees a view of its own (`Pruner.arrange`)
+    gives ``rows`` (height * width,), its rows among the image's vision features; cells without a token are -1.
     """
 
     grid: Grid
     tokens: Tensor
     newlines: Tensor | None = None
     tiles: Grid = (1, 1)
+    rows: Tensor | None = None
 
-    def closed(self, kept: Tensor) -> Tensor:
-        """The tokens of ``kept`` cells (K,), each row that still has one closed by its newline.
+    def closed(self, kept: Tensor, every_row: bool = False) -> Tensor:
+        """The tokens of ``kept`` cells (K,), each row that still has one (or ``every_row``) closed by its newline.
 
         Cells out of raster order form no rows: their newlines leave.
         """
-        tokens = self.tokens.to(kept.device)[kept]
-        if self.newlines is None or bool((kept.diff() <= 0).any()):
-            return tokens
-        rows = (kept // self.grid[1]).unique()
-        return torch.cat([tokens, self.newlines.to(kept.device)[rows]]).sort().values
+        tokens, width = self.tokens.to(kept.device)[kept], self.grid[1]
+        if self.newlines is not None and not bool((kept.diff() <= 0).any()):
+            rows = torch.arange(self.grid[0], device=kept.device) if every_row else (kept // width).unique()
+            place = torch.cat([kept // width * (width + 1) + kept % width, rows * (width + 1) + width])
+            tokens = torch.cat([tokens, self.newlines.to(kept.device)[rows]])[place.argsort()]
+        return tokens[tokens >= 0]
 
 
 @dataclass(frozen=True)
@@ -49,11 +52,14 @@ class ImageLayout:
 
     A newline is neither a patch nor text: no method chooses it and no budget counts it. It stays, in its place, exactly
     as long as any token of its row does.
+
+    ``size`` is the image's (height, width) in pixels where tiles depend on it.
     """
 
     n_tokens: int
     source: Tensor
     views: tuple[VisionView, ...]
+    size: Grid | None = None
 
     @classmethod
     def single(cls, grid: Grid) -> ImageLayout:
@@ -72,8 +78,9 @@ class ImageLayout:
         line = torch.full((self.n_tokens,), -1)
         for view in self.views:
             if view.newlines is not None:
-                line[view.tokens] = view.newlines.repeat_interleave(view.grid[1])
-                line[view.newlines] = view.newlines
+                there, closed = view.tokens >= 0, view.newlines[view.newlines >= 0]
+                line[view.tokens[there]] = view.newlines.repeat_interleave(view.grid[1])[there]
+                line[closed] = closed
         return line
 
 

@@ -172,7 +172,7 @@ class PruningSession:
         ids = self.adapter.position_ids(kwargs.get("position_ids"), batch, length, device)
         placeholders = self._input_ids.to(device) == self.adapter.image_token_id
         prompt = read_prompt(placeholders, valid, ids, self._images.plans)
-        segment = first_segment(prompt, self.strategy)
+        prompt, segment = self.pruner.reframe(prompt, first_segment(prompt, self.strategy), self.strategy)
         self._step = Step(
             PrefillState(prompt, [segment]), True, segment.length, 0, prompt.stages(), self._images, self._input_ids
         )

@@ -18,10 +18,11 @@ from nuwa.pruning.segments import ImagePlan
 
 @dataclass
 class Look:
-    """One view of one image: ``keep`` of its tokens shall stay. ``taps`` without a batch dimension, or None."""
+    """View ``number`` of ``of`` of an image: ``keep`` of its tokens shall stay. ``taps`` without a batch, or None."""
 
     image: int
     number: int
+    of: int
     view: VisionView
     keep: int
     features: Tensor
@@ -30,7 +31,13 @@ class Look:
     @property
     def kind(self) -> tuple:
         """Looks of one kind can share one call of a method."""
-        return self.view.grid, self.keep, self.features.shape, tuple(value is None for value in self.taps.values())
+        return (
+            self.of,
+            self.view.grid,
+            self.keep,
+            self.features.shape,
+            tuple(value is None for value in self.taps.values()),
+        )
 
 
 def content_id(pixels: Tensor) -> str:
@@ -39,20 +46,17 @@ def content_id(pixels: Tensor) -> str:
     return hashlib.blake2b(data, digest_size=8).hexdigest()
 
 
-def stays_whole(pruner: Pruner, n_tokens: int, shape: ModelShape) -> bool:
-    """Whether an image is no larger than an absolute budget, under dynamic resolution."""
+def schedule_for(pruner: Pruner, n_tokens: int, shape: ModelShape) -> tuple[Schedule, bool]:
+    """The counts for an image of ``n_tokens``, and whether it is too small for an absolute budget.
+
+    That takes dynamic resolution. Such an image costs the most that its method can spend, and enters the LLM whole.
+    """
     average = pruner.budget.average
-    return shape.image_tokens is None and average is not None and average >= n_tokens
-
-
-def share_out(total: int, sizes: Sequence[int]) -> list[int]:
-    """Divide ``total`` in proportion to ``sizes``: the largest remainders are rounded up, the first of equals."""
-    whole = sum(sizes)
-    shares = [total * size // whole for size in sizes]
-    remainders = [total * size % whole for size in sizes]
-    for i in sorted(range(len(sizes)), key=lambda i: (-remainders[i], i))[: total - sum(shares)]:
-        shares[i] += 1
-    return shares
+    if shape.image_tokens is None and average is not None:
+        highest = pruner.highest(n_tokens, shape.layers)
+        if average >= highest.average(shape.layers):
+            return highest, True
+    return pruner.schedule(n_tokens, shape.layers), False
 
 
 def plan_images(
@@ -73,10 +77,10 @@ def plan_images(
     """
     plans, looks = [], []
     for image, (name, layout) in enumerate(zip(ids, layouts, strict=True)):
-        whole = stays_whole(pruner, layout.patches, adapter.shape)
-        schedule = Schedule(layout.patches) if whole else pruner.schedule(layout.patches, adapter.shape.layers)
+        layout = pruner.arrange(layout)
+        schedule, small = schedule_for(pruner, layout.patches, adapter.shape)
         plans.append(ImagePlan(name, layout, schedule))
-        if pruner.prunes_vision and not whole:
+        if pruner.prunes_vision and not small:
             looks += _looks(pruner, recording, image, plans[-1], encoded)
     kept: dict[tuple[int, int], Tensor] = {}
     for group in _groups(looks):
@@ -85,13 +89,13 @@ def plan_images(
         for row, look in enumerate(group):
             count = decision.keep.shape[1] if decision.counts is None else int(decision.counts[row])
             cells = decision.keep[row, :count]
-            kept[look.image, look.number] = look.view.closed(cells)
+            kept[look.image, look.number] = look.view.closed(cells, pruner.all_newlines)
             suffix = f"/{look.number}" if look.number else ""
             plans[look.image].extras |= {name + suffix: values[row] for name, values in decision.extras.items()}
             if projected is not None:
                 tokens = look.view.tokens.to(cells.device)[cells]
                 new = projected[row, :count].to(images[look.image])
-                images[look.image] = images[look.image].index_copy(0, tokens, new)
+                images[look.image] = images[look.image].index_copy(0, tokens[tokens >= 0], new[tokens >= 0])
     for image in {look.image for look in looks}:
         plans[image].keep = torch.cat([kept[key] for key in sorted(kept) if key[0] == image])
     return plans
@@ -101,12 +105,14 @@ def _looks(pruner: Pruner, recording: Recording, image: int, plan: ImagePlan, en
     """The views of an image that get any tokens, with what was recorded of them."""
     views = plan.layout.views
     looks = []
-    for number, keep in enumerate(share_out(plan.schedule.vision, [len(view.tokens) for view in views])):
+    for number, keep in enumerate(pruner.shares(plan.schedule.vision, views)):
         if keep:
             view = views[number]
-            rows = plan.layout.source[view.tokens] if encoded is None else torch.arange(encoded[0] * encoded[1])
+            rows = plan.layout.source[view.tokens] if view.rows is None else view.rows
+            if encoded is not None:
+                rows = torch.arange(encoded[0] * encoded[1])
             taps = {tap: recording.view(tap, image, rows) for tap in pruner.taps}
-            looks.append(Look(image, number, view, keep, recording.features(image, rows), taps))
+            looks.append(Look(image, number, len(views), view, keep, recording.features(image, rows), taps))
     return looks
 
 
@@ -128,5 +134,6 @@ def _decide(pruner: Pruner, adapter: Adapter, plans: Sequence[ImagePlan], group:
         taps=taps,
         ids=[plans[look.image].id + (f"/{look.number}" if look.number else "") for look in group],
         project=adapter.project,
+        views=group[0].of,
     )
     return pruner.prune_vision(context, group[0].keep)

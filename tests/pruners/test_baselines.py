@@ -7,7 +7,6 @@ from pruners.cases import after, noise, prompt, vision_context
 from nuwa.pruners import FastV, KeepAll, Pooling, RandomPruner, VisionZip
 from nuwa.pruners.base import Tap
 from nuwa.pruners.pooling import cell_centres, near_squares, nearest_counts, pool, pooled_grid
-from nuwa.pruning.budget import BudgetError
 
 CLS, KEYS, FEATURE = Tap("cls_attention"), Tap("keys"), Tap("cls_feature")
 

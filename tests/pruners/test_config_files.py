@@ -37,7 +37,7 @@ def test_budget_files():
     budgets = {file.stem: Budget(**OmegaConf.load(file)) for file in (CONF / "budget").glob("*.yaml")}
     assert budgets == {
         "full": Budget(),
-        **{f"avg{average}": Budget(average=average) for average in (64, 128, 192)},
+        **{f"avg{average}": Budget(average=average) for average in (64, 128, 192, 160, 320, 640)},
         **{f"ratio{percent}": Budget(ratio=percent / 100) for percent in (25, 50, 75)},
     }
 

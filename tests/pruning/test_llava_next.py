@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from families import FAMILIES, best_tiles, random_llava_next, unpadded
+from families import FAMILIES, PINPOINTS, best_tiles, random_llava_next, source_of, unpadded
 from support import Fixed, small_text
 from transformers import CLIPVisionConfig, LlavaNextConfig, LlavaNextForConditionalGeneration, MistralConfig
 
@@ -14,8 +14,6 @@ from nuwa.pruners.base import Tap
 from nuwa.pruning.budget import Budget
 
 FAMILY = FAMILIES["llava_next"]
-PINPOINTS = ((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008))
-"""Of every released LLaVA-NeXT."""
 
 
 @pytest.fixture(scope="module")
@@ -35,20 +33,6 @@ def random_sizes() -> list[tuple[int, int]]:
     draw = torch.rand(20, 2, generator=torch.Generator().manual_seed(5))
     drawn = [tuple(pair) for pair in (3000**draw).round().long().tolist()]
     return [*drawn, (480, 640), (330, 1000), (1000, 330), (1, 1), (20, 10000), (10000, 20), (336, 336), (335, 337)]
-
-
-def source_of(size: tuple[int, int], side: int = 24, pinpoints=PINPOINTS, tile: int = 336) -> list[int]:
-    """Row numbers of the vision features in prompt order, placeholder by placeholder; -1 for newlines."""
-    tiles_high, tiles_wide = best_tiles(size, pinpoints, tile)
-    height, width = unpadded(size, pinpoints, tile, side)
-    top, left = (tiles_high * side - height) // 2, (tiles_wide * side - width) // 2
-    out = list(range(side * side))
-    for row in range(top, top + height):
-        for column in range(left, left + width):
-            crop = 1 + row // side * tiles_wide + column // side
-            out.append(crop * side * side + row % side * side + column % side)
-        out.append(-1)
-    return out
 
 
 @pytest.mark.parametrize("size", random_sizes(), ids=str)
