@@ -1,0 +1,120 @@
+"""Attention flow and gradient-weighted flow of an sdpa model equal direct sums over eager maps and autograd."""
+
+import pytest
+import torch
+from analysis.cases import ANSWERS, PAIR, answered, eager_attention, session_of, written_groups
+from families import FAMILIES
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from nuwa.analysis.calls import choose_layers, read_prompt_once, watch_layers
+from nuwa.analysis.gradients import watch_gradients
+from nuwa.analysis.measures import group_flow
+from nuwa.pruning.guards import SessionError
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request):
+    return FAMILIES[request.param]
+
+
+def direct_flow(weights, groups):
+    """(G, G) sums of one row's weights (L, L), entry by entry of the groups."""
+    sums = torch.zeros(4, 4)
+    for one in range(4):
+        for other in range(4):
+            sums[one, other] = weights[[g == one for g in groups]][:, [g == other for g in groups]].sum()
+    return sums
+
+
+def flow_of(call, portions, answers=None):
+    groups = call.groups(answers)
+    parts = [group_flow(rows, groups[:, query], groups) for query, rows in portions]
+    return sum(part[0] for part in parts), sum(part[1] for part in parts)
+
+
+def test_attention_flow(family):
+    inputs, flows = family.inputs(*PAIR), {}
+
+    def watch(call):
+        flows[call.index] = flow_of(call, call.portions(chunk=17))
+
+    with session_of(family) as session, watch_layers(session, watch):
+        read_prompt_once(session, inputs)
+    reference = eager_attention(family, inputs)
+    assert sorted(flows) == list(range(len(reference)))
+    for index, weights in enumerate(reference):
+        sums, counts = flows[index]
+        for row, prompt in enumerate(PAIR):
+            groups = written_groups(family, prompt)
+            direct = direct_flow(weights[row, :, -len(groups) :, -len(groups) :].mean(0), groups)
+            assert torch.allclose(sums[row], direct, atol=1e-5, rtol=1e-5)
+            assert counts[row].tolist() == [groups.count(g) for g in range(4)]
+            assert torch.allclose(sums[row].sum(-1), counts[row], atol=1e-4)
+
+
+def test_gradient_weighted_flow(family):
+    inputs, ids, lengths = answered(family)
+    flows, groups = {}, [written_groups(family, p, len(a)) for p, a in zip(PAIR, ANSWERS, strict=True)]
+
+    def watch(seen):
+        assert seen.call.index not in flows
+        flows[seen.call.index] = flow_of(seen.call, seen.portions(chunk=17), lengths - 1)[0]
+
+    with session_of(family) as session:
+        likelihood = watch_gradients(session, inputs, ids, lengths, watch)
+    output = family.model("eager")(**inputs, output_attentions=True, use_cache=False)
+    scores = output.logits.log_softmax(-1)
+    total = sum(
+        scores[row, place - len(answer) + k, token]
+        for row, answer in enumerate(ANSWERS)
+        for place in [inputs["input_ids"].shape[1]]
+        for k, token in enumerate(answer)
+    )
+    assert likelihood == pytest.approx(total.item(), abs=1e-5)
+    slopes = torch.autograd.grad(total, output.attentions)
+    largest = 0
+    for index, (weights, slope) in enumerate(zip(output.attentions, slopes, strict=True)):
+        whole = (weights * slope).relu().mean(1).detach()
+        for row in range(2):
+            length = len(groups[row])
+            direct = direct_flow(whole[row, -length:, -length:], groups[row])
+            assert torch.allclose(flows[index][row], direct, atol=1e-5, rtol=1e-4)
+            largest = max(largest, float(direct.max()))
+    assert largest > 1e-3, "nothing to see"
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remembers the most elements that any operation put out."""
+
+    most = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        output = function(*args, **(kwargs or {}))
+        for value in output if isinstance(output, tuple | list) else [output]:
+            if torch.is_tensor(value):
+                self.most = max(self.most, value.numel())
+        return output
+
+
+def test_no_map_of_all_heads_is_ever_made():
+    family = FAMILIES["llava"]
+    inputs = family.inputs("middle")
+    with session_of(family) as session, watch_layers(session, lambda call: list(call.portions(8))):
+        read_prompt_once(session, inputs)  # shapes that transformers meets once are out of the way
+        with LargestTensor() as seen:
+            read_prompt_once(session, inputs)
+    heads, length = 4, inputs["input_ids"].shape[1]
+    assert heads * 8 * length <= seen.most < heads * length**2 / 2
+
+
+def test_refusals():
+    family = FAMILIES["llava"]
+    session = session_of(family)
+    with pytest.raises(SessionError, match="open the session"), watch_layers(session, print):
+        pass
+    with pytest.raises(ValueError, match="layer 6: this model has layers 0 to 5"):
+        choose_layers(session.adapter, [2, 6])
+    before = sum(len(m._forward_pre_hooks) + len(m._forward_hooks) for m in family.model().modules())
+    with session, watch_layers(session, print):
+        pass
+    assert before == sum(len(m._forward_pre_hooks) + len(m._forward_hooks) for m in family.model().modules())
