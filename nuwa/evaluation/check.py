@@ -136,6 +136,6 @@ def _shape(options: dict) -> ModelShape | None:
     if path is None or not (path.startswith((PACKAGE, ".", "/", "~")) or Path(path).exists() or path.count("/") != 1):
         return None
     folder = find_folder(path)
-    check_folder(folder, tuple(ADAPTERS))
+    check_folder(folder, tuple(ADAPTERS), options.get("family"))
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     return ADAPTERS[config.model_type](SimpleNamespace(config=config)).shape  # a shape needs no weights

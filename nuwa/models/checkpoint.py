@@ -46,11 +46,12 @@ def find_folder(path: str, revision: str | None = None) -> Path:
         ) from error
 
 
-def check_folder(folder: Path, families: tuple[str, ...]) -> dict:
+def check_folder(folder: Path, families: tuple[str, ...], asked: str | None = None) -> dict:
     """Check that a folder holds a whole checkpoint of a supported family and return its ``config.json``.
 
     Raises:
-        ModelError: a file is missing, is not what its name says, or the architecture is not supported.
+        ModelError: a file is missing, is not what its name says, or the architecture is not supported, or not the one
+            that was ``asked`` for.
     """
     config = read_json(folder / "config.json")
     family = config.get("model_type")
@@ -60,6 +61,8 @@ def check_folder(folder: Path, families: tuple[str, ...]) -> dict:
         raise ModelError(
             f"model.path={folder}: the architecture {named} (model_type {family}) is not supported; supported: {known}"
         )
+    if asked not in (None, family):
+        raise ModelError(f"model.family={asked}, but the config.json of model.path={folder} says {family}")
     read_json(folder / "tokenizer.json")
     if not any((folder / name).is_file() for name in PROCESSOR_FILES):
         raise ModelError(f"model.path={folder} lacks {PROCESSOR_FILES[0]}, which says how pictures are normalised")

@@ -112,6 +112,8 @@ class LoadedModel:
         """The prompt's ids. The first token is put in front by hand: tokenizers differ in whether they add it."""
         bos = self.tokenizer.bos_token_id
         try:
+            if any(0 in image.size for image in sample.images):
+                raise SampleError("a picture has no pixels")
             counts = [self.pictures.tokens(image) for image in sample.images]
             prompt = self.prompt.render(self.question(sample), len(sample.images))
             ids = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]

@@ -60,9 +60,7 @@ def load_model(
     choose("model.family", family, tuple(FAMILIES))
     known = FAMILIES[family]
     folder = find_folder(path, revision)
-    found = check_folder(folder, tuple(FAMILIES))["model_type"]
-    if found != family:
-        raise ModelError(f"model.family={family}, but the config.json of model.path={path} says {found}")
+    check_folder(folder, tuple(FAMILIES), family)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
     model = _load_weights(folder, known.architecture, settings | {"device_map": device_map})
     if device_map is None:

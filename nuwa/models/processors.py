@@ -22,6 +22,9 @@ from nuwa.benchmarks.base import SampleError, to_rgb
 
 Size = tuple[int, int]
 """(width, height) in pixels, as PIL counts."""
+LONGEST = 8192
+"""Longest side, in pixels, of a picture that is padded to a square; longer ones are shrunk before, or a thin strip of a
+picture would take gigabytes."""
 
 
 class PictureProcessor(ABC):
@@ -59,6 +62,9 @@ class SquareProcessor(PictureProcessor):
         super().__init__(pil)
         self.count = count
 
+    def encode(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
+        return super().encode([bounded(image, LONGEST) for image in images] if self.pil.do_pad else images)
+
     def tokens(self, image: Image.Image) -> int:
         return self.count
 
@@ -92,15 +98,9 @@ class TiledProcessor(PictureProcessor):
         return self.side**2 + rows * (columns + 1)
 
     def stitched(self, image: Image.Image) -> tuple[int, int]:
-        """Rows and columns of the tiles' tokens, put together and without those of the padding.
-
-        Raises:
-            SampleError: no arrangement of tiles leaves a pixel of the picture.
-        """
+        """Rows and columns of the tiles' tokens, put together and without those of the padding."""
         width, height = image.size
         best = select_best_resolution((height, width), self.pil.image_grid_pinpoints)
-        if best is None:
-            raise SampleError(f"a picture of {width} x {height} pixels is too thin to be cut into tiles")
         grid = unpadded([self.side * pixels // self.tile for pixels in best], (height, width))
         return grid if self.most is None else shrunk(grid, self.most * self.side**2)
 
@@ -145,6 +145,14 @@ class NativeProcessor(PictureProcessor):
 
     def seen(self, image: Image.Image) -> Image.Image:
         return to_rgb(image).resize(self.resized(image), self.pil.resample)
+
+
+def bounded(image: Image.Image, longest: int) -> Image.Image:
+    """The picture, its longer side shrunk to ``longest`` pixels if it has more."""
+    scale = longest / max(image.size)
+    if scale >= 1:
+        return image
+    return to_rgb(image).resize([max(1, round(side * scale)) for side in image.size], Image.Resampling.BICUBIC)
 
 
 def unpadded(grid: Sequence[int], size: Sequence[int]) -> tuple[int, int]:

@@ -79,3 +79,14 @@ def test_outputs_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match=r"paths\.outputs"):
         check_outputs(compose(f"paths.outputs={tmp_path / 'file' / 'below'}"))
+
+
+def test_a_folder_of_another_family_is_refused_and_dynamic_resolution_takes_any_budget(folder):
+    config = {"model_type": "qwen2_5_vl", "text_config": {"num_hidden_layers": 4}, "vision_config": {}}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(
+        ValueError, match=r"model\.family=llava, but the config\.json of model\.path=.* says qwen2_5_vl"
+    ):
+        check(compose(f"model.path={folder}"))
+    for budget in ("avg192", "ratio50"):
+        check(compose("model=tiny_qwen", f"model.path={folder}", f"budget={budget}"))

@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hydra.utils import instantiate
-from omegaconf import OmegaConf
+from families_toy import FAMILIES, TOY, toy
 from PIL import Image
 from transformers import AutoConfig, LlavaNextProcessor, Qwen2VLImageProcessorPil
 
@@ -21,28 +20,7 @@ from nuwa.models.random_vlm import load_random
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests/golden/scoring/nuwa_qwen_refcoco.json"
-TOY = {
-    "layers": 1, "hidden_size": 64, "intermediate_size": 32, "heads": 4, "kv_heads": 2, "vocab_size": 400,
-    "vision_layers": 2, "vision_hidden_size": 16, "vision_intermediate_size": 16, "vision_heads": 2}  # fmt: skip
 SIZES = [(80, 60), (60, 80), (64, 64), (200, 40), (40, 200), (31, 57), (300, 101), (15, 14), (1, 1)]
-FAMILIES = ("llava_next", "llava_onevision", "qwen2_5_vl")
-
-
-def configured(name: str, **changes):
-    """A model of conf/model with other values."""
-    file = ROOT / f"conf/model/{name}.yaml"
-    config = OmegaConf.load(file)
-    for parent in config.pop("defaults", []):
-        if parent != "_self_":
-            config = OmegaConf.merge(OmegaConf.load(file.with_name(f"{parent}.yaml")), config)
-    return instantiate(OmegaConf.merge(config, changes))
-
-
-@pytest.fixture(scope="module")
-def models():
-    """A toy model of each family."""
-    small = {"llava_next": {"image_size": 56}, "llava_onevision": {"image_size": 58}, "qwen2_5_vl": {}}
-    return {family: configured(f"{family}_random", **TOY | small[family]) for family in FAMILIES}
 
 
 def picture(width=80, height=60, seed=0):
@@ -55,8 +33,8 @@ def sample(text, *images, **more):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_placeholders_are_as_many_as_the_models_features(models, family):
-    loaded = models[family]
+def test_placeholders_are_as_many_as_the_models_features(family):
+    loaded = toy(family)
     images = [picture(*size) for size in SIZES]
     inputs = loaded.pictures.encode(images)
     with torch.no_grad():
@@ -64,14 +42,14 @@ def test_placeholders_are_as_many_as_the_models_features(models, family):
     assert [loaded.pictures.tokens(image) for image in images] == [len(image) for image in features]
 
 
-def test_a_tower_of_many_tiles_shrinks_its_grid(models):
-    pictures = models["llava_onevision"].pictures
+def test_a_tower_of_many_tiles_shrinks_its_grid():
+    pictures = toy("llava_onevision").pictures
     assert pictures.stitched(picture(320, 320)) == (12, 12)  # 6 x 6 tiles of 4 x 4 tokens, but nine at most
     assert pictures.stitched(picture(58, 58)) == (4, 4)
 
 
-def test_tiles_agree_with_hugging_faces_processor(models):
-    loaded = models["llava_next"]
+def test_tiles_agree_with_hugging_faces_processor():
+    loaded = toy("llava_next")
     processor = LlavaNextProcessor(loaded.pictures.pil, loaded.tokenizer, 14, "default", num_additional_image_tokens=1)
     rows = [sample("one", picture()), sample("two, longer", picture(31, 57), picture(200, 40))]
     prompts = [loaded.tokenizer.bos_token + loaded.prompt.render(row.text, len(row.images)) for row in rows]
@@ -82,8 +60,8 @@ def test_tiles_agree_with_hugging_faces_processor(models):
     assert all(torch.equal(batch[key], expected[key]) for key in batch)
 
 
-def test_qwens_prompt_is_its_chat_template_with_wrapped_placeholders(models):
-    loaded = models["qwen2_5_vl"]
+def test_qwens_prompt_is_its_chat_template_with_wrapped_placeholders():
+    loaded = toy("qwen2_5_vl")
     rows = [sample("one", picture()), sample("<image> or <image>?", picture(31, 57), picture(200, 40)), sample("none")]
     batch = loaded.encode(rows)
     assert batch["image_grid_thw"].tolist() == [[1, 4, 6], [1, 6, 4], [1, 2, 14]]
@@ -100,14 +78,14 @@ def test_qwens_prompt_is_its_chat_template_with_wrapped_placeholders(models):
     assert not torch.equal(positions[1], positions[2])
 
 
-def test_only_pictures_make_image_inputs(models):
-    for loaded in models.values():
-        assert set(loaded.encode([sample("none")])) == {"input_ids", "attention_mask"}
+def test_only_pictures_make_image_inputs():
+    for family in FAMILIES:
+        assert set(toy(family).encode([sample("none")])) == {"input_ids", "attention_mask"}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_saved_folder_of_every_family_loads(models, family, tmp_path):
-    small = models[family]
+def test_a_saved_folder_of_every_family_loads(family, tmp_path):
+    small = toy(family)
     for part in (small.model, small.tokenizer, small.pictures.pil):
         part.save_pretrained(tmp_path)
     prompt = small.prompt
@@ -125,9 +103,9 @@ def test_a_saved_folder_of_every_family_loads(models, family, tmp_path):
 # Qwen2.5-VL's sizes, boxes and JPEGs
 
 
-def test_resized_pictures_are_qwens(models):
-    pictures = models["qwen2_5_vl"].pictures
-    authors = native({}, models["qwen2_5_vl"].model.config, PictureOptions(min_pixels=784, max_pixels=784 * 1280))
+def test_resized_pictures_are_qwens():
+    pictures = toy("qwen2_5_vl").pictures
+    authors = native({}, toy("qwen2_5_vl").model.config, PictureOptions(min_pixels=784, max_pixels=784 * 1280))
     for case in json.loads(GOLDEN.read_text(encoding="utf-8"))["smart_resize"]:
         blank = Image.new("1", (case["width"], case["height"]))
         assert list(authors.resized(blank)) == case["resized_w_h"]
@@ -153,8 +131,8 @@ def test_area_limits_come_from_the_config_or_the_folder(tmp_path):
         native(tmp_path, config, PictureOptions(jpeg_quality=101))
 
 
-def test_jpeg_changes_pixels_as_pils_own_does(models):
-    loaded, image = models["qwen2_5_vl"], picture(84, 56)
+def test_jpeg_changes_pixels_as_pils_own_does():
+    loaded, image = toy("qwen2_5_vl"), picture(84, 56)
     rough = load_random(loaded.prompt.template, "qwen2_5_vl", image=loaded.prompt.image, jpeg_quality=75, **TOY)
     expected = loaded.pictures.encode([recompress(image, 75)])["pixel_values"]
     assert torch.equal(rough.pictures.encode([image])["pixel_values"], expected)
@@ -182,12 +160,12 @@ def test_pixel_boxes_become_fractions(text, expected):
     assert to_unit_boxes(text, (200, 100)) == expected
 
 
-def test_a_box_prompt_replaces_the_benchmarks_words_where_there_is_an_expression(models):
-    loaded = configured("qwen2_5_vl_random", **TOY, box_prompt="Locate {expression}, please.")
+def test_a_box_prompt_replaces_the_benchmarks_words_where_there_is_an_expression():
+    loaded = toy("qwen2_5_vl", box_prompt="Locate {expression}, please.")
     asked = [sample("Where is it?", expression="the {red} cup"), sample("Where is it?")]
     assert [loaded.question(one) for one in asked] == ["Locate the {red} cup, please.", "Where is it?"]
     assert "Locate the {red} cup, please." in loaded.tokenizer.decode(loaded.encode(asked)["input_ids"][0])
-    assert models["qwen2_5_vl"].question(asked[0]) == "Where is it?"
+    assert toy("qwen2_5_vl").question(asked[0]) == "Where is it?"
     wide = picture(62, 56)  # resized to 56 x 56
     assert loaded.in_unit_frame("[28, 14, 56, 56]", wide) == "[0.50000,0.25000,1.00000,1.00000]"
-    assert models["llava_next"].in_unit_frame("[28, 14, 56, 56]", wide) == "[28, 14, 56, 56]"
+    assert toy("llava_next").in_unit_frame("[28, 14, 56, 56]", wide) == "[28, 14, 56, 56]"
