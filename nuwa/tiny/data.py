@@ -72,13 +72,13 @@ def build_batch(
 ) -> Batch:
     """``size`` scenes of ``stage`` with patch labels, captions and, where the stage asks any, packed questions.
 
-    Labels of patches (``owner``, ``classes``, ``sides``) and of visual tokens (``token_owner``, ``token_sides``).
+    Labels of patches (``owner``, ``classes``, ``sides``) and of visual tokens (``token_...``).
     """
     scenes = [draw_scene(rng, stage.size, tuple(stage.objects)) for _ in range(size)]
     origins = rng.integers(0, family.grid - stage.size // family.token + 1, (size, 2))
     batch = _stack([_label_cells(scene, PATCH) for scene in scenes])
     tokens = _stack([_label_cells(scene, family.token) for scene in scenes])
-    batch |= {f"token_{name}": tokens[name] for name in ("owner", "sides")}
+    batch |= {f"token_{name}": tokens[name] for name in tokens}
     batch["pixels"] = torch.from_numpy(np.stack([scene.image for scene in scenes])).float() / 255
     batch["origin"] = torch.from_numpy(origins)
     batch["roll"] = torch.from_numpy(rng.integers(0, family.grid, (size, 2)))

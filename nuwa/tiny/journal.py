@@ -28,6 +28,7 @@ LOGGED = (
     "attend_nouns",
     "attend_objects",
     "align",
+    "naming",
 )
 
 

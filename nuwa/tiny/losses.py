@@ -1,6 +1,7 @@
 """Losses of the tiny models: answers, captions, and the auxiliary supervisions whose heads are dropped at export."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +22,7 @@ Metrics = dict[str, Tensor]
 
 
 class TrainingHeads(nn.Module):
-    """What training adds to the model and export drops: patch head, caption matching, position head."""
+    """What training adds to the model and export drops: patch head, caption matching, position and naming heads."""
 
     def __init__(self, embedding: int = 64):
         super().__init__()
@@ -31,6 +32,7 @@ class TrainingHeads(nn.Module):
         self.caption = nn.Linear(embedding, embedding, bias=False)
         self.scale = nn.Parameter(torch.tensor(math.log(10.0)))
         self.position = nn.Sequential(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 2 + 4))
+        self.names = nn.Sequential(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, sum(CLASSES)))
 
     def embed_captions(self, counts: Tensor) -> Tensor:
         """Unit vectors (K, e) of captions given as word counts (K, W): mean word vector, GELU, linear."""
@@ -42,16 +44,26 @@ def patch_loss(heads: TrainingHeads, patches: Tensor, batch: Batch) -> tuple[Ten
     """Colour, shape and size of the object at every patch, and the distances to its box's sides."""
     outputs = heads.patch(patches).float()
     classes, front = batch["classes"], batch["owner"] > 0
-    weight = torch.where(front, 1.0, 0.3)
     *logits, sides = outputs.split([*CLASSES, 4], -1)
-    naming = sum(
-        (F.cross_entropy(part.transpose(1, 2), classes[..., i], reduction="none") * weight).mean()
-        for i, part in enumerate(logits)
-    )
+    naming = _naming(logits, classes)
     boxes = F.smooth_l1_loss(sides[front], batch["sides"][front] / BOX_SCALE, beta=0.1)
     right = [(part.argmax(-1) == classes[..., i])[front].float().mean() for i, part in enumerate(logits[:2])]
     error = (sides[front] * BOX_SCALE - batch["sides"][front]).abs().mean()
     return 0.5 * naming + boxes, {"patch_color": right[0], "patch_shape": right[1], "patch_side_px": error}
+
+
+def _naming(logits: Sequence[Tensor], classes: Tensor) -> Tensor:
+    """Cross-entropies of ``logits`` (B, N, K) of colour, shape and size; background counts less."""
+    weight = torch.where(classes[..., 0] > 0, 1.0, 0.3)
+    return sum(
+        (F.cross_entropy(part.transpose(1, 2), classes[..., i], reduction="none") * weight).mean()
+        for i, part in enumerate(logits)
+    )
+
+
+def naming_loss(heads: TrainingHeads, visual: Tensor, batch: Batch) -> Tensor:
+    """Colour, shape and size of the object at every visual token, read from states (B, N, d) in the language model."""
+    return _naming(heads.names(visual).float().split(CLASSES, -1), batch["token_classes"])
 
 
 def caption_loss(heads: TrainingHeads, summary: Tensor, batch: Batch) -> tuple[Tensor, Metrics]:

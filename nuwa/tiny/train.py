@@ -24,6 +24,7 @@ from nuwa.tiny.losses import (
     TrainingHeads,
     alignment_loss,
     caption_loss,
+    naming_loss,
     patch_loss,
     position_loss,
 )
@@ -114,6 +115,8 @@ class Training(lightning.LightningModule):
         states = packed.visual(recipe.position_tap)
         position, place = position_loss(self.heads, states, cells, family.grid, batch)
         losses = {"answer": answers.loss(logits, recipe.number_sigma), "position": position, **attention.means()}
+        if "naming" in stage.weights:
+            losses["naming"] = naming_loss(self.heads, states, batch)
         if "align" in stage.weights:
             tap = recipe.align_tap
             losses["align"] = alignment_loss(packed.visual(tap), packed.questions(tap), batch)
