@@ -97,6 +97,8 @@ def test_variants_find_their_own_split(name, tmp_path):
     expected = {"refcoco": 12, "pope": 2, "mmbench": 3}.get(dataset.task, 6)
     assert dataset.name == name and len(dataset) == expected
     assert next(iter(dataset.metrics(journal(dataset, right_answer)).values())) == 1.0
+    if dataset.task == "refcoco":
+        assert dataset[2].expression == "thing 1 1" and dataset[2].text.endswith(": thing 1 1")
     if dataset.task == "textvqa":
         assert dataset[1].text.split("\n")[1] == "Reference OCR token: St., LOUIS"
 

@@ -13,6 +13,7 @@ from transformers import AutoConfig, LlavaNextProcessor, Qwen2VLImageProcessorPi
 from nuwa.benchmarks.base import Sample
 from nuwa.models.boxes import to_unit_boxes
 from nuwa.models.checkpoint import ModelError
+from nuwa.models.families import FAMILIES as LOADABLE
 from nuwa.models.families import PictureOptions, native
 from nuwa.models.loading import load_model
 from nuwa.models.processors import recompress, restore
@@ -98,6 +99,36 @@ def test_a_saved_folder_of_every_family_loads(family, tmp_path):
     assert expected.keys() == batch.keys() and all(torch.equal(batch[key], expected[key]) for key in expected)
     with torch.no_grad():
         assert torch.equal(loaded.model(**batch).logits, small.model(**expected).logits)
+
+
+HUB = {
+    "qwen2_5_vl": {
+        "min_pixels": 3136, "max_pixels": 12845056, "patch_size": 14, "temporal_patch_size": 2, "merge_size": 2,
+        "image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711],
+        "image_processor_type": "Qwen2VLImageProcessor", "processor_class": "Qwen2_5_VLProcessor",
+    },
+    "llava_next": {
+        "aspect_ratio_setting": "anyres", "crop_size": {"height": 336, "width": 336}, "do_center_crop": True,
+        "do_convert_rgb": True, "do_normalize": True, "do_rescale": True, "do_resize": True,
+        "image_grid_pinpoints": [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]],
+        "image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711],
+        "image_processor_type": "LlavaNextImageProcessor", "processor_class": "LlavaNextProcessor", "resample": 3,
+        "rescale_factor": 0.00392156862745098, "size": {"shortest_edge": 336},
+    },
+}  # fmt: skip
+"""preprocessor_config.json as published checkpoints have it."""
+
+
+@pytest.mark.parametrize(
+    ("family", "size", "tokens"),
+    [("qwen2_5_vl", (640, 480), 391), ("qwen2_5_vl", (4000, 3000), 15301), ("llava_next", (640, 480), 576 + 36 * 49),
+     ("llava_next", (1000, 330), 576 + 24 * 73), ("llava_next", (672, 672), 2928)],
+)  # fmt: skip
+def test_published_processor_files_give_the_published_token_counts(family, size, tokens, tmp_path):
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(HUB[family]))
+    config = AutoConfig.for_model(family)
+    pictures = LOADABLE[family].processor(tmp_path, config, PictureOptions())
+    assert pictures.tokens(Image.new("1", size)) == tokens
 
 
 # Qwen2.5-VL's sizes, boxes and JPEGs

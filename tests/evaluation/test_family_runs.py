@@ -1,0 +1,33 @@
+"""A whole job on every family's architecture with random weights: nothing to download, a result, pictures."""
+
+import json
+
+import pytest
+from jobs import compose
+
+from nuwa.evaluation.run import run_job
+from nuwa.models import ADAPTERS
+
+TOY = (
+    "model.layers=4", "model.hidden_size=64", "model.intermediate_size=64", "model.vision_hidden_size=16",
+    "model.vision_layers=4", "dataset.samples=2", "generation.max_new_tokens=2", "baseline=skip", "logger=none",
+    "trainer=cpu", "callbacks.progress=false", "callbacks.pictures=1", "budget=ratio50")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("family", "choices"),
+    [
+        ("llava_next", ("model.image_size=56",)),
+        ("llava_onevision", ("model.image_size=58",)),
+        ("qwen2_5_vl", ("dataset.samples=3",)),
+    ],
+)
+def test_a_job(tmp_path, family, choices):
+    if family not in ADAPTERS:
+        pytest.skip(f"no adapter of {family} yet")
+    cfg = compose(f"model={family}_random", *TOY, *choices, f"paths.outputs={tmp_path}")
+    folder = run_job(cfg)
+    result = json.loads((folder / "result.json").read_text())
+    assert result["status"] == "done", result.get("traceback")
+    assert result["tokens_entering"] == pytest.approx(result["tokens_per_image"] / 2, rel=0.2)
+    assert len(list((folder / "pictures").iterdir())) == 1
