@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from hydra.utils import instantiate
+from jobs import compose
 from omegaconf import OmegaConf
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -19,7 +20,7 @@ from transformers import LlavaProcessor
 from nuwa.benchmarks.base import Sample, to_rgb
 from nuwa.models import adapter_for
 from nuwa.models.checkpoint import ModelError
-from nuwa.models.families import PictureOptions, square
+from nuwa.models.families import FAMILIES, PictureOptions, square
 from nuwa.models.loading import load_model
 from nuwa.models.random_configs import Sizes
 from nuwa.models.random_vlm import build_tokenizer, load_random, random_vlm
@@ -166,6 +167,18 @@ def test_every_shipped_model_config_names_its_function():
     for file in (ROOT / "conf/model").glob("*.yaml"):
         config = OmegaConf.load(file)
         assert "_target_" in config or "defaults" in config, file.name
+
+
+PINNED = {"revision", "dtype", "attention", "device", "device_map", "prompt", "image_joiner", "image_end"}
+
+
+@pytest.mark.parametrize("name", sorted(file.stem for file in (ROOT / "conf/model").glob("*.yaml")))
+def test_every_checkpoint_config_names_its_revision_kernel_device_and_prompt(name):
+    options = compose(f"model={name}").model
+    if options._target_.endswith("load_model"):
+        assert set(options) >= PINNED
+        assert options.path.startswith("package:") or options.path.count("/") == 1
+    assert options.name == name and options.family in FAMILIES
 
 
 def test_random_llava_has_llavas_shapes_and_needs_no_checkpoint():

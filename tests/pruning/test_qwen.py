@@ -8,9 +8,11 @@ from unittest import mock
 import pytest
 import torch
 from families import FAMILIES, PROMPTS
-from families_qwen import MERGE, PATCH, patches, places_of, plain_mrope_decode
+from families_qwen import MERGE, PATCH, patches, places_of, plain_mrope_decode, random_qwen
+from pruning.test_flash import NAME, stand_in
 from support import Fixed, kept_tokens
-from transformers import Qwen2VLImageProcessorPil
+from transformers import AttentionInterface, AttentionMaskInterface, Qwen2VLImageProcessorPil
+from transformers.masking_utils import flash_attention_mask
 from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl
 
 import nuwa
@@ -85,6 +87,19 @@ class TestPositions:
                 got.append(int(out.logits[0, -1].argmax()))
                 out = FAMILY.model()(input_ids=torch.tensor([got[-1:]]), past_key_values=out.past_key_values)
         assert got == expected
+
+
+def test_a_backend_of_two_dimensional_masks_equals_sdpa(monkeypatch):
+    """FlashAttention's way with masks, on three axes of ids."""
+    model = random_qwen()
+    for registry, entry in ((AttentionInterface, stand_in), (AttentionMaskInterface, flash_attention_mask)):
+        monkeypatch.setitem(registry._global_mapping, NAME, entry)
+    model.model.language_model.config._attn_implementation = NAME
+    for position in ("perc", "rpme_1d"):
+        inputs, pruner = FAMILY.inputs("middle", "two", "last"), Fixed(3, (2, 4))
+        options = {"output_logits": True, "return_dict_in_generate": True}
+        found, expected = (generate(one, inputs, pruner, position, **options) for one in (model, FAMILY.model()))
+        torch.testing.assert_close(torch.stack(found.logits), torch.stack(expected.logits), atol=3e-6, rtol=0)
 
 
 def _fixed_stage(stride: int, stage: int):
