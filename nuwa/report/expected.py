@@ -183,6 +183,7 @@ def _yaml(name: str) -> dict[str, Any]:
     return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
+@lru_cache
 def _known(pruner: str) -> bool:
     try:
         find_method(pruner)

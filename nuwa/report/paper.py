@@ -15,6 +15,7 @@ DONE, LIMITED, MISSING, FAILED, UNREACHABLE, UNFINISHED, ABSENT = (
 )  # fmt: skip
 NO_RUN = "no run"
 Runs = Sequence[tuple[Choices, Result]]
+RANDOM_WEIGHTS = "_random"  # such a model costs what the trained one costs, and its answers mean nothing
 SAME_SHARE = 0.01  # 0.0556 of the tokens is 160 of 2880
 
 
@@ -71,7 +72,7 @@ def compare(table: PaperTable, results: Iterable[Result]) -> list[Cell]:
     runs, cells = chosen(results), []
     for row in table.rows:
         for number, pruner in enumerate(row.pruners or ("",)):
-            own = [run for run in runs if run[0].model == model_name(row.model) and made_for(table, row, pruner, run)]
+            own = [run for run in runs if _same_model(run[0], row) and made_for(table, row, pruner, run)]
             if own or number == 0:
                 cells += [_cell(table, row, pruner, column, own) for column in row.cells if column not in SUMMARIES]
     return cells
@@ -86,10 +87,14 @@ def made_for(table: PaperTable, row: PrintedRow, pruner: str, run: tuple[Choices
     return row is whole or (choices.position == row.position and _same_budget(choices, result, row, whole))
 
 
+def _same_model(choices: Choices, row: PrintedRow) -> bool:
+    return choices.model.removesuffix(RANDOM_WEIGHTS) == model_name(row.model)
+
+
 def _same_budget(choices: Choices, result: Result, row: PrintedRow, whole: PrintedRow | None) -> bool:
     if whole is None:
         return False
-    if choices.model == model_name(row.model) and choices.average is not None and row.average is not None:
+    if _same_model(choices, row) and choices.average is not None and row.average is not None:
         return choices.average == row.average
     share = choices.ratio
     tokens = result.get("tokens_per_image", whole.average)  # a run that failed has counted none
@@ -113,14 +118,16 @@ def _cell(table: PaperTable, row: PrintedRow, pruner: str, column: str, runs: Ru
         return Cell(row, pruner, asked, printed, state, reason=reason, note=note)
     values = [value for value, *_ in done]
     error = stdev(values) if len(values) > 1 else done[0][1]
-    whole = not any(choices.limited or result.get("n_failed") for _, _, choices, result in done)
+    whole = asked.result or not any(choices.limited or result.get("n_failed") for _, _, choices, result in done)
     return Cell(row, pruner, asked, printed, DONE if whole else LIMITED, mean(values), error, note=note)
 
 
 def _metric(asked: Benchmark, choices: Choices) -> str | None:
-    """The metric by which a run stands for a column; None if its data set is another one."""
+    """The metric by which a run stands for a column; None if it has another data set, or answers by random weights."""
     if asked.result:
         return asked.result
+    if choices.model.endswith(RANDOM_WEIGHTS):
+        return None
     return asked.runs.get(choices.dataset, asked.runs.get(f"{choices.dataset}:{choices.split}"))
 
 

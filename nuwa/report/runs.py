@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from hydra.utils import get_object
 
+from nuwa.pruners.base import Pruner
 from nuwa.pruners.catalogue import find_method
 
 Result = dict[str, Any]
@@ -41,17 +43,11 @@ class Choices:
 
     def has_options(self, wanted: dict[str, Any]) -> bool:
         """Whether the method runs with the ``wanted`` options and otherwise as its config file says."""
-        try:
-            defaults = find_method(self.method)[1]
-        except ValueError:
+        known = _known_method(self.method)
+        if known is None:
             return False
-        asked = {**defaults, **wanted}
+        asked = {**known[1], **wanted}
         return all(str(self.options.get(key, asked[key])) == str(_plain(asked[key])) for key in asked)
-
-    @property
-    def default(self) -> bool:
-        """Whether every option of the method is as its config file says."""
-        return self.has_options({})
 
 
 def choices_of(result: Result) -> Choices:
@@ -74,11 +70,17 @@ def choices_of(result: Result) -> Choices:
 def _position(result: Result) -> str:
     """``native`` also where a run names the strategy that its method's authors use."""
     asked = result.get("position") or result.get("config", {}).get("position", {}).get("strategy", "native")
+    known = _known_method(method_of(result))
+    return "native" if known is not None and asked == known[0].native_position else asked
+
+
+@lru_cache
+def _known_method(name: str) -> tuple[type[Pruner], dict[str, Any]] | None:
+    """Class and options of a method, None if there is no such method."""
     try:
-        native = find_method(method_of(result))[0].native_position
+        return find_method(name)
     except ValueError:
-        return asked
-    return "native" if asked == native else asked
+        return None
 
 
 def _plain(value: Any) -> Any:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from nuwa.report.expected import PaperTable, PrintedRow, benchmark, mean_share
 from nuwa.report.formats import Cells
-from nuwa.report.paper import chosen, made_for, model_name
+from nuwa.report.paper import RANDOM_WEIGHTS, chosen, made_for, model_name
 from nuwa.report.runs import Result
 from nuwa.report.side_by_side import label
 
@@ -20,7 +20,7 @@ LEGEND = "another model than the paper's: percent of its unpruned score [95 %] /
 def stand_in_rows(table: PaperTable, results: Iterable[Result]) -> list[Cells]:
     """One row per printed row, method here and model, of runs whose metrics are those of tasks; unpruned rows first."""
     named = {model_name(model) for model in table.models}
-    runs = [run for run in chosen(results) if run[0].model not in named]
+    runs = [run for run in chosen(results) if run[0].model not in named and not run[0].model.endswith(RANDOM_WEIGHTS)]
     rows = []
     for row in table.rows:
         for pruner in row.pruners:
