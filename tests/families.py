@@ -22,7 +22,15 @@ from support import (
     survives,
 )
 from torch import Tensor
-from transformers import CLIPVisionConfig, LlavaNextConfig, LlavaNextForConditionalGeneration
+from transformers import (
+    CLIPVisionConfig,
+    LlavaNextConfig,
+    LlavaNextForConditionalGeneration,
+    LlavaOnevisionConfig,
+    LlavaOnevisionForConditionalGeneration,
+    Qwen2Config,
+    SiglipVisionConfig,
+)
 
 Cell = tuple[int, int, int | None]
 """View, row and column of a placeholder; the column of a newline is None."""
@@ -124,6 +132,29 @@ class LlavaNext(Family):
         return {"pixel_values": values, "image_sizes": torch.tensor(sizes)}
 
 
+class LlavaOnevision(LlavaNext):
+    """As LLaVA-NeXT, without CLS tokens; the tiles of the third picture (8x8) are interpolated to 6x6."""
+
+    name = "llava_onevision"
+    limit = 3
+
+    @staticmethod
+    @cache
+    def model(attention: str = "sdpa", dtype: torch.dtype = torch.float32):
+        return random_onevision(attention, dtype)
+
+    def cells(self, picture: int) -> list[Cell]:
+        height, width = shrunk(*unpadded(self.sizes[picture], self.pinpoints, 16, self.side), self.side, self.limit)
+        base = [(0, row, column) for row in range(self.side) for column in range(self.side)]
+        return base + [(1, row, column) for row in range(height) for column in (*range(width), None)]
+
+
+def shrunk(height: int, width: int, side: int, limit: int) -> tuple[int, int]:
+    """OneVision's grid: made smaller where it holds more than ``limit`` crops, by a tenth at least."""
+    ratio = (height * width / (limit * side * side)) ** 0.5
+    return (int(height // ratio), int(width // ratio)) if ratio > 1.1 else (height, width)
+
+
 def best_tiles(size: tuple[int, int], pinpoints, tile: int) -> tuple[int, int]:
     """How many tiles high and wide a picture (height, width) is cut: most of it visible, then least wasted."""
 
@@ -196,8 +227,36 @@ def random_llava_next(attention: str = "sdpa", dtype: torch.dtype = torch.float3
 
 from families_qwen import Qwen  # noqa: E402 (which needs Family)
 
-FAMILIES = {family.name: family for family in (Family(), LlavaNext(), Qwen())}
-PLAIN = ("llava", "llava_next")
+
+def random_onevision(attention: str = "sdpa", dtype: torch.dtype = torch.float32):
+    """A 4x4 grid per crop, no CLS token, at most three crops' tokens of tiles, boosted random weights."""
+    torch.manual_seed(0)
+    vision = SiglipVisionConfig(
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        image_size=16,
+        patch_size=4,
+        vision_use_head=False,
+    )
+    config = LlavaOnevisionConfig(
+        vision_config=vision,
+        text_config=small_text(Qwen2Config),
+        image_token_index=IMAGE,
+        video_token_index=3,
+        image_grid_pinpoints=[list(pinpoint) for pinpoint in LlavaNext.pinpoints],
+        vision_aspect_ratio=f"anyres_max_{LlavaOnevision.limit}",
+    )
+    config._attn_implementation = attention
+    model = boosted(LlavaOnevisionForConditionalGeneration(config), 3.0)
+    with torch.no_grad():
+        model.model.image_newline.normal_()
+    return model.eval().to(dtype)
+
+
+FAMILIES = {family.name: family for family in (Family(), LlavaNext(), LlavaOnevision(), Qwen())}
+PLAIN = ("llava", "llava_next", "llava_onevision")
 
 
 def fixed_keep(family: Family, prompt: str, stride: int) -> list[list[int]]:

@@ -7,9 +7,10 @@ from torch import nn
 from nuwa.models.base import Adapter
 from nuwa.models.llava import LlavaAdapter
 from nuwa.models.llava_next import LlavaNextAdapter
+from nuwa.models.llava_onevision import LlavaOnevisionAdapter
 from nuwa.models.qwen2_5_vl import Qwen2_5_VLAdapter
 
-FAMILIES: tuple[type[Adapter], ...] = (LlavaAdapter, LlavaNextAdapter, Qwen2_5_VLAdapter)
+FAMILIES: tuple[type[Adapter], ...] = (LlavaAdapter, LlavaNextAdapter, LlavaOnevisionAdapter, Qwen2_5_VLAdapter)
 ADAPTERS = {family.model_type: family for family in FAMILIES}
 
 

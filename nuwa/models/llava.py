@@ -25,7 +25,6 @@ class LlavaAdapter(Adapter):
 
     model_type = "llava"
     selection = "default"
-    cls_token = True
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
@@ -89,10 +88,13 @@ class LlavaAdapter(Adapter):
             taps,
         )
 
-    def new_recording(self, arguments: Mapping[str, Any]) -> ClipRecording:
-        """An empty recording of the tower's sizes."""
+    @property
+    def tower_sizes(self) -> tuple[int, int, int]:
+        """Head width and depth of the vision tower, and the layer whose output are the features."""
         vision, at = self.model.config.vision_config, self.model.config.vision_feature_layer
         depth = len(self.multimodal.vision_tower.encoder.layers)
-        feature_layer = depth + at if at < 0 else at - 1
-        head_dim = vision.hidden_size // vision.num_attention_heads
-        return ClipRecording(head_dim, depth, feature_layer, self.crops(arguments), self.cls_token)
+        return vision.hidden_size // vision.num_attention_heads, depth, depth + at if at < 0 else at - 1
+
+    def new_recording(self, arguments: Mapping[str, Any]) -> ClipRecording:
+        """An empty recording of the tower's sizes."""
+        return ClipRecording(*self.tower_sizes, self.crops(arguments))

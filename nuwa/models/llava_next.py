@@ -59,14 +59,17 @@ class LlavaNextAdapter(LlavaAdapter):
         return [image[:count] for image, count in zip(pixels, crops, strict=True)]
 
     def layouts(self, images: Sequence[Tensor], arguments: Mapping[str, Any]) -> list[ImageLayout]:
+        tiles, crops = self.tiles(arguments), self.crops(arguments)
         return [
-            tiled_layout(self.pack_rows(size, 1 + tiles[0] * tiles[1]), self.square, tiles, tuple(map(int, size)))
-            for size, tiles in zip(arguments["image_sizes"], self.tiles(arguments), strict=True)
+            tiled_layout(
+                self.pack_rows(arguments, image, crops[image]), self.square, tiles[image], tuple(map(int, size))
+            )
+            for image, size in enumerate(arguments["image_sizes"])
         ]
 
-    def pack_rows(self, size: Tensor, crops: int) -> Tensor:
+    def pack_rows(self, arguments: Mapping[str, Any], image: int, crops: int) -> Tensor:
         """Row numbers of an image's vision features, packed by the model as it packs the features; -1 for newlines."""
-        cells = self.square[0] * self.square[1]
+        size, cells = arguments["image_sizes"][image], self.square[0] * self.square[1]
         rows = torch.arange(crops * cells).view(crops, cells, 1)
         packed, _ = self.multimodal.pack_image_features(
             [rows], [size], vision_feature_select_strategy=self.selection, image_newline=torch.tensor([-1])

@@ -23,9 +23,16 @@ UNSUITED = {"prumerge": "one for each|CLS token", "prumerge_plus": "CLS token", 
 LLAVA = FAMILIES["llava"]
 
 
+LATER = {("llava_onevision", method) for method in METHODS if method not in ("nuwa", "visionzip", "fastv", "sparsevlm")}
+"""Cases that differ from LLaVA-NeXT's in what is read off the tower only."""
+
+pytestmark = pytest.mark.filterwarnings("ignore:llava_onevision interpolates")
+
+
 def every(leave_out=()):
     """A test of every method, ``leave_out`` apart, on every family that suits it."""
-    cases = [(f, m) for f in FAMILIES for m in METHODS if m not in leave_out and (f == "llava" or m not in UNSUITED)]
+    suited = [(f, m) for f in FAMILIES for m in METHODS if m not in leave_out and (f == "llava" or m not in UNSUITED)]
+    cases = [pytest.param(f, m, marks=pytest.mark.slow) if (f, m) in LATER else (f, m) for f, m in suited]
     return pytest.mark.parametrize(("family", "name"), cases, indirect=["family"])
 
 

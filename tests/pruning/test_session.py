@@ -16,6 +16,9 @@ BATCH = ("middle", "two", "last")
 """Three prompts of different lengths with 1, 2 and 1 images."""
 
 
+pytestmark = pytest.mark.filterwarnings("ignore:llava_onevision interpolates")
+
+
 @pytest.fixture(params=FAMILIES)
 def family(request):
     return FAMILIES[request.param]
