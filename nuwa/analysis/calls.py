@@ -1,4 +1,4 @@
-"""Reads what enters each decoder layer while a model runs, and recomputes one layer's attention rows at a time.
+"""Reads each decoder layer while a model runs, and recomputes one layer's attention rows at a time.
 
 The model keeps its kernel (sdpa, FlashAttention); no map of all tokens by all tokens and heads exists at any time.
 
@@ -29,15 +29,17 @@ CHUNK = 64
 
 @dataclass
 class LayerCall:
-    """The input of decoder layer ``index`` at a prefill, within a session.
+    """Decoder layer ``index`` at a prefill, within a session.
 
-    ``hidden`` (B, L, D); ``rotary`` cos and sin of its positions; ``segment`` and ``prompt`` say which tokens these are
-    (a pruner may have dropped some before). ``kwargs`` are the layer's own arguments.
+    ``hidden`` and ``output`` (B, L, D): what entered and what left it; ``rotary``: cos and sin of its positions;
+    ``segment`` and ``prompt`` say which tokens these are (a pruner may have dropped some before). ``kwargs`` are the
+    layer's own arguments.
     """
 
     index: int
     layer: nn.Module
     hidden: Tensor
+    output: Tensor
     rotary: tuple[Tensor, Tensor]
     segment: Segment
     prompt: Prompt
@@ -89,24 +91,23 @@ def choose_layers(adapter: Adapter, layers: range | list[int] | None) -> list[in
 def watch_layers(
     session: PruningSession, watch: Callable[[LayerCall], None], layers: range | list[int] | None = None
 ) -> Iterator[None]:
-    """Call ``watch`` with the input of each layer, inside an open session, whenever a prompt with images is read.
+    """Call ``watch`` after each layer, inside an open session, whenever a prompt with images is read.
 
     The model must run with its cache, as `generate` does by default: what the tokens are travels with it.
     """
     check_session(session)
 
-    def enter(index: int, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        cache = kwargs.get("past_key_values")
+    def leave(index: int, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Tensor) -> None:
+        cache, hidden = kwargs.get("past_key_values"), args[0]
         state = state_of(cache)
-        if state is None or cache.get_seq_length(index):
-            return
-        segment = state.at(index)
-        watch(LayerCall(index, module, args[0], kwargs["position_embeddings"], segment, state.prompt, kwargs))
+        if state is not None and cache.get_seq_length(index) == hidden.shape[1]:
+            rotary, segment = kwargs["position_embeddings"], state.at(index)
+            watch(LayerCall(index, module, hidden, output, rotary, segment, state.prompt, kwargs))
 
     handles = []
     for index in choose_layers(session.adapter, layers):
-        hook = functools.partial(enter, index)
-        handles.append(session.adapter.layers[index].register_forward_pre_hook(hook, with_kwargs=True))
+        hook = functools.partial(leave, index)
+        handles.append(session.adapter.layers[index].register_forward_hook(hook, with_kwargs=True))
     try:
         yield
     finally:

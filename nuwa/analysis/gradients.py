@@ -71,23 +71,19 @@ def watch_gradients(
         ValueError: a method drops tokens inside the LLM, where gradients cannot follow.
     """
     calls: list[LayerCall] = []
-    final: list[Tensor] = []
-    handle = session.adapter.layers[-1].register_forward_hook(lambda module, args, output: final.append(output))
-    try:
-        with watch_layers(session, calls.append):
-            read_prompt_once(session, inputs)
-    finally:
-        remove_hooks([handle])
+    with watch_layers(session, calls.append):
+        read_prompt_once(session, inputs)
     if any(call.segment.start > 0 for call in calls):
         raise ValueError("gradients cannot follow a method that drops tokens inside the LLM")
     with torch.enable_grad():
-        hidden = final[0].detach().requires_grad_()
+        hidden = calls[-1].output.detach().requires_grad_()
         total = answer_log_likelihood(session, hidden, ids, answers)
         (slope,) = torch.autograd.grad(total, hidden)
     while calls:
         call = calls.pop()
         slope, watched = _step_back(call, slope)
-        watch(watched)
+        with torch.no_grad():
+            watch(watched)
     return float(total.detach())
 
 

@@ -1,0 +1,95 @@
+"""Where boxes lie on the grids of tokens that a model makes of a picture. Pure functions.
+
+A box is (x0, y0, x1, y1) as fractions of a picture's width and height, from the top left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from transformers.image_processing_utils import select_best_resolution
+
+from nuwa.benchmarks.scoring import Box
+from nuwa.models.processors import PictureProcessor, Size, SquareProcessor, TiledProcessor, unpadded
+from nuwa.pruning.layout import Grid
+
+WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
+
+
+class BoxError(ValueError):
+    """A box that no token can be found for."""
+
+
+def view_frames(pictures: PictureProcessor, size: Size, views: int) -> list[Box]:
+    """The part of a (width, height) picture that the grid of each of its views covers; beyond 0..1 it is padding."""
+    if isinstance(pictures, SquareProcessor):
+        return [_square_frame(pictures, *size)] * views
+    if isinstance(pictures, TiledProcessor):
+        return [WHOLE, _tiled_frame(pictures, *size)][:views]
+    return [WHOLE] * views
+
+
+def _square_frame(pictures: SquareProcessor, width: int, height: int) -> Box:
+    """Padded to a square, or the square in its middle."""
+    if getattr(pictures.pil, "do_pad", False):
+        side = max(width, height)
+    elif "shortest_edge" in pictures.pil.size:
+        side = min(width, height)
+    else:
+        return WHOLE
+    left, top = (width - side) / 2, (height - side) / 2
+    return left / width, top / height, (left + side) / width, (top + side) / height
+
+
+def _tiled_frame(pictures: TiledProcessor, width: int, height: int) -> Box:
+    """The tiles' tokens are cut off at the picture's edges, but only whole rows and columns, the same on both sides."""
+    high, wide = select_best_resolution((height, width), pictures.pil.image_grid_pinpoints)
+    scale = min(wide / width, high / height)
+    grid = [pictures.side * pixels // pictures.tile for pixels in (high, wide)]
+    patch = pictures.tile / pictures.side
+    rows, columns = unpadded(grid, (height, width))
+    across, down = columns * patch / (width * scale), rows * patch / (height * scale)
+    return (1 - across) / 2, (1 - down) / 2, (1 + across) / 2, (1 + down) / 2
+
+
+def in_frame(box: Sequence[float], frame: Box) -> Box:
+    """A box of a picture as fractions of a frame of it.
+
+    Raises:
+        BoxError: swapped or empty corners, or nothing of it lies in the picture, or in the frame.
+    """
+    x0, y0, x1, y1 = box
+    if not (x0 < x1 and y0 < y1):
+        raise BoxError(f"box {tuple(box)} is empty")
+    if x1 <= 0 or y1 <= 0 or x0 >= 1 or y0 >= 1:
+        raise BoxError(f"box {tuple(box)} lies outside of the picture")
+    wide, high = frame[2] - frame[0], frame[3] - frame[1]
+    moved = ((x0 - frame[0]) / wide, (y0 - frame[1]) / high, (x1 - frame[0]) / wide, (y1 - frame[1]) / high)
+    clipped = tuple(min(max(value, 0.0), 1.0) for value in moved)
+    if clipped[0] >= clipped[2] or clipped[1] >= clipped[3]:
+        raise BoxError(f"box {tuple(box)} lies in a part of the picture that no token sees")
+    return clipped
+
+
+def cell_at(grid: Grid, x: float, y: float) -> int:
+    """The cell, in raster order, that covers a place in fractions of the grid."""
+    rows, columns = grid
+    row, column = min(int(y * rows), rows - 1), min(int(x * columns), columns - 1)
+    return row * columns + column
+
+
+def center_cell(grid: Grid, box: Box) -> int:
+    """The cell at a box's centre."""
+    return cell_at(grid, (box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
+
+
+def cells_in_box(grid: Grid, box: Box) -> list[int]:
+    """The tokens of a box: cells whose centre lies in it, and the one at its centre, in raster order."""
+    rows, columns = grid
+    inside = {
+        row * columns + column
+        for row in range(rows)
+        for column in range(columns)
+        if box[0] <= (column + 0.5) / columns <= box[2] and box[1] <= (row + 0.5) / rows <= box[3]
+    }
+    return sorted(inside | {center_cell(grid, box)})

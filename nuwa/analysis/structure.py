@@ -1,0 +1,155 @@
+"""How a model sees space, layer by layer: Visual Attention Entropy, Object-Centric Cohesion, text, registers.
+
+Records as in `nuwa.analysis.survey`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nuwa.analysis.calls import CHUNK, LayerCall
+from nuwa.analysis.groups import LAST, TEXT
+from nuwa.analysis.measures import cohesion, mean_entropy, text_alignment, top_overlap, visual_attention_entropy
+from nuwa.analysis.places import BoxError, cells_in_box, center_cell, in_frame, view_frames
+from nuwa.analysis.survey import Record, read_layers, read_tower, record
+from nuwa.analysis.tower import TowerCall
+from nuwa.benchmarks.base import Benchmark, Sample
+from nuwa.models.loaded import LoadedModel
+from nuwa.pruning.layout import ImageLayout
+
+
+@dataclass(frozen=True)
+class ObjectCells:
+    """The tokens of a sample's box in one view: ``members`` (k,) cells, ``center`` the one at its centre."""
+
+    members: Tensor
+    center: int
+
+
+def object_cells(
+    loaded: LoadedModel, benchmark: Benchmark, sample: Sample, layout: ImageLayout
+) -> list[ObjectCells | str]:
+    """The tokens of the sample's box in every view, or why there are none."""
+    if sample.task not in benchmark.unit_box_tasks:
+        return ["no box"] * len(layout.views)
+    found: list[ObjectCells | str] = []
+    frames = view_frames(loaded.pictures, sample.images[0].size, len(layout.views))
+    for view, frame in zip(layout.views, frames, strict=True):
+        try:
+            box = in_frame(sample.target, frame)
+            found.append(ObjectCells(torch.tensor(cells_in_box(view.grid, box)), center_cell(view.grid, box)))
+        except BoxError as error:
+            found.append(str(error))
+    return found
+
+
+def patches(layout: ImageLayout) -> Tensor:
+    """The image's tokens that are patches, in prompt order (no newlines)."""
+    return torch.cat([view.tokens for view in layout.views]).sort().values
+
+
+def llm_entropy(call: LayerCall) -> float:
+    """VAE (Eq. 1) of a decoder layer, over all patches of the first image."""
+    at = call.places(0, 0)[patches(call.prompt.rows[0][0].layout)]
+    parts = [
+        visual_attention_entropy(call.rows(query)[0].mean(0)[:, at], first * CHUNK)
+        for first, query in enumerate(at.split(CHUNK))
+    ]
+    return float(mean_entropy(torch.cat(parts)))
+
+
+def tower_entropy(call: TowerCall, causal: bool = True) -> float:
+    """VAE of a tower layer, mean over the crops of the first image; ``causal`` as Eq. 1 has it."""
+    parts = [visual_attention_entropy(rows, first, causal) for first, rows in call.portions(0)]
+    return float(mean_entropy(torch.cat(parts, 1)).mean())
+
+
+def spatial_structure(loaded: LoadedModel, benchmark: Benchmark, sample: Sample) -> list[Record]:
+    """VAE and OCC of every layer of the LLM and of the tower (``part``), OCC in every view.
+
+    ``vae`` runs over earlier tokens, as Eq. 1; ``vae_all`` of tower layers, which look both ways, over all. ``occ``
+    needs a box: a sample without one leaves a record ``no_occ`` per view, with the reason.
+    """
+    records: list[Record] = []
+    layouts: list[ImageLayout] = []
+
+    def note(call: LayerCall | TowerCall, part: str, measure: str, value: float | None, **more: object) -> None:
+        records.append(record(sample, call.index, value, part=part, measure=measure, **more))
+
+    def watch_llm(call: LayerCall) -> None:
+        layouts[:] = [call.prompt.rows[0][0].layout]
+        places = call.places(0, 0)
+        note(call, "llm", "vae", llm_entropy(call))
+        for number, cells in enumerate(object_cells(loaded, benchmark, sample, layouts[0])):
+            if isinstance(cells, ObjectCells):
+                states = call.output[0, places[layouts[0].views[number].tokens]]
+                note(call, "llm", "occ", cohesion(states, cells.members, cells.center), view=number)
+
+    def watch_vision(call: TowerCall) -> None:
+        note(call, "tower", "vae", tower_entropy(call))
+        note(call, "tower", "vae_all", tower_entropy(call, causal=False))
+        for number, cells in enumerate(object_cells(loaded, benchmark, sample, layouts[0])):
+            if isinstance(cells, ObjectCells):
+                states = call.states(0, layouts[0].source[layouts[0].views[number].tokens])
+                note(call, "tower", "occ", cohesion(states, cells.members, cells.center), view=number)
+
+    read_layers(loaded, sample, watch_llm)
+    read_tower(loaded, sample, watch_vision)
+    for number, cells in enumerate(object_cells(loaded, benchmark, sample, layouts[0])):
+        if not isinstance(cells, ObjectCells):
+            records.append(record(sample, None, None, part=None, measure="no_occ", view=number, reason=cells))
+    return records
+
+
+def text_relation(loaded: LoadedModel, benchmark: Benchmark, sample: Sample) -> list[Record]:
+    """Cosine of visual tokens with the mean of the text after the image (paper Fig. 8, 9), per layer.
+
+    ``measure``: ``all`` patches; where the sample has a box, also those ``inside`` and ``outside`` of it.
+    """
+    records: list[Record] = []
+
+    def watch(call: LayerCall) -> None:
+        layout, groups = call.prompt.rows[0][0].layout, call.groups()[0]
+        places, text = call.places(0, 0), ((groups == TEXT) | (groups == LAST)).nonzero()[:, 0]
+        likeness = places.new_full((layout.n_tokens,), float("nan"), dtype=torch.float32)
+        tokens = patches(layout)
+        likeness[tokens] = text_alignment(call.output[0], places[tokens], text)
+        means = {"all": likeness[tokens].mean()}
+        inside = torch.zeros(layout.n_tokens, dtype=torch.bool)
+        for view, cells in zip(layout.views, object_cells(loaded, benchmark, sample, layout), strict=True):
+            if isinstance(cells, ObjectCells):
+                inside[view.tokens[cells.members]] = True
+        if inside.any():
+            means |= {"inside": likeness[inside].mean(), "outside": likeness[~inside].nanmean()}
+        records.extend(record(sample, call.index, float(value), measure=name) for name, value in means.items())
+
+    read_layers(loaded, sample, watch)
+    return records
+
+
+def registers(loaded: LoadedModel, sample: Sample, count: int = 3) -> list[Record]:
+    """Overlap of the highest-norm visual tokens with those that the text attends to most, per layer (paper, D.1).
+
+    ``measure``: norms of the ``tower``'s features, or of the states that enter the ``llm`` layer. The text is what
+    stands after the image; attention is the mean over its tokens and heads.
+    """
+    features: list[Tensor] = []
+    records: list[Record] = []
+
+    def watch(call: LayerCall) -> None:
+        layout, groups = call.prompt.rows[0][0].layout, call.groups()[0]
+        if not features:
+            rows = layout.source[patches(layout)]
+            features.append(read_tower(loaded, sample, lambda tower: None).features(0, rows))
+        at = call.places(0, 0)[patches(layout)]
+        text = ((groups == TEXT) | (groups == LAST)).nonzero()[:, 0]
+        attended = call.rows(text)[0].mean((0, 1))[at]
+        for name, states in (("tower", features[0]), ("llm", call.hidden[0, at])):
+            overlap = top_overlap(states.float().norm(dim=-1), attended, count)
+            records.append(record(sample, call.index, overlap, measure=name))
+
+    read_layers(loaded, sample, watch)
+    return records

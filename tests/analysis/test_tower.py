@@ -1,0 +1,111 @@
+"""States and attention rows of vision towers against eager weights, sequence by sequence, window by window."""
+
+import pytest
+import torch
+from analysis.cases import session_of
+from families import FAMILIES
+from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl
+
+from nuwa.analysis.calls import read_prompt_once
+from nuwa.analysis.tower import tower_layers, watch_tower
+from nuwa.models import adapter_for
+
+
+def seen_tower(family, inputs):
+    """Per layer and image: the attention rows (S, N, N) and the states of every feature row."""
+    adapter, seen = adapter_for(family.model()), []
+
+    def watch(call):
+        images = len(next(inputs[key] for key in ("image_grid_thw", "image_sizes", "pixel_values") if key in inputs))
+        rows = [torch.cat([part for _, part in call.portions(image, chunk=5)], 1) for image in range(images)]
+        firsts = [first for first, _ in call.portions(0, chunk=5)]
+        assert firsts == list(range(0, rows[0].shape[1], 5))
+        seen.append((call.index, rows, call))
+
+    with session_of(family) as session, watch_tower(adapter, inputs, watch):
+        read_prompt_once(session, inputs)
+    return seen
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name != "qwen2_5_vl"])
+def test_clip_and_siglip(name):
+    family = FAMILIES[name]
+    inputs = family.inputs("middle", "last") if name == "llava_onevision" else family.inputs("two")
+    seen, eager = seen_tower(family, inputs), family.model("eager")
+    weights, outputs = [], []
+    handles = [
+        handle
+        for layer in tower_layers(adapter_for(eager))
+        for handle in (
+            layer.self_attn.register_forward_hook(lambda m, a, output: weights.append(output[1])),
+            layer.register_forward_hook(lambda m, a, output: outputs.append(output)),
+        )
+    ]
+    with torch.no_grad():
+        eager(**inputs)
+    for handle in handles:
+        handle.remove()
+    adapter = adapter_for(eager)
+    counts, cls = adapter.crops(inputs), int(name != "llava_onevision")
+    assert len(seen) == len(weights)
+    for (index, rows, call), whole, output in zip(seen, weights, outputs, strict=True):
+        assert index == call.index
+        start = 0
+        for image, count in enumerate(counts):
+            crops = whole[start : start + count].mean(1)[:, cls:, cls:]
+            assert torch.allclose(rows[image], crops, atol=1e-5)
+            if name != "llava_onevision":  # whose rows are placeholders, packed
+                cells = crops.shape[1]
+                chosen = torch.tensor([3, cells - 1, count * cells - 2])
+                direct = torch.stack([output[start + int(r) // cells, cls + int(r) % cells] for r in chosen])
+                assert torch.allclose(call.states(image, chosen), direct, atol=1e-4)
+            start += count
+
+
+def test_qwen(monkeypatch):
+    family = FAMILIES["qwen2_5_vl"]
+    inputs, model = family.inputs("two"), family.model("eager")
+    seen, weights, outputs = seen_tower(family, inputs), [], []
+    plain = modeling_qwen2_5_vl.eager_attention_forward
+
+    def spy(module, *args, **kwargs):
+        output = plain(module, *args, **kwargs)
+        if hasattr(module, "qkv"):
+            weights.append(output[1][0].mean(0))
+        return output
+
+    monkeypatch.setattr(modeling_qwen2_5_vl, "eager_attention_forward", spy)
+    handles = [b.register_forward_hook(lambda m, a, output: outputs.append(output)) for b in model.model.visual.blocks]
+    with torch.no_grad():
+        model(**inputs)
+    for handle in handles:
+        handle.remove()
+    total, merge = len(inputs["pixel_values"]), 4
+    left = iter(weights)
+    sizes = [rows * columns for rows, columns in (family.sizes[1], family.sizes[2])]
+    order = torch.cat([window_by_window(*family.sizes[n], start=s) for n, s in ((1, 0), (2, sizes[0]))])
+    for (_, rows, call), output in zip(seen, outputs, strict=True):
+        whole, at = torch.zeros(total, total), 0
+        while at < total:
+            part = next(left)
+            whole[at : at + len(part), at : at + len(part)] = part
+            at += len(part)
+        by_token = whole.view(total // merge, merge, total // merge, merge).sum(3).mean(1)[order][:, order]
+        states = output.view(total // merge, merge, -1).mean(1)[order]
+        for image, (start, size) in enumerate(((0, sizes[0]), (sizes[0], sizes[1]))):
+            block = slice(start, start + size)
+            assert torch.allclose(rows[image][0], by_token[block, block], atol=1e-5)
+            assert torch.allclose(call.states(image, torch.arange(size)), states[block], atol=1e-4)
+    assert next(left, None) is None
+
+
+def window_by_window(rows, columns, start, window=2):
+    """Place of each token, in raster order, when 2 x 2 windows follow each other."""
+    order = [
+        (row, column)
+        for top in range(0, rows, window)
+        for left in range(0, columns, window)
+        for row in range(top, min(top + window, rows))
+        for column in range(left, min(left + window, columns))
+    ]
+    return torch.tensor([start + order.index((r, c)) for r in range(rows) for c in range(columns)])
