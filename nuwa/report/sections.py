@@ -26,15 +26,19 @@ class Section:
     fails: bool = False
 
     def show(self, form: str) -> None:
-        """Print it as ``table``, ``markdown``, ``latex`` or ``csv``; the latter without title and remarks."""
+        """Print it as ``table``, ``markdown``, ``latex`` or ``csv``."""
         if form == "table":
             print_text(self.rows, self.columns, self.title, self.remarks)
-        elif form == "markdown":
-            print(f"**{self.title}**\n\n{markdown_text(self.rows, self.columns, self.remarks)}")
-        elif form == "latex":
-            print(f"% {self.title}\n{latex_text(self.rows, self.columns, self.remarks)}")
         else:
-            print(csv_text(self.all_rows or self.rows))
+            print(self.text(form))
+
+    def text(self, form: str) -> str:
+        """As ``markdown``, ``latex`` or ``csv``; the latter without title and remarks."""
+        if form == "markdown":
+            return f"**{self.title}**\n\n{markdown_text(self.rows, self.columns, self.remarks)}"
+        if form == "latex":
+            return f"% {self.title}\n{latex_text(self.rows, self.columns, self.remarks)}"
+        return csv_text(self.all_rows or self.rows)
 
 
 def runs_section(results: Sequence[Result], title: str) -> Section:
