@@ -56,6 +56,14 @@ class PositionConfig:
 
 
 @dataclass
+class BlockingConfig:
+    """conf/blocking: who loses sight of the image (vision, text, last), in which layers (``8-15`` or ``2/4``)."""
+
+    source: Optional[str] = None  # noqa: UP045
+    layers: str = "1/1"
+
+
+@dataclass
 class GenerationConfig:
     """conf/generation: how an answer is decoded; ``max_new_tokens`` null leaves it to the benchmark."""
 
@@ -129,6 +137,7 @@ class Config:
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     position: PositionConfig = field(default_factory=PositionConfig)
     dataset: dict[str, Any] = field(default_factory=dict)
+    blocking: BlockingConfig = field(default_factory=BlockingConfig)
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     probe: ProbeConfig = field(default_factory=ProbeConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
@@ -215,8 +224,8 @@ def _default(parameter: inspect.Parameter) -> Any:
 def choices(cfg: DictConfig) -> dict[str, Any]:
     """The choices that change a result, spelled the same way whoever spells them.
 
-    Without pruning, budget and position do not matter; ``native`` is the position strategy it stands for. Where things
-    lie and run (paths, devices, loggers) is left out.
+    Without pruning, budget and position do not matter; ``native`` is the position strategy it stands for; what is not
+    blocked is not named. Where things lie and run (paths, devices, loggers) is left out.
     """
     cfg = OmegaConf.create(OmegaConf.to_container(cfg, resolve=False, enum_to_str=True))
     cfg.paths = {key: f"<{key}>" for key in cfg.paths}
@@ -237,6 +246,7 @@ def choices(cfg: DictConfig) -> dict[str, Any]:
         **built,
         "budget": budget,
         "position": position,
+        **({} if cfg.blocking.source is None else {"blocking": OmegaConf.to_container(cfg.blocking)}),
         "generation": OmegaConf.to_container(cfg.generation),
         "seed": cfg.seed,
         "limit": cfg.limit,
@@ -258,15 +268,16 @@ def run_key(cfg: DictConfig) -> str:
 
 
 def is_baseline(cfg: DictConfig) -> bool:
-    """Whether a job runs without pruning."""
-    return cfg.pruner.get("_target_") == BASELINE["_target_"]
+    """Whether a job runs without pruning, and without blocking."""
+    return cfg.pruner.get("_target_") == BASELINE["_target_"] and cfg.blocking.source is None
 
 
 def baseline_of(cfg: DictConfig) -> DictConfig:
-    """The same job without pruning, where budget and position have no meaning."""
+    """The same job without pruning or blocking, where budget and position have no meaning."""
     cfg = cfg.copy()
     OmegaConf.set_struct(cfg, False)
     cfg.pruner = dict(BASELINE)
     cfg.budget.average = cfg.budget.ratio = None
     cfg.position.strategy = "native"
+    cfg.blocking = BlockingConfig()
     return cfg

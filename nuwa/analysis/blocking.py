@@ -39,14 +39,14 @@ def layer_range(text: str, depth: int) -> range:
     if between:
         first, last = map(int, between.groups())
         if not first <= last < depth:
-            raise ValueError(f"layers {text}: the first must not lie after the last, nor the last after {depth - 1}")
+            raise ValueError(f"layers={text}: the first must not lie after the last, nor the last after {depth - 1}")
         return range(first, last + 1)
     if part:
         number, parts = map(int, part.groups())
         if not 1 <= number <= parts <= depth:
-            raise ValueError(f"layers {text}: expected a part k/n with 1 <= k <= n <= {depth}")
+            raise ValueError(f"layers={text}: expected a part k/n with 1 <= k <= n <= {depth}")
         return range((number - 1) * depth // parts, number * depth // parts)
-    raise ValueError(f"layers {text!r}: expected a range like 8-15 or a part like 2/4")
+    raise ValueError(f"layers={text}: expected a range like 8-15 or a part like 2/4")
 
 
 def blocked_pairs(queries: Tensor, keys: Tensor, source: str) -> Tensor:

@@ -13,6 +13,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from transformers import AutoConfig
 
+from nuwa.analysis.blocking import SOURCES, layer_range
 from nuwa.benchmarks.base import Benchmark
 from nuwa.config import BUILT, Accelerator, ConfigError, baseline_of, build, is_baseline, typed
 from nuwa.files import PACKAGE
@@ -78,6 +79,7 @@ def check(cfg: DictConfig) -> Parts:
     shape = _shape(model)
     if shape is not None and shape.image_tokens is not None:
         pruner.schedule(shape.image_tokens, shape.layers)
+    _check_blocking(cfg, sys.maxsize if shape is None else shape.layers)
     return Parts(pruner, _build(options["dataset"], "dataset"), model)
 
 
@@ -111,6 +113,17 @@ def _check_numbers(cfg: DictConfig) -> None:
     if cfg.position.strategy not in ("native", *STRATEGIES):
         known = ", ".join(("native", *STRATEGIES))
         raise ConfigError(f"position.strategy={cfg.position.strategy}: expected one of {known}")
+
+
+def _check_blocking(cfg: DictConfig, depth: int) -> None:
+    if cfg.blocking.source is None:
+        return
+    if cfg.blocking.source not in SOURCES:
+        raise ConfigError(f"blocking.source={cfg.blocking.source}: expected one of {', '.join(SOURCES)}")
+    try:
+        layer_range(cfg.blocking.layers, depth)
+    except ValueError as error:
+        raise ConfigError(f"blocking.{error}") from error
 
 
 def _build(options: dict, group: str, **provided: object) -> object:

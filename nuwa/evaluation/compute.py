@@ -6,6 +6,7 @@ import json
 import logging
 import time
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig
 
 from nuwa import prune
+from nuwa.analysis.blocking import block, layer_range
 from nuwa.config import OnError, build, is_baseline
 from nuwa.evaluation.callbacks import PICTURES, KeptTokenPictures, SampleProgress
 from nuwa.evaluation.check import Parts
@@ -28,6 +30,7 @@ from nuwa.evaluation.speed import SpeedOptions, probe_speed
 from nuwa.evaluation.statistics import retention, share_intervals, standard_errors
 from nuwa.models import adapter_for
 from nuwa.models.loading import LoadedModel
+from nuwa.pruning.session import PruningSession
 
 QUIET = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
 SAMPLING = ("temperature", "top_p")
@@ -105,10 +108,21 @@ def _answer(
         enable_model_summary=False,
         default_root_dir=folder,
     )
-    with warnings.catch_warnings(), prune(loaded.model, parts.pruner, position=cfg.position.strategy) as session:
+    with (
+        warnings.catch_warnings(),
+        prune(loaded.model, parts.pruner, position=cfg.position.strategy) as session,
+        _blocking(cfg, session),
+    ):
         warnings.filterwarnings("ignore", module=r"lightning\..*")  # advice about training loops
         module = Evaluation(loaded, parts.benchmark, session, journal, generation, cfg.seed, record)
         trainer.test(module, datamodule=data, verbose=False)
+
+
+def _blocking(cfg: DictConfig, session: PruningSession) -> AbstractContextManager[None]:
+    """The attention that a job cuts while it answers, usually none."""
+    if cfg.blocking.source is None:
+        return nullcontext()
+    return block(session, cfg.blocking.source, layer_range(cfg.blocking.layers, len(session.adapter.layers)))
 
 
 def _summarise(
