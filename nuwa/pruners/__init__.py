@@ -19,6 +19,7 @@ from nuwa.pruners.prumerge import PruMerge, PruMergePlus
 from nuwa.pruners.pyramiddrop import PyramidDrop
 from nuwa.pruners.random import RandomPruner
 from nuwa.pruners.sparsevlm import SparseVLM
+from nuwa.pruners.sparsevlm_plus import SparseVLMPlus
 from nuwa.pruners.visionzip import VisionZip
 from nuwa.pruners.vispruner import VisPruner
 
@@ -42,6 +43,7 @@ __all__ = [
     "PyramidDrop",
     "RandomPruner",
     "SparseVLM",
+    "SparseVLMPlus",
     "StridedGrid",
     "VisPruner",
     "VisionZip",

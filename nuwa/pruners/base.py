@@ -98,8 +98,9 @@ class LLMContext:
     ``attention(query, rotary=True, among=None)`` gives the softmax attention rows (B, H, Q, L) float32 of *this* layer
     for the positions ``query`` (Q,) of the sequence (the last token is L - 1), recomputed for those rows only; without
     rotary embeddings if asked, and with the softmax over the tokens ``among`` (B, L) only. ``keys()`` gives the layer's
-    rotated keys (B, L, heads * width); ``final_norm`` is the norm before the model's head. ``previous`` is the context
-    of the layer before, if the method set ``looks_back``; ``first`` that of layer 0, before anything left in the LLM.
+    rotated keys (B, L, heads * width), ``rotary_kernel(query)`` what its rotary embeddings alone make of distances
+    (B or 1, Q, L); ``final_norm`` is the norm before the model's head. ``previous`` is the context of the layer before,
+    if the method set ``looks_back``; ``first`` that of layer 0, before anything left in the LLM.
     """
 
     layer: int
@@ -110,6 +111,7 @@ class LLMContext:
     ids: Sequence[Sequence[str]]
     attention: Callable[..., Tensor]
     keys: Callable[[], Tensor] | None = None
+    rotary_kernel: Callable[[Tensor], Tensor] | None = None
     final_norm: Callable[[Tensor], Tensor] | None = None
     layouts: Sequence[Sequence[ImageLayout]] = ()
     previous: LLMContext | None = None

@@ -9,6 +9,7 @@ Shape letters as in `base`; M recycled tokens, C clusters.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar, Literal
@@ -82,20 +83,61 @@ def cluster_means(points: Tensor, member: Tensor, clusters: int) -> Tensor:
     return share.T @ points / share.sum(0)[:, None]
 
 
-def profile(n_tokens: int, nominal: float, layers: int, recycle: bool) -> Schedule:
+def profile(
+    n_tokens: int, nominal: float, layers: int, recycle: bool, lists: Mapping[int, Sequence[int]] = LISTS
+) -> Schedule:
     """The counts for a nominal budget (of 576): the authors' lists, interpolated between them in the logarithm."""
-    if nominal < min(LISTS):
-        kept = [nominal / min(LISTS) * count for count in LISTS[min(LISTS)]]
+    if nominal < min(lists):
+        kept = [nominal / min(lists) * count for count in lists[min(lists)]]
     else:
-        low, high = next(pair for pair in pairwise(sorted(LISTS)) if nominal <= pair[1])
+        low, high = next(pair for pair in pairwise(sorted(lists)) if nominal <= pair[1])
         part = (nominal - low) / (high - low)
-        kept = [a ** (1 - part) * b**part for a, b in zip(LISTS[low], LISTS[high], strict=True)]
+        kept = [a ** (1 - part) * b**part for a, b in zip(lists[low], lists[high], strict=True)]
     counts, before = [], n_tokens
     for count in kept:
         keep = max(1, min(round(count * n_tokens / 576), before - 1))
         before = min(before, keep + (clusters_for(before - keep)[1] if recycle else 0))
         counts.append(before)
     return staged(n_tokens, DEPTHS, counts, layers)
+
+
+def reach(
+    name: str, make: Callable[[float], Schedule], target: float, n_tokens: int, layers: int, counting: str
+) -> Schedule:
+    """The schedule ``make(nominal)`` for a budget: the authors' nominal one, or the one that enters ``target``.
+
+    Raises:
+        BudgetError: the first layers alone spend more.
+    """
+    if target == n_tokens:
+        return Schedule(n_tokens)
+    if counting == "authors":
+        return make(target * 576 / n_tokens)
+    best = fit_schedule(make, target, layers, high=576)
+    floor = make(0).average(layers)
+    reachable = f"its first layers see all {n_tokens} tokens, so that it needs {floor:.1f} or more"
+    return check_reached(name, best, target, layers, reachable)
+
+
+def find_raters(first: LLMContext) -> Tensor:
+    """Raters among the text after the image, chosen once from what enters layer 0: (B, L) bool."""
+    raters = torch.zeros_like(first.text)
+    for row in range(len(raters)):
+        visual, question = first.image[row] >= 0, first.question[row]
+        if visual.any():
+            raters[row, question] = text_raters(first.hidden[row, visual], first.hidden[row, question])[1]
+    return raters
+
+
+def ratings(context: LLMContext) -> tuple[Tensor, Tensor, Tensor]:
+    """Places (Q,) that rate in any row, their attention in the layer before (B, H, Q, L), each row's weights (B, Q)."""
+    raters = torch.zeros_like(context.text)
+    raters[context.text] = find_raters(context.first)[context.first.text]  # text tokens never leave
+    queries = raters.any(0).nonzero()[:, 0]
+    weight = raters[:, queries].float()
+    # a rater's place can be padding in another row, whose attention is not a number there
+    rows = context.previous.attention(queries).masked_fill(weight[:, None, :, None] == 0, 0)
+    return queries, rows, weight / weight.sum(1, keepdim=True).clamp_min(1)
 
 
 @dataclass
@@ -141,17 +183,15 @@ class SparseVLM(Pruner):
             if not self.budget.full:
                 raise BudgetError(f"pruner {self.name}: with pruner.adaptive=true the image decides; use budget=full")
             return Schedule(n_tokens, tuple({layer_at(depth, layers): n_tokens for depth in DEPTHS}.items()))
-        if target == n_tokens:
-            return Schedule(n_tokens)
-        if self.counting == "authors":
-            return profile(n_tokens, target * 576 / n_tokens, layers, self.recycle)
-        best = fit_schedule(lambda nominal: profile(n_tokens, nominal, layers, self.recycle), target, layers, high=576)
-        floor = profile(n_tokens, 0, layers, self.recycle).average(layers)
-        reachable = f"its first layers see all {n_tokens} tokens, so that it needs {floor:.1f} or more"
-        return check_reached(self.name, best, target, layers, reachable)
+
+        def make(nominal: float) -> Schedule:
+            return profile(n_tokens, nominal, layers, self.recycle)
+
+        return reach(self.name, make, target, n_tokens, layers, self.counting)
 
     def prune_llm(self, context: LLMContext, keep: Tensor) -> LLMDecision:
-        rows, weight = self._ratings(context)
+        _, rows, weight = ratings(context)
+        rows = rows.mean(1)
         score = (weight[:, None] @ rows)[:, 0]
         kept, hidden = context.text.clone(), context.hidden.clone()
         order = torch.arange(kept.shape[1], device=kept.device).repeat(len(kept), 1)
@@ -168,25 +208,6 @@ class SparseVLM(Pruner):
                 hidden[row, slots] = states
                 order[row, torch.cat([stay, slots])] = mine[: len(stay) + len(slots)]
         return LLMDecision(kept, hidden, order)
-
-    def _ratings(self, context: LLMContext) -> tuple[Tensor, Tensor]:
-        """Attention of Q text tokens in the layer before, mean over heads (B, Q, L), and the raters' weights (B, Q)."""
-        raters = torch.zeros_like(context.text)
-        raters[context.text] = self._raters(context.first)[context.first.text]  # text tokens never leave
-        queries = raters.any(0).nonzero()[:, 0]
-        weight = raters[:, queries].float()
-        # a rater's place can be padding in another row, whose attention is not a number there
-        rows = context.previous.attention(queries).mean(1).masked_fill(weight[..., None] == 0, 0)
-        return rows, weight / weight.sum(1, keepdim=True).clamp_min(1)
-
-    def _raters(self, first: LLMContext) -> Tensor:
-        """Raters among the text after the image, chosen once from what enters layer 0: (B, L) bool."""
-        raters = torch.zeros_like(first.text)
-        for row in range(len(raters)):
-            visual, question = first.image[row] >= 0, first.question[row]
-            if visual.any():
-                raters[row, question] = text_raters(first.hidden[row, visual], first.hidden[row, question])[1]
-        return raters
 
     def _choose(
         self, context: LLMContext, row: int, ordinal: int, mine: Tensor, score: Tensor, total: int

@@ -80,6 +80,16 @@ def llm_attention_rows(
     return softmax_rows(queries, keys, attention.scaling, allowed)
 
 
+def rotary_kernel(embeddings: tuple[Tensor, Tensor], query: Tensor) -> Tensor:
+    """What rotary embeddings alone make of distances: (B or 1, Q, L) for the positions ``query`` (Q,) to all.
+
+    The scaled dot product of queries and keys whose every entry is one.
+    """
+    cos, sin = embeddings
+    ones = rotate(torch.ones_like(cos)[:, None], cos, sin)[:, 0].float()
+    return ones[:, query] @ ones.mT / cos.shape[-1] ** 0.5
+
+
 def llm_keys(layer: nn.Module, hidden: Tensor, embeddings: tuple[Tensor, Tensor]) -> Tensor:
     """Rotated keys of a Llama-like decoder layer, heads concatenated: (B, L, D) -> (B, L, heads * width)."""
     attention = layer.self_attn

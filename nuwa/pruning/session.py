@@ -24,7 +24,7 @@ from nuwa.pruning.masks import gather_tokens
 from nuwa.pruning.newlines import close_rows
 from nuwa.pruning.positions import STRATEGIES
 from nuwa.pruning.report import Report, image_reports
-from nuwa.pruning.scores import llm_attention_rows, llm_keys
+from nuwa.pruning.scores import llm_attention_rows, llm_keys, rotary_kernel
 from nuwa.pruning.segments import Segment, first_segment, next_segment, read_prompt
 from nuwa.pruning.state import EncodedImages, PrefillState, Step, cached_length, state_of
 from nuwa.pruning.vision import content_id, plan_images
@@ -247,6 +247,7 @@ class PruningSession:
             ids=[[plan.id for plan in row] for row in self._step.state.prompt.rows],
             attention=functools.partial(llm_attention_rows, layer, hidden, rotary, segment.valid),
             keys=functools.partial(llm_keys, layer, hidden, rotary),
+            rotary_kernel=functools.partial(rotary_kernel, rotary),
             final_norm=self.adapter.final_norm,
             layouts=[[plan.layout for plan in row] for row in self._step.state.prompt.rows],
             previous=self._step.previous,

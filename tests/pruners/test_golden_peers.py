@@ -13,7 +13,7 @@ from nuwa.pruners.divprune import max_min
 from nuwa.pruners.feather import unrotated_scores
 from nuwa.pruners.prumerge import one_head_attention, outliers
 from nuwa.pruners.pyramiddrop import entering_attention
-from nuwa.pruners.sparsevlm import rank_of, text_raters
+from nuwa.pruners.sparsevlm import rank_of, ratings, text_raters
 from nuwa.pruning.layout import ImageLayout
 from nuwa.pruning.scores import llm_attention_rows
 
@@ -47,8 +47,8 @@ def test_sparsevlm(name, run):
     assert count == params["out_visual"]
     context = sparse_context(case)
     decision = pruner.prune_llm(context, torch.tensor([[count]]))
-    rows, weight = pruner._ratings(context)
-    case.check(run, score=(weight[:, None] @ rows)[:, 0, :576])
+    _, rows, weight = ratings(context)
+    case.check(run, score=(weight[:, None] @ rows.mean(1))[:, 0, :576])
     places = decision.keep[0, :576].nonzero()[:, 0]
     in_order = places[decision.order[0, places].argsort()]
     merged = decision.hidden[:, in_order[params["keep"] :]]

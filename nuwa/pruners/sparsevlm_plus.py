@@ -1,0 +1,78 @@
+"""SparseVLM+ (SparseVLM's second version; code Gumpest/SparseVLMs, commit 26a5f48, V2_0): better ratings, no recycling.
+
+As SparseVLM, but the raters' attention is corrected for distance, only the heads that look at the image most are
+heard, dropped tokens are gone, and tokens keep their ids.
+
+Shape letters as in `base`; Q raters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from nuwa.pruners.base import Facts, LLMContext, Pruner, require
+from nuwa.pruners.sparsevlm import profile, ratings, reach
+from nuwa.pruning.budget import ModelShape, Schedule, attention_score_flops
+
+LISTS = {64: (66, 34, 20), 96: (246, 54, 28), 128: (238, 108, 60), 192: (300, 200, 118), 576: (576, 576, 576)}
+"""The authors' kept tokens at the three stages, by nominal budget, of 576 tokens."""
+
+
+def looking_heads(rows: Tensor, weight: Tensor, visual: Tensor, count: int) -> Tensor:
+    """The ``count`` heads whose raters look at the image most, as ones: (B, H, Q, L), (B, Q), (B, L) -> (B, H)."""
+    mass = (rows * weight[:, None, :, None] * visual[:, None, None]).sum((2, 3))
+    best = mass.argsort(dim=1, descending=True, stable=True)[:, :count]
+    return torch.zeros_like(mass).scatter_(1, best, 1.0)
+
+
+@dataclass
+class SparseVLMPlus(Pruner):
+    """``heads``: the share of heads that is heard, 14 of LLaVA-1.5-7B's 32.
+
+    ``correct_distance`` divides attention weights by what rotary embeddings alone make of a distance, the product of
+    all-ones queries and keys. As released, that product is not kept from zero, and a negative one turns a rating
+    around. ``counting`` as in ``SparseVLM``.
+    """
+
+    counting: Literal["entering", "authors"] = "entering"
+    heads: float = 14 / 32
+    correct_distance: bool = True
+
+    name: ClassVar[str] = "sparsevlm_plus"
+    native_position: ClassVar[str] = "pesp"
+    looks_back: ClassVar[bool] = True
+    facts: ClassVar[Facts] = Facts(
+        paper="arXiv 2410.04417",
+        source="Gumpest/SparseVLMs@26a5f48",
+        signal="attention of question tokens in the heads that look at the image, corrected for distance",
+        text_aware=True,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.counting in ("entering", "authors"), "counting", "entering or authors", self.counting)
+        require(0 < self.heads <= 1, "heads", "a share in (0, 1]", self.heads)
+
+    def schedule(self, n_tokens: int, layers: int) -> Schedule:
+        def make(nominal: float) -> Schedule:
+            return profile(n_tokens, nominal, layers, recycle=False, lists=LISTS)
+
+        return reach(self.name, make, self.budget.tokens(n_tokens), n_tokens, layers, self.counting)
+
+    def prune_llm(self, context: LLMContext, keep: Tensor) -> Tensor:
+        queries, rows, weight = ratings(context)
+        if self.correct_distance:
+            rows = rows / context.previous.rotary_kernel(queries)[:, None]
+        rows = rows.masked_fill(context.image[:, None, None] < 0, 0)  # what text makes of text is not asked
+        heard = looking_heads(rows, weight, context.image >= 0, max(1, round(self.heads * rows.shape[1])))
+        score = torch.einsum("bhql,bq,bh->bl", rows, weight, heard)
+        return context.top_k(score, keep)
+
+    def metric_flops(self, n_tokens: int, shape: ModelShape) -> float:
+        """One attention row per stage; the number of raters depends on the question."""
+        counts = [n_tokens, *(count for _, count in self.schedule(n_tokens, shape.layers).llm)]
+        return sum(attention_score_flops(1, count, shape.hidden) for count in counts[:-1])
