@@ -84,6 +84,13 @@ class PrintedRow:
         return {OPTION_NAMES.get(key, key): SWITCHES.get(value, value) for key, _, value in pairs}
 
     @property
+    def blocking(self) -> tuple[str, str] | None:
+        """Who loses sight of the image, and in which layers of 32 (``block:text_to_vision:8-15``), None if nobody."""
+        kind, _, rest = self.method.partition(":")
+        source, _, layers = rest.partition("_to_vision:")
+        return (source, layers) if kind == "block" and layers != "none" else None
+
+    @property
     def average(self) -> float | None:
         """The budget in tokens; None where it is printed as a share."""
         return None if self.tokens.endswith("%") else float(self.tokens)

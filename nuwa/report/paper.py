@@ -15,6 +15,7 @@ DONE, LIMITED, MISSING, FAILED, UNREACHABLE, UNFINISHED, ABSENT = (
 )  # fmt: skip
 NO_RUN = "no run"
 Runs = Sequence[tuple[Choices, Result]]
+QUARTERS = {"0-7": "1/4", "8-15": "2/4", "16-23": "3/4", "24-31": "4/4"}  # Table 15's layers, of 32
 RANDOM_WEIGHTS = "_random"  # such a model costs what the trained one costs, and its answers mean nothing
 SAME_SHARE = 0.01  # 0.0556 of the tokens is 160 of 2880
 
@@ -81,10 +82,18 @@ def compare(table: PaperTable, results: Iterable[Result]) -> list[Cell]:
 def made_for(table: PaperTable, row: PrintedRow, pruner: str, run: tuple[Choices, Result]) -> bool:
     """Whether a run, on whatever model and data, has the method, options, ids and budget of a row."""
     choices, result = run
-    if choices.method != pruner or not choices.has_options(row.options):
+    if choices.method != pruner or not choices.has_options(row.options) or not _same_blocking(choices, row):
         return False
-    whole = table.unpruned.get(row.model)
-    return row is whole or (choices.position == row.position and _same_budget(choices, result, row, whole))
+    if pruner == "none":  # where nothing is pruned, budget and ids do not matter
+        return True
+    return choices.position == row.position and _same_budget(choices, result, row, table.unpruned.get(row.model))
+
+
+def _same_blocking(choices: Choices, row: PrintedRow) -> bool:
+    if choices.blocking is None or row.blocking is None:
+        return choices.blocking == row.blocking
+    (source, layers), (printed_source, printed) = choices.blocking, row.blocking
+    return source == printed_source and layers in (printed, QUARTERS[printed])
 
 
 def _same_model(choices: Choices, row: PrintedRow) -> bool:

@@ -45,12 +45,13 @@ class Point:
 
 
 def points_of(results: Iterable[Result]) -> list[Point]:
-    """Points of all finished runs, those of several seeds as one.
+    """Points of all finished runs that block nothing, those of several seeds as one.
 
     Shares become percent; a metric in points (MME, always above 1) counts as it is.
     """
     done = [result for result in results if result.get("status") == "done" and "tokens_entering" in result]
-    groups = grouped((point for result in done for point in _points(result)), _but_seed)
+    points = [point for result in done for point in _points(result) if point.choices.blocking is None]
+    groups = grouped(points, _but_seed)
     return [_merged(groups[key]) for key in sorted(groups, key=str)]  # the same plot whatever the order of folders
 
 

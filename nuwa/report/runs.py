@@ -12,6 +12,7 @@ from nuwa.pruners.base import Pruner
 from nuwa.pruners.catalogue import find_method
 
 Result = dict[str, Any]
+GROUPS = ("pruner", "dataset", "budget", "blocking")
 
 
 def method_of(result: Result) -> str:
@@ -40,6 +41,7 @@ class Choices:
     dataset: str
     split: str | None
     limited: bool
+    blocking: tuple[str, str] | None = None
 
     def has_options(self, wanted: dict[str, Any]) -> bool:
         """Whether the method runs with the ``wanted`` options and otherwise as its config file says."""
@@ -53,7 +55,7 @@ class Choices:
 def choices_of(result: Result) -> Choices:
     """The choices in a run's recorded config."""
     config = result.get("config", {})
-    pruner, dataset, budget = (config.get(group) or {} for group in ("pruner", "dataset", "budget"))
+    pruner, dataset, budget, blocking = (config.get(group) or {} for group in GROUPS)
     return Choices(
         method=method_of(result),
         options={key: _plain(value) for key, value in pruner.items() if key != "_target_"},
@@ -64,6 +66,7 @@ def choices_of(result: Result) -> Choices:
         dataset=dataset.get("name", ""),
         split=dataset.get("split"),
         limited=config.get("limit") is not None,
+        blocking=(blocking["source"], str(blocking["layers"])) if blocking.get("source") else None,
     )
 
 

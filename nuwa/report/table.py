@@ -11,7 +11,7 @@ from nuwa.evaluation.result import read_result
 from nuwa.report.formats import Cells, csv_text, latex_text, markdown_text, print_text
 from nuwa.report.runs import Result, method_of
 
-SHOWN_CHOICES = ("pruner", "budget", "position", "model", "dataset", "generation", "seed", "limit")
+SHOWN_CHOICES = ("pruner", "budget", "position", "blocking", "model", "dataset", "generation", "seed", "limit")
 
 
 def collect(folders: Iterable[Path]) -> list[Result]:
@@ -102,7 +102,7 @@ def _varying(results: Sequence[Result]) -> list[str]:
 def _short(key: str) -> str:
     """``pruner.d_thresh`` -> ``d_thresh``, but ``budget.average`` -> ``budget``: what a reader looks for."""
     group, _, option = key.rpartition(".")
-    return group if option in ("average", "strategy", "name") else option
+    return group if option in ("average", "strategy", "source", "name") else option
 
 
 def _flat(result: Result) -> dict[str, Any]:

@@ -75,6 +75,20 @@ def test_runs_that_stand_for_a_cell(table, method, tokens, run):
     assert sum(c.ours is not None for c in compare(load_table(table), [run])) == 1
 
 
+def test_blocked_runs():
+    """They are not the unpruned run, although they prune nothing."""
+    run = result("none", {GQA: 0.55})
+    run["config"]["blocking"] = {"source": "vision", "layers": "2/4"}
+    assert cell([run], "table5", "vanilla", "576").state == "missing"
+    assert cell([run], "table15", "block:vision_to_vision:8-15", "576").difference == pytest.approx(55 - 55.2)
+    assert sum(c.ours is not None for c in compare(load_table("table15"), [run])) == 1
+    run["config"]["blocking"]["layers"] = "8-15"
+    assert cell([run], "table15", "block:vision_to_vision:8-15", "576").state == "done"
+    free = compare(load_table("table15"), [result("none", {GQA: 0.62})])
+    assert [c.row.method for c in free if c.ours is not None] == ["vanilla", *(
+        f"block:{who}_to_vision:none" for who in ("vision", "text", "last"))]  # fmt: skip
+
+
 def test_one_data_set_with_several_splits():
     run = result("nuwa", {"qwen_refcoco/accuracy": 0.8}, ratio=0.25, model="qwen2_5_vl_7b",
                  dataset="nuwa_qwen_refcoco", split="refcocop_testB")  # fmt: skip
