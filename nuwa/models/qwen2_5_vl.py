@@ -135,6 +135,10 @@ class Qwen2_5_VLAdapter(Adapter):
             vision_hidden=self.model.config.vision_config.out_hidden_size,
         )
 
+    @property
+    def projector(self) -> nn.Module:
+        return self.multimodal.visual.merger
+
     def grids(self, arguments: Mapping[str, Any]) -> list[tuple[int, int, int]]:
         """Frames, rows and columns of the tokens of each image."""
         merge = self.model.config.vision_config.spatial_merge_size
