@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from nuwa.report.expected import ExpectedError, PaperTable, load_table, table_names
+from nuwa.report.expected import ExpectedError, PaperTable, load_table
 from nuwa.report.plots import PlotsError, write_plots
 from nuwa.report.runs import Result
 from nuwa.report.sections import Section, paper_sections, printed_section, runs_section
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = words.parse_args(arguments)
     names = [name for name in options.expected.split(",") if name]
     if not options.folders and not names:
-        words.error(f"needs a folder of runs, or --expected with one of {', '.join(table_names())}")
+        words.error("needs a folder of runs, or --expected with a printed table, e.g. table5")
     if options.check and not names:
         words.error("--check needs --expected: there is nothing to check against")
     if options.plots and not options.folders:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from nuwa.report import expected
 from nuwa.report.__main__ import main
 from nuwa.report.expected import ExpectedError, benchmark, load_table, table_names
 from nuwa.report.printed import retention_checks
@@ -129,6 +130,14 @@ def test_commands(capsys):
     for wrong in ([], ["outputs", "--check"], ["--expected", "table5", "--plots", "x"]):
         with pytest.raises(SystemExit):
             main(wrong)
+
+
+def test_an_installed_wheel_says_what_it_lacks(monkeypatch, tmp_path):
+    monkeypatch.setattr(expected, "EXPECTED", tmp_path)
+    for cached in (expected._yaml, load_table):
+        monkeypatch.setattr(expected, cached.__name__, cached.__wrapped__)
+    with pytest.raises(ExpectedError, match="part of a clone, not of the wheel"):
+        expected.load_table("table5")
 
 
 def test_an_unknown_table_is_named():
