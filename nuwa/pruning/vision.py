@@ -90,8 +90,9 @@ def plan_images(
             count = decision.keep.shape[1] if decision.counts is None else int(decision.counts[row])
             cells = decision.keep[row, :count]
             kept[look.image, look.number] = look.view.closed(cells, pruner.all_newlines)
-            suffix = f"/{look.number}" if look.number else ""
-            plans[look.image].extras |= {name + suffix: values[row] for name, values in decision.extras.items()}
+            plans[look.image].extras |= {
+                _numbered(name, look): _by_cell(values[row], cells, look) for name, values in decision.extras.items()
+            }
             if projected is not None:
                 tokens = look.view.tokens.to(cells.device)[cells]
                 new = projected[row, :count].to(images[look.image])
@@ -99,6 +100,19 @@ def plan_images(
     for image in {look.image for look in looks}:
         plans[image].keep = torch.cat([kept[key] for key in sorted(kept) if key[0] == image])
     return plans
+
+
+def _numbered(name: str, look: Look) -> str:
+    """A name of something about a view: that of the image for its first one."""
+    return f"{name}/{look.number}" if look.number else name
+
+
+def _by_cell(values: Tensor, cells: Tensor, look: Look) -> Tensor:
+    """Values by kept token (K,) as values by cell (N,), 0 elsewhere, where an image has several views."""
+    whole = look.view.grid[0] * look.view.grid[1]
+    if look.of == 1 or len(values) == whole:
+        return values
+    return values.new_zeros(whole).index_copy(0, cells, values[: len(cells)])
 
 
 def _looks(pruner: Pruner, recording: Recording, image: int, plan: ImagePlan, encoded: Grid | None) -> list[Look]:
@@ -132,7 +146,7 @@ def _decide(pruner: Pruner, adapter: Adapter, plans: Sequence[ImagePlan], group:
         grid=group[0].view.grid,
         features=torch.stack([look.features for look in group]),
         taps=taps,
-        ids=[plans[look.image].id + (f"/{look.number}" if look.number else "") for look in group],
+        ids=[_numbered(plans[look.image].id, look) for look in group],
         project=adapter.project,
         views=group[0].of,
     )

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from families import FAMILIES, PINPOINTS, best_tiles, source_of, unpadded
+from families import FAMILIES
+from families_tiles import PINPOINTS, best_tiles, source_of, unpadded
 from pruners.cases import Golden, vision_context
 
 import nuwa

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
-from families import FAMILIES, PINPOINTS, best_tiles, random_llava_next, source_of, unpadded
+from families import FAMILIES
+from families_tiles import PINPOINTS, best_tiles, random_llava_next, source_of, unpadded
 from support import Fixed, small_text
 from transformers import CLIPVisionConfig, LlavaNextConfig, LlavaNextForConditionalGeneration, MistralConfig
 
@@ -179,3 +182,16 @@ def test_mistral_text():
             for row, name in enumerate(("middle", "two")):
                 assert torch.equal(model.generate(**FAMILY.inputs(name), **options)[0, -4:], together[row, -4:])
     assert not torch.equal(together, expected)
+
+
+def test_extras_say_what_holds_of_every_cell_of_a_view():
+    with torch.no_grad(), nuwa.prune(FAMILY.model(), nuwa.load_pruner("nuwa", budget=Budget(ratio=0.3))) as session:
+        session.adapter.model(**FAMILY.inputs("last"))
+    (image,) = session.report().images
+    kept = set(image.stages[0][1])
+    for suffix, cells in zip(("", "/1"), FAMILY.patches(3), strict=True):
+        assert image.extras[f"salience{suffix}"].shape == (len(cells),)
+        pillars = {cells[i] for i in image.extras[f"pillar{suffix}"].nonzero()[:, 0].tolist()}
+        stay = kept & set(cells)
+        assert pillars <= stay
+        assert len(pillars) == len(stay) - math.ceil(0.75 * (len(stay) - 1))

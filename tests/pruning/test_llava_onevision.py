@@ -6,7 +6,8 @@ import warnings
 
 import pytest
 import torch
-from families import FAMILIES, best_tiles, shrunk, unpadded
+from families import FAMILIES
+from families_tiles import best_tiles, shrunk, unpadded
 from support import small_text
 from torch.nn.functional import interpolate
 from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration, Qwen2Config, SiglipVisionConfig
