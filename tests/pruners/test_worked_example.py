@@ -11,7 +11,8 @@ import pytest
 from jobs import SMALL
 
 ROOT = Path(__file__).parents[2]
-COPIED = ("nuwa", "conf", "launch.py", "pyproject.toml", "tests/support.py", "tests/pruning/test_methods.py")
+FAMILIES = ("family", "families", "families_tiles", "families_qwen", "support", "pruning/test_methods")
+COPIED = ("nuwa", "conf", "launch.py", "pyproject.toml", *(f"tests/{name}.py" for name in FAMILIES))
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +65,6 @@ def test_two_files_are_enough(clone, tmp_path):
     assert found.startswith(str(clone))
     assert "nuwa.pruners.loudest.Loudest" in found  # load_pruner, and as a part of a composition
     assert "| `loudest` | vision | feature norm |" in found  # the table of methods
-    assert re.search(r"\n5 passed", found), found  # the matrix of tests
+    assert re.search(r"\n16 passed", found), found  # the matrix of tests: six on LLaVA-1.5, five on tiles, five on Qwen
     jobs = [json.loads(path.read_text())["config"]["pruner"] for path in tmp_path.glob("main/*/result.json")]
     assert sorted(job["_target_"].split(".")[-1] for job in jobs) == ["Loudest", "RandomPruner"]
