@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -10,30 +9,28 @@ import lightning
 from lightning.pytorch.callbacks import Callback
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from nuwa.analysis.looks import look_at
 from nuwa.evaluation.module import Evaluation
-from nuwa.report.pictures import draw_stages, pillar_tokens
-
-PICTURES = "pictures"
+from nuwa.report.pictures import FOLDER, boxes_of, draw_look, file_name, title_of
 
 
 class KeptTokenPictures(Callback):
-    """Draws the first ``count`` images that a run sees."""
+    """Draws the first ``count`` images that a run sees; their prompts are read once more for it."""
 
     def __init__(self, folder: Path, count: int):
-        self.folder, self.left = Path(folder) / PICTURES, count
+        self.folder, self.left = Path(folder) / FOLDER, count
 
     def on_test_batch_end(self, trainer: lightning.Trainer, module: Evaluation, *args: Any) -> None:
-        """Draw what this batch kept, if pictures are still wanted."""
+        """Draw what this batch decided, if pictures are still wanted."""
         for sample, images, row in module.reports:
-            for number, report in enumerate(images):
-                if self.left <= 0:
-                    return
+            if self.left <= 0 or not images:
+                continue
+            title = title_of(module.session.pruner.name, module.session.strategy, sample, row)
+            boxes = boxes_of(module.benchmark, sample, row)
+            for number, look in enumerate(look_at(module.session, module.loaded, sample)[: self.left]):
                 self.left -= 1
-                seen = module.loaded.pictures.seen(sample.images[number])
-                stages = [(layer, kept) for layer, kept, _ in report.stages]
-                picture = draw_stages(seen, report.grid, stages, pillar_tokens(report.extras, stages[0][1]))
                 self.folder.mkdir(exist_ok=True)
-                picture.save(self.folder / f"{_file_name(row['id'])}-{number}.png")
+                draw_look(look, boxes, title).save(self.folder / f"{file_name(sample.id)}-{number}.png")
 
 
 class SampleProgress(Callback):
@@ -60,7 +57,3 @@ class SampleProgress(Callback):
     def on_exception(self, trainer: lightning.Trainer, module: Evaluation, exception: BaseException) -> None:
         """Give the terminal back."""
         self.progress.stop()
-
-
-def _file_name(text: str) -> str:
-    return re.sub(r"[^\w.-]+", "_", text)[:100]

@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 from nuwa import prune
 from nuwa.analysis.blocking import block, layer_range
 from nuwa.config import OnError, build, is_baseline
-from nuwa.evaluation.callbacks import PICTURES, KeptTokenPictures, SampleProgress
+from nuwa.evaluation.callbacks import KeptTokenPictures, SampleProgress
 from nuwa.evaluation.check import Parts
 from nuwa.evaluation.data import EvaluationData
 from nuwa.evaluation.journal import JOURNAL, Journal, JournalError, Row, read_rows
@@ -31,6 +31,7 @@ from nuwa.evaluation.statistics import retention, share_intervals, standard_erro
 from nuwa.models import adapter_for
 from nuwa.models.loading import LoadedModel
 from nuwa.pruning.session import PruningSession
+from nuwa.report.pictures import FOLDER
 
 QUIET = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
 SAMPLING = ("temperature", "top_p")
@@ -71,7 +72,7 @@ def compute(cfg: DictConfig, folder: Path, parts: Parts, baseline: Path | None) 
         if cfg.probe.speed:
             outcome["speed"] = _speed(cfg, parts, loaded)
         outcome |= {"run_key": folder.name, "environment": environment(loaded.model)}
-        log_result(logger, cfg, outcome, journal.rows, folder / PICTURES)
+        log_result(logger, cfg, outcome, journal.rows, folder / FOLDER)
     return outcome
 
 
@@ -132,13 +133,15 @@ def _summarise(
     answered = [row for row in rows if row["status"] == "ok"]
     if not answered:
         raise JournalError(f"none of the {len(rows)} samples could be used; the first: {rows[0]['reason']}")
-    aggregate = parts.benchmark.metrics
+    aggregate, adapter, asked = parts.benchmark.metrics, adapter_for(loaded.model), cfg.position.strategy
     outcome: dict[str, Any] = {
         "status": "done",
         "method": parts.pruner.name,
         "model": loaded.name,
         "dataset": parts.benchmark.name,
-        "position": parts.pruner.native_position if cfg.position.strategy == "native" else cfg.position.strategy,
+        "position": parts.pruner.native_on(adapter.axes)
+        if cfg.position.strategy == "native"
+        else cfg.position.strategy,
         "seed": cfg.seed,
         "n": len(answered),
         "n_failed": len(rows) - len(answered),
@@ -150,7 +153,7 @@ def _summarise(
         unpruned = answered if is_baseline(cfg) else [r for r in read_rows(baseline / JOURNAL) if r["status"] == "ok"]
         outcome |= {"baseline": baseline.name, "retention": retention(answered, unpruned, aggregate)}
     value_bytes = torch.finfo(loaded.model.dtype).bits // 8
-    return outcome | costs(answered, parts.pruner, adapter_for(loaded.model).shape, value_bytes)
+    return outcome | costs(answered, parts.pruner, adapter.shape, value_bytes)
 
 
 def _speed(cfg: DictConfig, parts: Parts, loaded: LoadedModel) -> list[dict[str, Any]]:

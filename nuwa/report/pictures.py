@@ -1,68 +1,196 @@
-"""Pictures of kept tokens: what stays of an image at each pruning stage, drawn on the image."""
+"""Pictures of every decision about an image, for one run or for several side by side (paper Fig. 11, 15-17).
+
+    python -m nuwa.report.pictures outputs/main/<key>                     # the first samples of a run
+    python -m nuwa.report.pictures outputs/main/<key> outputs/main/<key>  # the same samples, a row per run
+
+The runs' prompts are read again, their answers come from their journals.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
+import json
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
 
-import torch
-from PIL import Image, ImageDraw, ImageOps
+from omegaconf import OmegaConf
+from PIL import Image, ImageDraw
 
-from nuwa.pruning.layout import Grid
+from nuwa import prune
+from nuwa.analysis.looks import STRATEGIES, ImageLook, Place, ViewLook, id_places, look_at, token_places
+from nuwa.analysis.places import BoxError, center_cell, in_frame
+from nuwa.benchmarks.base import Benchmark, Sample
+from nuwa.benchmarks.scoring import Box, parse_box
+from nuwa.config import Config, build
+from nuwa.evaluation.check import check
+from nuwa.evaluation.journal import JOURNAL, Row, read_rows
+from nuwa.evaluation.result import read_result
+from nuwa.models.loaded import LoadedModel
+from nuwa.report.canvas import COLLECTOR, KEPT, LINK, MOVED, PILLAR, PREDICTED, TRUE_BOX, Panel, below, beside
 
-KEPT, PILLAR = "#0072B2", "#E69F00"  # Okabe and Ito's blue and orange: told apart with any kind of colour vision
-SIDE, CAPTION, GAP = 336, 18, 8
-
-
-def draw_stages(
-    image: Image.Image,
-    grid: Grid,
-    stages: Sequence[tuple[int, Sequence[int]]],
-    pillars: Sequence[int] = (),
-) -> Image.Image:
-    """One panel per stage (layer, kept tokens): dropped cells are washed out, kept ones framed, pillars in orange.
-
-    ``image`` is the picture the vision tower saw, so that the grid covers all of it.
-    """
-    panels = [
-        _panel(image, grid, kept, pillars, f"enters layer {layer}: {len(kept)} of {grid[0] * grid[1]}")
-        for layer, kept in stages
-    ]
-    width = sum(panel.width for panel in panels) + GAP * (len(panels) - 1)
-    sheet = Image.new("RGB", (width, panels[0].height), "white")
-    left = 0
-    for panel in panels:
-        sheet.paste(panel, (left, 0))
-        left += panel.width + GAP
-    return sheet
+LEGEND = (
+    ("kept", KEPT), ("collector", COLLECTOR), ("pillar", PILLAR), ("links of the framed collector", LINK),
+    ("white box: true", "#000000"), ("dashed box: predicted; dot: moved id", MOVED),
+)  # fmt: skip
+FOLDER = "pictures"
+Boxes = dict[str, Box]
+"""``true`` and ``predicted``, where they exist, in fractions of the picture."""
 
 
-def _panel(image: Image.Image, grid: Grid, kept: Sequence[int], pillars: Sequence[int], caption: str) -> Image.Image:
-    rows, columns = grid
-    cell = max(4, SIDE // max(rows, columns))
-    picture = image.convert("RGB").resize((columns * cell, rows * cell), Image.Resampling.BILINEAR)
-    washed = Image.blend(ImageOps.grayscale(picture).convert("RGB"), Image.new("RGB", picture.size, "white"), 0.65)
-    stays, marked = set(kept), set(pillars)
-    boxes = {token: _box(token, columns, cell) for token in sorted(stays) if token < rows * columns}
-    for box in boxes.values():
-        washed.paste(picture.crop(box), box[:2])
-    draw = ImageDraw.Draw(washed)
-    for token, (x0, y0, x1, y1) in boxes.items():
-        draw.rectangle((x0, y0, x1 - 1, y1 - 1), outline=PILLAR if token in marked else KEPT)
-    panel = Image.new("RGB", (washed.width, washed.height + CAPTION), "white")
-    panel.paste(washed, (0, CAPTION))
-    ImageDraw.Draw(panel).text((2, 3), caption, fill="black")
+def draw_look(look: ImageLook, boxes: Boxes, title: str) -> Image.Image:
+    """All panels of one image: a row per view, a column per stage and per position strategy."""
+    rows = []
+    for number in range(len(look.views)):
+        panels = [stage_panel(look, number, index, boxes) for index in range(len(look.stages))]
+        panels += [ids_panel(look, number, strategy) for strategy in STRATEGIES]
+        rows.append(beside([panel.finished() for panel in panels]))
+    return below([text_line([(title, "#000000")]), *rows, text_line(LEGEND)])
+
+
+def cells_of(look: ImageLook, number: int, tokens: Sequence[int]) -> list[int]:
+    """The cells of a view among an image's tokens; newlines are no cells."""
+    columns, places = look.views[number].view.grid[1], token_places(look.layout)
+    mine = [places[token][1:] for token in tokens if places[token][0] == number]
+    return [row * columns + column for row, column in mine if column < columns]
+
+
+def choose_collector(view: ViewLook, boxes: Boxes) -> int | None:
+    """The collector nearest to the true box's centre, or to the middle; None where there are no links to show."""
+    if not view.weights:
+        return None
+    try:
+        near = center_cell(view.view.grid, in_frame(boxes.get("true", (0.0, 0.0, 1.0, 1.0)), view.frame))
+    except BoxError:
+        near = center_cell(view.view.grid, (0.0, 0.0, 1.0, 1.0))
+    columns = view.view.grid[1]
+    return min(view.weights, key=lambda c: (c // columns - near // columns) ** 2 + (c % columns - near % columns) ** 2)
+
+
+def stage_panel(look: ImageLook, number: int, index: int, boxes: Boxes) -> Panel:
+    """What of a view goes on from a stage; the first shows regions and the links of a collector too."""
+    view, stage = look.views[number], look.stages[index]
+    cells = cells_of(look, number, stage.kept)
+    caption = f"enters layer {stage.layer}: {len(cells)} of {len(view.view.tokens)}"
+    panel = Panel(look.picture, view.frame, view.view.grid, caption)
+    panel.keep(cells, view.pillars, view.collectors)
+    if index == 0:
+        if look.region is not None:
+            panel.regions(look.region)
+        collector = choose_collector(view, boxes)
+        if collector is not None:
+            panel.links(collector, view.weights[collector].tolist())
+    for name, box in boxes.items():
+        try:
+            panel.box(in_frame(box, view.frame), PREDICTED if name == "predicted" else TRUE_BOX, name == "predicted")
+        except BoxError as error:
+            panel.caption += f"\n{name} {error}"
     return panel
 
 
-def _box(token: int, columns: int, cell: int) -> tuple[int, int, int, int]:
-    row, column = divmod(token, columns)
-    return column * cell, row * cell, (column + 1) * cell, (row + 1) * cell
+def ids_panel(look: ImageLook, number: int, strategy: str) -> Panel:
+    """Where the tokens of a view that enter the LLM are by their ids, under a strategy."""
+    view = look.views[number]
+    moves = [pair for pair in id_moves(look, strategy) if pair[0][0] == number]
+    shown = [(here[1:], there[1:]) for here, there in moves if there is not None and there[0] == number]
+    used = " (in use)" if strategy == look.position else ""
+    caption = f"{strategy.upper()}{used}: {sum(a == b for a, b in shown)} of {len(moves)} ids in place"
+    if len(shown) < len(moves):
+        caption += f"\n{len(moves) - len(shown)} ids are of no cell here"
+    panel = Panel(look.picture, view.frame, view.view.grid, caption)
+    panel.ids(shown)
+    return panel
 
 
-def pillar_tokens(extras: dict[str, torch.Tensor], kept: Sequence[int]) -> list[int]:
-    """Token indices of the pillars, whether the method marked all tokens or only those that entered the LLM."""
-    mark = extras.get("pillar")
-    if mark is None:
-        return []
-    chosen = torch.nonzero(mark.flatten().bool()).flatten().tolist()
-    return [kept[i] for i in chosen if i < len(kept)] if mark.numel() == len(kept) else chosen
+def id_moves(look: ImageLook, strategy: str) -> list[tuple[Place, Place | None]]:
+    """Of every token that enters the LLM, where it is and where its id is."""
+    places, stage = token_places(look.layout), look.stages[0]
+    there = id_places(stage.ids[strategy], look.start, look.layout)
+    return list(zip(map(places.__getitem__, stage.kept), there, strict=True))
+
+
+def text_line(parts: Sequence[tuple[str, str]]) -> Image.Image:
+    """Words in colours, one after the other."""
+    width = [int(ImageDraw.Draw(Image.new("RGB", (1, 1))).textlength(text)) + 16 for text, _ in parts]
+    line = Image.new("RGB", (sum(width), 16), "white")
+    draw, left = ImageDraw.Draw(line), 2
+    for (text, colour), wide in zip(parts, width, strict=True):
+        draw.text((left, 2), text, fill=colour)
+        left += wide
+    return line
+
+
+def boxes_of(benchmark: Benchmark, sample: Sample, row: Row | None) -> Boxes:
+    """The true box of a sample whose task is a box, and the one that its journal row names."""
+    if sample.task not in benchmark.unit_box_tasks:
+        return {}
+    said = parse_box(row.get("scored", row["prediction"])) if row and row["status"] == "ok" else None
+    return {"true": sample.target} | ({} if said is None else {"predicted": said})
+
+
+def title_of(method: str, position: str, sample: Sample, row: Row | None) -> str:
+    """What stands above a picture."""
+    said = row.get("prediction", row.get("reason")) if row else "not answered"
+    return f"{method}, {position}: {sample.text!r} -> {said!r}"
+
+
+def file_name(text: str) -> str:
+    """A sample's id as a file's name."""
+    return re.sub(r"[^\w.-]+", "_", text)[:100]
+
+
+def read_run(folder: Path, count: int) -> Iterator[tuple[str, list[Image.Image]]]:
+    """The ids and pictures of a run's first samples, drawn from what its config decides today.
+
+    Raises:
+        ValueError: the folder holds no finished run.
+    """
+    result = read_result(folder)
+    if result is None or result["status"] != "done":
+        raise ValueError(f"{folder}: no finished run (result.json)")
+    cfg = OmegaConf.merge(OmegaConf.structured(Config), result["config"])
+    parts = check(cfg)
+    loaded = _load(json.dumps(parts.model, sort_keys=True))
+    rows = {row["id"]: row for row in read_rows(folder / JOURNAL)}
+    with prune(loaded.model, parts.pruner, position=cfg.position.strategy) as session:
+        for index in range(min(count, parts.benchmark.take(cfg.limit))):
+            sample = parts.benchmark[index]
+            row = rows.get(sample.id)
+            title = title_of(result["method"], session.strategy, sample, row)
+            boxes = boxes_of(parts.benchmark, sample, row)
+            yield sample.id, [draw_look(look, boxes, title) for look in look_at(session, loaded, sample)]
+
+
+@lru_cache(maxsize=1)
+def _load(options: str) -> LoadedModel:
+    return build(json.loads(options))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the pictures and print their paths."""
+    parser = argparse.ArgumentParser(prog="python -m nuwa.report.pictures", description=__doc__.split("\n")[0])
+    parser.add_argument("runs", nargs="+", type=Path, help="folders of finished runs")
+    parser.add_argument("--samples", type=int, default=4, help="how many of the first samples")
+    parser.add_argument("--out", type=Path, help="folder of the pictures; by default `pictures` in the first run's")
+    given = parser.parse_args(arguments)
+    found: dict[str, list[Image.Image]] = {}
+    try:
+        for run in given.runs:
+            for name, pictures in read_run(run, given.samples):
+                found.setdefault(name, []).extend(pictures)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    out = given.out or given.runs[0] / FOLDER
+    out.mkdir(parents=True, exist_ok=True)
+    for name, pictures in found.items():
+        path = out / f"{file_name(name)}{'-side-by-side' if len(given.runs) > 1 else ''}.png"
+        below(pictures).save(path)
+        print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

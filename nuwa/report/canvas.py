@@ -1,0 +1,144 @@
+"""Panels of a picture under a grid of tokens: what stays, in which role, which regions, links, boxes and ids.
+
+Roles differ in colour (Okabe and Ito's, told apart with any kind of colour vision) and in shape: kept cells have a thin
+blue frame, collectors a green one with a dot, pillars a thick orange one. Dropped cells are washed out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from PIL import Image, ImageDraw, ImageOps
+
+from nuwa.benchmarks.scoring import Box
+from nuwa.pruning.layout import Grid
+
+KEPT, COLLECTOR, PILLAR = "#0072B2", "#009E73", "#E69F00"
+LINK, MOVED, TRUE_BOX, PREDICTED = "#CC79A7", "#D55E00", "#FFFFFF", "#D55E00"
+PADDING = "#7F7F7F"
+SIDE, CAPTION = 336, 30
+STRONGEST = 24
+"""How many links of a collector are drawn, the strongest."""
+
+
+class Panel:
+    """The part ``frame`` of a picture under a grid, on which things are drawn in cells and in fractions of the grid."""
+
+    def __init__(self, picture: Image.Image, frame: Box, grid: Grid, caption: str) -> None:
+        self.grid, self.cell = grid, max(4, SIDE // max(grid))
+        self.size = (grid[1] * self.cell, grid[0] * self.cell)
+        extent = tuple(value * side for value, side in zip(frame, picture.size * 2, strict=True))
+        self.clear = picture.convert("RGB").transform(
+            self.size, Image.Transform.EXTENT, extent, Image.Resampling.BILINEAR, fillcolor=PADDING
+        )
+        grey = ImageOps.grayscale(self.clear).convert("RGB")
+        self.image = Image.blend(grey, Image.new("RGB", self.size, "white"), 0.65)
+        self.caption = caption
+
+    def box_of(self, cell: int) -> tuple[int, int, int, int]:
+        """Pixels (x0, y0, x1, y1) of a cell, the last ones excluded."""
+        row, column = divmod(cell, self.grid[1])
+        return column * self.cell, row * self.cell, (column + 1) * self.cell, (row + 1) * self.cell
+
+    def center_of(self, row: float, column: float) -> tuple[float, float]:
+        """Pixel at the centre of the cell in a row and column; columns behind the last stay at the edge."""
+        return min((column + 0.5) * self.cell, self.size[0] - 2), (row + 0.5) * self.cell
+
+    def keep(self, cells: Iterable[int], pillars: Sequence[int] | None, collectors: Sequence[int] | None) -> None:
+        """Show cells as they are, framed by their role."""
+        cells = list(cells)
+        for cell in cells:
+            box = self.box_of(cell)
+            self.image.paste(self.clear.crop(box), box[:2])
+        draw = ImageDraw.Draw(self.image)
+        for cell in cells:
+            x0, y0, x1, y1 = self.box_of(cell)
+            if cell in (pillars or ()):
+                draw.rectangle((x0, y0, x1 - 1, y1 - 1), outline=PILLAR, width=max(2, self.cell // 5))
+            elif cell in (collectors or ()):
+                draw.rectangle((x0, y0, x1 - 1, y1 - 1), outline=COLLECTOR)
+                x, y, radius = (x0 + x1) / 2, (y0 + y1) / 2, max(1, self.cell // 8)
+                draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=COLLECTOR)
+            else:
+                draw.rectangle((x0, y0, x1 - 1, y1 - 1), outline=KEPT)
+
+    def regions(self, side: int) -> None:
+        """Dotted borders of regions of ``side`` x ``side`` cells."""
+        step, pixels = side * self.cell, self.image.load()
+        for x in range(step, self.size[0], step):
+            for y in range(0, self.size[1], 2):
+                pixels[x, y] = (0, 0, 0)
+        for y in range(step, self.size[1], step):
+            for x in range(0, self.size[0], 2):
+                pixels[x, y] = (0, 0, 0)
+
+    def links(self, collector: int, weights: Sequence[float]) -> None:
+        """Lines from a collector to the cells that it gathers most of, the heavier the wider."""
+        draw = ImageDraw.Draw(self.image)
+        strongest = sorted(range(len(weights)), key=lambda cell: -weights[cell])[:STRONGEST]
+        heaviest = max((weights[cell] for cell in strongest if cell != collector), default=0)
+        for cell in strongest:
+            if cell != collector and weights[cell] > 0:
+                ends = (self.center_of(*divmod(at, self.grid[1])) for at in (collector, cell))
+                draw.line([*ends], fill=LINK, width=max(1, round(3 * weights[cell] / heaviest)))
+        draw.rectangle(self.box_of(collector), outline=LINK, width=2)
+
+    def box(self, box: Box, colour: str, dashed: bool) -> None:
+        """A box in fractions of the grid, black beside the colour so that it shows on anything."""
+        x0, y0, x1, y1 = (value * side for value, side in zip(box, self.size * 2, strict=True))
+        corners = [(x0, y0), (x1, y0), (x1, y1), (x0, y1)]
+        draw = ImageDraw.Draw(self.image)
+        for one, other in zip(corners, corners[1:] + corners[:1], strict=True):
+            draw.line([one, other], fill="black", width=4)
+            for start, end in _dashes(one, other) if dashed else [(one, other)]:
+                draw.line([start, end], fill=colour, width=2)
+
+    def ids(self, moves: Iterable[tuple[tuple[int, int], tuple[int, int]]]) -> None:
+        """Dots where tokens are by their ids: blue where they stand, else vermilion with a line to where they stand."""
+        draw = ImageDraw.Draw(self.image)
+        radius = max(1, self.cell // 5)
+        moves = list(moves)
+        for here, there in moves:
+            if here != there:
+                draw.line([self.center_of(*here), self.center_of(*there)], fill="#999999")
+        for here, there in moves:
+            x, y = self.center_of(*there)
+            colour = KEPT if here == there else MOVED
+            draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
+
+    def finished(self) -> Image.Image:
+        """The panel under its caption."""
+        sheet = Image.new("RGB", (self.size[0], self.size[1] + CAPTION), "white")
+        sheet.paste(self.image, (0, CAPTION))
+        ImageDraw.Draw(sheet).text((2, 2), self.caption, fill="black")
+        return sheet
+
+
+def _dashes(one: tuple[float, float], other: tuple[float, float], length: float = 6) -> list:
+    """Every second piece of a line."""
+    whole = max(abs(other[0] - one[0]), abs(other[1] - one[1]), 1e-9)
+    places = [min(i * length / whole, 1) for i in range(int(whole / length) + 2)]
+    points = [(one[0] + (other[0] - one[0]) * at, one[1] + (other[1] - one[1]) * at) for at in places]
+    return list(zip(points[::2], points[1::2], strict=False))
+
+
+def beside(images: Sequence[Image.Image], gap: int = 8) -> Image.Image:
+    """Images in a row, top edges in line."""
+    width = sum(image.width for image in images) + gap * (len(images) - 1)
+    sheet = Image.new("RGB", (width, max(image.height for image in images)), "white")
+    left = 0
+    for image in images:
+        sheet.paste(image, (left, 0))
+        left += image.width + gap
+    return sheet
+
+
+def below(images: Sequence[Image.Image], gap: int = 8) -> Image.Image:
+    """Images under each other, left edges in line."""
+    height = sum(image.height for image in images) + gap * (len(images) - 1)
+    sheet = Image.new("RGB", (max(image.width for image in images), height), "white")
+    top = 0
+    for image in images:
+        sheet.paste(image, (0, top))
+        top += image.height + gap
+    return sheet
