@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from nuwa.files import fingerprint, local_path
+from nuwa.models import axes_of
 
 PROTOCOL = 1
 """Raised when prompts, scoring or counting change, so that older results are not taken for finished ones."""
@@ -241,7 +242,7 @@ def choices(cfg: DictConfig) -> dict[str, Any]:
     else:
         budget = OmegaConf.to_container(cfg.budget)
         if position == "native":
-            position = getattr(get_object(built["pruner"]["_target_"]), "native_position", "native")
+            position = _native(built["pruner"]["_target_"], built["model"].get("family"))
     return {
         **built,
         "budget": budget,
@@ -252,6 +253,12 @@ def choices(cfg: DictConfig) -> dict[str, Any]:
         "limit": cfg.limit,
         "protocol": PROTOCOL,
     }
+
+
+def _native(target: str, family: str | None) -> str:
+    """The position strategy that ``native`` stands for; itself where the method cannot be found."""
+    method = get_object(target)
+    return method.native_on(axes_of(family)) if hasattr(method, "native_on") else "native"
 
 
 def _typed_or_raw(cfg: DictConfig, group: str) -> dict[str, Any]:

@@ -47,9 +47,7 @@ def test_a_sweep_and_its_second_call(launch, tmp_path):
         "d_thresh" in printed and "none" in printed and "retained" not in printed
     )  # nothing to retain: random weights
     before = {file: file.stat().st_mtime_ns for file in tmp_path.glob("main/*/result.json")}
-    start = time.perf_counter()
-    status, printed = launch("pruner.d_thresh=1,18", multirun=True)
-    assert status == 0 and time.perf_counter() - start < 10
+    assert launch("pruner.d_thresh=1,18", multirun=True)[0] == 0
     assert before == {file: file.stat().st_mtime_ns for file in tmp_path.glob("main/*/result.json")}
     assert launch("pruner.d_thresh=18")[0] == 0  # a single run shares the sweep's folder
     assert before == {file: file.stat().st_mtime_ns for file in tmp_path.glob("main/*/result.json")}

@@ -14,6 +14,11 @@ FAMILIES: tuple[type[Adapter], ...] = (LlavaAdapter, LlavaNextAdapter, LlavaOnev
 ADAPTERS = {family.model_type: family for family in FAMILIES}
 
 
+def axes_of(family: str | None) -> int:
+    """Axes of a family's position ids; 1 for a family that is not known."""
+    return ADAPTERS[family].axes if family in ADAPTERS else 1
+
+
 def adapter_for(model: nn.Module) -> Adapter:
     """The adapter of a loaded model.
 

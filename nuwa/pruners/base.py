@@ -222,6 +222,15 @@ class Pruner:
                 typed = isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
                 require(typed, option.name, f"of type {option.type}", value)
 
+    @classmethod
+    def native_on(cls, axes: int) -> str:
+        """The position strategy of the method's authors on a model whose position ids have ``axes`` axes.
+
+        Under M-RoPE it is PESP: published code for Qwen keeps the ids, and a rank shared by all axes would put every
+        token on one diagonal.
+        """
+        return cls.native_position if axes == 1 else "pesp"
+
     @property
     def taps(self) -> tuple[Tap, ...]:
         """What the vision tower has to hand over; also says that there is a vision stage if not empty."""

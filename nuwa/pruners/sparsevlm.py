@@ -120,12 +120,16 @@ def reach(
 
 
 def find_raters(first: LLMContext) -> Tensor:
-    """Raters among the text after the image, chosen once from what enters layer 0: (B, L) bool."""
+    """Raters among the text after the image, chosen once from what enters layer 0: (B, L) bool.
+
+    Where no token is above the mean (a question of one token), all of them rate.
+    """
     raters = torch.zeros_like(first.text)
     for row in range(len(raters)):
         visual, question = first.image[row] >= 0, first.question[row]
         if visual.any():
-            raters[row, question] = text_raters(first.hidden[row, visual], first.hidden[row, question])[1]
+            above = text_raters(first.hidden[row, visual], first.hidden[row, question])[1]
+            raters[row, question] = above | ~above.any()
     return raters
 
 

@@ -52,7 +52,7 @@ class PruningSession:
     def __init__(self, model: nn.Module, pruner: Pruner, position: str = "native") -> None:
         self.adapter = adapter_for(model)
         self.pruner = pruner
-        self.strategy = pruner.native_position if position == "native" else position
+        self.strategy = pruner.native_on(self.adapter.axes) if position == "native" else position
         if self.strategy not in STRATEGIES:
             raise ValueError(f"position={position!r} is unknown; choose native, {', '.join(STRATEGIES)}")
         shape = self.adapter.shape

@@ -8,6 +8,7 @@ from typing import Any
 
 from hydra.utils import get_object
 
+from nuwa.models import axes_of
 from nuwa.pruners.base import Pruner
 from nuwa.pruners.catalogue import find_method
 
@@ -72,9 +73,10 @@ def choices_of(result: Result) -> Choices:
 
 def _position(result: Result) -> str:
     """``native`` also where a run names the strategy that its method's authors use."""
-    asked = result.get("position") or result.get("config", {}).get("position", {}).get("strategy", "native")
-    known = _known_method(method_of(result))
-    return "native" if known is not None and asked == known[0].native_position else asked
+    config = result.get("config", {})
+    asked = result.get("position") or config.get("position", {}).get("strategy", "native")
+    known, axes = _known_method(method_of(result)), axes_of((config.get("model") or {}).get("family"))
+    return "native" if known is not None and asked == known[0].native_on(axes) else asked
 
 
 @lru_cache

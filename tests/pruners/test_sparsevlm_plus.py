@@ -7,7 +7,7 @@ import torch
 from pruners.cases import noise, prompt
 
 import nuwa
-from nuwa.pruners.sparsevlm import text_raters
+from nuwa.pruners.sparsevlm import find_raters, text_raters
 from nuwa.pruning.scores import rotary_kernel
 
 BEFORE, IMAGE, AFTER, HEADS, WIDTH = 3, 8, 5, 4, 6
@@ -76,3 +76,9 @@ def test_the_authors_lists(nominal, counts):
 def test_entering_meets_the_budget():
     schedule = nuwa.load_pruner("sparsevlm_plus", budget=128).schedule(576, 32)
     assert schedule.average(32) == pytest.approx(128, abs=1.3)
+
+
+def test_a_question_of_one_token_rates():
+    hidden = noise(1, BEFORE + IMAGE + 1, 16, seed=4)
+    first = prompt(BEFORE, IMAGE, 1, hidden=hidden, layer=0)
+    assert find_raters(first)[0].nonzero().tolist() == [[BEFORE + IMAGE]]
