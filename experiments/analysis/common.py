@@ -27,18 +27,21 @@ SAMPLES = "dataset.samples=48"
 Measure = Callable[[LoadedModel, Benchmark, Sample], list[Record]]
 
 
-def survey(measure: Measure, overrides: Sequence[str]) -> tuple[str, list[Record]]:
-    """The model's name, and the records of every sample of the dataset; overrides as for ``launch.py``."""
+def parts_of(overrides: Sequence[str]) -> tuple[LoadedModel, Benchmark, int]:
+    """The unpruned model, the benchmark and how many of its samples to take; overrides as for ``launch.py``."""
     register()
     with hydra.initialize_config_dir(str(HERE.parents[1] / "conf"), version_base="1.3"):
         default = [] if any(word.startswith("dataset=") for word in overrides) else [SAMPLES]
         cfg = hydra.compose("config", ["pruner=none", "budget=full", *default, *overrides])
     parts = check(cfg)
-    loaded, count = build(parts.model), parts.benchmark.take(cfg.limit)
-    samples = track(
-        (parts.benchmark[index] for index in range(count)), loaded.name, count, disable=not sys.stdout.isatty()
-    )
-    return loaded.name, [entry for sample in samples for entry in measure(loaded, parts.benchmark, sample)]
+    return build(parts.model), parts.benchmark, parts.benchmark.take(cfg.limit)
+
+
+def survey(measure: Measure, overrides: Sequence[str]) -> tuple[str, list[Record]]:
+    """The model's name, and the records of every sample."""
+    loaded, benchmark, count = parts_of(overrides)
+    samples = track((benchmark[i] for i in range(count)), loaded.name, count, disable=not sys.stdout.isatty())
+    return loaded.name, [entry for sample in samples for entry in measure(loaded, benchmark, sample)]
 
 
 def write_csv(name: str, rows: Iterable[dict[str, Any]]) -> Path:
