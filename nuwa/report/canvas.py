@@ -54,7 +54,7 @@ class Panel:
         for cell in cells:
             x0, y0, x1, y1 = self.box_of(cell)
             if cell in (pillars or ()):
-                draw.rectangle((x0, y0, x1 - 1, y1 - 1), outline=PILLAR, width=max(2, self.cell // 5))
+                draw.rectangle((x0, y0, x1 - 1, y1 - 1), outline=PILLAR, width=min(3, max(2, self.cell // 5)))
             elif cell in (collectors or ()):
                 draw.rectangle((x0, y0, x1 - 1, y1 - 1), outline=COLLECTOR)
                 x, y, radius = (x0 + x1) / 2, (y0 + y1) / 2, max(1, self.cell // 8)
