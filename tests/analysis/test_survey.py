@@ -15,7 +15,7 @@ from nuwa.benchmarks.scenes import Scenes
 from nuwa.models import adapter_for
 
 BENCHMARK = Scenes(4)
-FAMILIES = ("llava", "llava_next", "qwen2_5_vl")
+FAMILIES = ("llava", "llava_next", "llava_onevision", "qwen2_5_vl")
 BOX = (0.3, 0.2, 0.75, 0.6)
 
 

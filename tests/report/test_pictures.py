@@ -16,7 +16,7 @@ from nuwa.pruning.layout import ImageLayout, VisionView
 from nuwa.report.canvas import CAPTION, COLLECTOR, KEPT, MOVED, PADDING, PILLAR, PREDICTED, Panel
 from nuwa.report.pictures import cells_of, choose_collector, draw_look, id_moves, main, stage_panel
 
-FAMILIES = ("llava", "llava_next", "qwen2_5_vl")
+FAMILIES = ("llava", "llava_next", "llava_onevision", "qwen2_5_vl")
 SIZE, BOX = (150, 84), (0.4, 0.3, 0.7, 0.8)
 
 
