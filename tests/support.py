@@ -158,13 +158,11 @@ class Merging(Pruner):
     def prune_llm(self, context: LLMContext, keep: Tensor) -> LLMDecision:
         kept, hidden = context.text.clone(), context.hidden.clone()
         order = 2 * torch.arange(kept.shape[1]).repeat(len(kept), 1)
-        for row, names in enumerate(context.ids):
-            for ordinal in range(len(names)):
-                mine = (context.image[row] == ordinal).nonzero()[:, 0]
-                kept[row, mine[::2]] = True
-                kept[row, mine[1]] = True
-                hidden[row, mine[1]] = context.hidden[row, mine[1::2]].mean(0)
-                order[row, mine[1]] = 2 * mine[-1] + 1
+        for row, _, mine in context.each_image():
+            kept[row, mine[::2]] = True
+            kept[row, mine[1]] = True
+            hidden[row, mine[1]] = context.hidden[row, mine[1::2]].mean(0)
+            order[row, mine[1]] = 2 * mine[-1] + 1
         return LLMDecision(kept, hidden, order)
 
 

@@ -11,7 +11,7 @@ D feature width, H heads.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from typing import ClassVar
 
@@ -128,6 +128,12 @@ class LLMContext:
         seen = (self.image >= 0).cumsum(1) > 0
         after = self.text & seen
         return torch.where(after.any(1, keepdim=True), after, self.text)
+
+    def each_image(self) -> Iterator[tuple[int, int, Tensor]]:
+        """Row, ordinal and places (n,) of what is left of every image; n may be 0, or less than is to be kept."""
+        for row, names in enumerate(self.ids):
+            for ordinal in range(len(names)):
+                yield row, ordinal, (self.image[row] == ordinal).nonzero()[:, 0]
 
     def top_k(self, score: Tensor, keep: Tensor) -> Tensor:
         """Keep each image's best ``keep`` (B, I) visual tokens: scores (B, L) -> (B, L) bool, True on all text."""

@@ -79,12 +79,9 @@ class CDPruner(Pruner):
         """On entry of layer 0: visual tokens are projected features, text tokens are embeddings."""
         relevance = text_relevance(context.hidden, context.question)
         kept = context.text.clone()
-        for row, names in enumerate(context.ids):
-            for ordinal in range(len(names)):
-                visual = (context.image[row] == ordinal).nonzero()[:, 0]
-                chosen = greedy_map(
-                    context.hidden[row, visual], unit_range(relevance[row, visual]), int(keep[row, ordinal])
-                )
+        for row, ordinal, visual in context.each_image():
+            if count := min(int(keep[row, ordinal]), len(visual)):
+                chosen = greedy_map(context.hidden[row, visual], unit_range(relevance[row, visual]), count)
                 kept[row, visual[chosen]] = True
         return kept
 

@@ -94,16 +94,14 @@ class Dart(Pruner):
         norm = context.previous.keys().float().norm(p=1, dim=-1)
         states = context.final_norm(context.hidden)
         kept = context.text.clone()
-        for row, names in enumerate(context.ids):
-            text = _largest(norm[row], context.question[row].nonzero()[:, 0], self.text_pivots)
-            for ordinal in range(len(names)):
-                visual, count = (context.image[row] == ordinal).nonzero()[:, 0], int(keep[row, ordinal])
-                own = _largest(norm[row], visual, min(self.visual_pivots, count))
-                pivots = own + text
-                if self.variant == "release":
-                    start = int(context.valid[row].logical_not().sum())
-                    pivots = [start + place for place in {pivot - start for pivot in pivots}]
-                kept[row, choose_unlike(states[row], visual, own, pivots, count)] = True
+        for row, ordinal, visual in context.each_image():
+            count = min(int(keep[row, ordinal]), len(visual))
+            own = _largest(norm[row], visual, min(self.visual_pivots, count))
+            pivots = own + _largest(norm[row], context.question[row].nonzero()[:, 0], self.text_pivots)
+            if self.variant == "release":
+                start = int(context.valid[row].logical_not().sum())
+                pivots = [start + place for place in {pivot - start for pivot in pivots}]
+            kept[row, choose_unlike(states[row], visual, own, pivots, count)] = True
         return kept
 
     def metric_flops(self, n_tokens: int, shape: ModelShape) -> float:

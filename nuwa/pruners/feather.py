@@ -82,17 +82,17 @@ class Feather(Pruner):
 
     def prune_llm(self, context: LLMContext, keep: Tensor) -> Tensor:
         score = unrotated_scores(context)
-        if context.hidden.shape[1] == context.first.hidden.shape[1]:  # nothing has left inside the LLM yet
-            score = score + self._grid_tokens(context)  # attention is below 1, so that the grid goes first
-        return context.top_k(score, keep)
+        # attention is below 1, so that the grid goes first
+        return context.top_k(score + self._grid_tokens(context), keep)
 
     def _grid_tokens(self, context: LLMContext) -> Tensor:
+        """The grid of every image of which nothing has left inside the LLM yet: (B, L) bool."""
         member = torch.zeros_like(context.valid)
-        for row, layouts in enumerate(context.layouts):
-            for ordinal, layout in enumerate(layouts):
-                for view in layout.views:
-                    cells = view.tokens[on_grid(view.grid, self.stride)].to(member.device)
-                    member[row] |= (context.image[row] == ordinal) & torch.isin(context.token[row], cells)
+        for row, ordinal, mine in context.each_image():
+            if len(mine) == int((context.first.image[row] == ordinal).sum()):
+                views = context.layouts[row][ordinal].views
+                cells = torch.cat([view.tokens[on_grid(view.grid, self.stride)] for view in views])
+                member[row, mine] = torch.isin(context.token[row, mine], cells.to(member.device))
         return member
 
     def metric_flops(self, n_tokens: int, shape: ModelShape) -> float:

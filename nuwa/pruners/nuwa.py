@@ -119,12 +119,10 @@ def text_relevance(hidden: Tensor, text: Tensor) -> Tensor:
 
 def random_scores(context: LLMContext, seed: int) -> Tensor:
     """A random score (B, L) per visual token that depends on the seed, the layer and the image's id only."""
-    score = torch.zeros(context.image.shape)
-    for row, names in enumerate(context.ids):
-        for ordinal in range(len(names)):
-            mine = (context.image[row] == ordinal).cpu()
-            score[row, mine] = torch.rand(int(mine.sum()), generator=context.generator(row, ordinal, seed))
-    return score.to(context.hidden.device)
+    score = torch.zeros(context.image.shape, device=context.image.device)
+    for row, ordinal, mine in context.each_image():
+        score[row, mine] = torch.rand(len(mine), generator=context.generator(row, ordinal, seed)).to(score.device)
+    return score
 
 
 def choose_tokens(salience: Tensor, grid: Grid, keep: int, region_size: int | None, at_least: int = 1) -> Tensor:

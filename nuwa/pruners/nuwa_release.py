@@ -116,8 +116,8 @@ class NuwaRelease(Pruner):
         return check_reached(self.name, best, target, layers, reachable)
 
     def highest(self, n_tokens: int, layers: int) -> Schedule:
-        """All tokens, and a tenth of them in stage 2."""
-        return Schedule(n_tokens, ((layer_at(self.stage2_layer, layers), stage2_count(n_tokens)),))
+        """All tokens, and a tenth of them, one at least, in stage 2."""
+        return Schedule(n_tokens, ((layer_at(self.stage2_layer, layers), max(1, stage2_count(n_tokens))),))
 
     def arrange(self, layout: ImageLayout) -> ImageLayout:
         return swap_tiles(layout) if self.swapped_tiles else layout

@@ -11,13 +11,19 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from nuwa.pruning.budget import share_out
 from nuwa.pruning.layout import Grid, ImageLayout, VisionView
 from nuwa.pruning.segments import Prompt, Segment
 
 
 def tile_shares(total: int, views: Sequence[VisionView]) -> list[int]:
-    """The same number of tokens, rounded down, for every tile (the base view is one), padded or not."""
+    """The same number of tokens, rounded down, for every tile (the base view is one), padded or not.
+
+    Fewer tokens than tiles, of which the release would keep none, are shared out by cells.
+    """
     tiles = [view.tiles[0] * view.tiles[1] for view in views]
+    if total < sum(tiles):
+        return share_out(total, [len(view.tokens) for view in views])
     return [min(total // sum(tiles) * count, len(view.tokens)) for count, view in zip(tiles, views, strict=True)]
 
 
@@ -65,13 +71,15 @@ def misalign(prompt: Prompt, segment: Segment, strategy: str) -> tuple[Prompt, S
     """
     _, newline = prompt.lines(segment)
     image, token, original = segment.image.clone(), segment.token.clone(), segment.original.clone()
+    spans = prompt.spans.clone()
     shift = torch.zeros(len(image), dtype=torch.long, device=image.device)
     for row, plans in enumerate(prompt.rows):
         for ordinal, plan in enumerate(plans):
             slots = (segment.image[row] == ordinal).nonzero()[:, 0]
             patches = slots[~newline[row, slots]]
             visual, rest = slots[: len(patches)], slots[len(patches) :]
-            start = prompt.spans[0, :, row, ordinal, None] + shift[row]
+            spans[:, :, row, ordinal] += shift[row]
+            start = spans[0, :, row, ordinal, None]
             later = (segment.index[row] > segment.index[row, slots].max()) & (segment.image[row] != ordinal)
             original[:, row, visual] = start + _bare_index(plan.layout).to(token.device)[token[row, patches]]
             original[:, row, rest] = start + plan.layout.n_tokens + torch.arange(len(rest), device=token.device)
@@ -79,7 +87,7 @@ def misalign(prompt: Prompt, segment: Segment, strategy: str) -> tuple[Prompt, S
             image[row, rest] = token[row, rest] = -1
             shift[row] += len(rest)
     whole = replace(prompt.whole, next_id=prompt.whole.next_id + shift)
-    prompt = replace(prompt, whole=whole, line=torch.full_like(prompt.line, -1))
+    prompt = replace(prompt, whole=whole, spans=spans, line=torch.full_like(prompt.line, -1))
     slots = torch.arange(segment.length, device=image.device).expand(image.shape)
     segment = replace(segment, image=image, token=token, original=original)
     return prompt, prompt.narrow(segment, slots, segment.valid, 0, strategy)

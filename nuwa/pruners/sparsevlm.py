@@ -199,18 +199,16 @@ class SparseVLM(Pruner):
         score = (weight[:, None] @ rows)[:, 0]
         kept, hidden = context.text.clone(), context.hidden.clone()
         order = torch.arange(kept.shape[1], device=kept.device).repeat(len(kept), 1)
-        for row, names in enumerate(context.ids):
-            for ordinal in range(len(names)):
-                mine = (context.image[row] == ordinal).nonzero()[:, 0]
-                total = int(keep[row, ordinal])
-                if self.adaptive:
-                    rank = rank_of(rows[row, weight[row] > 0][:, mine])
-                    merged = clusters_for(len(mine) - rank)[1] if self.recycle else 0
-                    total = min(len(mine), rank + merged)
-                stay, slots, states = self._choose(context, row, ordinal, mine, score[row, mine], total)
-                kept[row, stay] = kept[row, slots] = True
-                hidden[row, slots] = states
-                order[row, torch.cat([stay, slots])] = mine[: len(stay) + len(slots)]
+        for row, ordinal, mine in context.each_image():
+            total = int(keep[row, ordinal])
+            if self.adaptive:
+                rank = rank_of(rows[row, weight[row] > 0][:, mine])
+                merged = clusters_for(len(mine) - rank)[1] if self.recycle else 0
+                total = min(len(mine), rank + merged)
+            stay, slots, states = self._choose(context, row, ordinal, mine, score[row, mine], total)
+            kept[row, stay] = kept[row, slots] = True
+            hidden[row, slots] = states
+            order[row, torch.cat([stay, slots])] = mine[: len(stay) + len(slots)]
         return LLMDecision(kept, hidden, order)
 
     def _choose(

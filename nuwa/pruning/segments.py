@@ -103,6 +103,13 @@ class Prompt:
         index, token = (gather_tokens(values, rows) for values in (segment.index, segment.token))
         return Segment(start, index, valid, image, token.masked_fill(~valid, -1), original, ids, next_id)
 
+    def in_place(self, segment: Segment) -> bool:
+        """Whether every token of a segment stands where it stood: a row can be repacked though the longest is not."""
+        whole = self.whole
+        return torch.equal(segment.valid, whole.valid) and torch.equal(
+            segment.index[whole.valid], whole.index[whole.valid]
+        )
+
     def restore(self, segment: Segment, hidden: Tensor) -> Tensor:
         """Put a segment's states (B, P, D) back into their places (B, L, D); dropped tokens get zeros.
 

@@ -229,7 +229,7 @@ class PruningSession:
         self._count(step)
         last, prompt = step.state.segments[-1], step.state.prompt
         hidden = output.last_hidden_state
-        if last.length < prompt.whole.length:
+        if not prompt.in_place(last):
             output.last_hidden_state = prompt.restore(last, hidden)
         return output
 

@@ -11,9 +11,12 @@ from torch import Tensor
 
 from nuwa.models.base import Adapter, Recording
 from nuwa.pruners.base import Pruner, Tap, VisionContext, VisionDecision
-from nuwa.pruning.budget import ModelShape, Schedule
+from nuwa.pruning.budget import BudgetError, ModelShape, Schedule
 from nuwa.pruning.layout import Grid, ImageLayout, VisionView
 from nuwa.pruning.segments import ImagePlan
+
+FEW = 64
+"""Tokens of an image that may stay whole where its method cannot reach a share of it: 8 x 8, 224 pixels of Qwen's."""
 
 
 @dataclass
@@ -47,16 +50,25 @@ def content_id(pixels: Tensor) -> str:
 
 
 def schedule_for(pruner: Pruner, n_tokens: int, shape: ModelShape) -> tuple[Schedule, bool]:
-    """The counts for an image of ``n_tokens``, and whether it is too small for an absolute budget.
+    """The counts for an image of ``n_tokens``, and whether it is too small for the budget.
 
-    That takes dynamic resolution. Such an image costs the most that its method can spend, and enters the LLM whole.
+    That takes dynamic resolution. Such an image costs the most that its method can spend, and enters the LLM whole. It
+    is too small for an absolute budget if it cannot spend it, for a share if whole tokens cannot come near it.
+
+    Raises:
+        BudgetError: the method cannot reach the budget on an image that is not small.
     """
-    average = pruner.budget.average
-    if shape.image_tokens is None and average is not None:
-        highest = pruner.highest(n_tokens, shape.layers)
-        if average >= highest.average(shape.layers):
+    if shape.image_tokens is not None:
+        return pruner.schedule(n_tokens, shape.layers), False
+    highest, average = pruner.highest(n_tokens, shape.layers), pruner.budget.average
+    if average is not None and average >= highest.average(shape.layers):
+        return highest, True
+    try:
+        return pruner.schedule(n_tokens, shape.layers), False
+    except BudgetError:
+        if average is None and n_tokens <= FEW:
             return highest, True
-    return pruner.schedule(n_tokens, shape.layers), False
+        raise
 
 
 def plan_images(

@@ -127,6 +127,13 @@ def test_swapped_tiles_keep_too_few_tokens(average, tokens):
     assert sum(pruner.shares(pruner.schedule(2304, 32).vision, views)) == tokens
 
 
+@pytest.mark.parametrize("total", [1, 3, 4, 5, 6])
+def test_an_image_with_fewer_tokens_than_tiles_keeps_some(total):
+    """None for each, if every tile got the same."""
+    shares = NuwaRelease().shares(total, layout_of((1000, 1000)).views)
+    assert sum(shares) == min(total, 5)
+
+
 def run(prompt, average=None, **options):
     """What a run saw: the ids that rotary embeddings were made of, the report, and the answer's logits."""
     model, seen = FAMILY.model(), []
@@ -186,6 +193,19 @@ def test_misaligned_ids(prompt):
         assert image.stages[0][1] == before.stages[0][1][: len(patches)]
         assert len(image.stages[1][1]) == max(1, int(0.1 * len(patches))) or len(patches) in (112, 224, 336)
     assert not torch.allclose(logits, plain_logits, atol=1e-4)
+
+
+def test_misaligned_ids_are_stretched_over_a_misaligned_span():
+    """The second image's span begins later by the newlines of the first that stay."""
+    _, (first, _), _ = run("two")
+    shift = len(first.stages[0][1]) - sum(FAMILY.cells(1)[token][2] is not None for token in first.stages[0][1])
+    pruner = nuwa.load_pruner("nuwa_release", budget=Budget(ratio=0.3), misaligned_ids=True)
+    with torch.no_grad(), nuwa.prune(FAMILY.model(), pruner, "rpme") as session:
+        FAMILY.model()(**FAMILY.inputs("two"))
+    ids = session.report().images[1].stages[0][2]
+    whole = FAMILY.ids("two")
+    start = shift + whole.index(4, whole.index(4) + len(FAMILY.cells(1)))
+    assert (ids[0], ids[-1]) == (start, start + len(FAMILY.cells(2)) - 1)
 
 
 @pytest.mark.parametrize("options", [{"swapped_tiles": True}, {"misaligned_ids": True, "all_newlines": True}], ids=str)
