@@ -13,22 +13,23 @@ from common import plot_layers, survey, write_csv
 
 from nuwa.analysis.survey import attention_flow, average, gradient_flow
 
-KEYS = ("task", "source", "target", "layer")
+KEYS = ("task", "per", "source", "target", "layer")
 SHOWN = {("vision", "vision"), ("text", "vision"), ("last", "vision"), ("last", "text"), ("vision", "system")}
 
 
 def main(overrides: list[str]) -> None:
     """Both flows."""
     flows = {
-        "attention_flow": (lambda loaded, benchmark, sample: attention_flow(loaded, sample), "share of attention"),
-        "gradient_flow": (gradient_flow, "ReLU(attention x gradient)"),
+        "attention_flow": (lambda loaded, benchmark, sample: attention_flow(loaded, sample), ("token",), "share"),
+        "gradient_flow": (gradient_flow, ("token", "group"), "ReLU(attention x gradient)"),
     }
-    for name, (measure, label) in flows.items():
+    for name, (measure, per, label) in flows.items():
         model, records = survey(measure, overrides)
-        rows = average(records, KEYS)
+        records.sort(key=lambda entry: entry["layer"])
+        rows = [row for row in average(records, KEYS) if row["per"] in per]
         print(write_csv(f"{name}_{model}", rows))
         shown = [row for row in rows if (row["source"], row["target"]) in SHOWN]
-        print(plot_layers(f"{name}_{model}", shown, ("task",), ("source", "target"), label))
+        print(plot_layers(f"{name}_{model}", shown, ("task", "per"), ("source", "target"), label))
 
 
 if __name__ == "__main__":

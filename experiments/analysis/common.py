@@ -11,6 +11,7 @@ from typing import Any
 import hydra
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from rich.progress import track
 
 from nuwa.analysis.survey import Record
@@ -57,9 +58,12 @@ def write_csv(name: str, rows: Iterable[dict[str, Any]]) -> Path:
 
 
 def plot_layers(
-    name: str, rows: Iterable[dict[str, Any]], panel: Sequence[str], line: Sequence[str], ylabel: str
+    name: str, rows: Iterable[dict[str, Any]], panel: Sequence[str], line: Sequence[str], ylabel: str | dict[str, str]
 ) -> Path:
-    """Lines of ``mean`` over ``layer`` with bars of one standard error, a panel per value of ``panel``."""
+    """Lines of ``mean`` over ``layer`` with bars of one standard error, a panel per value of ``panel``.
+
+    ``ylabel``: one for all panels, or by the first key of a panel.
+    """
     panels: dict[tuple, dict[tuple, list[dict]]] = {}
     for row in rows:
         lines = panels.setdefault(tuple(row[key] for key in panel), {})
@@ -76,7 +80,9 @@ def plot_layers(
                     [row["error"] for row in members], color=COLOURS[number % len(COLOURS)],
                     marker=MARKERS[number % len(MARKERS)], markersize=4, linewidth=1.2, label=" → ".join(map(str, key)),
                 )  # fmt: skip
-            axes.set(title=" ".join(map(str, title)), xlabel="layer", ylabel=ylabel)
+            axes.set(title=" ".join(map(str, title)), xlabel="layer")
+            axes.set_ylabel(ylabel if isinstance(ylabel, str) else ylabel[title[0]])
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
         handles = {
             label: handle for axes in grid for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)

@@ -16,6 +16,8 @@ from common import plot_layers, survey, write_csv
 from nuwa.analysis.structure import spatial_structure
 from nuwa.analysis.survey import average
 
+LABELS = {"vae": "bits", "vae_all": "bits", "occ": "IoU"}
+
 
 def main(overrides: list[str]) -> None:
     """Averages over samples; cohesion over all views of an image."""
@@ -23,7 +25,7 @@ def main(overrides: list[str]) -> None:
     without = Counter(entry["reason"] for entry in records if entry["measure"] == "no_occ")
     rows = average([r for r in records if r["measure"] != "no_occ"], ("measure", "part", "layer"))
     print(write_csv(f"spatial_structure_{model}", rows))
-    print(plot_layers(f"spatial_structure_{model}", rows, ("measure",), ("part",), "bits | IoU"))
+    print(plot_layers(f"spatial_structure_{model}", rows, ("measure",), ("part",), LABELS))
     for reason, count in without.items():
         print(f"no cohesion for {count} views: {reason}")
 

@@ -155,7 +155,7 @@ def plot_offsets(cases: Sequence[Case], names: Sequence[str], path: Path) -> Non
             axes.scatter(*np.nanmean(every, 0), c="black", marker="+", s=160, label="mean")
             axes.axhline(0, color="#999999", linewidth=0.6)
             axes.axvline(0, color="#999999", linewidth=0.6)
-            axes.set(title=name, xlabel="dx (left - right)", ylabel="dy (up - down)", aspect="equal")
+            axes.set(title=name, xlabel="dx, below 0: too far left", ylabel="dy, below 0: too far up", aspect="equal")
         axes.invert_yaxis()
         axes.legend(fontsize=8, frameon=False)
         figure.savefig(path, dpi=110, metadata={"Software": None})
@@ -180,14 +180,25 @@ def print_table(rows: Sequence[dict]) -> None:
     )
 
 
-def label(folder: Path) -> str:
-    """A run's method, budget and position."""
-    result = read_result(folder)
-    if result is None or result["status"] != "done":
-        raise ValueError(f"{folder}: no finished run (result.json)")
-    budget = result["config"]["budget"]
-    spent = budget["average"] or budget["ratio"]
-    return " ".join(str(part) for part in (result["method"], spent, result["position"]) if part is not None)
+def labels(folders: Sequence[Path]) -> list[str]:
+    """Method, budget and position of each run, and the options by which runs of one method differ.
+
+    Raises:
+        ValueError: a folder holds no finished run.
+    """
+    results = [read_result(folder) for folder in folders]
+    for folder, result in zip(folders, results, strict=True):
+        if result is None or result["status"] != "done":
+            raise ValueError(f"{folder}: no finished run (result.json)")
+    options = [result["config"].get("pruner", {}) for result in results]
+    one_method = len({result["method"] for result in results}) == 1
+    told = [key for key in options[0] if one_method and len({str(o.get(key)) for o in options}) > 1]
+    names = []
+    for result, own in zip(results, options, strict=True):
+        budget = result["config"]["budget"]
+        parts = (result["method"], budget["average"] or budget["ratio"], result["position"])
+        names.append(" ".join([str(part) for part in parts if part is not None] + [f"{k}={own[k]}" for k in told]))
+    return names
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -197,7 +208,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="by default `failures` below the second run")
     given = parser.parse_args(arguments)
     try:
-        names = [label(run) for run in given.runs]
+        names = labels(given.runs)
         cases = compare(*(read_rows(run / JOURNAL) for run in given.runs))
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -65,7 +65,8 @@ def attention_flow(loaded: LoadedModel, sample: Sample) -> list[Record]:
 def gradient_flow(loaded: LoadedModel, benchmark: Benchmark, sample: Sample) -> list[Record]:
     """The same of attention times the gradient of the answer's log-likelihood, ReLU, head mean (paper Fig. 7).
 
-    The answer is the model's own, decoded greedily, so that every benchmark and prompt has one.
+    ``per``: the mean over a group's tokens, and the sum over the ``group``, as vision has many. The answer is the
+    model's own, decoded greedily, so that every benchmark and prompt has one.
     """
     inputs, records = loaded.encode([sample]), []
     with prune(loaded.model, KeepAll()) as session:
@@ -93,15 +94,17 @@ def with_answer(inputs: dict[str, Tensor], ids: Tensor) -> dict[str, Tensor]:
 def _flow_records(
     sample: Sample, call: LayerCall, groups: Tensor, portions: Iterable[tuple[Tensor, Tensor]]
 ) -> list[Record]:
-    """Mean over the queries of each group; a group without tokens has no record."""
+    """Mean and sum over the queries of each group; a group without tokens has no record."""
     parts = [group_flow(rows, groups[:, query], groups) for query, rows in portions]
     sums, counts = (sum(part)[0] for part in zip(*parts, strict=True))
-    return [
-        record(sample, call.index, float(sums[one, other] / counts[one]), source=GROUPS[one], target=GROUPS[other])
-        for one in range(len(GROUPS))
-        for other in range(one + 1)
-        if counts[one] and counts[other]
-    ]
+    records = []
+    for one, source in enumerate(GROUPS):
+        for other, target in enumerate(GROUPS[: one + 1]):
+            if counts[one] and counts[other]:
+                total, flow = float(sums[one, other]), {"source": source, "target": target}
+                records.append(record(sample, call.index, total / float(counts[one]), **flow, per="token"))
+                records.append(record(sample, call.index, total, **flow, per="group"))
+    return records
 
 
 def average(records: Iterable[Record], keys: Sequence[str]) -> list[Record]:

@@ -3,10 +3,11 @@
 import csv
 import json
 import math
+from pathlib import Path
 
 import pytest
 
-from nuwa.analysis.failures import compare, count_outcomes, is_right, main, mean_offsets, place_of, thirds
+from nuwa.analysis.failures import compare, count_outcomes, is_right, labels, main, mean_offsets, place_of, thirds
 
 SQUARE = [0.1, 0.1, 0.3, 0.3]
 
@@ -78,13 +79,18 @@ def test_what_is_right():
     assert is_right(vqa("a", 0.5)) and not is_right(vqa("a", 0.3)) and not is_right({"scores": {}})
 
 
-def write_run(folder, rows, status="done"):
+def write_run(folder, rows, status="done", method=None, **options):
     folder.mkdir()
     (folder / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    config = {"budget": {"average": 64, "ratio": None}}
-    result = {"status": status, "method": folder.name, "position": "pesp", "config": config}
+    config = {"budget": {"average": 64, "ratio": None}, "pruner": options}
+    result = {"status": status, "method": method or folder.name, "position": "pesp", "config": config}
     (folder / "result.json").write_text(json.dumps(result))
     return str(folder)
+
+
+def test_runs_of_one_method_are_told_apart(tmp_path):
+    runs = [write_run(tmp_path / name, FIRST, method="nuwa", region=name == "a", d_thresh=280) for name in "ab"]
+    assert labels(list(map(Path, runs))) == ["nuwa 64 pesp region=True", "nuwa 64 pesp region=False"]
 
 
 def test_command(tmp_path, capsys):

@@ -43,7 +43,7 @@ def rows_of(path):
 @pytest.mark.parametrize(
     ("name", "written", "keys"),
     [
-        ("attention_flow", ["attention_flow_toy", "gradient_flow_toy"], {"task", "source", "target", "layer"}),
+        ("attention_flow", ["attention_flow_toy", "gradient_flow_toy"], {"task", "per", "source", "target", "layer"}),
         ("spatial_structure", ["spatial_structure_toy"], {"measure", "part", "layer"}),
         ("text_alignment", ["text_alignment_toy"], {"task", "measure", "layer"}),
         ("registers", ["registers_toy"], {"task", "measure", "layer"}),

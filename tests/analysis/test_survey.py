@@ -116,8 +116,11 @@ def test_flows(family):
     plain, found = Plain(family, question), attention_flow(loaded(family), question)
     text = plain.text[:-1]
     share = plain.attention[1][text][:, plain.image].sum(1).mean()
-    assert pick(found, 1, source="text", target="vision") == [pytest.approx(float(share), abs=1e-5)]
-    assert sum(pick(found, 1, source="last")) == pytest.approx(1, abs=1e-5)
+    assert pick(found, 1, source="text", target="vision", per="token") == [pytest.approx(float(share), abs=1e-5)]
+    assert sum(pick(found, 1, source="last", per="token")) == pytest.approx(1, abs=1e-5)
+    assert pick(found, 1, source="text", target="vision", per="group") == [
+        pytest.approx(float(share) * len(text), 1e-4)
+    ]
     found = gradient_flow(loaded(family), BENCHMARK, question)
     assert {entry["layer"] for entry in found} == {0, 1}
     assert all(entry["value"] >= 0 for entry in found) and any(entry["value"] > 0 for entry in found)
