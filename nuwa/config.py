@@ -92,6 +92,8 @@ class TrainerConfig:
     """conf/trainer: where and in what portions to compute; none of it changes a result."""
 
     accelerator: Accelerator = Accelerator.auto
+    devices: Optional[int] = 1  # noqa: UP045
+    num_nodes: int = 1
     batch_size: int = 8
     num_workers: int = 0
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
+import torch
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from transformers import AutoConfig
@@ -16,6 +17,7 @@ from transformers import AutoConfig
 from nuwa.analysis.blocking import SOURCES, layer_range
 from nuwa.benchmarks.base import Benchmark
 from nuwa.config import BUILT, Accelerator, ConfigError, baseline_of, build, is_baseline, typed
+from nuwa.evaluation.processes import check_sweep, current, is_shared, start
 from nuwa.files import PACKAGE
 from nuwa.models import ADAPTERS
 from nuwa.models.checkpoint import check_folder, find_folder
@@ -37,15 +39,18 @@ class Parts:
 
 
 class CheckFirst(Callback):
-    """Hydra callback: refuses bad input before Hydra makes a folder for it. A sweep checks its points one by one."""
+    """Hydra callback: refuses bad input before Hydra makes a folder for it. A sweep checks its points one by one.
+
+    What is not refused and asks for several processes is handed to them here.
+    """
 
     def on_run_start(self, config: DictConfig, **kwargs: object) -> None:
         """Check the one job."""
-        _stop_if_refused(lambda: (check_outputs(config), check(config)))
+        _stop_if_refused(lambda: (check_outputs(config), check(config), start(config)))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: object) -> None:
         """Check what all points share."""
-        _stop_if_refused(lambda: check_outputs(config))
+        _stop_if_refused(lambda: (check_outputs(config), check_sweep(config), start(config)))
 
 
 def _stop_if_refused(checks) -> None:
@@ -76,6 +81,8 @@ def check(cfg: DictConfig) -> Parts:
     options = {group: typed(cfg, group) for group in BUILT}
     pruner = _build(options["pruner"], "pruner", budget=Budget(**cfg.budget), seed=cfg.seed)
     model = options["model"] | {"device": _device(cfg, options["model"].get("device", "auto"))}
+    if is_shared(cfg) and model.get("device_map") is not None:
+        raise ConfigError(f"model.device_map={model['device_map']}: trainer=ddp gives each process its own model")
     shape = _shape(model)
     if shape is not None and shape.image_tokens is not None:
         pruner.schedule(shape.image_tokens, shape.layers)
@@ -97,7 +104,8 @@ def check_outputs(cfg: DictConfig) -> Path:
 
 def _check_numbers(cfg: DictConfig) -> None:
     for key, least in (
-        ("limit", 1), ("trainer.batch_size", 1), ("trainer.num_workers", 0), ("generation.num_beams", 1),
+        ("limit", 1), ("trainer.batch_size", 1), ("trainer.num_workers", 0), ("trainer.devices", 1),
+        ("trainer.num_nodes", 1), ("generation.num_beams", 1),
         ("generation.max_new_tokens", 1), ("callbacks.pictures", 0), ("logger.table_rows", 0), ("seed", 0),
         ("probe.new_tokens", 1), ("probe.warmup", 0), ("probe.repeats", 1),
     ):  # fmt: skip
@@ -137,10 +145,18 @@ def _build(options: dict, group: str, **provided: object) -> object:
 
 
 def _device(cfg: DictConfig, device: str) -> str:
-    """Where the model goes: its own choice, or the trainer's."""
-    if device != "auto" or cfg.trainer.accelerator == Accelerator.auto:
+    """Where the model goes: its own choice, or the trainer's; each of several processes has a GPU of its own."""
+    accelerator = cfg.trainer.accelerator
+    if device != "auto" or (accelerator == Accelerator.auto and not is_shared(cfg)):
         return device
-    return "cuda" if cfg.trainer.accelerator == Accelerator.gpu else "cpu"
+    if accelerator == Accelerator.cpu or (accelerator == Accelerator.auto and not torch.cuda.is_available()):
+        return "cpu"
+    if not is_shared(cfg):
+        return "cuda"
+    wanted, found = cfg.trainer.devices, torch.cuda.device_count()
+    if wanted is not None and wanted > found:
+        raise ConfigError(f"trainer.devices={wanted}: this machine has {found} GPUs")
+    return f"cuda:{current(cfg).local_rank}"
 
 
 def _shape(options: dict) -> ModelShape | None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 import warnings
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from typing import Any
 import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.plugins.environments import TorchElasticEnvironment
+from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import DictConfig
 
 from nuwa import prune
@@ -22,9 +25,10 @@ from nuwa.config import OnError, build, is_baseline
 from nuwa.evaluation.callbacks import KeptTokenPictures, SampleProgress
 from nuwa.evaluation.check import Parts
 from nuwa.evaluation.data import EvaluationData
-from nuwa.evaluation.journal import JOURNAL, Journal, JournalError, Row, read_rows
+from nuwa.evaluation.journal import JOURNAL, PARTS, Journal, JournalError, Row, merged, part_path, read_rows
 from nuwa.evaluation.loggers import log_result, run_logger
 from nuwa.evaluation.module import TIMINGS, Evaluation, read_timings
+from nuwa.evaluation.processes import Processes
 from nuwa.evaluation.result import costs, environment
 from nuwa.evaluation.speed import SpeedOptions, probe_speed
 from nuwa.evaluation.statistics import retention, share_intervals, standard_errors
@@ -37,26 +41,31 @@ QUIET = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.r
 SAMPLING = ("temperature", "top_p")
 
 
-def compute(cfg: DictConfig, folder: Path, parts: Parts, baseline: Path | None) -> dict[str, Any]:
+def compute(cfg: DictConfig, folder: Path, parts: Parts, baseline: Path | None, processes: Processes) -> dict[str, Any]:
     """Everything of result.json for a run that works; ``baseline`` is the folder of the unpruned run, if there is one.
+
+    Only the first of several processes sums up; the others return when all samples are answered.
 
     Raises:
         Exception: whatever goes wrong; the journal keeps what was computed before.
     """
     start = time.perf_counter()
     count = parts.benchmark.take(cfg.limit)
-    if not cfg.resume:
-        for name in (JOURNAL, TIMINGS):
-            (folder / name).unlink(missing_ok=True)
-    journal = Journal(folder / JOURNAL, folder.name)
-    if len(journal) < count:  # the last batch may have been cut short by a kill: it is computed again as a whole
-        last = journal.rows[-1]["batch"] if len(journal) else None
-        journal.keep(sum(row["batch"] != last for row in journal.rows))
-    loading = time.perf_counter()
-    loaded = _load(json.dumps(parts.model, sort_keys=True))
-    load_seconds = time.perf_counter() - loading
-    with run_logger(cfg, folder, folder.name) as logger:
-        _answer(cfg, folder, parts, loaded, journal, count, logger)
+    with processes.together():
+        journal = _opened(cfg, folder) if processes.lead else None
+    done = processes.share(None if journal is None else _places(journal.rows))
+    with ExitStack() as stack:
+        with processes.together():
+            loading = time.perf_counter()
+            loaded = _load(json.dumps(parts.model, sort_keys=True))
+            load_seconds = time.perf_counter() - loading
+            logger = stack.enter_context(run_logger(cfg, folder, folder.name)) if processes.lead else None
+            if processes.size > 1:
+                journal = Journal(part_path(folder, processes.rank), folder.name)
+            _answer(cfg, folder, parts, loaded, journal, done, count, logger, processes)
+        if not processes.lead:
+            return {"status": "done"}
+        journal = merged(folder, folder.name)
         if len(journal) < count:
             raise JournalError(f"stopped after {len(journal)} of {count} samples; the same command goes on from there")
         outcome = _summarise(cfg, parts, loaded, journal.rows, baseline)
@@ -65,6 +74,7 @@ def compute(cfg: DictConfig, folder: Path, parts: Parts, baseline: Path | None) 
             "answering_seconds": seconds,
             "seconds_per_sample": seconds / answered if answered else None,
             "batch_size": cfg.trainer.batch_size,
+            "processes": processes.size,
             "load_seconds": load_seconds,
             "job_seconds": time.perf_counter() - start,
             **(_peak_memory() if cfg.probe.memory else {}),
@@ -76,6 +86,19 @@ def compute(cfg: DictConfig, folder: Path, parts: Parts, baseline: Path | None) 
     return outcome
 
 
+def _opened(cfg: DictConfig, folder: Path) -> Journal:
+    """What earlier processes have left, or nothing if it is not wanted."""
+    for pattern in () if cfg.resume else (JOURNAL, PARTS, TIMINGS):
+        for path in folder.glob(pattern):
+            path.unlink()
+    return merged(folder, folder.name)
+
+
+def _places(rows: list[Row]) -> dict[str, Row]:
+    """What cutting batches needs to know of the rows that are there, by id."""
+    return {row["id"]: {key: row[key] for key in ("task", "status")} for row in rows}
+
+
 @lru_cache(maxsize=1)
 def _load(options: str) -> LoadedModel:
     """The model of the last job or, if its options differ, a new one in its place."""
@@ -83,27 +106,32 @@ def _load(options: str) -> LoadedModel:
 
 
 def _answer(
-    cfg: DictConfig, folder: Path, parts: Parts, loaded: LoadedModel, journal: Journal, count: int, logger: Any
+    cfg: DictConfig,
+    folder: Path,
+    parts: Parts,
+    loaded: LoadedModel,
+    journal: Journal,
+    done: dict[str, Row],
+    count: int,
+    logger: Any,
+    processes: Processes,
 ) -> None:
-    """Answer the samples that the journal lacks."""
-    if len(journal) >= count:
+    """Answer this process's share of the samples that are not ``done``."""
+    if len(done) >= count:
         return
     for name in QUIET:  # a banner per job
         logging.getLogger(name).setLevel(logging.ERROR)
     record = cfg.on_error == OnError.record
-    done = {row["id"]: row for row in journal.rows}
-    data = EvaluationData(parts.benchmark, count, done, cfg.trainer.batch_size, cfg.trainer.num_workers, record)
+    portions = (cfg.trainer.batch_size, cfg.trainer.num_workers, record, processes.rank, processes.size)
+    data = EvaluationData(parts.benchmark, count, done, *portions)
     generation = {
         key: value for key, value in cfg.generation.items() if cfg.generation.do_sample or key not in SAMPLING
     }
-    callbacks: list[Callback] = [KeptTokenPictures(folder, cfg.callbacks.pictures)]
-    if cfg.callbacks.progress:
-        callbacks.append(SampleProgress(f"{parts.pruner.name} {folder.name}", count))
     trainer = Trainer(
         accelerator=cfg.trainer.accelerator.name,
-        devices=1,
+        **_shared(processes),
         logger=logger or False,
-        callbacks=callbacks,
+        callbacks=_callbacks(cfg, folder, parts, count - len(done) + len(journal), processes),
         enable_progress_bar=False,
         enable_checkpointing=False,
         enable_model_summary=False,
@@ -117,6 +145,30 @@ def _answer(
         warnings.filterwarnings("ignore", module=r"lightning\..*")  # advice about training loops
         module = Evaluation(loaded, parts.benchmark, session, journal, generation, cfg.seed, record)
         trainer.test(module, datamodule=data, verbose=False)
+
+
+def _shared(processes: Processes) -> dict[str, Any]:
+    """What the trainer is told about the processes; batches are shared out by the data module, not by a sampler."""
+    if processes.size == 1:
+        return {"devices": 1}
+    return {
+        "devices": processes.local_size,
+        "num_nodes": processes.nodes,
+        "strategy": DDPStrategy(process_group_backend="gloo"),
+        "plugins": [TorchElasticEnvironment()],
+        "use_distributed_sampler": False,
+    }
+
+
+def _callbacks(cfg: DictConfig, folder: Path, parts: Parts, total: int, processes: Processes) -> list[Callback]:
+    """Pictures and a bar, of the first process alone: its bar counts its share of the ``total``."""
+    if not processes.lead:
+        return []
+    callbacks: list[Callback] = [KeptTokenPictures(folder, cfg.callbacks.pictures)]
+    if cfg.callbacks.progress:
+        label = f"{parts.pruner.name} {folder.name}" + (f" 1/{processes.size}" if processes.size > 1 else "")
+        callbacks.append(SampleProgress(label, math.ceil(total / processes.size)))
+    return callbacks
 
 
 def _blocking(cfg: DictConfig, session: PruningSession) -> AbstractContextManager[None]:
@@ -139,9 +191,7 @@ def _summarise(
         "method": parts.pruner.name,
         "model": loaded.name,
         "dataset": parts.benchmark.name,
-        "position": parts.pruner.native_on(adapter.axes)
-        if cfg.position.strategy == "native"
-        else cfg.position.strategy,
+        "position": parts.pruner.native_on(adapter.axes) if asked == "native" else asked,
         "seed": cfg.seed,
         "n": len(answered),
         "n_failed": len(rows) - len(answered),

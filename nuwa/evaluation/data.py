@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import lightning
@@ -24,19 +25,34 @@ class Failure:
 
 @dataclass(frozen=True)
 class Done:
-    """A sample that the journal already has; keeps its place, so that batches are cut where they were cut before."""
+    """A sample that the journal already has; keeps its place, so that batches are cut where they were cut before.
+
+    ``alone``: it could not be read, and had a batch of its own.
+    """
 
     id: str
     task: str
+    alone: bool
 
 
 Item = Sample | Failure | Done
 
 
+@dataclass(frozen=True)
+class Batch:
+    """Samples that are answered together; ``number`` counts all batches of a run, whoever computes them, and when."""
+
+    number: int
+    items: list[Sample | Failure]
+
+    def __iter__(self) -> Iterator[Sample | Failure]:
+        return iter(self.items)
+
+
 class Samples(Dataset):
     """The first ``count`` samples of a benchmark, without those in ``done`` (id -> row)."""
 
-    def __init__(self, benchmark: Benchmark, count: int, done: dict[str, Row], record: bool):
+    def __init__(self, benchmark: Benchmark, count: int, done: Mapping[str, Row], record: bool):
         self.benchmark, self.done, self.record, self.count = benchmark, done, record, count
 
     def __len__(self) -> int:
@@ -45,7 +61,8 @@ class Samples(Dataset):
     def __getitem__(self, index: int) -> Item:
         name = self.benchmark.sample_id(index)
         if name in self.done:
-            return Done(name, self.done[name]["task"])
+            row = self.done[name]
+            return Done(name, row["task"], alone=row.get("status") == "failed" and not row["task"])
         try:
             return self.benchmark[index]
         except SampleError as error:
@@ -58,47 +75,53 @@ class TaskBatches:
     """Batches of one task each, so that all rows of a batch share the length of their answers.
 
     A sample joins the open batch of its task; a full batch is handed out, the open ones at the end. A sample that
-    failed is handed out at once, alone.
+    failed is handed out at once, alone. Of the batches that hold something to do, process ``rank`` of ``size`` gets
+    every ``size``-th: together they get each batch once, cut as for one process.
     """
 
-    def __init__(self, loader: DataLoader, batch_size: int):
-        self.loader, self.batch_size = loader, batch_size
+    def __init__(self, loader: DataLoader, batch_size: int, rank: int = 0, size: int = 1):
+        self.loader, self.batch_size, self.rank, self.size = loader, batch_size, rank, size
 
-    def __iter__(self) -> Iterator[list[Sample | Failure]]:
+    def __iter__(self) -> Iterator[Batch]:
+        remaining = ([item for item in batch if not isinstance(item, Done)] for batch in self._cut())
+        left = (Batch(number, items) for number, items in enumerate(remaining) if items)
+        return islice(left, self.rank, None, self.size)
+
+    def _cut(self) -> Iterator[list[Item]]:
         waiting: dict[str, list[Item]] = {}
         for item in self.loader:
-            if isinstance(item, Failure):
+            if isinstance(item, Failure) or (isinstance(item, Done) and item.alone):
                 yield [item]
                 continue
             batch = waiting.setdefault(item.task, [])
             batch.append(item)
             if len(batch) == self.batch_size:
-                yield from _remaining(waiting.pop(item.task))
-        for batch in waiting.values():
-            yield from _remaining(batch)
-
-
-def _remaining(batch: list[Item]) -> Iterator[list[Sample]]:
-    """The batch without what is done, if anything is left of it."""
-    left = [item for item in batch if not isinstance(item, Done)]
-    if left:
-        yield left
+                yield waiting.pop(item.task)
+        yield from waiting.values()
 
 
 class EvaluationData(lightning.LightningDataModule):
-    """What is left of a benchmark to compute."""
+    """What is left of a benchmark to compute, for process ``rank`` of ``size``."""
 
     def __init__(
-        self, benchmark: Benchmark, count: int, done: dict[str, Row], batch_size: int, workers: int, record: bool
+        self,
+        benchmark: Benchmark,
+        count: int,
+        done: Mapping[str, Row],
+        batch_size: int,
+        workers: int,
+        record: bool,
+        rank: int = 0,
+        size: int = 1,
     ):
         super().__init__()
         self.samples = Samples(benchmark, count, done, record)
-        self.batch_size, self.workers = batch_size, workers
+        self.batch_size, self.workers, self.rank, self.size = batch_size, workers, rank, size
 
     def test_dataloader(self) -> TaskBatches:
         """Batches of samples; pictures are read ahead by ``workers`` processes."""
         loader = DataLoader(self.samples, batch_size=None, num_workers=self.workers, collate_fn=_as_is)
-        return TaskBatches(loader, self.batch_size)
+        return TaskBatches(loader, self.batch_size, self.rank, self.size)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Samples are pictures and text; `LoadedModel.encode` moves their tensors."""

@@ -1,19 +1,23 @@
 """predictions.jsonl: what a run has computed so far, safe against being killed.
 
 Rows are appended batch by batch, each batch in one write that is on disk before the next begins. A run that was killed
-leaves at most a torn last line, which is dropped on opening; the rows before it are never computed again.
+leaves at most a torn last batch, which is dropped on opening; the rows before it are never computed again. Where
+several processes share a run, each appends to a part of its own, and one of them merges the parts.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 Row = dict[str, Any]
 JOURNAL = "predictions.jsonl"
+PARTS = "predictions.*.jsonl"
+BATCH, BATCH_END = "batch", "batch_end"
+"""Keys of a row: the number of its batch, and whether it is the last one of it."""
 
 
 class JournalError(RuntimeError):
@@ -71,9 +75,53 @@ class Journal:
             self.rows.append(row)
             self._ends.append(end)
 
+    def replace(self, rows: Iterable[Row]) -> None:
+        """Put ``rows`` in the place of all that is there, in one step."""
+        rewritten = Journal(self.path.with_name(f".{self.path.name}.new"), self.run_key)
+        rewritten.keep(0)
+        rewritten.append(rows)
+        rewritten.path.replace(self.path)
+        self.rows, self._ends = rewritten.rows, rewritten._ends
+
     @property
     def _end(self) -> int:
         return self._ends[-1] if self._ends else 0
+
+
+def part_path(folder: Path, rank: int) -> Path:
+    """Where one of several processes writes its rows."""
+    return Path(folder) / PARTS.replace("*", str(rank))
+
+
+def merged(folder: Path, run_key: str) -> Journal:
+    """The journal of a run with all that its processes wrote, batches in the order in which one process computes them.
+
+    A batch that a kill has cut short is dropped. Killed in the middle, merging is done again: a batch that stands both
+    in the journal and in a part counts once.
+    """
+    folder = Path(folder)
+    journal = Journal(folder / JOURNAL, run_key)
+    parts = sorted(folder.glob(PARTS))
+    written = [batch for path in parts for batch in whole_batches(Journal(path, run_key).rows)]
+    batches = {tuple(row["id"] for row in batch): batch for batch in [*whole_batches(journal.rows), *written]}
+    rows = [row for batch in sorted(batches.values(), key=lambda batch: batch[0][BATCH]) for row in batch]
+    if rows == journal.rows[: len(rows)]:
+        journal.keep(len(rows))
+    else:
+        journal.replace(rows)
+    for path in parts:
+        path.unlink()
+    return journal
+
+
+def whole_batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    """Rows, batch by batch, without a last batch whose end is missing."""
+    batch = []
+    for row in rows:
+        batch.append(row)
+        if row.get(BATCH_END, True):
+            yield batch
+            batch = []
 
 
 def read_rows(path: Path) -> list[Row]:

@@ -14,14 +14,15 @@ import lightning
 import torch
 
 from nuwa.benchmarks.base import Benchmark, Sample, SampleError
-from nuwa.evaluation.data import Failure
-from nuwa.evaluation.journal import Journal, Row
+from nuwa.evaluation.data import Batch, Failure
+from nuwa.evaluation.journal import BATCH, BATCH_END, JOURNAL, Journal, Row
 from nuwa.models.loading import LoadedModel
 from nuwa.models.prompts import PromptError
 from nuwa.pruning.report import ImageReport
 from nuwa.pruning.session import PruningSession
 
-TIMINGS = "timings.jsonl"
+TIMINGS = "timings*.jsonl"
+"""One file for the journal, and one for each of its parts."""
 
 
 class Evaluation(lightning.LightningModule):
@@ -44,19 +45,21 @@ class Evaluation(lightning.LightningModule):
         super().__init__()
         self.loaded, self.benchmark, self.session, self.journal = loaded, benchmark, session, journal
         self.generation, self.seed, self.record = generation, seed, record
-        self.batch = journal.rows[-1]["batch"] + 1 if len(journal) else 0
         self.reports: list[tuple[Sample, list[ImageReport], Row]] = []
 
-    def test_step(self, batch: list[Sample | Failure], batch_idx: int) -> None:
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Answer a batch and put it into the journal."""
         self.reports = []
         failed = [_failed_row(item.id, item.reason) for item in batch if isinstance(item, Failure)]
         start = time.perf_counter()
         rows = self._answer([item for item in batch if isinstance(item, Sample)])
         seconds = time.perf_counter() - start
-        self.journal.append([{"batch": self.batch, **row} for row in failed + rows])
-        self._note_time(len(rows), seconds)
-        self.batch += 1
+        computed = failed + rows
+        ends = [number == len(computed) for number in range(1, len(computed) + 1)]
+        self.journal.append(
+            [{BATCH: batch.number, BATCH_END: end, **row} for end, row in zip(ends, computed, strict=True)]
+        )
+        self._note_time(batch.number, len(rows), seconds)
 
     def _answer(self, samples: Sequence[Sample]) -> list[Row]:
         """Scored rows; a sample whose prompt or picture cannot be used fails alone."""
@@ -118,9 +121,10 @@ class Evaluation(lightning.LightningModule):
             return answer
         return self.loaded.in_unit_frame(answer, sample.images[0])
 
-    def _note_time(self, answered: int, seconds: float) -> None:
-        line = json.dumps({"batch": self.batch, "samples": answered, "seconds": seconds})
-        with (self.journal.path.parent / TIMINGS).open("a", encoding="utf-8") as file:
+    def _note_time(self, number: int, answered: int, seconds: float) -> None:
+        line = json.dumps({"batch": number, "samples": answered, "seconds": seconds})
+        name = self.journal.path.name.replace(Path(JOURNAL).stem, TIMINGS.partition("*")[0])
+        with self.journal.path.with_name(name).open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
 
@@ -142,8 +146,8 @@ def read_timings(folder: Path) -> tuple[int, float]:
     A batch that was computed twice, because a process was killed after it, counts once.
     """
     batches = {}
-    path = Path(folder) / TIMINGS
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+    paths = sorted(Path(folder).glob(TIMINGS))
+    for line in (line for path in paths for line in path.read_text(encoding="utf-8").splitlines()):
         try:
             row = json.loads(line)
             batches[row["batch"]] = (row["samples"], row["seconds"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import traceback
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from nuwa.config import Baseline, baseline_of, is_baseline, run_key
 from nuwa.evaluation.check import BAD_INPUT, check, check_outputs, normalised
 from nuwa.evaluation.journal import JournalError
+from nuwa.evaluation.processes import ProcessError, Processes, check_processes, meet
 from nuwa.evaluation.result import RESULT, read_result, write_result
 from nuwa.pruning.budget import BudgetError
 
@@ -24,36 +26,52 @@ LOCK = ".lock"
 def run_job(cfg: DictConfig) -> Path:
     """Run one job unless it is finished; returns its folder, whose result.json says how it went.
 
-    A job never raises for what goes wrong inside it: its reason is recorded and the next job of a sweep can run.
+    A job never raises for what goes wrong inside it: its reason is recorded and the next job of a sweep can run. Where
+    several processes share a run, each of them calls this, and the loss of one ends the program.
     """
     cfg = normalised(cfg)
+    processes = meet(cfg)
     folder = check_outputs(cfg) / run_key(cfg)
     folder.mkdir(exist_ok=True)
-    with FileLock(folder / LOCK):  # parallel jobs share the unpruned run: the second waits, then finds it finished
-        found = read_result(folder)
-        if cfg.resume and found is not None and found["status"] == "done" and ("speed" in found or not cfg.probe.speed):
+    # parallel jobs share the unpruned run: the second waits, then finds it finished
+    with FileLock(folder / LOCK) if processes.lead else nullcontext():
+        if processes.share(cfg.resume and _is_finished(cfg, folder)):
             log.info("%s: finished before, skipped", folder)
             return folder
-        _record(cfg, folder)
+        outcome = _outcome(cfg, folder, processes)
+        if processes.lead:
+            _record(folder, outcome)
+        processes.wait()
     return folder
 
 
-def _record(cfg: DictConfig, folder: Path) -> None:
-    """Compute and write the result, or the reason why there is none."""
+def _is_finished(cfg: DictConfig, folder: Path) -> bool:
+    found = read_result(folder)
+    return found is not None and found["status"] == "done" and ("speed" in found or not cfg.probe.speed)
+
+
+def _outcome(cfg: DictConfig, folder: Path, processes: Processes) -> dict[str, Any]:
+    """What result.json will hold: what was computed, or the reason why there is nothing."""
     (folder / RESULT).unlink(missing_ok=True)
     outcome: dict[str, Any] = {"run_key": folder.name, "config": _resolved(cfg)}
     try:
-        parts = check(cfg)
-        unpruned = folder if is_baseline(cfg) else _baseline(cfg)
+        with processes.together():
+            check_processes(cfg, processes)
+            parts = check(cfg)
+        unpruned = folder if is_baseline(cfg) else _baseline(cfg, processes)
         from nuwa.evaluation.compute import compute  # Lightning takes seconds to import; skipping needs none of it
 
-        outcome |= compute(cfg, folder, parts, unpruned)
+        return outcome | compute(cfg, folder, parts, unpruned, processes)
     except BudgetError as error:
-        outcome |= {"status": "unreachable", "reason": str(error)}
+        return outcome | {"status": "unreachable", "reason": str(error)}
     except Exception as error:
-        expected = isinstance(error, (*BAD_INPUT, JournalError))
+        expected = isinstance(error, (*BAD_INPUT, JournalError, ProcessError))
         reason = str(error) if expected else f"{type(error).__name__}: {error}"
-        outcome |= {"status": "failed", "reason": reason, "traceback": traceback.format_exc()}
+        return outcome | {"status": "failed", "reason": reason, "traceback": traceback.format_exc()}
+
+
+def _record(folder: Path, outcome: dict[str, Any]) -> None:
+    """Say what went wrong, if anything did, and write the result."""
     if outcome["status"] != "done":
         level = logging.ERROR if outcome["status"] == "failed" else logging.WARNING
         log.log(level, "%s: %s: %s", folder, outcome["status"], outcome["reason"])
@@ -65,11 +83,11 @@ def _record(cfg: DictConfig, folder: Path) -> None:
         log.error("%s: result.json cannot be written (%s); predictions.jsonl keeps what was computed", folder, error)
 
 
-def _baseline(cfg: DictConfig) -> Path | None:
+def _baseline(cfg: DictConfig, processes: Processes) -> Path | None:
     """The folder of the unpruned run of the same model and dataset, computed first if it is missing."""
     unpruned = baseline_of(cfg)
     folder = Path(cfg.paths.outputs) / cfg.name / run_key(unpruned)
-    if cfg.baseline == Baseline.auto and (read_result(folder) or {}).get("status") != "done":
+    if cfg.baseline == Baseline.auto and processes.share((read_result(folder) or {}).get("status") != "done"):
         unpruned.resume = True  # recomputing a sweep must not recompute what its points share, once for each
         log.info("unpruned run first: %s", folder)
         run_job(unpruned)

@@ -7,6 +7,7 @@ from PIL import Image
 from nuwa.benchmarks.base import Benchmark, Sample, SampleError
 from nuwa.benchmarks.refcoco import RefCOCO
 from nuwa.benchmarks.scoring import grounding_scores
+from nuwa.evaluation.data import Batch
 from nuwa.evaluation.journal import Journal
 from nuwa.evaluation.module import Evaluation
 from nuwa.pruners import KeepAll
@@ -46,7 +47,7 @@ def evaluated(loaded, tmp_path, monkeypatch, record=True):
     journal = Journal(tmp_path / "predictions.jsonl", "key")
     module = Evaluation(loaded, benchmark, session, journal, {}, 0, record)
     with session:
-        module.test_step([benchmark[index] for index in range(3)], 0)
+        module.test_step(Batch(0, [benchmark[index] for index in range(3)]), 0)
     return {row["id"]: row for row in journal.rows}
 
 

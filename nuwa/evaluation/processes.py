@@ -1,0 +1,203 @@
+"""Several processes that share a run (``trainer=ddp``): who they are, how they start, and where they meet.
+
+All of them go through the same jobs in the same order. The first one, the lead, decides, merges and writes results;
+the others answer their share. They are started by torchrun, by hand or from ``launch.py``. What they tell each other
+are small Python objects, so they meet over gloo, on GPUs too.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from torch import distributed
+from torch.distributed import run as torchrun
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+from nuwa.config import Accelerator, ConfigError
+
+PATIENCE = timedelta(days=7)
+"""How long a process waits for the others; one that dies is noticed at once, so this only bounds a lost network."""
+
+
+class ProcessError(RuntimeError):
+    """What went wrong in another process of the run; the message names it."""
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes of a run, seen from one of them; by default it is the only one.
+
+    ``rank`` counts over all nodes, ``local_rank`` on this one, whose ``local_rank``-th GPU the process uses.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+
+    @property
+    def lead(self) -> bool:
+        """Whether this process decides and writes for all."""
+        return self.rank == 0
+
+    @property
+    def nodes(self) -> int:
+        """On how many machines they run."""
+        return self.size // self.local_size
+
+    def share(self, value: Any) -> Any:
+        """The lead's ``value``, in every process."""
+        if self.size == 1:
+            return value
+        box = [value]
+        with _noticing_a_loss():
+            distributed.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def wait(self) -> None:
+        """Go on when all are here.
+
+        Raises:
+            SystemExit: one of them was lost, and the others can do nothing more.
+        """
+        try:
+            self._gather(None)
+        except ProcessError as error:
+            raise SystemExit(1) from error
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Work that fails in all processes if it fails in one, once all are through with it.
+
+        Raises:
+            Exception: what this process raised, or a ProcessError that says what another one did.
+        """
+        error = None
+        try:
+            yield
+        except Exception as caught:
+            error = caught
+        reasons = self._gather(None if error is None else f"{type(error).__name__}: {error}")
+        if error is not None:
+            raise error
+        for rank, reason in enumerate(reasons):
+            if reason is not None:
+                raise ProcessError(f"process {rank} of {self.size}: {reason}")
+
+    def _gather(self, value: Any) -> list[Any]:
+        if self.size == 1:
+            return [value]
+        values = [None] * self.size
+        with _noticing_a_loss():
+            distributed.all_gather_object(values, value)
+        return values
+
+
+@contextmanager
+def _noticing_a_loss() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise ProcessError("another process was lost; the same command goes on from there") from error
+
+
+def is_shared(cfg: DictConfig) -> bool:
+    """Whether a config asks for more than one process, or for as many as there are GPUs."""
+    return cfg.trainer.devices != 1 or cfg.trainer.num_nodes != 1
+
+
+def current(cfg: DictConfig) -> Processes:
+    """The processes that torchrun has started for this job; one alone without torchrun or without need."""
+    if not is_shared(cfg) or not distributed.is_torchelastic_launched():
+        return Processes()
+    return Processes(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")))
+
+
+def meet(cfg: DictConfig) -> Processes:
+    """`current`, connected with each other; the connection stays for the jobs that follow."""
+    processes = current(cfg)
+    if processes.size > 1 and not distributed.is_initialized():
+        distributed.init_process_group("gloo", rank=processes.rank, world_size=processes.size, timeout=PATIENCE)
+    return processes
+
+
+def check_processes(cfg: DictConfig, processes: Processes) -> None:
+    """Refuse processes that are not those that the config asks for."""
+    trainer, found = cfg.trainer, f"{processes.local_size} on each of {processes.nodes} nodes"
+    if trainer.num_nodes != processes.nodes or trainer.devices not in (None, processes.local_size):
+        raise ConfigError(
+            f"trainer.devices={trainer.devices}, trainer.num_nodes={trainer.num_nodes}: the processes are {found}; "
+            f"start them with torchrun --nnodes={trainer.num_nodes} --nproc-per-node={trainer.devices or '<GPUs>'}"
+        )
+
+
+def start(cfg: DictConfig) -> None:
+    """Run this command line in several processes if a config asks for them, and leave the program.
+
+    Nothing happens in a process that torchrun has started, except that all but the lead fall silent.
+
+    Raises:
+        ConfigError: the processes cannot be started from here.
+        SystemExit: they have ended.
+    """
+    if not is_shared(cfg):
+        return
+    if distributed.is_torchelastic_launched():
+        if not current(cfg).lead:
+            _fall_silent()
+        return
+    if cfg.trainer.num_nodes != 1:
+        raise ConfigError(
+            f"trainer.num_nodes={cfg.trainer.num_nodes}: start torchrun on every node, as conf/trainer/ddp.yaml shows"
+        )
+    count = cfg.trainer.devices or (1 if cfg.trainer.accelerator == Accelerator.cpu else torch.cuda.device_count())
+    if count > 1:
+        raise SystemExit(_run(count))
+
+
+def check_sweep(cfg: DictConfig) -> None:
+    """Refuse a sweep whose jobs run side by side, each in a process of its own."""
+    launcher = cfg.hydra.launcher._target_
+    if is_shared(cfg) and not launcher.endswith(".BasicLauncher"):
+        raise ConfigError(
+            f"hydra/launcher={launcher.rsplit('.', 1)[-1]}: trainer=ddp computes the jobs of a sweep one after the "
+            "other, each on all devices; leave the launcher at basic, or spread jobs over devices with trainer=gpu"
+        )
+
+
+def _run(count: int) -> int:
+    """The exit status of this command line in ``count`` processes, as torchrun runs it.
+
+    The processor cores are divided among them, where torchrun would give each a single one.
+    """
+    main = sys.modules["__main__"].__spec__
+    program = [sys.argv[0]] if main is None else ["--module", main.name]
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // count)))
+    logging.disable()  # what the processes did not say themselves is said below
+    try:
+        torchrun.run(torchrun.parse_args(["--standalone", f"--nproc-per-node={count}", *program, *sys.argv[1:]]))
+    except ChildFailedError as failed:
+        rank, failure = failed.get_first_failure()
+        if failure.exitcode < 0:
+            ended = f"process {rank} was ended by {failure.signal_name()}"
+            print(f"error: {ended}; the same command goes on from there", file=sys.stderr)
+        return 1
+    except SignalException as stopped:
+        return 128 + stopped.sigval
+    return 0
+
+
+def _fall_silent() -> None:
+    """The lead says what there is to say, the errors of others included."""
+    logging.disable()
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
