@@ -76,11 +76,11 @@ class Adapter(ABC):
         if incoming is None:
             incoming = torch.arange(length, device=device)[None]
         axes = incoming[-self.axes :] if incoming.dim() == 3 else incoming
-        return axes.expand(self.axes, batch, length)
+        return axes.to(device).expand(self.axes, batch, length)
 
     def final_norm(self, hidden: Tensor) -> Tensor:
         """The norm between the last decoder layer and the head: (..., H) -> (..., H)."""
-        return self.language_model.norm(hidden)
+        return self.language_model.norm(hidden).to(hidden.device)
 
     @property
     def grid(self) -> Grid | None:

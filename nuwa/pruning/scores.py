@@ -69,15 +69,16 @@ def llm_attention_rows(
         among: (B, L) bool, the tokens that the softmax runs over; a row that has none of them gets NaN.
     """
     attention = layer.self_attn
-    normed = layer.input_layernorm(hidden)
+    normed = layer.input_layernorm(hidden)  # on the layer's device, if a model is spread over several
+    among = valid if among is None else valid & among
+    query, among, cos, sin = (x.to(normed.device) for x in (query, among, *embeddings))
     keys = split_heads(attention.k_proj(normed), attention.head_dim)
     queries = split_heads(attention.q_proj(normed[:, query]), attention.head_dim)
     if rotary:
-        cos, sin = embeddings
         keys, queries = rotate(keys, cos, sin), rotate(queries, cos[:, query], sin[:, query])
-    causal = torch.arange(hidden.shape[1], device=hidden.device)[None] <= query.to(hidden.device)[:, None]
-    allowed = causal[None, None] & (valid if among is None else valid & among)[:, None, None]
-    return softmax_rows(queries, keys, attention.scaling, allowed)
+    causal = torch.arange(hidden.shape[1], device=query.device)[None] <= query[:, None]
+    allowed = causal[None, None] & among[:, None, None]
+    return softmax_rows(queries, keys, attention.scaling, allowed).to(hidden.device)
 
 
 def rotary_kernel(embeddings: tuple[Tensor, Tensor], query: Tensor) -> Tensor:
@@ -94,4 +95,5 @@ def llm_keys(layer: nn.Module, hidden: Tensor, embeddings: tuple[Tensor, Tensor]
     """Rotated keys of a Llama-like decoder layer, heads concatenated: (B, L, D) -> (B, L, heads * width)."""
     attention = layer.self_attn
     keys = split_heads(attention.k_proj(layer.input_layernorm(hidden)), attention.head_dim)
-    return rotate(keys, *embeddings).transpose(1, 2).flatten(2)
+    cos, sin = (x.to(keys.device) for x in embeddings)
+    return rotate(keys, cos, sin).transpose(1, 2).flatten(2).to(hidden.device)

@@ -18,14 +18,13 @@ from transformers import DynamicCache
 
 from nuwa.models import adapter_for
 from nuwa.models.base import remove_hooks
-from nuwa.pruners.base import LLMContext, LLMDecision, Pruner
+from nuwa.pruners.base import Pruner
 from nuwa.pruning.guards import SessionError, check_decode, check_no_placeholders, check_prefill
+from nuwa.pruning.llm import look_at, prune_at
 from nuwa.pruning.masks import gather_tokens
-from nuwa.pruning.newlines import close_rows
 from nuwa.pruning.positions import STRATEGIES
 from nuwa.pruning.report import Report, image_reports
-from nuwa.pruning.scores import llm_attention_rows, llm_keys, rotary_kernel
-from nuwa.pruning.segments import Segment, first_segment, next_segment, read_prompt
+from nuwa.pruning.segments import first_segment, read_prompt
 from nuwa.pruning.state import EncodedImages, PrefillState, Step, cached_length, state_of
 from nuwa.pruning.vision import content_id, plan_images
 
@@ -116,7 +115,7 @@ class PruningSession:
             plans = plan_images(self.pruner, self.adapter, images, layouts, names, recording, smaller)
             encoded = EncodedImages(plans)
             output.pooler_output = images
-            setattr(output, _ENCODED, encoded)
+            output[_ENCODED] = encoded  # an entry, no attribute: what moves outputs to a device makes new ones
             self._images = encoded
             return output
 
@@ -137,7 +136,7 @@ class PruningSession:
         given = inspect.signature(type(module).forward).bind(module, *args, **kwargs).arguments
         given.update(given.pop("kwargs", {}))
         encoded = (given.get("mm_encoder_outputs") or {}).get("image")
-        self._images = getattr(encoded, _ENCODED, None)
+        self._images = None if encoded is None else encoded.get(_ENCODED)
         self._input_ids = None
         if encoded is None and given.get("pixel_values") is None:
             check_no_placeholders(given.get("input_ids"), given.get("past_key_values"), self.adapter.image_token_id)
@@ -211,14 +210,14 @@ class PruningSession:
         if segment is not step.called_with:
             kwargs |= step.override(segment, self.adapter.language_model, hidden)
         if index == 0 and step.stages:
-            step.first = self._context(index, hidden, segment, kwargs["position_embeddings"])
+            step.first = look_at(self.adapter, step, index, hidden, segment, kwargs["position_embeddings"])
         if index in step.stages:
-            context = self._context(index, hidden, segment, kwargs["position_embeddings"])
-            segment, hidden = self._prune(context, segment)
+            context = look_at(self.adapter, step, index, hidden, segment, kwargs["position_embeddings"])
+            segment, hidden = prune_at(self.pruner, step, context, segment, self.strategy)
             kwargs |= step.override(segment, self.adapter.language_model, hidden)
-        if self.pruner.looks_back:
-            looked_at = index + 1 in step.stages
-            step.previous = self._context(index, hidden, segment, kwargs["position_embeddings"]) if looked_at else None
+        step.previous = None
+        if self.pruner.looks_back and index + 1 in step.stages:
+            step.previous = look_at(self.adapter, step, index, hidden, segment, kwargs["position_embeddings"])
         return (hidden, *args[1:]), kwargs
 
     def _leave_language_model(self, module: nn.Module, args: tuple, output: Any) -> Any:
@@ -228,45 +227,9 @@ class PruningSession:
             return output
         self._count(step)
         last, prompt = step.state.segments[-1], step.state.prompt
-        hidden = output.last_hidden_state
         if not prompt.in_place(last):
-            output.last_hidden_state = prompt.restore(last, hidden)
+            output.last_hidden_state = prompt.restore(last, output.last_hidden_state.to(last.index.device))
         return output
-
-    # LLM stage
-
-    def _context(self, index: int, hidden: Tensor, segment: Segment, rotary: tuple[Tensor, Tensor]) -> LLMContext:
-        layer = self.adapter.layers[index]
-        _, newline = self._step.state.prompt.lines(segment)
-        return LLMContext(
-            layer=index,
-            hidden=hidden,
-            image=segment.image.masked_fill(newline, -2),
-            token=segment.token,
-            valid=segment.valid,
-            ids=[[plan.id for plan in row] for row in self._step.state.prompt.rows],
-            attention=functools.partial(llm_attention_rows, layer, hidden, rotary, segment.valid),
-            keys=functools.partial(llm_keys, layer, hidden, rotary),
-            rotary_kernel=functools.partial(rotary_kernel, rotary),
-            final_norm=self.adapter.final_norm,
-            layouts=[[plan.layout for plan in row] for row in self._step.state.prompt.rows],
-            previous=self._step.previous,
-            first=self._step.first,
-        )
-
-    def _prune(self, context: LLMContext, segment: Segment) -> tuple[Segment, Tensor]:
-        """The tokens that go on from a layer, and their states (B, P, D)."""
-        step, layer = self._step, context.layer
-        decision = step.images.recall(context, step.input_ids, segment)
-        if decision is None:
-            decision = self.pruner.prune_llm(context, step.stages[layer].to(segment.image.device))
-            if torch.is_tensor(decision):
-                decision = LLMDecision(decision)
-            decision = close_rows(step.state.prompt, segment, decision)
-            step.images.remember(layer, step.input_ids, segment, decision)
-        narrower, rows = next_segment(step.state.prompt, segment, decision.keep, layer, self.strategy, decision.order)
-        step.state.segments.append(narrower)
-        return narrower, gather_tokens(context.hidden if decision.hidden is None else decision.hidden, rows)
 
     def _count(self, step: Step) -> None:
         self._report.images = image_reports(step.state.prompt, step.state.segments, len(self._totals))

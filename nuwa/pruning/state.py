@@ -122,7 +122,7 @@ class Step:
         if segment.start not in self.overrides:
             implementation = language_model.config._attn_implementation
             valid = self.valid(segment)
-            ids = self.position_ids(segment)
+            ids = self.position_ids(segment).to(hidden.device)
             self.overrides[segment.start] = {
                 "attention_mask": format_mask(
                     implementation, valid, self.queries_in(segment), segment.padded, hidden.dtype

@@ -93,7 +93,7 @@ def plan_images(
         schedule, small = schedule_for(pruner, layout.patches, adapter.shape)
         plans.append(ImagePlan(name, layout, schedule))
         if pruner.prunes_vision and not small:
-            looks += _looks(pruner, recording, image, plans[-1], encoded)
+            looks += _looks(pruner, recording, image, plans[-1], images[image].device, encoded)
     kept: dict[tuple[int, int], Tensor] = {}
     for group in _groups(looks):
         decision = _decide(pruner, adapter, plans, group)
@@ -127,8 +127,10 @@ def _by_cell(values: Tensor, cells: Tensor, look: Look) -> Tensor:
     return values.new_zeros(whole).index_copy(0, cells, values[: len(cells)])
 
 
-def _looks(pruner: Pruner, recording: Recording, image: int, plan: ImagePlan, encoded: Grid | None) -> list[Look]:
-    """The views of an image that get any tokens, with what was recorded of them."""
+def _looks(
+    pruner: Pruner, recording: Recording, image: int, plan: ImagePlan, device: torch.device, encoded: Grid | None
+) -> list[Look]:
+    """The views of an image that get any tokens, with what was recorded of them, on the projector's device."""
     views = plan.layout.views
     looks = []
     for number, keep in enumerate(pruner.shares(plan.schedule.vision, views)):
@@ -137,8 +139,10 @@ def _looks(pruner: Pruner, recording: Recording, image: int, plan: ImagePlan, en
             rows = plan.layout.source[view.tokens] if view.rows is None else view.rows
             if encoded is not None:
                 rows = torch.arange(encoded[0] * encoded[1])
-            taps = {tap: recording.view(tap, image, rows) for tap in pruner.taps}
-            looks.append(Look(image, number, len(views), view, keep, recording.features(image, rows), taps))
+            seen = {tap: recording.view(tap, image, rows) for tap in pruner.taps}
+            taps = {tap: None if values is None else values.to(device) for tap, values in seen.items()}
+            features = recording.features(image, rows).to(device)
+            looks.append(Look(image, number, len(views), view, keep, features, taps))
     return looks
 
 
