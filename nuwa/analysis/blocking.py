@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -110,3 +110,10 @@ def block(session: PruningSession, source: str, layers: range | list[int] | None
         yield
     finally:
         remove_hooks(handles)
+
+
+def configured_block(session: PruningSession, source: str | None, layers: str) -> AbstractContextManager[None]:
+    """`block` as conf/blocking asks for it; without a source nothing is blocked."""
+    if source is None:
+        return nullcontext()
+    return block(session, source, layer_range(layers, len(session.adapter.layers)))

@@ -7,7 +7,7 @@ import logging
 import math
 import time
 import warnings
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import DictConfig
 
 from nuwa import prune
-from nuwa.analysis.blocking import block, layer_range
+from nuwa.analysis.blocking import configured_block
 from nuwa.config import OnError, build, is_baseline
 from nuwa.evaluation.callbacks import KeptTokenPictures, SampleProgress
 from nuwa.evaluation.check import Parts
@@ -34,7 +34,6 @@ from nuwa.evaluation.speed import SpeedOptions, probe_speed
 from nuwa.evaluation.statistics import retention, share_intervals, standard_errors
 from nuwa.models import adapter_for
 from nuwa.models.loading import LoadedModel
-from nuwa.pruning.session import PruningSession
 from nuwa.report.pictures import FOLDER
 
 QUIET = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
@@ -140,7 +139,7 @@ def _answer(
     with (
         warnings.catch_warnings(),
         prune(loaded.model, parts.pruner, position=cfg.position.strategy) as session,
-        _blocking(cfg, session),
+        configured_block(session, **cfg.blocking),
     ):
         warnings.filterwarnings("ignore", module=r"lightning\..*")  # advice about training loops
         module = Evaluation(loaded, parts.benchmark, session, journal, generation, cfg.seed, record)
@@ -169,13 +168,6 @@ def _callbacks(cfg: DictConfig, folder: Path, parts: Parts, total: int, processe
         label = f"{parts.pruner.name} {folder.name}" + (f" 1/{processes.size}" if processes.size > 1 else "")
         callbacks.append(SampleProgress(label, math.ceil(total / processes.size)))
     return callbacks
-
-
-def _blocking(cfg: DictConfig, session: PruningSession) -> AbstractContextManager[None]:
-    """The attention that a job cuts while it answers, usually none."""
-    if cfg.blocking.source is None:
-        return nullcontext()
-    return block(session, cfg.blocking.source, layer_range(cfg.blocking.layers, len(session.adapter.layers)))
 
 
 def _summarise(

@@ -20,6 +20,7 @@ from omegaconf import OmegaConf
 from PIL import Image, ImageDraw
 
 from nuwa import prune
+from nuwa.analysis.blocking import configured_block
 from nuwa.analysis.looks import STRATEGIES, ImageLook, Place, ViewLook, id_places, look_at, token_places
 from nuwa.analysis.places import BoxError, center_cell, in_frame
 from nuwa.benchmarks.base import Benchmark, Sample
@@ -122,18 +123,17 @@ def text_line(parts: Sequence[tuple[str, str]]) -> Image.Image:
     return line
 
 
-def boxes_of(benchmark: Benchmark, sample: Sample, row: Row | None) -> Boxes:
+def boxes_of(benchmark: Benchmark, sample: Sample, row: Row) -> Boxes:
     """The true box of a sample whose task is a box, and the one that its journal row names."""
     if sample.task not in benchmark.unit_box_tasks:
         return {}
-    said = parse_box(row.get("scored", row["prediction"])) if row and row["status"] == "ok" else None
+    said = parse_box(row.get("scored", row["prediction"]))
     return {"true": sample.target} | ({} if said is None else {"predicted": said})
 
 
-def title_of(method: str, position: str, sample: Sample, row: Row | None) -> str:
+def title_of(method: str, position: str, sample: Sample, row: Row) -> str:
     """What stands above a picture."""
-    said = row.get("prediction", row.get("reason")) if row else "not answered"
-    return f"{method}, {position}: {sample.text!r} -> {said!r}"
+    return f"{method}, {position}: {sample.text!r} -> {row['prediction']!r}"
 
 
 def file_name(text: str) -> str:
@@ -142,7 +142,7 @@ def file_name(text: str) -> str:
 
 
 def read_run(folder: Path, count: int) -> Iterator[tuple[str, list[Image.Image]]]:
-    """The ids and pictures of a run's first samples, drawn from what its config decides today.
+    """The ids and pictures of a run's first samples, those that it answered, as its config decides them today.
 
     Raises:
         ValueError: the folder holds no finished run.
@@ -154,10 +154,15 @@ def read_run(folder: Path, count: int) -> Iterator[tuple[str, list[Image.Image]]
     parts = check(cfg)
     loaded = _load(json.dumps(parts.model, sort_keys=True))
     rows = {row["id"]: row for row in read_rows(folder / JOURNAL)}
-    with prune(loaded.model, parts.pruner, position=cfg.position.strategy) as session:
+    with (
+        prune(loaded.model, parts.pruner, position=cfg.position.strategy) as session,
+        configured_block(session, **cfg.blocking),
+    ):
         for index in range(min(count, parts.benchmark.take(cfg.limit))):
+            row = rows.get(parts.benchmark.sample_id(index))
+            if row is None or row["status"] != "ok":
+                continue
             sample = parts.benchmark[index]
-            row = rows.get(sample.id)
             title = title_of(result["method"], session.strategy, sample, row)
             boxes = boxes_of(parts.benchmark, sample, row)
             yield sample.id, [draw_look(look, boxes, title) for look in look_at(session, loaded, sample)]

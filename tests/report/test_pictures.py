@@ -195,6 +195,9 @@ def test_two_runs_side_by_side_and_the_callback(tmp_path, capsys):
     assert main([*map(str, runs), "--samples", "2"]) == 0
     paths = capsys.readouterr().out.split()
     assert len(paths) == 2 and Image.open(paths[0]).height > 1.9 * single.height - 30
+    journal = runs[1] / "predictions.jsonl"
+    journal.write_text(journal.read_text().replace('"status": "ok"', '"status": "failed"', 1))
+    assert main([str(runs[1]), "--samples", "2"]) == 0 and len(capsys.readouterr().out.split()) == 1
     assert main([str(tmp_path)]) == 1 and "no finished run" in capsys.readouterr().err
 
 
