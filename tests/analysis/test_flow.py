@@ -99,12 +99,22 @@ class LargestTensor(TorchDispatchMode):
 def test_no_map_of_all_heads_is_ever_made():
     family = FAMILIES["llava"]
     inputs = family.inputs("middle")
-    with session_of(family) as session, watch_layers(session, lambda call: list(call.portions(8))):
-        read_prompt_once(session, inputs)  # shapes that transformers meets once are out of the way
-        with LargestTensor() as seen:
-            read_prompt_once(session, inputs)
+    ids, answers = torch.cat([inputs["input_ids"], torch.tensor([[9]])], 1), torch.tensor([1])
     heads, length = 4, inputs["input_ids"].shape[1]
-    assert heads * 8 * length <= seen.most < heads * length**2 / 2
+
+    def attention():
+        with watch_layers(session, lambda call: list(call.portions(8))):
+            read_prompt_once(session, inputs)
+
+    def gradients():
+        watch_gradients(session, inputs, ids, answers, lambda seen: list(seen.portions(8)))
+
+    with session_of(family) as session:
+        for work in (attention, gradients):
+            work()  # what transformers makes once is out of the way
+            with LargestTensor() as seen:
+                work()
+            assert heads * 8 * length <= seen.most < heads * length**2 / 2
 
 
 def test_refusals():

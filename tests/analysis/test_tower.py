@@ -62,6 +62,24 @@ def test_clip_and_siglip(name):
             start += count
 
 
+def test_rows_of_siglip_are_placeholders():
+    """OneVision packs its projected features: those of the last layer's states are what enters the LLM."""
+    family = FAMILIES["llava_onevision"]
+    model, inputs, found = family.model(), family.inputs("middle"), {}
+    adapter = adapter_for(model)
+
+    def watch(call):
+        found[call.index] = call.states(0, torch.arange(16))  # the base view, which is never interpolated
+
+    with session_of(family) as session, watch_tower(adapter, inputs, watch):
+        read_prompt_once(session, inputs)
+    images = {name: inputs[name] for name in ("pixel_values", "image_sizes")}
+    with torch.no_grad():
+        features = model.model.get_image_features(**images).pooler_output[0][:16]
+        assert torch.allclose(adapter.projector(found[adapter.tower_sizes[2]]), features, atol=1e-4)
+        assert not torch.allclose(adapter.projector(found[0]), features, atol=1e-2)
+
+
 def test_qwen(monkeypatch):
     family = FAMILIES["qwen2_5_vl"]
     inputs, model = family.inputs("two"), family.model("eager")
