@@ -5,6 +5,7 @@ Shape letters: N tokens of a view, D vision width, H LLM width, C axes of the po
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -19,11 +20,32 @@ from nuwa.pruning.layout import Grid, ImageLayout
 
 
 class Recording(ABC):
-    """What was read off one run of the vision tower, by image; images may differ in size.
+    """What was read off one run of a vision tower of ``depth`` layers, by image; images may differ in size.
 
     ``rows`` (N,) are row numbers among an image's vision features (`ImageLayout.source`), in raster order of a view.
     Whatever is costly is computed once for all images and kept.
     """
+
+    def __init__(self, depth: int) -> None:
+        self.depth = depth
+        self.hidden_sum: dict[Tap, Tensor] = {}
+        self.computed: dict[Tap, Tensor] = {}
+
+    def record_means(self, taps: Sequence[Tap], layers: Sequence[nn.Module]) -> list[Any]:
+        """Hooks on the tower's layers that add up, in float32, what ``hidden_mean`` averages."""
+        return [
+            layers[index].register_forward_hook(functools.partial(self._add_hidden, tap))
+            for tap in dict.fromkeys(taps)
+            if tap.kind == "hidden_mean"
+            for index in tap.layers_in(self.depth)
+        ]
+
+    def hidden_mean(self, tap: Tap) -> Tensor:
+        """Mean of the hidden states of a tap, float32, in the tower's shape and order."""
+        return self.hidden_sum[tap] / len(tap.layers_in(self.depth))
+
+    def _add_hidden(self, tap: Tap, module: nn.Module, inputs: tuple, output: Any) -> None:
+        self.hidden_sum[tap] = first_of(output).float() + self.hidden_sum.get(tap, 0)
 
     @abstractmethod
     def features(self, image: int, rows: Tensor) -> Tensor:
@@ -114,6 +136,11 @@ class Adapter(ABC):
     @abstractmethod
     def project(self, features: Tensor) -> Tensor:
         """Map features (..., D) to the LLM's width."""
+
+
+def first_of(output: Tensor | tuple[Tensor, ...]) -> Tensor:
+    """The hidden states in what a layer returns."""
+    return output if torch.is_tensor(output) else output[0]
 
 
 def remove_hooks(handles: Iterator[Any] | Sequence[Any]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nuwa.models.base import Recording, remove_hooks
+from nuwa.models.base import Recording, first_of, remove_hooks
 from nuwa.pruners.base import Tap
 from nuwa.pruning.scores import received_attention, softmax_rows, split_heads
 
@@ -40,16 +40,13 @@ class ClipRecording(Recording):
     """
 
     def __init__(self, head_dim: int, depth: int, feature_layer: int, crops: Sequence[int], cls: bool = True) -> None:
-        self.head_dim = head_dim
-        self.depth, self.feature_layer = depth, feature_layer
+        super().__init__(depth)
+        self.head_dim, self.feature_layer = head_dim, feature_layer
         ends = torch.tensor(crops).cumsum(0).tolist()
         self.crops = [slice(end - count, end) for end, count in zip(ends, crops, strict=True)]
         self.cls = int(cls)
         self.selected: Tensor | None = None
         self.captured: dict[tuple[int, str], Tensor] = {}
-        self.computed: dict[Tap, Tensor] = {}
-        self.hidden_sum: Tensor | None = None
-        self.hidden_count = 0
 
     def features(self, image: int, rows: Tensor) -> Tensor:
         return self._patches(self.selected, image, rows)
@@ -76,13 +73,7 @@ class ClipRecording(Recording):
             if self.feature_layer + 1 >= self.depth:
                 raise ValueError(f"{tap.kind}: no layer of this tower reads its features, they are its last output")
             return self.feature_layer + 1
-        return self.feature_layer if tap.layer is None else max(round(tap.layer * self.depth) - 1, 0)
-
-    def add_hidden(self, hidden: Tensor) -> None:
-        """Add one layer's patches (C, N, D) to the running float32 mean."""
-        patches = hidden[:, self.cls :].float()
-        self.hidden_sum = patches if self.hidden_sum is None else self.hidden_sum + patches
-        self.hidden_count += 1
+        return tap.layer_in(self.depth, self.feature_layer)
 
     def _patches(self, values: Tensor, image: int, rows: Tensor) -> Tensor:
         """Rows (V,) of an image out of (C, N, ...): (V, ...)."""
@@ -103,7 +94,7 @@ class ClipRecording(Recording):
 
     def _compute(self, tap: Tap) -> Tensor:
         if tap.kind == "hidden_mean":
-            return (self.hidden_sum / self.hidden_count).to(self.selected.dtype)
+            return self.hidden_mean(tap)[:, self.cls :].to(self.selected.dtype)
         if tap.kind not in NEEDS:
             raise ValueError(f"a CLIP tower has no tap {tap.kind!r}")
         read = [self.captured[self.layer_of(tap), name] for name in NEEDS[tap.kind]]
@@ -123,30 +114,19 @@ def record_clip(
     recording: ClipRecording, layers: Sequence[nn.Module], reader: nn.Module, taps: Sequence[Tap]
 ) -> Iterator[ClipRecording]:
     """Fill a recording from a tower's ``layers`` and from ``reader``, whose input are the features."""
-    handles = [reader.register_forward_pre_hook(_capture_input(recording))]
+    handles = [reader.register_forward_pre_hook(_capture_input(recording)), *recording.record_means(taps, layers)]
     for layer, name in sorted(set().union(*(recording.needs(tap) for tap in taps))):
         module = layers[layer].get_submodule(READ[name])
         handles.append(module.register_forward_hook(_capture(recording, (layer, name))))
-    for tap in taps:
-        if tap.kind == "hidden_mean":
-            # hidden_states[i] is the output of layer i - 1
-            handles += [
-                layer.register_forward_hook(_accumulate(recording))
-                for layer in layers[max(round(tap.start * len(layers)) - 1, 0) : round(tap.stop * len(layers))]
-            ]
     try:
         yield recording
     finally:
         remove_hooks(handles)
 
 
-def _first(output: Tensor | tuple[Tensor, ...]) -> Tensor:
-    return output if torch.is_tensor(output) else output[0]
-
-
 def _capture(recording: ClipRecording, name: tuple[int, str]):
     def hook(module: nn.Module, inputs: tuple, output: Any) -> None:
-        recording.captured[name] = _first(output)
+        recording.captured[name] = first_of(output)
 
     return hook
 
@@ -154,12 +134,5 @@ def _capture(recording: ClipRecording, name: tuple[int, str]):
 def _capture_input(recording: ClipRecording):
     def hook(module: nn.Module, inputs: tuple) -> None:
         recording.selected = inputs[0]
-
-    return hook
-
-
-def _accumulate(recording: ClipRecording):
-    def hook(module: nn.Module, inputs: tuple, output: Any) -> None:
-        recording.add_hidden(_first(output))
 
     return hook

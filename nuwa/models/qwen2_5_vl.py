@@ -41,6 +41,7 @@ class QwenRecording(Recording):
     """Quantities of a tower, of images of ``grids`` (frames, rows, columns) tokens."""
 
     def __init__(self, visual: nn.Module, grids: Sequence[Sequence[int]]) -> None:
+        super().__init__(len(visual.blocks))
         self.visual = visual
         self.unit = visual.spatial_merge_size**2
         self.order = window_order(grids, visual.window_size // visual.spatial_merge_size // visual.patch_size)
@@ -49,9 +50,6 @@ class QwenRecording(Recording):
         self.merged: Tensor | None = None
         self.projections: dict[int, Tensor] = {}
         self.calls: dict[int, dict[str, Any]] = {}
-        self.hidden_sum: dict[Tap, Tensor] = {}
-        self.hidden_count: dict[Tap, int] = {}
-        self.computed: dict[Tap, Tensor] = {}
 
     def features(self, image: int, rows: Tensor) -> Tensor:
         return self._tokens(self.merged, image, rows)
@@ -66,19 +64,7 @@ class QwenRecording(Recording):
 
     def block_of(self, tap: Tap) -> int:
         """The block a tap reads: by default the last one whose attention spans whole images."""
-        if tap.layer is None:
-            return max(self.visual.fullatt_block_indexes)
-        return max(round(tap.layer * len(self.visual.blocks)) - 1, 0)
-
-    def blocks_of(self, tap: Tap) -> Sequence[nn.Module]:
-        """The blocks whose outputs ``hidden_mean`` averages; state i is the output of block i - 1."""
-        depth = len(self.visual.blocks)
-        return self.visual.blocks[max(round(tap.start * depth) - 1, 0) : round(tap.stop * depth)]
-
-    def add_hidden(self, tap: Tap, hidden: Tensor) -> None:
-        """Add one block's output (P, D) to the running float32 mean."""
-        self.hidden_sum[tap] = hidden.float() + self.hidden_sum.get(tap, 0)
-        self.hidden_count[tap] = self.hidden_count.get(tap, 0) + 1
+        return tap.layer_in(self.depth, max(self.visual.fullatt_block_indexes))
 
     def _tokens(self, values: Tensor, image: int, rows: Tensor) -> Tensor:
         """Rows of an image out of values by token in window order (N, ...)."""
@@ -87,8 +73,7 @@ class QwenRecording(Recording):
     def _compute(self, tap: Tap) -> Tensor:
         """The tapped quantity of every token in window order: (N, H), (N,), (N, D) or (N, L)."""
         if tap.kind == "hidden_mean":
-            mean = self.hidden_sum[tap] / self.hidden_count[tap]
-            return self.visual.merger(mean.to(self.merged.dtype))
+            return self.visual.merger(self.hidden_mean(tap).to(self.merged.dtype))
         block = self.block_of(tap)
         heads = self.visual.blocks[block].attn.num_heads
         queries, keys, _ = self.projections[block].unflatten(-1, (3, heads, -1)).unbind(1)
@@ -159,15 +144,12 @@ class Qwen2_5_VLAdapter(Adapter):
         visual = self.multimodal.visual
         recording = QwenRecording(visual, self.grids(arguments))
         handles = [visual.merger.register_forward_hook(_capture_merged(recording))]
+        handles += recording.record_means(taps, visual.blocks)
         read = {recording.block_of(tap) for tap in taps if tap.kind not in (*WITHOUT_CLS, "hidden_mean")}
         for block in sorted(read):
             attention = visual.blocks[block].attn
             handles.append(attention.register_forward_pre_hook(_capture_call(recording, block), with_kwargs=True))
             handles.append(attention.qkv.register_forward_hook(_capture_projections(recording, block)))
-        for tap in taps:
-            if tap.kind == "hidden_mean":
-                hook = _accumulate(recording, tap)
-                handles += [block.register_forward_hook(hook) for block in recording.blocks_of(tap)]
         try:
             yield recording
         finally:
@@ -192,12 +174,5 @@ def _capture_call(recording: QwenRecording, block: int):
 def _capture_projections(recording: QwenRecording, block: int):
     def hook(module: nn.Module, inputs: tuple, output: Tensor) -> None:
         recording.projections[block] = output
-
-    return hook
-
-
-def _accumulate(recording: QwenRecording, tap: Tap):
-    def hook(module: nn.Module, inputs: tuple, output: Any) -> None:
-        recording.add_hidden(tap, output if torch.is_tensor(output) else output[0])
 
     return hook

@@ -1,176 +1,24 @@
 """The contract of a pruning method: a dataclass whose fields are its config, with two optional stages.
 
 A method states what it needs and decides which tokens stay. It never touches hooks, masks, caches or transformers;
-`nuwa.pruning.session` does that, and hands it the contexts below. The batch dimension is always present, and a batch
-of N must give what N batches of one give.
+`nuwa.pruning.session` does that, and hands it the contexts of `nuwa.pruners.contexts`. The batch dimension is always
+present, and a batch of N must give what N batches of one give.
 
-Shape letters: B images (vision stage) or prompts (LLM stage), N tokens of a view, K kept tokens, L sequence length,
-D feature width, H heads.
+Shape letters: B prompts, L sequence length, I images of a prompt.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
+from nuwa.pruners.contexts import LLMContext, LLMDecision, Tap, VisionContext, VisionDecision
 from nuwa.pruning.budget import Budget, ModelShape, Schedule, share_out
 from nuwa.pruning.layout import Grid, ImageLayout, VisionView
 from nuwa.pruning.segments import Prompt, Segment
-
-
-@dataclass(frozen=True)
-class Tap:
-    """One quantity that a vision-stage method wants read off the vision tower while it runs.
-
-    Kinds, of the layer that ends at ``layer`` (fraction of the tower's depth; None: the layer whose output are the
-    features): ``cls_attention`` (B, H, N) float32: attention of the CLS token to every patch, per head; towers without
-    CLS give the mean attention each token receives. ``received_attention`` (B, N) float32: attention that each patch
-    receives, mean over heads and over all queries, CLS included. ``keys`` (B, N, D): key projections of the patches,
-    heads concatenated. ``cls_feature`` (B, 1, D): the CLS token at the feature layer.
-
-    Of the layer that reads the features: ``reader_query`` (B, 1, D): query projection of the CLS token;
-    ``reader_keys`` (B, 1 + N, D): key projections, CLS first.
-
-    The last three are None where a view has no CLS token, or several: a view stitched from tiles has one per tile, and
-    its ``cls_attention`` is that of every patch from its own tile's.
-
-    ``hidden_mean`` (B, N, D): mean of the hidden states from ``start`` to ``stop`` (fractions of the tower's depth).
-    """
-
-    kind: str
-    start: float = 0.0
-    layer: float | None = None
-    stop: float = 1.0
-
-
-@dataclass
-class VisionContext:
-    """What a vision-stage method may look at: B views of one grid (of any images), tokens in raster order.
-
-    ``features`` (B, N, D): the features at which tokens are kept or merged (LLaVA: before the projector).
-    ``project`` maps features to the LLM's width. ``taps`` holds what the method asked for. ``ids`` names each view (the
-    sample's id, for later views of an image their number as well), the only source of randomness together with the
-    method's seed. ``views`` is how many each of the images has.
-    """
-
-    grid: Grid
-    features: Tensor
-    taps: dict[Tap, Tensor | None]
-    ids: Sequence[str]
-    project: Callable[[Tensor], Tensor]
-    views: int = 1
-
-    def generator(self, image: int, seed: int) -> torch.Generator:
-        """A CPU generator that depends only on the seed and the image's id."""
-        return seeded_generator(self.ids[image], seed)
-
-
-@dataclass
-class VisionDecision:
-    """Which tokens of a view stay, in the order in which the LLM shall see them.
-
-    ``keep`` (B, K): raster indices, unique per row; a token that has no place in the grid (a CLS token) takes the index
-    of a dropped one. ``features`` (B, K, D): the features to use instead of the old ones (merged, pooled), or None.
-    ``extras``: tensors (B, N) or (B, K) worth showing in pictures and analyses, e.g. ``salience``, ``pillar``.
-    ``counts`` (B,): how many of the K each image really keeps, the first ones, where a method decides that by itself.
-    """
-
-    keep: Tensor
-    features: Tensor | None = None
-    extras: dict[str, Tensor] = field(default_factory=dict)
-    counts: Tensor | None = None
-
-
-@dataclass
-class LLMContext:
-    """What an LLM-stage method may look at: the input of one decoder layer, rows left-padded to one length.
-
-    ``hidden`` (B, L, D); ``image`` (B, L): ordinal of the row's image a patch belongs to, -1 for text and padding, -2
-    for newlines between rows of patches, which come and go with their rows and are nobody's choice;
-    ``token`` (B, L): index among that image's tokens, -1 for text; ``valid`` (B, L): False on padding;
-    ``ids[row][image]`` names each image, ``layouts[row][image]`` says where its tokens sit.
-
-    ``attention(query, rotary=True, among=None)`` gives the softmax attention rows (B, H, Q, L) float32 of *this* layer
-    for the positions ``query`` (Q,) of the sequence (the last token is L - 1), recomputed for those rows only; without
-    rotary embeddings if asked, and with the softmax over the tokens ``among`` (B, L) only. ``keys()`` gives the layer's
-    rotated keys (B, L, heads * width), ``rotary_kernel(query)`` what its rotary embeddings alone make of distances
-    (B or 1, Q, L); ``final_norm`` is the norm before the model's head. ``previous`` is the context of the layer before,
-    if the method set ``looks_back``; ``first`` that of layer 0, before anything left in the LLM.
-    """
-
-    layer: int
-    hidden: Tensor
-    image: Tensor
-    token: Tensor
-    valid: Tensor
-    ids: Sequence[Sequence[str]]
-    attention: Callable[..., Tensor]
-    keys: Callable[[], Tensor] | None = None
-    rotary_kernel: Callable[[Tensor], Tensor] | None = None
-    final_norm: Callable[[Tensor], Tensor] | None = None
-    layouts: Sequence[Sequence[ImageLayout]] = ()
-    previous: LLMContext | None = None
-    first: LLMContext | None = None
-
-    @property
-    def text(self) -> Tensor:
-        """(B, L) bool: every text token, the system prompt included."""
-        return self.valid & (self.image == -1)
-
-    @property
-    def question(self) -> Tensor:
-        """(B, L) bool: the text after a row's first visual token (all of its text, if it has no image)."""
-        seen = (self.image >= 0).cumsum(1) > 0
-        after = self.text & seen
-        return torch.where(after.any(1, keepdim=True), after, self.text)
-
-    def each_image(self) -> Iterator[tuple[int, int, Tensor]]:
-        """Row, ordinal and places (n,) of what is left of every image; n may be 0, or less than is to be kept."""
-        for row, names in enumerate(self.ids):
-            for ordinal in range(len(names)):
-                yield row, ordinal, (self.image[row] == ordinal).nonzero()[:, 0]
-
-    def top_k(self, score: Tensor, keep: Tensor) -> Tensor:
-        """Keep each image's best ``keep`` (B, I) visual tokens: scores (B, L) -> (B, L) bool, True on all text."""
-        kept = self.text.clone()
-        for ordinal in range(keep.shape[1]):
-            mine = self.image == ordinal
-            order = score.masked_fill(~mine, float("-inf")).argsort(dim=1, descending=True, stable=True)
-            rank = torch.empty_like(order).scatter_(
-                1, order, torch.arange(order.shape[1], device=order.device).expand_as(order)
-            )
-            kept |= mine & (rank < keep[:, ordinal, None])
-        return kept
-
-    def generator(self, row: int, image: int, seed: int) -> torch.Generator:
-        """A CPU generator that depends only on the seed, the layer and the image's id."""
-        return seeded_generator(f"{self.ids[row][image]}@{self.layer}", seed)
-
-
-@dataclass
-class LLMDecision:
-    """Which tokens stay on entry of a layer, and what new states some of them have.
-
-    ``keep`` (B, L) bool, True on all text. ``hidden`` (B, L, D): the states to go on with instead of the layer's input,
-    or None; a merged token takes the slot (and the place in the image) of a dropped one. ``order`` (B, L) long: sort
-    key of the tokens of a row, non-negative; None: as they stand.
-    """
-
-    keep: Tensor
-    hidden: Tensor | None = None
-    order: Tensor | None = None
-
-
-def seeded_generator(name: str, seed: int) -> torch.Generator:
-    """A CPU generator seeded by a name and a number, the same on every machine and in every batch."""
-    digest = hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
-
 
 KINDS: dict[str, tuple[type, ...]] = {"bool": (bool,), "int": (int,), "float": (int, float)}
 
@@ -239,7 +87,7 @@ class Pruner:
 
     @property
     def taps(self) -> tuple[Tap, ...]:
-        """What the vision tower has to hand over; also says that there is a vision stage if not empty."""
+        """What the vision tower has to hand over to ``prune_vision``."""
         return ()
 
     @property

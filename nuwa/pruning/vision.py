@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -44,9 +43,9 @@ class Look:
 
 
 def content_id(pixels: Tensor) -> str:
-    """A name for an image that nobody named: a digest of its pixels."""
-    data = pixels.detach().float().cpu().contiguous().numpy().tobytes()
-    return hashlib.blake2b(data, digest_size=8).hexdigest()
+    """A name for an image that nobody named: the sum of its pixels' bits times their places, taken where they are."""
+    bits = pixels.detach().float().flatten().view(torch.int32).long()
+    return f"{int((bits * torch.arange(1, len(bits) + 1, device=bits.device)).sum()) % 2**64:016x}"
 
 
 def schedule_for(pruner: Pruner, n_tokens: int, shape: ModelShape) -> tuple[Schedule, bool]:

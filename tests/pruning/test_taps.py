@@ -9,6 +9,7 @@ from support import batch, pixels, plain_attention, prompt, random_llava, tapped
 from nuwa.models import adapter_for
 from nuwa.pruners.base import Tap
 from nuwa.pruning.scores import llm_attention_rows, llm_keys, received_attention
+from nuwa.pruning.vision import content_id
 
 
 @pytest.fixture(scope="module")
@@ -158,3 +159,22 @@ def test_the_plain_reference_agrees_with_eager_too(towers):
         lm = eager.model.language_model
         got = plain_attention(lm, lm.layers[2], out.hidden_states[2][0], torch.arange(inputs["input_ids"].shape[1]))
     torch.testing.assert_close(got, out.attentions[2][0], atol=1e-6, rtol=0)
+
+
+def test_two_means_of_hidden_states_do_not_mix(towers):
+    _, eager = towers
+    hidden, taps = eager_outputs(eager).hidden_states, (Tap("hidden_mean", 0.5), Tap("hidden_mean", 0.25, stop=0.75))
+    recording = record(eager, *taps)
+    for tap, states in zip(taps, (hidden[2:], hidden[1:4]), strict=True):
+        expected = torch.stack(states).mean(0)[:, 1:]
+        torch.testing.assert_close(tapped(recording, tap, 2), expected, atol=1e-5, rtol=0)
+
+
+def test_names_of_unnamed_images():
+    """By content alone, and whatever the precision can tell."""
+    first, second = pixels(2)
+    assert content_id(first) == content_id(first.clone()) != content_id(second)
+    assert len({content_id(x) for x in (first, first.flip(0), first.flip(2), first + 1, first.half())}) == 5
+    touched = first.clone()
+    touched[0, 0, 0] += 1e-6
+    assert content_id(touched) != content_id(first)
