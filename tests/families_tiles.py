@@ -6,10 +6,9 @@ from functools import cache
 
 import torch
 from family import Cell, Family
-from support import IMAGE, boosted, pixels, small_text
+from support import IMAGE, boosted, pixels, small_text, small_tower
 from torch import Tensor
 from transformers import (
-    CLIPVisionConfig,
     LlavaNextConfig,
     LlavaNextForConditionalGeneration,
     LlavaOnevisionConfig,
@@ -117,17 +116,8 @@ def source_of(size: tuple[int, int], side: int = 24, pinpoints=PINPOINTS, tile: 
 def random_llava_next(attention: str = "sdpa", dtype: torch.dtype = torch.float32, text=None):
     """A 4x4 grid per crop, 16-pixel tiles, boosted random weights."""
     torch.manual_seed(0)
-    vision = CLIPVisionConfig(
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=4,
-        num_attention_heads=2,
-        image_size=16,
-        patch_size=4,
-        projection_dim=16,
-    )
     config = LlavaNextConfig(
-        vision_config=vision,
+        vision_config=small_tower(image_size=16, projection_dim=16),
         text_config=text or small_text(),
         image_token_id=IMAGE,
         image_token_index=IMAGE,
@@ -146,17 +136,8 @@ def random_llava_next(attention: str = "sdpa", dtype: torch.dtype = torch.float3
 def random_onevision(attention: str = "sdpa", dtype: torch.dtype = torch.float32):
     """A 4x4 grid per crop, no CLS token, at most three crops' tokens of tiles, boosted random weights."""
     torch.manual_seed(0)
-    vision = SiglipVisionConfig(
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=4,
-        num_attention_heads=2,
-        image_size=16,
-        patch_size=4,
-        vision_use_head=False,
-    )
     config = LlavaOnevisionConfig(
-        vision_config=vision,
+        vision_config=small_tower(SiglipVisionConfig, image_size=16, vision_use_head=False),
         text_config=small_text(Qwen2Config),
         image_token_index=IMAGE,
         video_token_index=3,

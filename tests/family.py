@@ -8,6 +8,8 @@ import torch
 from support import IMAGE, SIDE, VOCABULARY, batch, pixels, random_llava
 from torch import Tensor
 
+import nuwa
+
 Cell = tuple[int, int, int | None]
 """View, row and column of a placeholder; the column of a newline is None."""
 
@@ -74,3 +76,22 @@ class Family:
         cells = self.cells(picture)
         rows = {cells[i][:2] for i in patches}
         return [i for i, (view, row, c) in enumerate(cells) if i in patches or (c is None and (view, row) in rows)]
+
+
+@torch.no_grad()
+def run(model, inputs, pruner=None, position="pesp", **options):
+    """Logits of a forward, pruned or not."""
+    if pruner is None:
+        return model(**inputs, **options).logits
+    with nuwa.prune(model, pruner, position):
+        return model(**inputs, **options).logits
+
+
+@torch.no_grad()
+def generate(model, inputs, pruner=None, position="pesp", **options):
+    """Greedy generation, eight tokens unless said otherwise, pruned or not."""
+    arguments = {"max_new_tokens": 8, "do_sample": False, **inputs, **options}
+    if pruner is None:
+        return model.generate(**arguments)
+    with nuwa.prune(model, pruner, position):
+        return model.generate(**arguments)

@@ -20,17 +20,8 @@ IMAGE, SIDE, VOCABULARY = 4, 8, 64
 def random_llava(attention: str = "sdpa", dtype: torch.dtype = torch.float32, layers: int = 6, boost: float = 3.0):
     """LLaVA with an 8x8 grid and random weights, boosted so that attention is not flat."""
     torch.manual_seed(0)
-    vision = CLIPVisionConfig(
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=4,
-        num_attention_heads=2,
-        image_size=SIDE * 4,
-        patch_size=4,
-        projection_dim=16,
-    )
     config = LlavaConfig(
-        vision_config=vision,
+        vision_config=small_tower(image_size=SIDE * 4, projection_dim=16),
         text_config=small_text(layers=layers),
         image_token_id=IMAGE,
         image_token_index=IMAGE,
@@ -43,6 +34,13 @@ def random_llava(attention: str = "sdpa", dtype: torch.dtype = torch.float32, la
     with torch.no_grad():
         model.model.vision_tower.embeddings.class_embedding.normal_()
     return model.eval().to(dtype)
+
+
+def small_tower(kind: type = CLIPVisionConfig, **options):
+    """A small vision tower of patches of 4 pixels."""
+    return kind(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=4, num_attention_heads=2, patch_size=4, **options
+    )
 
 
 def small_text(kind: type = LlamaConfig, layers: int = 6, **options):

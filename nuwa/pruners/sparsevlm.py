@@ -32,8 +32,11 @@ from nuwa.pruning.budget import (
 DEPTHS = (2.5 / 32, 6.5 / 32, 15.5 / 32)
 """The authors prune on leaving layers 2, 6 and 15 of 32: the middles of these layers, so that halves round to them."""
 
-LISTS = {64: (66, 30, 17), 96: (238, 48, 26), 128: (303, 110, 36), 192: (300, 200, 110), 576: (576, 576, 576)}
-"""The authors' kept tokens (recycled ones come on top) at the three stages, by nominal budget, of 576 tokens."""
+OF_TOKENS = 576
+"""The tokens of an image that the authors' counts refer to: LLaVA-1.5's."""
+
+LISTS = {64: (66, 30, 17), 96: (238, 48, 26), 128: (303, 110, 36), 192: (300, 200, 110), OF_TOKENS: (OF_TOKENS,) * 3}
+"""The authors' kept tokens (recycled ones come on top) at the three stages, by nominal budget."""
 
 
 def text_raters(visual: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
@@ -86,7 +89,7 @@ def cluster_means(points: Tensor, member: Tensor, clusters: int) -> Tensor:
 def profile(
     n_tokens: int, nominal: float, layers: int, recycle: bool, lists: Mapping[int, Sequence[int]] = LISTS
 ) -> Schedule:
-    """The counts for a nominal budget (of 576): the authors' lists, interpolated between them in the logarithm."""
+    """The counts for a nominal budget of `OF_TOKENS`: the authors' lists, in between interpolated in the logarithm."""
     if nominal < min(lists):
         kept = [nominal / min(lists) * count for count in lists[min(lists)]]
     else:
@@ -95,7 +98,7 @@ def profile(
         kept = [a ** (1 - part) * b**part for a, b in zip(lists[low], lists[high], strict=True)]
     counts, before = [], n_tokens
     for count in kept:
-        keep = max(1, min(round(count * n_tokens / 576), before - 1))
+        keep = max(1, min(round(count * n_tokens / OF_TOKENS), before - 1))
         before = min(before, keep + (clusters_for(before - keep)[1] if recycle else 0))
         counts.append(before)
     return staged(n_tokens, DEPTHS, counts, layers)
@@ -112,8 +115,8 @@ def reach(
     if target == n_tokens:
         return Schedule(n_tokens)
     if counting == "authors":
-        return make(target * 576 / n_tokens)
-    best = fit_schedule(make, target, layers, high=576)
+        return make(target * OF_TOKENS / n_tokens)
+    best = fit_schedule(make, target, layers, high=OF_TOKENS)
     floor = make(0).average(layers)
     reachable = f"its first layers see all {n_tokens} tokens, so that it needs {floor:.1f} or more"
     return check_reached(name, best, target, layers, reachable)

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from nuwa.pruners.base import Facts, LLMContext, Pruner, require
-from nuwa.pruners.sparsevlm import profile, ratings, reach
+from nuwa.pruners.sparsevlm import OF_TOKENS, profile, ratings, reach
 from nuwa.pruning.budget import ModelShape, Schedule, attention_score_flops
 
-LISTS = {64: (66, 34, 20), 96: (246, 54, 28), 128: (238, 108, 60), 192: (300, 200, 118), 576: (576, 576, 576)}
-"""The authors' kept tokens at the three stages, by nominal budget, of 576 tokens."""
+LISTS = {64: (66, 34, 20), 96: (246, 54, 28), 128: (238, 108, 60), 192: (300, 200, 118), OF_TOKENS: (OF_TOKENS,) * 3}
+"""The authors' kept tokens at the three stages, by nominal budget."""
 
 
 def looking_heads(rows: Tensor, weight: Tensor, visual: Tensor, count: int) -> Tensor:

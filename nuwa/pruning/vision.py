@@ -105,12 +105,16 @@ def plan_images(
                 _numbered(name, look): _by_cell(values[row], cells, look) for name, values in decision.extras.items()
             }
             if projected is not None:
-                tokens = look.view.tokens.to(cells.device)[cells]
-                new = projected[row, :count].to(images[look.image])
-                images[look.image] = images[look.image].index_copy(0, tokens[tokens >= 0], new[tokens >= 0])
+                images[look.image] = _replaced(images[look.image], look.view, cells, projected[row, :count])
     for image in {look.image for look in looks}:
         plans[image].keep = torch.cat([kept[key] for key in sorted(kept) if key[0] == image])
     return plans
+
+
+def _replaced(image: Tensor, view: VisionView, cells: Tensor, new: Tensor) -> Tensor:
+    """Projected features (n_tokens, H) of an image with ``new`` ones (K, H) for cells (K,) of a view."""
+    tokens = view.tokens.to(cells.device)[cells]
+    return image.index_copy(0, tokens[tokens >= 0], new.to(image)[tokens >= 0])
 
 
 def _numbered(name: str, look: Look) -> str:

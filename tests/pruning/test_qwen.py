@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from types import SimpleNamespace
 from unittest import mock
 
@@ -9,6 +10,8 @@ import pytest
 import torch
 from families import FAMILIES, PROMPTS
 from families_qwen import MERGE, PATCH, patches, places_of, plain_mrope_decode, random_qwen
+from family import generate as generate_tokens
+from family import run
 from pruning.test_flash import NAME, stand_in
 from support import Fixed, kept_tokens
 from transformers import AttentionInterface, AttentionMaskInterface, Qwen2VLImageProcessorPil
@@ -23,23 +26,7 @@ from nuwa.pruning.windows import window_order
 
 FAMILY = FAMILIES["qwen2_5_vl"]
 STRATEGIES = ("perc", "pesp", "rpme", "rpme_1d")
-
-
-@torch.no_grad()
-def run(model, inputs, pruner=None, position="pesp", **options):
-    if pruner is None:
-        return model(**inputs, **options).logits
-    with nuwa.prune(model, pruner, position):
-        return model(**inputs, **options).logits
-
-
-@torch.no_grad()
-def generate(model, inputs, pruner=None, position="pesp", **options):
-    arguments = {"max_new_tokens": 6, "do_sample": False, **inputs, **options}
-    if pruner is None:
-        return model.generate(**arguments)
-    with nuwa.prune(model, pruner, position):
-        return model.generate(**arguments)
+generate = functools.partial(generate_tokens, max_new_tokens=6)
 
 
 class TestPositions:

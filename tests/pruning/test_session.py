@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from families import FAMILIES, PLAIN, PROMPTS, fixed_keep, fixed_stage, merging_stage
+from family import generate, run
 from support import Fixed, Merging, batch, kept_tokens, pixels, plain_decode, prompt
 
 import nuwa
@@ -32,24 +33,6 @@ def model(family):
 @pytest.fixture(scope="module")
 def llava():
     return FAMILIES["llava"].model()
-
-
-@torch.no_grad()
-def run(model, inputs, pruner=None, position="pesp", **options):
-    """Logits of a forward, pruned or not."""
-    if pruner is None:
-        return model(**inputs, **options).logits
-    with nuwa.prune(model, pruner, position):
-        return model(**inputs, **options).logits
-
-
-@torch.no_grad()
-def generate(model, inputs, pruner=None, position="pesp", **options):
-    arguments = {"max_new_tokens": 8, "do_sample": False, **inputs, **options}
-    if pruner is None:
-        return model.generate(**arguments)
-    with nuwa.prune(model, pruner, position):
-        return model.generate(**arguments)
 
 
 class TestKeepAll:
