@@ -30,16 +30,17 @@ def nearest_similarity(direction: Tensor, chunk: int = 64) -> Tensor:
 def max_min(features: Tensor, keep: int) -> Tensor:
     """Indices (keep,) of N features (N, D) in the order of picking.
 
-    The first pick has the most distant nearest neighbour. One row of similarities is computed per pick.
+    The first pick has the most distant nearest neighbour. One row of similarities is computed per pick, and picks stay
+    on the device: a GPU that is asked for each of them would wait.
     """
     direction = functional.normalize(features.float(), dim=-1)
-    order = [int(nearest_similarity(direction).argmin())] if len(features) > 1 else [0]
-    closest = direction @ direction[order[0]]
-    while len(order) < keep:
-        closest[order[-1]] = float("inf")
-        order.append(int(closest.argmin()))
-        closest = torch.maximum(closest, direction @ direction[order[-1]])
-    return torch.tensor(order[:keep], device=features.device)
+    picks = [nearest_similarity(direction).argmin(keepdim=True)]
+    closest = direction @ direction.index_select(0, picks[0])[0]
+    while len(picks) < keep:
+        closest = closest.index_fill(0, picks[-1], float("inf"))
+        picks.append(closest.argmin(keepdim=True))
+        closest = torch.maximum(closest, direction @ direction.index_select(0, picks[-1])[0])
+    return torch.cat(picks[:keep])
 
 
 @dataclass

@@ -37,7 +37,8 @@ class Budget:
 
     Tokens are patches: the newlines between rows of LLaVA-NeXT's tiles cost nothing here (640 of 2,880 in the paper
     counts none either), though the counts that are measured in every layer include them. Under dynamic resolution an
-    image for which ``average`` is more than its method can spend (`Pruner.highest`) costs that, or stays whole.
+    image for which ``average`` is more than its method can spend (`Pruner.highest`) costs that, or stays whole, and so
+    does one of so few tokens that its method cannot come near ``ratio``.
     """
 
     average: float | None = None

@@ -79,6 +79,18 @@ def test_generation_equals_rows_alone_and_no_cache(family, name, options):
     assert torch.equal(uncached, together)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
+@every()
+def test_half_precision(family, name, dtype):
+    """Real checkpoints run in it: no type may be mixed, and no score may overflow."""
+    model, inputs = family.model("sdpa", dtype), family.inputs(*BATCH)
+    inputs["pixel_values"] = inputs["pixel_values"].to(dtype)
+    with torch.no_grad(), nuwa.prune(model, pruner_for(name, family), "rpme"):
+        logits = model(**inputs).logits[:, -1]
+    assert logits.dtype == dtype
+    assert logits.isfinite().all()
+
+
 @pytest.mark.parametrize("name", UNSUITED)
 def test_methods_that_do_not_fit(name):
     """Stitched tiles have a CLS token each, and tiles have no fixed size."""
