@@ -65,6 +65,6 @@ def test_two_files_are_enough(clone, tmp_path):
     assert found.startswith(str(clone))
     assert "nuwa.pruners.loudest.Loudest" in found  # load_pruner, and as a part of a composition
     assert "| `loudest` | vision | feature norm |" in found  # the table of methods
-    assert re.search(r"\n22 passed", found), found  # the matrix of tests: eight on LLaVA-1.5, seven on tiles, seven on Qwen
+    assert re.search(r"\n22 passed", found), found  # the matrix: eight on LLaVA-1.5, seven on tiles, seven on Qwen
     jobs = [json.loads(path.read_text())["config"]["pruner"] for path in tmp_path.glob("main/*/result.json")]
     assert sorted(job["_target_"].split(".")[-1] for job in jobs) == ["Loudest", "RandomPruner"]
