@@ -29,11 +29,9 @@ from nuwa.models.random_configs import Sizes
 from nuwa.models.random_vlm import build_tokenizer, random_vlm
 from nuwa.pruners.catalogue import method_names
 from nuwa.pruning import session
-from nuwa.pruning.budget import ModelShape, llm_flops
+from nuwa.pruning.budget import llm_flops
+from nuwa.report.table4 import LLAVA_7B
 
-LLAVA_7B = ModelShape(
-    layers=32, hidden=4096, intermediate=11008, kv_heads=32, head_dim=128, vision_hidden=1024, image_tokens=576
-)
 SIZES = Sizes(
     hidden_size=512,
     intermediate_size=1376,

@@ -19,12 +19,10 @@ from torch import Tensor, nn
 from nuwa.analysis.groups import token_groups
 from nuwa.models.base import Adapter, remove_hooks
 from nuwa.pruning.guards import SessionError
-from nuwa.pruning.scores import llm_attention_rows
+from nuwa.pruning.scores import CHUNK, llm_attention_rows
 from nuwa.pruning.segments import Prompt, Segment
 from nuwa.pruning.session import PruningSession
 from nuwa.pruning.state import state_of
-
-CHUNK = 64
 
 
 @dataclass

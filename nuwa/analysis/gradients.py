@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nuwa.analysis.calls import CHUNK, LayerCall, read_prompt_once, watch_layers
+from nuwa.analysis.calls import LayerCall, read_prompt_once, watch_layers
 from nuwa.models.base import remove_hooks
+from nuwa.pruning.scores import CHUNK
 from nuwa.pruning.session import PruningSession
 
 

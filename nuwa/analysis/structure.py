@@ -10,15 +10,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nuwa.analysis.calls import CHUNK, LayerCall
+from nuwa.analysis.calls import LayerCall
 from nuwa.analysis.groups import LAST, TEXT
 from nuwa.analysis.measures import cohesion, mean_entropy, text_alignment, top_overlap, visual_attention_entropy
 from nuwa.analysis.places import BoxError, cells_in_box, center_cell, in_frame, view_frames
 from nuwa.analysis.survey import Record, read_layers, read_tower, record
-from nuwa.analysis.tower import TowerCall
 from nuwa.benchmarks.base import Benchmark, Sample
 from nuwa.models.loaded import LoadedModel
+from nuwa.models.towers import TowerCall
 from nuwa.pruning.layout import ImageLayout
+from nuwa.pruning.scores import CHUNK
 
 
 @dataclass(frozen=True)

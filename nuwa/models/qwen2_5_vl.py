@@ -19,14 +19,14 @@ from nuwa.models.base import Adapter, Recording, remove_hooks
 from nuwa.pruners.base import Tap
 from nuwa.pruning.budget import ModelShape
 from nuwa.pruning.layout import ImageLayout
-from nuwa.pruning.scores import rotate, softmax_rows
+from nuwa.pruning.scores import CHUNK, rotate, softmax_rows
 from nuwa.pruning.windows import window_order
 
 WITHOUT_CLS = ("cls_feature", "reader_query", "reader_keys")
 """Taps that need a CLS token."""
 
 
-def received_by_head(queries: Tensor, keys: Tensor, scale: float, chunk: int = 64) -> Tensor:
+def received_by_head(queries: Tensor, keys: Tensor, scale: float, chunk: int = CHUNK) -> Tensor:
     """Attention that each key receives, summed over queries: two (H, P, d) of one segment -> (H, P) float32.
 
     Queries go through in portions of ``chunk``, so that no P x P map exists.

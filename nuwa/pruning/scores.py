@@ -11,6 +11,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+CHUNK = 64
+"""Queries of a portion, where all rows are needed and no map of all by all may exist."""
+
 
 def split_heads(x: Tensor, width: int) -> Tensor:
     """(B, L, H * width) -> (B, H, L, width)."""
@@ -36,7 +39,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos[:, None] + torch.cat([-second, first], -1) * sin[:, None]
 
 
-def received_attention(queries: Tensor, keys: Tensor, scale: float, chunk: int = 64) -> Tensor:
+def received_attention(queries: Tensor, keys: Tensor, scale: float, chunk: int = CHUNK) -> Tensor:
     """Attention that each of L keys receives, mean over heads and queries: two (B, H, L, d) -> (B, L) float32.
 
     Queries go through in portions of ``chunk``, so that no L x L map of all heads exists.

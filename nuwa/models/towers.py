@@ -19,11 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nuwa.analysis.calls import CHUNK
 from nuwa.models.base import Adapter, remove_hooks
 from nuwa.models.qwen2_5_vl import QwenRecording
 from nuwa.pruners.base import Tap
-from nuwa.pruning.scores import rotate, softmax_rows, split_heads
+from nuwa.pruning.scores import CHUNK, rotate, softmax_rows, split_heads
 
 STATES = Tap("hidden_mean")
 """The name under which a recording holds the states of one layer."""

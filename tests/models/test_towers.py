@@ -7,8 +7,8 @@ from families import FAMILIES
 from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl
 
 from nuwa.analysis.calls import read_prompt_once
-from nuwa.analysis.tower import tower_layers, watch_tower
 from nuwa.models import adapter_for
+from nuwa.models.towers import tower_layers, watch_tower
 
 
 def seen_tower(family, inputs):
