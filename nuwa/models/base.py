@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from nuwa.pruners.base import Tap
+from nuwa.pruners.base import Tap, Tower
 from nuwa.pruning.budget import ModelShape
 from nuwa.pruning.layout import Grid, ImageLayout
 
@@ -124,6 +124,11 @@ class Adapter(ABC):
     @abstractmethod
     def shape(self) -> ModelShape:
         """Sizes for budgets and accounting."""
+
+    @property
+    @abstractmethod
+    def tower(self) -> Tower:
+        """What the vision tower is, read from the config alone."""
 
     @abstractmethod
     def layouts(self, images: Sequence[Tensor], arguments: Mapping[str, Any]) -> list[ImageLayout]:

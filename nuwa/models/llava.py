@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from nuwa.models.base import Adapter
 from nuwa.models.clip import ClipRecording, record_clip
-from nuwa.pruners.base import Tap
+from nuwa.pruners.base import Tap, Tower
 from nuwa.pruning.budget import ModelShape
 from nuwa.pruning.layout import Grid, ImageLayout
 
@@ -60,6 +60,15 @@ class LlavaAdapter(Adapter):
             image_tokens=None if self.grid is None else self.grid[0] * self.grid[1],
         )
 
+    @property
+    def tower(self) -> Tower:
+        vision = self.model.config.vision_config
+        names = ("hidden_size", "num_hidden_layers", "patch_size", "image_size")
+        _, depth, layer = self.tower_sizes
+        return Tower(
+            vision.model_type, {name: getattr(vision, name) for name in names}, True, layer + 1 < depth, self.grid
+        )
+
     def layouts(self, images: Sequence[Tensor], arguments: Mapping[str, Any]) -> list[ImageLayout]:
         return [ImageLayout.single(self.square) for _ in images]
 
@@ -92,7 +101,7 @@ class LlavaAdapter(Adapter):
     def tower_sizes(self) -> tuple[int, int, int]:
         """Head width and depth of the vision tower, and the layer whose output are the features."""
         vision, at = self.model.config.vision_config, self.model.config.vision_feature_layer
-        depth = len(self.multimodal.vision_tower.encoder.layers)
+        depth = vision.num_hidden_layers
         return vision.hidden_size // vision.num_attention_heads, depth, depth + at if at < 0 else at - 1
 
     def new_recording(self, arguments: Mapping[str, Any]) -> ClipRecording:

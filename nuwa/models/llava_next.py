@@ -7,6 +7,7 @@ padding of the tiles is cut off.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -60,12 +61,17 @@ class LlavaNextAdapter(LlavaAdapter):
 
     def layouts(self, images: Sequence[Tensor], arguments: Mapping[str, Any]) -> list[ImageLayout]:
         tiles, crops = self.tiles(arguments), self.crops(arguments)
-        return [
+        layouts = [
             tiled_layout(
                 self.pack_rows(arguments, image, crops[image]), self.square, tiles[image], tuple(map(int, size))
             )
             for image, size in enumerate(arguments["image_sizes"])
         ]
+        return [replace(layout, crop=self.crop_of(layout.source)) for layout in layouts]
+
+    def crop_of(self, source: Tensor) -> Tensor | None:
+        """`ImageLayout.crop` from the rows (n_tokens,) of vision features."""
+        return source // (self.square[0] * self.square[1])
 
     def pack_rows(self, arguments: Mapping[str, Any], image: int, crops: int) -> Tensor:
         """Row numbers of an image's vision features, packed by the model as it packs the features; -1 for newlines."""

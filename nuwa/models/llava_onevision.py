@@ -11,6 +11,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from nuwa.models.clip import ClipRecording, record_clip
 from nuwa.models.llava_next import LlavaNextAdapter
-from nuwa.pruners.base import Tap
+from nuwa.pruners.base import Tap, Tower
 
 UNLIMITED = "anyres_max_1000000"
 """A limit on tokens under which nothing is interpolated."""
@@ -46,6 +47,13 @@ class LlavaOnevisionAdapter(LlavaNextAdapter):
 
     model_type = "llava_onevision"
     selection = "full"
+
+    @property
+    def tower(self) -> Tower:
+        return replace(super().tower, cls=False)
+
+    def crop_of(self, source: Tensor) -> None:
+        """Rows are placeholders, and features may be interpolated from patches of several crops."""
 
     def crops(self, arguments: Mapping[str, Any]) -> list[int]:
         counts = arguments.get("batch_num_images")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from nuwa.models.base import Adapter, Recording, remove_hooks
-from nuwa.pruners.base import Tap
+from nuwa.pruners.base import Tap, Tower
 from nuwa.pruning.budget import ModelShape
 from nuwa.pruning.layout import ImageLayout
 from nuwa.pruning.scores import CHUNK, rotate, softmax_rows
@@ -119,6 +119,12 @@ class Qwen2_5_VLAdapter(Adapter):
             head_dim=text.hidden_size // text.num_attention_heads,
             vision_hidden=self.model.config.vision_config.out_hidden_size,
         )
+
+    @property
+    def tower(self) -> Tower:
+        vision = self.model.config.vision_config
+        names = ("hidden_size", "depth", "patch_size", "spatial_merge_size")
+        return Tower(vision.model_type, {name: getattr(vision, name) for name in names})
 
     @property
     def projector(self) -> nn.Module:

@@ -13,14 +13,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
-from nuwa.pruners.contexts import LLMContext, LLMDecision, Tap, VisionContext, VisionDecision
+from nuwa.pruners.contexts import LLMContext, LLMDecision, Tap, Tower, VisionContext, VisionDecision
 from nuwa.pruning.budget import Budget, ModelShape, Schedule, share_out
 from nuwa.pruning.layout import Grid, ImageLayout, VisionView
 from nuwa.pruning.segments import Prompt, Segment
 
 KINDS: dict[str, tuple[type, ...]] = {"bool": (bool,), "int": (int,), "float": (int, float)}
+
+
+class MisfitError(ValueError):
+    """A method asks for what a model does not have; the message says what."""
 
 
 def require(holds: bool, key: str, rule: str, value: object) -> None:
@@ -100,6 +105,15 @@ class Pruner:
         """Whether there is an LLM stage."""
         return type(self).prune_llm is not Pruner.prune_llm
 
+    def check_tower(self, tower: Tower) -> None:
+        """Refuse a model whose vision tower does not have what the method needs.
+
+        Raises:
+            MisfitError: it does not; the message says what is missing.
+        """
+        if self.facts.needs_cls and not tower.cls:
+            raise MisfitError(f"pruner {self.name} scores with the CLS token, and a {tower.kind} has none")
+
     def schedule(self, n_tokens: int, layers: int) -> Schedule:
         """Turn the budget into counts for an image of ``n_tokens`` in an LLM of ``layers`` layers.
 
@@ -116,9 +130,17 @@ class Pruner:
         """The views that the method sees of an image."""
         return layout
 
-    def shares(self, total: int, views: Sequence[VisionView]) -> list[int]:
-        """How many of ``total`` tokens each view of an image keeps: in proportion to its cells."""
-        return share_out(total, [len(view.tokens) for view in views])
+    def pieces(self, layout: ImageLayout) -> Sequence[VisionView]:
+        """The grids that ``prune_vision`` is shown of an image, each by itself: its views."""
+        return layout.views
+
+    def shares(self, total: int, pieces: Sequence[VisionView]) -> list[int]:
+        """How many of ``total`` tokens each piece of an image keeps: in proportion to its cells."""
+        return share_out(total, [len(piece.tokens) for piece in pieces])
+
+    def join(self, kept: Sequence[Tensor]) -> Tensor:
+        """The tokens of an image in the order in which the LLM sees them, from those (K,) of each of its pieces."""
+        return torch.cat(list(kept))
 
     def reframe(self, prompt: Prompt, segment: Segment, strategy: str) -> tuple[Prompt, Segment]:
         """The prompt and what enters layer 0 of it, as the method understands them: roles and position ids."""

@@ -1,4 +1,4 @@
-"""What a pruning method is shown, and how it answers: taps on the vision tower, contexts and decisions of both stages.
+"""What a pruning method is shown, and how it answers: the vision tower and taps on it, contexts and decisions.
 
 Shape letters: B images (vision stage) or prompts (LLM stage), N tokens of a view, K kept tokens, L sequence length,
 D feature width, H heads, I images of a prompt.
@@ -7,13 +7,29 @@ D feature width, H heads, I images of a prompt.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from nuwa.pruning.layout import Grid, ImageLayout
+
+
+@dataclass(frozen=True)
+class Tower:
+    """What a model's vision tower is, known from its config before any weights are read.
+
+    ``kind`` is transformers' name of its architecture, ``sizes`` are its sizes as its config names them. ``cls``: every
+    crop has a CLS token. ``reader``: a layer of the tower reads the features, which are not its last output. ``grid``
+    is the token grid of every image, None where images differ.
+    """
+
+    kind: str
+    sizes: Mapping[str, int]
+    cls: bool = False
+    reader: bool = False
+    grid: Grid | None = None
 
 
 @dataclass(frozen=True)
@@ -56,7 +72,8 @@ class VisionContext:
     ``features`` (B, N, D): the features at which tokens are kept or merged (LLaVA: before the projector).
     ``project`` maps features to the LLM's width. ``taps`` holds what the method asked for. ``ids`` names each view (the
     sample's id, for later views of an image their number as well), the only source of randomness together with the
-    method's seed. ``views`` is how many each of the images has.
+    method's seed. ``views`` is how many each of the images has. ``questions``: what is asked about each view's image,
+    None where the session was not told.
     """
 
     grid: Grid
@@ -65,6 +82,7 @@ class VisionContext:
     ids: Sequence[str]
     project: Callable[[Tensor], Tensor]
     views: int = 1
+    questions: Sequence[str] | None = None
 
     def generator(self, image: int, seed: int) -> torch.Generator:
         """A CPU generator that depends only on the seed and the image's id."""

@@ -53,13 +53,15 @@ class ImageLayout:
     A newline is neither a patch nor text: no method chooses it and no budget counts it. It stays, in its place, exactly
     as long as any token of its row does.
 
-    ``size`` is the image's (height, width) in pixels where tiles depend on it.
+    ``size`` is the image's (height, width) in pixels where tiles depend on it; ``crop`` (n_tokens,) then numbers the
+    crop in which the tower saw each patch (newlines: any number), None where there is one crop or features mix several.
     """
 
     n_tokens: int
     source: Tensor
     views: tuple[VisionView, ...]
     size: Grid | None = None
+    crop: Tensor | None = None
 
     @classmethod
     def single(cls, grid: Grid) -> ImageLayout:

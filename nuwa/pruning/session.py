@@ -19,6 +19,7 @@ from transformers import DynamicCache
 from nuwa.models import adapter_for
 from nuwa.models.base import remove_hooks
 from nuwa.pruners.base import Pruner
+from nuwa.pruning.feature_cache import FeatureCache
 from nuwa.pruning.guards import SessionError, check_decode, check_no_placeholders, check_prefill
 from nuwa.pruning.llm import look_at, prune_at
 from nuwa.pruning.masks import gather_tokens
@@ -26,6 +27,7 @@ from nuwa.pruning.positions import STRATEGIES
 from nuwa.pruning.report import Report, image_reports
 from nuwa.pruning.segments import first_segment, read_prompt
 from nuwa.pruning.state import EncodedImages, PrefillState, Step, cached_length, state_of
+from nuwa.pruning.tower import run_tower
 from nuwa.pruning.vision import content_id, plan_images
 
 _ATTACHED, _ENCODED = "_nuwa_session", "_nuwa_encoded"
@@ -35,29 +37,44 @@ class PruningSession:
     """Context manager: inside it the model prunes, afterwards it is as it was.
 
     ``image_ids`` may be set to the names of the images of the next call, in batch order; they seed methods that draw at
-    random. Unnamed images are named by their pixels.
+    random. Unnamed images are named by their pixels. ``questions`` may be set to what is asked about each of them; few
+    methods read it, and these refuse to do without.
 
     Args:
         model: a supported transformers model (`nuwa.models`), unmodified.
         pruner: the method.
         position: ``perc``, ``pesp``, ``rpme``, or ``native`` for the choice of the method's authors.
+        share: run what neighbouring rows have in common once: the vision pass of equal images and, for methods without
+            an LLM stage, the prompt up to the end of its images. Only the logits behind the images are then computed.
+        cache: where vision features are kept between calls.
 
     Raises:
         ValueError: an unsupported model or an unknown position strategy.
         nuwa.pruning.budget.BudgetError: the method cannot reach its budget on this model.
+        nuwa.pruners.base.MisfitError: the model lacks what the method needs.
         SessionError: on entering, if the model already has a session.
     """
 
-    def __init__(self, model: nn.Module, pruner: Pruner, position: str = "native") -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        pruner: Pruner,
+        position: str = "native",
+        share: bool = False,
+        cache: FeatureCache | None = None,
+    ) -> None:
+        self.share, self.cache = share, cache
         self.adapter = adapter_for(model)
         self.pruner = pruner
         self.strategy = pruner.native_on(self.adapter.axes) if position == "native" else position
         if self.strategy not in STRATEGIES:
             raise ValueError(f"position={position!r} is unknown; choose native, {', '.join(STRATEGIES)}")
+        pruner.check_tower(self.adapter.tower)
         shape = self.adapter.shape
         if shape.image_tokens is not None:
             pruner.schedule(shape.image_tokens, shape.layers)
         self.image_ids: Sequence[str] | None = None
+        self.questions: Sequence[str] | None = None
         self._report = Report()
         self._totals = [0] * shape.layers
         self._handles: list[Any] = []
@@ -103,20 +120,15 @@ class PruningSession:
         @functools.wraps(original)
         def get_image_features(*args: Any, **kwargs: Any) -> Any:
             arguments = signature.bind(*args, **kwargs).arguments
-            with self.adapter.record(self.pruner.taps, arguments) as recording:
-                smaller = self.pruner.image_grid(self.adapter.grid, self.adapter.shape.layers)
-                if smaller is None:
-                    output = original(*args, **kwargs)
-                else:
-                    output = self.adapter.encode_smaller(original, arguments, smaller)
-            images = list(output.pooler_output)
+            smaller = self.pruner.image_grid(self.adapter.grid, self.adapter.shape.layers)
+            seen = run_tower(self.adapter, original, arguments, self.pruner.taps, smaller, self.share, self.cache)
+            images, output = seen.images, seen.output
             layouts = self.adapter.layouts(images, arguments)
-            names = self._name_images(arguments, len(images))
-            plans = plan_images(self.pruner, self.adapter, images, layouts, names, recording, smaller)
-            encoded = EncodedImages(plans)
+            names, questions = self._name_images(arguments, len(images)), self._ask(len(images))
+            plans = plan_images(self.pruner, self.adapter, images, layouts, names, seen.recording, smaller, questions)
+            self._images = EncodedImages(plans)
             output.pooler_output = images
-            output[_ENCODED] = encoded  # an entry, no attribute: what moves outputs to a device makes new ones
-            self._images = encoded
+            output[_ENCODED] = self._images  # an entry, no attribute: what moves outputs to a device makes new ones
             return output
 
         return get_image_features
@@ -128,6 +140,12 @@ class PruningSession:
         if len(names) != count:
             raise SessionError(f"session.image_ids names {len(names)} images, but this call has {count}")
         return names
+
+    def _ask(self, count: int) -> Sequence[str] | None:
+        questions, self.questions = self.questions, None
+        if questions is not None and len(questions) != count:
+            raise SessionError(f"session.questions asks about {len(questions)} images, but this call has {count}")
+        return questions
 
     # Hooks
 

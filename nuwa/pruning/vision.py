@@ -20,7 +20,7 @@ FEW = 64
 
 @dataclass
 class Look:
-    """View ``number`` of ``of`` of an image: ``keep`` of its tokens shall stay. ``taps`` without a batch, or None."""
+    """Piece ``number`` of ``of`` of an image: ``keep`` of its tokens shall stay. ``taps`` without a batch, or None."""
 
     image: int
     number: int
@@ -78,10 +78,12 @@ def plan_images(
     ids: Sequence[str],
     recording: Recording,
     encoded: Grid | None = None,
+    questions: Sequence[str] | None = None,
 ) -> list[ImagePlan]:
     """Decide on every image. ``images`` (n_tokens, H) are replaced in the list where a method made new features.
 
     ``encoded``: the grid of the smaller images that the vision tower saw, None where it saw the whole ones.
+    ``questions``: what is asked about each image.
 
     Raises:
         nuwa.pruning.budget.BudgetError: the method cannot reach its budget on an image of this size.
@@ -95,7 +97,7 @@ def plan_images(
             looks += _looks(pruner, recording, image, plans[-1], images[image].device, encoded)
     kept: dict[tuple[int, int], Tensor] = {}
     for group in _groups(looks):
-        decision = _decide(pruner, adapter, plans, group)
+        decision = _decide(pruner, adapter, plans, group, questions)
         projected = None if decision.features is None else adapter.project(decision.features)
         for row, look in enumerate(group):
             count = decision.keep.shape[1] if decision.counts is None else int(decision.counts[row])
@@ -107,7 +109,7 @@ def plan_images(
             if projected is not None:
                 images[look.image] = _replaced(images[look.image], look.view, cells, projected[row, :count])
     for image in {look.image for look in looks}:
-        plans[image].keep = torch.cat([kept[key] for key in sorted(kept) if key[0] == image])
+        plans[image].keep = pruner.join([kept[key] for key in sorted(kept) if key[0] == image])
     return plans
 
 
@@ -133,8 +135,8 @@ def _by_cell(values: Tensor, cells: Tensor, look: Look) -> Tensor:
 def _looks(
     pruner: Pruner, recording: Recording, image: int, plan: ImagePlan, device: torch.device, encoded: Grid | None
 ) -> list[Look]:
-    """The views of an image that get any tokens, with what was recorded of them, on the projector's device."""
-    views = plan.layout.views
+    """The pieces of an image that get any tokens, with what was recorded of them, on the projector's device."""
+    views = pruner.pieces(plan.layout)
     looks = []
     for number, keep in enumerate(pruner.shares(plan.schedule.vision, views)):
         if keep:
@@ -156,7 +158,13 @@ def _groups(looks: Sequence[Look]) -> list[list[Look]]:
     return list(groups.values())
 
 
-def _decide(pruner: Pruner, adapter: Adapter, plans: Sequence[ImagePlan], group: Sequence[Look]) -> VisionDecision:
+def _decide(
+    pruner: Pruner,
+    adapter: Adapter,
+    plans: Sequence[ImagePlan],
+    group: Sequence[Look],
+    questions: Sequence[str] | None,
+) -> VisionDecision:
     taps = {
         tap: None if value is None else torch.stack([look.taps[tap] for look in group])
         for tap, value in group[0].taps.items()
@@ -168,5 +176,6 @@ def _decide(pruner: Pruner, adapter: Adapter, plans: Sequence[ImagePlan], group:
         ids=[_numbered(plans[look.image].id, look) for look in group],
         project=adapter.project,
         views=group[0].of,
+        questions=None if questions is None else [questions[look.image] for look in group],
     )
     return pruner.prune_vision(context, group[0].keep)
