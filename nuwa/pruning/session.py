@@ -19,7 +19,6 @@ from transformers import DynamicCache
 from nuwa.models import adapter_for
 from nuwa.models.base import remove_hooks
 from nuwa.pruners.base import Pruner
-from nuwa.pruning.feature_cache import FeatureCache
 from nuwa.pruning.guards import SessionError, check_decode, check_no_placeholders, check_prefill
 from nuwa.pruning.llm import look_at, prune_at
 from nuwa.pruning.masks import gather_tokens
@@ -27,7 +26,6 @@ from nuwa.pruning.positions import STRATEGIES
 from nuwa.pruning.report import Report, image_reports
 from nuwa.pruning.segments import first_segment, read_prompt
 from nuwa.pruning.state import EncodedImages, PrefillState, Step, cached_length, state_of
-from nuwa.pruning.tower import run_tower
 from nuwa.pruning.vision import content_id, plan_images
 
 _ATTACHED, _ENCODED = "_nuwa_session", "_nuwa_encoded"
@@ -44,9 +42,6 @@ class PruningSession:
         model: a supported transformers model (`nuwa.models`), unmodified.
         pruner: the method.
         position: ``perc``, ``pesp``, ``rpme``, or ``native`` for the choice of the method's authors.
-        share: run what neighbouring rows have in common once: the vision pass of equal images and, for methods without
-            an LLM stage, the prompt up to the end of its images. Only the logits behind the images are then computed.
-        cache: where vision features are kept between calls.
 
     Raises:
         ValueError: an unsupported model or an unknown position strategy.
@@ -55,15 +50,7 @@ class PruningSession:
         SessionError: on entering, if the model already has a session.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        pruner: Pruner,
-        position: str = "native",
-        share: bool = False,
-        cache: FeatureCache | None = None,
-    ) -> None:
-        self.share, self.cache = share, cache
+    def __init__(self, model: nn.Module, pruner: Pruner, position: str = "native") -> None:
         self.adapter = adapter_for(model)
         self.pruner = pruner
         self.strategy = pruner.native_on(self.adapter.axes) if position == "native" else position
@@ -120,15 +107,20 @@ class PruningSession:
         @functools.wraps(original)
         def get_image_features(*args: Any, **kwargs: Any) -> Any:
             arguments = signature.bind(*args, **kwargs).arguments
-            smaller = self.pruner.image_grid(self.adapter.grid, self.adapter.shape.layers)
-            seen = run_tower(self.adapter, original, arguments, self.pruner.taps, smaller, self.share, self.cache)
-            images, output = seen.images, seen.output
+            with self.adapter.record(self.pruner.taps, arguments) as recording:
+                smaller = self.pruner.image_grid(self.adapter.grid, self.adapter.shape.layers)
+                if smaller is None:
+                    output = original(*args, **kwargs)
+                else:
+                    output = self.adapter.encode_smaller(original, arguments, smaller)
+            images = list(output.pooler_output)
             layouts = self.adapter.layouts(images, arguments)
             names, questions = self._name_images(arguments, len(images)), self._ask(len(images))
-            plans = plan_images(self.pruner, self.adapter, images, layouts, names, seen.recording, smaller, questions)
-            self._images = EncodedImages(plans)
+            plans = plan_images(self.pruner, self.adapter, images, layouts, names, recording, smaller, questions)
+            encoded = EncodedImages(plans)
             output.pooler_output = images
-            output[_ENCODED] = self._images  # an entry, no attribute: what moves outputs to a device makes new ones
+            output[_ENCODED] = encoded  # an entry, no attribute: what moves outputs to a device makes new ones
+            self._images = encoded
             return output
 
         return get_image_features
