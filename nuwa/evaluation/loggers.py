@@ -1,10 +1,15 @@
-"""Lightning loggers from ``conf/logger``: W&B (offline unless told otherwise), CSV, TensorBoard."""
+"""Loggers from ``conf/logger``: W&B (offline unless told otherwise), CSV, TensorBoard.
+
+What they show is a copy: the run folder has everything, so that a logger that fails costs a warning and never a result.
+"""
 
 from __future__ import annotations
 
 import json
+import logging
+import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +17,16 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, Wand
 from omegaconf import DictConfig, OmegaConf
 
 from nuwa.config import LoggerKind
-from nuwa.evaluation.journal import Row
+from nuwa.evaluation.journal import JOURNAL, Row
+from nuwa.report.cells import CELL_COLUMNS, cells_of
+from nuwa.report.pictures import FOLDER
 
 COLUMNS = ("id", "task", "prompt", "target", "prediction", "scores", "kept", "status", "reason")
+START_SECONDS = 30
+"""How long a W&B server may take to answer before a run goes on offline."""
+STAGING = "WANDB_DATA_DIR"
+
+log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -22,8 +34,10 @@ def run_logger(cfg: DictConfig, folder: Path, key: str) -> Iterator[Logger | Non
     """The logger of one run; a W&B run is finished on leaving, so that the next job of a sweep gets its own."""
     kind = cfg.logger.kind
     if kind == LoggerKind.wandb:
-        with _wandb_run(cfg, folder, key) as run:
-            yield WandbLogger(experiment=run)
+        name = f"{cfg.model.get('name')}-{cfg.pruner._target_.rsplit('.', 1)[-1]}-{key[:4]}"
+        about = {"id": key, "name": name, "group": cfg.name, "job_type": "eval", "tags": list(cfg.tags) or None}
+        with wandb_run(cfg.logger, folder, **about) as run:
+            yield None if run is None else WandbLogger(experiment=run)
         return
     makers = {LoggerKind.csv: CSVLogger, LoggerKind.tensorboard: TensorBoardLogger}
     logger = makers[kind](folder, name=kind.name, version="") if kind in makers else None
@@ -33,46 +47,101 @@ def run_logger(cfg: DictConfig, folder: Path, key: str) -> Iterator[Logger | Non
 
 
 @contextmanager
-def _wandb_run(cfg: DictConfig, folder: Path, key: str) -> Iterator[Any]:
-    """A W&B run named by the run key. Made here and not by Lightning, which would turn the whole process offline."""
+def wandb_run(options: DictConfig, folder: Path, **about: Any) -> Iterator[Any | None]:
+    """A W&B run below ``folder``, None if there can be none; a server that does not answer makes it an offline one.
+
+    Made here and not by Lightning, which would turn the whole process offline.
+    """
     import wandb  # takes a second, and other loggers do not need it
 
-    run = wandb.init(
-        project=cfg.logger.project,
-        entity=cfg.logger.entity,
-        dir=folder,
-        id=key,
-        name=f"{cfg.model.get('name')}-{cfg.pruner._target_.rsplit('.', 1)[-1]}-{key[:4]}",
-        group=cfg.name,
-        job_type="eval",
-        tags=list(cfg.tags) or None,
-        mode="offline" if cfg.logger.offline else "online",
-        resume=None if cfg.logger.offline else "allow",
-        settings=wandb.Settings(silent=True, console="off", x_disable_stats=True),
-    )
+    settings = wandb.Settings(silent=True, console="off", x_disable_stats=True, init_timeout=START_SECONDS)
+    chosen = {"project": options.project, "entity": options.entity, "dir": folder, "settings": settings, **about}
+    modes = [{"mode": "offline"}] if options.offline else [{"mode": "online", "resume": "allow"}, {"mode": "offline"}]
+    with _staging_in(folder):
+        run, ended = next(filter(None, (_started(chosen | mode) for mode in modes)), None), 1
+        try:
+            yield run
+            ended = 0
+        finally:
+            with unharmed("the run was not finished"):
+                wandb.finish(exit_code=ended)
+            if wandb.run is not None:
+                _restart()
+
+
+def _started(options: dict[str, Any]) -> Any | None:
+    """A W&B run, None if it cannot be started."""
+    import wandb
+
+    with unharmed(f"no {options['mode']} run"):
+        return wandb.init(**options)
+    _restart()
+    return None
+
+
+def _restart() -> None:
+    """Leave wandb's own process, which may be dead or hold on to a run; the next run starts another."""
+    import wandb
+
+    with suppress(Exception):
+        wandb.teardown()
+
+
+@contextmanager
+def unharmed(what: str) -> Iterator[None]:
+    """Whatever goes wrong inside is a warning."""
     try:
-        yield run
+        yield
+    except Exception as error:
+        reason = str(error).partition("\n")[0]
+        log.warning("logger: %s (%s: %s); the run folder has everything", what, type(error).__name__, reason)
+
+
+@contextmanager
+def _staging_in(folder: Path) -> Iterator[None]:
+    """Copies that wandb keeps until they are synced go below ``folder``, not to HOME, where nobody would remove them.
+
+    wandb has no other way to say this than the environment; what a person has set there stays.
+    """
+    if STAGING in os.environ:
+        yield
+        return
+    os.environ[STAGING] = str(folder / "wandb")
+    try:
+        yield
     finally:
-        wandb.finish()
+        del os.environ[STAGING]
 
 
 def log_result(
     logger: Logger | None, cfg: DictConfig, result: dict[str, Any], rows: Sequence[Row], pictures: Path
 ) -> None:
-    """Config, metrics and, on W&B, the predictions table and the pictures."""
+    """Config and metrics; on W&B also the cells, the predictions (a table and an artifact) and the pictures."""
     if logger is None:
         return
     config = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
-    logger.log_hyperparams(config | {"environment": result["environment"], "run_key": result["run_key"]})
-    summary = flat_summary(result)
-    logger.log_metrics(summary)
-    if isinstance(logger, WandbLogger):
-        logger.experiment.summary.update(summary)
-        cut = rows[: cfg.logger.table_rows]
-        logger.log_table("predictions", list(COLUMNS), [[_cell(row.get(column)) for column in COLUMNS] for row in cut])
-        drawn = sorted(pictures.glob("*.png"))[: cfg.callbacks.pictures]
-        if drawn:
-            logger.log_image("kept_tokens", [str(file) for file in drawn], caption=[file.stem for file in drawn])
+    with unharmed("the result was not logged"):
+        logger.log_hyperparams(config | {"environment": result["environment"], "run_key": result["run_key"]})
+        logger.log_metrics(flat_summary(result))
+        if isinstance(logger, WandbLogger):
+            _log_media(logger.experiment, cfg, result | {"config": config}, rows, pictures.parent)
+
+
+def _log_media(run: Any, cfg: DictConfig, result: dict[str, Any], rows: Sequence[Row], folder: Path) -> None:
+    import wandb
+
+    cut = [[_cell(row.get(column)) for column in COLUMNS] for row in rows[: cfg.logger.table_rows]]
+    media = {
+        "cells": wandb.Table(list(CELL_COLUMNS), [list(cell.values()) for cell in cells_of(result)]),
+        "predictions": wandb.Table(list(COLUMNS), cut),
+    }
+    drawn = sorted((folder / FOLDER).glob("*.png"))[: cfg.callbacks.pictures]
+    if drawn:
+        media["kept_tokens"] = [wandb.Image(str(file), caption=file.stem) for file in drawn]
+    run.log(media)
+    artifact = wandb.Artifact(f"predictions-{result['run_key']}", "predictions", metadata=flat_summary(result))
+    artifact.add_file(folder / JOURNAL)
+    run.log_artifact(artifact)
 
 
 def flat_summary(result: dict[str, Any]) -> dict[str, float]:

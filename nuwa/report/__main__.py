@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from nuwa.report.dashboard import log_report
 from nuwa.report.expected import ExpectedError, PaperTable, load_table
 from nuwa.report.plots import PlotsError, write_plots
 from nuwa.report.runs import Result
@@ -29,6 +30,7 @@ def parser() -> argparse.ArgumentParser:
     words.add_argument("--check", action="store_true", help="exit with 1 if a number is outside its tolerance")
     words.add_argument("--format", choices=("table", "markdown", "csv", "latex"), default="table")
     words.add_argument("--plots", type=Path, help="folder for plots of the runs, PNG and SVG (needs the extra plots)")
+    words.add_argument("--wandb", action="store_true", help="log the report to W&B, beside the runs (conf/logger)")
     return words
 
 
@@ -41,8 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         words.error("needs a folder of runs, or --expected with a printed table, e.g. table5")
     if options.check and not names:
         words.error("--check needs --expected: there is nothing to check against")
-    if options.plots and not options.folders:
-        words.error("--plots needs a folder of runs")
+    if (options.plots or options.wandb) and not options.folders:
+        words.error("--plots and --wandb need a folder of runs")
     try:
         tables = [load_table(name) for name in names]
         runs = find_runs(*map(folder_of, options.folders))
@@ -60,6 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     show(sections, options.format)
+    if options.wandb and not log_report(results, sections, folder_of(options.folders[0])):
+        print("error: the report is not on W&B", file=sys.stderr)
+        return 1
     off = [section.title for section in sections if section.fails] if options.check else []
     for title in off:
         print(f"check failed: {title}", file=sys.stderr)

@@ -35,8 +35,7 @@ class Point:
     @property
     def budget(self) -> str:
         """The budget as a reader names it."""
-        ratio, average = self.choices.ratio, self.choices.average
-        return f"{average:g} tokens" if average is not None else f"{ratio:.0%}" if ratio is not None else "all tokens"
+        return self.choices.budget
 
     def varied(self, *names: str) -> bool:
         """Whether the method has all these options, and every other as its config file says."""

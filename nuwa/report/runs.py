@@ -44,6 +44,20 @@ class Choices:
     limited: bool
     blocking: tuple[str, str] | None = None
 
+    @property
+    def budget(self) -> str:
+        """The budget as a reader names it."""
+        if self.average is not None:
+            return f"{self.average:g} tokens"
+        return "all tokens" if self.ratio is None else f"{self.ratio:.0%}"
+
+    @property
+    def changed(self) -> dict[str, Any]:
+        """Options of the method that are not as its config file says."""
+        known = _known_method(self.method)
+        usual = {} if known is None else known[1]
+        return {key: value for key, value in self.options.items() if str(value) != str(_plain(usual.get(key, "")))}
+
     def has_options(self, wanted: dict[str, Any]) -> bool:
         """Whether the method runs with the ``wanted`` options and otherwise as its config file says."""
         known = _known_method(self.method)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nuwa.report.expected import PaperTable, PrintedRow
+from nuwa.report.expected import SUMMARIES, PaperTable, PrintedRow
 from nuwa.report.formats import Cells
 from nuwa.report.paper import DONE, FAILED, LIMITED, NO_RUN, Cell
 
@@ -121,16 +121,22 @@ def remarks(cells: Sequence[Cell]) -> list[str]:
 
 
 def _grouped(cells: Sequence[Cell], state: str) -> list[tuple[str, str]]:
-    """Reasons of a state and the cells that have it: rows with their columns."""
-    groups: dict[str, dict[str, list[str]]] = {}
+    """Reasons of a state and the cells that have it: the rows that lack the same columns, with these."""
+    groups: dict[str, dict[Line, list[str]]] = {}
     for cell in cells:
         if cell.state == state:
-            row = f"{label(cell.row, cell.pruner)} {cell.row.tokens}"
-            groups.setdefault(cell.reason, {}).setdefault(row, []).append(cell.benchmark.name)
-    return [
-        (reason, "; ".join(f"{row}: {', '.join(columns)}" for row, columns in rows.items()))
-        for reason, rows in groups.items()
-    ]
+            groups.setdefault(cell.reason, {}).setdefault((cell.row, cell.pruner), []).append(cell.benchmark.name)
+    return [(reason, "; ".join(_sharing(lines))) for reason, lines in groups.items()]
+
+
+def _sharing(lines: dict[Line, list[str]]) -> list[str]:
+    """``nuwa 64, nuwa 128: gqa, mme``; a row's every column is ``all 9 columns``."""
+    rows: dict[str, list[str]] = {}
+    for (row, pruner), columns in lines.items():
+        own = [name for name in row.cells if name not in SUMMARIES]
+        text = f"all {len(own)} columns" if len(own) == len(columns) > 1 else ", ".join(columns)
+        rows.setdefault(text, []).append(f"{label(row, pruner)} {row.tokens}")
+    return [f"{', '.join(names)}: {text}" for text, names in rows.items()]
 
 
 def _name(cell: Cell) -> str:

@@ -133,7 +133,8 @@ def test_states_are_named():
     assert "failed: fastv 64: gqa (abc: no memory)" in text
     assert "unreachable: visionzip 64: gqa (def: too few)" in text
     assert "missing: nuwa 64: mmvet (g: done, without this metric)" in text
-    assert "missing: vanilla 576: gqa, mmbench_en" in text
+    assert "missing: vanilla 576, fastv 1" in text and ": all 10 columns; " in text
+    assert "nuwa 64: gqa, mmbench_en, mmmu, mme" in text  # all but mmvet
     assert failed(cells)
     rows = wide_rows(table, cells)
     assert rows[0]["method"] == "vanilla" and rows[0]["gqa"] == "missing / 61.9"

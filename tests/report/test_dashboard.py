@@ -1,0 +1,69 @@
+"""Results as cells, and a report of several folders on W&B."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from made_up import result, write
+from wandb_files import read_run
+
+from nuwa.report.__main__ import main
+from nuwa.report.cells import CELL_COLUMNS, cells_of
+from nuwa.report.dashboard import log_report, typed
+
+GQA = "gqa/exact_match"
+
+
+def test_cells_of_a_run():
+    kept = {GQA: {"value": 0.9, "low": 0.85, "high": 0.95}}
+    run = result("nuwa", {GQA: 0.55, "gqa/parsed": 1.0}, average=64, options={"d_thresh": 18.0}, retention=kept)
+    first, second = cells_of(run)
+    assert tuple(first) == tuple(second) == CELL_COLUMNS
+    assert (first["method"], first["options"], first["budget"]) == ("nuwa", "d_thresh=18", "64 tokens")
+    assert (first["metric"], first["value"], first["retained"], first["retained_high"]) == (GQA, 0.55, 0.9, 0.95)
+    assert (second["metric"], second["value"], second["retained"]) == ("gqa/parsed", 1.0, None)
+
+
+def test_a_failed_run_has_a_cell():
+    (cell,) = cells_of(result("nuwa", {}, average=64, status="failed"))
+    assert (cell["status"], cell["value"], cell["metric"]) == ("failed", None, "")
+
+
+def test_numbers_are_numbers():
+    rows = [{"a": "1.5", "b": "x", "c": ""}, {"a": "", "b": "2", "c": ""}]
+    assert typed(rows) == [{"a": 1.5, "b": "x", "c": None}, {"a": None, "b": "2", "c": None}]
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Runs on two machines."""
+    one = write(tmp_path / "one" / "outputs", [result("none", {GQA: 0.62}), result("nuwa", {GQA: 0.583}, average=64)])
+    two = write(tmp_path / "two" / "outputs", [result("nuwa", {GQA: 0.5}, average=128)])
+    (two / "run0").rename(two / "run2")
+    return [str(one), str(two)]
+
+
+def test_a_report_of_two_machines(folders, capsys):
+    assert main([*folders, "--expected", "table5,table7", "--wandb"]) == 0
+    (path,) = Path(folders[0]).glob("wandb/offline-run-*")
+    report = read_run(path)
+    assert report.run.job_type == "report" and report.exit_code == 0
+    assert sorted(cell["value"] for cell in report.table("cells")) == [0.5, 0.583, 0.62]
+    cell = next(
+        cell for cell in report.table("table5")
+        if (cell["method"], cell["tokens"], cell["column"]) == ("nuwa", 128, "gqa")
+    )  # fmt: skip
+    assert (cell["ours"], cell["paper"], cell["state"]) == (50, 60.2, "outside")
+    assert len(report.table("table7")) == 63 + 7
+
+
+def test_no_run_no_report(folders, tmp_path, monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        main(["--expected", "table5", "--wandb"])
+    monkeypatch.setattr("wandb.init", lambda **_: 1 / 0)
+    assert main([folders[0], "--wandb"]) == 1 and "not on W&B" in capsys.readouterr().err
+
+
+def test_without_matplotlib(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert log_report([result("none", {GQA: 0.62})], [], tmp_path)
