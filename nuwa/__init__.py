@@ -39,8 +39,8 @@ def load_pruner(name: str, budget: float | Budget | None = None, **options: Any)
     return kind(budget=spent, **(defaults | options))
 
 
-def prune(model: nn.Module, pruner: pruners.Pruner, position: str = "native") -> PruningSession:
+def prune(model: nn.Module, pruner: pruners.Pruner, position: str = "native", **options: Any) -> PruningSession:
     """A session inside which ``model`` prunes its vision tokens; see `nuwa.pruning.session.PruningSession`."""
     from nuwa.pruning.session import PruningSession  # transformers takes seconds to import
 
-    return PruningSession(model, pruner, position)
+    return PruningSession(model, pruner, position, **options)

@@ -66,9 +66,11 @@ class LayerCall:
 
 
 def check_session(session: PruningSession) -> None:
-    """Refuse a session that is not open: nothing would be seen, and nothing said about it."""
+    """Refuse a session in which nothing, or not every token of a row, would be seen."""
     if "get_image_features" not in vars(session.adapter.multimodal):
         raise SessionError("open the session first: with nuwa.prune(model, pruner) as session: ...")
+    if session.share:
+        raise SessionError("rows that share their beginnings cannot be looked into: open the session with share=False")
 
 
 def choose_layers(adapter: Adapter, layers: range | list[int] | None) -> list[int]:

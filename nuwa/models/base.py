@@ -23,11 +23,13 @@ class Recording(ABC):
     """What was read off one run of a vision tower of ``depth`` layers, by image; images may differ in size.
 
     ``rows`` (N,) are row numbers among an image's vision features (`ImageLayout.source`), in raster order of a view.
-    Whatever is costly is computed once for all images and kept.
+    ``selected`` are the features of all images as the tower returned them. Whatever is costly is computed once for all
+    images and kept.
     """
 
     def __init__(self, depth: int) -> None:
         self.depth = depth
+        self.selected: Tensor | None = None
         self.hidden_sum: dict[Tap, Tensor] = {}
         self.computed: dict[Tap, Tensor] = {}
 
@@ -46,6 +48,37 @@ class Recording(ABC):
 
     def _add_hidden(self, tap: Tap, module: nn.Module, inputs: tuple, output: Any) -> None:
         self.hidden_sum[tap] = first_of(output).float() + self.hidden_sum.get(tap, 0)
+
+    def value(self, tap: Tap) -> Tensor:
+        """The tapped quantity of all images, in the tower's shape and order."""
+        if tap not in self.computed:
+            self.computed[tap] = self._compute(tap)
+        return self.computed[tap]
+
+    def frozen(self, taps: Sequence[Tap]) -> dict[str, Tensor]:
+        """All that can be asked of this recording, if nothing but ``taps`` is, as tensors by name."""
+        return self._features() | {str(tap): self.value(tap) for tap in taps if self.has(tap)}
+
+    def thaw(self, tensors: Mapping[str, Tensor], taps: Sequence[Tap]) -> None:
+        """Fill an empty recording of the same images with what `frozen` gave."""
+        for name in self._features():
+            setattr(self, name, tensors[name])
+        self.computed = {tap: tensors[str(tap)] for tap in taps if self.has(tap)}
+
+    def _features(self) -> dict[str, Tensor | None]:
+        return {"selected": self.selected}
+
+    @abstractmethod
+    def repeat(self, owners: Sequence[int]) -> None:
+        """Show as image i what was read of image ``owners[i]``."""
+
+    @abstractmethod
+    def has(self, tap: Tap) -> bool:
+        """Whether this tower has what a tap asks for."""
+
+    @abstractmethod
+    def _compute(self, tap: Tap) -> Tensor:
+        """What `value` keeps."""
 
     @abstractmethod
     def features(self, image: int, rows: Tensor) -> Tensor:
@@ -112,6 +145,18 @@ class Adapter(ABC):
     def pixels(self, arguments: Mapping[str, Any]) -> Sequence[Tensor]:
         """The pixels of each image, whatever else its batch holds, from the arguments of ``get_image_features``."""
         return arguments["pixel_values"]
+
+    def sizes(self, arguments: Mapping[str, Any]) -> list[tuple[int, ...]]:
+        """What else than its pixels tells the features of each image, from the arguments of ``get_image_features``."""
+        return [() for _ in self.pixels(arguments)]
+
+    def choose(self, arguments: Mapping[str, Any], images: Sequence[int]) -> dict[str, Any]:
+        """The arguments of ``get_image_features`` for some of its images only, in this order."""
+        return {**arguments, "pixel_values": arguments["pixel_values"][list(images)]}
+
+    @abstractmethod
+    def new_recording(self, arguments: Mapping[str, Any]) -> Recording:
+        """An empty recording of the images of ``arguments``."""
 
     def encode_smaller(self, encode: Callable[..., Any], arguments: Mapping[str, Any], grid: Grid) -> Any:
         """Call ``encode`` (``get_image_features``) on images shrunk to ``grid`` patches.

@@ -45,21 +45,28 @@ class ClipRecording(Recording):
         ends = torch.tensor(crops).cumsum(0).tolist()
         self.crops = [slice(end - count, end) for end, count in zip(ends, crops, strict=True)]
         self.cls = int(cls)
-        self.selected: Tensor | None = None
         self.captured: dict[tuple[int, str], Tensor] = {}
 
     def features(self, image: int, rows: Tensor) -> Tensor:
         return self._patches(self.selected, image, rows)
 
     def view(self, tap: Tap, image: int, rows: Tensor) -> Tensor | None:
+        if not self.has(tap):
+            return None
         if tap.kind in OF_ONE_CROP:
-            return self._of_one_crop(tap, image, rows) if self.cls else None
-        values = self._patches(self._computed(tap), image, rows)
+            return self._of_one_crop(tap, image, rows)
+        values = self._patches(self.value(tap), image, rows)
         return values.T if tap.kind == "cls_attention" else values
+
+    def repeat(self, owners: Sequence[int]) -> None:
+        self.crops = [self.crops[owner] for owner in owners]
+
+    def has(self, tap: Tap) -> bool:
+        return bool(self.cls) or tap.kind not in OF_ONE_CROP
 
     def needs(self, tap: Tap) -> set[tuple[int, str]]:
         """What a tap needs captured: layers and names of `READ`."""
-        if tap.kind not in NEEDS or (tap.kind in OF_ONE_CROP and not self.cls):
+        if tap.kind not in NEEDS or not self.has(tap):
             return set()
         return {(self.layer_of(tap), name) for name in NEEDS[tap.kind]}
 
@@ -83,16 +90,11 @@ class ClipRecording(Recording):
         crop, rows = (part(rows, self.selected.shape[1]) for part in (torch.floor_divide, torch.remainder))
         if bool((crop != crop[0]).any()):
             return None
-        values = self._computed(tap)[self.crops[image]][int(crop[0])]
+        values = self.value(tap)[self.crops[image]][int(crop[0])]
         return torch.cat([values[:1], values[1:][rows.to(values.device)]]) if tap.kind == "reader_keys" else values
 
-    def _computed(self, tap: Tap) -> Tensor:
-        """The tapped quantity of all crops, patches (C, N, ...) or CLS tokens first."""
-        if tap not in self.computed:
-            self.computed[tap] = self._compute(tap)
-        return self.computed[tap]
-
     def _compute(self, tap: Tap) -> Tensor:
+        """The tapped quantity of all crops, patches (C, N, ...) or CLS tokens first."""
         if tap.kind == "hidden_mean":
             return self.hidden_mean(tap)[:, self.cls :].to(self.selected.dtype)
         if tap.kind not in NEEDS:

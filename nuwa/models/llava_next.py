@@ -59,13 +59,23 @@ class LlavaNextAdapter(LlavaAdapter):
             return list(pixels.split(crops))
         return [image[:count] for image, count in zip(pixels, crops, strict=True)]
 
+    def sizes(self, arguments: Mapping[str, Any]) -> list[tuple[int, ...]]:
+        return [tuple(map(int, size)) for size in arguments["image_sizes"]]
+
+    def choose(self, arguments: Mapping[str, Any], images: Sequence[int]) -> dict[str, Any]:
+        pixels, chosen = arguments["pixel_values"], list(images)
+        if pixels.dim() == 4:
+            every = self.pixels(arguments)
+            pixels = torch.cat([every[image] for image in chosen])
+        else:
+            pixels = pixels[chosen]
+        return {**arguments, "pixel_values": pixels, "image_sizes": arguments["image_sizes"][chosen]}
+
     def layouts(self, images: Sequence[Tensor], arguments: Mapping[str, Any]) -> list[ImageLayout]:
         tiles, crops = self.tiles(arguments), self.crops(arguments)
         layouts = [
-            tiled_layout(
-                self.pack_rows(arguments, image, crops[image]), self.square, tiles[image], tuple(map(int, size))
-            )
-            for image, size in enumerate(arguments["image_sizes"])
+            tiled_layout(self.pack_rows(arguments, image, crops[image]), self.square, tiles[image], size)
+            for image, size in enumerate(self.sizes(arguments))
         ]
         return [replace(layout, crop=self.crop_of(layout.source)) for layout in layouts]
 

@@ -33,6 +33,14 @@ class PackedRecording(ClipRecording):
         self.pack = pack
         self.projected: Tensor | None = None
 
+    def _features(self) -> dict[str, Tensor | None]:
+        return {**super()._features(), "projected": self.projected}
+
+    def repeat(self, owners: Sequence[int]) -> None:
+        super().repeat(owners)
+        pack = self.pack
+        self.pack = lambda values, image: pack(values, owners[image])
+
     def features(self, image: int, rows: Tensor) -> Tensor:
         return self._patches(self.projected, image, rows)
 

@@ -47,20 +47,23 @@ class QwenRecording(Recording):
         self.order = window_order(grids, visual.window_size // visual.spatial_merge_size // visual.patch_size)
         self.sizes = [frames * rows * columns for frames, rows, columns in grids]
         self.starts = torch.tensor([0, *self.sizes]).cumsum(0).tolist()
-        self.merged: Tensor | None = None
         self.projections: dict[int, Tensor] = {}
         self.calls: dict[int, dict[str, Any]] = {}
 
     def features(self, image: int, rows: Tensor) -> Tensor:
-        return self._tokens(self.merged, image, rows)
+        return self._tokens(self.selected, image, rows)
 
     def view(self, tap: Tap, image: int, rows: Tensor) -> Tensor | None:
-        if tap.kind in WITHOUT_CLS:
+        if not self.has(tap):
             return None
-        if tap not in self.computed:
-            self.computed[tap] = self._compute(tap)
-        values = self._tokens(self.computed[tap], image, rows)
+        values = self._tokens(self.value(tap), image, rows)
         return values.T if tap.kind == "cls_attention" else values
+
+    def has(self, tap: Tap) -> bool:
+        return tap.kind not in WITHOUT_CLS
+
+    def repeat(self, owners: Sequence[int]) -> None:
+        self.starts = [self.starts[owner] for owner in owners]
 
     def block_of(self, tap: Tap) -> int:
         """The block a tap reads: by default the last one whose attention spans whole images."""
@@ -73,7 +76,7 @@ class QwenRecording(Recording):
     def _compute(self, tap: Tap) -> Tensor:
         """The tapped quantity of every token in window order: (N, H), (N,), (N, D) or (N, L)."""
         if tap.kind == "hidden_mean":
-            return self.visual.merger(self.hidden_mean(tap).to(self.merged.dtype))
+            return self.visual.merger(self.hidden_mean(tap).to(self.selected.dtype))
         block = self.block_of(tap)
         heads = self.visual.blocks[block].attn.num_heads
         queries, keys, _ = self.projections[block].unflatten(-1, (3, heads, -1)).unbind(1)
@@ -145,13 +148,27 @@ class Qwen2_5_VLAdapter(Adapter):
         """The merger's output has the LLM's width already."""
         return features
 
+    def sizes(self, arguments: Mapping[str, Any]) -> list[tuple[int, ...]]:
+        return self.grids(arguments)
+
+    def choose(self, arguments: Mapping[str, Any], images: Sequence[int]) -> dict[str, Any]:
+        pixels = self.pixels(arguments)
+        return {
+            **arguments,
+            "pixel_values": torch.cat([pixels[image] for image in images]),
+            "image_grid_thw": arguments["image_grid_thw"][list(images)],
+        }
+
+    def new_recording(self, arguments: Mapping[str, Any]) -> QwenRecording:
+        return QwenRecording(self.multimodal.visual, self.grids(arguments))
+
     @contextmanager
     def record(self, taps: Sequence[Tap], arguments: Mapping[str, Any]) -> Iterator[QwenRecording]:
         visual = self.multimodal.visual
-        recording = QwenRecording(visual, self.grids(arguments))
+        recording = self.new_recording(arguments)
         handles = [visual.merger.register_forward_hook(_capture_merged(recording))]
         handles += recording.record_means(taps, visual.blocks)
-        read = {recording.block_of(tap) for tap in taps if tap.kind not in (*WITHOUT_CLS, "hidden_mean")}
+        read = {recording.block_of(tap) for tap in taps if recording.has(tap) and tap.kind != "hidden_mean"}
         for block in sorted(read):
             attention = visual.blocks[block].attn
             handles.append(attention.register_forward_pre_hook(_capture_call(recording, block), with_kwargs=True))
@@ -164,8 +181,8 @@ class Qwen2_5_VLAdapter(Adapter):
 
 def _capture_merged(recording: QwenRecording):
     def hook(module: nn.Module, inputs: tuple, output: Tensor) -> None:
-        if recording.merged is None:
-            recording.merged = output
+        if recording.selected is None:
+            recording.selected = output
 
     return hook
 

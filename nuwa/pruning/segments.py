@@ -111,14 +111,15 @@ class Prompt:
         )
 
     def restore(self, segment: Segment, hidden: Tensor) -> Tensor:
-        """Put a segment's states (B, P, D) back into their places (B, L, D); dropped tokens get zeros.
+        """Put the states (B, P, D) of a segment's last P tokens back into their places (B, L, D); others get zeros.
 
         The last token of a prompt, if it was dropped, gets the state of the last one that stayed: generation goes on
         from there.
         """
-        rows, columns = segment.valid.nonzero(as_tuple=True)
+        valid, index = (values[:, -hidden.shape[1] :] for values in (segment.valid, segment.index))
+        rows, columns = valid.nonzero(as_tuple=True)
         full = hidden.new_zeros(*self.whole.index.shape, hidden.shape[-1])
-        full = full.index_put((rows, segment.index[rows, columns]), hidden[rows, columns])
+        full = full.index_put((rows, index[rows, columns]), hidden[rows, columns])
         ends = self.whole.index.masked_fill(~self.whole.valid, -1).amax(1)
         return full.index_put((torch.arange(len(ends), device=ends.device), ends), hidden[:, -1])
 

@@ -19,13 +19,16 @@ from transformers import DynamicCache
 from nuwa.models import adapter_for
 from nuwa.models.base import remove_hooks
 from nuwa.pruners.base import Pruner
+from nuwa.pruning.feature_cache import FeatureCache
 from nuwa.pruning.guards import SessionError, check_decode, check_no_placeholders, check_prefill
 from nuwa.pruning.llm import look_at, prune_at
 from nuwa.pruning.masks import gather_tokens
 from nuwa.pruning.positions import STRATEGIES
+from nuwa.pruning.prefix import Split, split_prefixes
 from nuwa.pruning.report import Report, image_reports
 from nuwa.pruning.segments import first_segment, read_prompt
 from nuwa.pruning.state import EncodedImages, PrefillState, Step, cached_length, state_of
+from nuwa.pruning.tower import run_tower
 from nuwa.pruning.vision import content_id, plan_images
 
 _ATTACHED, _ENCODED = "_nuwa_session", "_nuwa_encoded"
@@ -42,6 +45,9 @@ class PruningSession:
         model: a supported transformers model (`nuwa.models`), unmodified.
         pruner: the method.
         position: ``perc``, ``pesp``, ``rpme``, or ``native`` for the choice of the method's authors.
+        share: run what neighbouring rows have in common once: the vision pass of equal images and, for methods without
+            an LLM stage, the prompt up to the end of its images. Only the logits behind the images are then computed.
+        cache: where vision features are kept between calls.
 
     Raises:
         ValueError: an unsupported model or an unknown position strategy.
@@ -50,7 +56,15 @@ class PruningSession:
         SessionError: on entering, if the model already has a session.
     """
 
-    def __init__(self, model: nn.Module, pruner: Pruner, position: str = "native") -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        pruner: Pruner,
+        position: str = "native",
+        share: bool = False,
+        cache: FeatureCache | None = None,
+    ) -> None:
+        self.share, self.cache = share, cache
         self.adapter = adapter_for(model)
         self.pruner = pruner
         self.strategy = pruner.native_on(self.adapter.axes) if position == "native" else position
@@ -68,6 +82,7 @@ class PruningSession:
         self._images: EncodedImages | None = None
         self._input_ids: Tensor | None = None
         self._step: Step | None = None
+        self._beginnings: Step | None = None
 
     def report(self) -> Report:
         """Tokens per layer over every image so far, and details of the last call with images."""
@@ -107,20 +122,15 @@ class PruningSession:
         @functools.wraps(original)
         def get_image_features(*args: Any, **kwargs: Any) -> Any:
             arguments = signature.bind(*args, **kwargs).arguments
-            with self.adapter.record(self.pruner.taps, arguments) as recording:
-                smaller = self.pruner.image_grid(self.adapter.grid, self.adapter.shape.layers)
-                if smaller is None:
-                    output = original(*args, **kwargs)
-                else:
-                    output = self.adapter.encode_smaller(original, arguments, smaller)
-            images = list(output.pooler_output)
+            smaller = self.pruner.image_grid(self.adapter.grid, self.adapter.shape.layers)
+            seen = run_tower(self.adapter, original, arguments, self.pruner.taps, smaller, self.share, self.cache)
+            images, output = seen.images, seen.output
             layouts = self.adapter.layouts(images, arguments)
             names, questions = self._name_images(arguments, len(images)), self._ask(len(images))
-            plans = plan_images(self.pruner, self.adapter, images, layouts, names, recording, smaller, questions)
-            encoded = EncodedImages(plans)
+            plans = plan_images(self.pruner, self.adapter, images, layouts, names, seen.recording, smaller, questions)
+            self._images = EncodedImages(plans)
             output.pooler_output = images
-            output[_ENCODED] = encoded  # an entry, no attribute: what moves outputs to a device makes new ones
-            self._images = encoded
+            output[_ENCODED] = self._images  # an entry, no attribute: what moves outputs to a device makes new ones
             return output
 
         return get_image_features
@@ -163,7 +173,9 @@ class PruningSession:
         self._input_ids = given["input_ids"]
 
     def _enter_language_model(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple | None:
-        self._step = None
+        self._step, self._beginnings = self._beginnings, None
+        if self._step is not None:
+            return None
         cache = kwargs.get("past_key_values")
         state = state_of(cache)
         if state is not None and cached_length(cache):
@@ -182,21 +194,40 @@ class PruningSession:
         placeholders = self._input_ids.to(device) == self.adapter.image_token_id
         prompt = read_prompt(placeholders, valid, ids, self._images.plans)
         prompt, segment = self.pruner.reframe(prompt, first_segment(prompt, self.strategy), self.strategy)
-        self._step = Step(
-            PrefillState(prompt, [segment]), True, segment.length, 0, prompt.stages(), self._images, self._input_ids
-        )
+        inputs, stages = gather_tokens(embeddings, segment.index), prompt.stages()
         use_cache = kwargs.get("use_cache")
         if cache is None and (module.config.use_cache if use_cache is None else use_cache):
             cache = DynamicCache(config=module.config)
+        split = split_prefixes(segment, inputs) if self.share and cache is not None and not stages else None
+        if split is not None:
+            self._run_beginnings(module, PrefillState(prompt, [split.beginnings]), split, inputs, cache)
+            segment, inputs = split.segment, split.inputs_of_ends(inputs)
+        state, queries = PrefillState(prompt, [segment]), inputs.shape[1]
+        self._step = Step(state, True, queries, 0, stages, self._images, self._input_ids)
         if cache is not None:
-            self._step.state.attach(cache)
+            state.attach(cache)
         return kwargs | {
-            "inputs_embeds": gather_tokens(embeddings, segment.index),
+            "inputs_embeds": inputs,
             # always a mask: without one, Llama reads a jump in the position ids as packed sequences
             "attention_mask": segment.valid.long(),
-            "position_ids": _model_ids(segment.ids),
+            "position_ids": _model_ids(segment.ids[..., -queries:]),
             "past_key_values": cache,
         }
+
+    def _run_beginnings(
+        self, module: nn.Module, state: PrefillState, split: Split, inputs: Tensor, cache: DynamicCache
+    ) -> None:
+        """Fill an empty cache with the distinct beginnings, then with every row's own."""
+        segment = state.at(0)
+        self._beginnings = Step(state, False, segment.length)
+        module(
+            inputs_embeds=split.inputs_of_beginnings(inputs),
+            attention_mask=segment.valid.long(),
+            position_ids=_model_ids(segment.ids),
+            past_key_values=cache,
+            use_cache=True,
+        )
+        cache.batch_select_indices(split.owners.cpu())
 
     def _decode(self, state: PrefillState, kwargs: dict[str, Any]) -> dict[str, Any]:
         segment = state.at(0)
@@ -236,9 +267,9 @@ class PruningSession:
         if step is None or not step.prefill:
             return output
         self._count(step)
-        last, prompt = step.state.segments[-1], step.state.prompt
-        if not prompt.in_place(last):
-            output.last_hidden_state = prompt.restore(last, output.last_hidden_state.to(last.index.device))
+        last, prompt, hidden = step.state.segments[-1], step.state.prompt, output.last_hidden_state
+        if hidden.shape[1] < last.length or not prompt.in_place(last):
+            output.last_hidden_state = prompt.restore(last, hidden.to(last.index.device))
         return output
 
     def _count(self, step: Step) -> None:

@@ -1,0 +1,101 @@
+"""Vision features on disk, for the jobs of a sweep that differ only in what comes after the tower."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+ENDING = ".safetensors"
+GIGABYTE = 2**30
+
+
+class FeatureCache:
+    """A folder of at most ``limit`` bytes, which may be deleted at any time; an entry is found again bit by bit.
+
+    ``space`` names all that the features depend on besides the images: model, precision, machine. What does not fit is
+    not kept: entries of other spaces make room, the least recently used space first, those of the own space stay.
+    Several processes may share a folder. ``hits`` and ``misses`` count what was asked for.
+    """
+
+    def __init__(self, folder: Path, space: str, limit: int) -> None:
+        self.root, self.limit = Path(folder), limit
+        self.folder = self.root / hashlib.blake2b(space.encode(), digest_size=8).hexdigest()
+        self.hits = self.misses = 0
+        self.full = False
+        self._size = _size_of(self.root)
+
+    def load(self, key: str, device: torch.device) -> dict[str, Tensor] | None:
+        """The tensors stored under a key, None if there are none that can be read."""
+        path = self._path(key)
+        try:
+            tensors = load_file(path, device=str(device))
+        except (OSError, SafetensorError) as error:
+            if not isinstance(error, FileNotFoundError):
+                log.warning("%s: unreadable (%s), computed again", path, error)
+                path.unlink(missing_ok=True)
+            self.misses += 1
+            return None
+        self.hits += 1
+        return tensors
+
+    def store(self, key: str, tensors: Mapping[str, Tensor]) -> None:
+        """Keep tensors under a key if they fit; a disk that is full ends storing, not the run."""
+        needed = sum(x.numel() * x.element_size() for x in tensors.values())
+        if self.full or not self._make_room(needed):
+            return
+        path = self._path(key)
+        temporary = path.with_name(f".{path.stem}.{os.getpid()}")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            os.utime(self.folder)
+            save_file({name: x.detach().contiguous() for name, x in tensors.items()}, temporary)
+            temporary.replace(path)
+            self._size += path.stat().st_size
+        except (OSError, SafetensorError) as error:
+            self.full = True
+            temporary.unlink(missing_ok=True)
+            log.warning("%s: vision features are no longer kept (%s)", self.root, error)
+
+    def _path(self, key: str) -> Path:
+        return self.folder / (hashlib.blake2b(key.encode(), digest_size=16).hexdigest() + ENDING)
+
+    def _make_room(self, needed: int) -> bool:
+        """Whether ``needed`` bytes fit, once other spaces are gone as far as it takes."""
+        if self._size + needed > self.limit:
+            self._size = _size_of(self.root)  # other processes write and delete, too
+            others = [folder for folder in self.root.glob("*/") if folder != self.folder]
+            for folder in sorted(others, key=_last_used):
+                if self._size + needed <= self.limit:
+                    break
+                shutil.rmtree(folder, ignore_errors=True)
+                self._size = _size_of(self.root)
+            self.full = self._size + needed > self.limit
+        return not self.full
+
+
+def _size_of(folder: Path) -> int:
+    """Bytes of all files below a folder; what vanishes meanwhile counts nothing."""
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            total += path.stat().st_size if path.is_file() else 0
+        except OSError:
+            continue
+    return total
+
+
+def _last_used(folder: Path) -> float:
+    try:
+        return folder.stat().st_mtime
+    except OSError:
+        return 0.0

@@ -1,0 +1,89 @@
+"""Neighbouring rows that begin alike share their beginning: it runs through the layers once, their ends behind it.
+
+A row's beginning reaches to the last token of its images. Beginnings are compared by what they are made of, embeddings
+and position ids, bit by bit: nobody has to say which rows belong together.
+
+Shape letters: B rows, L tokens of a row, P of the longest beginning, S of the longest end, M distinct beginnings.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from nuwa.pruning.masks import gather_tokens
+from nuwa.pruning.segments import Segment
+
+
+@dataclass
+class Split:
+    """A segment cut in two, its columns now P of beginnings and S of ends, each padded on its left.
+
+    ``columns`` (B, P + S) says which column each was; ``length`` is P; ``rows`` (M,) names a row for each distinct
+    beginning, ``owners`` (B,) which of them each row has.
+    """
+
+    segment: Segment
+    columns: Tensor
+    length: int
+    rows: Tensor
+    owners: Tensor
+
+    @property
+    def beginnings(self) -> Segment:
+        """The distinct beginnings, as a segment of M rows."""
+        part = {name: getattr(self.segment, name)[self.rows, : self.length] for name in _BY_TOKEN}
+        axes = {name: getattr(self.segment, name)[:, self.rows, : self.length] for name in _BY_AXIS}
+        return replace(self.segment, **part, **axes, next_id=self.segment.next_id[:, self.rows])
+
+    def inputs_of_beginnings(self, inputs: Tensor) -> Tensor:
+        """Rows (B, L, D) of the segment that was cut -> (M, P, D)."""
+        return gather_tokens(inputs[self.rows], self.columns[self.rows, : self.length])
+
+    def inputs_of_ends(self, inputs: Tensor) -> Tensor:
+        """Rows (B, L, D) of the segment that was cut -> (B, S, D)."""
+        return gather_tokens(inputs, self.columns[:, self.length :])
+
+
+_BY_TOKEN = ("index", "valid", "image", "token")
+_BY_AXIS = ("original", "ids")
+
+
+def split_prefixes(segment: Segment, inputs: Tensor) -> Split | None:
+    """Cut a segment with embeddings ``inputs`` (B, L, D) where its images end.
+
+    None where that saves nothing: no two neighbours begin alike, or a row has no image or nothing behind its images.
+    """
+    length, device = segment.length, inputs.device
+    places = torch.arange(length, device=device)
+    ends = torch.where(segment.image >= 0, places, -1).amax(1, keepdim=True) + 1
+    if bool(((ends == 0) | (ends == length)).any()):
+        return None
+    starts = segment.valid.long().argmax(1, keepdim=True)
+    head, tail = int((ends - starts).max()), int((length - ends).max())
+    first, second = ends - head + places[:head], (length - tail + places[:tail]).expand(len(inputs), -1)
+    valid = torch.cat([first >= starts, second >= ends], 1)
+    columns = torch.cat([first.clamp(min=0), second], 1)
+    cut = _rearranged(segment, columns, valid)
+    fresh = ~_like_the_row_before(cut.ids[..., :head], valid[:, :head], gather_tokens(inputs, columns[:, :head]))
+    rows = fresh.nonzero()[:, 0]
+    if len(rows) == len(inputs):
+        return None
+    return Split(cut, columns, head, rows, fresh.cumsum(0) - 1)
+
+
+def _rearranged(segment: Segment, columns: Tensor, valid: Tensor) -> Segment:
+    """The columns (B, P + S) of a segment, of which ``valid`` are real tokens."""
+    index, image, token = (gather_tokens(getattr(segment, name), columns) for name in ("index", "image", "token"))
+    original, ids = (torch.stack([gather_tokens(axis, columns) for axis in x]) for x in (segment.original, segment.ids))
+    image, token = image.masked_fill(~valid, -1), token.masked_fill(~valid, -1)
+    return replace(segment, index=index, valid=valid, image=image, token=token, original=original, ids=ids)
+
+
+def _like_the_row_before(ids: Tensor, valid: Tensor, inputs: Tensor) -> Tensor:
+    """Which beginnings (B,) equal their upper neighbour's: ids (C, B, P), valid (B, P), inputs (B, P, D)."""
+    same = (inputs[1:] == inputs[:-1]).all(-1) & (ids[:, 1:] == ids[:, :-1]).all(0)
+    alike = ((same | ~valid[1:]) & (valid[1:] == valid[:-1])).all(1)
+    return torch.nn.functional.pad(alike, (1, 0))

@@ -1,0 +1,68 @@
+"""A folder of vision features with a limit, that nothing depends on."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+
+import torch
+
+from nuwa.pruning.feature_cache import FeatureCache
+
+TENSORS = {"x": torch.arange(250.0), "half": torch.ones(3, 2, dtype=torch.bfloat16)[:, :1]}
+CPU = torch.device("cpu")
+
+
+def filled(folder, space, count, limit=10**8, age=0):
+    cache = FeatureCache(folder, space, limit)
+    for number in range(count):
+        cache.store(f"{space} {number}", TENSORS)
+    if age and cache.folder.exists():
+        os.utime(cache.folder, (time.time() - age,) * 2)
+    return cache
+
+
+def test_what_was_stored_comes_back(tmp_path):
+    cache = filled(tmp_path, "a", 1)
+    found = cache.load("a 0", CPU)
+    assert found.keys() == TENSORS.keys()
+    assert all(torch.equal(found[name], values) for name, values in TENSORS.items())
+    assert cache.load("a 1", CPU) is None and (cache.hits, cache.misses) == (1, 1)
+
+
+def test_other_spaces_make_room_oldest_first_and_the_own_stays(tmp_path):
+    old, older = filled(tmp_path, "old", 2, age=50), filled(tmp_path, "older", 2, age=100)
+    each = next(old.folder.iterdir()).stat().st_size
+    cache = filled(tmp_path, "own", 2, limit=5 * each)
+    assert not older.folder.exists() and len(list(old.folder.iterdir())) == 2
+    cache = filled(tmp_path, "own", 9, limit=5 * each)
+    assert not old.folder.exists() and 4 <= len(list(cache.folder.iterdir())) <= 5
+    assert cache.full and cache.load("own 0", CPU) is not None and cache.load("own 8", CPU) is None
+
+
+def test_a_torn_file_counts_as_missing(tmp_path, caplog):
+    cache = filled(tmp_path, "a", 2)
+    for path in cache.folder.iterdir():
+        path.write_bytes(path.read_bytes()[:-7])
+    assert cache.load("a 0", CPU) is None and "computed again" in caplog.text
+    cache.store("a 0", TENSORS)
+    assert cache.load("a 0", CPU) is not None
+
+
+def test_a_full_disk_ends_storing_only(tmp_path, caplog, monkeypatch):
+    def full(tensors, path):
+        path.write_bytes(b"torn")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("nuwa.pruning.feature_cache.save_file", full)
+    cache = filled(tmp_path, "a", 3)
+    assert cache.full and caplog.text.count("No space left") == 1 and not list(cache.folder.iterdir())
+
+
+def test_the_folder_may_vanish(tmp_path):
+    cache = filled(tmp_path / "cache", "a", 2)
+    shutil.rmtree(tmp_path / "cache")
+    assert cache.load("a 0", CPU) is None
+    cache.store("a 0", TENSORS)
+    assert cache.load("a 0", CPU) is not None

@@ -1,0 +1,186 @@
+"""Rows about the same image: one vision pass and one prefix for all of them; features from the disk change no bit."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from families import FAMILIES, PROMPTS
+from support import Fixed, batch
+
+import nuwa
+from nuwa.analysis.blocking import block
+from nuwa.pruners import KeepAll
+from nuwa.pruning.budget import Budget
+from nuwa.pruning.feature_cache import FeatureCache
+from nuwa.pruning.guards import SessionError
+
+ASKED = (("middle", (9,)), ("middle", (10, 11, 12)), ("middle", (9, 10)), ("two", (13,)), ("two", ()), ("last", (14,)))
+"""Rows: a prompt of ``PROMPTS`` and more text behind it. Three begin alike, then two, then one."""
+READERS = ("nuwa", "visionzip", "hiprune", "vispruner", "holov", "divprune", "nuwa_release", "sparsevlm", "random")
+"""Methods that between them read every kind of tap that all families have, or none."""
+LLAVA_ONLY = ("prumerge", "prumerge_plus", "downsample", "feather")
+
+pytestmark = pytest.mark.filterwarnings("ignore:llava_onevision interpolates")
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request):
+    return FAMILIES[request.param]
+
+
+def asked(family, *rows, **options):
+    """A batch of the rows, images repeated for every row."""
+    numbers = [number for prompt, _ in rows for number in PROMPTS[prompt][1]]
+    ids = [[*family.ids(prompt), *more] for prompt, more in rows]
+    return family.finish(batch(*ids, **options) | family.pictures(*numbers))
+
+
+@torch.no_grad()
+def answers(model, inputs, pruner, position="native", share=True, cache=None, **options):
+    """Generated ids and the logits of every step; images are named by what they show."""
+    arguments = {"max_new_tokens": 4, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
+    with nuwa.prune(model, pruner, position, share=share, cache=cache) as session:
+        found = model.generate(**inputs, **arguments | options)
+    return found.sequences, torch.stack(found.logits), session.report()
+
+
+class Watch:
+    """Counts what enters the tower, and the (rows, tokens) of every pass through the LLM."""
+
+    def __init__(self, model):
+        owner, self.features, self.layers = model.model, 0, []
+        blocks = owner.visual.blocks if hasattr(owner, "visual") else owner.vision_tower.encoder.layers
+        self.first = blocks[0], owner.language_model.layers[0]
+
+    def __enter__(self):
+        tower, layer = self.first
+        self.handles = [
+            tower.register_forward_pre_hook(self.count),
+            layer.register_forward_pre_hook(lambda module, args: self.layers.append(tuple(args[0].shape[:2]))),
+        ]
+        return self
+
+    def count(self, module, args):
+        self.features += args[0].numel()
+
+    def __exit__(self, *exception):
+        for handle in self.handles:
+            handle.remove()
+
+
+def features_of(family, *pictures):
+    """What enters the tower for some pictures."""
+    with torch.no_grad(), Watch(family.model()) as watch:
+        family.model().model.get_image_features(**family.pictures(*pictures))
+    return watch.features
+
+
+@pytest.mark.parametrize("position", ["perc", "pesp", "rpme"])
+@pytest.mark.parametrize("pruner", [KeepAll(), Fixed(3), Fixed(2, (2, 4))], ids=["keep all", "vision", "both stages"])
+def test_shared_rows_answer_as_rows_on_their_own(family, pruner, position):
+    model, inputs = family.model(), asked(family, *ASKED)
+    ids, logits, report = answers(model, inputs, pruner, position)
+    expected_ids, expected, unshared = answers(model, inputs, pruner, position, share=False)
+    torch.testing.assert_close(logits, expected, atol=5e-6, rtol=0)
+    assert torch.equal(ids, expected_ids)
+    assert report.tokens_per_layer == unshared.tokens_per_layer
+    assert [image.stages for image in report.images] == [image.stages for image in unshared.images]
+
+
+@pytest.mark.parametrize("options", [{"num_beams": 2}, {"num_return_sequences": 2, "do_sample": True, "top_k": 1}])
+def test_beams_and_samples_share_too(family, options):
+    model, inputs = family.model(), asked(family, *ASKED)
+    torch.manual_seed(0)
+    ids, _, _ = answers(model, inputs, Fixed(3), **options)
+    torch.manual_seed(0)
+    assert torch.equal(ids, answers(model, inputs, Fixed(3), share=False, **options)[0])
+
+
+def test_each_beginning_runs_once(family):
+    model, inputs = family.model(), asked(family, *ASKED)
+    with Watch(model) as watch:
+        answers(model, inputs, Fixed(3), max_new_tokens=1)
+    (beginnings, head), (rows, tail) = watch.layers
+    assert watch.features == features_of(family, 0, 1, 2, 3) and (beginnings, rows) == (3, 6)
+    ends = [len(family.ids(prompt)) + len(more) - after_images(family, prompt) for prompt, more in ASKED]
+    assert tail == max(ends)
+    kept = [token for image in answers(model, inputs, Fixed(3))[2].images for _, token, _ in image.stages]
+    assert head >= max(map(len, kept))
+
+
+def after_images(family, prompt):
+    """Place behind the last placeholder of a prompt."""
+    ids = family.ids(prompt)
+    return max(place for place, token in enumerate(ids) if token == family.model().config.image_token_id) + 1
+
+
+def test_a_stage_in_the_llm_shares_the_vision_pass_only(family):
+    model, inputs = family.model(), asked(family, *ASKED)
+    with Watch(model) as watch:
+        answers(model, inputs, Fixed(2, (2,)), max_new_tokens=1)
+    assert watch.features == features_of(family, 0, 1, 2, 3) and len(watch.layers) == 1 and watch.layers[0][0] == 6
+
+
+def test_rows_are_shared_by_content_not_by_name():
+    family = FAMILIES["llava"]
+    model, pruner = family.model(), nuwa.load_pruner("random", budget=5)
+    inputs = asked(family, *ASKED[:3])
+    with torch.no_grad(), nuwa.prune(model, pruner, share=True) as session, Watch(model) as watch:
+        session.image_ids = ["a", "b", "b"]  # another name, another draw
+        model.generate(**inputs, max_new_tokens=1)
+        drawn = [image.stages[0][1] for image in session.report().images]
+    assert drawn[0] != drawn[1] == drawn[2]
+    assert watch.features == features_of(family, 0) and [rows for rows, _ in watch.layers] == [2, 3]
+
+
+def test_text_without_images_and_prompts_that_end_with_one_are_left_alone():
+    family = FAMILIES["llava"]
+    model = family.model()
+    for rows in ([("last", ()), ("last", ())], [("last", (9,))]):
+        with Watch(model) as watch:
+            answers(model, asked(family, *rows), Fixed(3), max_new_tokens=1)
+        assert len(watch.layers) == 1
+    text = batch([1, 9, 10], [1, 9, 10])
+    assert torch.equal(answers(model, text, Fixed(3))[0], answers(model, text, Fixed(3), share=False)[0])
+
+
+def test_without_a_cache_nothing_is_shared_in_the_llm():
+    family = FAMILIES["llava"]
+    model, inputs = family.model(), asked(family, *ASKED)
+    shared = answers(model, inputs, Fixed(3), use_cache=False)
+    assert torch.equal(shared[0], answers(model, inputs, Fixed(3), share=False)[0])
+
+
+def test_analyses_refuse_shared_rows():
+    model = FAMILIES["llava"].model()
+    with nuwa.prune(model, KeepAll(), share=True) as session, pytest.raises(SessionError, match="share=False"):
+        with block(session, "text"):
+            pass
+
+
+CACHED = [(family, name) for family in FAMILIES for name in READERS] + [("llava", name) for name in LLAVA_ONLY]
+
+
+@pytest.mark.parametrize(("family", "name"), CACHED, indirect=["family"])
+def test_features_from_the_disk_change_no_bit(family, name, tmp_path):
+    model, inputs = family.model(), asked(family, *ASKED)
+    pruner = nuwa.load_pruner(name, budget=20 if family.name == "llava" else Budget(ratio=0.34))
+    cache = FeatureCache(tmp_path, "space", 10**8)
+    plain = answers(model, inputs, pruner)
+    first = answers(model, inputs, pruner, cache=cache)
+    with Watch(model) as watch:
+        second = answers(model, inputs, pruner, cache=cache)
+    assert (cache.hits, cache.misses, watch.features) == (1, 1, 0)
+    for found in (first, second):
+        assert torch.equal(found[0], plain[0]) and torch.equal(found[1], plain[1])
+
+
+def test_other_images_order_taps_or_space_are_other_entries(tmp_path):
+    family = FAMILIES["llava"]
+    model, cache = family.model(), FeatureCache(tmp_path, "space", 10**8)
+    answers(model, asked(family, *ASKED), KeepAll(), cache=cache)
+    answers(model, asked(family, *reversed(ASKED)), KeepAll(), cache=cache)
+    answers(model, asked(family, *ASKED), nuwa.load_pruner("nuwa", budget=20), cache=cache)
+    assert (cache.hits, cache.misses) == (0, 3)
+    answers(model, asked(family, *ASKED), KeepAll(), cache=FeatureCache(tmp_path, "other", 10**8))
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 4
