@@ -9,6 +9,7 @@ from family import Cell, Family
 from support import IMAGE, boosted, pixels, small_text, small_tower
 from torch import Tensor
 from transformers import (
+    CLIPVisionConfig,
     LlavaNextConfig,
     LlavaNextForConditionalGeneration,
     LlavaOnevisionConfig,
@@ -16,6 +17,8 @@ from transformers import (
     Qwen2Config,
     SiglipVisionConfig,
 )
+
+from nuwa.models import adapter_for
 
 PINPOINTS = ((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008))
 """Of every released LLaVA-NeXT."""
@@ -111,6 +114,18 @@ def source_of(size: tuple[int, int], side: int = 24, pinpoints=PINPOINTS, tile: 
             out.append(crop * side * side + row % side * side + column % side)
         out.append(-1)
     return out
+
+
+@cache
+def of_real_size():
+    """The adapter of a LLaVA-NeXT with 24x24 patches per tile, and next to no weights."""
+    tiny = {"hidden_size": 4, "intermediate_size": 4, "num_hidden_layers": 3, "num_attention_heads": 1}
+    config = LlavaNextConfig(
+        vision_config=CLIPVisionConfig(image_size=336, patch_size=14, **tiny),
+        text_config=small_text(layers=1),
+        image_grid_pinpoints=[list(pinpoint) for pinpoint in PINPOINTS],
+    )
+    return adapter_for(LlavaNextForConditionalGeneration(config))
 
 
 def random_llava_next(attention: str = "sdpa", dtype: torch.dtype = torch.float32, text=None):

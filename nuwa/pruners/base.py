@@ -147,7 +147,7 @@ class Pruner:
         return prompt, segment
 
     def image_grid(self, grid: Grid | None, layers: int) -> Grid | None:
-        """The grid of patches that the vision tower shall see in place of ``grid`` (None: no fixed size), or None.
+        """The grid of patches that the vision tower shall see in place of ``grid`` (None: images differ), or None.
 
         ``prune_vision`` then gets the features of the smaller image, and has to place them in the whole grid.
         """

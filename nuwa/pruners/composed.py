@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from torch import Tensor
 
-from nuwa.pruners.base import Facts, LLMContext, LLMDecision, Pruner, Tap, VisionContext, VisionDecision, require
+from nuwa.pruners.base import Facts, LLMContext, LLMDecision, Pruner, Tap, Tower, VisionContext, VisionDecision, require
 from nuwa.pruners.catalogue import find_method
 from nuwa.pruning.budget import Budget, ModelShape, Schedule
-from nuwa.pruning.layout import Grid
+from nuwa.pruning.layout import Grid, ImageLayout, VisionView
 
 
 @dataclass
@@ -37,6 +38,10 @@ class Composed(Pruner):
         require(self._before.prunes_vision, "vision", "a method that prunes before the LLM", self.vision)
         single = self._inside.prunes_llm and not self._inside.prunes_vision
         require(single, "llm", "a method that prunes inside the LLM only", self.llm)
+
+    def check_tower(self, tower: Tower) -> None:
+        self._before.check_tower(tower)
+        self._inside.check_tower(tower)
 
     def _part(self, key: str) -> Pruner:
         name = getattr(self, key)
@@ -69,6 +74,15 @@ class Composed(Pruner):
     def image_grid(self, grid: Grid | None, layers: int) -> Grid | None:
         before = self._before if grid is None else self._share(grid[0] * grid[1])[0]
         return before.image_grid(grid, layers)
+
+    def pieces(self, layout: ImageLayout) -> Sequence[VisionView]:
+        return self._before.pieces(layout)
+
+    def shares(self, total: int, pieces: Sequence[VisionView]) -> list[int]:
+        return self._before.shares(total, pieces)
+
+    def join(self, kept: Sequence[Tensor]) -> Tensor:
+        return self._before.join(kept)
 
     def prune_vision(self, context: VisionContext, keep: int) -> VisionDecision:
         return self._before.prune_vision(context, keep)

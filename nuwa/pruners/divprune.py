@@ -5,15 +5,18 @@ Greedy max-min selection over projected features: every pick is the token that i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nuwa.pruners.base import Facts, Pruner, VisionContext, VisionDecision
+from nuwa.pruners.base import Facts, Pruner, VisionContext, VisionDecision, require
+from nuwa.pruners.tiles import whole
 from nuwa.pruning.budget import ModelShape, Schedule, check_reached, cosine_flops
+from nuwa.pruning.layout import ImageLayout, VisionView
 
 
 def nearest_similarity(direction: Tensor, chunk: int = 64) -> Tensor:
@@ -45,7 +48,14 @@ def max_min(features: Tensor, keep: int) -> Tensor:
 
 @dataclass
 class DivPrune(Pruner):
-    """No options. Kept tokens go on in raster order; ids are renumbered, as in the release (PERC)."""
+    """Kept tokens go on in raster order; ids are renumbered, as in the release (PERC).
+
+    ``tiles`` is about LLaVA-NeXT. The release chooses once, among the tokens of both grids and their newlines
+    (``joint``; newlines leave: they are all one vector, of which the choice would take one at most). ``stitched``
+    shares the tokens out between the grids by size.
+    """
+
+    tiles: Literal["joint", "stitched"] = "joint"
 
     name: ClassVar[str] = "divprune"
     native_position: ClassVar[str] = "perc"
@@ -56,6 +66,14 @@ class DivPrune(Pruner):
     def schedule(self, n_tokens: int, layers: int) -> Schedule:
         target = self.budget.tokens(n_tokens)
         return check_reached(self.name, Schedule(round(target)), target, layers, "it keeps whole tokens, one or more")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.tiles in ("joint", "stitched"), "tiles", "joint or stitched", self.tiles)
+
+    def pieces(self, layout: ImageLayout) -> Sequence[VisionView]:
+        joint = self.tiles == "joint" and len(layout.views) > 1 and not self.budget.full
+        return whole(layout) if joint else layout.views
 
     def prune_vision(self, context: VisionContext, keep: int) -> VisionDecision:
         chosen = [max_min(image, keep).sort().values for image in context.project(context.features)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nuwa.pruners.base import Facts, Pruner, VisionContext, VisionDecision
+from nuwa.pruners.base import Facts, MisfitError, Pruner, Tower, VisionContext, VisionDecision
 from nuwa.pruners.pooling import cell_centres, grid_schedule, pooled_grid
 from nuwa.pruning.budget import Schedule
 from nuwa.pruning.layout import Grid
@@ -28,11 +28,13 @@ class Downsample(Pruner):
     def schedule(self, n_tokens: int, layers: int) -> Schedule:
         return grid_schedule(self, n_tokens, layers)
 
-    def image_grid(self, grid: Grid | None, layers: int) -> Grid | None:
-        if grid is None:
-            raise ValueError(
+    def check_tower(self, tower: Tower) -> None:
+        if tower.grid is None:
+            raise MisfitError(
                 "pruner downsample needs a model with one fixed image size; here, let the processor make images smaller"
             )
+
+    def image_grid(self, grid: Grid, layers: int) -> Grid | None:
         size = pooled_grid(self.schedule(grid[0] * grid[1], layers).vision, grid)
         return None if size == grid else size
 

@@ -13,8 +13,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from nuwa.pruners.base import Facts, Pruner, Tap, VisionContext, VisionDecision, require
+from nuwa.pruners.base import Facts, Tap, VisionContext, VisionDecision, require
 from nuwa.pruners.nuwa import top_tokens
+from nuwa.pruners.tiles import TileByTile
 from nuwa.pruning.budget import ModelShape, Schedule, attention_score_flops, check_reached
 from nuwa.pruning.layout import Grid
 
@@ -43,7 +44,7 @@ def hierarchical(shallow: Tensor, deep: Tensor, keep: int, share: float, grid: G
 
 
 @dataclass
-class HiPrune(Pruner):
+class HiPrune(TileByTile):
     """``anchor_share`` of the tokens (alpha) are anchors with their four neighbours; ``object_layer`` is the shallow
     layer as a fraction of the tower's depth: the authors' 9th of 24.
 

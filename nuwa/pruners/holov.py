@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nuwa.pruners.base import Facts, Pruner, Tap, VisionContext, VisionDecision, require
+from nuwa.pruners.base import Facts, Tap, VisionContext, VisionDecision, require
+from nuwa.pruners.tiles import TileByTile
 from nuwa.pruning.budget import ModelShape, Schedule, attention_score_flops, check_reached, cosine_flops
 from nuwa.pruning.layout import Grid, coordinates
 
@@ -67,11 +68,12 @@ def quotas(scores: Tensor, sizes: list[int], keep: int) -> list[int]:
 
 
 @dataclass
-class HoloV(Pruner):
+class HoloV(TileByTile):
     """``crops`` of the image and the weight ``alpha`` of variety, the authors' 16 and 0.09.
 
     The paper speaks of spatial crops, which are the default: 4 x 4 blocks. ``variant: release`` takes the release's: 16
-    equal pieces of the raster, a row and a half each. Tokens reach the LLM crop by crop, the most attended first.
+    equal pieces of the raster, a row and a half each. Tokens reach the LLM crop by crop, the most attended first. For
+    LLaVA-NeXT the authors publish no numbers; its tiles are taken one by one (``tiles``), as the released code would.
     """
 
     crops: int = 16
@@ -80,6 +82,7 @@ class HoloV(Pruner):
 
     name: ClassVar[str] = "holov"
     native_position: ClassVar[str] = "perc"
+    in_raster_order: ClassVar[bool] = False
     facts: ClassVar[Facts] = Facts(
         paper="arXiv 2510.02912",
         source="obananas/HoloV@1d2e65e",

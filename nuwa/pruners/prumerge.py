@@ -9,6 +9,7 @@ Shape letters: N tokens of an image, K kept tokens, D feature width.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -17,8 +18,10 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
-from nuwa.pruners.base import Facts, Pruner, Tap, VisionContext, VisionDecision, require
+from nuwa.pruners.base import Facts, MisfitError, Tap, Tower, VisionContext, VisionDecision, require
+from nuwa.pruners.tiles import TileByTile, by_crop
 from nuwa.pruning.budget import BudgetError, ModelShape, Schedule, attention_score_flops, check_reached
+from nuwa.pruning.layout import ImageLayout, VisionView
 from nuwa.pruning.scores import softmax_rows
 
 
@@ -83,13 +86,15 @@ def merge(features: Tensor, keys: Tensor, attention: Tensor, kept: Tensor, neigh
 
 
 @dataclass
-class PruMerge(Pruner):
+class PruMerge(TileByTile):
     """``neighbours`` are merged into each kept token, the authors' 32.
 
     ``adaptive`` lets each image decide on its number of tokens (its outliers), as published; it needs budget=full.
     Otherwise the budget is met. ``variant: release`` merges as released (see `merge`) and adds one last token, the
     attention-weighted sum of all dropped ones, which sits at the most attended of them. The release takes quartiles
-    over a whole batch; here each image has its own. Tokens reach the LLM by falling attention, as released.
+    over a whole batch; here each image has its own. Tokens reach the LLM by falling attention, as released. For
+    LLaVA-NeXT the authors publish nothing; its crops have a CLS token each, so that they are taken one by one
+    (``tiles``).
     """
 
     neighbours: int = 32
@@ -98,6 +103,7 @@ class PruMerge(Pruner):
 
     name: ClassVar[str] = "prumerge"
     native_position: ClassVar[str] = "perc"
+    in_raster_order: ClassVar[bool] = False
     facts: ClassVar[Facts] = Facts(
         paper="arXiv 2403.15388",
         source="42Shawn/LLaVA-PruMerge@097c041",
@@ -115,6 +121,16 @@ class PruMerge(Pruner):
     def taps(self) -> tuple[Tap, ...]:
         return (Tap("reader_query"), Tap("reader_keys"))
 
+    def check_tower(self, tower: Tower) -> None:
+        super().check_tower(tower)
+        if not tower.reader:
+            raise MisfitError(
+                f"pruner {self.name} scores in the tower's layer that reads the features, and here no layer does"
+            )
+
+    def pieces(self, layout: ImageLayout) -> Sequence[VisionView]:
+        return by_crop(layout) if self.adaptive else super().pieces(layout)
+
     def schedule(self, n_tokens: int, layers: int) -> Schedule:
         """One count; under ``adaptive`` an upper bound.
 
@@ -128,15 +144,14 @@ class PruMerge(Pruner):
 
     def prune_vision(self, context: VisionContext, keep: int) -> VisionDecision:
         query, keys = (context.taps[tap] for tap in self.taps)
+        images, n_tokens = context.features.shape[:2]
+        if keep == n_tokens and not self.adaptive:
+            return VisionDecision(torch.arange(keep, device=context.features.device).expand(images, -1))
         if query is None:
             raise ValueError(
-                f"pruner {self.name} scores with the CLS token, and this vision tower has none (or several: each tile "
-                "of a stitched view has its own)"
+                f"pruner {self.name} scores with the CLS token, of which stitched tiles have several: pruner.tiles=each"
             )
         attention = one_head_attention(query, keys)
-        images, n_tokens = attention.shape
-        if keep == n_tokens and not self.adaptive:
-            return VisionDecision(torch.arange(keep, device=attention.device).expand(images, -1))
         parts = [self._merge(*image, keep) for image in zip(context.features, keys[:, 1:], attention, strict=True)]
         counts = torch.tensor([len(index) for index, _ in parts])
         index, features = (pad_sequence(list(part), batch_first=True) for part in zip(*parts, strict=True))

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nuwa.pruners.base import Facts, Pruner, Tap, VisionContext, VisionDecision, require
+from nuwa.pruners.base import Facts, Tap, VisionContext, VisionDecision, require
 from nuwa.pruners.nuwa import gather_tokens, top_tokens
+from nuwa.pruners.tiles import TileByTile
 from nuwa.pruning.budget import ModelShape, Schedule, attention_score_flops, check_reached, cosine_flops
 
 
@@ -48,12 +49,16 @@ def merge_context(features: Tensor, metric: Tensor, targets: Tensor, others: Ten
 
 
 @dataclass
-class VisionZip(Pruner):
+class VisionZip(TileByTile):
     """``contextual`` is the share of merged tokens: 10 of 64, as in the authors' 54 + 10 (108 + 20, 162 + 30).
 
     Tokens reach the LLM as released: CLS, dominant patches in raster order, merged tokens. The CLS token has no place
     in the grid; it takes the smallest dropped index, which matters only where original ids are kept (PESP, RPME). A
     merged token sits at its target. Without a CLS token all dominant tokens are patches.
+
+    On LLaVA-NeXT every crop is compressed by itself (``tiles``; so the author in issue #17): 108 + 20, 54 + 10, 27 + 5
+    of each at 640, 320, 160. Behind the first crop's tokens come the dominant ones of the tiles in raster order, their
+    CLS tokens, and what they merged.
     """
 
     contextual: float = 10 / 64
@@ -82,7 +87,7 @@ class VisionZip(Pruner):
     def prune_vision(self, context: VisionContext, keep: int) -> VisionDecision:
         attention, keys, cls = (context.taps[tap] for tap in self.taps)
         salience = attention.float().sum(1)
-        contextual = min(round(self.contextual * keep), keep - 1)
+        contextual = self._merged(keep)
         dominant = top_tokens(salience, keep - contextual - (cls is not None))
         targets, others = split_rest(dominant, salience.shape[1], contextual)
         index, features = [dominant], [gather_tokens(context.features, dominant)]
@@ -93,6 +98,16 @@ class VisionZip(Pruner):
             index.append(targets)
             features.append(merge_context(context.features, key_metric(keys, attention.shape[1]), targets, others))
         return VisionDecision(torch.cat(index, 1), torch.cat(features, 1), {"salience": salience})
+
+    def join_crops(self, first: Tensor, *tiles: Tensor) -> Tensor:
+        ends = [len(tile) - self._merged(len(tile)) for tile in tiles]
+        dominant = torch.cat([tile[1:end] for tile, end in zip(tiles, ends, strict=True)]).sort().values
+        merged = [tile[end:] for tile, end in zip(tiles, ends, strict=True)]
+        return torch.cat([first, dominant, *(tile[:1] for tile in tiles), *merged])
+
+    def _merged(self, keep: int) -> int:
+        """How many of ``keep`` tokens of a grid are merged ones."""
+        return min(round(self.contextual * keep), keep - 1)
 
     def metric_flops(self, n_tokens: int, shape: ModelShape) -> float:
         """One attention row and all pairs of kept tokens (Table 4)."""

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nuwa.pruners.base import Facts, Pruner, Tap, VisionContext, VisionDecision, require
+from nuwa.pruners.base import Facts, Tap, VisionContext, VisionDecision, require
+from nuwa.pruners.tiles import TileByTile
 from nuwa.pruning.budget import ModelShape, Schedule, attention_score_flops, check_reached, cosine_flops
 
 PER_ROUND = 8
@@ -37,10 +38,11 @@ def thin_out(features: Tensor, rest: Tensor, keep: int) -> Tensor:
 
 
 @dataclass
-class VisPruner(Pruner):
+class VisPruner(TileByTile):
     """``important`` is the share of tokens chosen by attention alone, the authors' 0.5.
 
-    The release fails where the rest has an odd length; here the even places are then one more than the odd ones.
+    The release fails where the rest has an odd length; here the even places are then one more than the odd ones. On
+    LLaVA-NeXT it takes 128, 64, 32 tokens of every crop (``tiles``) for 640, 320, 160.
     """
 
     important: float = 0.5

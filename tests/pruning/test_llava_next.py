@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 from families import FAMILIES
-from families_tiles import PINPOINTS, best_tiles, random_llava_next, source_of, unpadded
+from families_tiles import PINPOINTS, best_tiles, of_real_size, random_llava_next, source_of, unpadded
 from support import Fixed, small_text
-from transformers import CLIPVisionConfig, LlavaNextConfig, LlavaNextForConditionalGeneration, MistralConfig
+from transformers import MistralConfig
 
 import nuwa
 from nuwa.models import adapter_for
@@ -17,18 +17,6 @@ from nuwa.pruners.base import Tap
 from nuwa.pruning.budget import Budget
 
 FAMILY = FAMILIES["llava_next"]
-
-
-@pytest.fixture(scope="module")
-def real_grid():
-    """24x24 patches per tile, next to no weights."""
-    tiny = {"hidden_size": 4, "intermediate_size": 4, "num_hidden_layers": 3, "num_attention_heads": 1}
-    config = LlavaNextConfig(
-        vision_config=CLIPVisionConfig(image_size=336, patch_size=14, **tiny),
-        text_config=small_text(layers=1),
-        image_grid_pinpoints=[list(pinpoint) for pinpoint in PINPOINTS],
-    )
-    return adapter_for(LlavaNextForConditionalGeneration(config))
 
 
 def random_sizes() -> list[tuple[int, int]]:
@@ -39,9 +27,9 @@ def random_sizes() -> list[tuple[int, int]]:
 
 
 @pytest.mark.parametrize("size", random_sizes(), ids=str)
-def test_layout_against_brute_force(real_grid, size):
+def test_layout_against_brute_force(size):
     height, width = unpadded(size, PINPOINTS, 336, 24)
-    (layout,) = real_grid.layouts([], {"image_sizes": torch.tensor([size])})
+    (layout,) = of_real_size().layouts([], {"image_sizes": torch.tensor([size])})
     expected = source_of(size)
     assert layout.source.tolist() == expected
     assert layout.n_tokens == len(expected) == 576 + height * (width + 1)

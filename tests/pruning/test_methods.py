@@ -7,19 +7,23 @@ from pathlib import Path
 import pytest
 import torch
 from families import FAMILIES, PLAIN, PROMPTS
-from support import plain_attention, plain_decode, positions_of, tapped, tapped_features
+from support import plain_attention, plain_decode, positions_of, random_llava, tapped, tapped_features
 
 import nuwa
 from nuwa.models import adapter_for
-from nuwa.pruners.base import VisionContext
+from nuwa.pruners.base import MisfitError, VisionContext
 from nuwa.pruning.budget import Budget
 
 METHODS = sorted(path.stem for path in (Path(__file__).parents[2] / "conf" / "pruner").glob("*.yaml"))
 POSITIONS = ("native", "rpme")  # test_session.py has all of them
 BATCH = ("middle", "two", "last")
 """Three prompts of different lengths with 1, 2 and 1 images."""
-UNSUITED = {"prumerge": "one for each|CLS token", "prumerge_plus": "CLS token", "downsample": "one fixed image size"}
-"""Methods that need one grid with one CLS token, or one image size."""
+UNSUITED = {
+    "prumerge": ("llava_onevision", "qwen2_5_vl"),
+    "prumerge_plus": ("llava_onevision", "qwen2_5_vl"),
+    "downsample": ("llava_next", "llava_onevision", "qwen2_5_vl"),
+}
+"""Methods that need a CLS token or one image size, and the families that have none."""
 LLAVA = FAMILIES["llava"]
 
 
@@ -31,7 +35,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:llava_onevision interpolates")
 
 def every(leave_out=()):
     """A test of every method, ``leave_out`` apart, on every family that suits it."""
-    suited = [(f, m) for f in FAMILIES for m in METHODS if m not in leave_out and (f == "llava" or m not in UNSUITED)]
+    methods = [method for method in METHODS if method not in leave_out]
+    suited = [(f, m) for f in FAMILIES for m in methods if f not in UNSUITED.get(m, ())]
     cases = [pytest.param(f, m, marks=pytest.mark.slow) if (f, m) in LATER else (f, m) for f, m in suited]
     return pytest.mark.parametrize(("family", "name"), cases, indirect=["family"])
 
@@ -91,17 +96,19 @@ def test_half_precision(family, name, dtype):
     assert logits.isfinite().all()
 
 
-@pytest.mark.parametrize("name", UNSUITED)
-def test_methods_that_do_not_fit(name):
-    """Stitched tiles have a CLS token each, and tiles have no fixed size."""
-    family = FAMILIES["llava_next"]
-    pruner = nuwa.load_pruner(name, budget=20)
-    with (
-        torch.no_grad(),
-        pytest.raises(ValueError, match=f"{name}.*({UNSUITED[name]})"),
-        nuwa.prune(family.model(), pruner),
-    ):
-        family.model()(**family.inputs("middle"))
+@pytest.mark.parametrize(("family", "name"), [(f, m) for m in UNSUITED for f in UNSUITED[m]], indirect=["family"])
+def test_methods_that_do_not_fit_are_refused_before_the_first_call(family, name):
+    needed = "one fixed image size" if name == "downsample" else "CLS token"
+    for method in (nuwa.load_pruner(name), nuwa.load_pruner("composed", vision=name)):
+        with pytest.raises(MisfitError, match=f"pruner {name} .*{needed}"):
+            nuwa.prune(family.model(), method)
+
+
+def test_a_tower_whose_last_output_are_the_features_has_no_reader():
+    model = random_llava()
+    model.config.vision_feature_layer = -1
+    with pytest.raises(MisfitError, match="prumerge scores in the tower's layer that reads the features"):
+        nuwa.prune(model, nuwa.load_pruner("prumerge", budget=20))
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "none"])
