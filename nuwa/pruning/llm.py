@@ -17,14 +17,20 @@ from nuwa.pruning.masks import gather_tokens
 from nuwa.pruning.newlines import close_rows
 from nuwa.pruning.scores import llm_attention_rows, llm_keys, rotary_kernel
 from nuwa.pruning.segments import Segment, next_segment
-from nuwa.pruning.state import Step
+from nuwa.pruning.state import Step, rotary_embeddings
 
 
 def look_at(
     adapter: Adapter, step: Step, layer: int, hidden: Tensor, segment: Segment, rotary: tuple[Tensor, Tensor]
 ) -> LLMContext:
-    """What a method may see of the input ``hidden`` (B, L, D) of a layer and its ``rotary`` embeddings."""
+    """What a method may see of the input ``hidden`` (B, L, D) of a layer and its ``rotary`` embeddings.
+
+    Where rows share beginnings, ``hidden`` and ``rotary`` are those of their ends.
+    """
     prompt, module = step.state.prompt, adapter.layers[layer]
+    if step.split is not None and segment is step.called_with:
+        hidden = step.split.whole(layer, hidden)
+        rotary = rotary_embeddings(adapter.language_model, hidden, segment.ids)
     hidden, *rotary = (x.to(segment.image.device) for x in (hidden, *rotary))
     _, newline = prompt.lines(segment)
     return LLMContext(

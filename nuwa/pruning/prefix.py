@@ -1,20 +1,24 @@
 """Neighbouring rows that begin alike share their beginning: it runs through the layers once, their ends behind it.
 
 A row's beginning reaches to the last token of its images. Beginnings are compared by what they are made of, embeddings
-and position ids, bit by bit: nobody has to say which rows belong together.
+and position ids, bit by bit: nobody has to say which rows belong together. They are shared up to the first layer at
+which tokens leave, because that may depend on the question.
 
 Shape letters: B rows, L tokens of a row, P of the longest beginning, S of the longest end, M distinct beginnings.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import DynamicCache
 
 from nuwa.pruning.masks import gather_tokens
-from nuwa.pruning.segments import Segment
+from nuwa.pruning.segments import Segment, model_ids
 
 
 @dataclass
@@ -22,7 +26,8 @@ class Split:
     """A segment cut in two, its columns now P of beginnings and S of ends, each padded on its left.
 
     ``columns`` (B, P + S) says which column each was; ``length`` is P; ``rows`` (M,) names a row for each distinct
-    beginning, ``owners`` (B,) which of them each row has.
+    beginning, ``owners`` (B,) which of them each row has. ``hidden`` keeps what enters the layers to ``watch`` (in
+    order) of the beginnings, (M, P, D); they end at the last of these layers.
     """
 
     segment: Segment
@@ -30,6 +35,8 @@ class Split:
     length: int
     rows: Tensor
     owners: Tensor
+    watch: Sequence[int] = ()
+    hidden: dict[int, Tensor] = field(default_factory=dict)
 
     @property
     def beginnings(self) -> Segment:
@@ -45,6 +52,26 @@ class Split:
     def inputs_of_ends(self, inputs: Tensor) -> Tensor:
         """Rows (B, L, D) of the segment that was cut -> (B, S, D)."""
         return gather_tokens(inputs, self.columns[:, self.length :])
+
+    def note(self, layer: int, hidden: Tensor) -> None:
+        """Keep what enters a layer of the beginnings, if it is watched.
+
+        Raises:
+            FirstStage: this was the last layer to watch.
+        """
+        if layer in self.watch:
+            self.hidden[layer] = hidden
+            if layer == self.watch[-1]:
+                raise FirstStage
+
+    def whole(self, layer: int, ends: Tensor) -> Tensor:
+        """What enters a layer of which ``hidden`` is kept: beginnings and ``ends`` (B, S, D) -> (B, P + S, D)."""
+        beginnings = self.hidden[layer]
+        return torch.cat([beginnings[self.owners.to(beginnings.device)], ends], 1)
+
+
+class FirstStage(Exception):
+    """The beginnings have reached the layer at which the first tokens leave: their run is over."""
 
 
 _BY_TOKEN = ("index", "valid", "image", "token")
@@ -72,6 +99,26 @@ def split_prefixes(segment: Segment, inputs: Tensor) -> Split | None:
     if len(rows) == len(inputs):
         return None
     return Split(cut, columns, head, rows, fresh.cumsum(0) - 1)
+
+
+def layers_to_watch(stages: Iterable[int], looks_back: bool) -> list[int]:
+    """The layers whose input pruning at the first of some stages asks for, that stage last; none without stages."""
+    first = min(stages, default=None)
+    return [] if first is None else sorted({0, first} | ({first - 1} if looks_back else set()))
+
+
+def run_beginnings(language_model: nn.Module, split: Split, inputs: Tensor, cache: DynamicCache) -> None:
+    """Fill an empty cache with the distinct beginnings of ``inputs`` (B, L, D), then give each row its own."""
+    segment = split.beginnings
+    with suppress(FirstStage):
+        language_model(
+            inputs_embeds=split.inputs_of_beginnings(inputs),
+            attention_mask=segment.valid.long(),
+            position_ids=model_ids(segment.ids),
+            past_key_values=cache,
+            use_cache=True,
+        )
+    cache.batch_select_indices(split.owners.cpu())
 
 
 def _rearranged(segment: Segment, columns: Tensor, valid: Tensor) -> Segment:

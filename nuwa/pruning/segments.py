@@ -58,6 +58,11 @@ class Segment:
         return self.index.shape[1]
 
 
+def model_ids(ids: Tensor) -> Tensor:
+    """Position ids (C, B, L) as a language model takes them: (B, L) for one axis."""
+    return ids[0] if ids.shape[0] == 1 else ids
+
+
 @dataclass
 class Prompt:
     """An unpruned prompt: the frame that position strategies and results refer to.

@@ -24,9 +24,9 @@ from nuwa.pruning.guards import SessionError, check_decode, check_no_placeholder
 from nuwa.pruning.llm import look_at, prune_at
 from nuwa.pruning.masks import gather_tokens
 from nuwa.pruning.positions import STRATEGIES
-from nuwa.pruning.prefix import Split, split_prefixes
+from nuwa.pruning.prefix import layers_to_watch, run_beginnings, split_prefixes
 from nuwa.pruning.report import Report, image_reports
-from nuwa.pruning.segments import first_segment, read_prompt
+from nuwa.pruning.segments import first_segment, model_ids, read_prompt
 from nuwa.pruning.state import EncodedImages, PrefillState, Step, cached_length, state_of
 from nuwa.pruning.tower import run_tower
 from nuwa.pruning.vision import content_id, plan_images
@@ -45,8 +45,8 @@ class PruningSession:
         model: a supported transformers model (`nuwa.models`), unmodified.
         pruner: the method.
         position: ``perc``, ``pesp``, ``rpme``, or ``native`` for the choice of the method's authors.
-        share: run what neighbouring rows have in common once: the vision pass of equal images and, for methods without
-            an LLM stage, the prompt up to the end of its images. Only the logits behind the images are then computed.
+        share: run what neighbouring rows have in common once: the vision pass of equal images and the prompt up to the
+            end of its images, as far as the first LLM stage. Only the logits behind the images are then computed.
         cache: where vision features are kept between calls.
 
     Raises:
@@ -198,36 +198,23 @@ class PruningSession:
         use_cache = kwargs.get("use_cache")
         if cache is None and (module.config.use_cache if use_cache is None else use_cache):
             cache = DynamicCache(config=module.config)
-        split = split_prefixes(segment, inputs) if self.share and cache is not None and not stages else None
+        split = split_prefixes(segment, inputs) if self.share and cache is not None and 0 not in stages else None
         if split is not None:
-            self._run_beginnings(module, PrefillState(prompt, [split.beginnings]), split, inputs, cache)
+            split.watch = layers_to_watch(stages, self.pruner.looks_back)
+            self._beginnings = Step(PrefillState(prompt, [split.beginnings]), False, split.length, split=split)
+            run_beginnings(module, split, inputs, cache)
             segment, inputs = split.segment, split.inputs_of_ends(inputs)
         state, queries = PrefillState(prompt, [segment]), inputs.shape[1]
-        self._step = Step(state, True, queries, 0, stages, self._images, self._input_ids)
+        self._step = Step(state, True, queries, 0, stages, self._images, self._input_ids, split=split)
         if cache is not None:
             state.attach(cache)
         return kwargs | {
             "inputs_embeds": inputs,
             # always a mask: without one, Llama reads a jump in the position ids as packed sequences
             "attention_mask": segment.valid.long(),
-            "position_ids": _model_ids(segment.ids[..., -queries:]),
+            "position_ids": model_ids(segment.ids[..., -queries:]),
             "past_key_values": cache,
         }
-
-    def _run_beginnings(
-        self, module: nn.Module, state: PrefillState, split: Split, inputs: Tensor, cache: DynamicCache
-    ) -> None:
-        """Fill an empty cache with the distinct beginnings, then with every row's own."""
-        segment = state.at(0)
-        self._beginnings = Step(state, False, segment.length)
-        module(
-            inputs_embeds=split.inputs_of_beginnings(inputs),
-            attention_mask=segment.valid.long(),
-            position_ids=_model_ids(segment.ids),
-            past_key_values=cache,
-            use_cache=True,
-        )
-        cache.batch_select_indices(split.owners.cpu())
 
     def _decode(self, state: PrefillState, kwargs: dict[str, Any]) -> dict[str, Any]:
         segment = state.at(0)
@@ -237,7 +224,7 @@ class PruningSession:
         self._step = step = Step(state, False, queries, generated)
         return kwargs | {
             "attention_mask": step.valid(segment).long(),
-            "position_ids": _model_ids(step.position_ids(segment)),
+            "position_ids": model_ids(step.position_ids(segment)),
         }
 
     def _enter_layer(self, index: int, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple | None:
@@ -248,6 +235,9 @@ class PruningSession:
         segment = step.state.at(index)
         # FlashAttention would read gaps in position ids as packed sequences; the rotation is already computed
         kwargs = kwargs | {"position_ids": None}
+        if not step.prefill and step.split is not None:
+            step.split.note(index, hidden)
+            return args, kwargs
         if segment is not step.called_with:
             kwargs |= step.override(segment, self.adapter.language_model, hidden)
         if index == 0 and step.stages:
@@ -277,8 +267,3 @@ class PruningSession:
         for image in self._report.images:
             self._totals = [total + count for total, count in zip(self._totals, image.per_layer, strict=True)]
         self._report.images_seen += len(self._report.images)
-
-
-def _model_ids(ids: Tensor) -> Tensor:
-    """(C, B, L) -> what the language model takes: (B, L) for one axis."""
-    return ids[0] if ids.shape[0] == 1 else ids

@@ -11,7 +11,8 @@ from transformers import Cache
 
 from nuwa.pruners.base import LLMContext, LLMDecision
 from nuwa.pruning.masks import format_mask, gather_tokens
-from nuwa.pruning.segments import ImagePlan, Prompt, Segment
+from nuwa.pruning.prefix import Split
+from nuwa.pruning.segments import ImagePlan, Prompt, Segment, model_ids
 
 _STATE = "_nuwa_state"
 
@@ -86,6 +87,7 @@ class Step:
 
     ``stages`` maps the pruning layers of a prefill to the (B, I) tokens that stay there. ``overrides`` caches, per
     later segment, the mask and rotary embeddings that replace those of the one that the model was ``called_with``.
+    ``split``: its rows share beginnings, and only their ends run here.
     """
 
     state: PrefillState
@@ -98,6 +100,7 @@ class Step:
     overrides: dict[int, dict[str, Any]] = field(default_factory=dict)
     previous: LLMContext | None = None
     first: LLMContext | None = None
+    split: Split | None = None
 
     @property
     def called_with(self) -> Segment:
@@ -122,18 +125,22 @@ class Step:
         if segment.start not in self.overrides:
             implementation = language_model.config._attn_implementation
             valid = self.valid(segment)
-            ids = self.position_ids(segment).to(hidden.device)
             self.overrides[segment.start] = {
                 "attention_mask": format_mask(
                     implementation, valid, self.queries_in(segment), segment.padded, hidden.dtype
                 ),
-                "position_embeddings": language_model.rotary_emb(hidden, ids[0] if len(ids) == 1 else ids),
+                "position_embeddings": rotary_embeddings(language_model, hidden, self.position_ids(segment)),
             }
         return self.overrides[segment.start]
 
     def queries_in(self, segment: Segment) -> int:
         """Tokens of this step that a layer of the segment computes."""
         return segment.length if self.prefill else self.queries
+
+
+def rotary_embeddings(language_model: torch.nn.Module, hidden: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosines and sines for position ids (C, B, L), where and in the precision in which ``hidden`` is."""
+    return language_model.rotary_emb(hidden, model_ids(ids.to(hidden.device)))
 
 
 def cached_length(cache: Cache | None) -> int:

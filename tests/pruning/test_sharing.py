@@ -45,15 +45,15 @@ def answers(model, inputs, pruner, position="native", share=True, cache=None, **
 
 
 class Watch:
-    """Counts what enters the tower, and the (rows, tokens) of every pass through the LLM."""
+    """Counts what enters the tower, and the (rows, tokens) of every pass through a layer of the LLM."""
 
-    def __init__(self, model):
+    def __init__(self, model, layer=0):
         owner, self.features, self.layers = model.model, 0, []
         blocks = owner.visual.blocks if hasattr(owner, "visual") else owner.vision_tower.encoder.layers
-        self.first = blocks[0], owner.language_model.layers[0]
+        self.watched = blocks[0], owner.language_model.layers[layer]
 
     def __enter__(self):
-        tower, layer = self.first
+        tower, layer = self.watched
         self.handles = [
             tower.register_forward_pre_hook(self.count),
             layer.register_forward_pre_hook(lambda module, args: self.layers.append(tuple(args[0].shape[:2]))),
@@ -114,11 +114,30 @@ def after_images(family, prompt):
     return max(place for place, token in enumerate(ids) if token == family.model().config.image_token_id) + 1
 
 
-def test_a_stage_in_the_llm_shares_the_vision_pass_only(family):
+def test_a_beginning_ends_at_the_first_stage(family):
     model, inputs = family.model(), asked(family, *ASKED)
-    with Watch(model) as watch:
-        answers(model, inputs, Fixed(2, (2,)), max_new_tokens=1)
-    assert watch.features == features_of(family, 0, 1, 2, 3) and len(watch.layers) == 1 and watch.layers[0][0] == 6
+    with Watch(model, layer=2) as watch:
+        answers(model, inputs, Fixed(2, (3, 4)), max_new_tokens=1)
+    assert watch.features == features_of(family, 0, 1, 2, 3) and [rows for rows, _ in watch.layers] == [3, 6]
+    with Watch(model, layer=4) as watch:
+        answers(model, inputs, Fixed(2, (3, 4)), max_new_tokens=1)
+    assert [rows for rows, _ in watch.layers] == [6]
+
+
+STAGED = ("nuwa", "fastv", "pyramiddrop", "sparsevlm", "sparsevlm_plus", "feather", "dart", "composed", "nuwa_release")
+"""Methods with a stage in the LLM; between them they see all that can be seen there."""
+
+
+@pytest.mark.parametrize("name", STAGED)
+@pytest.mark.parametrize("family", ["llava", "llava_next", "qwen2_5_vl"], indirect=True)
+def test_methods_choose_the_same_in_the_llm(family, name):
+    model, inputs = family.model(), asked(family, *ASKED)
+    pruner = nuwa.load_pruner(name, budget=20 if family.name == "llava" else Budget(ratio=0.34))
+    ids, logits, report = answers(model, inputs, pruner)
+    expected_ids, expected, unshared = answers(model, inputs, pruner, share=False)
+    torch.testing.assert_close(logits, expected, atol=5e-6, rtol=0)
+    assert torch.equal(ids, expected_ids)
+    assert [image.stages for image in report.images] == [image.stages for image in unshared.images]
 
 
 def test_rows_are_shared_by_content_not_by_name():
@@ -153,9 +172,9 @@ def test_without_a_cache_nothing_is_shared_in_the_llm():
 
 def test_analyses_refuse_shared_rows():
     model = FAMILIES["llava"].model()
-    with nuwa.prune(model, KeepAll(), share=True) as session, pytest.raises(SessionError, match="share=False"):
-        with block(session, "text"):
-            pass
+    shared = nuwa.prune(model, KeepAll(), share=True)
+    with shared as session, pytest.raises(SessionError, match="share=False"), block(session, "text"):
+        pass
 
 
 CACHED = [(family, name) for family in FAMILIES for name in READERS] + [("llava", name) for name in LLAVA_ONLY]
