@@ -20,9 +20,10 @@ from nuwa.config import BUILT, Accelerator, ConfigError, baseline_of, build, is_
 from nuwa.evaluation.processes import check_sweep, current, is_shared, start
 from nuwa.files import PACKAGE
 from nuwa.models import ADAPTERS
+from nuwa.models.base import Adapter
 from nuwa.models.checkpoint import check_folder, find_folder
 from nuwa.pruners.base import Pruner
-from nuwa.pruning.budget import Budget, ModelShape
+from nuwa.pruning.budget import Budget
 from nuwa.pruning.positions import STRATEGIES
 
 BAD_INPUT = (ValueError, OSError)
@@ -74,7 +75,8 @@ def check(cfg: DictConfig) -> Parts:
     """Refuse what cannot work and build everything but the model.
 
     Raises:
-        ValueError: an impossible value; the message names its key. BudgetError, if the method cannot reach the budget.
+        ValueError: an impossible value; the message names its key. BudgetError, if the method cannot reach the budget,
+            MisfitError, if the model lacks what it needs.
     """
     cfg = normalised(cfg)
     _check_numbers(cfg)
@@ -83,10 +85,12 @@ def check(cfg: DictConfig) -> Parts:
     model = options["model"] | {"device": _device(cfg, options["model"].get("device", "auto"))}
     if is_shared(cfg) and model.get("device_map") is not None:
         raise ConfigError(f"model.device_map={model['device_map']}: trainer=ddp gives each process its own model")
-    shape = _shape(model)
-    if shape is not None and shape.image_tokens is not None:
-        pruner.schedule(shape.image_tokens, shape.layers)
-    _check_blocking(cfg, sys.maxsize if shape is None else shape.layers)
+    adapter = _adapter(model)
+    if adapter is not None:
+        pruner.check_tower(adapter.tower)
+        if adapter.shape.image_tokens is not None:
+            pruner.schedule(adapter.shape.image_tokens, adapter.shape.layers)
+    _check_blocking(cfg, sys.maxsize if adapter is None else adapter.shape.layers)
     return Parts(pruner, _build(options["dataset"], "dataset"), model)
 
 
@@ -159,12 +163,12 @@ def _device(cfg: DictConfig, device: str) -> str:
     return f"cuda:{current(cfg).local_rank}"
 
 
-def _shape(options: dict) -> ModelShape | None:
-    """The sizes of a model that lies in a folder, read from its config.json; None for others, which must load first."""
+def _adapter(options: dict) -> Adapter | None:
+    """What the config.json of a model in a folder tells; None for other models, which must load first."""
     path = options.get("path")
     if path is None or not (path.startswith((PACKAGE, ".", "/", "~")) or Path(path).exists() or path.count("/") != 1):
         return None
     folder = find_folder(path)
     check_folder(folder, tuple(ADAPTERS), options.get("family"))
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    return ADAPTERS[config.model_type](SimpleNamespace(config=config)).shape  # a shape needs no weights
+    return ADAPTERS[config.model_type](SimpleNamespace(config=config))  # its shape and its tower need no weights

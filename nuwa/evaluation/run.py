@@ -17,6 +17,7 @@ from nuwa.evaluation.check import BAD_INPUT, check, check_outputs, normalised
 from nuwa.evaluation.journal import JournalError
 from nuwa.evaluation.processes import ProcessError, Processes, check_processes, meet
 from nuwa.evaluation.result import RESULT, read_result, write_result
+from nuwa.pruners.base import MisfitError
 from nuwa.pruning.budget import BudgetError
 
 log = logging.getLogger(__name__)
@@ -62,8 +63,9 @@ def _outcome(cfg: DictConfig, folder: Path, processes: Processes) -> dict[str, A
         from nuwa.evaluation.compute import compute  # Lightning takes seconds to import; skipping needs none of it
 
         return outcome | compute(cfg, folder, parts, unpruned, processes)
-    except BudgetError as error:
-        return outcome | {"status": "unreachable", "reason": str(error)}
+    except (BudgetError, MisfitError) as error:
+        status = "unreachable" if isinstance(error, BudgetError) else "refused"
+        return outcome | {"status": status, "reason": str(error)}
     except Exception as error:
         expected = isinstance(error, (*BAD_INPUT, JournalError, ProcessError))
         reason = str(error) if expected else f"{type(error).__name__}: {error}"

@@ -10,8 +10,8 @@ from statistics import mean, stdev
 from nuwa.report.expected import SUMMARIES, Benchmark, PaperTable, PrintedRow, benchmark
 from nuwa.report.runs import Choices, Result, choices_of
 
-DONE, LIMITED, MISSING, FAILED, UNREACHABLE, UNFINISHED, ABSENT = (
-    "done", "limited", "missing", "failed", "unreachable", "unfinished", "none here",
+DONE, LIMITED, MISSING, FAILED, REFUSED, UNREACHABLE, UNFINISHED, ABSENT = (
+    "done", "limited", "missing", "failed", "refused", "unreachable", "unfinished", "none here",
 )  # fmt: skip
 NO_RUN = "no run"
 Runs = Sequence[tuple[Choices, Result]]
@@ -149,7 +149,7 @@ def _number(asked: Benchmark, result: Result, metric: str) -> tuple[float | None
 
 def _why_not(results: Sequence[Result]) -> tuple[str, str]:
     """State and reason of a cell that no finished run gives."""
-    for state in (FAILED, UNREACHABLE, UNFINISHED):
+    for state in (FAILED, REFUSED, UNREACHABLE, UNFINISHED):
         for result in results:
             if result.get("status") == state:
                 return state, f"{result['run_key']}: {result.get('reason', '')}"

@@ -1,0 +1,27 @@
+"""Methods on models that lack what they need: refused by name, before weights are read, and kept in tables."""
+
+import pytest
+from jobs import compose
+
+from nuwa.evaluation import compute as compute_module
+from nuwa.evaluation.check import check
+from nuwa.evaluation.result import read_result
+from nuwa.evaluation.run import run_job
+from nuwa.pruners.base import MisfitError
+from nuwa.report.table import collect, rows_of
+
+TINY = ("model=tiny_llava", "pruner=prumerge", "callbacks=none", "logger=none", "baseline=skip")
+
+
+def test_a_model_in_a_folder_is_refused_by_its_config():
+    with pytest.raises(MisfitError, match="pruner prumerge scores in the tower's layer that reads the features"):
+        check(compose(*TINY))
+
+
+def test_a_refused_job_leaves_its_reason(tmp_path, monkeypatch):
+    monkeypatch.setattr(compute_module, "compute", lambda *args: pytest.fail("loaded"))
+    folder = run_job(compose(*TINY, f"paths.outputs={tmp_path}"))
+    result = read_result(folder)
+    assert (result["status"], "traceback" in result) == ("refused", False)
+    (row,) = rows_of(collect([folder]))
+    assert (row["method"], row["status"]) == ("prumerge", "refused") and "here no layer does" in row["reason"]
