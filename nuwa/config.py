@@ -28,7 +28,7 @@ PROTOCOL = 1
 BASELINE = {"_target_": "nuwa.pruners.none.KeepAll"}
 BUILT = ("model", "pruner", "dataset")
 PROVIDED = {"pruner": ("budget", "seed"), "model": (), "dataset": ()}
-UNSCIENTIFIC = {"model": ("name", "device", "device_map"), "pruner": (), "dataset": ()}
+UNSCIENTIFIC = {"model": ("name", "device", "device_map"), "pruner": (), "dataset": ("streaming",)}
 
 
 class ConfigError(ValueError):

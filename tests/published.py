@@ -173,10 +173,12 @@ SETS: dict[str, tuple[Callable[[int], list[dict]], str]] = {
     "seedbench": (seedbench, "data/test"), "mmvet": (mmvet, "data/test"),
 }  # fmt: skip
 """Name in conf/dataset -> what makes its rows, and where its hub keeps the split."""
+ONE_OF_A_KIND = list({make: name for name, (make, _) in reversed(SETS.items())}.values())
+"""One data set for every kind of rows."""
 
 
-def write_parquet(rows: list[dict], stem: Path) -> Path:
-    """Rows as one shard of the hub's parquet, its types in the file's metadata."""
+def write_parquet(rows: list[dict], stem: Path, group: int = 100) -> Path:
+    """Rows as one shard of the hub's parquet, ``group`` of them in a row group, its types in the file's metadata."""
     from datasets import Dataset, Image, List, Value
 
     stem.parent.mkdir(parents=True, exist_ok=True)
@@ -188,16 +190,16 @@ def write_parquet(rows: list[dict], stem: Path) -> Path:
     pictures = {name: kind for name, kind in pictures.items() if name not in ("imageId", "image_source")}
     features = table.features | {k: v for k, v in (types | pictures).items() if k in table.column_names}
     file = stem.with_name(f"{stem.name}-00000-of-00001.parquet")
-    table.cast(type(table.features)(features)).to_parquet(file)
+    table.cast(type(table.features)(features)).to_parquet(file, batch_size=group)
     return file
 
 
-def write_set(name: str, folder: Path, count: int = 8) -> Path:
+def write_set(name: str, folder: Path, count: int = 8, group: int = 100) -> Path:
     """A local copy of a data set in its hub's layout."""
     make, place = SETS[name]
-    write_parquet(make(count), folder / place)
+    write_parquet(make(count), folder / place, group)
     if name == "gqa":
-        write_parquet(gqa_images(), folder / "testdev_balanced_images/testdev")
+        write_parquet(gqa_images(), folder / "testdev_balanced_images/testdev", group)
     return folder
 
 

@@ -57,6 +57,8 @@ class Benchmark(ABC):
     """A sequence of samples and the way they are scored."""
 
     name: str
+    source: str | None = None
+    """Where its rows were read, with their version if they have one."""
     unit_box_tasks: ClassVar[tuple[str, ...]] = ("vg",)
     """Tasks whose answers are boxes as fractions of one picture; answers in pixels are rewritten before scoring."""
 

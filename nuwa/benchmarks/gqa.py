@@ -10,7 +10,7 @@ from PIL import Image
 
 from nuwa.benchmarks.base import SampleError, Scores
 from nuwa.benchmarks.hub import Doc, Entry, HubBenchmark, a_text, identifier
-from nuwa.benchmarks.rows import load_rows
+from nuwa.benchmarks.rows import Rows
 from nuwa.benchmarks.scoring import exact_match
 
 
@@ -31,12 +31,12 @@ class GQA(HubBenchmark):
     pictures: ClassVar = ()
     scored: ClassVar = ("answer",)
 
-    def load(self):
+    def load(self) -> Rows:
         """Questions; and beside them the pictures, of which the same few hundred belong to all questions."""
         rows = super().load()
         self.photos, self.photo_rows = rows, None
         if "image" not in rows.columns:
-            self.photos = load_rows(self.hub, self.image_config, self.split, self.revision, self.path)
+            self.photos = self.rows_of(self.image_config)
             self.require(self.photos, ("id", "image"))
             self.photo_rows = {str(keys["id"]): row for row, keys in enumerate(self.photos.keys(("id",))) if keys}
         return rows

@@ -17,7 +17,8 @@ import numpy as np
 from PIL import Image
 
 from nuwa.benchmarks.base import Benchmark, BenchmarkError, Sample, SampleError, Scores
-from nuwa.benchmarks.rows import load_rows
+from nuwa.benchmarks.rows import Rows
+from nuwa.benchmarks.sources import load_rows
 
 Doc = dict[str, Any]
 Entry = tuple[str, str | None]
@@ -36,6 +37,7 @@ class HubBenchmark(Benchmark):
         hub: ids on the hub, the first that can be had is taken; they moved in 2025.
         config, split, revision: as the hub calls them; a revision pins the data.
         path: a local copy: a folder of parquet, or jsonl and pictures.
+        streaming: parquet is read where it lies, not downloaded and converted first.
         prompt: the user's turn, with slots.
         answer_tokens: how many tokens an answer may take.
 
@@ -49,6 +51,7 @@ class HubBenchmark(Benchmark):
     split: str
     revision: str | None = None
     path: str | None = None
+    streaming: bool = False
     prompt: str
     answer_tokens: int
 
@@ -72,9 +75,17 @@ class HubBenchmark(Benchmark):
         self.require(self.rows, (*self.columns, *self.pictures))
         self._index()
 
-    def load(self):
+    def load(self) -> Rows:
         """The rows."""
-        return load_rows(self.hub, self.config, self.split, self.revision, self.path)
+        return self.rows_of(self.config)
+
+    def rows_of(self, config: str | None, images: str | None = None) -> Rows:
+        """The rows of a config of the data set; pictures that they only name lie in ``images``."""
+        return load_rows(self.hub, config, self.split, self.revision, self.path, images, self.streaming)
+
+    @property
+    def source(self) -> str:
+        return self.rows.source
 
     def entries(self, row: int, keys: Doc) -> Iterator[Entry]:
         """The samples that a row makes; raises whatever it likes for a row that makes none."""
@@ -144,7 +155,7 @@ class HubBenchmark(Benchmark):
             known = ", ".join(f"{{{slot}}}" for slot in self.slots)
             raise BenchmarkError(f"dataset.{key}={prompt!r}: needs {{{self.slots[0]}}}, and may have {known} only")
 
-    def require(self, rows, columns: Sequence[str]) -> None:
+    def require(self, rows: Rows, columns: Sequence[str]) -> None:
         """Refuse rows without one of the columns, or without rows."""
         if not len(rows):
             raise BenchmarkError(f"dataset {self.name}: {rows.source} holds no rows")

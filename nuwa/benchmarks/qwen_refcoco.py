@@ -15,7 +15,7 @@ from PIL import Image
 
 from nuwa.benchmarks.base import SampleError, Scores
 from nuwa.benchmarks.hub import Doc, HubBenchmark, a_text, an_integer
-from nuwa.benchmarks.rows import load_rows
+from nuwa.benchmarks.rows import Rows
 from nuwa.benchmarks.scoring import Box
 
 FACTOR, MIN_PIXELS, MAX_PIXELS = 28, 28 * 28, 28 * 28 * 1280
@@ -88,8 +88,8 @@ class QwenRefCOCO(HubBenchmark):
     slots: ClassVar = ("caption",)
     scored: ClassVar = ("solution", "width", "height")
 
-    def load(self):
-        return load_rows(self.hub, self.config, self.split, self.revision, self.path, self.images_folder)
+    def load(self) -> Rows:
+        return self.rows_of(self.config, self.images_folder)
 
     def document(self, doc: Doc, part: int, images: Sequence[Image.Image]) -> Doc:
         """The record's size must be its picture's: boxes are in pixels."""

@@ -183,6 +183,7 @@ def _summarise(
         "method": parts.pruner.name,
         "model": loaded.name,
         "dataset": parts.benchmark.name,
+        "data": parts.benchmark.source,
         "position": parts.pruner.native_on(adapter.axes) if asked == "native" else asked,
         "seed": cfg.seed,
         "n": len(answered),

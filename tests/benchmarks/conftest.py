@@ -1,12 +1,30 @@
 """Fixtures of the tests that read published data sets."""
 
 import pytest
+from hub_server import serve
 
 
 @pytest.fixture
 def own_cache(monkeypatch, tmp_path):
     """``datasets`` neither asks the network nor leaves anything in the user's cache."""
     import datasets
+    from huggingface_hub import constants
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub_cache"))
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+
+
+@pytest.fixture
+def hub(own_cache, monkeypatch, tmp_path):
+    """A hub over ``tmp_path / "hub"``, which ``datasets`` takes for the one."""
+    import datasets
+    from huggingface_hub import constants
+
+    with serve(tmp_path / "hub") as running:
+        monkeypatch.setattr(datasets.config, "HF_ENDPOINT", running.url)
+        template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, running.url)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "ENDPOINT", running.url)
+        monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+        yield running

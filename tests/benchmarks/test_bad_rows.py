@@ -4,12 +4,11 @@ import json
 import math
 import sys
 
-import datasets
 import pytest
 from published import SETS, benchmark, mmmu, picture, pope, refcoco, scienceqa, vqav2, write_parquet, write_set
 
 from nuwa.benchmarks.base import BenchmarkError, SampleError
-from nuwa.benchmarks.rows import load_rows
+from nuwa.benchmarks.sources import load_rows
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -168,35 +167,6 @@ def test_impossible_options_are_named(option, reason, tmp_path):
     (tmp_path / "test.jsonl").write_text("{}", encoding="utf-8")
     with pytest.raises(BenchmarkError, match=reason):
         benchmark("pope", tmp_path, option)
-
-
-# the hub
-
-
-def test_the_first_name_that_can_be_had_is_taken(monkeypatch, tmp_path):
-    asked = []
-
-    def load_dataset(name, config, split, revision):
-        asked.append((name, config, split, revision))
-        if name == "old/name":
-            raise FileNotFoundError("moved away")
-        return datasets.Dataset.from_list(pope(3))
-
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    rows = load_rows(["old/name", "new/name", "third/name"], "Full", "test", "abc")
-    assert asked == [("old/name", "Full", "test", "abc"), ("new/name", "Full", "test", "abc")]
-    assert len(rows) == 3 and rows.source == "new/name" and rows.pictures(1, "image")[0].size == picture(1).size
-
-
-def test_offline_a_revision_that_is_not_there(monkeypatch):
-    import huggingface_hub
-
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(BenchmarkError) as caught:
-        load_rows(["nuwa-tests/no-such-set", "nuwa-tests/nor-this"], None, "test", "0" * 40)
-    text = str(caught.value)
-    assert f"revision {'0' * 40}" in text and "nuwa-tests/no-such-set: " in text and "nuwa-tests/nor-this: " in text
-    assert "dataset.path=<folder of parquet files>" in text
 
 
 def test_without_the_package_datasets(monkeypatch, tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from published import SETS, benchmark, picture, write_set
+from published import ONE_OF_A_KIND, SETS, benchmark, picture, write_set
 
 from nuwa.benchmarks.base import Benchmark
 from nuwa.evaluation.data import EvaluationData, Failure
@@ -45,9 +45,6 @@ def blank(folder: Path, size: tuple[int, int]) -> None:
 
 
 FULL = {"mme": 200.0, "vqav2": 1.0}
-
-
-ONE_OF_A_KIND = list({make: name for name, (make, _) in reversed(SETS.items())}.values())
 
 
 @pytest.mark.parametrize("name", ONE_OF_A_KIND)

@@ -1,0 +1,143 @@
+"""Where rows come from: the Hugging Face hub, through ``datasets``, or a local folder with the same columns.
+
+Parquet becomes a memory-mapped table in the cache of ``datasets`` first, or is read where it lies (``streaming``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nuwa.benchmarks.base import BenchmarkError
+from nuwa.benchmarks.rows import ArrowRows, JsonRows, Rows
+from nuwa.benchmarks.streamed import ParquetRows
+
+if TYPE_CHECKING:
+    from datasets import DatasetBuilder
+
+
+def load_rows(
+    hub: Sequence[str],
+    config: str | None,
+    split: str,
+    revision: str | None = None,
+    path: str | None = None,
+    images: str | None = None,
+    streaming: bool = False,
+) -> Rows:
+    """Rows of ``path`` if it is given, otherwise of the first id in ``hub`` that can be had.
+
+    Args:
+        hub: names of one data set on the hub, which may have moved from one to the other.
+        config, split, revision: as the hub calls them; ``config`` may be a folder below ``path``.
+        path: a parquet, jsonl or json file, or a folder of them in the hub's layout.
+        images: folder of the pictures that rows name, where it is not the file's own.
+        streaming: parquet is read row group by row group where it lies.
+
+    Raises:
+        BenchmarkError: nothing to load, or it cannot be read.
+    """
+    if path is None:
+        return _from_hub(hub, config, split, revision, streaming)
+    files = find_files(path, config, split)
+    folder = Path(images).expanduser() if images else files[0].parent
+    if not folder.is_dir():
+        raise BenchmarkError(f"dataset.images_folder={images}: there is no such folder")
+    if files[0].suffix == ".parquet":
+        return _from_parquet(files, path, folder, streaming)
+    try:
+        return JsonRows(files[0], folder)
+    except (OSError, ValueError) as error:
+        raise BenchmarkError(f"dataset.path: {files[0]} cannot be read: {error}") from error
+
+
+def find_files(path: str, config: str | None, split: str) -> list[Path]:
+    """The files of a split: ``<split>*.parquet`` of the folder, its ``data`` or its ``<config>``; else a jsonl or json.
+
+    A folder that holds one file only needs no split in its name.
+    """
+    place = Path(path).expanduser()
+    if place.is_file():
+        return [place]
+    if not place.is_dir():
+        raise BenchmarkError(f"dataset.path={path}: there is no such folder or file")
+    folders = [place / config, place / config / "data"] if config else []
+    for folder in (*folders, place, place / "data"):
+        for suffix in ("parquet", "jsonl", "json"):
+            found = sorted(folder.glob(f"*.{suffix}"))
+            chosen = [file for file in found if file.stem == split or file.name.startswith((f"{split}-", f"{split}."))]
+            chosen = chosen or (found if len(found) == 1 else [])
+            if chosen:
+                return chosen if suffix == "parquet" else chosen[:1]
+    names = ", ".join(sorted(str(file.relative_to(place)) for file in place.rglob("*.*"))[:8]) or "nothing"
+    wanted = f"{config}/{split}" if config else split
+    raise BenchmarkError(f"dataset.path={path} lacks {wanted}-*.parquet or {split}.jsonl; it holds {names}")
+
+
+def _from_parquet(files: Sequence[Path], path: str, folder: Path, streaming: bool) -> Rows:
+    """Local parquet, as it lies or as one memory-mapped table in the cache of ``datasets``."""
+    datasets = _datasets()
+    try:
+        rows = ParquetRows([str(file) for file in files], path, folder)  # whole files have a readable end
+    except BenchmarkError as error:
+        raise BenchmarkError(f"dataset.path: {error}") from error
+    if streaming:
+        return rows
+    try:
+        table = datasets.load_dataset("parquet", data_files=rows.files, split="train")
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = error.__cause__ or error
+        raise BenchmarkError(f"dataset.path: {files[0].parent} cannot be read: {reason}") from error
+    return ArrowRows(table, path, folder)
+
+
+def _from_hub(hub: Sequence[str], config: str | None, split: str, revision: str | None, streaming: bool) -> Rows:
+    if not hub:
+        raise BenchmarkError("dataset.path is not set, and this data set is not on the hub: give its folder or file")
+    datasets, reasons = _datasets(), []
+    for name in hub:
+        try:
+            builder = datasets.load_dataset_builder(name, config, revision=revision)
+            _check_revision(builder, revision)
+            return _rows_of(builder, name, split, streaming)
+        except (OSError, ValueError, RuntimeError) as error:  # not there, not reachable, no such revision or split
+            reasons.append(f"{name}: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
+    wanted = f"config {config}, split {split}, revision {revision or 'newest'}"
+    raise BenchmarkError(
+        f"dataset.hub: no source could be loaded ({wanted}): {'; '.join(reasons)}. "
+        f"Without network give a local copy: dataset.path=<folder of parquet files>"
+    )
+
+
+def _check_revision(builder: DatasetBuilder, revision: str | None) -> None:
+    """Refuse another version than the one that was asked for: without network ``datasets`` takes what its cache has."""
+    if revision is not None and not builder.config.data_files and not builder.hash.startswith(revision):
+        raise ValueError(f"the hub cannot be reached, and the cache holds revision {builder.hash}")
+
+
+def _rows_of(builder: DatasetBuilder, name: str, split: str, streaming: bool) -> Rows:
+    """The rows of a split; their source names the commit."""
+    source = f"{name}@{builder.hash}"
+    if not streaming:
+        builder.download_and_prepare()
+        return ArrowRows(builder.as_dataset(split=split), source)
+    splits = builder.config.data_files
+    if not splits:
+        raise ValueError("the hub cannot be reached, which dataset.streaming=true needs")
+    if split not in splits:
+        raise ValueError(f"it has the splits {', '.join(splits)}")
+    if not all(file.endswith(".parquet") for file in splits[split]):
+        raise ValueError("its files are not parquet; use dataset.streaming=false")
+    return ParquetRows(splits[split], source)
+
+
+def _datasets():
+    """The library, which an installation without the extra ``data`` lacks."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise BenchmarkError(
+            "this dataset needs the package datasets: pip install 'nuwa-vlm[data]' (a local .jsonl works without)"
+        ) from error
+    return datasets
