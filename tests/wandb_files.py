@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,9 +21,9 @@ WHOLE, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 def records(path: Path) -> Iterator[Record]:
     """Every record of a .wandb file: LevelDB's log format, whose pieces carry a checksum each."""
     data, place, parts = path.read_bytes(), len(MAGIC), b""
-    assert data.startswith(MAGIC)
+    assert MAGIC.startswith(data[: len(MAGIC)])
     while place < len(data):
-        if BLOCK - place % BLOCK < HEAD:
+        if BLOCK - place % BLOCK < HEAD:  # too little for another piece
             place += BLOCK - place % BLOCK
             continue
         checksum, length, kind = struct.unpack_from("<IHB", data, place)
@@ -56,11 +57,21 @@ class OfflineRun:
         return [self.folder / "files" / path for path in logged.get("filenames") or [logged["path"]]]
 
 
+def all_records(path: Path) -> list[Record]:
+    """The records of a finished run; wandb's own process may write the last of them when ``finish`` has returned."""
+    for _ in range(100):
+        found = list(records(path))
+        if found and found[-1].HasField("exit"):
+            break
+        time.sleep(0.1)
+    return found
+
+
 def read_run(folder: Path) -> OfflineRun:
     """The run in a folder ``offline-run-...``."""
     (path,) = folder.glob("*.wandb")
     found = OfflineRun(folder, None, {}, {}, {}, None)
-    for record in records(path):
+    for record in all_records(path):
         kind = record.WhichOneof("record_type")
         if kind == "run":
             found.run = record.run

@@ -30,13 +30,15 @@ class ExpectedError(ValueError):
 class Benchmark:
     """A printed column: which runs and which of their numbers stand for it, and how far those may be off.
 
-    ``runs`` maps a data set (``name`` or ``name:split``) to a metric; ``result`` names a cost that any run has.
+    ``runs`` maps a data set (``name`` or ``name:split``) to a metric; ``result`` names a cost that any run has,
+    ``speed`` a time that a probed run has, which stands beside the printed one and is not judged.
     """
 
     name: str
     task: str = ""
     runs: Mapping[str, str] = field(default_factory=dict)
     result: str = ""
+    speed: str = ""
     scale: float = 1.0
     tolerance: float = 0.0
     tolerance_percent: float = 0.0
@@ -44,7 +46,7 @@ class Benchmark:
     @property
     def known(self) -> bool:
         """Whether runs here can have such a number."""
-        return bool(self.runs or self.result)
+        return bool(self.runs or self.result or self.speed)
 
     def allowed(self, printed: float) -> float:
         """How far a number may be from the printed one."""

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 
 from nuwa.report.expected import SUMMARIES, Benchmark, PaperTable, PrintedRow, benchmark
-from nuwa.report.runs import Choices, Result, choices_of
+from nuwa.report.runs import Choices, Result, choices_of, measured
 
 DONE, LIMITED, MISSING, FAILED, REFUSED, UNREACHABLE, UNFINISHED, ABSENT = (
     "done", "limited", "missing", "failed", "refused", "unreachable", "unfinished", "none here",
 )  # fmt: skip
 NO_RUN = "no run"
-Runs = Sequence[tuple[Choices, Result]]
+Run = tuple[Choices, Result]
+Runs = Sequence[Run]
+Match = tuple[PrintedRow, str, Run | None]
 QUARTERS = {"0-7": "1/4", "8-15": "2/4", "16-23": "3/4", "24-31": "4/4"}  # Table 15's layers, of 32
 RANDOM_WEIGHTS = "_random"  # such a model costs what the trained one costs, and its answers mean nothing
 SAME_SHARE = 0.01  # 0.0556 of the tokens is 160 of 2880
@@ -61,8 +63,30 @@ def model_name(printed: str) -> str:
 
 
 def chosen(results: Iterable[Result]) -> Runs:
-    """Results beside the choices they were made with."""
-    return [(choices_of(result), result) for result in results]
+    """Results beside the choices they were made with.
+
+    A run that failed has counted no tokens; an image has as many as in other runs of its model and data.
+    """
+    runs = [(choices_of(result), result) for result in results]
+    counted = {(c.model, c.dataset): r["tokens_per_image"] for c, r in runs if "tokens_per_image" in r}
+    return [(c, {"tokens_per_image": counted.get((c.model, c.dataset))} | r) for c, r in runs]
+
+
+def matches(table: PaperTable, runs: Runs) -> dict[str, list[Match]]:
+    """For each model with runs of a table, each printed row with the method here and the run that stand for it.
+
+    A row that no run stands for comes once, with None.
+    """
+    found: dict[str, list[Match]] = {}
+    for model in dict.fromkeys(choices.model for choices, _ in runs):
+        own = [run for run in runs if run[0].model == model]
+        rows: list[Match] = []
+        for row in table.rows:
+            mine = [(row, name, run) for name in row.pruners for run in own if made_for(table, row, name, run)]
+            rows += mine or [(row, next(iter(row.pruners), ""), None)]
+        if any(run is not None for *_, run in rows):
+            found[model] = rows
+    return found
 
 
 def compare(table: PaperTable, results: Iterable[Result]) -> list[Cell]:
@@ -79,7 +103,7 @@ def compare(table: PaperTable, results: Iterable[Result]) -> list[Cell]:
     return cells
 
 
-def made_for(table: PaperTable, row: PrintedRow, pruner: str, run: tuple[Choices, Result]) -> bool:
+def made_for(table: PaperTable, row: PrintedRow, pruner: str, run: Run) -> bool:
     """Whether a run, on whatever model and data, has the method, options, ids and budget of a row."""
     choices, result = run
     if choices.method != pruner or not choices.has_options(row.options) or not _same_blocking(choices, row):
@@ -106,7 +130,7 @@ def _same_budget(choices: Choices, result: Result, row: PrintedRow, whole: Print
     if _same_model(choices, row) and choices.average is not None and row.average is not None:
         return choices.average == row.average
     share = choices.ratio
-    tokens = result.get("tokens_per_image", whole.average)  # a run that failed has counted none
+    tokens = result.get("tokens_per_image") or whole.average
     if choices.average is not None and tokens:
         share = choices.average / tokens
     return share is not None and abs(share / row.share(whole) - 1) < SAME_SHARE
@@ -127,14 +151,16 @@ def _cell(table: PaperTable, row: PrintedRow, pruner: str, column: str, runs: Ru
         return Cell(row, pruner, asked, printed, state, reason=reason, note=note)
     values = [value for value, *_ in done]
     error = stdev(values) if len(values) > 1 else done[0][1]
-    whole = asked.result or not any(choices.limited or result.get("n_failed") for _, _, choices, result in done)
+    if asked.speed:
+        note = f"ours on {done[0][3].get('environment', {}).get('device')}, batch 1"
+    whole = not asked.runs or not any(choices.limited or result.get("n_failed") for _, _, choices, result in done)
     return Cell(row, pruner, asked, printed, DONE if whole else LIMITED, mean(values), error, note=note)
 
 
 def _metric(asked: Benchmark, choices: Choices) -> str | None:
     """The metric by which a run stands for a column; None if it has another data set, or answers by random weights."""
-    if asked.result:
-        return asked.result
+    if not asked.runs:
+        return asked.result or asked.speed
     if choices.model.endswith(RANDOM_WEIGHTS):
         return None
     return asked.runs.get(choices.dataset, asked.runs.get(f"{choices.dataset}:{choices.split}"))
@@ -142,7 +168,7 @@ def _metric(asked: Benchmark, choices: Choices) -> str | None:
 
 def _number(asked: Benchmark, result: Result, metric: str) -> tuple[float | None, float | None]:
     """A run's value and standard error in the printed unit, None where it has none."""
-    values = result if asked.result else result.get("metrics", {})
+    values = measured(result) if asked.speed else result if asked.result else result.get("metrics", {})
     numbers = values.get(metric), result.get("standard_errors", {}).get(metric)
     return tuple(None if number is None else asked.scale * number for number in numbers)
 

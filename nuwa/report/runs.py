@@ -29,6 +29,17 @@ def method_of(result: Result) -> str:
         return target
 
 
+def probe_of(result: Result) -> dict[str, Any]:
+    """What the speed probe measured at batch size 1; empty where it did not."""
+    return next((entry for entry in result.get("speed", ()) if entry["batch"] == 1), {})
+
+
+def measured(result: Result) -> dict[str, float]:
+    """Medians of a run's own times, ms: of the pruned model, or of the unpruned one in its own run."""
+    variants = probe_of(result).get("variants", {})
+    return {name: spent["median"] for name, spent in variants.get("pruned", variants.get("vanilla", {})).items()}
+
+
 @dataclass(frozen=True)
 class Choices:
     """What a run was asked to do, as far as a printed table tells runs apart."""

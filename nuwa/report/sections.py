@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from nuwa.report import side_by_side, stand_in, table4
+from nuwa.report import cost, side_by_side, stand_in, table4
 from nuwa.report.expected import PaperTable
 from nuwa.report.formats import Cells, csv_text, latex_text, markdown_text, print_text
 from nuwa.report.paper import ABSENT, MISSING, compare
@@ -48,21 +48,22 @@ def runs_section(results: Sequence[Result], title: str) -> Section:
 
 
 def paper_sections(table: PaperTable, results: Sequence[Result]) -> list[Section]:
-    """Runs beside a printed table: those of its models cell by cell, those of others by their retention."""
-    cells, others = compare(table, results), stand_in.stand_in_rows(table, results)
+    """Runs beside a printed table: those of its models cell by cell, those of others by their retention or costs."""
+    cells = compare(table, results)
+    others, costs = stand_in.stand_in_rows(table, results), cost.cost_rows(table, results)
     touched = any(cell.state not in (MISSING, ABSENT) for cell in cells)
     sections = []
-    if touched or not others:
+    if touched or not (others or costs):
         rows = side_by_side.wide_rows(table, cells)
         remarks = [side_by_side.LEGEND, *side_by_side.remarks(cells)]
         columns = [name for name in rows[0] if any(row[name] for row in rows)]
         long = side_by_side.long_rows(table, cells)
         sections.append(Section(heading(table), rows, columns, remarks, long, side_by_side.failed(cells)))
-    if others:
-        title = f"{heading(table)}; here with {stand_in.model_names(others)}"
-        remarks = [stand_in.LEGEND, *stand_in.reasons(others)]
-        nothing_judged = not touched
-        sections.append(Section(title, others, stand_in.shown(others), remarks, fails=nothing_judged))
+    for rows, legend in ((others, stand_in.LEGEND), (costs, cost.LEGEND)):
+        if rows:
+            title = f"{heading(table)}; here with {stand_in.model_names(rows)}"
+            remarks = [legend, *stand_in.reasons(rows)]
+            sections.append(Section(title, rows, stand_in.shown(rows), remarks, fails=not touched))
     return sections
 
 

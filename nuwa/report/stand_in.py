@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from nuwa.report.expected import PaperTable, PrintedRow, benchmark, mean_share
 from nuwa.report.formats import Cells
-from nuwa.report.paper import RANDOM_WEIGHTS, chosen, made_for, model_name
+from nuwa.report.paper import ABSENT, MISSING, RANDOM_WEIGHTS, Run, chosen, matches, model_name
 from nuwa.report.runs import Result
 from nuwa.report.side_by_side import label
 
@@ -18,16 +18,13 @@ LEGEND = "another model than the paper's: percent of its unpruned score [95 %] /
 
 
 def stand_in_rows(table: PaperTable, results: Iterable[Result]) -> list[Cells]:
-    """One row per printed row, method here and model, of runs whose metrics are those of tasks; unpruned rows first."""
+    """Every printed row for each model that has runs of it, with metrics that are those of tasks."""
+    if not any(benchmark(column).task for column in table.columns):
+        return []
     named = {model_name(model) for model in table.models}
-    runs = [run for run in chosen(results) if run[0].model not in named and not run[0].model.endswith(RANDOM_WEIGHTS)]
-    rows = []
-    for row in table.rows:
-        for pruner in row.pruners:
-            own = [run for run in runs if made_for(table, row, pruner, run)]
-            rows += [_row(table, row, pruner, run) for run in own if _finished_or_failed(run[1])]
-    models = dict.fromkeys(row["model"] for row in rows)
-    return sorted(rows, key=lambda row: list(models).index(row["model"]))
+    others = [run for run in chosen(results) if run[0].model not in named and not run[0].model.endswith(RANDOM_WEIGHTS)]
+    found = matches(table, [run for run in others if _finished_or_failed(run[1])])
+    return [_row(table, model, *match) for model, own in found.items() for match in own]
 
 
 def _finished_or_failed(result: Result) -> bool:
@@ -36,20 +33,21 @@ def _finished_or_failed(result: Result) -> bool:
     return result.get("status") != "done" or bool(tasks & set(TASKS))
 
 
-def _row(table: PaperTable, row: PrintedRow, pruner: str, run: tuple) -> Cells:
-    choices, result = run
-    cells = {"model": choices.model, "method": label(row, pruner), "tokens": row.tokens}
+def _row(table: PaperTable, model: str, row: PrintedRow, pruner: str, run: Run | None) -> Cells:
+    result = {} if run is None else run[1]
+    state = result.get("status", MISSING if pruner else ABSENT)
+    cells = {"model": model, "method": label(row, pruner), "tokens": row.tokens}
     for task, name in TASKS.items():
         columns = [column for column in table.columns if benchmark(column).task == task]
         paper = mean_share(row, table.unpruned[row.model], columns)
-        cells[name] = f"{_ours(result, task)} / {'' if paper is None else f'{paper:.1f}'}".strip(" /")
-    return cells | {"n": str(result.get("n", "")), "run": result["run_key"], "reason": _reason(result)}
+        ours = _ours(result, task) if state == "done" else state if columns or run else ""
+        cells[name] = f"{ours} / {'' if paper is None else f'{paper:.1f}'}".strip(" /")
+    reason = "" if state == "done" else result.get("reason", "")
+    return cells | {"n": str(result.get("n", "")), "run": result.get("run_key", ""), "reason": reason}
 
 
 def _ours(result: Result, task: str) -> str:
-    """Retention of the task's headline with its interval, or the state of the run."""
-    if result.get("status") != "done":
-        return result.get("status", "unfinished")
+    """Retention of the task's headline with its interval."""
     kept = next((value for name, value in result.get("retention", {}).items() if name.startswith(f"{task}/")), None)
     if kept is None:
         return "no unpruned run"
@@ -57,13 +55,9 @@ def _ours(result: Result, task: str) -> str:
     return value if kept["low"] == kept["high"] else f"{value} [{100 * kept['low']:.1f}, {100 * kept['high']:.1f}]"
 
 
-def _reason(result: Result) -> str:
-    return "" if result.get("status") == "done" else result.get("reason", "")
-
-
 def reasons(rows: list[Cells]) -> list[str]:
     """Why runs have no result."""
-    return [f"{row['method']} {row['tokens']}: {row['run']}: {row['reason']}" for row in rows if row["reason"]]
+    return [f"{row['method']} {row['tokens']}: {row['run']}: {row['reason']}" for row in rows if row.get("reason")]
 
 
 def shown(rows: list[Cells]) -> list[str]:

@@ -7,10 +7,11 @@ import pytest
 from made_up import result, write
 
 from nuwa.report.__main__ import main
+from nuwa.report.cost import cost_rows
 from nuwa.report.expected import load_table
 from nuwa.report.paper import compare
 from nuwa.report.side_by_side import failed, remarks, wide_rows
-from nuwa.report.stand_in import stand_in_rows
+from nuwa.report.stand_in import reasons, stand_in_rows
 
 GQA, MMB = "gqa/exact_match", "mmbench/circular"
 
@@ -160,14 +161,51 @@ def test_another_model_is_shown_by_its_retention():
     }
     scores = {"vqa/exact_match": 0.8, "vg/acc@0.5": 0.4}
     run = result("nuwa", scores, dataset="scenes", model="tiny_llava", average=64, retention=kept)
-    (row,) = stand_in_rows(load_table("table6"), [run])
-    assert (row["tokens"], row["questions"], row["boxes"]) == ("64", "90.0 [80.0, 95.0]", "50.0 / 47.2")
-    (row,) = stand_in_rows(load_table("table7"), [run])
+
+    def rows(table, *runs):
+        return {(row["method"], row["tokens"]): row for row in stand_in_rows(load_table(table), runs)}
+
+    row = rows("table6", run)["nuwa", "64"]
+    assert (row["questions"], row["boxes"]) == ("90.0 [80.0, 95.0]", "50.0 / 47.2")
     paper = (58.33 / 61.9 + 62.0275 / 64.7 + 1706.869 / 1862) / 3 * 100
-    assert row["method"] == "nuwa:d_thresh=280" and row["questions"] == f"90.0 [80.0, 95.0] / {paper:.1f}"
-    (row,) = stand_in_rows(load_table("table11"), [run])
-    assert row["tokens"] == "320"  # of 2,880, the share that 64 is of 576
-    assert stand_in_rows(load_table("table11"), [result("nuwa", scores, model="tiny_llava", average=192)]) == []
+    assert rows("table7", run)["nuwa:d_thresh=280", "64"]["questions"] == f"90.0 [80.0, 95.0] / {paper:.1f}"
+    assert rows("table11", run)["nuwa", "320"]["boxes"].startswith("50.0")  # of 2,880, the share that 64 is of 576
+    assert rows("table11", result("nuwa", scores, model="tiny_llava", average=192)) == {}
+    assert rows("flashvid_video", run) == {}  # no column is of a task here
+
+
+def test_rows_of_another_model_are_named_where_there_is_no_score():
+    """The rest of a printed table: no run, no method, or a run that could not reach its budget."""
+    common = {"dataset": "scenes", "model": "tiny_llava"}
+    short = {**result("sparsevlm", {}, average=32, status="unreachable", reason="too few", run_key="abc", **common)}
+    del short["tokens_per_image"]  # that of the other runs of its model counts
+    runs = [result("none", {"vqa/exact_match": 0.9}, **common), short]
+    found = {(row["method"], row["tokens"]): row for row in stand_in_rows(load_table("table12"), runs)}
+    assert len(found) == len(load_table("table12").rows)
+    assert found["sparsevlm", "160"]["questions"] == "unreachable / 82.0"
+    assert found["visionzip", "160"]["questions"] == "missing / 89.1" and found["visionzip", "160"]["boxes"] == ""
+    assert reasons(list(found.values())) == ["sparsevlm 160: abc: too few"]
+    first = {row["method"]: row for row in stand_in_rows(load_table("table1"), runs)}
+    assert first["random@fastv"]["questions"].startswith("none here / ")
+
+
+def test_costs_of_any_model():
+    """Shares of the unpruned model's FLOPs, and its prefill over the pruned one's: Table 4 prints 124 and 46 ms."""
+    quartiles = {"median": 2.5, "q1": 2.4, "q3": 2.6}
+    probe = {
+        "batch": 1, "speedup": {"prefill_ms": quartiles}, "theoretical_prefill_speedup": 5.0, "reached": 0.5,
+        "variants": {"vanilla": {"prefill_ms": {"median": 100}}, "pruned": {"prefill_ms": {"median": 40}}},
+    }  # fmt: skip
+    common = {"dataset": "scenes", "model": "llava_1_5_7b_random", "environment": {"device": "cpu"}}
+    runs = [result("none", {}, **common), result("nuwa", {}, average=64, speed=[probe], **common)]
+    rows = {row["method"]: row for row in cost_rows(load_table("table4"), runs)}
+    ours = rows["nuwa"]
+    assert ours["TFLOPs left, %"] == f"{100 * 0.64 / 5.76:.2f} / {100 * 0.6476 / 5.973:.2f}"
+    assert ours["prefill speed-up"] == f"2.50 (2.40 to 2.60) / {124 / 46:.2f}" and ours["reached"] == "50%"
+    assert rows["fastv"]["TFLOPs left, %"].startswith("missing / ")
+    prefill = cell(runs, "table4", "nuwa", "64", "prefill_ms_a100")
+    assert prefill.ours == 40 and not prefill.judged and prefill.note == "ours on cpu, batch 1"
+    assert cost_rows(load_table("table5"), runs) == []
 
 
 def test_command(tmp_path, capsys):
