@@ -90,6 +90,7 @@ class NuwaModel(lmms):
         settings = dict(requests[0].args[1])
         inputs = self.loaded.encode(samples)
         self.session.image_ids = [name for sample in samples for name in sample.image_ids] or None
+        self.session.questions = self.loaded.questions(samples)
         ids = self.loaded.model.generate(**inputs, **generation(settings))
         stops = settings.get("until") or []
         stops = [stops] if isinstance(stops, str) else stops

@@ -76,7 +76,7 @@ class ImageLook:
 def look_at(session: PruningSession, loaded: LoadedModel, sample: Sample) -> list[ImageLook]:
     """Read a sample's prompt in an open session and tell what happened to each of its images."""
     check_session(session)
-    session.image_ids = sample.image_ids or None
+    session.image_ids, session.questions = sample.image_ids or None, loaded.questions([sample])
     with _decisions(session.pruner) as seen:
         output = read_prompt_once(session, loaded.encode([sample]))
     state = state_of(output.past_key_values)

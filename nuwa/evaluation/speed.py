@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nuwa.benchmarks.base import Benchmark, Sample
+from nuwa.benchmarks.base import Benchmark
 from nuwa.models import adapter_for
 from nuwa.models.base import Adapter, remove_hooks
 from nuwa.models.loaded import LoadedModel
@@ -80,8 +80,9 @@ def probe_speed(
     samples = [benchmark[index % len(benchmark)] for index in range(min(max(options.batch_sizes), len(benchmark)))]
     batches = []
     for size in options.batch_sizes:
-        inputs = loaded.encode([samples[index % len(samples)] for index in range(size)])
-        batches.append(_probe_batch(loaded.model, inputs, samples[:size], pruner, position, options))
+        batch = [samples[index % len(samples)] for index in range(size)]
+        inputs, questions = loaded.encode(batch), loaded.questions(batch)
+        batches.append(_probe_batch(loaded.model, inputs, questions, pruner, position, options))
     return batches
 
 
@@ -89,7 +90,7 @@ def probe_speed(
 def _probe_batch(
     model: nn.Module,
     inputs: dict[str, Tensor],
-    samples: Sequence[Sample],
+    questions: Sequence[str] | None,
     pruner: Pruner | None,
     position: str,
     options: SpeedOptions,
@@ -101,7 +102,10 @@ def _probe_batch(
     for repeat in range(options.warmup + options.repeats):
         for name in names:
             clock = Clock(device)
-            session = nullcontext() if name == VANILLA else PruningSession(model, _watched(pruner, clock), position)
+            session = nullcontext()
+            if name == PRUNED:
+                session = PruningSession(model, _watched(pruner, clock), position)
+                session.questions = questions
             measured, lengths[name] = _round(adapter, inputs, session, clock, options.new_tokens)
             if repeat >= options.warmup:
                 rounds[name].append(measured)

@@ -11,6 +11,9 @@ from safetensors import SafetensorError, safe_open
 
 from nuwa.files import PACKAGE, local_path
 
+MODEL = "model.path"
+"""The config key that names a checkpoint, if no other does."""
+
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -20,8 +23,8 @@ class ModelError(ValueError):
     """A model cannot be loaded as asked; the message names the config key."""
 
 
-def find_folder(path: str, revision: str | None = None) -> Path:
-    """The local folder of a checkpoint.
+def find_folder(path: str, revision: str | None = None, key: str = MODEL) -> Path:
+    """The local folder of a checkpoint that the config names under ``key``.
 
     ``path`` is a folder, ``package:<folder inside nuwa>``, or a Hugging Face id, whose configs and safetensors are then
     fetched into the hub's cache (never pickled weights, never code).
@@ -33,16 +36,16 @@ def find_folder(path: str, revision: str | None = None) -> Path:
     if folder.is_dir():
         return folder
     if folder.exists():
-        raise ModelError(f"model.path={path} is a file; give the folder that holds it")
+        raise ModelError(f"{key}={path} is a file; give the folder that holds it")
     if path.startswith(PACKAGE) or not _HUB_ID.fullmatch(path) or path.startswith("."):
-        raise ModelError(f"model.path={path}: the folder {folder} does not exist")
+        raise ModelError(f"{key}={path}: the folder {folder} does not exist")
     try:
         return Path(snapshot_download(path, revision=revision, allow_patterns=["*.json", "*.safetensors"]))
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(
-            f"model.path={path}: no such folder here, and the Hugging Face id (model.revision={revision}) could not be "
-            f"fetched: {reason}"
+            f"{key}={path}: no such folder here, and the Hugging Face id (revision {revision}) could not be fetched: "
+            f"{reason}"
         ) from error
 
 
@@ -71,42 +74,40 @@ def check_folder(folder: Path, families: tuple[str, ...], asked: str | None = No
     return config
 
 
-def weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path, key: str = MODEL) -> list[Path]:
     """The safetensors files of a checkpoint, one or the shards that its index names."""
     if (folder / WEIGHTS).is_file():
         return [folder / WEIGHTS]
     if (folder / INDEX).is_file():
-        shards = sorted(set(read_json(folder / INDEX).get("weight_map", {}).values()))
+        shards = sorted(set(read_json(folder / INDEX, key).get("weight_map", {}).values()))
         if not shards or any(Path(shard).name != shard for shard in shards):
-            raise ModelError(f"model.path={folder}: {INDEX} names no usable shards")
+            raise ModelError(f"{key}={folder}: {INDEX} names no usable shards")
         return [folder / shard for shard in shards]
     pickled = sorted(file.name for pattern in ("*.bin", "*.pt", "*.pth") for file in folder.glob(pattern))
     hint = f"; {pickled[0]} is pickled, which is not loaded: convert it to safetensors" if pickled else ""
-    raise ModelError(f"model.path={folder} lacks {WEIGHTS}{hint}")
+    raise ModelError(f"{key}={folder} lacks {WEIGHTS}{hint}")
 
 
-def check_safetensors(file: Path) -> None:
+def check_safetensors(file: Path, key: str = MODEL) -> None:
     """Read a file's header, which also tells whether the file is as long as its tensors need."""
     if not file.is_file():
-        raise ModelError(f"model.path={file.parent} lacks {file.name}")
+        raise ModelError(f"{key}={file.parent} lacks {file.name}")
     try:
         with safe_open(file, framework="pt") as content:
             content.keys()
     except (SafetensorError, OSError) as error:
         size = file.stat().st_size
-        raise ModelError(
-            f"model.path: {file} ({size} bytes) is truncated or is not a safetensors file: {error}"
-        ) from error
+        raise ModelError(f"{key}: {file} ({size} bytes) is truncated or is not a safetensors file: {error}") from error
 
 
-def read_json(file: Path) -> dict:
+def read_json(file: Path, key: str = MODEL) -> dict:
     """A JSON object from a file of the checkpoint."""
     if not file.is_file():
-        raise ModelError(f"model.path={file.parent} lacks {file.name}")
+        raise ModelError(f"{key}={file.parent} lacks {file.name}")
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ModelError(f"model.path: {file} is not valid JSON: {error}") from error
+        raise ModelError(f"{key}: {file} is not valid JSON: {error}") from error
     if not isinstance(content, dict):
-        raise ModelError(f"model.path: {file} must hold a JSON object")
+        raise ModelError(f"{key}: {file} must hold a JSON object")
     return content

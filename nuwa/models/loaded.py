@@ -104,6 +104,10 @@ class LoadedModel:
             return sample.text
         return self.box_prompt.replace("{expression}", sample.expression)
 
+    def questions(self, samples: Sequence[Sample]) -> list[str] | None:
+        """What is asked about each picture of the samples, in order; None without pictures."""
+        return [self.question(sample) for sample in samples for _ in sample.images] or None
+
     def in_unit_frame(self, answer: str, image: Image.Image) -> str:
         """An answer about one picture, its boxes as fractions of it."""
         return answer if self.box_frame == "unit" else to_unit_boxes(answer, self.pictures.resized(image))

@@ -7,14 +7,17 @@ inference picks the tokens.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import import_module
+from types import ModuleType
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nuwa.pruners.base import Facts, LLMContext, Pruner
+from nuwa.pruners.base import Facts, LLMContext, MisfitError, Tower, VisionContext, VisionDecision
 from nuwa.pruners.nuwa import text_relevance
+from nuwa.pruners.tiles import TileByTile
 from nuwa.pruning.budget import ModelShape, Schedule, check_reached, norm_flops
 
 
@@ -50,33 +53,78 @@ def greedy_map(features: Tensor, relevance: Tensor, keep: int) -> Tensor:
     return torch.tensor(order, device=direction.device)
 
 
-@dataclass
-class CDPruner(Pruner):
-    """The authors' selection with another relevance: cosine of a projected token with the question's mean embedding.
+def joint_spaces() -> ModuleType:
+    """`nuwa.models.joint`, imported when it is needed: transformers takes seconds."""
+    return import_module("nuwa.models.joint")
 
-    The release takes relevance from CLIP's joint space, minus the cosine of patch and question (patch and text are
-    known to be anti-correlated there), which needs CLIP's text tower and its projections. A LLaVA checkpoint has
-    neither, so the question is read where the LLM reads it, on entry of its first layer. Numbers of this method are
-    therefore not the authors'; the selection for a given relevance is theirs exactly. The release stretches relevance
-    over a whole batch, so that images of a batch depend on each other; here each image stands alone.
+
+@dataclass
+class CDPruner(TileByTile):
+    """The authors' selection, with their relevance if ``clip`` says where CLIP is, otherwise with another.
+
+    ``clip`` is the CLIP whose picture half is the model's vision tower (`nuwa.models.joint`): relevance is minus the
+    mean cosine of a patch and the pieces of the question in CLIP's joint space (minus, because patch and text are
+    anti-correlated there), tokens leave before the LLM, on LLaVA-NeXT 128, 64, 32 of every crop (``tiles``) for 640,
+    320, 160. The session has to be told the questions. The release stretches relevance over all crops of a batch, so
+    that its images depend on each other; here every crop stands alone.
+
+    A LLaVA checkpoint has no text half of CLIP. With ``clip: null`` relevance is the cosine of a projected token with
+    the question's mean embedding, and the choice is made on entry of the LLM's first layer, which reads the question,
+    among all tokens of an image. Numbers are then not the authors'; the selection for a given relevance is.
     """
+
+    clip: str | None = None
 
     name: ClassVar[str] = "cdpruner"
     native_position: ClassVar[str] = "perc"
     facts: ClassVar[Facts] = Facts(
         paper="arXiv 2506.10967",
         source="Theia-4869/CDPruner@9541616",
-        signal="DPP of projected features, weighted by the question's embedding (authors: CLIP text)",
+        signal="DPP of projected features, weighted by the question's embedding (pruner.clip: as published, by CLIP)",
         text_aware=True,
     )
 
+    @property
+    def prunes_vision(self) -> bool:
+        """With CLIP's relevance."""
+        return self.clip is not None
+
+    @property
+    def prunes_llm(self) -> bool:
+        """Without."""
+        return self.clip is None
+
+    def check_tower(self, tower: Tower) -> None:
+        if self.clip is None:
+            return
+        if tower.kind != "clip_vision_model":
+            raise MisfitError(f"pruner.clip={self.clip}: this model's vision tower is no CLIP, but a {tower.kind}")
+        joint_spaces().check_joint_space(self.clip, tower.sizes)
+
     def schedule(self, n_tokens: int, layers: int) -> Schedule:
         target = self.budget.tokens(n_tokens)
-        schedule = Schedule(n_tokens, ((0, round(target)),) if round(target) < n_tokens else ())
+        schedule = Schedule(round(target))
+        if self.prunes_llm:
+            schedule = Schedule(n_tokens, ((0, round(target)),) if round(target) < n_tokens else ())
         return check_reached(self.name, schedule, target, layers, "it keeps whole tokens, one or more")
 
+    def prune_vision(self, context: VisionContext, keep: int) -> VisionDecision:
+        """Before the LLM, with CLIP's relevance."""
+        if context.questions is None:
+            raise ValueError(
+                "pruner cdpruner with pruner.clip reads questions: set session.questions, one for each image of a call"
+            )
+        joint = joint_spaces().load_joint_space(self.clip, context.features.device)
+        patches, texts = joint.patches(context.features), [joint.segments(text) for text in context.questions]
+        relevance = torch.stack([-(image @ text.T).mean(-1) for image, text in zip(patches, texts, strict=True)])
+        chosen = [
+            greedy_map(features, unit_range(row), keep).sort().values
+            for features, row in zip(context.project(context.features), relevance, strict=True)
+        ]
+        return VisionDecision(torch.stack(chosen), extras={"relevance": relevance})
+
     def prune_llm(self, context: LLMContext, keep: Tensor) -> Tensor:
-        """On entry of layer 0: visual tokens are projected features, text tokens are embeddings."""
+        """On entry of layer 0, where visual tokens are projected features and text tokens embeddings."""
         relevance = text_relevance(context.hidden, context.question)
         kept = context.text.clone()
         for row, ordinal, visual in context.each_image():
@@ -88,4 +136,7 @@ class CDPruner(Pruner):
     def metric_flops(self, n_tokens: int, shape: ModelShape) -> float:
         """Relevance, and per pick one kernel row and its Cholesky update."""
         kept = self.schedule(n_tokens, shape.layers).per_layer(shape.layers)[0]
-        return norm_flops(n_tokens, shape.hidden) + kept * n_tokens * (2 * shape.hidden + kept)
+        relevance = norm_flops(n_tokens, shape.hidden)
+        if self.clip is not None:
+            relevance = joint_spaces().relevance_flops(self.clip, n_tokens, shape.vision_hidden)
+        return relevance + kept * n_tokens * (2 * shape.hidden + kept)

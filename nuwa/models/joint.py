@@ -1,0 +1,140 @@
+"""CLIP's joint space, in which patches of a picture and a text can be compared.
+
+A LLaVA holds the picture half of a CLIP. The text half and both projections come from CLIP's own checkpoint, whole and
+in safetensors: a folder, or a Hugging Face id, ``id@revision`` for another revision than the newest. (What is pickled
+has to be converted first: ``CLIPModel.from_pretrained(id).save_pretrained(folder)``, and its tokenizer likewise.)
+
+Shape letters: M segments of a text, T tokens of a segment, D width of the tower, C width of the joint space.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+from torch.nn import functional
+from transformers import CLIPConfig, CLIPTextModelWithProjection, PreTrainedTokenizerFast
+
+from nuwa.files import local_path
+from nuwa.models.checkpoint import ModelError, check_safetensors, find_folder, read_json, weight_files
+from nuwa.pruners.base import MisfitError
+from nuwa.pruning.budget import ModelShape, llm_flops
+
+KEY = "pruner.clip"
+NORM, PROJECTION = "vision_model.post_layernorm", "visual_projection.weight"
+NEEDED = (NORM, PROJECTION, "text_model.", "text_projection.")
+
+
+@dataclass
+class JointSpace:
+    """The text half of a CLIP, and what takes patches of its picture half to the joint space, all in float32.
+
+    ``norm`` (2, D): weight and bias of the norm behind the tower, with its ``eps``; ``projection`` (C, D).
+    """
+
+    tokenizer: PreTrainedTokenizerFast
+    text: CLIPTextModelWithProjection
+    norm: Tensor
+    eps: float
+    projection: Tensor
+
+    def patches(self, features: Tensor) -> Tensor:
+        """Patches (..., D), whatever layer they come from, as unit vectors (..., C)."""
+        weight, bias = self.norm.to(features.device)
+        normed = functional.layer_norm(features.float(), weight.shape, weight, bias, self.eps)
+        return functional.normalize(normed @ self.projection.to(features.device).T, dim=-1)
+
+    @torch.no_grad()
+    def segments(self, text: str) -> Tensor:
+        """A text as unit vectors (M, C), one for each piece as long as the text half can read.
+
+        As CDPruner's released code (commit 9541616) has it: the text is tokenized whole, so that only the last piece
+        ends as CLIP's texts do, and is filled up with zeros that are masked.
+        """
+        ids = torch.tensor([self.tokenizer(text)["input_ids"]], device=self.text.device)
+        length = self.text.config.max_position_embeddings
+        missing = -ids.shape[1] % length
+        ids, mask = (functional.pad(x, (0, missing)).view(-1, length) for x in (ids, torch.ones_like(ids)))
+        return functional.normalize(self.text(input_ids=ids, attention_mask=mask).text_embeds.float(), dim=-1)
+
+
+def check_joint_space(path: str, tower: Mapping[str, int]) -> CLIPConfig:
+    """The config of the CLIP at ``path``, whose picture half must have the sizes of a model's ``tower``.
+
+    Raises:
+        ModelError: there is no whole CLIP at ``path``.
+        nuwa.pruners.base.MisfitError: the sizes differ.
+    """
+    folder = _folder(path)
+    content = read_json(folder / "config.json", KEY)
+    if content.get("model_type") != "clip":
+        raise ModelError(f"{KEY}={path}: its config.json says model_type {content.get('model_type')}, not clip")
+    config = CLIPConfig.from_dict(content)
+    for name, size in tower.items():
+        found = getattr(config.vision_config, name)
+        if found != size:
+            raise MisfitError(
+                f"{KEY}={path} is not the CLIP of this model: its vision tower has {name}={found}, the model's {size}"
+            )
+    read_json(folder / "tokenizer.json", KEY)
+    for file in weight_files(folder, KEY):
+        check_safetensors(file, KEY)
+    return config
+
+
+@lru_cache(maxsize=1)
+def load_joint_space(path: str, device: torch.device) -> JointSpace:
+    """The joint space of the CLIP at ``path``, its text half on ``device``. Only safetensors are read.
+
+    Raises:
+        ModelError: weights are missing or do not fit its config.json.
+    """
+    folder = _folder(path)
+    config = CLIPConfig.from_pretrained(folder, local_files_only=True)
+    config.text_config.projection_dim = config.projection_dim
+    text, weights = CLIPTextModelWithProjection(config.text_config).float(), _weights(folder)
+    try:
+        norm = torch.stack([weights[f"{NORM}.{name}"] for name in ("weight", "bias")])
+        projection = weights[PROJECTION]
+        text.load_state_dict({name: weights[name] for name in text.state_dict()})
+    except (KeyError, RuntimeError) as error:
+        raise ModelError(f"{KEY}={path}: weights are missing or do not fit config.json: {error}") from error
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+    return JointSpace(tokenizer, text.to(device).eval(), norm, config.vision_config.layer_norm_eps, projection)
+
+
+def _folder(path: str) -> Path:
+    name, _, revision = (path, "", "") if local_path(path).exists() else path.partition("@")
+    return find_folder(name, revision or None, KEY)
+
+
+def _weights(folder: Path) -> dict[str, Tensor]:
+    """The weights of a checkpoint that are not layers of the picture half, in float32."""
+    found = {}
+    for file in weight_files(folder, KEY):
+        with safe_open(file, framework="pt") as content:
+            names = [name for name in content.keys() if name.startswith(NEEDED)]  # noqa: SIM118
+            found |= {name: content.get_tensor(name).float() for name in names}
+    return found
+
+
+def relevance_flops(path: str, patches: int, width: int) -> float:
+    """FLOPs of one segment through the text half, ``patches`` of ``width`` to the joint space, and their cosines."""
+    config = CLIPConfig.from_pretrained(_folder(path), local_files_only=True)
+    text, joint = config.text_config, config.projection_dim
+    head = text.hidden_size // text.num_attention_heads
+    shape = ModelShape(
+        layers=text.num_hidden_layers,
+        hidden=text.hidden_size,
+        intermediate=text.intermediate_size,
+        kv_heads=text.num_attention_heads,
+        head_dim=head,
+        vision_hidden=width,
+    )
+    reading = llm_flops([text.max_position_embeddings] * text.num_hidden_layers, shape)
+    return reading + 2 * patches * joint * (width + 1)
