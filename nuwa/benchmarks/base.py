@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -70,6 +70,13 @@ class Benchmark(ABC):
     def sample_id(self, index: int) -> str:
         """The id of a sample: unique, stable between runs, and found without decoding its image."""
 
+    def neighbourhood(self, index: int) -> tuple[str, int]:
+        """A name for what sample ``index`` shows, and how long its question is: found without decoding its pictures.
+
+        Samples about the same pictures are computed together, and such of like length.
+        """
+        return self.sample_id(index), 0
+
     @abstractmethod
     def __getitem__(self, index: int) -> Sample:
         """Make sample ``index``.
@@ -104,6 +111,11 @@ class Benchmark(ABC):
             for metric, value in row.items():
                 values[metric].append(float(value))
         return {metric: sum(column) / len(column) for metric, column in values.items()}
+
+
+def takes_means(metrics: Callable) -> bool:
+    """Whether a benchmark's ``metrics`` are the means of its samples' scores."""
+    return getattr(metrics, "__func__", None) is Benchmark.metrics
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

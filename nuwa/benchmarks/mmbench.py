@@ -70,8 +70,10 @@ def aggregate(scored: Sequence[tuple[Doc, float]], circular: bool = True) -> Sco
     means = {f"mmbench/{name}": _mean([hit for _, hit in rows]) for name, rows in numbers.items() if rows}
     name, rows = next(iter(numbers.items()))
     for column in ("category", "L2-category"):
-        for value in sorted({doc[column] for doc, _ in rows}):
-            means[f"mmbench/{name}/{column}/{value}"] = _mean([hit for doc, hit in rows if doc[column] == value])
+        parts: dict[str, list[float]] = defaultdict(list)
+        for doc, hit in rows:
+            parts[doc[column]].append(hit)
+        means |= {f"mmbench/{name}/{column}/{value}": _mean(parts[value]) for value in sorted(parts)}
     return means
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -16,22 +17,30 @@ def score(doc: Doc, text: str) -> Scores:
     return {"pope/accuracy": exact_match((doc["answer"],), text, ignore_punctuation=False)}
 
 
-def aggregate(pairs: Sequence[tuple[Doc, str]], yes_ratio_of: str = "truth") -> Scores:
+def aggregate(pairs: Iterable[tuple[Doc, str]], yes_ratio_of: str = "truth") -> Scores:
+    """The numbers of `from_counts` for answers and the documents that they answer."""
+    return from_counts(Counter((doc["answer"], text) for doc, text in pairs), yes_ratio_of)
+
+
+def from_counts(counts: Mapping[tuple[str, str], int], yes_ratio_of: str = "truth") -> Scores:
     """F1 of "yes", precision and recall, over answers that are exactly yes or no; accuracy is over all.
 
-    ``yes_ratio_of="truth"`` is the reference's ratio, which says nothing about the model.
+    ``counts``: how often (truth, answer) came. ``yes_ratio_of="truth"`` is the reference's ratio, which says nothing
+    about the model.
     """
-    answers = [(normalise_answer(doc["answer"], False), normalise_answer(text, False)) for doc, text in pairs]
-    right = answers.count(("yes", "yes"))
-    precision = _share(right, right + answers.count(("no", "yes")))
-    recall = _share(right, right + answers.count(("yes", "no")))
+    answers: Counter[tuple[str, str]] = Counter()
+    for (truth, said), count in counts.items():
+        answers[normalise_answer(truth, False), normalise_answer(said, False)] += count
+    right, total = answers["yes", "yes"], answers.total()
+    precision = _share(right, right + answers["no", "yes"])
+    recall = _share(right, right + answers["yes", "no"])
     column = 0 if yes_ratio_of == "truth" else 1
     return {
         "pope/f1_score": _share(2 * precision * recall, precision + recall),
-        "pope/accuracy": _share(sum(truth == said for truth, said in answers), len(answers)),
+        "pope/accuracy": _share(sum(count for (truth, said), count in answers.items() if truth == said), total),
         "pope/precision": precision,
         "pope/recall": recall,
-        "pope/yes_ratio": _share(sum(pair[column] == "yes" for pair in answers), len(answers)),
+        "pope/yes_ratio": _share(sum(count for pair, count in answers.items() if pair[column] == "yes"), total),
     }
 
 
@@ -49,6 +58,7 @@ class POPE(HubBenchmark):
     task: ClassVar = "pope"
     columns: ClassVar = {"question_id": identifier, "question": a_text, "answer": a_text, "category": a_text}
     keys: ClassVar = ("question_id", "category")
+    subject: ClassVar = "image_source"
     scored: ClassVar = ("answer", "category")
 
     def entries(self, row: int, keys: Doc) -> Iterator[Entry]:
@@ -64,9 +74,11 @@ class POPE(HubBenchmark):
 
     def metrics(self, rows: Sequence[Mapping]) -> Scores:
         """All categories together, and the F1 of each."""
-        pairs = [(row["target"], row["prediction"]) for row in rows]
-        numbers = aggregate(pairs, self.yes_ratio_of)
-        for category in sorted({doc["category"] for doc, _ in pairs}):
-            own = aggregate([pair for pair in pairs if pair[0]["category"] == category])
-            numbers[f"pope/f1_score/{category}"] = own["pope/f1_score"]
-        return numbers
+        counts: dict[str, Counter] = defaultdict(Counter)
+        for row in rows:
+            target = row["target"]
+            counts[target["category"]][target["answer"], row["prediction"]] += 1
+        numbers = from_counts(sum(counts.values(), Counter()), self.yes_ratio_of)
+        return numbers | {
+            f"pope/f1_score/{category}": from_counts(counts[category])["pope/f1_score"] for category in sorted(counts)
+        }

@@ -13,9 +13,13 @@ from math import sqrt
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
+from nuwa.benchmarks.base import takes_means
 
 Row = dict[str, Any]
 Aggregate = Callable[[Sequence[Row]], dict[str, float]]
+Indices = NDArray[np.int64]
 RESAMPLES = 500
 
 
@@ -40,7 +44,8 @@ def share_intervals(rows: Sequence[Row]) -> dict[str, tuple[float, float]]:
 
 def standard_errors(rows: Sequence[Row], aggregate: Aggregate, seed: int = 0) -> dict[str, float]:
     """Standard error of every metric: its spread over resampled sets of rows."""
-    draws = [aggregate([rows[i] for i in chosen]) for chosen in _resamples(rows, seed)]
+    drawn = _drawn(rows, aggregate)
+    draws = [drawn(chosen) for chosen in _resamples(rows, seed)]
     return {name: float(np.std([draw[name] for draw in draws if name in draw])) for name in aggregate(rows)}
 
 
@@ -64,8 +69,9 @@ def resampled_ratios(
         return {}
     values, full = aggregate(rows), aggregate(pairs)
     draws: dict[str, list[float]] = {name: [] for name in values if full.get(name)}
+    ours_of, theirs_of = _drawn(rows, aggregate), _drawn(pairs, aggregate)
     for chosen in _resamples(rows, seed):
-        ours, theirs = aggregate([rows[i] for i in chosen]), aggregate([pairs[i] for i in chosen])
+        ours, theirs = ours_of(chosen), theirs_of(chosen)
         for name in draws:
             if theirs.get(name):
                 draws[name].append(ours[name] / theirs[name])
@@ -85,13 +91,39 @@ def interval(values: Sequence[float]) -> dict[str, float]:
     return {"low": float(low), "high": float(high)}
 
 
-def _resamples(rows: Sequence[Row], seed: int) -> Iterator[list[int]]:
+def _drawn(rows: Sequence[Row], aggregate: Aggregate) -> Callable[[Indices], dict[str, float]]:
+    """The metrics of resampled rows, given their indices. Where metrics are means, no row is looked at again."""
+    if not takes_means(aggregate):
+        return lambda chosen: aggregate([rows[i] for i in chosen.tolist()])
+    names = list(dict.fromkeys(name for row in rows for name in row["scores"]))
+    scores = np.array([[row["scores"].get(name, np.nan) for name in names] for row in rows])
+    known = ~np.isnan(scores)
+    scores[~known] = 0.0
+
+    def means(chosen: Indices) -> dict[str, float]:
+        sums, counts = scores[chosen].sum(axis=0), known[chosen].sum(axis=0)
+        return {name: float(total / n) for name, total, n in zip(names, sums, counts, strict=True) if n}
+
+    return means
+
+
+def _resamples(rows: Sequence[Row], seed: int) -> Iterator[Indices]:
     """Indices of resampled rows, whole groups drawn with replacement within each task."""
     rng = np.random.default_rng([seed, len(rows)])
     tasks: dict[str, dict[str, list[int]]] = {}
     for index, row in enumerate(rows):
         group = row.get("meta", {}).get("group", row["id"])
         tasks.setdefault(row["task"], {}).setdefault(group, []).append(index)
-    blocks = [list(groups.values()) for groups in tasks.values()]
+    blocks = [
+        (np.concatenate(list(groups.values())), np.array([*map(len, groups.values())])) for groups in tasks.values()
+    ]
     for _ in range(RESAMPLES):
-        yield [i for groups in blocks for place in rng.choice(len(groups), len(groups)) for i in groups[place]]
+        yield np.concatenate([_members(*block, rng.choice(len(block[1]), len(block[1]))) for block in blocks])
+
+
+def _members(indices: Indices, sizes: Indices, groups: Indices) -> Indices:
+    """The ``indices`` of some ``groups``, one group after the other; they stand in groups of ``sizes``."""
+    lengths = sizes[groups]
+    ends = np.cumsum(lengths)
+    starts = (np.cumsum(sizes) - sizes)[groups]
+    return indices[np.repeat(starts - ends + lengths, lengths) + np.arange(ends[-1])]

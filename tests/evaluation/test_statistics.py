@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from nuwa.benchmarks.local import Local
+from nuwa.evaluation import statistics
 from nuwa.evaluation.statistics import retention, share_intervals, standard_errors, wilson
 
 
@@ -56,3 +58,31 @@ def test_samples_of_a_group_are_drawn_together():
     assert standard_errors(pairs, mean) == {"mme/m": 0.0}
     alone = [{key: value for key, value in row.items() if key != "meta"} for row in pairs]
     assert standard_errors(alone, mean)["mme/m"] == pytest.approx(0.5 / 40**0.5, rel=0.2)
+
+
+def test_means_need_no_loop_over_rows(monkeypatch):
+    """The same draws as through the rows themselves, where some rows lack a metric and groups differ in size."""
+    monkeypatch.setattr(statistics, "RESAMPLES", 50)
+    rng = np.random.default_rng(0)
+    data = [
+        {
+            "id": str(i), "task": "ab"[i % 3 == 0], "meta": {"group": str(i // 3 if i < 30 else i)},
+            "scores": {"x": float(rng.random()), **({"y": float(rng.integers(2))} if i % 4 else {})},
+        }
+        for i in range(60)
+    ]  # fmt: skip
+    other = [row | {"scores": {name: value / 2 for name, value in row["scores"].items()}} for row in data]
+    local = object.__new__(Local)
+    for found, slow in (
+        (standard_errors(data, local.metrics), standard_errors(data, mean)),
+        (retention(other, data, local.metrics)["y"], retention(other, data, mean)["y"]),
+    ):
+        assert found == pytest.approx(slow, rel=1e-9)
+
+
+def test_groups_are_drawn_whole():
+    """Against a loop over the groups."""
+    groups = [[0, 5], [1], [2, 3, 4]]
+    flat, sizes = np.array([0, 5, 1, 2, 3, 4]), np.array([2, 1, 3])
+    for places in ([0, 0, 0], [2, 1, 0], [1, 2, 2]):
+        assert statistics._members(flat, sizes, np.array(places)).tolist() == [i for p in places for i in groups[p]]
