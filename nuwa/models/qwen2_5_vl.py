@@ -67,7 +67,7 @@ class QwenRecording(Recording):
 
     def block_of(self, tap: Tap) -> int:
         """The block a tap reads: by default the last one whose attention spans whole images."""
-        return tap.layer_in(self.depth, max(self.visual.fullatt_block_indexes))
+        return tap.layer_in(self.depth, max(self.visual.fullatt_block_indexes), windows=True)
 
     def _tokens(self, values: Tensor, image: int, rows: Tensor) -> Tensor:
         """Rows of an image out of values by token in window order (N, ...)."""

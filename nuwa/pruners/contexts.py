@@ -49,16 +49,20 @@ class Tap:
     its ``cls_attention`` is that of every patch from its own tile's.
 
     ``hidden_mean`` (B, N, D): mean of the hidden states from ``start`` to ``stop`` (fractions of the tower's depth).
+
+    ``windowed`` takes the place of ``layer`` in towers most of whose layers see windows only (Qwen2.5-VL).
     """
 
     kind: str
     start: float = 0.0
     layer: float | None = None
     stop: float = 1.0
+    windowed: float | None = None
 
-    def layer_in(self, depth: int, default: int) -> int:
-        """The layer that is read in a tower of ``depth`` layers."""
-        return default if self.layer is None else max(round(self.layer * depth) - 1, 0)
+    def layer_in(self, depth: int, default: int, windows: bool = False) -> int:
+        """The layer that is read in a tower of ``depth`` layers, of ``windows`` or not."""
+        at = self.windowed if windows and self.windowed is not None else self.layer
+        return default if at is None else max(round(at * depth) - 1, 0)
 
     def layers_in(self, depth: int) -> range:
         """The layers whose outputs ``hidden_mean`` averages: state i of a tower is the output of layer i - 1."""

@@ -46,13 +46,16 @@ def hierarchical(shallow: Tensor, deep: Tensor, keep: int, share: float, grid: G
 @dataclass
 class HiPrune(TileByTile):
     """``anchor_share`` of the tokens (alpha) are anchors with their four neighbours; ``object_layer`` is the shallow
-    layer as a fraction of the tower's depth: the authors' 9th of 24.
+    layer as a fraction of the tower's depth. None is the authors' choice: the 9th of CLIP's 24, the 16th of the 32 of
+    Qwen2.5-VL, one of the few there that see the whole image.
 
-    Neighbours are those of the grid; ``variant: release`` takes them by index, across the ends of rows.
+    Neighbours are those of the grid; ``variant: release`` takes them by index, across the ends of rows. On LLaVA-NeXT
+    every crop keeps the same share of the budget (``tiles``). The authors' budgets for Qwen2.5-VL are ratios of 0.334,
+    0.223 and 0.112.
     """
 
     anchor_share: float = 0.1
-    object_layer: float = 0.375
+    object_layer: float | None = None
     variant: Literal["paper", "release"] = "paper"
 
     name: ClassVar[str] = "hiprune"
@@ -66,12 +69,16 @@ class HiPrune(TileByTile):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(0 <= self.anchor_share <= 1, "anchor_share", "a share in [0, 1]", self.anchor_share)
-        require(0 < self.object_layer <= 1, "object_layer", "a fraction of the depth in (0, 1]", self.object_layer)
+        layer = self.object_layer
+        require(layer is None or 0 < layer <= 1, "object_layer", "null or a fraction of the depth in (0, 1]", layer)
         require(self.variant in ("paper", "release"), "variant", "paper or release", self.variant)
 
     @property
     def taps(self) -> tuple[Tap, ...]:
-        return (Tap("received_attention", layer=self.object_layer), Tap("received_attention"))
+        shallow = Tap("received_attention", layer=self.object_layer)
+        if self.object_layer is None:
+            shallow = Tap("received_attention", layer=9 / 24, windowed=16 / 32)
+        return (shallow, Tap("received_attention"))
 
     def schedule(self, n_tokens: int, layers: int) -> Schedule:
         target = self.budget.tokens(n_tokens)

@@ -9,7 +9,7 @@ Shape letters as in `base`: B images, N tokens of a view, K kept tokens, H heads
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -36,16 +36,19 @@ def split_rest(dominant: Tensor, n_tokens: int, contextual: int) -> tuple[Tensor
     return rest[:, is_target], rest[:, ~is_target]
 
 
-def merge_context(features: Tensor, metric: Tensor, targets: Tensor, others: Tensor) -> Tensor:
-    """Each target's feature plus the mean of the others most cosine-similar to it: (B, contextual, D).
+def merge_context(features: Tensor, metric: Tensor, targets: Tensor, others: Tensor, average: bool) -> Tensor:
+    """Each target with the others most cosine-similar to it: (B, contextual, D).
 
-    A sum of the two, as released; the paper calls it an average. A target that nobody chose stays as it is.
+    ``average``: the mean of them all; otherwise the target plus the mean of the others. A target that nobody chose
+    stays as it is.
     """
     direction = functional.normalize(metric, dim=-1)
     similarity = gather_tokens(direction, others) @ gather_tokens(direction, targets).mT
     assigned = functional.one_hot(similarity.argmax(-1), targets.shape[1]).float()
-    mean = assigned.mT @ gather_tokens(features, others).float() / assigned.sum(1).clamp_min(1)[..., None]
-    return (gather_tokens(features, targets).float() + mean).to(features.dtype)
+    own, count = gather_tokens(features, targets).float(), assigned.sum(1)[..., None]
+    gathered = assigned.mT @ gather_tokens(features, others).float()
+    merged = (own + gathered) / (1 + count) if average else own + gathered / count.clamp_min(1)
+    return merged.to(features.dtype)
 
 
 @dataclass
@@ -56,12 +59,16 @@ class VisionZip(TileByTile):
     in the grid; it takes the smallest dropped index, which matters only where original ids are kept (PESP, RPME). A
     merged token sits at its target. Without a CLS token all dominant tokens are patches.
 
+    The paper speaks of average merging; the release, with which its numbers were made, adds the mean of a target's
+    others to the target. That is the default; ``variant: paper`` averages.
+
     On LLaVA-NeXT every crop is compressed by itself (``tiles``; so the author in issue #17): 108 + 20, 54 + 10, 27 + 5
     of each at 640, 320, 160. Behind the first crop's tokens come the dominant ones of the tiles in raster order, their
     CLS tokens, and what they merged.
     """
 
     contextual: float = 10 / 64
+    variant: Literal["release", "paper"] = "release"
 
     name: ClassVar[str] = "visionzip"
     native_position: ClassVar[str] = "perc"
@@ -75,6 +82,7 @@ class VisionZip(TileByTile):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(0 <= self.contextual < 1, "contextual", "a share of the tokens in [0, 1)", self.contextual)
+        require(self.variant in ("release", "paper"), "variant", "release or paper", self.variant)
 
     @property
     def taps(self) -> tuple[Tap, ...]:
@@ -96,7 +104,8 @@ class VisionZip(TileByTile):
             features.insert(0, cls.to(context.features.dtype))
         if contextual:
             index.append(targets)
-            features.append(merge_context(context.features, key_metric(keys, attention.shape[1]), targets, others))
+            metric = key_metric(keys, attention.shape[1])
+            features.append(merge_context(context.features, metric, targets, others, self.variant == "paper"))
         return VisionDecision(torch.cat(index, 1), torch.cat(features, 1), {"salience": salience})
 
     def join_crops(self, first: Tensor, *tiles: Tensor) -> Tensor:

@@ -18,8 +18,8 @@ from nuwa.pruners.base import Facts, Tap, VisionContext, VisionDecision, require
 from nuwa.pruners.tiles import TileByTile
 from nuwa.pruning.budget import ModelShape, Schedule, attention_score_flops, check_reached, cosine_flops
 
-PER_ROUND = 8
-"""Tokens that go in one round, as released."""
+PER_ROUND, PORTION = 8, 512
+"""Tokens that go in one round, as released, and that are compared with all others at once."""
 
 
 def thin_out(features: Tensor, rest: Tensor, keep: int) -> Tensor:
@@ -31,7 +31,8 @@ def thin_out(features: Tensor, rest: Tensor, keep: int) -> Tensor:
     direction = functional.normalize(features.float(), dim=-1)
     while len(rest) > max(keep, 1):
         even, odd = rest[::2], rest[1::2]
-        duplicate = (direction[even] @ direction[odd].T).amax(1).argsort(descending=True, stable=True)
+        nearest = torch.cat([(part @ direction[odd].T).amax(1) for part in direction[even].split(PORTION)])
+        duplicate = nearest.argsort(descending=True, stable=True)
         gone = min(PER_ROUND, len(rest) - keep, len(even))
         rest = torch.cat([even[duplicate[gone:]], odd])
     return rest[:keep]

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from pruners.cases import noise, vision_context
+from transformers import Qwen2_5_VLConfig
 
 import nuwa
 from nuwa.pruners import HiPrune, HoloV, PruMerge, PruMergePlus
@@ -14,6 +15,7 @@ from nuwa.pruners.cdpruner import greedy_map
 from nuwa.pruners.divprune import max_min
 from nuwa.pruners.holov import crops_of, quotas
 from nuwa.pruners.sparsevlm import clusters_for, kept_before_recycling
+from nuwa.pruners.visionzip import merge_context
 from nuwa.pruners.vispruner import thin_out
 from nuwa.pruning.budget import BudgetError, ModelShape, Schedule, llm_flops
 
@@ -219,6 +221,25 @@ def test_hiprune_neighbours_stay_inside_the_image():
     context.taps = dict(zip(pruner.taps, (shallow, deep), strict=True))
     pruner.variant = "release"
     assert pruner.prune_vision(context, 5).keep.tolist() == [[4, 8, 9, 10, 14]]
+
+
+@pytest.mark.parametrize(("depth", "windows", "layer"), [(24, False, 8), (32, True, 15)])
+def test_hiprune_looks_where_its_authors_do(depth, windows, layer):
+    """methods.md 13: layer 9 of CLIP's 24, layer 16 of Qwen2.5-VL's 32, counted from 1."""
+    shallow, deep = HiPrune().taps
+    assert shallow.layer_in(depth, -1, windows) == layer
+    assert deep.layer_in(depth, -1, windows) == -1
+    assert not windows or layer in Qwen2_5_VLConfig().vision_config.fullatt_block_indexes
+    assert HiPrune(object_layer=0.25).taps[0].layer_in(depth, -1, windows) == depth // 4 - 1
+
+
+def test_visionzip_merges():
+    features, targets, others = noise(1, 6, 3), torch.tensor([[0, 3]]), torch.tensor([[1, 2, 4, 5]])
+    metric = torch.tensor([[[1.0, 0], [1, 0.1], [0.9, 0], [0, 1], [1, 0.2], [1, 0.3]]])
+    released, averaged = (merge_context(features, metric, targets, others, average)[0] for average in (False, True))
+    torch.testing.assert_close(released[0], features[0, 0] + features[0, [1, 2, 4, 5]].mean(0))
+    torch.testing.assert_close(averaged[0], features[0, [0, 1, 2, 4, 5]].mean(0))
+    assert torch.equal(released[1], features[0, 3]) and torch.equal(averaged[1], features[0, 3])
 
 
 def test_holov_crops():
