@@ -89,13 +89,16 @@ class ProbeConfig:
 
 @dataclass
 class TrainerConfig:
-    """conf/trainer: where and in what portions to compute; none of it changes a result."""
+    """conf/trainer: where, in what portions and with what shortcuts to compute; none of it changes a result."""
 
     accelerator: Accelerator = Accelerator.auto
     devices: Optional[int] = 1  # noqa: UP045
     num_nodes: int = 1
     batch_size: int = 8
     num_workers: int = 0
+    prefetch: int = 2
+    share: bool = True
+    cache_gb: float = 4.0
 
 
 @dataclass
@@ -122,6 +125,7 @@ class PathsConfig:
     """conf/paths: where things lie on this machine."""
 
     outputs: str = "outputs"
+    features: str = "${paths.outputs}/.features"
 
 
 @dataclass

@@ -20,8 +20,8 @@ def local_path(path: str) -> Path:
 def fingerprint(path: Path, suffixes: tuple[str, ...] = ("",)) -> str | None:
     """What a local file or folder holds, as far as that is cheap to tell; None if there is none.
 
-    Names, sizes, the text of JSON files and both ends of weights: new weights, an edited question or another picture
-    make a new run. Only files that end in one of ``suffixes`` count.
+    Names, sizes, the text of JSON and Python files and both ends of weights: new weights, an edited question or another
+    picture make a new run. Only files that end in one of ``suffixes`` count.
     """
     if not path.exists():
         return None
@@ -30,7 +30,7 @@ def fingerprint(path: Path, suffixes: tuple[str, ...] = ("",)) -> str | None:
         if not (file.is_file() and file.name.endswith(suffixes)):
             continue
         digest.update(f"{file.relative_to(path)}:{file.stat().st_size}".encode())
-        if file.suffix in (".json", ".jsonl"):
+        if file.suffix in (".json", ".jsonl", ".py"):
             digest.update(file.read_bytes())
         elif file.suffix == ".safetensors":
             with file.open("rb") as content:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nuwa.analysis.calls import check_session, choose_layers
+from nuwa.analysis.calls import check_unshared, choose_layers
 from nuwa.analysis.groups import GROUPS, LAST, VISION, token_groups, with_answer
 from nuwa.models.base import remove_hooks
 from nuwa.pruning.guards import SessionError
@@ -79,7 +79,7 @@ def block(session: PruningSession, source: str, layers: range | list[int] | None
         ValueError: an unknown source, a layer that the model lacks, or an attention kernel without masks.
         SessionError: the session is not open; later, a call without a cache.
     """
-    check_session(session)
+    check_unshared(session)
     if source not in SOURCES:
         raise ValueError(f"source {source!r} is unknown; choose one of {', '.join(SOURCES)}")
     implementation = session.adapter.language_model.config._attn_implementation

@@ -66,9 +66,14 @@ class LayerCall:
 
 
 def check_session(session: PruningSession) -> None:
-    """Refuse a session in which nothing, or not every token of a row, would be seen."""
+    """Refuse a session that is not open: nothing would be seen, and nothing said about it."""
     if "get_image_features" not in vars(session.adapter.multimodal):
         raise SessionError("open the session first: with nuwa.prune(model, pruner) as session: ...")
+
+
+def check_unshared(session: PruningSession) -> None:
+    """Refuse a session in which nothing, or not every token of every row, would be seen in the layers."""
+    check_session(session)
     if session.share:
         raise SessionError("rows that share their beginnings cannot be looked into: open the session with share=False")
 
@@ -95,7 +100,7 @@ def watch_layers(
 
     The model must run with its cache, as `generate` does by default: what the tokens are travels with it.
     """
-    check_session(session)
+    check_unshared(session)
 
     def leave(index: int, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Tensor) -> None:
         cache, hidden = kwargs.get("past_key_values"), args[0]

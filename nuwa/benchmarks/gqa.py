@@ -28,6 +28,7 @@ class GQA(HubBenchmark):
     task: ClassVar = "gqa"
     columns: ClassVar = {"id": identifier, "imageId": identifier, "question": a_text, "answer": a_text}
     keys: ClassVar = ("id",)
+    subject: ClassVar = "imageId"
     pictures: ClassVar = ()
     scored: ClassVar = ("answer",)
 

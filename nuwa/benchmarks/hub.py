@@ -60,6 +60,8 @@ class HubBenchmark(Benchmark):
     """Text columns, each with the check that its cells must pass."""
     keys: ClassVar[tuple[str, ...]] = ()
     """Columns that ids and groups are made of."""
+    subject: ClassVar[str | None] = None
+    """The column that names a row's picture, where rows share pictures; a copy may lack it."""
     grouped: ClassVar[bool] = False
     """Whether samples are scored together with others."""
     pictures: ClassVar[tuple[str, ...]] = ("image",)
@@ -121,6 +123,9 @@ class HubBenchmark(Benchmark):
     def sample_id(self, index: int) -> str:
         return self._ids[index]
 
+    def neighbourhood(self, index: int) -> tuple[str, int]:
+        return super().neighbourhood(index) if self.streaming else self._near[index]
+
     def __getitem__(self, index: int) -> Sample:
         if not 0 <= index < len(self):
             raise IndexError(index)
@@ -168,7 +173,12 @@ class HubBenchmark(Benchmark):
     def _index(self) -> None:
         """Ids and places of all samples, without reading pictures. Members of a group stand together."""
         found: list[tuple[str, str | None, int, int]] = []
-        for row, keys in enumerate(self.rows.keys(self.keys) if self.keys else ({} for _ in range(len(self.rows)))):
+        near: list[tuple[str, int]] = []
+        words = [slot for slot in self.slots if slot in self.columns]
+        shared = [self.subject] if self.subject in self.rows.columns else []
+        columns = tuple(dict.fromkeys([*self.keys, *words, *shared]))
+        for row, keys in enumerate(self.rows.keys(columns) if columns else ({} for _ in range(len(self.rows)))):
+            near.append((str(keys.get(self.subject) or row), sum(len(str(keys.get(word))) for word in words)))
             try:
                 samples = list(self.entries(row, keys))
             except (TypeError, ValueError, KeyError):
@@ -181,6 +191,7 @@ class HubBenchmark(Benchmark):
             raise BenchmarkError(f"dataset {self.name}: no row of {self.rows.source} belongs to it")
         self._ids = [entry[0] for entry in found]
         self._groups = [entry[1] for entry in found] if self.grouped else []
+        self._near = [(group or near[row][0], near[row][1]) for _, group, row, _ in found]
         self._rows = np.array([entry[2] for entry in found], dtype=np.int32)
         self._parts = np.array([entry[3] for entry in found], dtype=np.int32)
         seen: dict[str, int] = {}

@@ -76,6 +76,10 @@ class Local(Benchmark):
     def sample_id(self, index: int) -> str:
         return self.rows[index]["id"]
 
+    def neighbourhood(self, index: int) -> tuple[str, int]:
+        content = self.rows[index]["content"] or {}
+        return str(content.get("image")), len(str(content.get("question") or content.get("expression")))
+
     def __getitem__(self, index: int) -> Sample:
         row = self.rows[index]
         where = f"{self.file.name} line {row['line']}"

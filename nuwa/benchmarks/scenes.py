@@ -2,23 +2,43 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from PIL import Image
 
 from nuwa.benchmarks.base import Benchmark, BenchmarkError, Sample, Scores
 from nuwa.benchmarks.scoring import exact_match, grounding_scores
-from nuwa.tiny.questions import ask
-from nuwa.tiny.scenes import IMAGE_SIZE, draw_scene
+from nuwa.tiny.questions import Question, ask
+from nuwa.tiny.scenes import IMAGE_SIZE, Scene, draw_scene
 
 HELD_OUT = 7
 """Third word of every seed here; training never draws from it (`nuwa.tiny.scenes`)."""
 TASKS = ("vqa", "vg")
+TRIES = 20
+"""How often a further question about a scene is drawn, as most scenes do not allow questions of every kind."""
+
+
+@lru_cache(maxsize=1)
+def scene_and_questions(seed: int, number: int, tasks: tuple[str, ...]) -> tuple[Scene, list[Question]]:
+    """A held-out scene and a question of each task about it; a scene that does not allow them all is thrown away."""
+    rng = np.random.default_rng([seed, number, HELD_OUT])
+    while True:
+        scene = draw_scene(rng)
+        questions = [_try_to_ask(scene, rng, task, TRIES if place else 1) for place, task in enumerate(tasks)]
+        if None not in questions:
+            return scene, questions
+
+
+def _try_to_ask(scene: Scene, rng: np.random.Generator, task: str, tries: int) -> Question | None:
+    return next((question for _ in range(tries) if (question := ask(scene, rng, task)) is not None), None)
 
 
 class Scenes(Benchmark):
-    """``samples`` held-out scenes with one question each, the tasks taking turns, so that one job measures both.
+    """``samples`` questions about held-out scenes, the tasks taking turns, so that one job measures both.
 
-    Sample i is a pure function of ``(seed, i)`` and ``tasks``. ``vqa_prompt`` and ``vg_prompt`` wrap the question (slot
+    ``questions`` in a row are about the same scene. Sample i is a pure function of ``(seed, i, questions)`` and
+    ``tasks``. ``vqa_prompt`` and ``vg_prompt`` wrap the question (slot
     ``{question}``) for models that expect more words than the tiny one. ``picture_side`` enlarges the pictures of 96
     pixels to that side, for models whose tokens depend on it.
     """
@@ -33,6 +53,7 @@ class Scenes(Benchmark):
         vqa_max_new_tokens: int = 8,
         vg_max_new_tokens: int = 32,
         picture_side: int = IMAGE_SIZE,
+        questions: int = 1,
         name: str = "scenes",
     ) -> None:
         unknown = [task for task in tasks if task not in TASKS]
@@ -40,15 +61,16 @@ class Scenes(Benchmark):
             raise BenchmarkError(f"dataset.tasks={list(tasks)}: choose from {', '.join(TASKS)}")
         if samples < 1 or seed < 0:
             raise BenchmarkError(f"dataset.samples={samples} must be at least 1, dataset.seed={seed} at least 0")
-        if picture_side < 1:
-            raise BenchmarkError(f"dataset.picture_side={picture_side} must be at least 1")
+        for key, value in (("picture_side", picture_side), ("questions", questions)):
+            if value < 1:
+                raise BenchmarkError(f"dataset.{key}={value} must be at least 1")
         self.name, self.samples, self.tasks, self.seed = name, samples, tuple(tasks), seed
         self.prompts = {"vqa": vqa_prompt, "vg": vg_prompt}
         for task, prompt in self.prompts.items():
             if "{question}" not in prompt:
                 raise BenchmarkError(f"dataset.{task}_prompt={prompt!r} lacks the slot {{question}}")
         self.limits = {"vqa": vqa_max_new_tokens, "vg": vg_max_new_tokens}
-        self.picture_side = picture_side
+        self.picture_side, self.questions = picture_side, questions
 
     def __len__(self) -> int:
         return self.samples
@@ -59,17 +81,20 @@ class Scenes(Benchmark):
     def __getitem__(self, index: int) -> Sample:
         if not 0 <= index < self.samples:
             raise IndexError(index)
-        rng = np.random.default_rng([self.seed, index, HELD_OUT])
-        task, question = self._task(index), None
-        while question is None:  # not every scene allows a question of every task
-            scene = draw_scene(rng)
-            question = ask(scene, rng, task)
+        number, place = divmod(index, self.questions)
+        task, first = self._task(index), number * self.questions
+        asked = tuple(self._task(first + later) for later in range(self.questions))
+        scene, questions = scene_and_questions(self.seed, number, asked)
+        question = questions[place]
         target = (question.answer,) if task == "vqa" else tuple(value / IMAGE_SIZE for value in question.box)
         text = self.prompts[task].replace("{question}", question.text)
         meta = {"kind": question.kind, "objects": len(scene.objects)}
         side = (self.picture_side, self.picture_side)
         picture = Image.fromarray(scene.image).resize(side, Image.Resampling.NEAREST)
         return Sample(self.sample_id(index), task, (picture,), text, target, meta)
+
+    def neighbourhood(self, index: int) -> tuple[str, int]:
+        return f"scene {index // self.questions}", 0
 
     def score(self, sample: Sample, prediction: str) -> Scores:
         if sample.task == "vqa":

@@ -40,6 +40,7 @@ class VQAv2(HubBenchmark):
     task: ClassVar = "vqav2"
     columns: ClassVar = {"question_id": identifier, "question": a_text, "answers": annotations}
     keys: ClassVar = ("question_id",)
+    subject: ClassVar = "image_id"
     scored: ClassVar = ("answers",)
 
     def entries(self, row: int, keys: Doc) -> Iterator[Entry]:
@@ -66,6 +67,7 @@ class TextVQA(HubBenchmark):
     task: ClassVar = "textvqa"
     columns: ClassVar = {"question_id": identifier, "question": a_text, "answers": texts, "ocr_tokens": words_read}
     keys: ClassVar = ("question_id",)
+    subject: ClassVar = "image_id"
     slots: ClassVar = ("question", "ocr")
     scored: ClassVar = ("answers",)
 

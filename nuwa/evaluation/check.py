@@ -108,8 +108,8 @@ def check_outputs(cfg: DictConfig) -> Path:
 
 def _check_numbers(cfg: DictConfig) -> None:
     for key, least in (
-        ("limit", 1), ("trainer.batch_size", 1), ("trainer.num_workers", 0), ("trainer.devices", 1),
-        ("trainer.num_nodes", 1), ("generation.num_beams", 1),
+        ("limit", 1), ("trainer.batch_size", 1), ("trainer.num_workers", 0), ("trainer.prefetch", 0),
+        ("trainer.cache_gb", 0), ("trainer.devices", 1), ("trainer.num_nodes", 1), ("generation.num_beams", 1),
         ("generation.max_new_tokens", 1), ("callbacks.pictures", 0), ("logger.table_rows", 0), ("seed", 0),
         ("probe.new_tokens", 1), ("probe.warmup", 0), ("probe.repeats", 1),
     ):  # fmt: skip

@@ -25,6 +25,7 @@ from nuwa.config import OnError, build, is_baseline
 from nuwa.evaluation.callbacks import KeptTokenPictures, SampleProgress
 from nuwa.evaluation.check import Parts
 from nuwa.evaluation.data import EvaluationData
+from nuwa.evaluation.features import feature_cache
 from nuwa.evaluation.journal import JOURNAL, PARTS, Journal, JournalError, Row, merged, part_path, read_rows
 from nuwa.evaluation.loggers import log_result, run_logger
 from nuwa.evaluation.module import TIMINGS, Evaluation, read_timings
@@ -122,7 +123,8 @@ def _answer(
         logging.getLogger(name).setLevel(logging.ERROR)
     record = cfg.on_error == OnError.record
     portions = (cfg.trainer.batch_size, cfg.trainer.num_workers, record, processes.rank, processes.size)
-    data = EvaluationData(parts.benchmark, count, done, *portions)
+    data = EvaluationData(parts.benchmark, count, done, *portions, loaded.encode, cfg.trainer.prefetch)
+    shortcuts = {"share": cfg.trainer.share and cfg.blocking.source is None, "cache": feature_cache(cfg, loaded)}
     generation = {
         key: value for key, value in cfg.generation.items() if cfg.generation.do_sample or key not in SAMPLING
     }
@@ -138,7 +140,7 @@ def _answer(
     )
     with (
         warnings.catch_warnings(),
-        prune(loaded.model, parts.pruner, position=cfg.position.strategy) as session,
+        prune(loaded.model, parts.pruner, cfg.position.strategy, **shortcuts) as session,
         configured_block(session, **cfg.blocking),
     ):
         warnings.filterwarnings("ignore", module=r"lightning\..*")  # advice about training loops

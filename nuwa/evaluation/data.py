@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -13,6 +13,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from nuwa.benchmarks.base import Benchmark, Sample, SampleError
 from nuwa.evaluation.journal import Row
+from nuwa.evaluation.prefetch import Prefetched
+from nuwa.models.prompts import PromptError
 
 
 @dataclass(frozen=True)
@@ -40,25 +42,46 @@ Item = Sample | Failure | Done
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples that are answered together; ``number`` counts all batches of a run, whoever computes them, and when."""
+    """Samples that are answered together; ``number`` counts all batches of a run, whoever computes them, and when.
+
+    ``inputs``: the tensors of its samples, if they were made ahead of time.
+    """
 
     number: int
     items: list[Sample | Failure]
+    inputs: dict[str, torch.Tensor] | None = None
+
+    @property
+    def samples(self) -> list[Sample]:
+        """Those that could be read."""
+        return [item for item in self.items if isinstance(item, Sample)]
 
     def __iter__(self) -> Iterator[Sample | Failure]:
         return iter(self.items)
 
 
+def computing_order(benchmark: Benchmark, count: int) -> list[int]:
+    """The first ``count`` samples, those about the same pictures together, and such of like length: a permutation."""
+    known = [benchmark.neighbourhood(index) for index in range(count)]
+    first: dict[str, int] = {}
+    for index, (pictures, _) in enumerate(known):
+        first.setdefault(pictures, index)
+    apart = len(first) == count  # no two share a picture
+    return sorted(range(count), key=lambda index: (0 if apart else first[known[index][0]], known[index][1]))
+
+
 class Samples(Dataset):
-    """The first ``count`` samples of a benchmark, without those in ``done`` (id -> row)."""
+    """The first ``count`` samples of a benchmark in the order of computing, without those in ``done`` (id -> row)."""
 
     def __init__(self, benchmark: Benchmark, count: int, done: Mapping[str, Row], record: bool):
-        self.benchmark, self.done, self.record, self.count = benchmark, done, record, count
+        self.benchmark, self.done, self.record = benchmark, done, record
+        self.order = computing_order(benchmark, count)
 
     def __len__(self) -> int:
-        return self.count
+        return len(self.order)
 
-    def __getitem__(self, index: int) -> Item:
+    def __getitem__(self, place: int) -> Item:
+        index = self.order[place]
         name = self.benchmark.sample_id(index)
         if name in self.done:
             row = self.done[name]
@@ -101,7 +124,10 @@ class TaskBatches:
 
 
 class EvaluationData(lightning.LightningDataModule):
-    """What is left of a benchmark to compute, for process ``rank`` of ``size``."""
+    """What is left of a benchmark to compute, for process ``rank`` of ``size``.
+
+    ``encode`` makes tensors of the samples of ``ahead`` batches while the model is busy with an earlier one.
+    """
 
     def __init__(
         self,
@@ -113,15 +139,26 @@ class EvaluationData(lightning.LightningDataModule):
         record: bool,
         rank: int = 0,
         size: int = 1,
+        encode: Callable[[Sequence[Sample]], dict[str, torch.Tensor]] | None = None,
+        ahead: int = 0,
     ):
         super().__init__()
+        self.encode, self.ahead = encode, ahead
         self.samples = Samples(benchmark, count, done, record)
         self.batch_size, self.workers, self.rank, self.size = batch_size, workers, rank, size
 
-    def test_dataloader(self) -> TaskBatches:
+    def test_dataloader(self) -> Iterable[Batch]:
         """Batches of samples; pictures are read ahead by ``workers`` processes."""
         loader = DataLoader(self.samples, batch_size=None, num_workers=self.workers, collate_fn=_as_is)
-        return TaskBatches(loader, self.batch_size, self.rank, self.size)
+        batches = TaskBatches(loader, self.batch_size, self.rank, self.size)
+        return batches if self.encode is None else Prefetched(batches, self._encoded, self.ahead)
+
+    def _encoded(self, batch: Batch) -> Batch:
+        """With the tensors of its samples; without, if one of them cannot be put, which answering will find again."""
+        try:
+            return replace(batch, inputs=self.encode(batch.samples) if batch.samples else None)
+        except (PromptError, SampleError):
+            return batch
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Samples are pictures and text; `LoadedModel.encode` moves their tensors."""

@@ -52,7 +52,7 @@ class Evaluation(lightning.LightningModule):
         self.reports = []
         failed = [_failed_row(item.id, item.reason) for item in batch if isinstance(item, Failure)]
         start = time.perf_counter()
-        rows = self._answer([item for item in batch if isinstance(item, Sample)])
+        rows = self._answer(batch.samples, batch.inputs)
         seconds = time.perf_counter() - start
         computed = failed + rows
         ends = [number == len(computed) for number in range(1, len(computed) + 1)]
@@ -61,12 +61,12 @@ class Evaluation(lightning.LightningModule):
         )
         self._note_time(batch.number, len(rows), seconds)
 
-    def _answer(self, samples: Sequence[Sample]) -> list[Row]:
+    def _answer(self, samples: Sequence[Sample], inputs: dict[str, torch.Tensor] | None = None) -> list[Row]:
         """Scored rows; a sample whose prompt or picture cannot be used fails alone."""
         if not samples:
             return []
         try:
-            inputs = self.loaded.encode(samples)
+            inputs = self.loaded.encode(samples) if inputs is None else inputs
         except (PromptError, SampleError) as error:
             if not self.record:
                 raise

@@ -1,0 +1,29 @@
+"""Which jobs may use each other's vision features."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+import nuwa
+from nuwa.config import choices
+from nuwa.evaluation.result import environment
+from nuwa.files import fingerprint
+from nuwa.models.loading import LoadedModel
+from nuwa.pruning.feature_cache import GIGABYTE, FeatureCache
+
+
+def feature_cache(cfg: DictConfig, loaded: LoadedModel) -> FeatureCache | None:
+    """The cache of a job, None if it may not take any space.
+
+    Jobs share features if model, data, packages, device, kernel, threads and this package's code are the same.
+    """
+    if not cfg.trainer.cache_gb:
+        return None
+    chosen = choices(cfg)
+    known = {key: value for key, value in environment(loaded.model).items() if key != "git_commit"}
+    code = fingerprint(Path(nuwa.__file__).parent, (".py",))
+    space = json.dumps([chosen["model"], chosen["dataset"], known, code], sort_keys=True, default=str)
+    return FeatureCache(Path(cfg.paths.features), space, int(cfg.trainer.cache_gb * GIGABYTE))

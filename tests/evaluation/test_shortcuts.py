@@ -1,0 +1,134 @@
+"""Sharing, prefetching and caching save time and change no answer; batches bring together what can share work."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+
+import pytest
+from jobs import small
+
+from nuwa.benchmarks.base import Benchmark
+from nuwa.benchmarks.scenes import Scenes
+from nuwa.evaluation.data import computing_order
+from nuwa.evaluation.journal import JOURNAL
+from nuwa.evaluation.prefetch import Prefetched
+from nuwa.evaluation.run import run_job
+
+ASKED = ("dataset.samples=12", "dataset.questions=4", "trainer.batch_size=3", "budget.average=24",
+         "generation.max_new_tokens=4")  # fmt: skip
+PLAIN = ("trainer.share=false", "trainer.prefetch=0", "trainer.cache_gb=0")
+
+
+def job(folder, *overrides):
+    """The journal of a job, as bytes and as rows, and its result."""
+    run = run_job(small(folder, *ASKED, *overrides))
+    result = json.loads((run / "result.json").read_text())
+    assert result["status"] == "done", result.get("traceback")
+    text = (run / JOURNAL).read_bytes()
+    return text, [json.loads(line) for line in text.splitlines()], result
+
+
+@pytest.mark.parametrize("pruner", ["none", "visionzip", "nuwa", "random", "fastv"])
+def test_a_job_with_all_shortcuts_answers_like_one_without(tmp_path, pruner):
+    _, plain, expected = job(tmp_path / "plain", f"pruner={pruner}", *PLAIN)
+    _, fast, result = job(tmp_path / "fast", f"pruner={pruner}")
+    assert fast == plain
+    assert result["metrics"] == expected["metrics"] and result["tokens_per_layer"] == expected["tokens_per_layer"]
+
+
+def test_the_cache_changes_no_byte_of_a_sweep_and_may_be_deleted(tmp_path):
+    def sweep(*overrides):
+        return [job(tmp_path, f"pruner.d_thresh={d}", "resume=false", *overrides)[0] for d in (18, 412)]
+
+    without = sweep("trainer.cache_gb=0")
+    assert not (tmp_path / ".features").exists()
+    cold, warm = sweep(), sweep()
+    files = list((tmp_path / ".features").rglob("*.safetensors"))
+    assert files and cold == without and warm == without
+    for file in files[::2]:
+        file.unlink()
+    files[1].write_bytes(b"torn")
+    assert sweep() == without
+
+
+@pytest.mark.parametrize("change", ["model.seed=1", "dataset.seed=1", "model.dtype=bfloat16"])
+def test_other_weights_data_or_precision_share_no_features(tmp_path, change):
+    job(tmp_path, "baseline=skip")
+    before = {path.parent for path in (tmp_path / ".features").rglob("*.safetensors")}
+    job(tmp_path, "baseline=skip", change)
+    assert {path.parent for path in (tmp_path / ".features").rglob("*.safetensors")} > before
+
+
+class Worded(Benchmark):
+    """Samples with pictures and lengths of question as they are listed."""
+
+    def __init__(self, *known):
+        self.known = known
+
+    def __len__(self):
+        return len(self.known)
+
+    def sample_id(self, index):
+        return str(index)
+
+    def neighbourhood(self, index):
+        return self.known[index]
+
+    __getitem__ = score = max_new_tokens = None
+
+
+def test_order_of_computing():
+    assert computing_order(Worded(("a", 9), ("b", 1), ("c", 5)), 3) == [1, 2, 0]  # no picture is shared: by length
+    assert computing_order(Worded(("a", 9), ("b", 1), ("a", 5), ("b", 0)), 4) == [2, 0, 3, 1]
+    assert computing_order(Worded(("a", 9), ("b", 1), ("a", 5), ("b", 0)), 2) == [1, 0]
+    assert computing_order(Scenes(7, questions=3), 7) == [0, 1, 2, 3, 4, 5, 6]
+
+
+def test_a_scene_with_several_questions():
+    alone, several = Scenes(6), Scenes(6, questions=3)
+    assert alone[0].images[0].tobytes() == several[0].images[0].tobytes() and alone[0].text == several[0].text
+    pictures = [sample.images[0].tobytes() for sample in (several[i] for i in range(6))]
+    assert pictures[0] == pictures[1] == pictures[2] != pictures[3] == pictures[5]
+    assert [several[i].task for i in range(6)] == ["vqa", "vg"] * 3
+    assert several[4].text == Scenes(6, questions=3)[4].text
+    with pytest.raises(ValueError, match=r"dataset\.questions=0"):
+        Scenes(6, questions=0)
+
+
+class TestPrefetched:
+    """Items in order, made ahead of their use, with their errors."""
+
+    @pytest.mark.parametrize("ahead", [0, 1, 3, 20])
+    def test_order_and_end(self, ahead):
+        assert list(Prefetched(range(10), lambda x: x * x, ahead)) == [x * x for x in range(10)]
+        assert list(Prefetched([], lambda x: x, ahead)) == []
+
+    def test_works_while_the_item_before_is_in_use(self):
+        made, second = [], threading.Event()
+
+        def prepare(item):
+            made.append(item)
+            if item == 2:
+                second.set()
+            return item
+
+        for item in Prefetched(range(8), prepare, 2):
+            if item == 0:
+                assert second.wait(5)
+                time.sleep(0.05)
+                assert made == [0, 1, 2]
+                break
+
+    @pytest.mark.parametrize("ahead", [0, 2])
+    def test_errors_come_where_the_item_would(self, ahead):
+        def source():
+            yield from (1, 2)
+            raise ValueError("broken")
+
+        seen = []
+        with pytest.raises(ValueError, match="broken"):
+            for item in Prefetched(source(), lambda x: x, ahead):
+                seen.append(item)
+        assert seen == [1, 2]
