@@ -42,14 +42,15 @@ def require(holds: bool, key: str, rule: str, value: object) -> None:
 class Facts:
     """What a table of methods says about one: where it was published, what it looks at, what it does with the rest.
 
-    ``source``: the authors' repository and the commit that was read. ``signal``: what tokens are scored by. ``merges``:
-    dropped tokens live on in others. ``text_aware``: the choice depends on the question. ``needs_cls``: it needs a
-    vision tower with a CLS token.
+    ``source``: the authors' repository and the commit that was read. ``signal``: what tokens are scored by. ``counts``:
+    whose the numbers of tokens are that a budget becomes. ``merges``: dropped tokens live on in others. ``text_aware``:
+    the choice depends on the question. ``needs_cls``: it needs a vision tower with a CLS token.
     """
 
     paper: str = ""
     source: str = ""
     signal: str = ""
+    counts: str = ""
     merges: bool = False
     text_aware: bool = False
     needs_cls: bool = False

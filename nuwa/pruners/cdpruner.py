@@ -82,6 +82,7 @@ class CDPruner(TileByTile):
         source="Theia-4869/CDPruner@9541616",
         signal="DPP of projected features, weighted by the question's embedding (pruner.clip: as published, by CLIP)",
         text_aware=True,
+        counts="authors'",
     )
 
     @property

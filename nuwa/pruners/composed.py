@@ -29,7 +29,10 @@ class Composed(Pruner):
 
     name: ClassVar[str] = "composed"
     native_position: ClassVar[str] = "perc"
-    facts: ClassVar[Facts] = Facts(signal="that of its two parts")
+    facts: ClassVar[Facts] = Facts(
+        signal="that of its two parts",
+        counts="ours: the reduction divided evenly, in the logarithm",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

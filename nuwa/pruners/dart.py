@@ -68,6 +68,7 @@ class Dart(Pruner):
         source="ZichenWen1/DART (Chenfei-Liao/VTC-Bench@983e443)",
         signal="dissimilarity to pivots with large keys",
         text_aware=True,
+        counts="ours: solved for the average; theirs by `counting=authors`",
     )
 
     def __post_init__(self) -> None:

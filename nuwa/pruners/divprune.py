@@ -60,7 +60,10 @@ class DivPrune(Pruner):
     name: ClassVar[str] = "divprune"
     native_position: ClassVar[str] = "perc"
     facts: ClassVar[Facts] = Facts(
-        paper="arXiv 2503.02175", source="vbdi/divprune@799e2d9", signal="distance between projected features"
+        paper="arXiv 2503.02175",
+        source="vbdi/divprune@799e2d9",
+        signal="distance between projected features",
+        counts="authors'",
     )
 
     def schedule(self, n_tokens: int, layers: int) -> Schedule:

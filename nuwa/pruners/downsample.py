@@ -23,7 +23,10 @@ class Downsample(Pruner):
 
     name: ClassVar[str] = "downsample"
     native_position: ClassVar[str] = "perc"
-    facts: ClassVar[Facts] = Facts(signal="none: a smaller image")
+    facts: ClassVar[Facts] = Facts(
+        signal="none: a smaller image",
+        counts="ours: near-square grids",
+    )
 
     def schedule(self, n_tokens: int, layers: int) -> Schedule:
         return grid_schedule(self, n_tokens, layers)

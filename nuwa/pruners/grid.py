@@ -15,7 +15,10 @@ class StridedGrid(Pruner):
     """The tokens under the cell centres of a smaller grid of near-square shape (`pooling` averages the same cells)."""
 
     name: ClassVar[str] = "grid"
-    facts: ClassVar[Facts] = Facts(signal="place alone")
+    facts: ClassVar[Facts] = Facts(
+        signal="place alone",
+        counts="ours: near-square grids",
+    )
 
     def schedule(self, n_tokens: int, layers: int) -> Schedule:
         return grid_schedule(self, n_tokens, layers)

@@ -64,6 +64,7 @@ class HiPrune(TileByTile):
         paper="arXiv 2508.00553",
         source="Danielement321/HiPrune@6e83a12",
         signal="attention received in a shallow and a deep layer of the tower",
+        counts="authors'",
     )
 
     def __post_init__(self) -> None:

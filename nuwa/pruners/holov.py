@@ -87,6 +87,7 @@ class HoloV(TileByTile):
         paper="arXiv 2510.02912",
         source="obananas/HoloV@1d2e65e",
         signal="CLS attention, quotas by attention and variety per crop",
+        counts="authors' for 64",
     )
 
     def __post_init__(self) -> None:

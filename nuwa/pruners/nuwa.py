@@ -172,6 +172,7 @@ class Nuwa(Pruner):
         signal="CLS attention times key norm per region; cosine with the question",
         merges=True,
         text_aware=True,
+        counts="paper's Table 10",
     )
 
     def __post_init__(self) -> None:

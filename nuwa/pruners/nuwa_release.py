@@ -89,6 +89,7 @@ class NuwaRelease(Pruner):
         signal="CLS attention per region; attention of the last prompt token",
         merges=True,
         text_aware=True,
+        counts="authors'",
     )
 
     def __post_init__(self) -> None:

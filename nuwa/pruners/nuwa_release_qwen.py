@@ -86,6 +86,7 @@ class NuwaReleaseQwen(Pruner):
         signal="received attention per region; attention of the last three prompt tokens",
         merges=True,
         text_aware=True,
+        counts="authors'",
     )
 
     def __post_init__(self) -> None:

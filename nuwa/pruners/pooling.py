@@ -84,7 +84,11 @@ class Pooling(Pruner):
 
     name: ClassVar[str] = "pooling"
     native_position: ClassVar[str] = "perc"
-    facts: ClassVar[Facts] = Facts(signal="place alone", merges=True)
+    facts: ClassVar[Facts] = Facts(
+        signal="place alone",
+        merges=True,
+        counts="ours: near-square grids",
+    )
 
     def schedule(self, n_tokens: int, layers: int) -> Schedule:
         return grid_schedule(self, n_tokens, layers)

@@ -110,6 +110,7 @@ class PruMerge(TileByTile):
         signal="CLS attention in the layer that reads the features",
         merges=True,
         needs_cls=True,
+        counts="ours: a fixed number; theirs by `adaptive=true`",
     )
 
     def __post_init__(self) -> None:

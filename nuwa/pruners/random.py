@@ -19,7 +19,10 @@ class RandomPruner(Pruner):
     """Keep tokens drawn without replacement, in raster order."""
 
     name: ClassVar[str] = "random"
-    facts: ClassVar[Facts] = Facts(signal="a draw from the image's id and the seed")
+    facts: ClassVar[Facts] = Facts(
+        signal="a draw from the image's id and the seed",
+        counts="ours",
+    )
 
     def schedule(self, n_tokens: int, layers: int) -> Schedule:
         target = self.budget.tokens(n_tokens)

@@ -173,6 +173,7 @@ class SparseVLM(Pruner):
         signal="attention of question tokens that resemble the image",
         merges=True,
         text_aware=True,
+        counts="authors' lists, scaled to the average; as they are by `counting=authors`",
     )
 
     def __post_init__(self) -> None:

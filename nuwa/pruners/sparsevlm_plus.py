@@ -50,6 +50,7 @@ class SparseVLMPlus(Pruner):
         source="Gumpest/SparseVLMs@26a5f48",
         signal="attention of question tokens in the heads that look at the image, corrected for distance",
         text_aware=True,
+        counts="authors' lists, scaled to the average; as they are by `counting=authors`",
     )
 
     def __post_init__(self) -> None:

@@ -77,6 +77,7 @@ class VisionZip(TileByTile):
         source="dvlab-research/VisionZip@3151f6d",
         signal="CLS attention",
         merges=True,
+        counts="authors'",
     )
 
     def __post_init__(self) -> None:

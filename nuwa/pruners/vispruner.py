@@ -54,6 +54,7 @@ class VisPruner(TileByTile):
         paper="arXiv 2412.01818",
         source="Theia-4869/VisPruner@aefa01a",
         signal="CLS attention, then distance between features",
+        counts="authors'",
     )
 
     def __post_init__(self) -> None:
