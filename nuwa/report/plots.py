@@ -1,6 +1,7 @@
 """Plots of runs, PNG and SVG: accuracy against tokens and TFLOPs, the d_thresh curve, the ablation's bars.
 
-Colours are Okabe and Ito's, which stay apart with any kind of colour vision; markers differ as well.
+Colours are Okabe and Ito's, which stay apart with any kind of colour vision; markers differ as well. A method has one
+colour and marker, whose filling and line tell the position ids. Points at one place stand side by side.
 """
 
 from __future__ import annotations
@@ -15,6 +16,13 @@ from nuwa.report.runs import Result
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
+IDS = {
+    "native": ("full", "-"), "rpme": ("none", "--"), "pesp": ("right", "-."), "perc": ("left", ":"),
+    "rpme_1d": ("bottom", (0, (4, 1, 1, 1))),
+}  # fmt: skip
+"""Filling of the marker and dashes of the line, by position strategy."""
+ASIDE = 1.6  # points between methods at one place
+GIGA = 0.1  # TFLOPs below which an axis is in GFLOPs
 PANELS = 4  # in a row
 SETTINGS = {"svg.hashsalt": "nuwa", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
 Drawing = Callable[[Any, Sequence[Point]], None]
@@ -49,7 +57,7 @@ def _plots(points: Sequence[Point]) -> list[tuple[str, list[Point], Drawing]]:
     """Names of plots, the points they show and how they are drawn."""
     pruned = [point for point in budget_points(points) if point.choices.method != "none"]
     whole = [point for point in points if point.choices.method == "none"]
-    styles = dict(zip(sorted({point.method for point in pruned}), itertools.cycle(_styles()), strict=False))
+    styles = _styles(pruned)
     against = {
         "accuracy_tokens": lambda axes, own: _lines(axes, own, whole, styles, "tokens"),
         "accuracy_tflops": lambda axes, own: _lines(axes, own, whole, styles, "tflops"),
@@ -61,8 +69,19 @@ def _plots(points: Sequence[Point]) -> list[tuple[str, list[Point], Drawing]]:
     ]
 
 
-def _styles() -> list[dict[str, str]]:
-    """More styles than there are methods: colours and markers go round at different lengths."""
+def _styles(points: Sequence[Point]) -> dict[str, dict[str, Any]]:
+    """How each method with its position ids is drawn, the same in all panels."""
+    methods = sorted({point.choices.method for point in points})
+    looks = dict(zip(methods, itertools.cycle(_looks()), strict=False))
+    ids = {point.method: point.choices for point in sorted(points, key=lambda point: point.method)}
+    return {
+        name: looks[choices.method] | {"fillstyle": IDS[choices.position][0], "linestyle": IDS[choices.position][1]}
+        for name, choices in ids.items()
+    }
+
+
+def _looks() -> list[dict[str, str]]:
+    """More looks than there are methods: colours and markers go round at different lengths."""
     count = len(COLOURS) * len(MARKERS)
     pairs = zip(itertools.cycle(COLOURS), itertools.cycle(MARKERS), range(count), strict=False)
     return [{"color": colour, "marker": marker} for colour, marker, _ in pairs]
@@ -83,8 +102,9 @@ def _figure(points: Sequence[Point], draw: Drawing, caption: str) -> Any:
             continue
         draw(axes, own)
         axes.set_title(" ".join(panel), fontsize=9)
-        axes.set_ylabel("percent" if max(point.value for point in own) <= 100 else "points")
-        axes.set_ylim(bottom=0)
+        shares = max(point.value for point in own) <= 100
+        axes.set_ylabel("percent" if shares else "points")
+        axes.set_ylim(*((-3, 103) if shares else (0, None)))  # a point at 0 or 100 is whole
     entries = {label: handle for axes in grid for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(entries.values(), entries.keys(), loc="outside right center", fontsize=8, frameon=False)
     figure.suptitle(caption, fontsize=9)
@@ -101,28 +121,51 @@ def _unpruned(axes: Any, own: Sequence[Point], whole: Sequence[Point]) -> None:
 def _lines(axes: Any, own: Sequence[Point], whole: Sequence[Point], styles: dict, cost: str) -> None:
     """One line per method over what it cost."""
     _unpruned(axes, own, whole)
-    for method, line in sorted(grouped(own, lambda point: point.method).items()):
+    unit = 1000 if cost == "tflops" and max(point.tflops for point in own) < GIGA else 1
+    lines = grouped(own, lambda point: point.method)
+    for method, line in sorted(lines.items()):
         line = sorted(line, key=lambda point: getattr(point, cost))
-        where = [getattr(point, cost) for point in line]
-        _errorbar(axes, where, line, label=method, **styles[method])
+        aside = ASIDE * (list(styles).index(method) - (len(styles) - 1) / 2) if cost == "tokens" else 0.0
+        _errorbar(axes, [unit * getattr(point, cost) for point in line], line, aside, label=method, **styles[method])
     if cost == "tflops":
-        axes.set_xscale("log")
-    axes.set_xlabel("tokens entering a layer, mean" if cost == "tokens" else "LLM TFLOPs on visual tokens")
+        _log_ticks(axes)
+        axes.set_xlabel(f"LLM {'TFLOPs' if unit == 1 else 'GFLOPs'} on visual tokens")
+    else:
+        ticks = sorted({round(point.tokens) for point in own})
+        room = max(0.12 * (ticks[-1] - ticks[0]), 0.1 * ticks[0])
+        axes.set_xticks(ticks)
+        axes.set_xlim(ticks[0] - room, ticks[-1] + room)
+        axes.set_xlabel("tokens entering a layer, mean")
+
+
+def _log_ticks(axes: Any) -> None:
+    """A logarithmic axis with plain numbers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: format(value, "g")))
+    axes.xaxis.set_minor_locator(NullLocator())
 
 
 def _distances(axes: Any, own: Sequence[Point], whole: Sequence[Point]) -> None:
     """Accuracy over the cohesion distance."""
     _unpruned(axes, own, whole)
     lines = grouped(own, lambda point: f"{point.method}, {point.budget}")
-    for (name, line), style in zip(lines.items(), itertools.cycle(_styles()), strict=False):
+    for (name, line), look in zip(lines.items(), itertools.cycle(_looks()), strict=False):
         line = sorted(line, key=lambda point: point.choices.options["d_thresh"])
-        _errorbar(axes, [point.choices.options["d_thresh"] for point in line], line, label=name, **style)
+        _errorbar(axes, [point.choices.options["d_thresh"] for point in line], line, label=name, **look)
     axes.set_xlabel("d_thresh, squared grid cells")
 
 
-def _errorbar(axes: Any, where: Sequence[float], line: Sequence[Point], **style: str) -> None:
-    values, errors = [point.value for point in line], [point.error for point in line]
-    axes.errorbar(where, values, errors, capsize=2, linewidth=1.2, markersize=4, **style)
+def _errorbar(axes: Any, where: Sequence[float], line: Sequence[Point], aside: float = 0.0, **style: Any) -> None:
+    """Points with their intervals, drawn ``aside`` points beside their place."""
+    from matplotlib.transforms import ScaledTranslation
+
+    if aside:
+        style["transform"] = axes.transData + ScaledTranslation(aside / 72, 0, axes.figure.dpi_scale_trans)
+    values, errors = [point.value for point in line], list(zip(*(point.errors for point in line), strict=True))
+    axes.errorbar(where, values, errors, capsize=2, linewidth=1.2, elinewidth=0.8, markersize=5, **style)
 
 
 def _bars(axes: Any, own: Sequence[Point], whole: Sequence[Point]) -> None:
@@ -138,11 +181,11 @@ def _bars(axes: Any, own: Sequence[Point], whole: Sequence[Point]) -> None:
                 [places[parts_of(point)[:2]] + shift for point in some],
                 [point.value for point in some],
                 width,
-                yerr=[point.error for point in some],
+                yerr=list(zip(*(point.errors for point in some), strict=True)),
                 color=colour,
                 alpha=0.55 if at_random else 1.0,
                 hatch="//" if at_random else None,
-                capsize=2,
+                error_kw={"capsize": 2, "elinewidth": 1},
                 label=name + (", stage 2 random" if at_random else ""),
             )
     names = {(False, False): "neither", (True, False): "regions", (False, True): "pillars", (True, True): "both"}

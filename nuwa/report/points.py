@@ -15,9 +15,9 @@ INTERVAL = 1.96  # standard errors on either side: 95 %
 
 @dataclass(frozen=True)
 class Point:
-    """One run's headline in percent, with half the width of its 95 % interval, and what it cost.
+    """One run's headline in percent, its 95 % interval from ``low`` to ``high``, and what it cost.
 
-    Over several seeds: their mean, and 1.96 of their standard deviations.
+    Over several seeds: their mean, and 1.96 of their standard deviations on either side.
     """
 
     choices: Choices
@@ -25,7 +25,13 @@ class Point:
     tokens: float
     tflops: float
     value: float
-    error: float
+    low: float
+    high: float
+
+    @property
+    def errors(self) -> tuple[float, float]:
+        """How far the interval reaches below and above."""
+        return max(0.0, self.value - self.low), max(0.0, self.high - self.value)
 
     @property
     def method(self) -> str:
@@ -64,13 +70,21 @@ def _points(result: Result) -> list[Point]:
     choices = choices_of(result)
     points = []
     for name in headline([result]):
-        value, error = result["metrics"][name], result.get("standard_errors", {}).get(name, 0.0)
-        scale = 100.0 if value <= 1 else 1.0
-        numbers = (scale * value, INTERVAL * scale * error)
+        scale = 100.0 if result["metrics"][name] <= 1 else 1.0
+        numbers = (scale * number for number in (result["metrics"][name], *_interval(result, name)))
         points.append(
             Point(choices, (choices.dataset, name), result["tokens_entering"], result["llm_tflops"], *numbers)
         )
     return points
+
+
+def _interval(result: Result, name: str) -> tuple[float, float]:
+    """The interval that a result gives for a share; otherwise 1.96 standard errors, as far as the metric goes."""
+    if name in result.get("intervals", {}):
+        low, high = result["intervals"][name]
+        return low, high
+    value, error = result["metrics"][name], INTERVAL * result.get("standard_errors", {}).get(name, 0.0)
+    return max(0.0, value - error), min(1.0, value + error) if value <= 1 else value + error
 
 
 def _merged(group: Sequence[Point]) -> Point:
@@ -78,8 +92,9 @@ def _merged(group: Sequence[Point]) -> Point:
     first = group[0]
     if len(group) == 1:
         return first
-    means = [mean(getattr(point, name) for point in group) for name in ("tokens", "tflops", "value")]
-    return Point(first.choices, first.panel, *means, INTERVAL * stdev(point.value for point in group))
+    tokens, tflops, value = (mean(getattr(point, name) for point in group) for name in ("tokens", "tflops", "value"))
+    error = INTERVAL * stdev(point.value for point in group)
+    return Point(first.choices, first.panel, tokens, tflops, value, value - error, value + error)
 
 
 def grouped(points: Iterable[Point], key: Callable[[Point], Hashable]) -> dict[Hashable, list[Point]]:

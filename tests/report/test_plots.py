@@ -32,7 +32,8 @@ def test_points(runs):
     points = points_of(runs)
     assert {point.panel for point in points} == {("scenes", "vqa/exact_match"), ("scenes", "vg/acc@0.5")}
     fastv = next(p for p in points if p.method == "fastv" and p.tokens == 128 and p.panel[1] == "vqa/exact_match")
-    assert (fastv.value, fastv.error, fastv.tflops) == (pytest.approx(32), pytest.approx(1.96), 1.28)
+    assert (fastv.value, fastv.tflops) == (pytest.approx(32), 1.28)
+    assert fastv.errors == (pytest.approx(1.96), pytest.approx(1.96))
     assert {p.choices.options["d_thresh"] for p in distance_points(points)} == {18, 148, 280}
     assert {p.tokens for p in part_points(points)} == {128} and len(part_points(points)) == 8
 
@@ -40,7 +41,16 @@ def test_points(runs):
 def test_seeds_become_one_point():
     runs = [scenes("nuwa", 64, value, run_key=str(value)) for value in (0.5, 0.6, 0.7)]
     point = next(p for p in points_of(runs) if p.panel[1] == "vqa/exact_match")
-    assert (point.value, point.error) == (pytest.approx(60), pytest.approx(1.96 * 10))
+    assert point.value == pytest.approx(60) and point.errors == (pytest.approx(19.6), pytest.approx(19.6))
+
+
+def test_intervals_stay_within_what_a_share_can_be():
+    """Wilson's where the result has it: 8 of 10 are 49.0 to 94.3 %; else standard errors, cut at 0 and 100."""
+    with_interval = scenes("nuwa", 64, intervals={"vqa/exact_match": [0.490, 0.943]})
+    cut = scenes("nuwa", 64, value=0.99, standard_errors={"vqa/exact_match": 0.02})
+    for run, errors in ((with_interval, (31.0, 14.3)), (cut, (3.92, 1.0))):
+        point = next(p for p in points_of([run]) if p.panel[1] == "vqa/exact_match")
+        assert point.errors == (pytest.approx(errors[0]), pytest.approx(errors[1]))
 
 
 def drawn(runs, name):
@@ -62,6 +72,19 @@ def test_what_is_drawn(runs):
     assert [bar.get_height() for bar in ours] == [80, 80] and ours.get_label() == "nuwa, 128 tokens"
     assert at_random[0].get_hatch() == "//"
     assert drawn(runs, "accuracy_tflops").get_xscale() == "log"
+
+
+def test_a_method_has_one_colour_and_its_ids_a_filling(runs):
+    """Small models cost GFLOPs; ticks stand at the budgets."""
+    runs = [run | {"llm_tflops": run["llm_tflops"] / 1000} for run in [*runs, scenes("fastv", 64, position="rpme")]]
+    axes = drawn(runs, "accuracy_tflops")
+    looks = {container.get_label(): container.lines[0] for container in axes.containers}
+    native, stretched = looks["fastv"], looks["fastv, rpme"]
+    assert native.get_color() == stretched.get_color() != looks["nuwa"].get_color()
+    assert (native.get_fillstyle(), stretched.get_fillstyle()) == ("full", "none")
+    assert axes.get_xlabel().startswith("LLM GFLOPs") and native.get_xdata().tolist() == [0.64, 1.28, 1.92]
+    tokens = drawn(runs, "accuracy_tokens")
+    assert tokens.get_xticks().tolist() == [64, 128, 192] and tokens.get_xlim()[0] < 60 and tokens.get_xlim()[1] > 196
 
 
 def test_colours_are_told_apart():
