@@ -1,35 +1,41 @@
-"""What each method's choice costs, as a share of a vanilla prefill at LLaVA-1.5's shapes.
+"""What each method's choice costs, as a share of a vanilla prefill at LLaVA-1.5's shapes, as Markdown.
 
-    python experiments/speed/methods.py [--repeats 5] [--threads 1]
+    python experiments/speed/methods.py [--repeats 9] [--threads 1] [--methods fastv,dart]
 
-576 visual tokens, 95 of text, an average budget of 64; three numbers per method.
+576 visual tokens, 95 of text, an average budget of 64; for every method
 
-- time: everything the method does (reading off the tower, scoring, selecting, merging; not what the LLM saves by it)
-  over a vanilla prefill with its vision tower. One process, warm-up, median over rounds of the ratio within a round.
-  The LLM here has 16 layers of width 512 and random weights, a hundredth of LLaVA-1.5-7B's work per token, and
-  selection does not shrink with it: these shares are far above those of a 7B model. They rank methods.
-- metric: FLOPs of the method's own formula at 7B shapes, over those of an unpruned LLM on the visual tokens (both as
-  the Nüwa paper counts them).
-- rows: FLOPs at 7B shapes of the projections that attention rows and keys are recomputed with, likewise.
+- time: everything it does (reading off the tower, scoring, selecting, merging; not what the LLM saves by it) over a
+  vanilla prefill with its vision tower: median and quartiles over rounds of the ratio within a round, one process,
+  after a warm-up. The LLM here has 16 layers of width 512 and random weights, a hundredth of LLaVA-1.5-7B's work per
+  token, and selection does not shrink with it: these shares are far above those of a 7B model. They rank methods.
+- metric, 7B: FLOPs of the method's own formula at 7B shapes, over those of an unpruned LLM on the visual tokens (both
+  as the Nüwa paper counts them).
+- rows, 7B: FLOPs at 7B shapes of the key projections that attention rows are recomputed with, likewise.
+- together, 7B: the sum, marked where it is above 5 %.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from unittest import mock
 
 import torch
+from transformers import CLIPConfig
 
 import nuwa
 from nuwa.models.prompts import IMAGE
 from nuwa.models.random_configs import Sizes
 from nuwa.models.random_vlm import build_tokenizer, random_vlm
 from nuwa.pruners.catalogue import method_names
-from nuwa.pruning import session
+from nuwa.pruning import llm, session
 from nuwa.pruning.budget import llm_flops
+from nuwa.report.formats import markdown_text
 from nuwa.report.table4 import LLAVA_7B
 
 SIZES = Sizes(
@@ -41,7 +47,9 @@ SIZES = Sizes(
     vision_layers=8,
     vision_heads=8,
 )
-AVERAGE, TEXT_BEFORE, TEXT_AFTER = 64, 35, 60
+AVERAGE, TEXT_BEFORE, TEXT_AFTER, LIMIT = 64, 35, 60, 0.05
+CLIP_L = {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "num_hidden_layers": 12}
+"""The text half of the CLIP that LLaVA-1.5's vision tower is from."""
 
 
 class Watch:
@@ -86,51 +94,75 @@ def build():
 def watch_prefill(model, inputs, pruner: nuwa.pruners.Pruner) -> Watch:
     """One pruned prefill, with what the method spent."""
     watch = Watch()
-    changed = {
-        "plan_images": watch.timed(session.plan_images),
-        "llm_attention_rows": watch.noted(session.llm_attention_rows),
-        "llm_keys": watch.noted(session.llm_keys),
-    }
+    rows = {name: watch.noted(getattr(llm, name)) for name in ("llm_attention_rows", "llm_keys")}
+    vision = mock.patch.object(session, "plan_images", watch.timed(session.plan_images))
     inside = mock.patch.object(pruner, "prune_llm", watch.timed(pruner.prune_llm))
-    with mock.patch.multiple(session, **changed), inside, nuwa.prune(model, pruner):
+    with mock.patch.multiple(llm, **rows), vision, inside, nuwa.prune(model, pruner):
         model(**inputs)
     return watch
 
 
-def seven_billion(pruner: nuwa.pruners.Pruner, lengths: list[int]) -> tuple[float, float]:
-    """Shares of the metric and of the recomputed keys in the LLM FLOPs of 576 visual tokens at 7B shapes."""
-    whole = llm_flops([LLAVA_7B.image_tokens] * LLAVA_7B.layers, LLAVA_7B)
-    keys = 2 * LLAVA_7B.hidden * LLAVA_7B.kv_heads * LLAVA_7B.head_dim
-    return pruner.metric_flops(LLAVA_7B.image_tokens, LLAVA_7B) / whole, sum(lengths) * keys / whole
-
-
 @torch.no_grad()
-def main() -> None:
-    """Time every method in turn and print its shares."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--warmup", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+def measure(names: Sequence[str], warmup: int, repeats: int) -> tuple[dict[str, list[float]], dict[str, list[int]]]:
+    """Of every method: shares of a vanilla prefill's time, one per round, and lengths as in `Watch`."""
     model, inputs = build()
-    pruners = {name: nuwa.load_pruner(name, budget=AVERAGE) for name in method_names() if name != "none"}
-    shares: dict[str, list[float]] = {name: [] for name in pruners}
+    pruners = {name: nuwa.load_pruner(name, budget=AVERAGE) for name in names}
+    shares: dict[str, list[float]] = {name: [] for name in names}
     lengths: dict[str, list[int]] = {}
-    for repeat in range(options.warmup + options.repeats):
+    for repeat in range(warmup + repeats):
         start = time.perf_counter()
         model(**inputs)
         vanilla = time.perf_counter() - start
         for name, pruner in pruners.items():
             watch = watch_prefill(model, inputs, pruner)
             lengths[name] = watch.lengths
-            if repeat >= options.warmup:
+            if repeat >= warmup:
                 shares[name].append(watch.seconds / vanilla)
-    print(f"{options.threads} thread(s), {options.warmup} warm-up and {options.repeats} timed rounds")
-    print(f"{'method':16}{'time':>9}{'metric, 7B':>13}{'rows, 7B':>11}")
-    for name, pruner in pruners.items():
-        metric, rows = seven_billion(pruner, lengths[name])
-        print(f"{name:16}{statistics.median(shares[name]):9.2%}{metric:13.3%}{rows:11.3%}")
+    return shares, lengths
+
+
+def seven_billion(pruner: nuwa.pruners.Pruner, lengths: Sequence[int]) -> dict[str, str]:
+    """Shares of the metric and of the recomputed keys in the LLM FLOPs of 576 visual tokens at 7B shapes."""
+    whole = llm_flops([LLAVA_7B.image_tokens] * LLAVA_7B.layers, LLAVA_7B)
+    keys = 2 * LLAVA_7B.hidden * LLAVA_7B.kv_heads * LLAVA_7B.head_dim
+    metric, rows = pruner.metric_flops(LLAVA_7B.image_tokens, LLAVA_7B) / whole, sum(lengths) * keys / whole
+    together = f"{metric + rows:.3%}" + (" above 5 %" if metric + rows > LIMIT else "")
+    return {"metric, 7B": f"{metric:.3%}", "rows, 7B": f"{rows:.3%}", "together, 7B": together}
+
+
+def with_clip() -> dict[str, str]:
+    """CDPruner with its authors' relevance, by its formula alone: no CLIP is here to be timed."""
+    with tempfile.TemporaryDirectory() as folder:
+        config = CLIPConfig(text_config=CLIP_L, projection_dim=CLIP_L["hidden_size"]).to_dict()
+        Path(folder, "config.json").write_text(json.dumps(config))
+        return seven_billion(nuwa.load_pruner("cdpruner", budget=AVERAGE, clip=folder), [])
+
+
+def cells(name: str, shares: Sequence[float], flops: dict[str, str]) -> dict[str, str]:
+    """A row of the table."""
+    low, high = (statistics.quantiles(shares, n=4)[i] if len(shares) > 1 else shares[0] for i in (0, 2))
+    return {"method": name, "time": f"{statistics.median(shares):.2%} ({low:.2%} to {high:.2%})", **flops}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure the methods in turn and print their shares."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--warmup", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--methods", default="", help="names, separated by commas; all by default")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    names = [name for name in options.methods.split(",") if name] or [n for n in method_names() if n != "none"]
+    shares, lengths = measure(names, options.warmup, options.repeats)
+    rows = []
+    for name in names:
+        flops = seven_billion(nuwa.load_pruner(name, budget=AVERAGE), lengths[name])
+        rows.append(cells(name, shares[name], flops))
+        if name == "cdpruner":
+            rows.append({"method": "cdpruner, pruner.clip (CLIP ViT-L/14)", "time": "", **with_clip()})
+    print(f"{options.threads} thread(s), {options.warmup} warm-up and {options.repeats} timed rounds\n")
+    print(markdown_text(rows, list(rows[0]), []))
 
 
 if __name__ == "__main__":
