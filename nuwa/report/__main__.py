@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nuwa.report.dashboard import log_report
-from nuwa.report.expected import ExpectedError, PaperTable, load_table
+from nuwa.report.expected import ExpectedError, PaperTable, load_table, table_names
 from nuwa.report.plots import PlotsError, write_plots
 from nuwa.report.runs import Result
-from nuwa.report.sections import Section, paper_sections, printed_section, runs_section
+from nuwa.report.sections import Section, paper_sections, printed_sections, runs_section
 from nuwa.report.table import collect, find_runs
 
 
@@ -26,7 +26,7 @@ def parser() -> argparse.ArgumentParser:
     words.add_argument(
         "folders", type=Path, nargs="*", help="outputs, outputs/<name>, a run's folder, or an experiment"
     )
-    words.add_argument("--expected", default="", help="printed tables to compare with, e.g. table5 or table1,table2")
+    words.add_argument("--expected", default="", help="printed tables to compare with: table5, table1,table2, all")
     words.add_argument("--check", action="store_true", help="exit with 1 if a number is outside its tolerance")
     words.add_argument("--format", choices=("table", "markdown", "csv", "latex"), default="table")
     words.add_argument("--plots", type=Path, help="folder for plots of the runs, PNG and SVG (needs the extra plots)")
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print what was asked for; exit status 1 if there is nothing to show, or a check fails."""
     words = parser()
     options = words.parse_args(arguments)
-    names = [name for name in options.expected.split(",") if name]
+    names = table_names() if options.expected == "all" else [name for name in options.expected.split(",") if name]
     if not options.folders and not names:
         words.error("needs a folder of runs, or --expected with a printed table, e.g. table5")
     if options.check and not names:
@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _table_sections(table: PaperTable, results: Sequence[Result]) -> list[Section]:
-    return paper_sections(table, results) if results else [printed_section(table)]
+    return paper_sections(table, results) if results else printed_sections(table)
 
 
 def show(sections: Sequence[Section], form: str) -> None:

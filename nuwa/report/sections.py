@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from nuwa.report import cost, side_by_side, stand_in, table4
 from nuwa.report.expected import PaperTable
@@ -67,22 +67,28 @@ def paper_sections(table: PaperTable, results: Sequence[Result]) -> list[Section
     return sections
 
 
-def printed_section(table: PaperTable) -> Section:
-    """A printed table checked against itself: its retention column, or Table 4's costs; others as they are."""
+def printed_sections(table: PaperTable) -> list[Section]:
+    """A printed table as it is, and checked against itself: its retention column, or Table 4's costs.
+
+    Where nothing follows from anything, a check has nothing to pass.
+    """
     if table.name == "table4":
-        return _analytic_section(table)
+        return [_plain_section(table), _analytic_section(table)]
     checks = retention_checks(table)
-    return _retention_section(table, checks) if checks else _plain_section(table)
+    if not checks:
+        return [replace(_plain_section(table), fails=True)]
+    return [_plain_section(table), _retention_section(table, checks)]
 
 
 def _plain_section(table: PaperTable) -> Section:
-    """The printed cells. Nothing follows from anything here, so that a check has nothing to pass."""
+    """Every printed number."""
     names = ("model", "tokens", "method")
     rows = [
         {name: getattr(row, name) for name in names} | {c: _printed(row.cells.get(c)) for c in table.columns}
         for row in table.rows
     ]
-    return Section(heading(table), rows, list(rows[0]), ["as printed; name a folder of runs to compare"], fails=True)
+    columns = [name for name in rows[0] if name != "model" or len(table.models) > 1]
+    return Section(heading(table), rows, columns, ["as printed; name a folder of runs to compare"])
 
 
 def _printed(value: float | None) -> str:
@@ -96,7 +102,8 @@ def _analytic_section(table: PaperTable) -> Section:
         f"no schedule of 64 tokens entering a layer on average costs more than {table4.most_tflops(64):.4f} TFLOPs",
         *dict.fromkeys(f"{note['method']}: {note['note']}" for note in table.notes),
     ]
-    return Section(heading(table), rows, list(rows[0]), remarks, fails=not all(row.comes_out for row in analytic))
+    fails = not all(row.comes_out for row in analytic)
+    return Section(f"{heading(table)}: what gives these costs", rows, list(rows[0]), remarks, fails=fails)
 
 
 def _retention_section(table: PaperTable, checks: Sequence[RetentionCheck]) -> Section:
@@ -116,7 +123,8 @@ def _retention_section(table: PaperTable, checks: Sequence[RetentionCheck]) -> S
     remarks = [f"{len(checks) - len(off)} of {len(checks)} printed retentions follow from the printed cells to 0.1"]
     remarks += [f"{c.row.method} {c.row.tokens}: {c.note or 'no explanation known'}" for c in off]
     columns = [name for name in rows[0] if name != "model" or len(table.models) > 1]
-    return Section(heading(table), rows, columns, remarks, fails=any(not check.note for check in off))
+    title = f"{heading(table)}: its retention column"
+    return Section(title, rows, columns, remarks, fails=any(not check.note for check in off))
 
 
 def heading(table: PaperTable) -> str:

@@ -1,6 +1,10 @@
 """The printed tables are whole, and their arithmetic comes out or is explained where it does not."""
 
+import csv
+import io
+
 import pytest
+from made_up import result, write
 
 from nuwa.report import expected
 from nuwa.report.__main__ import main
@@ -16,6 +20,27 @@ def row(table, method, tokens):
 def test_every_number_is_there():
     """1,218 of them; Tables 7, 8 and 15 get their unpruned row from Tables 5 and 6."""
     assert sum(len(r.cells) for name in table_names() for r in load_table(name).rows) == 1218 + 7 + 7 + 3
+
+
+def test_every_number_is_shown(capsys, tmp_path):
+    """As printed, and beside runs, where a number that nothing here can have is named as such."""
+    assert main(["--expected", "all", "--format", "csv"]) == 0
+    shown = {}
+    for part in capsys.readouterr().out.split("\n\n"):
+        lines = list(csv.DictReader(io.StringIO(part)))
+        if lines[0].keys() >= {"model", "tokens", "method"} and "comes out" not in lines[0]:
+            columns = [name for name in lines[0] if name not in ("model", "tokens", "method")]
+            shown[len(shown)] = sum(line[name] != "" for line in lines for name in columns)
+    assert len(shown) == len(table_names()) and sum(shown.values()) == 1218 + 17
+    runs = write(tmp_path, [result("none", {"gqa/exact_match": 0.62})])
+    assert main([str(runs), "--expected", "all", "--format", "csv"]) == 0
+    cells = capsys.readouterr().out
+    summaries = sum(column in ("retention_avg", "score_avg") for name in table_names()
+                    for r in load_table(name).rows for column in r.cells)  # fmt: skip
+    lines = [line for line in csv.reader(io.StringIO(cells)) if line and line[0] in table_names()]
+    assert len(lines) == 1218 + 17 - summaries
+    states = {line[3]: line[-2] for line in lines if line[0] == "flashvid_video"}
+    assert states["flashvid"] == "none here" and states["visionzip"] == "none here"
 
 
 @pytest.mark.parametrize(
