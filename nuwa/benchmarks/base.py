@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 from PIL import Image
@@ -61,6 +61,13 @@ class Benchmark(ABC):
     """Where its rows were read, with their version if they have one."""
     unit_box_tasks: ClassVar[tuple[str, ...]] = ("vg",)
     """Tasks whose answers are boxes as fractions of one picture; answers in pixels are rewritten before scoring."""
+
+    @classmethod
+    def unloaded(cls, options: Mapping[str, object]) -> Self:
+        """A benchmark that has its options but no data: it can sum up journals (`metrics`), and nothing else."""
+        benchmark = object.__new__(cls)
+        vars(benchmark).update(options)
+        return benchmark
 
     @abstractmethod
     def __len__(self) -> int:

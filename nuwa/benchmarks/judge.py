@@ -8,6 +8,7 @@ import time
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
+from http.client import HTTPException
 
 from nuwa.benchmarks.base import BenchmarkError
 
@@ -46,7 +47,7 @@ class OpenAIJudge:
         """The reply.
 
         Raises:
-            JudgeError: no reply after three tries.
+            JudgeError: no reply that can be read after three tries.
         """
         body = {
             "model": self.model,
@@ -61,9 +62,20 @@ class OpenAIJudge:
         for attempt in range(TRIES):
             try:
                 with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
-                    return json.load(response)["choices"][0]["message"]["content"] or ""
-            except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+                    return _reply(json.load(response))
+            except (OSError, ValueError, HTTPException) as error:
                 reason = error
             if attempt < TRIES - 1:
                 time.sleep(self.pause * 2**attempt)
         raise JudgeError(f"judge {self.model} at {self.url}: {reason}") from reason
+
+
+def _reply(answer: object) -> str:
+    """The text of a chat completion; empty where there is none."""
+    try:
+        content = answer["choices"][0]["message"]["content"]
+    except (KeyError, IndexError, TypeError) as error:
+        raise ValueError(f"no chat completion: {str(answer)[:200]}") from error
+    if not isinstance(content, str | None):
+        raise ValueError(f"a reply that is no text: {str(content)[:200]}")
+    return content or ""

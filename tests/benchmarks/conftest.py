@@ -1,7 +1,8 @@
 """Fixtures of the tests that read published data sets."""
 
+import hub_server
+import judge_server
 import pytest
-from hub_server import serve
 
 
 @pytest.fixture
@@ -21,10 +22,17 @@ def hub(own_cache, monkeypatch, tmp_path):
     import datasets
     from huggingface_hub import constants
 
-    with serve(tmp_path / "hub") as running:
+    with hub_server.serve(tmp_path / "hub") as running:
         monkeypatch.setattr(datasets.config, "HF_ENDPOINT", running.url)
         template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, running.url)
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setattr(constants, "ENDPOINT", running.url)
         monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+        yield running
+
+
+@pytest.fixture
+def server():
+    """A judge on this machine: (url, replies to give, what was asked)."""
+    with judge_server.serve() as running:
         yield running

@@ -1,8 +1,6 @@
 """The judge: a client of chat completions against a server of its own, and MM-Vet's marks with a mock."""
 
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 from published import benchmark, mmvet, picture
@@ -10,35 +8,6 @@ from published import benchmark, mmvet, picture
 from nuwa.benchmarks.base import BenchmarkError
 from nuwa.benchmarks.judge import JudgeError, OpenAIJudge
 from nuwa.benchmarks.mmvet import JUDGE_PROMPT, mark
-
-
-class Server(BaseHTTPRequestHandler):
-    """Replies from ``replies`` in turn (a number is an HTTP status); what it was asked goes to ``asked``."""
-
-    replies: list
-    asked: list
-
-    def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.asked.append((self.path, self.headers.get("Authorization"), body))
-        reply = self.replies.pop(0)
-        self.send_response(reply if isinstance(reply, int) else 200)
-        self.end_headers()
-        if not isinstance(reply, int):
-            self.wfile.write(json.dumps({"choices": [{"message": {"content": reply}}]}).encode())
-
-    def log_message(self, *args):
-        """Nothing on the screen."""
-
-
-@pytest.fixture
-def server():
-    """(url, replies to give, what was asked)"""
-    handler = type("Handler", (Server,), {"replies": [], "asked": []})
-    with HTTPServer(("127.0.0.1", 0), handler) as running:
-        threading.Thread(target=running.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{running.server_port}/v1", handler.replies, handler.asked
-        running.shutdown()
 
 
 @pytest.fixture
@@ -80,6 +49,28 @@ def test_a_server_that_recovers_and_one_that_does_not(server):
     replies += [500, 500, 500]
     with pytest.raises(JudgeError, match=r"judge marker at http://127.*HTTP Error 500"):
         judge("?", 0.0)
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [(b"", "Expecting value"), (b"<html>", "Expecting value"), (b"[]", "no chat completion: "),
+     (b'{"choices": []}', "no chat completion: "), (b'{"error": "busy"}', "no chat completion: .*busy"),
+     (b'{"choices": [{"message": {"content": ["0.5"]}}]}', r"a reply that is no text: .*0\.5")],
+)  # fmt: skip
+def test_answers_that_are_no_chat_completion(body, reason, server):
+    url, replies, asked = server
+    judge = OpenAIJudge(url, "marker", pause=0.0)
+    replies += [body, "0.75"]
+    assert mark(judge, "?") == 0.75 and len(asked) == 2  # asked again
+    replies += [body] * 3
+    with pytest.raises(JudgeError, match=reason):
+        judge("?", 0.0)
+
+
+def test_an_empty_completion_is_a_reply(server):
+    url, replies, _ = server
+    replies.append(b'{"choices": [{"message": {"content": null}}]}')
+    assert OpenAIJudge(url, "marker", pause=0.0)("?", 0.0) == ""
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,149 @@
+"""Marks for MM-Vet answers that were saved without a judge.
+
+    python -m nuwa.judge outputs/main --url https://api.openai.com/v1 --model gpt-4-0613 --key-variable OPENAI_API_KEY
+
+Every mark is on disk before the next is asked for, so a call that was cut short goes on where it was. A run whose
+answers all have marks gets its scores, in ``predictions.jsonl`` and ``result.json``; until then it has none.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from hydra.utils import get_object
+from tqdm import tqdm
+
+from nuwa.benchmarks.judge import JudgeError, OpenAIJudge
+from nuwa.benchmarks.mmvet import JUDGE_PROMPT, MMVet, read_judge_prompt, score
+from nuwa.evaluation.journal import JOURNAL, Journal, JournalError, Row, read_rows
+from nuwa.evaluation.result import read_result, write_result
+from nuwa.evaluation.run import LOCK
+from nuwa.evaluation.statistics import retention, share_intervals, standard_errors
+from nuwa.report.table import find_runs
+
+MARKS = "marks.jsonl"
+
+
+@dataclass(frozen=True)
+class Marker:
+    """A judge, the words in which it is asked, and the name under which its marks are kept."""
+
+    judge: OpenAIJudge
+    words: str = JUDGE_PROMPT
+
+    @property
+    def name(self) -> str:
+        """Its model, and what tells its prompt from others."""
+        return f"{self.judge.model} {hashlib.blake2b(self.words.encode(), digest_size=4).hexdigest()}"
+
+    def mark(self, folder: Path) -> int:
+        """Give every answer of a run a mark; returns how many were missing.
+
+        Raises:
+            JudgeError: the judge does not answer; what it has marked is kept.
+        """
+        journal = Journal(folder / JOURNAL, folder.name)
+        answered = [row for row in journal.rows if row["status"] == "ok"]
+        known = _marks(folder / MARKS, self.name)
+        left = [row for row in answered if (row["id"], row["prediction"]) not in known]
+        with (folder / MARKS).open("a", encoding="utf-8") as file:
+            for row in tqdm(left, desc=f"{self.judge.model} {folder.name}", disable=None):
+                scores = score(row["target"], row["prediction"].strip(), self.judge, self.words)
+                known[row["id"], row["prediction"]] = scores
+                line = {"judge": self.name, "id": row["id"], "prediction": row["prediction"], "scores": scores}
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        for row in answered:
+            row["scores"] = known[row["id"], row["prediction"]]
+        journal.replace(journal.rows)
+        return len(left)
+
+    def write_numbers(self, folder: Path) -> dict[str, float]:
+        """Put what the marks of a run say into its result; returns its metrics."""
+        result, rows, sum_up = read_result(folder), _answered(folder), MMVet.unloaded({}).metrics
+        result |= {
+            "metrics": sum_up(rows),
+            "standard_errors": standard_errors(rows, sum_up),
+            "intervals": share_intervals(rows),
+            "judge": {"url": self.judge.url, "model": self.judge.model, "prompt": self.words},
+        }
+        unpruned = _answered(folder.parent / result["baseline"]) if "baseline" in result else []
+        if any(row["scores"] for row in unpruned):
+            result["retention"] = retention(rows, unpruned, sum_up)
+        write_result(folder, result)
+        return result["metrics"]
+
+
+def _marks(file: Path, judge: str) -> dict[tuple[str, str], dict[str, float]]:
+    """What a judge has marked before, by id and answer; a torn last line is cut off."""
+    if not file.exists():
+        return {}
+    whole = [line for line in file.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+    os.truncate(file, sum(map(len, whole)))
+    lines = map(json.loads, whole)
+    return {(line["id"], line["prediction"]): line["scores"] for line in lines if line["judge"] == judge}
+
+
+def _answered(folder: Path) -> list[Row]:
+    return [row for row in read_rows(folder / JOURNAL) if row["status"] == "ok"]
+
+
+def unjudged_runs(roots: Sequence[Path]) -> list[Path]:
+    """The finished MM-Vet runs at or below ``roots`` that had no judge as they ran."""
+    found = []
+    for folder in find_runs(*roots):
+        result: dict[str, Any] = read_result(folder) or {}
+        dataset = result.get("config", {}).get("dataset", {})
+        if result.get("status") == "done" and get_object(dataset["_target_"]) is MMVet and not dataset.get("judge_url"):
+            found.append(folder)
+    return found
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    words = argparse.ArgumentParser(prog="python -m nuwa.judge", description="Mark saved MM-Vet answers.")
+    words.add_argument("folders", type=Path, nargs="+", help="outputs, outputs/<name>, or a run's folder")
+    words.add_argument("--url", required=True, help="a server with OpenAI's chat completions, up to its version")
+    words.add_argument("--model", required=True, help="the server's name for the judge")
+    words.add_argument("--key-variable", help="the environment variable that holds the server's key")
+    words.add_argument("--prompt", help="a text file with {question}, {answer} and {prediction}; else our own words")
+    return words
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Mark, then sum up; 1 if there is nothing to mark or the judge does not answer."""
+    options = parser().parse_args(arguments)
+    try:
+        judge = OpenAIJudge(options.url, options.model, options.key_variable)
+        marker = Marker(judge, read_judge_prompt(options.prompt) if options.prompt else JUDGE_PROMPT)
+        folders = unjudged_runs(options.folders)
+        if not folders:
+            raise JournalError(f"no finished MM-Vet run without a judge in {', '.join(map(str, options.folders))}")
+        for folder in folders:
+            with FileLock(folder / LOCK):
+                asked = marker.mark(folder)
+            print(f"{folder}: {asked} answers marked")
+        for folder in folders:
+            numbers = marker.write_numbers(folder)
+            print(f"{folder}: " + ", ".join(f"{name} {value:.3f}" for name, value in numbers.items()))
+    except JudgeError as error:
+        print(f"error: {error}; the same command goes on from there", file=sys.stderr)
+        return 1
+    except (ValueError, OSError, JournalError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,133 @@
+"""python -m nuwa.judge: saved MM-Vet answers get their marks from a server, once each, whatever happens in between."""
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from jobs import ROOT, SMALL, compose
+from published import mmvet, write_set
+
+from nuwa.benchmarks import judge as judge_module
+from nuwa.evaluation.journal import JOURNAL, read_rows
+from nuwa.evaluation.result import read_result, write_result
+from nuwa.evaluation.run import run_job
+from nuwa.judge import MARKS, main
+from nuwa.report.compare import main as compare
+
+TOY = [override for override in SMALL if not override.startswith("dataset.")]
+ROWS = 6
+
+
+@pytest.fixture
+def runs(tmp_path, own_cache, monkeypatch):
+    """A pruned run and its unpruned one, answered without a judge."""
+    monkeypatch.setattr(judge_module.time, "sleep", lambda seconds: None)
+    options = ("dataset=mmvet", f"dataset.path={write_set('mmvet', tmp_path / 'data', ROWS)}")
+    folder = run_job(compose(*TOY, *options, f"paths.outputs={tmp_path}", "generation.max_new_tokens=2"))
+    return folder, folder.parent / read_result(folder)["baseline"]
+
+
+def command(server, *folders):
+    return [*map(str, folders), "--url", server[0], "--model", "marker"]
+
+
+def test_marks_become_scores_and_retention(runs, server, capsys):
+    url, replies, asked = server
+    pruned, unpruned = runs
+    before = read_result(pruned)
+    assert before["metrics"] == {} and "judge" not in before
+    given = {pruned: ["0.5", "0.1 or so", "1", "0", "0.5", "0.3"], unpruned: ["0.6"] * ROWS}
+    for folder in sorted(given):  # as they are found
+        replies += given[folder]
+    assert main(command(server, pruned.parent)) == 0
+    assert len(asked) == 2 * ROWS and not replies and "mmvet/score 0.400" in capsys.readouterr().out
+    answers = {row["prediction"] for row in read_rows(pruned / JOURNAL) + read_rows(unpruned / JOURNAL)}
+    assert {
+        body["messages"][0]["content"].split("Answer: ")[-1].removesuffix("\nMark:") for _, _, body in asked
+    } == answers
+    marks = [0.5, 0.1, 1.0, 0.0, 0.5, 0.3]
+    assert [row["scores"] for row in read_rows(pruned / JOURNAL)] == [{"mmvet/score": mark} for mark in marks]
+    result = read_result(pruned)
+    even, odd = (sum(marks[i::2]) / 3 for i in range(2))  # capabilities alternate: rec, then ocr and math
+    assert result["metrics"] == pytest.approx(
+        {"mmvet/score": 0.4, "mmvet/score/rec": even, "mmvet/score/ocr": odd, "mmvet/score/math": odd}
+    )
+    assert result["retention"]["mmvet/score"]["value"] == pytest.approx(0.4 / 0.6)
+    assert set(result["standard_errors"]) == set(result["metrics"])
+    assert (result["judge"]["url"], result["judge"]["model"]) == (url, "marker")
+    changed = {"metrics", "standard_errors", "intervals", "retention", "judge"}
+    assert {key: value for key, value in result.items() if key not in changed} == {
+        key: value for key, value in before.items() if key not in changed
+    }
+    assert main(command(server, pruned, unpruned)) == 0 and len(asked) == 2 * ROWS  # nobody is asked twice
+    assert compare([str(pruned), str(unpruned)]) == 0 and "mmvet/score" in capsys.readouterr().out
+
+
+def test_a_judge_that_gives_up_leaves_no_score(runs, server, capsys):
+    _, replies, asked = server
+    folder = runs[0]
+    replies += ["0.5", 429, 500, "0.25", b"<html>", "0.75", 500, 500, 500]
+    assert main(command(server, folder)) == 1
+    assert "HTTP Error 500" in (printed := capsys.readouterr().err) and "goes on from there" in printed
+    assert read_result(folder)["metrics"] == {} and not any(row["scores"] for row in read_rows(folder / JOURNAL))
+    assert len((folder / MARKS).read_text().splitlines()) == 3
+    with (folder / MARKS).open("a") as file:
+        file.write('{"judge": "mar')  # as a kill leaves it
+    asked.clear()
+    replies += ["1.0"] * 3
+    assert main(command(server, folder)) == 0 and len(asked) == 3
+    assert [row["scores"]["mmvet/score"] for row in read_rows(folder / JOURNAL)] == [0.5, 0.25, 0.75, 1, 1, 1]
+
+
+def test_a_kill_loses_nothing(runs, server):
+    _, replies, asked = server
+    folder, silence = runs[0], threading.Event()
+    replies += ["0.5", "0.5", silence, *["1"] * 4]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "nuwa.judge", *command(server, folder)], cwd=ROOT, stderr=subprocess.DEVNULL
+    )
+    while len(asked) < 3 and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    silence.set()
+    assert len((folder / MARKS).read_text().splitlines()) == 2 and read_result(folder)["metrics"] == {}
+    assert main(command(server, folder)) == 0
+    prompts = [body["messages"][0]["content"] for _, _, body in asked]
+    assert len(prompts) == ROWS + 1 and prompts[2] == prompts[3]  # only the one in flight was asked again
+    assert [row["scores"]["mmvet/score"] for row in read_rows(folder / JOURNAL)] == [0.5, 0.5, 1, 1, 1, 1]
+
+
+def test_marks_belong_to_an_answer_and_a_judge(runs, server, tmp_path):
+    _, replies, asked = server
+    folder = runs[0]
+    replies += ["0.5"] * ROWS
+    assert main(command(server, folder)) == 0
+    lines = (folder / JOURNAL).read_text(encoding="utf-8").splitlines()
+    changed = json.loads(lines[2]) | {"prediction": "something else"}
+    (folder / JOURNAL).write_text("\n".join([*lines[:2], json.dumps(changed), *lines[3:]]) + "\n", encoding="utf-8")
+    replies.append("1.0")
+    assert main(command(server, folder)) == 0 and len(asked) == ROWS + 1
+    words = tmp_path / "words.txt"
+    words.write_text("{question} | {answer} | {prediction}", encoding="utf-8")
+    replies += ["0.2"] * ROWS
+    assert main([*command(server, folder), "--prompt", str(words)]) == 0
+    assert asked[-1][2]["messages"][0]["content"].startswith(f"{mmvet(1)[0]['question']} | 1<AND>2 | ")
+    assert read_result(folder)["metrics"]["mmvet/score"] == pytest.approx(0.2)
+    assert read_result(folder)["judge"]["prompt"] == words.read_text()
+
+
+def test_what_cannot_be_judged(runs, server, tmp_path, capsys):
+    folder = runs[0]
+    assert main(command(server, tmp_path / "data")) == 1
+    assert "no finished MM-Vet run without a judge" in capsys.readouterr().err
+    assert main([str(folder), "--url", "ftp://x", "--model", "marker"]) == 1
+    assert "must start with http" in capsys.readouterr().err
+    result = read_result(folder)
+    result["config"]["dataset"]["judge_url"] = "http://x"
+    write_result(folder, result)
+    assert main(command(server, folder)) == 1 and "without a judge" in capsys.readouterr().err
