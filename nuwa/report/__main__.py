@@ -27,6 +27,7 @@ def parser() -> argparse.ArgumentParser:
         "folders", type=Path, nargs="*", help="outputs, outputs/<name>, a run's folder, or an experiment"
     )
     words.add_argument("--expected", default="", help="printed tables to compare with: table5, table1,table2, all")
+    words.add_argument("--full", action="store_true", help="95 %% intervals, leaving tokens, a method's own cost")
     words.add_argument("--check", action="store_true", help="exit with 1 if a number is outside its tolerance")
     words.add_argument("--format", choices=("table", "markdown", "csv", "latex"), default="table")
     words.add_argument("--plots", type=Path, help="folder for plots of the runs, PNG and SVG (needs the extra plots)")
@@ -41,6 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = table_names() if options.expected == "all" else [name for name in options.expected.split(",") if name]
     if not options.folders and not names:
         words.error("needs a folder of runs, or --expected with a printed table, e.g. table5")
+    if options.full and names:
+        words.error("--full is about a table of runs, --expected about printed ones: one of them")
     if options.check and not names:
         words.error("--check needs --expected: there is nothing to check against")
     if (options.plots or options.wandb) and not options.folders:
@@ -52,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ExpectedError(f"no runs below {', '.join(map(str, options.folders))}")
         results = collect(runs)
         if not tables:
-            sections = [runs_section(results, ", ".join(map(str, options.folders)))]
+            sections = [runs_section(results, ", ".join(map(str, options.folders)), options.full)]
         else:
             sections = [part for table in tables for part in _table_sections(table, results)]
         if options.plots:

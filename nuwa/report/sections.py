@@ -41,9 +41,9 @@ class Section:
         return csv_text(self.all_rows or self.rows)
 
 
-def runs_section(results: Sequence[Result], title: str) -> Section:
-    """Every run, whatever it was."""
-    rows = rows_of(results)
+def runs_section(results: Sequence[Result], title: str, full: bool = False) -> Section:
+    """Every run, whatever it was; ``full`` as in `rows_of`."""
+    rows = rows_of(results, full)
     return Section(title, rows, shown_columns(rows), reasons(rows))
 
 

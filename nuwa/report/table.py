@@ -41,12 +41,15 @@ def find_runs(*roots: Path) -> list[Path]:
     return sorted({file.parent for root in roots for name in names for file in Path(root).rglob(name)})
 
 
-def rows_of(results: Sequence[Result]) -> list[Cells]:
-    """Table cells, one row per run: the unpruned run first, then by method and choices. All have the same columns."""
+def rows_of(results: Sequence[Result], full: bool = False) -> list[Cells]:
+    """Table cells, one row per run: the unpruned run first, then by method and choices. All have the same columns.
+
+    ``full`` gives 95 % intervals in place of standard errors, and more of the costs in place of times.
+    """
     varying = _varying(results)
     results = sorted(results, key=lambda result: _rank(result, varying))
     names = headline(results)
-    return [_cells(result, varying, names) for result in results]
+    return [_cells(result, varying, names, full) for result in results]
 
 
 def _rank(result: Result, varying: Sequence[str]) -> tuple:
@@ -59,24 +62,36 @@ def _rank(result: Result, varying: Sequence[str]) -> tuple:
     return method_of(result) != "none", method_of(result), ranks
 
 
-def _cells(result: Result, varying: Sequence[str], names: Sequence[str]) -> Cells:
+def _cells(result: Result, varying: Sequence[str], names: Sequence[str], full: bool) -> Cells:
     flat = _flat(result)
     cells = {"method": method_of(result)} | {_short(key): _plain(flat.get(key)) for key in varying}
-    metrics, errors = result.get("metrics", {}), result.get("standard_errors", {})
     cells["tokens"] = _number(result.get("tokens_entering"), ".1f")
+    if full:
+        cells["leaving"] = _number(result.get("tokens_leaving"), ".1f")
     for name in names:
-        value = _number(metrics.get(name), ".3f")
-        cells[name] = f"{value} ±{errors[name]:.3f}" if value and name in errors else value
+        cells[name] = _metric(result, name, full)
     for name in names:
         kept = result.get("retention", {}).get(name)
         cells[f"{name.split('/')[0]} retained"] = _share(kept) if kept else ""
     cells["LLM TFLOPs"] = _number(result.get("llm_tflops"), ".4g")
-    cells["s/sample"] = _number(result.get("timings", {}).get("seconds_per_sample"), ".3f")
+    if full:
+        cells["metric MFLOPs"] = _number(result.get("metric_mflops"), ".3g")
+    else:
+        cells["s/sample"] = _number(result.get("timings", {}).get("seconds_per_sample"), ".3f")
     cells["n"] = str(result.get("n", "")) + (f" ({result['n_failed']} failed)" if result.get("n_failed") else "")
     cells |= {
         name: str(result.get(key, "")) for name, key in (("status", "status"), ("reason", "reason"), ("run", "run_key"))
     }
     return cells
+
+
+def _metric(result: Result, name: str, interval: bool) -> str:
+    """A metric with its standard error, or its 95 % interval if it has one."""
+    value, between = _number(result.get("metrics", {}).get(name), ".3f"), result.get("intervals", {}).get(name)
+    if value and interval and between:
+        return f"{value} [{between[0]:.3f}, {between[1]:.3f}]"
+    errors = result.get("standard_errors", {})
+    return f"{value} ±{errors[name]:.3f}" if value and name in errors else value
 
 
 def headline(results: Sequence[Result]) -> list[str]:

@@ -49,6 +49,18 @@ def test_rows(runs):
     assert "vg/acc@0.5" in rows[0] and "vg/miou" not in rows[0] and "seed" not in rows[0]
 
 
+def test_full_rows(runs, capsys):
+    sure = result("fastv", 0.0) | {"intervals": {"vqa/exact_match": [0.0, 0.278]}}
+    costs = {"tokens_leaving": 47.0, "metric_mflops": 4.7186}
+    (row,) = rows_of([sure | costs], full=True)
+    assert row["vqa/exact_match"] == "0.000 [0.000, 0.278]" and row["vg/acc@0.5"] == "0.000 ±0.020"
+    assert (row["tokens"], row["leaving"], row["metric MFLOPs"]) == ("64.0", "47.0", "4.72") and "s/sample" not in row
+    assert main([str(runs), "--full", "--format", "markdown"]) == 0
+    assert "metric MFLOPs" not in capsys.readouterr().out  # empty columns are not shown
+    with pytest.raises(SystemExit):
+        main([str(runs), "--full", "--expected", "table5"])
+
+
 def test_formats(runs, capsys):
     rows = rows_of(collect(find_runs(runs)))
     assert "a | b [bold]" in markdown_table(rows)
