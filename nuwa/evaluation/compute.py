@@ -35,7 +35,6 @@ from nuwa.evaluation.speed import SpeedOptions, probe_speed
 from nuwa.evaluation.statistics import retention, share_intervals, standard_errors
 from nuwa.models import adapter_for
 from nuwa.models.loading import LoadedModel
-from nuwa.report.pictures import FOLDER
 
 QUIET = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
 SAMPLING = ("temperature", "top_p")
@@ -82,7 +81,7 @@ def compute(cfg: DictConfig, folder: Path, parts: Parts, baseline: Path | None, 
         if cfg.probe.speed:
             outcome["speed"] = _speed(cfg, parts, loaded)
         outcome |= {"run_key": folder.name, "environment": environment(loaded.model)}
-        log_result(logger, cfg, outcome, journal.rows, folder / FOLDER)
+        log_result(logger, cfg, outcome, journal.rows, folder)
     return outcome
 
 

@@ -114,9 +114,9 @@ def _staging_in(folder: Path) -> Iterator[None]:
 
 
 def log_result(
-    logger: Logger | None, cfg: DictConfig, result: dict[str, Any], rows: Sequence[Row], pictures: Path
+    logger: Logger | None, cfg: DictConfig, result: dict[str, Any], rows: Sequence[Row], folder: Path
 ) -> None:
-    """Config and metrics; on W&B also the cells, the predictions (a table and an artifact) and the pictures."""
+    """Config and metrics; on W&B also the cells, the predictions (a table and an artifact) and the run's pictures."""
     if logger is None:
         return
     config = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
@@ -124,7 +124,7 @@ def log_result(
         logger.log_hyperparams(config | {"environment": result["environment"], "run_key": result["run_key"]})
         logger.log_metrics(flat_summary(result))
         if isinstance(logger, WandbLogger):
-            _log_media(logger.experiment, cfg, result | {"config": config}, rows, pictures.parent)
+            _log_media(logger.experiment, cfg, result | {"config": config}, rows, folder)
 
 
 def _log_media(run: Any, cfg: DictConfig, result: dict[str, Any], rows: Sequence[Row], folder: Path) -> None:
