@@ -3,7 +3,8 @@
     python -m lmms_eval --model nuwa --model_args pretrained=tiny_llava,pruner=nuwa,budget=64 --tasks gqa --batch_size 8
 
 lmms-eval finds this through the entry point ``lmms_eval.models``. Its tasks make the prompts and score the answers;
-prompt format, padding and pruning are those of ``conf/``.
+prompt format, padding and pruning are those of ``conf/``. Tested with lmms-eval 0.7.3, which runs image tasks without
+torchvision although it asks for it.
 """
 
 from __future__ import annotations
