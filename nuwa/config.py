@@ -28,6 +28,9 @@ PROTOCOL = 1
 BASELINE = {"_target_": "nuwa.pruners.none.KeepAll"}
 BUILT = ("model", "pruner", "dataset")
 PROVIDED = {"pruner": ("budget", "seed"), "model": (), "dataset": ()}
+CHECKPOINT = (".json", ".safetensors")
+READ = (("model", "path", CHECKPOINT), ("pruner", "clip", CHECKPOINT), ("dataset", "path", ("",)))
+"""Options that name local files, and which of these make the result."""
 UNSCIENTIFIC = {"model": ("name", "device", "device_map"), "pruner": (), "dataset": ("streaming",)}
 
 
@@ -239,9 +242,9 @@ def choices(cfg: DictConfig) -> dict[str, Any]:
     built = {group: _typed_or_raw(cfg, group) for group in BUILT}
     for group, options in UNSCIENTIFIC.items():
         built[group] = {key: value for key, value in built[group].items() if key not in options}
-    for group, suffixes in (("model", (".json", ".safetensors")), ("dataset", ("",))):
-        if built[group].get("path"):
-            built[group]["content"] = fingerprint(local_path(built[group]["path"]), suffixes)
+    for group, key, suffixes in READ:
+        if built[group].get(key):
+            built[group]["content"] = fingerprint(local_path(built[group][key]), suffixes)
     position = cfg.position.strategy
     if is_baseline(cfg):
         budget, position = {}, "native"

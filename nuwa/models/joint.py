@@ -63,8 +63,8 @@ class JointSpace:
         return functional.normalize(self.text(input_ids=ids, attention_mask=mask).text_embeds.float(), dim=-1)
 
 
-def check_joint_space(path: str, tower: Mapping[str, int]) -> CLIPConfig:
-    """The config of the CLIP at ``path``, whose picture half must have the sizes of a model's ``tower``.
+def check_joint_space(path: str, tower: Mapping[str, int]) -> None:
+    """Check that ``path`` holds a whole CLIP whose picture half has the sizes of a model's ``tower``.
 
     Raises:
         ModelError: there is no whole CLIP at ``path``.
@@ -74,9 +74,9 @@ def check_joint_space(path: str, tower: Mapping[str, int]) -> CLIPConfig:
     content = read_json(folder / "config.json", KEY)
     if content.get("model_type") != "clip":
         raise ModelError(f"{KEY}={path}: its config.json says model_type {content.get('model_type')}, not clip")
-    config = CLIPConfig.from_dict(content)
+    vision = CLIPConfig.from_dict(content).vision_config
     for name, size in tower.items():
-        found = getattr(config.vision_config, name)
+        found = getattr(vision, name)
         if found != size:
             raise MisfitError(
                 f"{KEY}={path} is not the CLIP of this model: its vision tower has {name}={found}, the model's {size}"
@@ -84,7 +84,6 @@ def check_joint_space(path: str, tower: Mapping[str, int]) -> CLIPConfig:
     read_json(folder / "tokenizer.json", KEY)
     for file in weight_files(folder, KEY):
         check_safetensors(file, KEY)
-    return config
 
 
 @lru_cache(maxsize=1)
@@ -94,9 +93,7 @@ def load_joint_space(path: str, device: torch.device) -> JointSpace:
     Raises:
         ModelError: weights are missing or do not fit its config.json.
     """
-    folder = _folder(path)
-    config = CLIPConfig.from_pretrained(folder, local_files_only=True)
-    config.text_config.projection_dim = config.projection_dim
+    folder, config = _folder(path), _config(path)
     text, weights = CLIPTextModelWithProjection(config.text_config).float(), _weights(folder)
     try:
         norm = torch.stack([weights[f"{NORM}.{name}"] for name in ("weight", "bias")])
@@ -113,6 +110,15 @@ def _folder(path: str) -> Path:
     return find_folder(name, revision or None, KEY)
 
 
+@lru_cache(maxsize=1)
+def _config(path: str) -> CLIPConfig:
+    config = CLIPConfig.from_pretrained(_folder(path), local_files_only=True)
+    config.text_config.projection_dim = (
+        config.projection_dim
+    )  # the text half alone reads its own, which need not be set
+    return config
+
+
 def _weights(folder: Path) -> dict[str, Tensor]:
     """The weights of a checkpoint that are not layers of the picture half, in float32."""
     found = {}
@@ -125,7 +131,7 @@ def _weights(folder: Path) -> dict[str, Tensor]:
 
 def relevance_flops(path: str, patches: int, width: int) -> float:
     """FLOPs of one segment through the text half, ``patches`` of ``width`` to the joint space, and their cosines."""
-    config = CLIPConfig.from_pretrained(_folder(path), local_files_only=True)
+    config = _config(path)
     text, joint = config.text_config, config.projection_dim
     head = text.hidden_size // text.num_attention_heads
     shape = ModelShape(

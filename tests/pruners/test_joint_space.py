@@ -11,6 +11,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import CLIPConfig, CLIPModel
 
 import nuwa
+from nuwa.config import run_key
 from nuwa.evaluation.check import check
 from nuwa.evaluation.result import read_result
 from nuwa.evaluation.run import run_job
@@ -129,6 +130,10 @@ def test_a_job_asks_its_questions(tmp_path):
     run = run_job(small(tmp_path, "pruner=cdpruner", f"pruner.clip={folder}", "baseline=skip"))
     result = read_result(run)
     assert (result["status"], result["tokens_entering"], result["method"]) == ("done", 16, "cdpruner")
+    again = small(tmp_path, "pruner=cdpruner", f"pruner.clip={folder}", "baseline=skip")
+    assert run_key(again) == run.name
+    (folder / "tokenizer.json").write_text((folder / "tokenizer.json").read_text() + " ")
+    assert run_key(again) != run.name  # another tokenizer reads other words
 
 
 def test_what_cannot_work_is_refused_by_name(folder, tmp_path):
