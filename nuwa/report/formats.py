@@ -34,8 +34,13 @@ def print_text(rows: Sequence[Cells], columns: Sequence[str], title: str, notes:
 def markdown_text(rows: Sequence[Cells], columns: Sequence[str], notes: Sequence[str] = ()) -> str:
     """GitHub's Markdown, each note a paragraph below the table."""
     lines = [list(columns), ["---"] * len(columns)]
-    lines += [[row[name].replace("|", "\\|").replace("\n", " ") for name in columns] for row in rows]
-    return "\n".join(["| " + " | ".join(line) + " |" for line in lines] + [f"\n{note}" for note in notes])
+    lines += [[_one_line(row[name]).replace("|", "\\|") for name in columns] for row in rows]
+    return "\n".join(["| " + " | ".join(line) + " |" for line in lines] + [f"\n{_one_line(note)}" for note in notes])
+
+
+def _one_line(text: str) -> str:
+    """Text that no page takes for HTML."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace("\n", " ")
 
 
 def latex_text(rows: Sequence[Cells], columns: Sequence[str], notes: Sequence[str] = ()) -> str:

@@ -73,17 +73,18 @@ def chosen(results: Iterable[Result]) -> Runs:
 
 
 def matches(table: PaperTable, runs: Runs) -> dict[str, list[Match]]:
-    """For each model with runs of a table, each printed row with the method here and the run that stand for it.
+    """For each model with runs of a table, each printed row with the methods here and the runs that stand for it.
 
-    A row that no run stands for comes once, with None.
+    A row's first method comes with None where it has no run.
     """
     found: dict[str, list[Match]] = {}
     for model in dict.fromkeys(choices.model for choices, _ in runs):
         own = [run for run in runs if run[0].model == model]
         rows: list[Match] = []
         for row in table.rows:
-            mine = [(row, name, run) for name in row.pruners for run in own if made_for(table, row, name, run)]
-            rows += mine or [(row, next(iter(row.pruners), ""), None)]
+            for number, name in enumerate(row.pruners or ("",)):
+                mine = [(row, name, run) for run in own if made_for(table, row, name, run)]
+                rows += mine or [(row, name, None)] * (number == 0)
         if any(run is not None for *_, run in rows):
             found[model] = rows
     return found

@@ -52,17 +52,18 @@ def paper_sections(table: PaperTable, results: Sequence[Result]) -> list[Section
     cells = compare(table, results)
     others, costs = stand_in.stand_in_rows(table, results), cost.cost_rows(table, results)
     touched = any(cell.state not in (MISSING, ABSENT) for cell in cells)
+    unknown = [f"{run['run_key']}: {run.get('reason', '')}" for run in results if not run.get("config")]
     sections = []
     if touched or not (others or costs):
         rows = side_by_side.wide_rows(table, cells)
-        remarks = [side_by_side.LEGEND, *side_by_side.remarks(cells)]
+        remarks = [side_by_side.LEGEND, *side_by_side.remarks(cells), *unknown]
         columns = [name for name in rows[0] if any(row[name] for row in rows)]
         long = side_by_side.long_rows(table, cells)
         sections.append(Section(heading(table), rows, columns, remarks, long, side_by_side.failed(cells)))
     for rows, legend in ((others, stand_in.LEGEND), (costs, cost.LEGEND)):
         if rows:
             title = f"{heading(table)}; here with {stand_in.model_names(rows)}"
-            remarks = [legend, *stand_in.reasons(rows)]
+            remarks = [legend, *stand_in.reasons(rows), *unknown]
             sections.append(Section(title, rows, stand_in.shown(rows), remarks, fails=not touched))
     return sections
 

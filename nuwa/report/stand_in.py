@@ -14,7 +14,10 @@ from nuwa.report.runs import Result
 from nuwa.report.side_by_side import label
 
 TASKS = {"vqa": "questions", "vg": "boxes"}
-LEGEND = "another model than the paper's: percent of its unpruned score [95 %] / of the paper's (mean over columns)"
+LEGEND = (
+    "another model than the paper's: percent of its unpruned score [95 %] / of the paper's (mean over columns); "
+    "missing: no run, none here: no such method"
+)
 
 
 def stand_in_rows(table: PaperTable, results: Iterable[Result]) -> list[Cells]:

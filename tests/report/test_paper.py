@@ -10,6 +10,7 @@ from nuwa.report.__main__ import main
 from nuwa.report.cost import cost_rows
 from nuwa.report.expected import load_table
 from nuwa.report.paper import compare
+from nuwa.report.sections import paper_sections
 from nuwa.report.side_by_side import failed, remarks, wide_rows
 from nuwa.report.stand_in import reasons, stand_in_rows
 
@@ -187,6 +188,18 @@ def test_rows_of_another_model_are_named_where_there_is_no_score():
     assert reasons(list(found.values())) == ["sparsevlm 160: abc: too few"]
     first = {row["method"]: row for row in stand_in_rows(load_table("table1"), runs)}
     assert first["random@fastv"]["questions"].startswith("none here / ")
+
+
+def test_a_run_that_was_cut_short_is_named():
+    """Its choices stand in no result; a row whose first method has no run is there all the same."""
+    common = {"dataset": "scenes", "model": "tiny_llava"}
+    scores = {"vqa/exact_match": 0.9}
+    cut = {"run_key": "abc", "status": "unfinished", "reason": "7 samples computed, no result yet"}
+    for model in ("tiny_llava", "llava_1_5_7b"):
+        runs = [cut, result("nuwa_release", scores, average=64, **common | {"model": model})]
+        (section,) = paper_sections(load_table("table6"), runs)
+        assert "abc: 7 samples computed, no result yet" in section.remarks
+        assert any(row["method"] == "nuwa" and row["tokens"] == "64" for row in section.rows)
 
 
 def test_costs_of_any_model():

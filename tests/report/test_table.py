@@ -7,6 +7,7 @@ import pytest
 
 from nuwa.evaluation.result import write_result
 from nuwa.report.__main__ import main
+from nuwa.report.formats import markdown_text
 from nuwa.report.table import collect, csv_table, find_runs, markdown_table, rows_of
 
 
@@ -64,6 +65,8 @@ def test_full_rows(runs, capsys):
 def test_formats(runs, capsys):
     rows = rows_of(collect(find_runs(runs)))
     assert "a | b [bold]" in markdown_table(rows)
+    assert "a &lt;b>x&lt;/b> \\| &amp; c |" in markdown_text([{"one": "a <b>x</b>\n| & c"}], ["one"], ["<script>\nx"])
+    assert markdown_text([{"one": ""}], ["one"], ["<script>\nx"]).endswith("\n\n&lt;script> x")
     assert next(csv.DictReader(io.StringIO(csv_table(rows))))["method"] == "none"
     for form in ("table", "markdown", "csv"):
         assert main([str(runs), "--format", form]) == 0
