@@ -113,9 +113,8 @@ def _folder(path: str) -> Path:
 @lru_cache(maxsize=1)
 def _config(path: str) -> CLIPConfig:
     config = CLIPConfig.from_pretrained(_folder(path), local_files_only=True)
-    config.text_config.projection_dim = (
-        config.projection_dim
-    )  # the text half alone reads its own, which need not be set
+    # the text half alone would read its own width, which whole CLIPs need not set
+    config.text_config.projection_dim = config.projection_dim
     return config
 
 
