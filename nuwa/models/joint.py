@@ -4,7 +4,7 @@ A LLaVA holds the picture half of a CLIP. The text half and both projections com
 in safetensors: a folder, or a Hugging Face id, ``id@revision`` for another revision than the newest. (What is pickled
 has to be converted first: ``CLIPModel.from_pretrained(id).save_pretrained(folder)``, and its tokenizer likewise.)
 
-Shape letters: M segments of a text, T tokens of a segment, D width of the tower, C width of the joint space.
+Shape letters: M segments of a text, D width of the tower, C width of the joint space.
 """
 
 from __future__ import annotations
