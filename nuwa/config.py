@@ -101,7 +101,7 @@ class TrainerConfig:
     num_workers: int = 0
     prefetch: int = 2
     share: bool = True
-    cache_gb: float = 4.0
+    cache_gb: Optional[float] = None  # noqa: UP045
 
 
 @dataclass

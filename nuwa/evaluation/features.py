@@ -14,16 +14,21 @@ from nuwa.files import fingerprint
 from nuwa.models.loading import LoadedModel
 from nuwa.pruning.feature_cache import GIGABYTE, FeatureCache
 
+CPU_GIGABYTES = 4
+
 
 def feature_cache(cfg: DictConfig, loaded: LoadedModel) -> FeatureCache | None:
-    """The cache of a job, None if it may not take any space.
+    """The cache of a job, None if it may not take any space; by default it may on a CPU only.
 
     Jobs share features if model, data, packages, device, kernel, threads and this package's code are the same.
     """
-    if not cfg.trainer.cache_gb:
+    gigabytes = cfg.trainer.cache_gb
+    if gigabytes is None:
+        gigabytes = CPU_GIGABYTES if loaded.device.type == "cpu" else 0
+    if not gigabytes:
         return None
     chosen = choices(cfg)
     known = {key: value for key, value in environment(loaded.model).items() if key != "git_commit"}
     code = fingerprint(Path(nuwa.__file__).parent, (".py",))
     space = json.dumps([chosen["model"], chosen["dataset"], known, code], sort_keys=True, default=str)
-    return FeatureCache(Path(cfg.paths.features), space, int(cfg.trainer.cache_gb * GIGABYTE))
+    return FeatureCache(Path(cfg.paths.features), space, int(gigabytes * GIGABYTE))

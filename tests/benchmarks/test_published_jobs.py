@@ -31,7 +31,8 @@ def test_a_job_with_limit_and_resume(name, headline, n, pictures, tmp_path):
     assert next(iter(result["metrics"]), None) == headline
     assert set(result["standard_errors"]) == set(result["metrics"])
     rows = read_rows(folder / JOURNAL)
-    assert pictures in {len(row["kept"]) for row in rows} and all("target" in row and "prediction" in row for row in rows)
+    assert pictures in {len(row["kept"]) for row in rows}
+    assert all("target" in row and "prediction" in row for row in rows)
     answers = {row["id"]: row["prediction"] for row in rows}
     (folder / RESULT).unlink()
     lines = (folder / JOURNAL).read_text(encoding="utf-8").splitlines(keepends=True)

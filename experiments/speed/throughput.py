@@ -1,0 +1,147 @@
+"""How many samples a second an evaluation answers, beside `generate` on one sample after the other.
+
+    python experiments/speed/throughput.py [--samples 64] [--questions 1 8] [--methods none nuwa] [--repeats 3]
+    python experiments/speed/throughput.py --sweep [--samples 200]
+
+Both do the same work in this process in turn, on the same loaded model: read the pictures, answer, score. One by one,
+the model runs plainly (`none`) or in a session (other methods), without any of the shortcuts; the evaluation is a whole
+job of `launch.py`, journal and confidence intervals included. With ``--sweep``, the sweep of d_thresh from an empty
+cache, with the cache of vision features and without it, the unpruned run done before. Medians, and all repeats.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+import hydra
+import torch
+from omegaconf import DictConfig
+
+import nuwa
+from nuwa.config import register, typed
+from nuwa.evaluation.check import check
+from nuwa.evaluation.compute import _load
+from nuwa.evaluation.journal import JOURNAL, read_rows
+from nuwa.evaluation.run import run_job
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+SWEEP = (18, 280, 412)
+QUIET = ("logger=none", "callbacks=none", "baseline=skip")
+
+
+def compose(outputs: str, *overrides: str) -> DictConfig:
+    """A job that writes below ``outputs``."""
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        return hydra.compose("config", [f"paths.outputs={outputs}", *QUIET, *overrides])
+
+
+@torch.no_grad()
+def one_by_one(cfg: DictConfig) -> tuple[float, dict[str, str]]:
+    """Seconds and answers of plain `generate`, one sample after the other."""
+    parts = check(cfg)
+    loaded = _load(json.dumps(parts.model, sort_keys=True))
+    plain = nullcontext() if cfg.pruner._target_.endswith("KeepAll") else nuwa.prune(loaded.model, parts.pruner)
+    answers, start = {}, time.perf_counter()
+    with plain as session:
+        for index in range(len(parts.benchmark)):
+            sample = parts.benchmark[index]
+            inputs = loaded.encode([sample])
+            if session is not None:
+                session.image_ids = sample.image_ids
+            ids = loaded.model.generate(
+                **inputs, max_new_tokens=parts.benchmark.max_new_tokens(sample.task), do_sample=False
+            )
+            answers[sample.id] = loaded.decode(ids, inputs["input_ids"].shape[1])[0]
+            parts.benchmark.score(sample, answers[sample.id])
+    return time.perf_counter() - start, answers
+
+
+def evaluation(*overrides: str) -> tuple[float, dict[str, str]]:
+    """Seconds and answers of a job in a fresh folder, its model loaded before."""
+    with tempfile.TemporaryDirectory() as outputs:
+        cfg = compose(outputs, *overrides)
+        start = time.perf_counter()
+        folder = run_job(cfg)
+        return time.perf_counter() - start, {row["id"]: row["prediction"] for row in read_rows(folder / JOURNAL)}
+
+
+def compare(method: str, questions: int, options: argparse.Namespace) -> str:
+    """A row of the table: both ways in turn, after one round that does not count."""
+    chosen = [
+        f"pruner={method}", f"dataset.samples={options.samples}", f"dataset.questions={questions}",
+        f"trainer.batch_size={options.batch}", "trainer.cache_gb=0", *options.overrides]  # fmt: skip
+    slow, fast, same = [], [], 0
+    for number in range(options.repeats + 1):
+        seconds, expected = one_by_one(compose("unused", *chosen))
+        again, answers = evaluation(*chosen)
+        same = sum(answers[name] == text for name, text in expected.items())
+        if number:
+            slow.append(seconds)
+            fast.append(again)
+    rates = [options.samples / statistics.median(times) for times in (slow, fast)]
+    gain = statistics.median(before / after for before, after in zip(slow, fast, strict=True))
+    return f"| {method} | {questions} | {rates[0]:.1f} | {rates[1]:.1f} | {gain:.2f} | {same} of {options.samples} |"
+
+
+def sweep(options: argparse.Namespace) -> None:
+    """The jobs of the sweep with and without a cache, in turn; each time from nothing."""
+    times: dict[str, list[float]] = {"0": [], "4": []}
+    for number in range(options.repeats + 1):
+        found = {}
+        for gigabytes, seconds in times.items():
+            with tempfile.TemporaryDirectory() as outputs:
+                start, journals = time.perf_counter(), []
+                for threshold in SWEEP:
+                    chosen = [f"trainer.cache_gb={gigabytes}", f"dataset.samples={options.samples}", *options.overrides]
+                    folder = run_job(compose(outputs, f"pruner.d_thresh={threshold}", *chosen))
+                    journals.append((folder / JOURNAL).read_bytes())
+                if number:
+                    seconds.append(time.perf_counter() - start)
+                found[gigabytes] = journals
+        print(f"journals equal byte for byte: {found['0'] == found['4']}")
+    gain = [before / after for before, after in zip(times["0"], times["4"], strict=True)]
+    print(f"without {spell(times['0'])} s, with the cache {spell(times['4'])} s")
+    ratio = f"{statistics.median(gain):.2f} times as fast ({spell(gain)})"
+    print(f"d_thresh sweep {SWEEP}, {options.samples} samples: {ratio}")
+
+
+def spell(values: Sequence[float]) -> str:
+    """All repeats."""
+    return " ".join(f"{value:.2f}" for value in values)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--samples", type=int, default=64)
+    parser.add_argument("--questions", type=int, nargs="+", default=[1, 8], help="about the same picture")
+    parser.add_argument("--methods", nargs="+", default=["none", "visionzip", "nuwa"])
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--sweep", action="store_true")
+    parser.add_argument("overrides", nargs="*", help="as for launch.py, e.g. model=tiny_qwen budget=ratio25")
+    options = parser.parse_intermixed_args()
+    register()
+    logging.getLogger("nuwa").setLevel(logging.ERROR)
+    model = typed(compose("unused", *options.overrides), "model")
+    print(f"{model['name']}, {torch.get_num_threads()} thread(s), batch {options.batch}, {options.repeats} repeats")
+    if options.sweep:
+        sweep(options)
+        return
+    print("| method | questions per picture | one by one, samples/s | evaluation, samples/s | gain | same answers |")
+    print("|---|---|---|---|---|---|")
+    for questions in options.questions:
+        for method in options.methods:
+            print(compare(method, questions, options), flush=True)
+
+
+if __name__ == "__main__":
+    main()
