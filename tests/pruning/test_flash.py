@@ -40,12 +40,14 @@ def flash_model():
 
 
 @pytest.mark.parametrize("position", ["perc", "pesp", "rpme"])
-def test_equals_sdpa(flash_model, position):
-    inputs = batch(prompt(5, "image", 3), prompt("image", 1, "image", 6)) | {"pixel_values": pixels(3)}
+@pytest.mark.parametrize("share", [False, True])
+def test_equals_sdpa(flash_model, position, share):
+    prompts = prompt(5, "image", 3), prompt(5, "image", 6), prompt("image", 1, "image", 6)
+    inputs = batch(*prompts) | {"pixel_values": pixels(3)[[0, 0, 1, 2]]}
     options = {"max_new_tokens": 6, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
     outs = []
     for model in (flash_model, random_llava()):
-        with nuwa.prune(model, Fixed(3, (2, 4)), position):
+        with nuwa.prune(model, Fixed(3, (2, 4)), position, share=share and model is flash_model):
             outs.append(model.generate(**inputs, **options))
     torch.testing.assert_close(torch.stack(outs[0].logits), torch.stack(outs[1].logits), atol=2e-6, rtol=0)
     assert torch.equal(outs[0].sequences, outs[1].sequences)
