@@ -17,7 +17,7 @@ from nuwa.report.expected import ExpectedError, PaperTable, load_table, table_na
 from nuwa.report.plots import PlotsError, write_plots
 from nuwa.report.runs import Result
 from nuwa.report.sections import Section, paper_sections, printed_sections, runs_section
-from nuwa.report.table import collect, find_runs
+from nuwa.report.table import TableError, collect, find_runs
 
 
 def parser() -> argparse.ArgumentParser:
@@ -28,6 +28,7 @@ def parser() -> argparse.ArgumentParser:
     )
     words.add_argument("--expected", default="", help="printed tables to compare with: table5, table1,table2, all")
     words.add_argument("--full", action="store_true", help="95 %% intervals, leaving tokens, a method's own cost")
+    words.add_argument("--beside", default="", help="a choice whose values stand side by side, e.g. position")
     words.add_argument("--check", action="store_true", help="exit with 1 if a number is outside its tolerance")
     words.add_argument("--format", choices=("table", "markdown", "csv", "latex"), default="table")
     words.add_argument("--plots", type=Path, help="folder for plots of the runs, PNG and SVG (needs the extra plots)")
@@ -42,8 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = table_names() if options.expected == "all" else [name for name in options.expected.split(",") if name]
     if not options.folders and not names:
         words.error("needs a folder of runs, or --expected with a printed table, e.g. table5")
-    if options.full and names:
-        words.error("--full is about a table of runs, --expected about printed ones: one of them")
+    if (options.full or options.beside) and names:
+        words.error("--full and --beside are about a table of runs, --expected about printed ones: one or the other")
     if options.check and not names:
         words.error("--check needs --expected: there is nothing to check against")
     if (options.plots or options.wandb) and not options.folders:
@@ -55,13 +56,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ExpectedError(f"no runs below {', '.join(map(str, options.folders))}")
         results = collect(runs)
         if not tables:
-            sections = [runs_section(results, ", ".join(map(str, options.folders)), options.full)]
+            title = ", ".join(map(str, options.folders))
+            sections = [runs_section(results, title, options.full, options.beside)]
         else:
             sections = [part for table in tables for part in _table_sections(table, results)]
         if options.plots:
             for path in write_plots(results, options.plots):
                 print(f"wrote {path}", file=sys.stderr)
-    except (ExpectedError, PlotsError) as error:
+    except (ExpectedError, PlotsError, TableError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     show(sections, options.format)

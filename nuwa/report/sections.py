@@ -11,7 +11,7 @@ from nuwa.report.formats import Cells, csv_text, latex_text, markdown_text, prin
 from nuwa.report.paper import ABSENT, MISSING, compare
 from nuwa.report.printed import RetentionCheck, retention_checks
 from nuwa.report.runs import Result
-from nuwa.report.table import reasons, rows_of, shown_columns
+from nuwa.report.table import beside, reasons, rows_of, shown_columns
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,11 @@ class Section:
         return csv_text(self.all_rows or self.rows)
 
 
-def runs_section(results: Sequence[Result], title: str, full: bool = False) -> Section:
-    """Every run, whatever it was; ``full`` as in `rows_of`."""
+def runs_section(results: Sequence[Result], title: str, full: bool = False, choice: str = "") -> Section:
+    """Every run, whatever it was; ``full`` as in `rows_of`, ``choice`` as in `beside`."""
     rows = rows_of(results, full)
+    if choice:
+        rows = beside(rows, choice)
     return Section(title, rows, shown_columns(rows), reasons(rows))
 
 

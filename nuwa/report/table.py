@@ -14,6 +14,10 @@ from nuwa.report.runs import Result, method_of
 SHOWN_CHOICES = ("pruner", "budget", "position", "blocking", "model", "dataset", "generation", "seed", "limit")
 
 
+class TableError(ValueError):
+    """A table that was asked for cannot be made of these runs."""
+
+
 def collect(folders: Iterable[Path]) -> list[Result]:
     """The result of every run; a run that was cut short says how many samples it has.
 
@@ -50,6 +54,35 @@ def rows_of(results: Sequence[Result], full: bool = False) -> list[Cells]:
     results = sorted(results, key=lambda result: _rank(result, varying))
     names = headline(results)
     return [_cells(result, varying, names, full) for result in results]
+
+
+def beside(rows: Sequence[Cells], choice: str) -> list[Cells]:
+    """One row for runs that differ in ``choice`` alone, each metric once for each of its values.
+
+    Costs are those of the first of them, which runs share that differ in their position ids.
+
+    Raises:
+        TableError: the runs do not differ in ``choice``.
+    """
+    columns = list(rows[0])
+    own = columns[: columns.index("tokens")]
+    if choice not in own[1:]:
+        raise TableError(f"--beside {choice}: runs differ in {', '.join(own[1:]) or 'their methods'} only")
+    own.remove(choice)
+    metrics = [name for name in columns[columns.index("tokens") : columns.index("LLM TFLOPs")] if "/" in name]
+    values = list(dict.fromkeys(row[choice] for row in rows))
+    groups: dict[tuple[str, ...], dict[str, Cells]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[name] for name in own), {})[row[choice]] = row
+    return [_merged(group, own, metrics, values) for group in groups.values()]
+
+
+def _merged(group: dict[str, Cells], own: Sequence[str], metrics: Sequence[str], values: Sequence[str]) -> Cells:
+    first = min(group.values(), key=lambda row: row["status"] == "done")  # what went wrong is not to be hidden
+    cells = {name: first[name] for name in [*own, "tokens", "leaving"] if name in first}
+    cells |= {f"{name}, {value}": group.get(value, {}).get(name, "") for name in metrics for value in values}
+    costs = list(first)[list(first).index("LLM TFLOPs") :]
+    return cells | {name: first[name] for name in costs}
 
 
 def _rank(result: Result, varying: Sequence[str]) -> tuple:

@@ -8,7 +8,7 @@ import pytest
 from nuwa.evaluation.result import write_result
 from nuwa.report.__main__ import main
 from nuwa.report.formats import markdown_text
-from nuwa.report.table import collect, csv_table, find_runs, markdown_table, rows_of
+from nuwa.report.table import beside, collect, csv_table, find_runs, markdown_table, rows_of
 
 
 def result(method, score, **pruner):
@@ -60,6 +60,22 @@ def test_full_rows(runs, capsys):
     assert "metric MFLOPs" not in capsys.readouterr().out  # empty columns are not shown
     with pytest.raises(SystemExit):
         main([str(runs), "--full", "--expected", "table5"])
+
+
+def test_values_of_a_choice_side_by_side(capsys):
+    def run(method, score, position, **more):
+        found = result(method, score) | more
+        return found | {"config": {**found["config"], "position": {"strategy": position}}}
+
+    failed = {"status": "refused", "reason": "no", "metrics": {}, "standard_errors": {}}
+    results = [run("fastv", 0.5, "native"), run("fastv", 0.25, "rpme"), run("nuwa", 0.1, "rpme", **failed)]
+    rows = beside(rows_of([run("none", 0.9, "native"), *results], full=True), "position")
+    assert [row["method"] for row in rows] == ["none", "fastv", "nuwa"]
+    assert (rows[1]["vqa/exact_match, native"], rows[1]["vg/acc@0.5, rpme"]) == ("0.500 ±0.010", "0.125 ±0.020")
+    assert rows[0]["vqa/exact_match, rpme"] == "" and rows[1]["tokens"] == "64.0" and rows[1]["LLM TFLOPs"] == "0.6476"
+    assert (rows[2]["status"], rows[2]["reason"], rows[2]["vqa/exact_match, rpme"]) == ("refused", "no", "")
+    with pytest.raises(ValueError, match="--beside budget: runs differ in position only"):
+        beside(rows_of(results), "budget")
 
 
 def test_formats(runs, capsys):
