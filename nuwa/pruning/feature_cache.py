@@ -38,7 +38,7 @@ class FeatureCache:
         """The tensors stored under a key, None if there are none that can be read."""
         path = self._path(key)
         try:
-            tensors = load_file(path, device=str(device))
+            tensors = load_file(path)
         except (OSError, SafetensorError) as error:
             if not isinstance(error, FileNotFoundError):
                 log.warning("%s: unreadable (%s), computed again", path, error)
@@ -46,7 +46,7 @@ class FeatureCache:
             self.misses += 1
             return None
         self.hits += 1
-        return tensors
+        return {name: x.to(device) for name, x in tensors.items()}
 
     def store(self, key: str, tensors: Mapping[str, Tensor]) -> None:
         """Keep tensors under a key if they fit; a disk that is full ends storing, not the run."""

@@ -9,6 +9,7 @@ from pruning.devices import Pretend, mark, moved, pretend
 from pruning.test_methods import every, pruner_for
 
 import nuwa
+from nuwa.pruning.feature_cache import FeatureCache
 
 GPU = torch.device("cuda:0")
 LAYERS = "language_model.layers."
@@ -46,6 +47,21 @@ def test_generation_equals_that_on_the_cpu(family, name, place):
     with torch.no_grad(), pretend(model, place), nuwa.prune(model, pruner):
         found = model.generate(**moved(inputs, GPU), **options)
     assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("place", [one, several])
+@pytest.mark.parametrize("name", ["none", "visionzip", "nuwa", "feather"])
+@pytest.mark.parametrize("family", ["llava", "llava_next", "qwen2_5_vl"], indirect=True)
+def test_shared_rows_and_kept_features_too(family, name, place, tmp_path):
+    model, pruner = family.model("eager"), pruner_for(name, family)
+    inputs, options = family.inputs("middle", "middle", "two"), {"max_new_tokens": 3, "do_sample": False}
+    with torch.no_grad(), nuwa.prune(model, pruner):
+        expected = model.generate(**inputs, **options)
+    cache = FeatureCache(tmp_path, "space", 10**8)
+    with torch.no_grad(), pretend(model, place), nuwa.prune(model, pruner, share=True, cache=cache):
+        found = [model.generate(**moved(inputs, GPU), **options) for _ in range(2)]
+    assert all(torch.equal(ids, expected) for ids in found)
+    assert (cache.hits, cache.misses) == (1, 1)
 
 
 def test_the_pretence_can_fail():
