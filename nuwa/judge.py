@@ -52,7 +52,8 @@ class Marker:
             JudgeError: the judge does not answer; what it has marked is kept.
         """
         journal = Journal(folder / JOURNAL, folder.name)
-        answered = [row for row in journal.rows if row["status"] == "ok"]
+        rows = journal.rows
+        answered = [row for row in rows if row["status"] == "ok"]
         known = _marks(folder / MARKS, self.name)
         left = [row for row in answered if (row["id"], row["prediction"]) not in known]
         with (folder / MARKS).open("a", encoding="utf-8") as file:
@@ -65,7 +66,7 @@ class Marker:
                 os.fsync(file.fileno())
         for row in answered:
             row["scores"] = known[row["id"], row["prediction"]]
-        journal.replace(journal.rows)
+        journal.replace(rows)
         return len(left)
 
     def write_numbers(self, folder: Path) -> dict[str, float]:

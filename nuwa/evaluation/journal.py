@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any
 
@@ -25,29 +26,32 @@ class JournalError(RuntimeError):
 
 
 class Journal:
-    """The rows of one run, in the order in which they were computed.
+    """The rows of one run, in the order in which they were computed; on disk, so that memory does not grow with them.
 
     Every row names its run, so that a file that was copied or edited into another run's folder is refused.
     """
 
     def __init__(self, path: Path, run_key: str):
         self.path, self.run_key = Path(path), run_key
-        self.rows: list[Row] = []
         self._ends: list[int] = []
         for row, end in _complete_rows(self.path):
             if row.get("run_key") != run_key:
                 raise JournalError(
                     f"{self.path} belongs to run {row.get('run_key')}, not {run_key}; set resume=false to overwrite it"
                 )
-            self.rows.append(row)
             self._ends.append(end)
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self._ends)
+
+    @property
+    def rows(self) -> list[Row]:
+        """All rows, read anew."""
+        return read_rows(self.path)[: len(self)]
 
     def keep(self, count: int) -> None:
         """Drop all rows after the first ``count``, and whatever is torn behind them."""
-        del self.rows[count:], self._ends[count:]
+        del self._ends[count:]
         if self.path.exists():
             try:
                 os.truncate(self.path, self._end)
@@ -62,7 +66,6 @@ class Journal:
         """
         rows = [{"run_key": self.run_key, **row} for row in rows]
         lines = [json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows]
-        end = self._end
         try:
             with self.path.open("ab") as file:
                 file.write(b"".join(lines))
@@ -70,10 +73,7 @@ class Journal:
                 os.fsync(file.fileno())
         except OSError as error:
             raise JournalError(f"cannot write {self.path}: {error.strerror}; {len(self)} rows are safe") from error
-        for row, line in zip(rows, lines, strict=True):
-            end += len(line)
-            self.rows.append(row)
-            self._ends.append(end)
+        self._ends += islice(accumulate(map(len, lines), initial=self._end), 1, None)
 
     def replace(self, rows: Iterable[Row]) -> None:
         """Put ``rows`` in the place of all that is there, in one step."""
@@ -81,7 +81,7 @@ class Journal:
         rewritten.keep(0)
         rewritten.append(rows)
         rewritten.path.replace(self.path)
-        self.rows, self._ends = rewritten.rows, rewritten._ends
+        self._ends = rewritten._ends
 
     @property
     def _end(self) -> int:
