@@ -1,0 +1,57 @@
+"""No method holds a matrix of all tokens by all tokens: the largest tensor that a choice among 2,304 makes."""
+
+import pytest
+import torch
+from pruners.cases import noise, vision_context
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import nuwa
+from nuwa.pruners.catalogue import find_method, method_names
+
+GRID, WIDTH, HEADS, KEEP = (48, 48), 8, 2, 64
+COUNT = GRID[0] * GRID[1]
+SHAPES = {
+    "cls_attention": (1, HEADS, COUNT),
+    "received_attention": (1, COUNT),
+    "keys": (1, COUNT, WIDTH),
+    "cls_feature": (1, 1, WIDTH),
+    "reader_query": (1, 1, WIDTH),
+    "reader_keys": (1, 1 + COUNT, WIDTH),
+    "hidden_mean": (1, COUNT, WIDTH),
+}
+
+
+class Largest(TorchDispatchMode):
+    """The number of elements of the largest tensor that any operation returns."""
+
+    def __init__(self):
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for value in result if isinstance(result, tuple | list) else (result,):
+            if torch.is_tensor(value):
+                self.elements = max(self.elements, value.numel())
+        return result
+
+
+VISION = [name for name in method_names() if find_method(name)[0]().prunes_vision]
+
+
+@pytest.mark.parametrize("name", VISION)
+def test_no_matrix_of_all_by_all(name):
+    pruner = nuwa.load_pruner(name, budget=KEEP)
+    taps = {tap: noise(*SHAPES[tap.kind], seed=1).abs() for tap in pruner.taps}
+    size = KEEP if name == "downsample" else COUNT  # the small image's features
+    context = vision_context(GRID, noise(1, size, WIDTH), taps)
+    with Largest() as largest:
+        decision = pruner.prune_vision(context, KEEP)
+    assert decision.keep.shape == (1, KEEP)
+    assert COUNT <= largest.elements < COUNT**2 / 4 or name in ("random", "grid", "downsample", "pooling")
+
+
+def test_what_is_measured():
+    with Largest() as largest:
+        noise(COUNT, 2) @ noise(2, COUNT)
+    assert largest.elements == COUNT**2
