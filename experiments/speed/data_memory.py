@@ -73,7 +73,7 @@ def anonymous(process: int) -> float:
 
 def watch(journal: Path, total: int, stop: threading.Event, points: list[Point]) -> None:
     """Note memory at every fiftieth of the samples; a batch writes its lines at once."""
-    answered, read, ended = 0, 0, False
+    answered, read, step, ended = 0, 0, 0, False
     while not ended:
         ended = stop.wait(0.2)
         if journal.exists():
@@ -81,7 +81,8 @@ def watch(journal: Path, total: int, stop: threading.Event, points: list[Point])
                 file.seek(read)
                 chunk = file.read()
             answered, read = answered + chunk.count(b"\n"), read + len(chunk)
-        if answered * STEPS >= (len(points) + 1) * total:
+        if answered * STEPS // total > step:
+            step = answered * STEPS // total
             workers = sum(anonymous(worker.pid) for worker in multiprocessing.active_children())
             points.append((answered, anonymous(os.getpid()), workers))
             print("{:6d} samples answered, {:7.1f} MB, workers {:7.1f} MB".format(*points[-1]), flush=True)
