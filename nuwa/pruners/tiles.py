@@ -51,8 +51,9 @@ def even_shares(total: int, sizes: Sequence[int]) -> list[int]:
 class TileByTile(Pruner):
     """Base of methods whose authors prune crop by crop; ``tiles="stitched"`` shows them two grids, as Nüwa.
 
-    Tokens of tiles reach the LLM after those of the first crop, in raster order of the stitched image; of methods whose
-    tokens have another order (not ``in_raster_order``), tile by tile.
+    A budget is an image's: of 640 tokens each of five crops keeps the authors' 128, each of four 160. Tokens of tiles
+    reach the LLM after those of the first crop, in raster order of the stitched image; of methods whose tokens have
+    another order (not ``in_raster_order``), tile by tile. ``metric_flops`` counts crops as one grid: at most that.
     """
 
     tiles: Literal["each", "stitched"] = field(default="each", kw_only=True)
