@@ -57,10 +57,11 @@ class OfflineRun:
         return [self.folder / "files" / path for path in logged.get("filenames") or [logged["path"]]]
 
 
-def all_records(path: Path) -> list[Record]:
-    """The records of a finished run; wandb's own process may write the last of them when ``finish`` has returned."""
+def all_records(folder: Path) -> list[Record]:
+    """The records of a finished run; wandb's own process may still write them when ``finish`` has returned."""
+    found: list[Record] = []
     for _ in range(100):
-        found = list(records(path))
+        found = [record for path in folder.glob("*.wandb") for record in records(path)]
         if found and found[-1].HasField("exit"):
             break
         time.sleep(0.1)
@@ -69,9 +70,8 @@ def all_records(path: Path) -> list[Record]:
 
 def read_run(folder: Path) -> OfflineRun:
     """The run in a folder ``offline-run-...``."""
-    (path,) = folder.glob("*.wandb")
     found = OfflineRun(folder, None, {}, {}, {}, None)
-    for record in all_records(path):
+    for record in all_records(folder):
         kind = record.WhichOneof("record_type")
         if kind == "run":
             found.run = record.run

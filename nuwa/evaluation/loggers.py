@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -57,6 +58,7 @@ def wandb_run(options: DictConfig, folder: Path, **about: Any) -> Iterator[Any |
     settings = wandb.Settings(silent=True, console="off", x_disable_stats=True, init_timeout=START_SECONDS)
     chosen = {"project": options.project, "entity": options.entity, "dir": folder, "settings": settings, **about}
     modes = [{"mode": "offline"}] if options.offline else [{"mode": "online", "resume": "allow"}, {"mode": "offline"}]
+    _drop_earlier(folder, about["id"])
     with _staging_in(folder):
         run, ended = next(filter(None, (_started(chosen | mode) for mode in modes)), None), 1
         try:
@@ -67,6 +69,12 @@ def wandb_run(options: DictConfig, folder: Path, **about: Any) -> Iterator[Any |
                 wandb.finish(exit_code=ended)
             if wandb.run is not None:
                 _restart()
+
+
+def _drop_earlier(folder: Path, key: str) -> None:
+    """Remove what a killed run of this key has left: ``wandb sync`` stops at it, and the new run says all of it."""
+    for old in (folder / "wandb").glob(f"*run-*-{key}"):
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _started(options: dict[str, Any]) -> Any | None:

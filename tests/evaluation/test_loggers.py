@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import wandb
 from jobs import ROOT, SMALL, small
 from PIL import Image
 from wandb_files import read_run
@@ -93,7 +94,7 @@ def test_sync_uploads_the_offline_folders(sweep):
     with wandb_server() as received:
         environment = os.environ | {"WANDB_BASE_URL": received.url, "WANDB_API_KEY": KEY, "HOME": str(sweep / "home")}
         command = [sys.executable, "-m", "wandb", "sync", *map(str, runs)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
+        done = subprocess.run(command, cwd=sweep, env=environment, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
     assert all(list(path.glob("*.synced")) for path in runs) and not received.unknown
     assert set(received.finished.values()) == {0} and len(received.finished) == len(runs) == 4
@@ -111,17 +112,29 @@ def test_sync_uploads_the_offline_folders(sweep):
             assert all(received.files[f"{name}/{entry}"] == kept.read_bytes() for entry, kept in entries.items())
 
 
+def test_what_a_killed_run_left_goes(tmp_path):
+    """A file without records, at which ``wandb sync`` would stop; runs of others stay."""
+    cfg = small(tmp_path, *WANDB)
+    for number, key in enumerate(("mine", "mine", "other")):
+        left = tmp_path / "wandb" / f"offline-run-20261121_12000{number}-{key}"
+        left.mkdir(parents=True)
+        (left / f"run-{key}.wandb").touch()
+    with loggers.run_logger(cfg, tmp_path, "mine"):
+        pass
+    mine, other = sorted(offline_runs(tmp_path), key=lambda path: path.name.endswith("other"))
+    assert read_run(mine).exit_code == 0 and other.name == "offline-run-20261121_120002-other"
+
+
 @pytest.fixture
 def online(monkeypatch, tmp_path):
     """Options of an online run, and what takes them to an address."""
+    wandb.teardown()  # it reads the environment once
     for name in [name for name in os.environ if name.startswith("WANDB")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     monkeypatch.setattr(loggers, "START_SECONDS", 3)
     yield lambda url: monkeypatch.setenv("WANDB_BASE_URL", url)
-    import wandb
-
     wandb.teardown()
 
 
