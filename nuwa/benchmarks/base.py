@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Self
 
@@ -105,24 +105,28 @@ class Benchmark(ABC):
         return len(self) if limit is None else min(limit, len(self))
 
     def metrics(self, rows: Sequence[Mapping]) -> Scores:
-        """The numbers that are printed, from journal rows: ``scores``, ``target``, ``prediction`` of every sample.
+        """The numbers that are printed, from journal rows: ``scores``, ``target``, ``prediction`` of every sample."""
+        return self.numbers(mean_scores(self.units(rows)))
 
-        Means of the scores, unless a benchmark's numbers depend on more than that. The first one is the headline.
+    def units(self, rows: Sequence[Mapping]) -> list[Scores]:
+        """What is averaged, by name: the rows' scores, unless more than they or samples together make the numbers.
+
+        Rows of one group (``meta["group"]``) give the same units whichever other rows stand beside them.
         """
-        return self.aggregate(row["scores"] for row in rows)
+        return [row["scores"] for row in rows]
 
-    def aggregate(self, rows: Iterable[Scores]) -> Scores:
-        """Mean of every metric over the rows that have it, in the order in which metrics first appear."""
-        values: dict[str, list[float]] = defaultdict(list)
-        for row in rows:
-            for metric, value in row.items():
-                values[metric].append(float(value))
-        return {metric: sum(column) / len(column) for metric, column in values.items()}
+    def numbers(self, means: Scores) -> Scores:
+        """The printed numbers, from means over the units that have a score of that name; the first is the headline."""
+        return means
 
 
-def takes_means(metrics: Callable) -> bool:
-    """Whether a benchmark's ``metrics`` are the means of its samples' scores."""
-    return getattr(metrics, "__func__", None) is Benchmark.metrics
+def mean_scores(units: Iterable[Scores]) -> Scores:
+    """Mean of every score over the units that have it, in the order in which they first appear."""
+    values: dict[str, list[float]] = defaultdict(list)
+    for unit in units:
+        for name, value in unit.items():
+            values[name].append(float(value))
+    return {name: sum(column) / len(column) for name, column in values.items()}
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

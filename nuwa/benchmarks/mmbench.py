@@ -55,32 +55,6 @@ def score(doc: Doc, text: str, unparsed: str = "wrong") -> Scores:
     return {"mmbench/hit": float(letter == doc["answer"])}
 
 
-def aggregate(scored: Sequence[tuple[Doc, float]], circular: bool = True) -> Scores:
-    """Shares of base questions: ``circular`` (every rotation present is right) and ``vanilla`` (the base row is).
-
-    The headline comes with its parts by category and by L2 category.
-    """
-    hits: dict[int, list[float]] = defaultdict(list)
-    for doc, hit in scored:
-        hits[doc["index"] % ROTATION].append(hit)
-    base = [(doc, hit) for doc, hit in scored if doc["index"] < ROTATION]
-    numbers = {"vanilla": [(doc, hit) for doc, hit in base]}
-    if circular:
-        numbers = {"circular": [(doc, min(hits[doc["index"]])) for doc, _ in base]} | numbers
-    means = {f"mmbench/{name}": _mean([hit for _, hit in rows]) for name, rows in numbers.items() if rows}
-    name, rows = next(iter(numbers.items()))
-    for column in ("category", "L2-category"):
-        parts: dict[str, list[float]] = defaultdict(list)
-        for doc, hit in rows:
-            parts[doc[column]].append(hit)
-        means |= {f"mmbench/{name}/{column}/{value}": _mean(parts[value]) for value in sorted(parts)}
-    return means
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
-
-
 def option(cell: object) -> str:
     """An option or a hint; what is missing is the text "nan"."""
     return maybe_text(cell) or ABSENT
@@ -116,5 +90,23 @@ class MMBench(HubBenchmark):
     def score_document(self, doc: Doc, text: str) -> Scores:
         return score(doc, text, self.unparsed)
 
-    def metrics(self, rows: Sequence[Mapping]) -> Scores:
-        return aggregate([(row["target"], row["scores"]["mmbench/hit"]) for row in rows], self.circular)
+    def units(self, rows: Sequence[Mapping]) -> list[Scores]:
+        """Of every base question: ``circular`` (every rotation present is right), ``vanilla`` (the base row is).
+
+        The headline comes with its parts by category and by L2 category.
+        """
+        hits: dict[int, list[float]] = defaultdict(list)
+        for row in rows:
+            hits[row["target"]["index"] % ROTATION].append(row["scores"]["mmbench/hit"])
+        units = []
+        for row in rows:
+            doc, hit = row["target"], row["scores"]["mmbench/hit"]
+            if doc["index"] < ROTATION:
+                name, headline = ("circular", min(hits[doc["index"]])) if self.circular else ("vanilla", hit)
+                parts = [f"mmbench/{name}/{column}/{doc[column]}" for column in ("category", "L2-category")]
+                units.append({f"mmbench/{name}": headline, "mmbench/vanilla": hit, **dict.fromkeys(parts, headline)})
+        return units
+
+    def numbers(self, means: Scores) -> Scores:
+        """The parts in order, behind the whole."""
+        return {name: means[name] for name in sorted(means, key=lambda name: (name.count("/"), name))}

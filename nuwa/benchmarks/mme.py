@@ -33,31 +33,6 @@ def score(doc: Doc, text: str) -> Scores:
     return {"mme/accuracy": float(parse(text) == doc["answer"].strip().lower())}
 
 
-def aggregate(pairs: Sequence[tuple[Doc, str]]) -> Scores:
-    """Points: for a category the mean over pictures of 100 for the share that is right and 100 if both are.
-
-    Perception is the sum of ten categories (at most 2000), cognition of four (800). A picture counts only if all its
-    questions were answered.
-    """
-    right: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for doc, text in pairs:
-        right[doc["category"], doc["question_id"]].append(score(doc, text)["mme/accuracy"])
-    points: dict[str, list[float]] = defaultdict(list)
-    for (category, _), answers in right.items():
-        if len(answers) % 2 == 0:
-            value = 100 * sum(answers) / len(answers) + 100 * all(answers)
-            points[category] += [value] * (len(answers) // 2)  # a picture that a bootstrap drew twice counts twice
-    means = {category: sum(values) / len(values) for category, values in points.items()}
-    perception = sum(means.get(category, 0.0) for category in PERCEPTION)
-    cognition = sum(means.get(category, 0.0) for category in COGNITION)
-    return {
-        "mme/total_score": perception + cognition,
-        "mme/perception_score": perception,
-        "mme/cognition_score": cognition,
-        **{f"mme/{category}": means[category] for category in sorted(means)},
-    }
-
-
 @dataclass(kw_only=True, eq=False)
 class MME(HubBenchmark):
     """``limit`` takes pictures with both of their questions."""
@@ -81,5 +56,25 @@ class MME(HubBenchmark):
     def score_document(self, doc: Doc, text: str) -> Scores:
         return score(doc, text)
 
-    def metrics(self, rows: Sequence[Mapping]) -> Scores:
-        return aggregate([(row["target"], row["prediction"]) for row in rows])
+    def units(self, rows: Sequence[Mapping]) -> list[Scores]:
+        """Points of every picture of which no question is missing: 100 for the share that is right, 100 if all are."""
+        right: dict[tuple[str, str], list[float]] = defaultdict(list)
+        for row in rows:
+            doc = row["target"]
+            right[doc["category"], doc["question_id"]].append(score(doc, row["prediction"])["mme/accuracy"])
+        return [
+            {f"mme/{category}": 100 * sum(answers) / len(answers) + 100 * all(answers)}
+            for (category, _), answers in right.items()
+            if len(answers) % 2 == 0
+        ]
+
+    def numbers(self, means: Scores) -> Scores:
+        """Perception is the sum of ten categories (at most 2000), cognition of four (800)."""
+        perception = sum(means.get(f"mme/{category}", 0.0) for category in PERCEPTION)
+        cognition = sum(means.get(f"mme/{category}", 0.0) for category in COGNITION)
+        return {
+            "mme/total_score": perception + cognition,
+            "mme/perception_score": perception,
+            "mme/cognition_score": cognition,
+            **{name: means[name] for name in sorted(means)},
+        }

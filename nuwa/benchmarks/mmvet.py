@@ -56,18 +56,6 @@ def score(doc: Doc, text: str, judge: Judge | None, judge_prompt: str = JUDGE_PR
     return {"mmvet/score": mark(judge, fill_slots(judge_prompt, slots))}
 
 
-def aggregate(scored: Sequence[tuple[Doc, Scores]]) -> Scores:
-    """The mean mark, of all answers and of those that need a capability."""
-    marks = [(doc["capability"], scores["mmvet/score"]) for doc, scores in scored if scores]
-    if not marks:
-        return {}
-    means = {"mmvet/score": sum(value for _, value in marks) / len(marks)}
-    for name in CAPABILITIES:
-        own = [value for needed, value in marks if name in needed]
-        means |= {f"mmvet/score/{name}": sum(own) / len(own)} if own else {}
-    return means
-
-
 @dataclass(kw_only=True, eq=False)
 class MMVet(HubBenchmark):
     """``judge_url`` null: no judge. ``judge_prompt`` is a text file with the slots of `JUDGE_PROMPT`."""
@@ -101,8 +89,19 @@ class MMVet(HubBenchmark):
     def score_document(self, doc: Doc, text: str) -> Scores:
         return score(doc, text, self.judge, self.judge_words)
 
-    def metrics(self, rows: Sequence[Mapping]) -> Scores:
-        return aggregate([(row["target"], row["scores"]) for row in rows])
+    def units(self, rows: Sequence[Mapping]) -> list[Scores]:
+        """The mark of every answer that has one, for all and for each capability that the question needs."""
+        return [_by_capability(row["scores"]["mmvet/score"], row["target"]) for row in rows if row["scores"]]
+
+    def numbers(self, means: Scores) -> Scores:
+        """The capabilities in MM-Vet's order."""
+        names = ("mmvet/score", *(f"mmvet/score/{name}" for name in CAPABILITIES))
+        return {name: means[name] for name in names if name in means}
+
+
+def _by_capability(mark: float, doc: Doc) -> Scores:
+    needed = [f"mmvet/score/{name}" for name in CAPABILITIES if name in doc["capability"]]
+    return {"mmvet/score": mark, **dict.fromkeys(needed, mark)}
 
 
 def read_judge_prompt(path: str) -> str:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -17,31 +16,21 @@ def score(doc: Doc, text: str) -> Scores:
     return {"pope/accuracy": exact_match((doc["answer"],), text, ignore_punctuation=False)}
 
 
-def aggregate(pairs: Iterable[tuple[Doc, str]], yes_ratio_of: str = "truth") -> Scores:
-    """The numbers of `from_counts` for answers and the documents that they answer."""
-    return from_counts(Counter((doc["answer"], text) for doc, text in pairs), yes_ratio_of)
-
-
-def from_counts(counts: Mapping[tuple[str, str], int], yes_ratio_of: str = "truth") -> Scores:
-    """F1 of "yes", precision and recall, over answers that are exactly yes or no; accuracy is over all.
-
-    ``counts``: how often (truth, answer) came. ``yes_ratio_of="truth"`` is the reference's ratio, which says nothing
-    about the model.
-    """
-    answers: Counter[tuple[str, str]] = Counter()
-    for (truth, said), count in counts.items():
-        answers[normalise_answer(truth, False), normalise_answer(said, False)] += count
-    right, total = answers["yes", "yes"], answers.total()
-    precision = _share(right, right + answers["no", "yes"])
-    recall = _share(right, right + answers["yes", "no"])
-    column = 0 if yes_ratio_of == "truth" else 1
+def counts(doc: Doc, text: str) -> Scores:
+    """What an answer adds to precision and recall of "yes", in which only answers that are exactly yes or no count."""
+    truth, said = normalise_answer(doc["answer"], False), normalise_answer(text, False)
     return {
-        "pope/f1_score": _share(2 * precision * recall, precision + recall),
-        "pope/accuracy": _share(sum(count for (truth, said), count in answers.items() if truth == said), total),
-        "pope/precision": precision,
-        "pope/recall": recall,
-        "pope/yes_ratio": _share(sum(count for pair, count in answers.items() if pair[column] == "yes"), total),
+        "both": float((truth, said) == ("yes", "yes")),
+        "only said": float((truth, said) == ("no", "yes")),
+        "only true": float((truth, said) == ("yes", "no")),
     }
+
+
+def precision_recall_f1(means: Scores, prefix: str = "") -> tuple[float, float, float]:
+    """From means of `counts`, whose names have a ``prefix``."""
+    both, said, true = (means[f"{prefix}{name}"] for name in ("both", "only said", "only true"))
+    precision, recall = _share(both, both + said), _share(both, both + true)
+    return precision, recall, _share(2 * precision * recall, precision + recall)
 
 
 def _share(part: float, whole: float) -> float:
@@ -50,7 +39,10 @@ def _share(part: float, whole: float) -> float:
 
 @dataclass(kw_only=True, eq=False)
 class POPE(HubBenchmark):
-    """Three thousand questions for each of random, popular and adversarial objects; ``category`` null takes all."""
+    """Three thousand questions for each of random, popular and adversarial objects; ``category`` null takes all.
+
+    ``yes_ratio_of="truth"`` is the reference's ratio, which says nothing about the model.
+    """
 
     category: str | None = None
     yes_ratio_of: Literal["truth", "prediction"] = "truth"
@@ -72,13 +64,29 @@ class POPE(HubBenchmark):
     def score_document(self, doc: Doc, text: str) -> Scores:
         return score(doc, text)
 
-    def metrics(self, rows: Sequence[Mapping]) -> Scores:
-        """All categories together, and the F1 of each."""
-        counts: dict[str, Counter] = defaultdict(Counter)
+    def units(self, rows: Sequence[Mapping]) -> list[Scores]:
+        """What every answer is counted as, among all and in its category."""
+        units = []
         for row in rows:
-            target = row["target"]
-            counts[target["category"]][target["answer"], row["prediction"]] += 1
-        numbers = from_counts(sum(counts.values(), Counter()), self.yes_ratio_of)
-        return numbers | {
-            f"pope/f1_score/{category}": from_counts(counts[category])["pope/f1_score"] for category in sorted(counts)
+            doc, text = row["target"], row["prediction"]
+            own = counts(doc, text)
+            yes = normalise_answer(doc["answer"] if self.yes_ratio_of == "truth" else text, False) == "yes"
+            units.append(
+                own
+                | {f"{doc['category']}/{name}": value for name, value in own.items()}
+                | {"right": row["scores"]["pope/accuracy"], "yes": float(yes)}
+            )
+        return units
+
+    def numbers(self, means: Scores) -> Scores:
+        """All categories together, and the F1 of each."""
+        precision, recall, f1 = precision_recall_f1(means)
+        categories = sorted(name.removesuffix("/both") for name in means if name.endswith("/both"))
+        return {
+            "pope/f1_score": f1,
+            "pope/accuracy": means["right"],
+            "pope/precision": precision,
+            "pope/recall": recall,
+            "pope/yes_ratio": means["yes"],
+            **{f"pope/f1_score/{name}": precision_recall_f1(means, f"{name}/")[2] for name in categories},
         }

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nuwa.benchmarks.base import takes_means
+from nuwa.benchmarks.base import Benchmark
 
 Row = dict[str, Any]
 Aggregate = Callable[[Sequence[Row]], dict[str, float]]
@@ -44,8 +44,8 @@ def share_intervals(rows: Sequence[Row]) -> dict[str, tuple[float, float]]:
 
 def standard_errors(rows: Sequence[Row], aggregate: Aggregate, seed: int = 0) -> dict[str, float]:
     """Standard error of every metric: its spread over resampled sets of rows."""
-    drawn = _drawn(rows, aggregate)
-    draws = [drawn(chosen) for chosen in _resamples(rows, seed)]
+    tasks = _grouped(rows)
+    draws = [*map(_drawn(tasks, aggregate), _resamples(tasks, seed))]
     return {name: float(np.std([draw[name] for draw in draws if name in draw])) for name in aggregate(rows)}
 
 
@@ -69,11 +69,13 @@ def resampled_ratios(
         return {}
     values, full = aggregate(rows), aggregate(pairs)
     draws: dict[str, list[float]] = {name: [] for name in values if full.get(name)}
-    ours_of, theirs_of = _drawn(rows, aggregate), _drawn(pairs, aggregate)
-    for chosen in _resamples(rows, seed):
+    tasks, partner = _grouped(rows), dict(zip((row["id"] for row in rows), pairs, strict=True))
+    paired = [[[partner[row["id"]] for row in group] for group in groups] for groups in tasks]
+    ours_of, theirs_of = _drawn(tasks, aggregate), _drawn(paired, aggregate)
+    for chosen in _resamples(tasks, seed):
         ours, theirs = ours_of(chosen), theirs_of(chosen)
         for name in draws:
-            if theirs.get(name):
+            if theirs.get(name) and name in ours:
                 draws[name].append(ours[name] / theirs[name])
     return {name: (values[name] / full[name], ratios) for name, ratios in draws.items() if ratios}
 
@@ -91,39 +93,49 @@ def interval(values: Sequence[float]) -> dict[str, float]:
     return {"low": float(low), "high": float(high)}
 
 
-def _drawn(rows: Sequence[Row], aggregate: Aggregate) -> Callable[[Indices], dict[str, float]]:
-    """The metrics of resampled rows, given their indices. Where metrics are means, no row is looked at again."""
-    if not takes_means(aggregate):
-        return lambda chosen: aggregate([rows[i] for i in chosen.tolist()])
-    names = list(dict.fromkeys(name for row in rows for name in row["scores"]))
-    scores = np.array([[row["scores"].get(name, np.nan) for name in names] for row in rows])
-    known = ~np.isnan(scores)
-    scores[~known] = 0.0
-
-    def means(chosen: Indices) -> dict[str, float]:
-        sums, counts = scores[chosen].sum(axis=0), known[chosen].sum(axis=0)
-        return {name: float(total / n) for name, total, n in zip(names, sums, counts, strict=True) if n}
-
-    return means
-
-
-def _resamples(rows: Sequence[Row], seed: int) -> Iterator[Indices]:
-    """Indices of resampled rows, whole groups drawn with replacement within each task."""
-    rng = np.random.default_rng([seed, len(rows)])
-    tasks: dict[str, dict[str, list[int]]] = {}
-    for index, row in enumerate(rows):
+def _grouped(rows: Sequence[Row]) -> list[list[list[Row]]]:
+    """The rows that are scored together, by task."""
+    tasks: dict[str, dict[str, list[Row]]] = {}
+    for row in rows:
         group = row.get("meta", {}).get("group", row["id"])
-        tasks.setdefault(row["task"], {}).setdefault(group, []).append(index)
-    blocks = [
-        (np.concatenate(list(groups.values())), np.array([*map(len, groups.values())])) for groups in tasks.values()
-    ]
+        tasks.setdefault(row["task"], {}).setdefault(group, []).append(row)
+    return [list(groups.values()) for groups in tasks.values()]
+
+
+def _drawn(tasks: list[list[list[Row]]], aggregate: Aggregate) -> Callable[[Indices], dict[str, float]]:
+    """The metrics of groups of rows, by their numbers. A benchmark's need no loop over rows but one in advance."""
+    groups = [group for task in tasks for group in task]
+    benchmark = getattr(aggregate, "__self__", None)
+    if not isinstance(benchmark, Benchmark):
+        return lambda chosen: aggregate([row for place in chosen for row in groups[place]])
+    units = [benchmark.units(group) for group in groups]
+    sizes, flat = np.array([*map(len, units)]), [unit for group in units for unit in group]
+    names = list(dict.fromkeys(name for unit in flat for name in unit))
+    values = np.array([[unit.get(name, np.nan) for name in names] for unit in flat]).reshape(len(flat), len(names))
+    known = ~np.isnan(values)
+    values[~known] = 0.0
+
+    def metrics(chosen: Indices) -> dict[str, float]:
+        places = _members(sizes, chosen)
+        sums, counts = values[places].sum(axis=0), known[places].sum(axis=0)
+        means = {name: float(total / n) for name, total, n in zip(names, sums, counts, strict=True) if n}
+        return benchmark.numbers(means)
+
+    return metrics
+
+
+def _resamples(tasks: list[list[list[Row]]], seed: int) -> Iterator[Indices]:
+    """Numbers of resampled groups, drawn with replacement within each task."""
+    sizes = [len(groups) for groups in tasks]
+    rng = np.random.default_rng([seed, sum(len(group) for groups in tasks for group in groups)])
+    starts = np.cumsum([0, *sizes[:-1]])
     for _ in range(RESAMPLES):
-        yield np.concatenate([_members(*block, rng.choice(len(block[1]), len(block[1]))) for block in blocks])
+        yield np.concatenate([start + rng.choice(size, size) for start, size in zip(starts, sizes, strict=True)])
 
 
-def _members(indices: Indices, sizes: Indices, groups: Indices) -> Indices:
-    """The ``indices`` of some ``groups``, one group after the other; they stand in groups of ``sizes``."""
+def _members(sizes: Indices, groups: Indices) -> Indices:
+    """The places of the members of some ``groups``, one group after the other, where all groups stand in a row."""
     lengths = sizes[groups]
     ends = np.cumsum(lengths)
     starts = (np.cumsum(sizes) - sizes)[groups]
-    return indices[np.repeat(starts - ends + lengths, lengths) + np.arange(ends[-1])]
+    return np.repeat(starts - ends + lengths, lengths) + np.arange(ends[-1])

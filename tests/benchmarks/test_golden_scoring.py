@@ -100,6 +100,16 @@ def test_seedbench():
     assert mean(right["image"] + right["video"]) == near(data["aggregate"]["seed_all"])
 
 
+def numbers(kind, rows, **options):
+    """What a data set prints for journal rows."""
+    return kind.unloaded(options).metrics(list(rows))
+
+
+def answered(pair):
+    """A document and an answer as a journal row of POPE."""
+    return {"target": pair[0], "prediction": pair[1], "scores": pope.score(*pair)}
+
+
 @pytest.mark.parametrize("name", ["pope", "real_pope"])
 def test_pope(name):
     data = golden(name)
@@ -112,8 +122,15 @@ def test_pope(name):
             own = [pair for pair in pairs if pair[0]["category"] == category]
             groups[category] = (own, data["sub_aggregates"][category])
     for own, expected in groups.values():
-        assert pope.aggregate(own) == near({f"pope/{key.removeprefix('pope_')}": v for key, v in expected.items()})
-    assert pope.aggregate([(doc, "No") for doc, _ in pairs], yes_ratio_of="prediction")["pope/yes_ratio"] == 0.0
+        found = numbers(pope.POPE, map(answered, own), yes_ratio_of="truth")
+        assert {name: value for name, value in found.items() if name.count("/") == 1} == near(
+            {f"pope/{key.removeprefix('pope_')}": value for key, value in expected.items()}
+        )
+    silent = [answered((doc, "No")) for doc, _ in pairs]
+    assert numbers(pope.POPE, silent, yes_ratio_of="prediction")["pope/yes_ratio"] == 0.0
+    for category in groups.keys() - {""}:
+        whole = numbers(pope.POPE, map(answered, pairs), yes_ratio_of="truth")
+        assert whole[f"pope/f1_score/{category}"] == near(groups[category][1]["pope_f1_score"])
 
 
 def test_mme():
@@ -122,14 +139,14 @@ def test_mme():
     for (doc, text), sample in zip(pairs, data["samples"], strict=True):
         assert mme.parse(text) == sample["per_sample"]["parsed"], text
         assert single(mme.score(doc, text)) == sample["per_sample"]["score"]
-    numbers = mme.aggregate(pairs)
-    assert {name: numbers[f"mme/{name}"] for name in data["per_category"]} == near(data["per_category"])
+    rows = [{"target": doc, "prediction": text} for doc, text in pairs]
+    found = numbers(mme.MME, rows)
+    assert {name: found[f"mme/{name}"] for name in data["per_category"]} == near(data["per_category"])
     for name, value in data["aggregate"].items():
-        assert numbers[f"mme/{name.removeprefix('mme_')}"] == near(value)
-    assert numbers["mme/total_score"] == near(data["mme_total_perception_plus_cognition"])
-    doubled = mme.aggregate(pairs + pairs)
-    assert doubled == near(numbers)
-    assert mme.aggregate(pairs[:3])["mme/total_score"] == mme.aggregate(pairs[:2])["mme/total_score"]
+        assert found[f"mme/{name.removeprefix('mme_')}"] == near(value)
+    assert found["mme/total_score"] == near(data["mme_total_perception_plus_cognition"])
+    first = (numbers(mme.MME, rows[:count])["mme/total_score"] for count in (2, 3))
+    assert next(first) == next(first)  # a picture of which a question is missing does not count
 
 
 def test_mmbench():
@@ -139,22 +156,23 @@ def test_mmbench():
         doc, text = sample["doc"], sample["prediction"].strip()
         assert mmbench.parse_letter(text) == sample["per_sample"]["option_inferred"], text
         assert mmbench.parse(doc, text) == sample["per_sample"]["prefetch"], text
-        scored.append((doc, single(mmbench.score(doc, text))))
-    numbers = mmbench.aggregate(scored)
-    _same_as_mmbench(numbers, "circular", data["aggregate_unparsed_wrong"])
-    vanilla = mmbench.aggregate([pair for pair in scored if pair[0]["index"] < mmbench.ROTATION], circular=False)
+        scored.append({"target": doc, "scores": mmbench.score(doc, text)})
+    found = numbers(mmbench.MMBench, scored, circular=True)
+    _same_as_mmbench(found, "circular", data["aggregate_unparsed_wrong"])
+    base_rows = [row for row in scored if row["target"]["index"] < mmbench.ROTATION]
+    vanilla = numbers(mmbench.MMBench, base_rows, circular=False)
     _same_as_mmbench(vanilla, "vanilla", data["aggregate_vanilla_base_rows_unparsed_wrong"])
-    assert numbers["mmbench/vanilla"] == vanilla["mmbench/vanilla"]
+    assert found["mmbench/vanilla"] == vanilla["mmbench/vanilla"]
     for base, hit in data["circular_hits_unparsed_wrong"].items():
-        own = [pair for pair in scored if pair[0]["index"] % mmbench.ROTATION == int(base)]
-        assert mmbench.aggregate(own)["mmbench/circular"] == hit
+        own = [row for row in scored if row["target"]["index"] % mmbench.ROTATION == int(base)]
+        assert numbers(mmbench.MMBench, own, circular=True)["mmbench/circular"] == hit
 
 
-def _same_as_mmbench(numbers, name, expected):
-    assert 100 * numbers[f"mmbench/{name}"] == near(expected["gpt_eval_score"])
+def _same_as_mmbench(found, name, expected):
+    assert 100 * found[f"mmbench/{name}"] == near(expected["gpt_eval_score"])
     for mine, theirs in (("category", "category"), ("L2-category", "l2_category")):
         for value, share in expected[theirs].items():
-            assert numbers[f"mmbench/{name}/{mine}/{value}"] == near(share)
+            assert found[f"mmbench/{name}/{mine}/{value}"] == near(share)
 
 
 def test_mmbench_draws_a_letter_for_the_row_alone():
@@ -187,12 +205,15 @@ def test_mmmu():
 
 def test_mmvet_capabilities_and_no_judge():
     data = golden("mmvet")
-    scored = [(sample["doc"], {"mmvet/score": sample["per_sample"]["score"]}) for sample in data["samples"]]
-    numbers = mmvet.aggregate(scored)
-    assert 100 * numbers["mmvet/score"] == near(data["aggregate"]["gpt_eval_score"])
+    docs = [sample["doc"] for sample in data["samples"]]
+    marks = [{"mmvet/score": sample["per_sample"]["score"]} for sample in data["samples"]]
+    rows = [{"target": doc, "scores": mark} for doc, mark in zip(docs, marks, strict=True)]
+    found = numbers(mmvet.MMVet, rows)
+    assert 100 * found["mmvet/score"] == near(data["aggregate"]["gpt_eval_score"])
     for name, value in data["per_capability"].items():
-        assert 100 * numbers[f"mmvet/score/{name}"] == near(value)
-    assert mmvet.score(scored[0][0], "a dog", None) == {} and mmvet.aggregate([(scored[0][0], {})]) == {}
+        assert 100 * found[f"mmvet/score/{name}"] == near(value)
+    assert mmvet.score(docs[0], "a dog", None) == {}
+    assert numbers(mmvet.MMVet, [{"target": docs[0], "scores": {}}]) == {}
 
 
 @pytest.mark.parametrize("name", ["refcoco_bbox_rec_test", "refcoco+_bbox_rec_testA", "refcocog_bbox_rec_test"])

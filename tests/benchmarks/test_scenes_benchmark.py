@@ -56,9 +56,10 @@ def test_one_task_alone_and_longer_prompts():
 
 
 def test_means_are_over_the_samples_that_have_the_metric():
-    rows = [{"vqa/exact_match": 1.0}, {"vg/miou": 0.5}, {"vqa/exact_match": 0.0}, {"vg/miou": 0.0}]
-    assert Scenes(1).aggregate(rows) == {"vqa/exact_match": 0.5, "vg/miou": 0.25}
-    assert Scenes(1).aggregate([]) == {}
+    scores = [{"vqa/exact_match": 1.0}, {"vg/miou": 0.5}, {"vqa/exact_match": 0.0}, {"vg/miou": 0.0}]
+    rows = [{"scores": one} for one in scores]
+    assert Scenes(1).metrics(rows) == {"vqa/exact_match": 0.5, "vg/miou": 0.25}
+    assert Scenes(1).metrics([]) == {}
 
 
 def test_end_is_an_index_error():

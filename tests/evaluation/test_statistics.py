@@ -4,6 +4,9 @@ import numpy as np
 import pytest
 
 from nuwa.benchmarks.local import Local
+from nuwa.benchmarks.mmbench import MMBench
+from nuwa.benchmarks.mme import MME
+from nuwa.benchmarks.pope import POPE
 from nuwa.evaluation import statistics
 from nuwa.evaluation.statistics import retention, share_intervals, standard_errors, wilson
 
@@ -60,29 +63,63 @@ def test_samples_of_a_group_are_drawn_together():
     assert standard_errors(alone, mean)["mme/m"] == pytest.approx(0.5 / 40**0.5, rel=0.2)
 
 
-def test_means_need_no_loop_over_rows(monkeypatch):
-    """The same draws as through the rows themselves, where some rows lack a metric and groups differ in size."""
+def drawn_rows(kind, number, rng):
+    """A journal row of a benchmark that scores samples together or counts more than scores."""
+    if kind is POPE:
+        doc, said = {"answer": ("yes", "no")[number % 2], "category": "ab"[number % 3 == 0]}, ("yes", "no", "?")
+        return {"target": doc, "prediction": str(rng.choice(said)), "scores": {"pope/accuracy": float(rng.integers(2))}}
+    if kind is MMBench:
+        doc = {"index": number // 2 + number % 2 * 1_000_000, "category": "ab"[number % 4 < 2], "L2-category": "l"}
+        return {"target": doc, "scores": {"mmbench/hit": float(rng.integers(2))}, "meta": {"group": str(number // 2)}}
+    scores = {"x": float(rng.random())} | ({"y": float(rng.integers(2))} if number % 4 else {})
+    return {"scores": scores, "meta": {"group": str(number // 3 if number < 30 else number)}}
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (Local, {}),
+        (POPE, {"yes_ratio_of": "prediction"}),
+        (MMBench, {"circular": True}),
+        (MMBench, {"circular": False}),
+    ],
+)
+def test_a_benchmarks_numbers_need_no_loop_over_rows(kind, options, monkeypatch):
+    """The same draws as through the rows themselves, which a plain function makes statistics go through."""
     monkeypatch.setattr(statistics, "RESAMPLES", 50)
-    rng = np.random.default_rng(0)
-    data = [
-        {
-            "id": str(i), "task": "ab"[i % 3 == 0], "meta": {"group": str(i // 3 if i < 30 else i)},
-            "scores": {"x": float(rng.random()), **({"y": float(rng.integers(2))} if i % 4 else {})},
-        }
-        for i in range(60)
+    benchmark, rng = kind.unloaded(options), np.random.default_rng(0)
+    runs = [
+        [
+            {"id": str(i), "task": "ab"[i % 7 == 0] if kind is Local else "a", **drawn_rows(kind, i, rng)}
+            for i in range(60)
+        ]
+        for _ in range(2)
+    ]
+    slow = lambda rows: benchmark.metrics(rows)  # noqa: E731
+    assert standard_errors(runs[0], benchmark.metrics) == pytest.approx(standard_errors(runs[0], slow), rel=1e-9)
+    found, expected = (retention(*runs, way) for way in (benchmark.metrics, slow))
+    assert found.keys() == expected.keys() and found
+    for name in found:
+        assert found[name] == pytest.approx(expected[name], rel=1e-9)
+
+
+def test_pictures_of_mme_are_drawn_whole():
+    """Every picture is half right, so no draw differs; a picture drawn twice counts twice."""
+    doc = {"category": "count", "answer": "Yes"}
+    rows = [
+        {"id": str(i), "task": "mme", "target": doc | {"question_id": str(i // 2)}, "prediction": ("yes", "no")[i % 2],
+         "scores": {"mme/accuracy": 1.0 - i % 2}, "meta": {"group": str(i // 2)}}
+        for i in range(20)
     ]  # fmt: skip
-    other = [row | {"scores": {name: value / 2 for name, value in row["scores"].items()}} for row in data]
-    local = object.__new__(Local)
-    for found, slow in (
-        (standard_errors(data, local.metrics), standard_errors(data, mean)),
-        (retention(other, data, local.metrics)["y"], retention(other, data, mean)["y"]),
-    ):
-        assert found == pytest.approx(slow, rel=1e-9)
+    mme = MME.unloaded({})
+    assert mme.metrics(rows)["mme/count"] == 50.0 and set(standard_errors(rows, mme.metrics).values()) == {0.0}
+    rows[1]["prediction"] = "yes"  # one picture of ten has 200 points
+    assert standard_errors(rows, mme.metrics)["mme/count"] == pytest.approx(150 * (0.1 * 0.9 / 10) ** 0.5, rel=0.1)
 
 
 def test_groups_are_drawn_whole():
     """Against a loop over the groups."""
-    groups = [[0, 5], [1], [2, 3, 4]]
-    flat, sizes = np.array([0, 5, 1, 2, 3, 4]), np.array([2, 1, 3])
-    for places in ([0, 0, 0], [2, 1, 0], [1, 2, 2]):
-        assert statistics._members(flat, sizes, np.array(places)).tolist() == [i for p in places for i in groups[p]]
+    groups = [[0, 1], [2], [], [3, 4, 5]]
+    for places in ([0, 0, 0], [3, 2, 0], [1, 3, 2], [2]):
+        found = statistics._members(np.array([2, 1, 0, 3]), np.array(places))
+        assert found.tolist() == [i for place in places for i in groups[place]]
