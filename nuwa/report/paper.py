@@ -147,6 +147,7 @@ def _cell(table: PaperTable, row: PrintedRow, pruner: str, column: str, runs: Ru
     found = [(choices, result, metric) for choices, result in runs if (metric := _metric(asked, choices)) is not None]
     done = [(*_number(asked, result, metric), choices, result) for choices, result, metric in found]
     done = [entry for entry in done if entry[0] is not None]
+    done = [entry for entry in done if not entry[2].limited] or done
     if not done:
         state, reason = _why_not([result for _, result, _ in found])
         return Cell(row, pruner, asked, printed, state, reason=reason, note=note)

@@ -63,7 +63,7 @@ def points_of(results: Iterable[Result]) -> list[Point]:
 def _but_seed(point: Point) -> Hashable:
     """Every choice but the seed."""
     c = point.choices
-    return (c.model, point.panel, c.method, c.position, c.average, c.ratio, str(sorted(c.options.items())), c.limited)
+    return (c.model, point.panel, c.method, c.position, c.average, c.ratio, str(sorted(c.options.items())), c.rest)
 
 
 def _points(result: Result) -> list[Point]:

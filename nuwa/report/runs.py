@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -14,6 +15,7 @@ from nuwa.pruners.catalogue import find_method
 
 Result = dict[str, Any]
 GROUPS = ("pruner", "dataset", "budget", "blocking")
+REST = ("dataset", "generation", "limit")
 
 
 def method_of(result: Result) -> str:
@@ -42,7 +44,10 @@ def measured(result: Result) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Choices:
-    """What a run was asked to do, as far as a printed table tells runs apart."""
+    """What a run was asked to do, as far as a printed table tells runs apart.
+
+    ``rest`` is what else does, but for the seed: the data set's options, decoding and the limit.
+    """
 
     method: str
     options: dict[str, Any]
@@ -54,6 +59,7 @@ class Choices:
     split: str | None
     limited: bool
     blocking: tuple[str, str] | None = None
+    rest: str = ""
 
     @property
     def budget(self) -> str:
@@ -93,6 +99,7 @@ def choices_of(result: Result) -> Choices:
         split=dataset.get("split"),
         limited=config.get("limit") is not None,
         blocking=(blocking["source"], str(blocking["layers"])) if blocking.get("source") else None,
+        rest=json.dumps([config.get(key) for key in REST], sort_keys=True, default=str),
     )
 
 

@@ -115,6 +115,13 @@ def test_seeds_are_averaged():
     assert found.ours == pytest.approx(58) and found.error == pytest.approx(2**0.5)
 
 
+def test_a_run_of_all_samples_goes_before_one_of_a_part():
+    part = result("nuwa", {GQA: 0.4}, average=64, limit=10, run_key="part")
+    for runs in ([part, result("nuwa", {GQA: 0.59}, average=64)], [result("nuwa", {GQA: 0.59}, average=64), part]):
+        found = cell(runs, "table5", "nuwa", "64")
+        assert (found.state, found.ours) == ("done", pytest.approx(59))
+
+
 def test_what_is_not_judged():
     """A part of the samples, and a printed number that stands for something else."""
     assert cell([result("nuwa", {GQA: 0.1}, average=64, limit=20)], "table5", "nuwa", "64").state == "limited"

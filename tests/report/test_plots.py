@@ -44,6 +44,11 @@ def test_seeds_become_one_point():
     assert point.value == pytest.approx(60) and point.errors == (pytest.approx(19.6), pytest.approx(19.6))
 
 
+def test_runs_on_other_samples_are_no_seeds():
+    one, other = scenes("nuwa", 64, 0.5, run_key="a"), scenes("nuwa", 64, 0.7, run_key="b", limit=10)
+    assert sorted(p.value for p in points_of([one, other]) if p.panel[1] == "vqa/exact_match") == [50, 70]
+
+
 def test_intervals_stay_within_what_a_share_can_be():
     """Wilson's where the result has it: 8 of 10 are 49.0 to 94.3 %; else standard errors, cut at 0 and 100."""
     with_interval = scenes("nuwa", 64, intervals={"vqa/exact_match": [0.490, 0.943]})
