@@ -9,7 +9,8 @@ from typing import ClassVar
 from PIL import Image
 
 from nuwa.benchmarks.base import SampleError, Scores
-from nuwa.benchmarks.hub import Doc, Entry, HubBenchmark, a_text, identifier
+from nuwa.benchmarks.cells import Doc, a_text, identifier
+from nuwa.benchmarks.hub import Entry, HubBenchmark
 from nuwa.benchmarks.rows import Rows
 from nuwa.benchmarks.scoring import exact_match
 

@@ -11,16 +11,16 @@ import re
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from PIL import Image
 
 from nuwa.benchmarks.base import Benchmark, BenchmarkError, Sample, SampleError, Scores
+from nuwa.benchmarks.cells import Doc, checked
 from nuwa.benchmarks.rows import Rows
 from nuwa.benchmarks.sources import load_rows
 
-Doc = dict[str, Any]
 Entry = tuple[str, str | None]
 """A sample's id, and the group that it is scored with (None: alone)."""
 
@@ -200,61 +200,6 @@ class HubBenchmark(Benchmark):
                 rows = f"rows {self._rows[seen[name]]} and {self._rows[place]}"
                 raise BenchmarkError(f"dataset {self.name}: {rows} of {self.rows.source} have the same id {name!r}")
             seen[name] = place
-
-
-def checked(doc: Doc, columns: Mapping[str, Callable[[object], object]]) -> Doc:
-    """The document with every cell checked.
-
-    Raises:
-        SampleError: a cell is not what its column should hold.
-    """
-    out = {}
-    for column, check in columns.items():
-        try:
-            out[column] = check(doc[column])
-        except (TypeError, ValueError) as error:
-            raise SampleError(f"{column} {error}, not {doc[column]!r}") from error
-    return out
-
-
-def a_text(cell: object) -> str:
-    """A text that says something."""
-    if not isinstance(cell, str) or not cell.strip():
-        raise TypeError("must be a text")
-    return cell
-
-
-def maybe_text(cell: object) -> str:
-    """A text; empty if the cell is."""
-    return "" if cell is None else a_string(cell)
-
-
-def a_string(cell: object) -> str:
-    """A text that may be empty."""
-    if not isinstance(cell, str):
-        raise TypeError("must be a text")
-    return cell
-
-
-def texts(cell: object) -> list[str]:
-    """At least one text."""
-    if not isinstance(cell, list) or not cell or not all(isinstance(one, str) for one in cell):
-        raise TypeError("must be a list of at least one text")
-    return cell
-
-
-def identifier(cell: object) -> str:
-    """A name or a number, as text."""
-    if not isinstance(cell, str | int) or isinstance(cell, bool) or cell == "":
-        raise TypeError("must be a name or a number")
-    return str(cell)
-
-
-def an_integer(cell: object) -> int:
-    """A whole number."""
-    if not isinstance(cell, int) or isinstance(cell, bool):
-        raise TypeError("must be a whole number")
-    return cell
 
 
 def fill_slots(prompt: str, slots: Mapping[str, str]) -> str:

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from nuwa.benchmarks.base import Scores
-from nuwa.benchmarks.hub import Doc, Entry, HubBenchmark, a_text, an_integer, maybe_text, option_lines
+from nuwa.benchmarks.cells import Doc, a_text, an_integer, maybe_text
+from nuwa.benchmarks.hub import Entry, HubBenchmark, option_lines
 
 ROTATION = 1_000_000
 """A rotation's index is the base question's plus a multiple of this."""

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from nuwa.benchmarks.base import Scores
-from nuwa.benchmarks.hub import Doc, Entry, HubBenchmark, a_text, identifier
+from nuwa.benchmarks.cells import Doc, a_text, identifier
+from nuwa.benchmarks.hub import Entry, HubBenchmark
 
 PERCEPTION = (
     "existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR",

@@ -14,7 +14,8 @@ from typing import ClassVar
 from PIL import Image
 
 from nuwa.benchmarks.base import SampleError, Scores
-from nuwa.benchmarks.hub import LETTERS, Doc, Entry, HubBenchmark, a_string, a_text, identifier, option_lines
+from nuwa.benchmarks.cells import Doc, a_string, a_text, identifier
+from nuwa.benchmarks.hub import LETTERS, Entry, HubBenchmark, option_lines
 
 _PICTURE = re.compile(r"<image (\d+)>")
 _STRIPPED = ",.!?;:'"

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from nuwa.benchmarks.base import BenchmarkError, Scores
-from nuwa.benchmarks.hub import Doc, Entry, HubBenchmark, a_text, fill_slots, identifier
+from nuwa.benchmarks.cells import Doc, a_text, identifier
+from nuwa.benchmarks.hub import Entry, HubBenchmark, fill_slots
 from nuwa.benchmarks.judge import Judge, OpenAIJudge
 
 CAPABILITIES = ("rec", "ocr", "know", "gen", "spat", "math")

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from nuwa.benchmarks.base import Scores
-from nuwa.benchmarks.hub import Doc, Entry, HubBenchmark, a_text, identifier
+from nuwa.benchmarks.cells import Doc, a_text, identifier
+from nuwa.benchmarks.hub import Entry, HubBenchmark
 from nuwa.benchmarks.scoring import exact_match, normalise_answer
 
 

@@ -14,7 +14,8 @@ from typing import ClassVar
 from PIL import Image
 
 from nuwa.benchmarks.base import SampleError, Scores
-from nuwa.benchmarks.hub import Doc, HubBenchmark, a_text, an_integer
+from nuwa.benchmarks.cells import Doc, a_text, an_integer
+from nuwa.benchmarks.hub import HubBenchmark
 from nuwa.benchmarks.rows import Rows
 from nuwa.benchmarks.scoring import Box
 

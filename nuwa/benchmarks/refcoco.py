@@ -13,7 +13,8 @@ from typing import ClassVar, Literal
 from PIL import Image
 
 from nuwa.benchmarks.base import SampleError, Scores
-from nuwa.benchmarks.hub import Doc, Entry, HubBenchmark, identifier, texts
+from nuwa.benchmarks.cells import Doc, identifier, texts
+from nuwa.benchmarks.hub import Entry, HubBenchmark
 from nuwa.benchmarks.scoring import NO_BOX, Box, box_iou, center_inside, parse_box, to_padded_frame
 
 THRESHOLDS = (0.5, 0.1, 0.3, 0.7, 0.9)  # the printed one first

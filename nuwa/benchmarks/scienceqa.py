@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from nuwa.benchmarks.base import Scores
-from nuwa.benchmarks.hub import LETTERS, Doc, HubBenchmark, a_text, an_integer, maybe_text, option_lines, texts
+from nuwa.benchmarks.cells import Doc, a_text, an_integer, maybe_text, texts
+from nuwa.benchmarks.hub import LETTERS, HubBenchmark, option_lines
 
 _PREFIX = re.compile(r"([A-Z])\.")
 

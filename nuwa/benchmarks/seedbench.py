@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from nuwa.benchmarks.base import Scores
-from nuwa.benchmarks.hub import Doc, Entry, HubBenchmark, a_string, a_text, option_lines
+from nuwa.benchmarks.cells import Doc, a_string, a_text
+from nuwa.benchmarks.hub import Entry, HubBenchmark, option_lines
 
 CHOICES = tuple(f"choice_{letter}" for letter in "abcd")
 

@@ -8,7 +8,8 @@ from typing import ClassVar
 
 from nuwa.benchmarks import evalai
 from nuwa.benchmarks.base import Scores
-from nuwa.benchmarks.hub import Doc, Entry, HubBenchmark, a_string, a_text, identifier, texts
+from nuwa.benchmarks.cells import Doc, a_string, a_text, identifier, texts
+from nuwa.benchmarks.hub import Entry, HubBenchmark
 
 
 def score_vqav2(doc: Doc, text: str) -> Scores:

@@ -19,7 +19,7 @@ from nuwa.benchmarks import (
     seedbench,
     vqa,
 )
-from nuwa.benchmarks.hub import checked
+from nuwa.benchmarks.cells import checked
 
 GOLDEN = Path(__file__).parents[1] / "golden/scoring"
 
