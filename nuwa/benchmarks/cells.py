@@ -1,4 +1,4 @@
-"""What a cell of a data set may hold: checks that raise TypeError or ValueError; their words follow the column's name."""
+"""What a cell of a data set may hold: checks whose TypeError or ValueError goes on where the column's name ends."""
 
 from __future__ import annotations
 
