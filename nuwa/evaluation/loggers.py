@@ -60,7 +60,8 @@ def wandb_run(options: DictConfig, folder: Path, **about: Any) -> Iterator[Any |
     modes = [{"mode": "offline"}] if options.offline else [{"mode": "online", "resume": "allow"}, {"mode": "offline"}]
     _drop_earlier(folder, about["id"])
     with _staging_in(folder):
-        run, ended = next(filter(None, (_started(chosen | mode) for mode in modes)), None), 1
+        run = next(filter(None, (_started(chosen | mode) for mode in modes)), None)
+        ended = 1
         try:
             yield run
             ended = 0
