@@ -79,7 +79,7 @@ class Composed(Pruner):
         return before.image_grid(grid, layers)
 
     def pieces(self, layout: ImageLayout) -> Sequence[VisionView]:
-        return self._before.pieces(layout)
+        return replace(self._before, budget=self.budget).pieces(layout)  # without a budget all see whole views
 
     def shares(self, total: int, pieces: Sequence[VisionView]) -> list[int]:
         return self._before.shares(total, pieces)

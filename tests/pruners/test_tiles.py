@@ -127,6 +127,17 @@ def test_padding_takes_no_part_and_the_budget_is_met(name):
         assert len(image.stages[0][1]) == round(0.34 * len(patches))
 
 
+@pytest.mark.parametrize("name", ["visionzip", "prumerge", "divprune"])
+def test_composed_shows_tiles_as_its_part_does(name):
+    model, inputs = NEXT.model(), NEXT.inputs("first")
+    kept = []
+    for pruner in (nuwa.load_pruner(name, budget=12), nuwa.load_pruner("composed", budget=12, vision=name, split=1.0)):
+        with torch.no_grad(), nuwa.prune(model, pruner) as session:
+            model(**inputs)
+        kept.append(session.report().images[0].stages[0][1])
+    assert kept[0] == kept[1]
+
+
 def test_stitched_tiles_keep_newlines():
     model, inputs = NEXT.model(), NEXT.inputs("first")
     with torch.no_grad(), nuwa.prune(model, nuwa.load_pruner("vispruner", budget=12, tiles="stitched")) as session:
