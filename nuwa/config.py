@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, is_dataclass, make_dataclass
 from enum import Enum
+from functools import cache
 from typing import Any, Literal, Optional, get_args, get_origin, get_type_hints
 
 from hydra.core.config_store import ConfigStore
@@ -198,6 +199,7 @@ def build(options: dict[str, Any], **provided: Any) -> Any:
     return get_object(options["_target_"])(**{k: v for k, v in options.items() if k != "_target_"}, **provided)
 
 
+@cache
 def _schema(target: Callable, provided: tuple[str, ...]) -> tuple[type, dict[str, tuple]]:
     """A dataclass with the parameters of a class or function, and the choices of its Literal parameters."""
     plain_class = inspect.isclass(target) and not is_dataclass(target)
