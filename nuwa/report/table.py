@@ -59,7 +59,7 @@ def rows_of(results: Sequence[Result], full: bool = False) -> list[Cells]:
 def beside(rows: Sequence[Cells], choice: str) -> list[Cells]:
     """One row for runs that differ in ``choice`` alone, each metric once for each of its values.
 
-    Costs are those of the first of them, which runs share that differ in their position ids.
+    Costs in which these runs differ stand one after the other.
 
     Raises:
         TableError: the runs do not differ in ``choice``.
@@ -79,10 +79,22 @@ def beside(rows: Sequence[Cells], choice: str) -> list[Cells]:
 
 def _merged(group: dict[str, Cells], own: Sequence[str], metrics: Sequence[str], values: Sequence[str]) -> Cells:
     first = min(group.values(), key=lambda row: row["status"] == "done")  # what went wrong is not to be hidden
-    cells = {name: first[name] for name in [*own, "tokens", "leaving"] if name in first}
-    cells |= {f"{name}, {value}": group.get(value, {}).get(name, "") for name in metrics for value in values}
-    costs = list(first)[list(first).index("LLM TFLOPs") :]
-    return cells | {name: first[name] for name in costs}
+    names = list(first)
+    cells = {name: first[name] for name in own}
+    cells |= {name: _shared(group.values(), name) for name in ("tokens", "leaving") if name in first}
+    cells |= {
+        f"{name}, {value}" if value else name: group.get(value, {}).get(name, "")
+        for name in metrics
+        for value in values
+    }
+    cells |= {name: _shared(group.values(), name) for name in names[names.index("LLM TFLOPs") : names.index("status")]}
+    return cells | {name: first[name] for name in names[names.index("status") :]}
+
+
+def _shared(rows: Iterable[Cells], name: str) -> str:
+    """The cell that all rows have which have one, or theirs one after the other."""
+    known = [row[name] for row in rows if row[name]]
+    return known[0] if len(set(known)) == 1 else " / ".join(known)
 
 
 def _rank(result: Result, varying: Sequence[str]) -> tuple:
@@ -97,7 +109,7 @@ def _rank(result: Result, varying: Sequence[str]) -> tuple:
 
 def _cells(result: Result, varying: Sequence[str], names: Sequence[str], full: bool) -> Cells:
     flat = _flat(result)
-    cells = {"method": method_of(result)} | {_short(key): _plain(flat.get(key)) for key in varying}
+    cells = {"method": method_of(result)} | {name: _plain(flat.get(key)) for key, name in _columns(varying).items()}
     cells["tokens"] = _number(result.get("tokens_entering"), ".1f")
     if full:
         cells["leaving"] = _number(result.get("tokens_leaving"), ".1f")
@@ -137,14 +149,23 @@ def headline(results: Sequence[Result]) -> list[str]:
 
 
 def _varying(results: Sequence[Result]) -> list[str]:
-    """Choices that differ between runs of one method, which the method's name therefore does not tell apart."""
-    seen: dict[tuple[str, str], set[str]] = {}
+    """Choices that differ between runs of one method, which the method's name therefore does not tell apart.
+
+    Neither does a model's or a data set's name: their options count among runs of one name.
+    """
+    seen: dict[tuple[str, str, str], set[str]] = {}
     for result in results:
-        for key, value in _flat(result).items():
-            seen.setdefault((method_of(result), key), set()).add(_plain(value))
-    keys = list(dict.fromkeys(key for (_, key), values in seen.items() if len(values) > 1))
-    named = [group for group in ("model", "dataset") if f"{group}.name" in keys]
-    return [key for key in keys if key.split(".")[0] not in named or key.endswith(".name")]
+        flat = _flat(result)
+        for key, value in flat.items():
+            named = "" if key.endswith(".name") else flat.get(f"{key.split('.')[0]}.name", "")
+            seen.setdefault((method_of(result), named, key), set()).add(_plain(value))
+    return list(dict.fromkeys(key for (*_, key), values in seen.items() if len(values) > 1))
+
+
+def _columns(varying: Sequence[str]) -> dict[str, str]:
+    """Names of columns for choices, short where that is one choice's alone."""
+    short = [_short(key) for key in varying]
+    return {key: name if short.count(name) == 1 else key for key, name in zip(varying, short, strict=True)}
 
 
 def _short(key: str) -> str:

@@ -92,3 +92,31 @@ def test_formats(runs, capsys):
 def test_an_empty_folder_is_an_error(tmp_path, capsys):
     assert main([str(tmp_path)]) == 1
     assert "no runs below" in capsys.readouterr().err
+
+
+def test_beside_names_the_costs_of_all_and_runs_without_the_choice():
+    small, large = result("nuwa", 0.5), result("nuwa", 0.6)
+    large["config"]["budget"] = {"average": 192.0}
+    large |= {"tokens_entering": 192.0, "llm_tflops": 1.95}
+    whole = result("none", 0.9)
+    whole["config"]["budget"] = {"average": None}
+    first, second = beside(
+        rows_of([{"run_key": str(i)} | run for i, run in enumerate((small, large, whole))]), "budget"
+    )
+    assert first["vqa/exact_match"] == "0.900 ±0.010" and first["vqa/exact_match, 192"] == ""
+    assert (second["vqa/exact_match, 64"], second["vqa/exact_match, 192"]) == ("0.500 ±0.010", "0.600 ±0.010")
+    assert (second["tokens"], second["LLM TFLOPs"], second["n"]) == ("64.0 / 192.0", "0.6476 / 1.95", "10")
+
+
+def test_choices_of_one_model_and_of_one_name_stay_apart():
+    runs = [result("nuwa", score) for score in (0.1, 0.2, 0.3, 0.4, 0.5)]
+    scenes = {"name": "scenes", "seed": 0}
+    models = [{"name": "small", "dtype": "float32"}, {"name": "small", "dtype": "bfloat16"}, {"name": "large"}]
+    for run, model in zip(runs, [*models, models[0], models[0]], strict=True):
+        run["config"] |= {"model": model, "dataset": scenes}
+    runs[3]["config"]["seed"] = 1
+    runs[4]["config"]["dataset"] = scenes | {"seed": 1}
+    rows = rows_of(runs)
+    choices = [(row["model"], row["dtype"], row["seed"], row["dataset.seed"]) for row in rows]
+    assert len(set(choices)) == 5
+    assert ("small", "float32", "0", "1") in choices and ("small", "float32", "1", "0") in choices
