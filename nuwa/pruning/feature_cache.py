@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import shutil
+import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -17,14 +18,16 @@ from torch import Tensor
 log = logging.getLogger(__name__)
 ENDING = ".safetensors"
 GIGABYTE = 2**30
+_SPACE = re.compile("[0-9a-f]{16}")
 
 
 class FeatureCache:
     """A folder of at most ``limit`` bytes, which may be deleted at any time; an entry is found again bit by bit.
 
     ``space`` names all that the features depend on besides the images: model, precision, machine. What does not fit is
-    not kept: entries of other spaces make room, the least recently used space first, those of the own space stay.
-    Several processes may share a folder. ``hits`` and ``misses`` count what was asked for.
+    not kept: entries of other spaces make room, the least recently used space first, those of the own space stay, and
+    so does whatever else lies in the folder. Several processes may share it. ``hits`` and ``misses`` count what was
+    asked for.
     """
 
     def __init__(self, folder: Path, space: str, limit: int) -> None:
@@ -32,7 +35,9 @@ class FeatureCache:
         self.folder = self.root / hashlib.blake2b(space.encode(), digest_size=8).hexdigest()
         self.hits = self.misses = 0
         self.full = False
-        self._size = _size_of(self.root)
+        self._size = self._measured()
+        with suppress(OSError):
+            os.utime(self.folder)  # used, even if nothing will be added
 
     def load(self, key: str, device: torch.device) -> dict[str, Tensor] | None:
         """The tensors stored under a key, None if there are none that can be read."""
@@ -42,7 +47,7 @@ class FeatureCache:
         except (OSError, SafetensorError) as error:
             if not isinstance(error, FileNotFoundError):
                 log.warning("%s: unreadable (%s), computed again", path, error)
-                path.unlink(missing_ok=True)
+                _remove(path)
             self.misses += 1
             return None
         self.hits += 1
@@ -54,7 +59,7 @@ class FeatureCache:
         if self.full or not self._make_room(needed):
             return
         path = self._path(key)
-        temporary = path.with_name(f".{path.stem}.{os.getpid()}")
+        temporary = path.with_name(f".{path.stem}.{os.getpid()}{ENDING}")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             os.utime(self.folder)
@@ -63,7 +68,7 @@ class FeatureCache:
             self._size += path.stat().st_size
         except (OSError, SafetensorError) as error:
             self.full = True
-            temporary.unlink(missing_ok=True)
+            _remove(temporary)
             log.warning("%s: vision features are no longer kept (%s)", self.root, error)
 
     def _path(self, key: str) -> Path:
@@ -72,26 +77,43 @@ class FeatureCache:
     def _make_room(self, needed: int) -> bool:
         """Whether ``needed`` bytes fit, once other spaces are gone as far as it takes."""
         if self._size + needed > self.limit:
-            self._size = _size_of(self.root)  # other processes write and delete, too
-            others = [folder for folder in self.root.glob("*/") if folder != self.folder]
+            self._size = self._measured()  # other processes write and delete, too
+            others = [folder for folder in self._spaces() if folder != self.folder]
             for folder in sorted(others, key=_last_used):
                 if self._size + needed <= self.limit:
                     break
-                shutil.rmtree(folder, ignore_errors=True)
-                self._size = _size_of(self.root)
+                for path in _entries(folder):
+                    _remove(path)
+                with suppress(OSError):
+                    folder.rmdir()
+                self._size = self._measured()
             self.full = self._size + needed > self.limit
         return not self.full
 
+    def _spaces(self) -> list[Path]:
+        """The folders of all spaces, and no other's: people put this folder where they like."""
+        return [folder for folder in self.root.glob("*/") if _SPACE.fullmatch(folder.name)]
 
-def _size_of(folder: Path) -> int:
-    """Bytes of all files below a folder; what vanishes meanwhile counts nothing."""
-    total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.stat().st_size if path.is_file() else 0
-        except OSError:
-            continue
-    return total
+    def _measured(self) -> int:
+        """Bytes of all entries; what vanishes meanwhile counts nothing."""
+        total = 0
+        for path in (path for folder in self._spaces() for path in _entries(folder)):
+            with suppress(OSError):
+                total += path.stat().st_size
+        return total
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return list(folder.glob(f"*{ENDING}"))
+    except OSError:  # gone meanwhile
+        return []
+
+
+def _remove(path: Path) -> None:
+    """Remove a file if that is possible: it may be another user's, or another process was faster."""
+    with suppress(OSError):
+        path.unlink()
 
 
 def _last_used(folder: Path) -> float:

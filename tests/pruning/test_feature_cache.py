@@ -66,3 +66,29 @@ def test_the_folder_may_vanish(tmp_path):
     assert cache.load("a 0", CPU) is None
     cache.store("a 0", TENSORS)
     assert cache.load("a 0", CPU) is not None
+
+
+def test_what_others_keep_in_the_folder_stays(tmp_path):
+    mine = tmp_path / "thesis" / "draft.txt"
+    mine.parent.mkdir()
+    mine.write_bytes(b"years of work" * 1000)
+    loose = filled(tmp_path, "old", 1, age=50).folder / "notes.txt"
+    loose.write_text("mine, too")
+    cache = filled(tmp_path, "own", 3, limit=2 * 10**3)
+    assert mine.exists() and loose.exists() and cache.full
+    assert [path.name for path in loose.parent.iterdir()] == ["notes.txt"]
+
+
+def test_a_space_that_is_only_read_is_in_use(tmp_path):
+    warm, cold = filled(tmp_path, "warm", 2, age=100), filled(tmp_path, "cold", 2, age=50)
+    assert FeatureCache(tmp_path, "warm", 10**8).load("warm 0", CPU) is not None
+    each = next(cold.folder.iterdir()).stat().st_size
+    filled(tmp_path, "own", 1, limit=4 * each)
+    assert warm.folder.exists() and not cold.folder.exists()
+
+
+def test_a_folder_that_is_a_file_ends_storing_only(tmp_path, caplog):
+    (tmp_path / "file").write_text("")
+    cache = filled(tmp_path / "file", "a", 2)
+    assert cache.full and cache.load("a 0", CPU) is None
+    assert "no longer kept" in caplog.text
