@@ -69,7 +69,7 @@ class LlavaNextAdapter(LlavaAdapter):
             pixels = torch.cat([every[image] for image in chosen])
         else:
             pixels = pixels[chosen]
-        return {**arguments, "pixel_values": pixels, "image_sizes": arguments["image_sizes"][chosen]}
+        return {**arguments, "pixel_values": pixels, "image_sizes": torch.as_tensor(arguments["image_sizes"])[chosen]}
 
     def layouts(self, images: Sequence[Tensor], arguments: Mapping[str, Any]) -> list[ImageLayout]:
         tiles, crops = self.tiles(arguments), self.crops(arguments)

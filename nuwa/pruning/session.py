@@ -111,7 +111,7 @@ class PruningSession:
         owner = self.adapter.multimodal
         del owner.__dict__["get_image_features"], owner.__dict__[_ATTACHED]
         self._handles = []
-        self._images = self._input_ids = self._step = None
+        self._images = self._input_ids = self._step = self._beginnings = None
 
     # Vision stage
 
@@ -157,7 +157,7 @@ class PruningSession:
         given.update(given.pop("kwargs", {}))
         encoded = (given.get("mm_encoder_outputs") or {}).get("image")
         self._images = None if encoded is None else encoded.get(_ENCODED)
-        self._input_ids = None
+        self._input_ids = self._beginnings = None
         if encoded is None and given.get("pixel_values") is None:
             check_no_placeholders(given.get("input_ids"), given.get("past_key_values"), self.adapter.image_token_id)
             return

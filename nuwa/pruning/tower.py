@@ -16,6 +16,8 @@ from nuwa.pruners.base import Tap
 from nuwa.pruning.feature_cache import FeatureCache
 from nuwa.pruning.layout import Grid
 
+_PLAIN = (str, int, float, list, tuple)
+
 
 @dataclass
 class Encoded:
@@ -59,7 +61,7 @@ def run_tower(
             if len(distinct) < count:
                 arguments = adapter.choose(arguments, [digests.index(digest) for digest in distinct])
                 digests = distinct
-        key = "\n".join([*digests, *sorted(map(str, taps)), str(smaller)])
+        key = "\n".join([*digests, *sorted(map(str, taps)), str(smaller), _asked(arguments)])
     tensors = None if cache is None else cache.load(key, adapter.model.device)
     if tensors is None:
         encoded = _run(adapter, encode, arguments, taps, smaller)
@@ -85,6 +87,12 @@ def _run(
         else:
             output = adapter.encode_smaller(encode, arguments, grid)
     return Encoded(output, list(output.pooler_output), recording)
+
+
+def _asked(arguments: Mapping[str, Any]) -> str:
+    """What a call says besides its images: from which layer features are wanted, for instance."""
+    every = {**arguments, **arguments.get("kwargs", {})}
+    return str(sorted((name, value) for name, value in every.items() if isinstance(value, _PLAIN)))
 
 
 def _named(images: Sequence[Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from nuwa.pruners import KeepAll
 from nuwa.pruning.budget import Budget
 from nuwa.pruning.feature_cache import FeatureCache
 from nuwa.pruning.guards import SessionError
+from nuwa.pruning.prefix import Split
 
 ASKED = (("middle", (9,)), ("middle", (10, 11, 12)), ("middle", (9, 10)), ("two", (13,)), ("two", ()), ("last", (14,)))
 """Rows: a prompt of ``PROMPTS`` and more text behind it. Three begin alike, then two, then one."""
@@ -170,6 +171,33 @@ def test_without_a_cache_nothing_is_shared_in_the_llm():
     assert torch.equal(shared[0], answers(model, inputs, Fixed(3), share=False)[0])
 
 
+@pytest.mark.parametrize("stages", [(), (2, 4)], ids=["vision", "both stages"])
+def test_a_call_that_fails_leaves_nothing_behind(monkeypatch, stages):
+    family = FAMILIES["llava"]
+    model, inputs, pruner = family.model(), asked(family, *ASKED), Fixed(2, stages)
+    expected = answers(model, inputs, pruner, share=False)[0]
+
+    def fail(split, inputs):
+        raise torch.OutOfMemoryError("too many beginnings")
+
+    with torch.no_grad(), nuwa.prune(model, pruner, share=True) as session:
+        with monkeypatch.context() as patch, pytest.raises(torch.OutOfMemoryError):
+            patch.setattr(Split, "inputs_of_beginnings", fail)
+            model.generate(**inputs, max_new_tokens=4)
+        assert torch.equal(model.generate(**inputs, max_new_tokens=4, do_sample=False), expected)
+    assert session.report().images_seen == 8
+
+
+@pytest.mark.parametrize("name", ["llava_next", "llava_onevision"])
+def test_sizes_of_images_may_be_a_list(name):
+    family = FAMILIES[name]
+    model, inputs = family.model(), asked(family, *ASKED)
+    expected = answers(model, inputs, Fixed(3))[1]
+    with torch.no_grad(), nuwa.prune(model, Fixed(3), share=True):
+        found = model(**inputs | {"image_sizes": inputs["image_sizes"].tolist()}).logits[:, -1]
+    torch.testing.assert_close(found, expected[0], atol=5e-6, rtol=0)
+
+
 def test_analyses_refuse_shared_rows():
     model = FAMILIES["llava"].model()
     shared = nuwa.prune(model, KeepAll(), share=True)
@@ -194,12 +222,15 @@ def test_features_from_the_disk_change_no_bit(family, name, tmp_path):
         assert torch.equal(found[0], plain[0]) and torch.equal(found[1], plain[1])
 
 
-def test_other_images_order_taps_or_space_are_other_entries(tmp_path):
+def test_other_images_order_taps_layer_or_space_are_other_entries(tmp_path):
     family = FAMILIES["llava"]
     model, cache = family.model(), FeatureCache(tmp_path, "space", 10**8)
     answers(model, asked(family, *ASKED), KeepAll(), cache=cache)
     answers(model, asked(family, *reversed(ASKED)), KeepAll(), cache=cache)
     answers(model, asked(family, *ASKED), nuwa.load_pruner("nuwa", budget=20), cache=cache)
-    assert (cache.hits, cache.misses) == (0, 3)
+    last = {"vision_feature_layer": -1}
+    found = answers(model, asked(family, *ASKED), KeepAll(), cache=cache, **last)[1]
+    assert torch.equal(found, answers(model, asked(family, *ASKED), KeepAll(), **last)[1])
+    assert (cache.hits, cache.misses) == (0, 4)
     answers(model, asked(family, *ASKED), KeepAll(), cache=FeatureCache(tmp_path, "other", 10**8))
-    assert len(list(tmp_path.rglob("*.safetensors"))) == 4
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 5
