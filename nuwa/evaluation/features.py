@@ -20,7 +20,8 @@ CPU_GIGABYTES = 4
 def feature_cache(cfg: DictConfig, loaded: LoadedModel) -> FeatureCache | None:
     """The cache of a job, None if it may not take any space; by default it may on a CPU only.
 
-    Jobs share features if model, data, packages, device, kernel, threads and this package's code are the same.
+    Jobs share features if model (of the hub: the very snapshot), data, packages, device, kernel, threads and this
+    package's code are the same.
     """
     gigabytes = cfg.trainer.cache_gb
     if gigabytes is None:
@@ -30,5 +31,6 @@ def feature_cache(cfg: DictConfig, loaded: LoadedModel) -> FeatureCache | None:
     chosen = choices(cfg)
     known = {key: value for key, value in environment(loaded.model).items() if key != "git_commit"}
     code = fingerprint(Path(nuwa.__file__).parent, (".py",))
-    space = json.dumps([chosen["model"], chosen["dataset"], known, code], sort_keys=True, default=str)
+    model = chosen["model"], loaded.model.name_or_path
+    space = json.dumps([model, chosen["dataset"], known, code], sort_keys=True, default=str)
     return FeatureCache(Path(cfg.paths.features), space, int(gigabytes * GIGABYTE))

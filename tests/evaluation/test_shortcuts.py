@@ -11,7 +11,10 @@ from jobs import small
 
 from nuwa.benchmarks.base import Benchmark
 from nuwa.benchmarks.scenes import Scenes
+from nuwa.config import build
+from nuwa.evaluation.check import check
 from nuwa.evaluation.data import computing_order
+from nuwa.evaluation.features import feature_cache
 from nuwa.evaluation.journal import JOURNAL
 from nuwa.evaluation.prefetch import Prefetched
 from nuwa.evaluation.run import run_job
@@ -59,6 +62,15 @@ def test_other_weights_data_or_precision_share_no_features(tmp_path, change):
     before = {path.parent for path in (tmp_path / ".features").rglob("*.safetensors")}
     job(tmp_path, "baseline=skip", change)
     assert {path.parent for path in (tmp_path / ".features").rglob("*.safetensors")} > before
+
+
+def test_another_snapshot_of_a_checkpoint_shares_no_features(tmp_path):
+    cfg = small(tmp_path)
+    loaded = build(check(cfg).model)
+    folder = feature_cache(cfg, loaded).folder
+    assert feature_cache(cfg, loaded).folder == folder
+    loaded.model.name_or_path = "hub/models--llava/snapshots/f00"
+    assert feature_cache(cfg, loaded).folder != folder
 
 
 class Worded(Benchmark):
