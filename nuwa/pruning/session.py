@@ -46,7 +46,8 @@ class PruningSession:
         pruner: the method.
         position: ``perc``, ``pesp``, ``rpme``, or ``native`` for the choice of the method's authors.
         share: run what neighbouring rows have in common once: the vision pass of equal images and the prompt up to the
-            end of its images, as far as the first LLM stage. Only the logits behind the images are then computed.
+            end of its images, as far as the first LLM stage. Only the logits behind the images are then computed. A
+            model in training mode shares the vision pass alone.
         cache: where vision features are kept between calls.
 
     Raises:
@@ -198,7 +199,9 @@ class PruningSession:
         use_cache = kwargs.get("use_cache")
         if cache is None and (module.config.use_cache if use_cache is None else use_cache):
             cache = DynamicCache(config=module.config)
-        split = split_prefixes(segment, inputs) if self.share and cache is not None and 0 not in stages else None
+        # a model that trains may checkpoint its layers, which then ignore the cache
+        shared = self.share and not module.training and cache is not None and 0 not in stages
+        split = split_prefixes(segment, inputs) if shared else None
         if split is not None:
             split.watch = layers_to_watch(stages, self.pruner.looks_back)
             self._beginnings = Step(PrefillState(prompt, [split.beginnings]), False, split.length, split=split)

@@ -188,6 +188,23 @@ def test_a_call_that_fails_leaves_nothing_behind(monkeypatch, stages):
     assert session.report().images_seen == 8
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_training_with_checkpointed_layers_shares_no_prefix():
+    family = FAMILIES["llava"]
+    model, inputs = family.model(), asked(family, *[("middle", (9, more)) for more in (10, 11, 12)])
+    found = []
+    try:
+        model.train()
+        model.gradient_checkpointing_enable()
+        for share in (True, False):
+            with nuwa.prune(model, Fixed(2, (2, 4)), share=share):
+                found.append(model(**inputs).logits[:, -1])
+    finally:
+        model.gradient_checkpointing_disable()
+        model.eval()
+    torch.testing.assert_close(*found, atol=5e-6, rtol=0)
+
+
 @pytest.mark.parametrize("name", ["llava_next", "llava_onevision"])
 def test_sizes_of_images_may_be_a_list(name):
     family = FAMILIES[name]
