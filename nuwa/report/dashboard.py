@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -70,14 +71,15 @@ def logged_with(results: Sequence[Result]) -> DictConfig:
 
 
 def _media(results: Sequence[Result], sections: Sequence[Section]) -> dict[str, Any]:
-    """The cells of all runs, and every section under the name that its title begins with."""
+    """The cells of all runs, and every section: a printed table by its name, others as ``runs``."""
     import wandb
 
     cells = [list(cell.values()) for result in results for cell in cells_of(result)]
     media = {"cells": wandb.Table(list(CELL_COLUMNS), cells)}
     for section in sections:
         rows = typed(section.all_rows or section.rows)
-        name = section.title.partition(":")[0]
+        head, colon, _ = section.title.partition(": ")
+        name = head if colon and re.fullmatch(r"\w+", head) else "runs"  # W&B takes no path, and no long name
         name += f"_{len(media)}" * (name in media)
         media[name] = wandb.Table(list(rows[0]), [list(row.values()) for row in rows])
     return media

@@ -57,6 +57,13 @@ def test_a_report_of_two_machines(folders, capsys):
     assert len(report.table("table7")) == 63 + 7
 
 
+def test_folders_that_are_no_names(folders):
+    """W&B takes no absolute path as the name of a table, and no long one."""
+    assert main([*folders, "--wandb"]) == 0
+    (path,) = Path(folders[0]).glob("wandb/offline-run-*")
+    assert [row["method"] for row in read_run(path).table("runs")] == ["none", "nuwa", "nuwa"]
+
+
 def test_no_run_no_report(folders, tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         main(["--expected", "table5", "--wandb"])
