@@ -16,7 +16,7 @@ def result(method, metrics, dataset="gqa", model="llava_1_5_7b", average=None, r
         "model": {"name": model},
         "dataset": {"name": dataset, "split": extra.pop("split", "test")},
         "limit": extra.pop("limit", None),
-        "seed": 0,
+        "seed": extra.pop("seed", 0),
     }
     return {
         "run_key": extra.pop("run_key", f"{method}{average}{dataset}{sorted(options.items())}"),

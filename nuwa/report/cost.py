@@ -11,9 +11,10 @@ from collections.abc import Iterable
 from nuwa.report.expected import PaperTable, PrintedRow
 from nuwa.report.formats import Cells
 from nuwa.report.paper import ABSENT, MISSING, Run, chosen, matches
-from nuwa.report.runs import Result, probe_of
+from nuwa.report.runs import Choices, Result, probe_of
 from nuwa.report.side_by_side import label
 
+Wholes = dict[tuple[str, str], float]
 FLOPS, PREFILL = "llm_tflops", "prefill_ms_a100"
 LEGEND = (
     "percent of the unpruned model's LLM TFLOPs, ours / paper; prefill speed-up, ours (quartiles) / paper; promised: "
@@ -26,13 +27,20 @@ def cost_rows(table: PaperTable, results: Iterable[Result]) -> list[Cells]:
     if FLOPS not in table.columns:
         return []
     runs = chosen(results)
-    whole = {choices.model: result[FLOPS] for choices, result in runs if choices.method == "none" and FLOPS in result}
+    whole = {
+        _images(choices): result[FLOPS] for choices, result in runs if choices.method == "none" and FLOPS in result
+    }
     found = matches(table, runs)
-    return [_row(table, model, whole.get(model), *match) for model, own in found.items() for match in own]
+    return [_row(table, model, whole, *match) for model, own in found.items() for match in own]
 
 
-def _row(table: PaperTable, model: str, whole: float | None, row: PrintedRow, pruner: str, run: Run | None) -> Cells:
-    result = {} if run is None else run[1]
+def _images(choices: Choices) -> tuple[str, str]:
+    """What decides on the tokens of an unpruned image: data sets differ in their images' sizes."""
+    return choices.model, choices.dataset
+
+
+def _row(table: PaperTable, model: str, wholes: Wholes, row: PrintedRow, pruner: str, run: Run | None) -> Cells:
+    result, whole = ({}, None) if run is None else (run[1], wholes.get(_images(run[0])))
     state = result.get("status", MISSING if pruner else ABSENT)
     unpruned = table.unpruned[row.model].cells
     left = f"{100 * result[FLOPS] / whole:.2f}" if whole and FLOPS in result else state

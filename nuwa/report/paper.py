@@ -14,6 +14,7 @@ DONE, LIMITED, MISSING, FAILED, REFUSED, UNREACHABLE, UNFINISHED, ABSENT = (
     "done", "limited", "missing", "failed", "refused", "unreachable", "unfinished", "none here",
 )  # fmt: skip
 NO_RUN = "no run"
+MIXED = "ours is the mean of runs that differ in the data set's options, decoding or limit: report on one of them"
 Run = tuple[Choices, Result]
 Runs = Sequence[Run]
 Match = tuple[PrintedRow, str, Run | None]
@@ -155,6 +156,8 @@ def _cell(table: PaperTable, row: PrintedRow, pruner: str, column: str, runs: Ru
     error = stdev(values) if len(values) > 1 else done[0][1]
     if asked.speed:
         note = f"ours on {done[0][3].get('environment', {}).get('device')}, batch 1"
+    elif asked.runs and len({choices.rest for *_, choices, _ in done}) > 1:
+        note = MIXED
     whole = not asked.runs or not any(choices.limited or result.get("n_failed") for _, _, choices, result in done)
     return Cell(row, pruner, asked, printed, DONE if whole else LIMITED, mean(values), error, note=note)
 

@@ -10,6 +10,7 @@ from nuwa.report.runs import Choices, Result, choices_of
 from nuwa.report.table import headline
 
 PARTS = ("region", "pillar", "random")
+COSTS = ("tokens_entering", "llm_tflops")
 INTERVAL = 1.96  # standard errors on either side: 95 %
 
 
@@ -54,7 +55,7 @@ def points_of(results: Iterable[Result]) -> list[Point]:
 
     Shares become percent; a metric in points (MME, always above 1) counts as it is.
     """
-    done = [result for result in results if result.get("status") == "done" and "tokens_entering" in result]
+    done = [result for result in results if result.get("status") == "done" and result.keys() >= set(COSTS)]
     points = [point for result in done for point in _points(result) if point.choices.blocking is None]
     groups = grouped(points, _but_seed)
     return [_merged(groups[key]) for key in sorted(groups, key=str)]  # the same plot whatever the order of folders

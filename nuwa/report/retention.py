@@ -48,7 +48,7 @@ def parts_of(folder: Path, result: Result) -> Iterator[Part]:
         metric = next((name for name in result["metrics"] if name.startswith(f"{task}/")), None)
         if metric is not None:
             both = [[row for row in one if row["task"] == task] for one in (rows, unpruned)]
-            name = result["dataset"] if len(tasks) == 1 else f"{result['dataset']} {task}"
+            name = options["name"] if len(tasks) == 1 else f"{options['name']} {task}"
             yield Part(name, folder, Benchmarked(*both, aggregate, metric))
 
 

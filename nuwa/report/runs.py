@@ -15,7 +15,7 @@ from nuwa.pruners.catalogue import find_method
 
 Result = dict[str, Any]
 GROUPS = ("pruner", "dataset", "budget", "blocking")
-REST = ("dataset", "generation", "limit")
+REST = ("generation", "limit")
 
 
 def method_of(result: Result) -> str:
@@ -99,8 +99,13 @@ def choices_of(result: Result) -> Choices:
         split=dataset.get("split"),
         limited=config.get("limit") is not None,
         blocking=(blocking["source"], str(blocking["layers"])) if blocking.get("source") else None,
-        rest=json.dumps([config.get(key) for key in REST], sort_keys=True, default=str),
+        rest=json.dumps([_samples(dataset), *(config.get(key) for key in REST)], sort_keys=True, default=str),
     )
+
+
+def _samples(dataset: dict[str, Any]) -> dict[str, Any]:
+    """A data set's options but for where a copy of what the hub has lies on this machine."""
+    return {key: value for key, value in dataset.items() if not dataset.get("hub") or key not in ("path", "streaming")}
 
 
 def _position(result: Result) -> str:

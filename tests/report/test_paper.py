@@ -110,9 +110,20 @@ def both(runs, table="table5"):
 
 
 def test_seeds_are_averaged():
-    runs = [result("nuwa", {GQA: value}, average=64, run_key=str(value)) for value in (0.57, 0.59)]
+    runs = [result("nuwa", {GQA: v}, average=64, run_key=str(v), seed=i) for i, v in enumerate((0.57, 0.59))]
     found = cell(runs, "table5", "nuwa", "64")
     assert found.ours == pytest.approx(58) and found.error == pytest.approx(2**0.5)
+
+
+def test_what_is_no_seed():
+    """Runs that differ in their decoding have no mean to judge; another place of the same data is no difference."""
+    runs = [result("nuwa", {GQA: 0.58}, average=64, run_key=str(seed), seed=seed) for seed in range(2)]
+    for run, path in zip(runs, (None, "/data"), strict=True):
+        run["config"]["dataset"] |= {"hub": ["lmms-lab/GQA"], "path": path}
+    assert cell(runs, "table5", "nuwa", "64").judged
+    runs[0]["config"]["generation"] = {"num_beams": 5}
+    found = cell(runs, "table5", "nuwa", "64")
+    assert found.ours == pytest.approx(58) and "decoding" in found.note and not found.judged
 
 
 def test_a_run_of_all_samples_goes_before_one_of_a_part():
@@ -226,6 +237,8 @@ def test_costs_of_any_model():
     prefill = cell(runs, "table4", "nuwa", "64", "prefill_ms_a100")
     assert prefill.ours == 40 and not prefill.judged and prefill.note == "ours on cpu, batch 1"
     assert cost_rows(load_table("table5"), runs) == []
+    larger = result("none", {}, **common | {"dataset": "gqa"}, llm_tflops=11.52)
+    assert ours in cost_rows(load_table("table4"), [*runs, larger])  # other images, other costs
 
 
 def test_command(tmp_path, capsys):

@@ -39,9 +39,14 @@ def test_points(runs):
 
 
 def test_seeds_become_one_point():
-    runs = [scenes("nuwa", 64, value, run_key=str(value)) for value in (0.5, 0.6, 0.7)]
+    runs = [scenes("nuwa", 64, v, run_key=str(v), seed=seed) for seed, v in enumerate((0.5, 0.6, 0.7))]
     point = next(p for p in points_of(runs) if p.panel[1] == "vqa/exact_match")
     assert point.value == pytest.approx(60) and point.errors == (pytest.approx(19.6), pytest.approx(19.6))
+
+
+def test_runs_without_costs_are_not_shown(runs):
+    del runs[1]["llm_tflops"], runs[2]["tokens_entering"]
+    assert {point.tokens for point in points_of(runs) if point.method == "fastv"} == {192}
 
 
 def test_runs_on_other_samples_are_no_seeds():
