@@ -67,7 +67,8 @@ def logged_with(results: Sequence[Result]) -> DictConfig:
     """The group ``logger`` of the first run that was logged to W&B, or what conf/logger/wandb.yaml says."""
     recorded = (result.get("config", {}).get("logger") or {} for result in results)
     own = next((options for options in recorded if options.get("kind") == LoggerKind.wandb.name), {})
-    return OmegaConf.merge(OmegaConf.structured(LoggerConfig), own)
+    known = OmegaConf.structured(LoggerConfig)
+    return OmegaConf.merge(known, {name: own[name] for name in own if name in known})  # other versions had others
 
 
 def _media(results: Sequence[Result], sections: Sequence[Section]) -> dict[str, Any]:

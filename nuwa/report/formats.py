@@ -13,6 +13,7 @@ from rich.text import Text
 Cells = dict[str, str]
 LOG_WIDTH = 160  # a log file has room
 LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"}
+LATEX |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
 LATEX |= {sign: f"\\{sign}" for sign in "&%$#_{}"}
 
 
@@ -33,8 +34,9 @@ def print_text(rows: Sequence[Cells], columns: Sequence[str], title: str, notes:
 
 def markdown_text(rows: Sequence[Cells], columns: Sequence[str], notes: Sequence[str] = ()) -> str:
     """GitHub's Markdown, each note a paragraph below the table."""
-    lines = [list(columns), ["---"] * len(columns)]
-    lines += [[_one_line(row[name]).replace("|", "\\|") for name in columns] for row in rows]
+    cells = [list(columns), *([row[name] for name in columns] for row in rows)]
+    head, *body = ([_one_line(text).replace("|", "\\|") for text in line] for line in cells)
+    lines = [head, ["---"] * len(columns), *body]
     return "\n".join(["| " + " | ".join(line) + " |" for line in lines] + [f"\n{_one_line(note)}" for note in notes])
 
 

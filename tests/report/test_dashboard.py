@@ -9,7 +9,7 @@ from wandb_files import read_run
 
 from nuwa.report.__main__ import main
 from nuwa.report.cells import CELL_COLUMNS, cells_of
-from nuwa.report.dashboard import log_report, typed
+from nuwa.report.dashboard import log_report, logged_with, typed
 
 GQA = "gqa/exact_match"
 
@@ -62,6 +62,12 @@ def test_folders_that_are_no_names(folders):
     assert main([*folders, "--wandb"]) == 0
     (path,) = Path(folders[0]).glob("wandb/offline-run-*")
     assert [row["method"] for row in read_run(path).table("runs")] == ["none", "nuwa", "nuwa"]
+
+
+def test_options_of_another_version():
+    recorded = {"kind": "wandb", "project": "mine", "gone": 1}
+    options = logged_with([{}, {"config": {"logger": {"kind": "none"}}}, {"config": {"logger": recorded}}])
+    assert options.project == "mine" and "gone" not in options
 
 
 def test_no_run_no_report(folders, tmp_path, monkeypatch, capsys):

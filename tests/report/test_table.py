@@ -7,7 +7,7 @@ import pytest
 
 from nuwa.evaluation.result import write_result
 from nuwa.report.__main__ import main
-from nuwa.report.formats import markdown_text
+from nuwa.report.formats import latex_text, markdown_text
 from nuwa.report.table import beside, collect, csv_table, find_runs, markdown_table, rows_of
 
 
@@ -83,6 +83,8 @@ def test_formats(runs, capsys):
     assert "a | b [bold]" in markdown_table(rows)
     assert "a &lt;b>x&lt;/b> \\| &amp; c |" in markdown_text([{"one": "a <b>x</b>\n| & c"}], ["one"], ["<script>\nx"])
     assert markdown_text([{"one": ""}], ["one"], ["<script>\nx"]).endswith("\n\n&lt;script> x")
+    assert markdown_text([{"a|<b": ""}], ["a|<b"]).startswith("| a\\|&lt;b |\n")
+    assert r"\textless{}b\textgreater{} \textbar{} \_" in latex_text([{"one": "<b> | _"}], ["one"])
     assert next(csv.DictReader(io.StringIO(csv_table(rows))))["method"] == "none"
     for form in ("table", "markdown", "csv"):
         assert main([str(runs), "--format", form]) == 0
