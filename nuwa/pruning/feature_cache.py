@@ -63,7 +63,11 @@ class FeatureCache:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             os.utime(self.folder)
-            save_file({name: x.detach().contiguous() for name, x in tensors.items()}, temporary)
+            # copies: tensors that share memory are refused
+            save_file(
+                {name: x.detach().clone(memory_format=torch.contiguous_format) for name, x in tensors.items()},
+                temporary,
+            )
             temporary.replace(path)
             self._size += path.stat().st_size
         except (OSError, SafetensorError) as error:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from nuwa.pruning.state import PrefillState, state_of
+from nuwa.pruning.state import PrefillState, cached_length, state_of
 
 
 class SessionError(RuntimeError):
@@ -21,6 +22,28 @@ def check_no_placeholders(input_ids: Tensor | None, cache: Any, image_token_id: 
         return
     if bool((input_ids == image_token_id).any()):
         raise SessionError("image placeholders without images: chunked prefill is not supported with pruning")
+
+
+def check_count(name: str, told: Sequence[str] | None, count: int) -> None:
+    """Refuse what a session was told about the images of another call."""
+    if told is not None and len(told) != count:
+        raise SessionError(f"session.{name} is about {len(told)} images, but this call has {count}")
+
+
+def check_images(given: Mapping[str, Any], ours: bool) -> None:
+    """Refuse images whose place in a prompt is not known: ``given`` are the model's arguments by name.
+
+    ``ours``: their features, if there are any yet, were encoded in this session.
+    """
+    if not ours:
+        raise SessionError(
+            "these image features were encoded outside this session, or cut into chunks (prefill_chunk_size); "
+            "call the model with pixel_values and without chunked prefill"
+        )
+    if cached_length(given.get("past_key_values")):
+        raise SessionError("new images on a filled cache are not supported; start a new prompt")
+    if given.get("input_ids") is None:
+        raise SessionError("pass input_ids with images: their placeholders say where the images are")
 
 
 def check_prefill(mask: Any, cache: Any, batch: int, length: int, config: Any) -> None:

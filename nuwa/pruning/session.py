@@ -19,8 +19,8 @@ from transformers import DynamicCache
 from nuwa.models import adapter_for
 from nuwa.models.base import remove_hooks
 from nuwa.pruners.base import Pruner
+from nuwa.pruning import guards
 from nuwa.pruning.feature_cache import FeatureCache
-from nuwa.pruning.guards import SessionError, check_decode, check_no_placeholders, check_prefill
 from nuwa.pruning.llm import look_at, prune_at
 from nuwa.pruning.masks import gather_tokens
 from nuwa.pruning.positions import STRATEGIES
@@ -54,7 +54,7 @@ class PruningSession:
         ValueError: an unsupported model or an unknown position strategy.
         nuwa.pruning.budget.BudgetError: the method cannot reach its budget on this model.
         nuwa.pruners.base.MisfitError: the model lacks what the method needs.
-        SessionError: on entering, if the model already has a session.
+        nuwa.pruning.guards.SessionError: on entering, if the model already has a session.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class PruningSession:
     def __enter__(self) -> PruningSession:
         owner, language_model = self.adapter.multimodal, self.adapter.language_model
         if _ATTACHED in owner.__dict__:
-            raise SessionError("this model already has a pruning session; leave it before entering another")
+            raise guards.SessionError("this model already has a pruning session; leave it before entering another")
         owner.__dict__[_ATTACHED] = self
         owner.__dict__["get_image_features"] = self._wrap_encoder(owner.get_image_features)
         self._handles = [
@@ -127,7 +127,7 @@ class PruningSession:
             seen = run_tower(self.adapter, original, arguments, self.pruner.taps, smaller, self.share, self.cache)
             images, output = seen.images, seen.output
             layouts = self.adapter.layouts(images, arguments)
-            names, questions = self._name_images(arguments, len(images)), self._ask(len(images))
+            names, questions = self._told(arguments, len(images))
             plans = plan_images(self.pruner, self.adapter, images, layouts, names, seen.recording, smaller, questions)
             self._images = EncodedImages(plans)
             output.pooler_output = images
@@ -136,19 +136,15 @@ class PruningSession:
 
         return get_image_features
 
-    def _name_images(self, arguments: dict[str, Any], count: int) -> Sequence[str]:
-        names, self.image_ids = self.image_ids, None
+    def _told(self, arguments: dict[str, Any], count: int) -> tuple[Sequence[str], Sequence[str] | None]:
+        """The names of the images of this call, and what is asked about them; the next call is told anew."""
+        names, questions = self.image_ids, self.questions
+        self.image_ids = self.questions = None
+        guards.check_count("image_ids", names, count)
+        guards.check_count("questions", questions, count)
         if names is None:
-            return [content_id(image) for image in self.adapter.pixels(arguments)]
-        if len(names) != count:
-            raise SessionError(f"session.image_ids names {len(names)} images, but this call has {count}")
-        return names
-
-    def _ask(self, count: int) -> Sequence[str] | None:
-        questions, self.questions = self.questions, None
-        if questions is not None and len(questions) != count:
-            raise SessionError(f"session.questions asks about {len(questions)} images, but this call has {count}")
-        return questions
+            names = [content_id(image) for image in self.adapter.pixels(arguments)]
+        return names, questions
 
     # Hooks
 
@@ -160,17 +156,11 @@ class PruningSession:
         self._images = None if encoded is None else encoded.get(_ENCODED)
         self._input_ids = self._beginnings = None
         if encoded is None and given.get("pixel_values") is None:
-            check_no_placeholders(given.get("input_ids"), given.get("past_key_values"), self.adapter.image_token_id)
-            return
-        if encoded is not None and self._images is None:
-            raise SessionError(
-                "these image features were encoded outside this session, or cut into chunks (prefill_chunk_size); "
-                "call the model with pixel_values and without chunked prefill"
+            guards.check_no_placeholders(
+                given.get("input_ids"), given.get("past_key_values"), self.adapter.image_token_id
             )
-        if cached_length(given.get("past_key_values")):
-            raise SessionError("new images on a filled cache are not supported; start a new prompt")
-        if given.get("input_ids") is None:
-            raise SessionError("pass input_ids with images: their placeholders say where the images are")
+            return
+        guards.check_images(given, ours=encoded is None or self._images is not None)
         self._input_ids = given["input_ids"]
 
     def _enter_language_model(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple | None:
@@ -188,7 +178,7 @@ class PruningSession:
     def _prefill(self, module: nn.Module, kwargs: dict[str, Any]) -> dict[str, Any]:
         embeddings, mask, cache = kwargs["inputs_embeds"], kwargs.get("attention_mask"), kwargs.get("past_key_values")
         batch, length = embeddings.shape[:2]
-        check_prefill(mask, cache, batch, length, module.config)
+        guards.check_prefill(mask, cache, batch, length, module.config)
         device = embeddings.device
         valid = torch.ones(batch, length, dtype=torch.bool, device=device) if mask is None else mask.to(device).bool()
         ids = self.adapter.position_ids(kwargs.get("position_ids"), batch, length, device)
@@ -223,7 +213,7 @@ class PruningSession:
         segment = state.at(0)
         queries = kwargs["inputs_embeds"].shape[1]
         generated = cached_length(kwargs["past_key_values"]) - segment.length
-        check_decode(kwargs, state, queries, generated)
+        guards.check_decode(kwargs, state, queries, generated)
         self._step = step = Step(state, False, queries, generated)
         return kwargs | {
             "attention_mask": step.valid(segment).long(),

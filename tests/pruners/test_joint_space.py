@@ -181,7 +181,7 @@ def test_questions_have_to_be_there_and_to_fit(folder):
         with pytest.raises(ValueError, match=r"pruner cdpruner with pruner\.clip .* set session\.questions"):
             model(**LLAVA.inputs("first"))
         session.questions = [SHORT]
-        with pytest.raises(SessionError, match=r"session\.questions asks about 1 images, but this call has 2"):
+        with pytest.raises(SessionError, match=r"session\.questions is about 1 images, but this call has 2"):
             model(**LLAVA.inputs("two"))
 
 

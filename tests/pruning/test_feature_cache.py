@@ -31,6 +31,13 @@ def test_what_was_stored_comes_back(tmp_path):
     assert cache.load("a 1", CPU) is None and (cache.hits, cache.misses) == (1, 1)
 
 
+def test_tensors_may_share_memory(tmp_path):
+    cache, x = FeatureCache(tmp_path, "a", 10**8), torch.arange(12.0)
+    cache.store("a 0", {"whole": x, "again": x, "part": x[2:8], "turned": x.view(3, 4).T})
+    found = cache.load("a 0", CPU)
+    assert torch.equal(found["part"], x[2:8]) and torch.equal(found["turned"], x.view(3, 4).T)
+
+
 def test_other_spaces_make_room_oldest_first_and_the_own_stays(tmp_path):
     old, older = filled(tmp_path, "old", 2, age=50), filled(tmp_path, "older", 2, age=100)
     each = next(old.folder.iterdir()).stat().st_size

@@ -148,7 +148,7 @@ def test_placeholders_that_do_not_match_are_refused(model, inputs):
 def test_image_names_must_match_the_call(model, inputs):
     with nuwa.prune(model, Fixed(3)) as session:
         session.image_ids = ["a", "b"]
-        with pytest.raises(SessionError, match="names 2 images, but this call has 1"):
+        with pytest.raises(SessionError, match="image_ids is about 2 images, but this call has 1"):
             model(**inputs)
 
 
