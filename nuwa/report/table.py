@@ -13,6 +13,9 @@ from nuwa.report.runs import Result, method_of
 
 SHOWN_CHOICES = ("pruner", "budget", "position", "blocking", "model", "dataset", "generation", "seed", "limit")
 
+SHARED = ("model", "dataset", "generation", "seed", "limit")
+"""Groups in which a run and its unpruned run agree."""
+
 
 class TableError(ValueError):
     """A table that was asked for cannot be made of these runs."""
@@ -151,14 +154,16 @@ def headline(results: Sequence[Result]) -> list[str]:
 def _varying(results: Sequence[Result]) -> list[str]:
     """Choices that differ between runs of one method, which the method's name therefore does not tell apart.
 
-    Neither does a model's or a data set's name: their options count among runs of one name.
+    Those that a method shares with its unpruned run count among all runs, but the options of a model or a data set only
+    among runs of one name.
     """
     seen: dict[tuple[str, str, str], set[str]] = {}
     for result in results:
         flat = _flat(result)
         for key, value in flat.items():
             named = "" if key.endswith(".name") else flat.get(f"{key.split('.')[0]}.name", "")
-            seen.setdefault((method_of(result), named, key), set()).add(_plain(value))
+            method = "" if key.split(".")[0] in SHARED else method_of(result)
+            seen.setdefault((method, named, key), set()).add(_plain(value))
     return list(dict.fromkeys(key for (*_, key), values in seen.items() if len(values) > 1))
 
 

@@ -122,3 +122,10 @@ def test_choices_of_one_model_and_of_one_name_stay_apart():
     choices = [(row["model"], row["dtype"], row["seed"], row["dataset.seed"]) for row in rows]
     assert len(set(choices)) == 5
     assert ("small", "float32", "0", "1") in choices and ("small", "float32", "1", "0") in choices
+
+
+def test_methods_on_different_data_say_so():
+    runs = [result("none", 0.9), result("nuwa", 0.5)]
+    for run, name in zip(runs, ("easy", "hard"), strict=True):
+        run["config"] |= {"dataset": {"name": name}}
+    assert [row["dataset"] for row in rows_of(runs)] == ["easy", "hard"]
