@@ -70,7 +70,10 @@ class Marker:
         return len(left)
 
     def write_numbers(self, folder: Path) -> dict[str, float]:
-        """Put what the marks of a run say into its result; returns its metrics."""
+        """Put what the marks of a run say into its result; returns its metrics.
+
+        There is a retention if this judge has marked the unpruned run in the same words.
+        """
         result, rows, sum_up = read_result(folder), _answered(folder), MMVet.unloaded({}).metrics
         result |= {
             "metrics": sum_up(rows),
@@ -78,11 +81,18 @@ class Marker:
             "intervals": share_intervals(rows),
             "judge": {"url": self.judge.url, "model": self.judge.model, "prompt": self.words},
         }
-        unpruned = _answered(folder.parent / result["baseline"]) if "baseline" in result else []
-        if any(row["scores"] for row in unpruned):
+        result.pop("retention", None)
+        unpruned = self._unpruned(folder.parent / result["baseline"]) if "baseline" in result else []
+        if unpruned:
             result["retention"] = retention(rows, unpruned, sum_up)
         write_result(folder, result)
         return result["metrics"]
+
+    def _unpruned(self, folder: Path) -> list[Row]:
+        """The rows of a run that this judge has marked, with its marks."""
+        known = _marks(folder / MARKS, self.name)
+        marked = [(row, known.get((row["id"], row["prediction"]))) for row in _answered(folder)]
+        return [row | {"scores": scores} for row, scores in marked if scores]
 
 
 def _marks(file: Path, judge: str) -> dict[tuple[str, str], dict[str, float]]:

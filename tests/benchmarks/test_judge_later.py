@@ -121,6 +121,16 @@ def test_marks_belong_to_an_answer_and_a_judge(runs, server, tmp_path):
     assert read_result(folder)["judge"]["prompt"] == words.read_text()
 
 
+def test_no_retention_from_the_marks_of_two_judges(runs, server, tmp_path):
+    pruned, unpruned = runs
+    server[1].extend(["0.5"] * 3 * ROWS)
+    assert main(command(server, unpruned, pruned)) == 0 and "mmvet/score" in read_result(pruned)["retention"]
+    words = tmp_path / "words.txt"
+    words.write_text("{question} | {answer} | {prediction}", encoding="utf-8")
+    assert main([*command(server, pruned), "--prompt", str(words)]) == 0
+    assert "retention" not in read_result(pruned)
+
+
 def test_what_cannot_be_judged(runs, server, tmp_path, capsys):
     folder = runs[0]
     assert main(command(server, tmp_path / "data")) == 1
