@@ -51,9 +51,10 @@ def _row(table: PaperTable, model: str, row: PrintedRow, pruner: str, run: Run |
 
 def _ours(result: Result, task: str) -> str:
     """Retention of the task's headline with its interval."""
-    kept = next((value for name, value in result.get("retention", {}).items() if name.startswith(f"{task}/")), None)
+    headline = next((name for name in result.get("metrics", {}) if name.startswith(f"{task}/")), None)
+    kept = result.get("retention", {}).get(headline)
     if kept is None:
-        return "no unpruned run"
+        return "not asked" if headline is None else "0 unpruned" if result.get("retention") else "no unpruned run"
     value = f"{100 * kept['value']:.1f}"
     return value if kept["low"] == kept["high"] else f"{value} [{100 * kept['low']:.1f}, {100 * kept['high']:.1f}]"
 

@@ -191,6 +191,11 @@ def test_another_model_is_shown_by_its_retention():
     assert rows("table11", run)["nuwa", "320"]["boxes"].startswith("50.0")  # of 2,880, the share that 64 is of 576
     assert rows("table11", result("nuwa", scores, model="tiny_llava", average=192)) == {}
     assert rows("flashvid_video", run) == {}  # no column is of a task here
+    del kept["vg/acc@0.5"]  # 0 without pruning
+    kept["vg/miou"] = {"value": 0.7, "low": 0.6, "high": 0.8}
+    assert rows("table6", run)["nuwa", "64"]["boxes"] == "0 unpruned / 47.2"
+    assert rows("table6", run | {"metrics": {"vqa/exact_match": 0.8}})["nuwa", "64"]["boxes"] == "not asked / 47.2"
+    assert rows("table6", run | {"retention": {}})["nuwa", "64"]["boxes"] == "no unpruned run / 47.2"
 
 
 def test_rows_of_another_model_are_named_where_there_is_no_score():
