@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save
 from torch import Tensor
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class FeatureCache:
         """The tensors stored under a key, None if there are none that can be read."""
         path = self._path(key)
         try:
-            tensors = load_file(path)
+            tensors = load(path.read_bytes())  # opened once: another process may remove it at any time
         except (OSError, SafetensorError) as error:
             if not isinstance(error, FileNotFoundError):
                 log.warning("%s: unreadable (%s), computed again", path, error)
@@ -60,17 +60,17 @@ class FeatureCache:
             return
         path = self._path(key)
         temporary = path.with_name(f".{path.stem}.{os.getpid()}{ENDING}")
+        # copies: tensors that share memory are refused
+        own = {name: x.detach().clone(memory_format=torch.contiguous_format) for name, x in tensors.items()}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            os.utime(self.folder)
-            # copies: tensors that share memory are refused
-            save_file(
-                {name: x.detach().clone(memory_format=torch.contiguous_format) for name, x in tensors.items()},
-                temporary,
-            )
+            temporary.write_bytes(save(own))
             temporary.replace(path)
             self._size += path.stat().st_size
-        except (OSError, SafetensorError) as error:
+            os.utime(self.folder)
+        except (FileNotFoundError, FileExistsError):  # meanwhile another process has made room for its own
+            _remove(temporary)
+        except OSError as error:
             self.full = True
             _remove(temporary)
             log.warning("%s: vision features are no longer kept (%s)", self.root, error)

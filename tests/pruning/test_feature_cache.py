@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
 import time
@@ -58,11 +59,12 @@ def test_a_torn_file_counts_as_missing(tmp_path, caplog):
 
 
 def test_a_full_disk_ends_storing_only(tmp_path, caplog, monkeypatch):
-    def full(tensors, path):
-        path.write_bytes(b"torn")
+    def full(path, content):
+        with path.open("wb") as file:
+            file.write(content[:7])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("nuwa.pruning.feature_cache.save_file", full)
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
     cache = filled(tmp_path, "a", 3)
     assert cache.full and caplog.text.count("No space left") == 1 and not list(cache.folder.iterdir())
 
@@ -99,3 +101,26 @@ def test_a_folder_that_is_a_file_ends_storing_only(tmp_path, caplog):
     cache = filled(tmp_path / "file", "a", 2)
     assert cache.full and cache.load("a 0", CPU) is None
     assert "no longer kept" in caplog.text
+
+
+def store_and_load(folder, number):
+    """A process that fills a folder in which there is no room for all, two of them the same part, and reads it."""
+    cache = FeatureCache(folder, f"space {number % 3}", 15_000)
+    for turn in range(1500):
+        found = cache.load(str(turn % 9), CPU)
+        if found is None:
+            cache.store(str(turn % 9), {"x": torch.full((250,), float(turn % 9))})
+        else:
+            assert bool((found["x"] == turn % 9).all())
+        cache.full = False
+
+
+def test_processes_that_share_a_folder_disturb_no_run(tmp_path, capfd):
+    fork = multiprocessing.get_context("fork")
+    processes = [fork.Process(target=store_and_load, args=(tmp_path, number)) for number in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * 4
+    assert "no longer kept" not in capfd.readouterr().err
