@@ -38,11 +38,11 @@ class Part:
     benchmarked: Benchmarked
 
 
-def parts_of(folder: Path, result: Result) -> Iterator[Part]:
-    """The benchmarks of a run, those that have a score."""
+def parts_of(folder: Path, result: Result, baseline: Path) -> Iterator[Part]:
+    """The benchmarks of a run, those that have a score; ``baseline`` is the folder of its unpruned run."""
     options = result["config"]["dataset"]
     aggregate = get_object(options["_target_"]).unloaded(options).metrics
-    rows, unpruned = _answered(folder), _answered(folder.parent / result["baseline"])
+    rows, unpruned = _answered(folder), _answered(baseline)
     tasks = dict.fromkeys(row["task"] for row in rows)
     for task in tasks:
         metric = next((name for name in result["metrics"] if name.startswith(f"{task}/")), None)
@@ -63,12 +63,14 @@ def rows_of(folders: Sequence[Path], wanted: Sequence[str] = ()) -> list[Cells]:
         ValueError: two runs of one row have the same benchmark, or one of ``wanted`` is in no run.
     """
     rows: dict[str, dict[str, Part]] = {}
+    elsewhere = {folder.name: folder for folder in folders}  # runs may come from several machines
     for folder in folders:
         result = read_result(folder) or {}
         if result.get("status") != "done" or result.get("baseline", folder.name) == folder.name:
             continue
         own = rows.setdefault(_choices(result), {})
-        for part in parts_of(folder, result):
+        baseline = folder.parent / result["baseline"]
+        for part in parts_of(folder, result, baseline if baseline.is_dir() else elsewhere.get(baseline.name, baseline)):
             if part.name in own and own[part.name].folder.name != folder.name:
                 raise ValueError(f"{own[part.name].folder} and {folder} are both {part.name}; name the one that counts")
             if not wanted or part.name in wanted:

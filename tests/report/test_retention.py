@@ -176,6 +176,13 @@ def test_two_runs_of_one_benchmark_are_refused(runs, tmp_path, capsys):
     assert main([str(tmp_path / "again0")]) == 0 and "nuwa" in capsys.readouterr().out
 
 
+def test_the_unpruned_run_of_another_machine(runs, tmp_path, capsys):
+    place, data = runs
+    write_run(tmp_path / "here", "gqa", "nuwa", data["gqa", "nuwa"], mean, tmp_path, average=64)
+    row = printed(capsys, tmp_path, place / "gqa-none")["nuwa"]
+    assert row["gqa"] == printed(capsys, place, "--benchmarks", "gqa")["nuwa"]["gqa"]
+
+
 def test_nothing_to_compare(runs, tmp_path, capsys):
     place, _ = runs
     for folder in (tmp_path, place / "gqa-none"):
