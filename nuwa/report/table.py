@@ -196,7 +196,7 @@ def _number(value: float | None, form: str) -> str:
 
 
 def _share(kept: dict[str, float]) -> str:
-    """A retention with its interval; the unpruned run retains all of itself, and that is no estimate."""
+    """A retention with its interval, if that has a width: the unpruned run retains all of itself for sure."""
     value = f"{kept['value']:.1%}"
     return value if kept["low"] == kept["high"] else f"{value} [{kept['low']:.1%}, {kept['high']:.1%}]"
 
