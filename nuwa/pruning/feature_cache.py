@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from uuid import uuid4
 
 import torch
 from safetensors import SafetensorError
@@ -59,7 +60,7 @@ class FeatureCache:
         if self.full or not self._make_room(needed):
             return
         path = self._path(key)
-        temporary = path.with_name(f".{path.stem}.{os.getpid()}{ENDING}")
+        temporary = path.with_name(f".{uuid4().hex}{ENDING}")
         # copies: tensors that share memory are refused
         own = {name: x.detach().clone(memory_format=torch.contiguous_format) for name, x in tensors.items()}
         try:

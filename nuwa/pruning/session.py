@@ -48,7 +48,7 @@ class PruningSession:
         share: run what neighbouring rows have in common once: the vision pass of equal images and the prompt up to the
             end of its images, as far as the first LLM stage. Only the logits behind the images are then computed. A
             model in training mode shares the vision pass alone.
-        cache: where vision features are kept between calls.
+        cache: where vision features are kept between calls, of a tower whose weights do not change.
 
     Raises:
         ValueError: an unsupported model or an unknown position strategy.
@@ -164,6 +164,7 @@ class PruningSession:
         self._input_ids = given["input_ids"]
 
     def _enter_language_model(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple | None:
+        """Prune a prompt or continue one; the beginnings that its rows share are a call within the call, as it is."""
         self._step, self._beginnings = self._beginnings, None
         if self._step is not None:
             return None
@@ -176,6 +177,7 @@ class PruningSession:
         return args, self._prefill(module, kwargs)
 
     def _prefill(self, module: nn.Module, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The arguments with the tokens that are left; of rows that share beginnings, which have run then, the ends."""
         embeddings, mask, cache = kwargs["inputs_embeds"], kwargs.get("attention_mask"), kwargs.get("past_key_values")
         batch, length = embeddings.shape[:2]
         guards.check_prefill(mask, cache, batch, length, module.config)
