@@ -94,7 +94,7 @@ class PruMerge(TileByTile):
     attention-weighted sum of all dropped ones, which sits at the most attended of them. The release takes quartiles
     over a whole batch; here each image has its own. Tokens reach the LLM by falling attention, as released. For
     LLaVA-NeXT the authors publish nothing; its crops have a CLS token each, so that they are taken one by one
-    (``tiles``).
+    (``tiles``, which knows no other way here).
     """
 
     neighbours: int = 32
@@ -115,6 +115,7 @@ class PruMerge(TileByTile):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require(self.tiles == "each", "tiles", "each, because stitched tiles have several CLS tokens", self.tiles)
         require(self.neighbours >= 1, "neighbours", "1 token or more", self.neighbours)
         require(self.variant in ("paper", "release"), "variant", "paper or release", self.variant)
 
@@ -148,10 +149,6 @@ class PruMerge(TileByTile):
         images, n_tokens = context.features.shape[:2]
         if keep == n_tokens and not self.adaptive:
             return VisionDecision(torch.arange(keep, device=context.features.device).expand(images, -1))
-        if query is None:
-            raise ValueError(
-                f"pruner {self.name} scores with the CLS token, of which stitched tiles have several: pruner.tiles=each"
-            )
         attention = one_head_attention(query, keys)
         parts = [self._merge(*image, keep) for image in zip(context.features, keys[:, 1:], attention, strict=True)]
         counts = torch.tensor([len(index) for index, _ in parts])

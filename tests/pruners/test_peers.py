@@ -63,10 +63,8 @@ def test_prumerge_plus_meets_the_budget_with_a_sample_of_everywhere(total):
 
 
 def test_prumerge_needs_one_cls_token():
-    context = reader_context()
-    context.taps[Tap("reader_query")] = None
-    with pytest.raises(ValueError, match=r"of which stitched tiles have several: pruner\.tiles=each"):
-        PruMerge().prune_vision(context, 5)
+    with pytest.raises(ValueError, match=r"pruner\.tiles must be each, because stitched tiles have several CLS tokens"):
+        PruMerge(tiles="stitched")
 
 
 def test_hiprune_neighbours_stay_inside_the_image():
