@@ -10,9 +10,7 @@ from nuwa.report.__main__ import main
 from nuwa.report.cost import cost_rows
 from nuwa.report.expected import load_table
 from nuwa.report.paper import compare
-from nuwa.report.sections import paper_sections
 from nuwa.report.side_by_side import failed, remarks, wide_rows
-from nuwa.report.stand_in import reasons, stand_in_rows
 
 GQA, MMB = "gqa/exact_match", "mmbench/circular"
 
@@ -171,58 +169,6 @@ def test_retention_is_taken_over_what_ours_has():
     paper = (58.3 / 61.9 + 62.0 / 64.7) / 2 * 100
     assert row["retained"] == f"95.0 / {paper:.1f} / {95 - paper:+.1f} (2 columns)"
     assert row["gqa"] == "54.0 / 58.3 / -4.3!"
-
-
-def test_another_model_is_shown_by_its_retention():
-    kept = {
-        "vqa/exact_match": {"value": 0.9, "low": 0.8, "high": 0.95},
-        "vg/acc@0.5": {"value": 0.5, "low": 0.5, "high": 0.5},
-    }
-    scores = {"vqa/exact_match": 0.8, "vg/acc@0.5": 0.4}
-    run = result("nuwa", scores, dataset="scenes", model="tiny_llava", average=64, retention=kept)
-
-    def rows(table, *runs):
-        return {(row["method"], row["tokens"]): row for row in stand_in_rows(load_table(table), runs)}
-
-    row = rows("table6", run)["nuwa", "64"]
-    assert (row["questions"], row["boxes"]) == ("90.0 [80.0, 95.0]", "50.0 / 47.2")
-    paper = (58.33 / 61.9 + 62.0275 / 64.7 + 1706.869 / 1862) / 3 * 100
-    assert rows("table7", run)["nuwa:d_thresh=280", "64"]["questions"] == f"90.0 [80.0, 95.0] / {paper:.1f}"
-    assert rows("table11", run)["nuwa", "320"]["boxes"].startswith("50.0")  # of 2,880, the share that 64 is of 576
-    assert rows("table11", result("nuwa", scores, model="tiny_llava", average=192)) == {}
-    assert rows("flashvid_video", run) == {}  # no column is of a task here
-    del kept["vg/acc@0.5"]  # 0 without pruning
-    kept["vg/miou"] = {"value": 0.7, "low": 0.6, "high": 0.8}
-    assert rows("table6", run)["nuwa", "64"]["boxes"] == "0 unpruned / 47.2"
-    assert rows("table6", run | {"metrics": {"vqa/exact_match": 0.8}})["nuwa", "64"]["boxes"] == "not asked / 47.2"
-    assert rows("table6", run | {"retention": {}})["nuwa", "64"]["boxes"] == "no unpruned run / 47.2"
-
-
-def test_rows_of_another_model_are_named_where_there_is_no_score():
-    """The rest of a printed table: no run, no method, or a run that could not reach its budget."""
-    common = {"dataset": "scenes", "model": "tiny_llava"}
-    short = {**result("sparsevlm", {}, average=32, status="unreachable", reason="too few", run_key="abc", **common)}
-    del short["tokens_per_image"]  # that of the other runs of its model counts
-    runs = [result("none", {"vqa/exact_match": 0.9}, **common), short]
-    found = {(row["method"], row["tokens"]): row for row in stand_in_rows(load_table("table12"), runs)}
-    assert len(found) == len(load_table("table12").rows)
-    assert found["sparsevlm", "160"]["questions"] == "unreachable / 82.0"
-    assert found["visionzip", "160"]["questions"] == "missing / 89.1" and found["visionzip", "160"]["boxes"] == ""
-    assert reasons(list(found.values())) == ["sparsevlm 160: abc: too few"]
-    first = {row["method"]: row for row in stand_in_rows(load_table("table1"), runs)}
-    assert first["random@fastv"]["questions"].startswith("none here / ")
-
-
-def test_a_run_that_was_cut_short_is_named():
-    """Its choices stand in no result; a row whose first method has no run is there all the same."""
-    common = {"dataset": "scenes", "model": "tiny_llava"}
-    scores = {"vqa/exact_match": 0.9}
-    cut = {"run_key": "abc", "status": "unfinished", "reason": "7 samples computed, no result yet"}
-    for model in ("tiny_llava", "llava_1_5_7b"):
-        runs = [cut, result("nuwa_release", scores, average=64, **common | {"model": model})]
-        (section,) = paper_sections(load_table("table6"), runs)
-        assert "abc: 7 samples computed, no result yet" in section.remarks
-        assert any(row["method"] == "nuwa" and row["tokens"] == "64" for row in section.rows)
 
 
 def test_costs_of_any_model():
