@@ -76,7 +76,10 @@ def beside(rows: Sequence[Cells], choice: str) -> list[Cells]:
     values = list(dict.fromkeys(row[choice] for row in rows))
     groups: dict[tuple[str, ...], dict[str, Cells]] = {}
     for row in rows:
-        groups.setdefault(tuple(row[name] for name in own), {})[row[choice]] = row
+        key = tuple(row[name] for name in own)
+        while row[choice] in groups.setdefault(key, {}):  # cut short, so that nothing is known of their choices
+            key += ("again",)
+        groups[key][row[choice]] = row
     return [_merged(group, own, metrics, values) for group in groups.values()]
 
 

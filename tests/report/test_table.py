@@ -110,6 +110,12 @@ def test_beside_names_the_costs_of_all_and_runs_without_the_choice():
     assert (second["tokens"], second["LLM TFLOPs"], second["n"]) == ("64.0 / 192.0", "0.6476 / 1.95", "10")
 
 
+def test_runs_that_were_cut_short_all_stand_beside(runs):
+    cut = [{"run_key": name, "status": "unfinished", "reason": "cut"} for name in "ab"]
+    rows = beside(rows_of([*collect(find_runs(runs)), *cut]), "d_thresh")
+    assert [row["run"] for row in rows if row["status"] == "unfinished"] == ["run9", "a", "b"]
+
+
 def test_choices_of_one_model_and_of_one_name_stay_apart():
     runs = [result("nuwa", score) for score in (0.1, 0.2, 0.3, 0.4, 0.5)]
     scenes = {"name": "scenes", "seed": 0}
