@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import torch
 from omegaconf import DictConfig
 
 import nuwa
@@ -20,8 +21,8 @@ CPU_GIGABYTES = 4
 def feature_cache(cfg: DictConfig, loaded: LoadedModel) -> FeatureCache | None:
     """The cache of a job, None if it may not take any space; by default it may on a CPU only.
 
-    Jobs share features if model (of the hub: the very snapshot), data, packages, device, kernel, threads and this
-    package's code are the same.
+    Jobs share features if model (of the hub: the very snapshot), data, packages, device (of CPUs: the instructions that
+    torch uses), kernel, threads and this package's code are the same.
     """
     gigabytes = cfg.trainer.cache_gb
     if gigabytes is None:
@@ -32,5 +33,6 @@ def feature_cache(cfg: DictConfig, loaded: LoadedModel) -> FeatureCache | None:
     known = {key: value for key, value in environment(loaded.model).items() if key != "git_commit"}
     code = fingerprint(Path(nuwa.__file__).parent, (".py",))
     model = chosen["model"], loaded.model.name_or_path
+    known["cpu"] = torch.backends.cpu.get_cpu_capability()
     space = json.dumps([model, chosen["dataset"], known, code], sort_keys=True, default=str)
     return FeatureCache(Path(cfg.paths.features), space, int(gigabytes * GIGABYTE))
