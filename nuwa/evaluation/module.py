@@ -22,7 +22,7 @@ from nuwa.pruning.report import ImageReport
 from nuwa.pruning.session import PruningSession
 
 TIMINGS = "timings*.jsonl"
-"""One file for the journal, and one for each of its parts. What is prepared ahead (`prefetch`) takes none of this time."""
+"""One file for the journal, and one for each of its parts; making a batch's tensors counts in none of them."""
 
 
 class Evaluation(lightning.LightningModule):
