@@ -144,11 +144,15 @@ def main() -> None:
     (folder / JOURNAL).unlink(missing_ok=True)
     watcher = threading.Thread(target=watch, args=(folder / JOURNAL, options.rows, stop, points))
     watcher.start()
-    with timed(Evaluation, "_generate") as seconds:
-        run_job(cfg)
-    stop.set()
-    watcher.join()
+    try:
+        with timed(Evaluation, "_generate") as seconds:
+            run_job(cfg)
+    finally:
+        stop.set()
+        watcher.join()
     result = read_result(folder)
+    if result["status"] != "done":
+        raise SystemExit(f"error: {folder}: {result['reason']}")
     timings = result["timings"]
     running = timings["job_seconds"] - timings["load_seconds"]
     print(f"{result['n']} samples in {running:.1f} s, besides {timings['load_seconds']:.1f} s for loading the model:")

@@ -26,3 +26,6 @@ def test_the_script(tmp_path, monkeypatch, capsys):
     assert rows[-1][0] == 40 and all(before[0] < after[0] for before, after in pairwise(rows))
     assert all(own > 100 for _, own, _ in rows)
     assert Image.open(tmp_path / "data_memory.png").width > 600
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "budget.average=1000000"])
+    with pytest.raises(SystemExit, match=r"error: .*budget\.average=1e\+06 is more than"):
+        script.main()
