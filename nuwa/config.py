@@ -1,7 +1,7 @@
-"""What a person may change, with types; and the key that names a run by the choices that change its result.
+"""What a person may change, checked; and the key that names a run by the choices that change its result.
 
 The groups that build an object (pruner, dataset, model) get their types from the signature of their ``_target_``, so
-that an option is declared once, where it is used. The other groups are the dataclasses below.
+that an option is declared once, where it is used. The other groups are the dataclasses of `nuwa.schema`.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ import hashlib
 import inspect
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field, is_dataclass, make_dataclass
-from enum import Enum
+from dataclasses import field, is_dataclass, make_dataclass
 from functools import cache
-from typing import Any, Literal, Optional, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from hydra.core.config_store import ConfigStore
 from hydra.utils import get_object
@@ -22,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from nuwa.files import fingerprint, local_path
 from nuwa.models import axes_of
+from nuwa.schema import BlockingConfig, Config
 
 PROTOCOL = 1
 """Raised when prompts, scoring or counting change, so that older results are not taken for finished ones."""
@@ -37,124 +37,6 @@ UNSCIENTIFIC = {"model": ("name", "device", "device_map"), "pruner": (), "datase
 
 class ConfigError(ValueError):
     """A value that cannot work; the message starts with its config key."""
-
-
-Baseline = Enum("Baseline", ["auto", "skip"])
-OnError = Enum("OnError", ["record", "raise"])
-LoggerKind = Enum("LoggerKind", ["wandb", "csv", "tensorboard", "none"])
-Accelerator = Enum("Accelerator", ["auto", "cpu", "gpu"])
-
-
-@dataclass
-class BudgetConfig:
-    """conf/budget: how many visual tokens an image may cost, as a mean over LLM layers or as a share."""
-
-    average: Optional[float] = None  # noqa: UP045 (OmegaConf reads this form on every Python)
-    ratio: Optional[float] = None  # noqa: UP045
-
-
-@dataclass
-class PositionConfig:
-    """conf/position: which ids the surviving tokens have."""
-
-    strategy: str = "native"
-
-
-@dataclass
-class BlockingConfig:
-    """conf/blocking: who loses sight of the image (vision, text, last), in which layers (``8-15`` or ``2/4``)."""
-
-    source: Optional[str] = None  # noqa: UP045
-    layers: str = "1/1"
-
-
-@dataclass
-class GenerationConfig:
-    """conf/generation: how an answer is decoded; ``max_new_tokens`` null leaves it to the benchmark."""
-
-    do_sample: bool = False
-    num_beams: int = 1
-    temperature: float = 1.0
-    top_p: float = 1.0
-    max_new_tokens: Optional[int] = None  # noqa: UP045
-
-
-@dataclass
-class ProbeConfig:
-    """conf/probe: what is measured besides the answers."""
-
-    memory: bool = False
-    speed: bool = False
-    batch_sizes: list[int] = field(default_factory=lambda: [1])
-    new_tokens: int = 16
-    warmup: int = 2
-    repeats: int = 9
-
-
-@dataclass
-class TrainerConfig:
-    """conf/trainer: where, in what portions and with what shortcuts to compute; none of it changes a result."""
-
-    accelerator: Accelerator = Accelerator.auto
-    devices: Optional[int] = 1  # noqa: UP045
-    num_nodes: int = 1
-    batch_size: int = 8
-    num_workers: int = 0
-    prefetch: int = 2
-    share: bool = True
-    cache_gb: Optional[float] = None  # noqa: UP045
-
-
-@dataclass
-class LoggerConfig:
-    """conf/logger: where metrics go besides the run folder."""
-
-    kind: LoggerKind = LoggerKind.wandb
-    project: str = "nuwa"
-    entity: Optional[str] = None  # noqa: UP045
-    offline: bool = True
-    table_rows: int = 200
-
-
-@dataclass
-class CallbacksConfig:
-    """conf/callbacks: what is shown while and after a run."""
-
-    progress: bool = True
-    pictures: int = 4
-
-
-@dataclass
-class PathsConfig:
-    """conf/paths: where things lie on this machine."""
-
-    outputs: str = "outputs"
-    features: str = "${paths.outputs}/.features"
-
-
-@dataclass
-class Config:
-    """One job, as conf/config.yaml composes it."""
-
-    name: str = "main"
-    seed: int = 0
-    limit: Optional[int] = None  # noqa: UP045
-    resume: bool = True
-    baseline: Baseline = Baseline.auto
-    on_error: OnError = OnError.record
-    tags: list[str] = field(default_factory=list)
-    model: dict[str, Any] = field(default_factory=dict)
-    pruner: dict[str, Any] = field(default_factory=dict)
-    budget: BudgetConfig = field(default_factory=BudgetConfig)
-    position: PositionConfig = field(default_factory=PositionConfig)
-    dataset: dict[str, Any] = field(default_factory=dict)
-    blocking: BlockingConfig = field(default_factory=BlockingConfig)
-    generation: GenerationConfig = field(default_factory=GenerationConfig)
-    probe: ProbeConfig = field(default_factory=ProbeConfig)
-    trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    logger: LoggerConfig = field(default_factory=LoggerConfig)
-    callbacks: CallbacksConfig = field(default_factory=CallbacksConfig)
-    paths: PathsConfig = field(default_factory=PathsConfig)
 
 
 def register() -> None:

@@ -16,7 +16,7 @@ from transformers import AutoConfig
 
 from nuwa.analysis.blocking import SOURCES, layer_range
 from nuwa.benchmarks.base import Benchmark
-from nuwa.config import BUILT, Accelerator, ConfigError, baseline_of, build, is_baseline, typed
+from nuwa.config import BUILT, ConfigError, baseline_of, build, is_baseline, typed
 from nuwa.evaluation.processes import check_sweep, current, is_shared, start
 from nuwa.files import PACKAGE
 from nuwa.models import ADAPTERS
@@ -25,6 +25,7 @@ from nuwa.models.checkpoint import check_folder, find_folder
 from nuwa.pruners.base import Pruner
 from nuwa.pruning.budget import Budget
 from nuwa.pruning.positions import STRATEGIES
+from nuwa.schema import Accelerator
 
 BAD_INPUT = (ValueError, OSError)
 """What the checks below raise; their messages are written for the person who typed the command."""

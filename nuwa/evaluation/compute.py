@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 
 from nuwa import prune
 from nuwa.analysis.blocking import configured_block
-from nuwa.config import OnError, build, is_baseline
+from nuwa.config import build, is_baseline
 from nuwa.evaluation.callbacks import KeptTokenPictures, SampleProgress
 from nuwa.evaluation.check import Parts
 from nuwa.evaluation.data import EvaluationData
@@ -35,6 +35,7 @@ from nuwa.evaluation.speed import SpeedOptions, probe_speed
 from nuwa.evaluation.statistics import retention, share_intervals, standard_errors
 from nuwa.models import adapter_for
 from nuwa.models.loading import LoadedModel
+from nuwa.schema import OnError
 
 QUIET = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
 SAMPLING = ("temperature", "top_p")

@@ -23,7 +23,8 @@ from torch.distributed import run as torchrun
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-from nuwa.config import Accelerator, ConfigError
+from nuwa.config import ConfigError
+from nuwa.schema import Accelerator
 
 PATIENCE = timedelta(days=7)
 """How long a process waits for the others; one that dies is noticed at once, so this only bounds a lost network."""

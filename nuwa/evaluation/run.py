@@ -12,13 +12,14 @@ from typing import Any
 from filelock import FileLock
 from omegaconf import DictConfig, OmegaConf
 
-from nuwa.config import Baseline, baseline_of, is_baseline, run_key
+from nuwa.config import baseline_of, is_baseline, run_key
 from nuwa.evaluation.check import BAD_INPUT, check, check_outputs, normalised
 from nuwa.evaluation.journal import JournalError
 from nuwa.evaluation.processes import ProcessError, Processes, check_processes, meet
 from nuwa.evaluation.result import RESULT, read_result, write_result
 from nuwa.pruners.base import MisfitError
 from nuwa.pruning.budget import BudgetError
+from nuwa.schema import Baseline
 
 log = logging.getLogger(__name__)
 LOCK = ".lock"

@@ -25,12 +25,13 @@ from nuwa.analysis.looks import STRATEGIES, ImageLook, Place, ViewLook, id_place
 from nuwa.analysis.places import BoxError, center_cell, in_frame
 from nuwa.benchmarks.base import Benchmark, Sample
 from nuwa.benchmarks.scoring import Box, parse_box
-from nuwa.config import Config, build
+from nuwa.config import build
 from nuwa.evaluation.check import check
 from nuwa.evaluation.journal import JOURNAL, Row, read_rows
 from nuwa.evaluation.result import read_result
 from nuwa.models.loaded import LoadedModel
 from nuwa.report.canvas import COLLECTOR, KEPT, LINK, MOVED, PILLAR, PREDICTED, TRUE_BOX, Panel, below, beside
+from nuwa.schema import Config
 
 LEGEND = (
     ("kept", KEPT), ("collector", COLLECTOR), ("pillar", PILLAR), ("links of the framed collector", LINK),

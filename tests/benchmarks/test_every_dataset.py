@@ -9,10 +9,10 @@ from jobs import CONF, ROOT
 from omegaconf import OmegaConf
 from published import SETS, picture, write_set
 
-from nuwa.config import Config
 from nuwa.evaluation.journal import JOURNAL, read_rows
 from nuwa.evaluation.result import RESULT, read_result
 from nuwa.evaluation.run import run_job
+from nuwa.schema import Config
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 NAMES = sorted(file.stem for file in (CONF / "dataset").glob("*.yaml"))
