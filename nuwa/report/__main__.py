@@ -60,13 +60,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sections = [runs_section(results, title, options.full, options.beside)]
         else:
             sections = [part for table in tables for part in _table_sections(table, results)]
-        if options.plots:
-            for path in write_plots(results, options.plots):
-                print(f"wrote {path}", file=sys.stderr)
-    except (ExpectedError, PlotsError, TableError) as error:
+    except (ExpectedError, TableError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     show(sections, options.format)
+    if options.plots and not _plotted(results, options.plots):
+        return 1
     if options.wandb and not log_report(results, sections, folder_of(options.folders[0])):
         print("error: the report is not on W&B", file=sys.stderr)
         return 1
@@ -74,6 +73,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for title in off:
         print(f"check failed: {title}", file=sys.stderr)
     return int(bool(off))
+
+
+def _plotted(results: Sequence[Result], folder: Path) -> bool:
+    """Write the plots; False, with the reason, if there can be none."""
+    try:
+        for path in write_plots(results, folder):
+            print(f"wrote {path}", file=sys.stderr)
+    except PlotsError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return False
+    return True
 
 
 def _table_sections(table: PaperTable, results: Sequence[Result]) -> list[Section]:

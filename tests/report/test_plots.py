@@ -133,3 +133,11 @@ def test_without_matplotlib(runs, tmp_path, monkeypatch, capsys):
 def test_nothing_to_plot(tmp_path):
     with pytest.raises(PlotsError, match="no finished run"):
         write_plots([scenes("nuwa", 64, status="failed")], tmp_path)
+
+
+def test_a_table_without_plots(tmp_path, capsys):
+    """Runs that cannot be plotted stand in the table all the same."""
+    place = write(tmp_path / "runs", [scenes("nuwa", 64, status="failed", reason="no luck")])
+    assert main([str(place), "--plots", str(tmp_path)]) == 1
+    printed = capsys.readouterr()
+    assert "no luck" in printed.out and "no finished run to plot" in printed.err
