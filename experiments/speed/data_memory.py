@@ -132,8 +132,9 @@ def main() -> None:
     parser.add_argument("--results", type=Path, help="folder for data_memory.csv and .png; without, the work folder")
     parser.add_argument("overrides", nargs="*", help="as for launch.py, e.g. dataset.streaming=true")
     options = parser.parse_args()
-    data = options.work / f"rows_{options.rows}"
-    data.mkdir(parents=True, exist_ok=True)
+    data, results = options.work / f"rows_{options.rows}", options.results or options.work
+    for folder in (data, results):
+        folder.mkdir(parents=True, exist_ok=True)
     if not list(data.glob("*.parquet")):
         write_rows(data, options.rows)
     register()
@@ -157,7 +158,7 @@ def main() -> None:
     running = timings["job_seconds"] - timings["load_seconds"]
     print(f"{result['n']} samples in {running:.1f} s, besides {timings['load_seconds']:.1f} s for loading the model:")
     print(f"{sum(seconds) / running:.1%} in generate; {timings['answering_seconds'] / running:.1%} with what it said")
-    show(points, (options.results or options.work) / "data_memory")
+    show(points, results / "data_memory")
 
 
 if __name__ == "__main__":
