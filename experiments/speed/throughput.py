@@ -1,7 +1,7 @@
 """How many samples a second an evaluation answers, beside `generate` on one sample after the other.
 
     python experiments/speed/throughput.py [--samples 64] [--questions 1 8] [--methods none nuwa] [--repeats 3]
-    python experiments/speed/throughput.py --sweep [--samples 200]
+    python experiments/speed/throughput.py --sweep 18 280 412 [--samples 200]
 
 Both do the same work in this process in turn, on the same loaded model: read the pictures, answer, score. One by one,
 the model runs plainly (`none`) or in a session (other methods), without any of the shortcuts; the evaluation is a whole
@@ -33,7 +33,6 @@ from nuwa.evaluation.journal import JOURNAL, read_rows
 from nuwa.evaluation.run import run_job
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
-SWEEP = (18, 280, 412)
 QUIET = ("logger=none", "callbacks=none", "baseline=skip")
 
 
@@ -99,7 +98,7 @@ def sweep(options: argparse.Namespace) -> None:
         for gigabytes, seconds in times.items():
             with tempfile.TemporaryDirectory() as outputs:
                 start, journals = time.perf_counter(), []
-                for threshold in SWEEP:
+                for threshold in options.sweep:
                     chosen = [f"trainer.cache_gb={gigabytes}", f"dataset.samples={options.samples}", *options.overrides]
                     folder = run_job(compose(outputs, f"pruner.d_thresh={threshold}", *chosen))
                     journals.append((folder / JOURNAL).read_bytes())
@@ -110,7 +109,7 @@ def sweep(options: argparse.Namespace) -> None:
     gain = [before / after for before, after in zip(times["0"], times["4"], strict=True)]
     print(f"without {spell(times['0'])} s, with the cache {spell(times['4'])} s")
     ratio = f"{statistics.median(gain):.2f} times as fast ({spell(gain)})"
-    print(f"d_thresh sweep {SWEEP}, {options.samples} samples: {ratio}")
+    print(f"d_thresh sweep {options.sweep}, {options.samples} samples: {ratio}")
 
 
 def spell(values: Sequence[float]) -> str:
@@ -126,13 +125,13 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=["none", "visionzip", "nuwa"])
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--sweep", action="store_true")
+    parser.add_argument("--sweep", type=int, nargs="+", help="values of d_thresh")
     parser.add_argument("overrides", nargs="*", help="as for launch.py, e.g. model=tiny_qwen budget=ratio25")
     options = parser.parse_intermixed_args()
     register()
     logging.getLogger("nuwa").setLevel(logging.ERROR)
     model = typed(compose("unused", *options.overrides), "model")
-    print(f"{model['name']}, {torch.get_num_threads()} thread(s), batch {options.batch}, {options.repeats} repeats")
+    print(f"{model['name']}, {torch.get_num_threads()} thread(s), {options.repeats} repeats")
     if options.sweep:
         sweep(options)
         return
