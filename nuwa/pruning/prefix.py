@@ -93,7 +93,7 @@ def split_prefixes(segment: Segment, inputs: Tensor) -> Split | None:
     first, second = ends - head + places[:head], (length - tail + places[:tail]).expand(len(inputs), -1)
     valid = torch.cat([first >= starts, second >= ends], 1)
     columns = torch.cat([first.clamp(min=0), second], 1)
-    cut = _rearranged(segment, columns, valid)
+    cut = segment.take(columns, valid)
     fresh = ~_like_the_row_before(cut.ids[..., :head], valid[:, :head], gather_tokens(inputs, columns[:, :head]))
     rows = fresh.nonzero()[:, 0]
     if len(rows) == len(inputs):
@@ -119,14 +119,6 @@ def run_beginnings(language_model: nn.Module, split: Split, inputs: Tensor, cach
             use_cache=True,
         )
     cache.batch_select_indices(split.owners.cpu())
-
-
-def _rearranged(segment: Segment, columns: Tensor, valid: Tensor) -> Segment:
-    """The columns (B, P + S) of a segment, of which ``valid`` are real tokens."""
-    index, image, token = (gather_tokens(getattr(segment, name), columns) for name in ("index", "image", "token"))
-    original, ids = (torch.stack([gather_tokens(axis, columns) for axis in x]) for x in (segment.original, segment.ids))
-    image, token = image.masked_fill(~valid, -1), token.masked_fill(~valid, -1)
-    return replace(segment, index=index, valid=valid, image=image, token=token, original=original, ids=ids)
 
 
 def _like_the_row_before(ids: Tensor, valid: Tensor, inputs: Tensor) -> Tensor:

@@ -6,7 +6,8 @@ Shape letters: B rows (prompts), L tokens, I images of a row, C axes of the posi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -49,13 +50,22 @@ class Segment:
     ids: Tensor
     next_id: Tensor
 
-    def __post_init__(self) -> None:
-        self.padded = not bool(self.valid.all())
+    @cached_property
+    def padded(self) -> bool:
+        """Whether any row is shorter than the others."""
+        return not bool(self.valid.all())
 
     @property
     def length(self) -> int:
         """Tokens per row, padding included."""
         return self.index.shape[1]
+
+    def take(self, columns: Tensor, valid: Tensor) -> Segment:
+        """Some columns (B, P) of every row, of which ``valid`` (B, P) are real tokens."""
+        index, image, token = (gather_tokens(values, columns) for values in (self.index, self.image, self.token))
+        original, ids = (torch.stack([gather_tokens(axis, columns) for axis in x]) for x in (self.original, self.ids))
+        image, token = image.masked_fill(~valid, -1), token.masked_fill(~valid, -1)
+        return replace(self, index=index, valid=valid, image=image, token=token, original=original, ids=ids)
 
 
 def model_ids(ids: Tensor) -> Tensor:
@@ -101,12 +111,9 @@ class Prompt:
 
     def narrow(self, segment: Segment, rows: Tensor, keep: Tensor, start: int, strategy: str) -> Segment:
         """The part ``rows`` (B, P) of a segment, of which ``keep`` (B, L) are real tokens, from layer ``start`` on."""
-        valid = gather_tokens(keep, rows)
-        image = gather_tokens(segment.image, rows).masked_fill(~valid, -1)
-        original = torch.stack([gather_tokens(axis, rows) for axis in segment.original])
-        ids, next_id = remap(strategy, original, image, valid, self.spans, self.whole.next_id)
-        index, token = (gather_tokens(values, rows) for values in (segment.index, segment.token))
-        return Segment(start, index, valid, image, token.masked_fill(~valid, -1), original, ids, next_id)
+        part = segment.take(rows, gather_tokens(keep, rows))
+        ids, next_id = remap(strategy, part.original, part.image, part.valid, self.spans, self.whole.next_id)
+        return replace(part, start=start, ids=ids, next_id=next_id)
 
     def in_place(self, segment: Segment) -> bool:
         """Whether every token of a segment stands where it stood: a row can be repacked though the longest is not."""
