@@ -27,7 +27,8 @@ def hub(own_cache, monkeypatch, tmp_path):
         template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, running.url)
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setattr(constants, "ENDPOINT", running.url)
-        monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+        for module in (datasets.config, constants):  # whatever HF_HUB_OFFLINE the tests are started with
+            monkeypatch.setattr(module, "HF_HUB_OFFLINE", False)
         yield running
 
 

@@ -181,8 +181,8 @@ def services():
 
 
 def test_a_run_that_stops_is_marked_as_failed(tmp_path):
-    cfg = small(tmp_path, *WANDB)
+    cfg, mode = small(tmp_path, *WANDB), os.environ.get("WANDB_MODE")
     with pytest.raises(KeyboardInterrupt), loggers.run_logger(cfg, tmp_path, "key"):
         raise KeyboardInterrupt
     (path,) = offline_runs(tmp_path)
-    assert read_run(path).exit_code == 1 and "WANDB_MODE" not in os.environ
+    assert read_run(path).exit_code == 1 and os.environ.get("WANDB_MODE") == mode
