@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 
 from nuwa import prune
 from nuwa.analysis.blocking import configured_block
-from nuwa.config import build, is_baseline
+from nuwa.config import PROTOCOL, build, is_baseline
 from nuwa.evaluation.callbacks import KeptTokenPictures, SampleProgress
 from nuwa.evaluation.check import Parts
 from nuwa.evaluation.data import EvaluationData
@@ -62,7 +62,7 @@ def compute(cfg: DictConfig, folder: Path, parts: Parts, baseline: Path | None, 
             logger = stack.enter_context(run_logger(cfg, folder, folder.name)) if processes.lead else None
             if processes.size > 1:
                 journal = Journal(part_path(folder, processes.rank), folder.name)
-            _answer(cfg, folder, parts, loaded, journal, done, count, logger, processes)
+            _answer(cfg, folder, parts, loaded, journal, done, count, processes)
         if not processes.lead:
             return {"status": "done"}
         journal = merged(folder, folder.name)
@@ -113,7 +113,6 @@ def _answer(
     journal: Journal,
     done: dict[str, Row],
     count: int,
-    logger: Any,
     processes: Processes,
 ) -> None:
     """Answer this process's share of the samples that are not ``done``."""
@@ -131,7 +130,7 @@ def _answer(
     trainer = Trainer(
         accelerator=cfg.trainer.accelerator.name,
         **_shared(processes),
-        logger=logger or False,
+        logger=False,  # the result is logged when it is there: a logger that fails must not stop the trainer
         callbacks=_callbacks(cfg, folder, parts, count - len(done) + len(journal), processes),
         enable_progress_bar=False,
         enable_checkpointing=False,
@@ -188,6 +187,7 @@ def _summarise(
         "data": parts.benchmark.source,
         "position": parts.pruner.native_on(adapter.axes) if asked == "native" else asked,
         "seed": cfg.seed,
+        "protocol": PROTOCOL,
         "n": len(answered),
         "n_failed": len(rows) - len(answered),
         "metrics": aggregate(answered),

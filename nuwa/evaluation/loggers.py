@@ -41,10 +41,14 @@ def run_logger(cfg: DictConfig, folder: Path, key: str) -> Iterator[Logger | Non
             yield None if run is None else WandbLogger(experiment=run)
         return
     makers = {LoggerKind.csv: CSVLogger, LoggerKind.tensorboard: TensorBoardLogger}
-    logger = makers[kind](folder, name=kind.name, version="") if kind in makers else None
-    yield logger
-    if logger is not None:
-        logger.finalize("success")
+    logger, status = makers[kind](folder, name=kind.name, version="") if kind in makers else None, "failed"
+    try:
+        yield logger
+        status = "success"
+    finally:
+        if logger is not None:
+            with unharmed("its files were not finished"):
+                logger.finalize(status)
 
 
 @contextmanager

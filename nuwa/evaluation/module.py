@@ -59,7 +59,8 @@ class Evaluation(lightning.LightningModule):
         self.journal.append(
             [{BATCH: batch.number, BATCH_END: end, **row} for end, row in zip(ends, computed, strict=True)]
         )
-        self._note_time(batch.number, len(rows), seconds)
+        if rows:
+            self._note_time(rows, seconds)
 
     def _answer(self, samples: Sequence[Sample], inputs: dict[str, torch.Tensor] | None = None) -> list[Row]:
         """Scored rows; a sample whose prompt or picture cannot be used fails alone."""
@@ -122,8 +123,8 @@ class Evaluation(lightning.LightningModule):
             return answer
         return self.loaded.in_unit_frame(answer, sample.images[0])
 
-    def _note_time(self, number: int, answered: int, seconds: float) -> None:
-        line = json.dumps({"batch": number, "samples": answered, "seconds": seconds})
+    def _note_time(self, rows: Sequence[Row], seconds: float) -> None:
+        line = json.dumps({"first": rows[0]["id"], "samples": len(rows), "seconds": seconds})
         name = self.journal.path.name.replace(Path(JOURNAL).stem, TIMINGS.partition("*")[0])
         with self.journal.path.with_name(name).open("a", encoding="utf-8") as file:
             file.write(line + "\n")
@@ -144,14 +145,14 @@ def _failed_row(name: str, reason: str, task: str = "") -> Row:
 def read_timings(folder: Path) -> tuple[int, float]:
     """Samples answered and seconds spent answering, over all processes that worked on a run.
 
-    A batch that was computed twice, because a process was killed after it, counts once.
+    Samples that were computed twice, because a process was killed after them, count once.
     """
     batches = {}
     paths = sorted(Path(folder).glob(TIMINGS))
     for line in (line for path in paths for line in path.read_text(encoding="utf-8").splitlines()):
         try:
             row = json.loads(line)
-            batches[row["batch"]] = (row["samples"], row["seconds"])
+            batches[row["first"]] = (row["samples"], row["seconds"])
         except (ValueError, KeyError):  # torn by a kill
             continue
     return sum(n for n, _ in batches.values()), sum(seconds for _, seconds in batches.values())

@@ -23,7 +23,7 @@ Indices = NDArray[np.int64]
 RESAMPLES = 500
 
 
-def wilson(successes: float, total: int, z: float = 1.96) -> tuple[float, float]:
+def wilson(successes: float, total: float, z: float = 1.96) -> tuple[float, float]:
     """Wilson's interval of a share; unlike the bootstrap it has a width when every sample agrees."""
     if total == 0:
         return 0.0, 1.0
@@ -34,12 +34,35 @@ def wilson(successes: float, total: int, z: float = 1.96) -> tuple[float, float]
 
 
 def share_intervals(rows: Sequence[Row]) -> dict[str, tuple[float, float]]:
-    """Wilson's 95 % interval of every metric that is right or wrong (0 or 1) on each sample."""
-    values: dict[str, list[float]] = {}
-    for row in rows:
-        for name, value in row["scores"].items():
-            values.setdefault(name, []).append(value)
-    return {name: wilson(sum(column), len(column)) for name, column in values.items() if set(column) <= {0.0, 1.0}}
+    """Wilson's 95 % interval of every metric that is right or wrong (0 or 1) on each sample.
+
+    Samples that are scored together count as fewer, by the design effect of their grouping (`effective_count`).
+    """
+    values: dict[str, list[list[float]]] = {}
+    for group in (group for task in _grouped(rows) for group in task):
+        for name in dict.fromkeys(name for row in group for name in row["scores"]):
+            values.setdefault(name, []).append([row["scores"][name] for row in group if name in row["scores"]])
+    shares = {name: groups for name, groups in values.items() if {v for group in groups for v in group} <= {0.0, 1.0}}
+    return {name: wilson(_mean(groups) * n, n) for name, groups in shares.items() for n in [effective_count(groups)]}
+
+
+def effective_count(groups: Sequence[Sequence[float]]) -> float:
+    """How many independent samples say as much about a share as these groups do, one group's samples being alike.
+
+    Their number over the design effect (Kish 1965): the variance of the mean over groups, linearised, to that of as
+    many independent samples. Groups of one count as they are; where all samples agree, each group counts once.
+    """
+    count, share = sum(map(len, groups)), _mean(groups)
+    if len(groups) == count:
+        return count
+    if share in (0, 1) or len(groups) == 1:
+        return len(groups)
+    between = sum((sum(group) - share * len(group)) ** 2 for group in groups) * len(groups) / (len(groups) - 1)
+    return count / max(1.0, between / (count * share * (1 - share)))
+
+
+def _mean(groups: Sequence[Sequence[float]]) -> float:
+    return sum(map(sum, groups)) / sum(map(len, groups))
 
 
 def standard_errors(rows: Sequence[Row], aggregate: Aggregate, seed: int = 0) -> dict[str, float]:

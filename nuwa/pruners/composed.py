@@ -12,6 +12,7 @@ from nuwa.pruners.base import Facts, LLMContext, LLMDecision, Pruner, Tap, Tower
 from nuwa.pruners.catalogue import find_method
 from nuwa.pruning.budget import Budget, ModelShape, Schedule
 from nuwa.pruning.layout import Grid, ImageLayout, VisionView
+from nuwa.pruning.segments import Prompt, Segment
 
 
 @dataclass
@@ -61,6 +62,11 @@ class Composed(Pruner):
         """As the LLM method asks."""
         return self._inside.looks_back
 
+    @property
+    def all_newlines(self) -> bool:
+        """As the vision method asks."""
+        return self._before.all_newlines
+
     def _share(self, n_tokens: int) -> tuple[Pruner, Pruner, int]:
         """Both parts with their budgets, and how many tokens enter the LLM."""
         target = self.budget.tokens(n_tokens)
@@ -77,6 +83,12 @@ class Composed(Pruner):
     def image_grid(self, grid: Grid | None, layers: int) -> Grid | None:
         before = self._before if grid is None else self._share(grid[0] * grid[1])[0]
         return before.image_grid(grid, layers)
+
+    def arrange(self, layout: ImageLayout) -> ImageLayout:
+        return self._before.arrange(layout)
+
+    def reframe(self, prompt: Prompt, segment: Segment, strategy: str) -> tuple[Prompt, Segment]:
+        return self._before.reframe(prompt, segment, strategy)
 
     def pieces(self, layout: ImageLayout) -> Sequence[VisionView]:
         return replace(self._before, budget=self.budget).pieces(layout)  # without a budget all see whole views

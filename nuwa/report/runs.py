@@ -31,6 +31,11 @@ def method_of(result: Result) -> str:
         return target
 
 
+def protocol_of(result: Result) -> int:
+    """By which rules a run was scored and counted (`nuwa.config.PROTOCOL`); the first results do not say."""
+    return result.get("protocol", 1)
+
+
 def probe_of(result: Result) -> dict[str, Any]:
     """What the speed probe measured at batch size 1; empty where it did not."""
     return next((entry for entry in result.get("speed", ()) if entry["batch"] == 1), {})
@@ -46,7 +51,7 @@ def measured(result: Result) -> dict[str, float]:
 class Choices:
     """What a run was asked to do, as far as a printed table tells runs apart.
 
-    ``rest`` is what else does, but for the seed: the data set's options, decoding and the limit.
+    ``rest`` is what else does, but for the seed: the data set's options, decoding, the limit, and the protocol.
     """
 
     method: str
@@ -99,7 +104,7 @@ def choices_of(result: Result) -> Choices:
         split=dataset.get("split"),
         limited=config.get("limit") is not None,
         blocking=(blocking["source"], str(blocking["layers"])) if blocking.get("source") else None,
-        rest=json.dumps([_samples(dataset), *(config.get(key) for key in REST)], sort_keys=True, default=str),
+        rest=json.dumps([_samples(dataset), protocol_of(result), *map(config.get, REST)], sort_keys=True, default=str),
     )
 
 

@@ -9,11 +9,11 @@ from typing import Any
 from nuwa.evaluation.journal import JOURNAL, JournalError, read_rows
 from nuwa.evaluation.result import read_result
 from nuwa.report.formats import Cells, csv_text, latex_text, markdown_text, print_text
-from nuwa.report.runs import Result, method_of
+from nuwa.report.runs import Result, method_of, protocol_of
 
 SHOWN_CHOICES = ("pruner", "budget", "position", "blocking", "model", "dataset", "generation", "seed", "limit")
 
-SHARED = ("model", "dataset", "generation", "seed", "limit")
+SHARED = ("model", "dataset", "generation", "seed", "limit", "protocol")
 """Groups in which a run and its unpruned run agree."""
 
 
@@ -184,7 +184,7 @@ def _short(key: str) -> str:
 
 def _flat(result: Result) -> dict[str, Any]:
     """The choices of a run as ``group.option`` -> value."""
-    flat = {}
+    flat = {"protocol": protocol_of(result)} if result.get("status") == "done" else {}
     for group in SHOWN_CHOICES:
         value = result.get("config", {}).get(group)
         if isinstance(value, dict):

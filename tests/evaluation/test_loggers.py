@@ -36,6 +36,17 @@ def test_csv_and_tensorboard(tmp_path):
     assert "vg/acc@0.5" in (tmp_path / "csv" / "main" / folder.name / "csv" / "metrics.csv").read_text()
 
 
+@pytest.mark.parametrize("logger", ["csv", "tensorboard"])
+def test_files_that_cannot_be_finished_cost_a_warning(logger, tmp_path, monkeypatch, caplog):
+    def full(self, status):
+        raise OSError("No space left on device")
+
+    kinds = {"csv": loggers.CSVLogger, "tensorboard": loggers.TensorBoardLogger}
+    monkeypatch.setattr(kinds[logger], "finalize", full)
+    folder = run_job(small(tmp_path, f"logger={logger}", "baseline=skip", "limit=2"))
+    assert read_result(folder)["status"] == "done" and "No space left on device" in caplog.text
+
+
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory):
     """The outputs of a sweep of two points and its unpruned run, logged offline by another process."""

@@ -37,6 +37,38 @@ def test_wilson_against_published_values():
     assert share_intervals(rows([0.5])) == {}
 
 
+def together(values, size):
+    """Rows of ``values``, ``size`` of them scored together."""
+    return [row | {"meta": {"group": number // size}} for number, row in enumerate(rows(values))]
+
+
+def test_alike_samples_of_a_group_count_once():
+    """Four equal answers about each of 25 pictures say what 25 answers say."""
+    groups = np.random.default_rng(1).random(25) < 0.6
+    alike = share_intervals(together(np.repeat(groups, 4), 4))["vqa/m"]
+    assert alike == pytest.approx(wilson(groups.sum(), 25), abs=0.01)
+    assert share_intervals(together([1] * 100, 4))["vqa/m"] == wilson(25, 25)
+
+
+def test_the_interval_of_groups_covers_the_truth():
+    """Pictures are easy or hard: a true share of 0.5, of which 95 % of the intervals must know."""
+    rng, hits, naive = np.random.default_rng(2), 0, 0
+    for _ in range(300):
+        easy = rng.choice([0.1, 0.9], size=60)
+        values = (rng.random((60, 8)) < easy[:, None]).flatten()
+        low, high = share_intervals(together(values, 8))["vqa/m"]
+        hits += low <= 0.5 <= high
+        low, high = wilson(values.sum(), values.size)
+        naive += low <= 0.5 <= high
+    assert 0.92 <= hits / 300 <= 0.98 and naive / 300 < 0.75
+
+
+def test_independent_samples_in_groups_lose_little():
+    values = np.random.default_rng(3).random(4000) < 0.3
+    low, high = share_intervals(together(values, 4))["vqa/m"]
+    assert high - low == pytest.approx(np.diff(wilson(values.sum(), 4000))[0], rel=0.1)
+
+
 def test_retention_is_paired():
     full, pruned = rows([1, 1, 0, 1] * 25), rows([1, 0, 0, 1] * 25)
     found = retention(pruned, full, mean)["vqa/m"]

@@ -8,7 +8,9 @@ from pruners.cases import Golden, vision_context
 
 import nuwa
 from nuwa.models.llava_next import tiled_layout
+from nuwa.pruners import composed, nuwa_release
 from nuwa.pruners.base import Tap
+from nuwa.pruners.fastv import FastV
 from nuwa.pruners.nuwa import Nuwa
 from nuwa.pruners.nuwa_release import NuwaRelease
 from nuwa.pruning.budget import Budget
@@ -228,3 +230,16 @@ def test_a_budget_above_what_a_tenth_allows_leaves_small_images_whole():
     height, width = unpadded(FAMILY.sizes[0], FAMILY.pinpoints, 16, 4)
     patches = [t for t in image.stages[1][1] if FAMILY.cells(0)[t][2] is not None]
     assert len(patches) == int(0.1 * (16 + height * width))
+
+
+def test_composed_asks_its_vision_part(monkeypatch):
+    """Whatever a vision method makes of views, newlines and ids, it makes of them in company too."""
+    mistakes = {"swapped_tiles": True, "misaligned_ids": True, "all_newlines": True}
+    kinds = {"nuwa_release": (NuwaRelease, mistakes), "fastv": (FastV, {})}
+    monkeypatch.setattr(composed, "find_method", kinds.get)
+    pruner = composed.Composed("nuwa_release", "fastv", budget=Budget(average=64))
+    layout = layout_of((480, 640))
+    (_, ours), (_, theirs) = pruner.arrange(layout).views, NuwaRelease(swapped_tiles=True).arrange(layout).views
+    assert ours.grid == theirs.grid and ours.tokens.equal(theirs.tokens) and pruner.all_newlines
+    monkeypatch.setattr(nuwa_release, "misalign", lambda *asked: ("misaligned", *asked))
+    assert pruner.reframe("prompt", "segment", "pesp") == ("misaligned", "prompt", "segment", "pesp")

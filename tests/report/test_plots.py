@@ -51,7 +51,8 @@ def test_runs_without_costs_are_not_shown(runs):
 
 def test_runs_on_other_samples_are_no_seeds():
     one, other = scenes("nuwa", 64, 0.5, run_key="a"), scenes("nuwa", 64, 0.7, run_key="b", limit=10)
-    assert sorted(p.value for p in points_of([one, other]) if p.panel[1] == "vqa/exact_match") == [50, 70]
+    newer = scenes("nuwa", 64, 0.9, run_key="c") | {"protocol": 2}
+    assert sorted(p.value for p in points_of([one, other, newer]) if p.panel[1] == "vqa/exact_match") == [50, 70, 90]
 
 
 def test_intervals_stay_within_what_a_share_can_be():

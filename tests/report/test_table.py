@@ -50,6 +50,11 @@ def test_rows(runs):
     assert "vg/acc@0.5" in rows[0] and "vg/miou" not in rows[0] and "seed" not in rows[0]
 
 
+def test_runs_scored_by_other_rules_are_told_apart():
+    rows = rows_of([result("nuwa", 0.5), result("nuwa", 0.4) | {"protocol": 2}])
+    assert [row["protocol"] for row in rows] == ["1", "2"] and "protocol" not in rows_of([result("nuwa", 0.5)])[0]
+
+
 def test_full_rows(runs, capsys):
     sure = result("fastv", 0.0) | {"intervals": {"vqa/exact_match": [0.0, 0.278]}}
     costs = {"tokens_leaving": 47.0, "metric_mflops": 4.7186}
