@@ -71,15 +71,9 @@ class ClipRecording(Recording):
         return {(self.layer_of(tap), name) for name in NEEDS[tap.kind]}
 
     def layer_of(self, tap: Tap) -> int:
-        """The layer a tap reads.
-
-        Raises:
-            ValueError: nothing reads the features, because they are the tower's last.
-        """
+        """The layer a tap reads."""
         if tap.kind.startswith("reader"):
-            if self.feature_layer + 1 >= self.depth:
-                raise ValueError(f"{tap.kind}: no layer of this tower reads its features, they are its last output")
-            return self.feature_layer + 1
+            return min(self.feature_layer + 1, self.depth - 1)
         return tap.layer_in(self.depth, self.feature_layer)
 
     def _patches(self, values: Tensor, image: int, rows: Tensor) -> Tensor:

@@ -64,10 +64,7 @@ class LlavaAdapter(Adapter):
     def tower(self) -> Tower:
         vision = self.model.config.vision_config
         names = ("hidden_size", "num_hidden_layers", "patch_size", "image_size")
-        _, depth, layer = self.tower_sizes
-        return Tower(
-            vision.model_type, {name: getattr(vision, name) for name in names}, True, layer + 1 < depth, self.grid
-        )
+        return Tower(vision.model_type, {name: getattr(vision, name) for name in names}, True, self.grid)
 
     def layouts(self, images: Sequence[Tensor], arguments: Mapping[str, Any]) -> list[ImageLayout]:
         return [ImageLayout.single(self.square) for _ in images]

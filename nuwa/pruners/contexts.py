@@ -21,14 +21,12 @@ class Tower:
     """What a model's vision tower is, known from its config before any weights are read.
 
     ``kind`` is transformers' name of its architecture, ``sizes`` are its sizes as its config names them. ``cls``: every
-    crop has a CLS token. ``reader``: a layer of the tower reads the features, which are not its last output. ``grid``
-    is the token grid of every image, None where images differ.
+    crop has a CLS token. ``grid`` is the token grid of every image, None where images differ.
     """
 
     kind: str
     sizes: Mapping[str, int]
     cls: bool = False
-    reader: bool = False
     grid: Grid | None = None
 
 
@@ -42,8 +40,8 @@ class Tap:
     receives, mean over heads and over all queries, CLS included. ``keys`` (B, N, D): key projections of the patches,
     heads concatenated. ``cls_feature`` (B, 1, D): the CLS token at the feature layer.
 
-    Of the layer that reads the features: ``reader_query`` (B, 1, D): query projection of the CLS token;
-    ``reader_keys`` (B, 1 + N, D): key projections, CLS first.
+    Of the layer that reads the features (the last one where they are the tower's last output): ``reader_query``
+    (B, 1, D): query projection of the CLS token; ``reader_keys`` (B, 1 + N, D): key projections, CLS first.
 
     The last three are None where a view has no CLS token, or several: a view stitched from tiles has one per tile, and
     its ``cls_attention`` is that of every patch from its own tile's.

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
-from nuwa.pruners.base import Facts, MisfitError, Tap, Tower, VisionContext, VisionDecision, require
+from nuwa.pruners.base import Facts, Tap, VisionContext, VisionDecision, require
 from nuwa.pruners.tiles import TileByTile, by_crop
 from nuwa.pruning.budget import BudgetError, ModelShape, Schedule, attention_score_flops, check_reached
 from nuwa.pruning.layout import ImageLayout, VisionView
@@ -89,6 +89,9 @@ def merge(features: Tensor, keys: Tensor, attention: Tensor, kept: Tensor, neigh
 class PruMerge(TileByTile):
     """``neighbours`` are merged into each kept token, the authors' 32.
 
+    The authors score in the layer that reads LLaVA's features, which is its tower's last; where the features are the
+    tower's last output (the tiny model's) it is the last layer too.
+
     ``adaptive`` lets each image decide on its number of tokens (its outliers), as published; it needs budget=full.
     Otherwise the budget is met. ``variant: release`` merges as released (see `merge`) and adds one last token, the
     attention-weighted sum of all dropped ones, which sits at the most attended of them. The release takes quartiles
@@ -122,13 +125,6 @@ class PruMerge(TileByTile):
     @property
     def taps(self) -> tuple[Tap, ...]:
         return (Tap("reader_query"), Tap("reader_keys"))
-
-    def check_tower(self, tower: Tower) -> None:
-        super().check_tower(tower)
-        if not tower.reader:
-            raise MisfitError(
-                f"pruner {self.name} scores in the tower's layer that reads the features, and here no layer does"
-            )
 
     def pieces(self, layout: ImageLayout) -> Sequence[VisionView]:
         return by_crop(layout) if self.adaptive else super().pieces(layout)

@@ -59,8 +59,8 @@ class VisionZip(TileByTile):
     in the grid; it takes the smallest dropped index, which matters only where original ids are kept (PESP, RPME). A
     merged token sits at its target. Without a CLS token all dominant tokens are patches.
 
-    The paper speaks of average merging; the release, with which its numbers were made, adds the mean of a target's
-    others to the target. That is the default; ``variant: paper`` averages.
+    The paper averages a target and the others that chose it; ``variant: release``, with which its numbers were made,
+    adds the mean of the others to the target.
 
     On LLaVA-NeXT every crop is compressed by itself (``tiles``; so the author in issue #17): 108 + 20, 54 + 10, 27 + 5
     of each at 640, 320, 160. Behind the first crop's tokens come the dominant ones of the tiles in raster order, their
@@ -68,7 +68,7 @@ class VisionZip(TileByTile):
     """
 
     contextual: float = 10 / 64
-    variant: Literal["release", "paper"] = "release"
+    variant: Literal["paper", "release"] = "paper"
 
     name: ClassVar[str] = "visionzip"
     native_position: ClassVar[str] = "perc"
@@ -83,7 +83,7 @@ class VisionZip(TileByTile):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(0 <= self.contextual < 1, "contextual", "a share of the tokens in [0, 1)", self.contextual)
-        require(self.variant in ("release", "paper"), "variant", "release or paper", self.variant)
+        require(self.variant in ("paper", "release"), "variant", "paper or release", self.variant)
 
     @property
     def taps(self) -> tuple[Tap, ...]:

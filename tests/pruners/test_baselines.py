@@ -21,7 +21,7 @@ def zip_context(grid, images=1, cls=True):
     return vision_context(grid, noise(images, count, 5, seed=4), taps)
 
 
-def slow_visionzip(features, attention, keys, cls, dominant, contextual):
+def slow_visionzip(features, attention, keys, cls, dominant, contextual, variant):
     """One image, step by step; returns indices (None for CLS) and features."""
     score = attention.sum(0).tolist()
     patches = dominant - (cls is not None)
@@ -34,21 +34,24 @@ def slow_visionzip(features, attention, keys, cls, dominant, contextual):
     for i in set(rest) - set(targets):
         cosine = [float(torch.cosine_similarity(metric[i], metric[t], dim=0)) for t in targets]
         followers[targets[cosine.index(max(cosine))]].append(i)
-    merged = [features[t] + (features[f].mean(0) if f else 0) for t, f in followers.items()]
+    if variant == "release":
+        merged = [features[t] + (features[f].mean(0) if f else 0) for t, f in followers.items()]
+    else:
+        merged = [features[[t, *f]].mean(0) for t, f in followers.items()]
     head = [] if cls is None else [(None, cls[0])]
     return head + [(i, features[i]) for i in chosen] + list(zip(targets, merged, strict=True))
 
 
+@pytest.mark.parametrize("variant", ["paper", "release"])
 @pytest.mark.parametrize("cls", [True, False])
 @pytest.mark.parametrize(("grid", "keep", "contextual"), [((5, 7), 12, 2), ((4, 4), 13, 2), ((3, 9), 26, 4)])
-def test_visionzip_is_the_obvious_one(grid, keep, contextual, cls):
+def test_visionzip_is_the_obvious_one(grid, keep, contextual, cls, variant):
     context = zip_context(grid, images=2, cls=cls)
-    decision = VisionZip().prune_vision(context, keep)
+    decision = VisionZip(variant=variant).prune_vision(context, keep)
     for i in range(2):
         cls_row = context.taps[FEATURE][i] if cls else None
-        expected = slow_visionzip(
-            context.features[i], context.taps[CLS][i], context.taps[KEYS][i], cls_row, keep - contextual, contextual
-        )
+        image = (context.features[i], context.taps[CLS][i], context.taps[KEYS][i], cls_row)
+        expected = slow_visionzip(*image, keep - contextual, contextual, variant)
         index = [place for place, _ in expected]
         if cls:
             # The CLS token takes the smallest index that nobody has.

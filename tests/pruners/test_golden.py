@@ -169,7 +169,7 @@ def test_visionzip(name, run):
         Tap("keys"): case.inputs["keys"][:, :, 1:].transpose(1, 2).flatten(2),
         Tap("cls_feature"): hidden[:, :1],
     }
-    pruner = VisionZip(budget=Budget(average=params["total"]))
+    pruner = VisionZip(budget=Budget(average=params["total"]), variant="release")
     assert pruner.schedule(576, 32).vision == params["total"]
     decision = pruner.prune_vision(vision_context(GRID, hidden[:, 1:], taps), params["total"])
     dominant = decision.keep[:, 1 : params["dominant"]] + 1

@@ -10,11 +10,11 @@ from nuwa.evaluation.run import run_job
 from nuwa.pruners.base import MisfitError
 from nuwa.report.table import collect, rows_of
 
-TINY = ("model=tiny_llava", "pruner=prumerge", "callbacks=none", "logger=none", "baseline=skip")
+TINY = ("model=tiny_qwen", "budget=ratio50", "pruner=prumerge", "callbacks=none", "logger=none", "baseline=skip")
 
 
 def test_a_model_in_a_folder_is_refused_by_its_config():
-    with pytest.raises(MisfitError, match="pruner prumerge scores in the tower's layer that reads the features"):
+    with pytest.raises(MisfitError, match="pruner prumerge scores with the CLS token, and a qwen2_5_vl_vision has none"):
         check(compose(*TINY))
 
 
@@ -24,4 +24,4 @@ def test_a_refused_job_leaves_its_reason(tmp_path, monkeypatch):
     result = read_result(folder)
     assert (result["status"], "traceback" in result) == ("refused", False)
     (row,) = rows_of(collect([folder]))
-    assert (row["method"], row["status"]) == ("prumerge", "refused") and "here no layer does" in row["reason"]
+    assert (row["method"], row["status"]) == ("prumerge", "refused") and "CLS token" in row["reason"]

@@ -104,13 +104,6 @@ def test_methods_that_do_not_fit_are_refused_before_the_first_call(family, name)
             nuwa.prune(family.model(), method)
 
 
-def test_a_tower_whose_last_output_are_the_features_has_no_reader():
-    model = random_llava()
-    model.config.vision_feature_layer = -1
-    with pytest.raises(MisfitError, match="prumerge scores in the tower's layer that reads the features"):
-        nuwa.prune(model, nuwa.load_pruner("prumerge", budget=20))
-
-
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "none"])
 def test_measured_tokens_meet_the_budget(model, name):
     pruner = pruner_for(name)

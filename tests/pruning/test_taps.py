@@ -77,6 +77,16 @@ def test_reader_taps_are_of_the_layer_that_reads_the_features(towers):
         torch.testing.assert_close(tapped(recording, Tap(tap), 2), expected, atol=1e-6, rtol=0)
 
 
+def test_reader_taps_are_of_the_last_layer_where_none_reads_the_features(towers):
+    _, eager = towers
+    before = record(eager, Tap("reader_keys"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(eager.config, "vision_feature_layer", -1)
+        last = record(eager, Tap("reader_keys"))
+    assert not last.selected.equal(before.selected)
+    assert tapped(last, Tap("reader_keys"), 2).equal(tapped(before, Tap("reader_keys"), 2))
+
+
 @pytest.mark.parametrize(("start", "first"), [(0.5, 2), (2 / 3, 3), (0.75, 3)])
 def test_hidden_mean_starts_at_a_fraction_of_the_depth(towers, start, first):
     _, eager = towers  # the same kernel on both sides: what is compared is which states are read
