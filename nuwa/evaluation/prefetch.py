@@ -15,6 +15,8 @@ class Prefetched(Generic[T]):
     """The items of ``source`` after ``prepare``, up to ``ahead`` of them made in advance by one thread, in order.
 
     What reading or preparing raises is raised where the item would have come. ``ahead=0`` prepares each when it is due.
+    The first item, for which nothing else can be done meanwhile, is made by the caller: processes that ``source``
+    starts are then not forked from the thread, in which case they end with an error.
     """
 
     def __init__(self, source: Iterable[T], prepare: Callable[[T], T], ahead: int) -> None:
@@ -30,12 +32,14 @@ class Prefetched(Generic[T]):
             item = next(iterator, _END)
             return item if item is _END else self.prepare(item)
 
+        item = make()
         with ThreadPoolExecutor(1, thread_name_prefix="prefetch") as thread:
             waiting: deque[Future] = deque(thread.submit(make) for _ in range(self.ahead))
             try:
-                while (item := waiting.popleft().result()) is not _END:
-                    waiting.append(thread.submit(make))
+                while item is not _END:
                     yield item
+                    item = waiting.popleft().result()
+                    waiting.append(thread.submit(make))
             finally:
                 for future in waiting:
                     future.cancel()

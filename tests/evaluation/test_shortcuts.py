@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import threading
 import time
 
@@ -146,3 +147,16 @@ class TestPrefetched:
             for item in Prefetched(source(), lambda x: x, ahead):
                 seen.append(item)
         assert seen == [1, 2]
+
+    def test_processes_that_read_ahead_end_well(self):
+        """Forked from the thread they would end with 1, which torch takes for a crash if it looks in time."""
+        forks = multiprocessing.get_context("fork")
+
+        def source():
+            process = forks.Process(target=int)
+            process.start()
+            yield 1
+            process.join()
+            yield process.exitcode
+
+        assert list(Prefetched(source(), lambda x: x, 2)) == [1, 0]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from families import FAMILIES, PLAIN, PROMPTS
-from support import plain_attention, plain_decode, positions_of, random_llava, tapped, tapped_features
+from support import plain_attention, plain_decode, positions_of, tapped, tapped_features
 
 import nuwa
 from nuwa.models import adapter_for
