@@ -59,13 +59,16 @@ class OfflineRun:
 
 def all_records(folder: Path) -> list[Record]:
     """The records of a finished run; wandb's own process may still write them when ``finish`` has returned."""
-    found: list[Record] = []
-    for _ in range(100):
-        found = [record for path in folder.glob("*.wandb") for record in records(path)]
-        if found and found[-1].HasField("exit"):
-            break
+    end = time.monotonic() + 30
+    while True:
+        try:
+            found = [record for path in folder.glob("*.wandb") for record in records(path)]
+            if found and found[-1].HasField("exit") or time.monotonic() > end:
+                return found
+        except (AssertionError, struct.error):  # a piece that is being written
+            if time.monotonic() > end:
+                raise
         time.sleep(0.1)
-    return found
 
 
 def read_run(folder: Path) -> OfflineRun:
