@@ -63,7 +63,7 @@ def all_records(folder: Path) -> list[Record]:
     while True:
         try:
             found = [record for path in folder.glob("*.wandb") for record in records(path)]
-            if found and found[-1].HasField("exit") or time.monotonic() > end:
+            if (found and found[-1].HasField("exit")) or time.monotonic() > end:
                 return found
         except (AssertionError, struct.error):  # a piece that is being written
             if time.monotonic() > end:
