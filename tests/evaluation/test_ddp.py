@@ -95,7 +95,7 @@ def test_a_killed_worker_loses_no_finished_sample(alone, tmp_path):
     lead, killed = exits(workers)
     assert killed == -signal.SIGKILL and lead != 0
     assert read_result(folder)["status"] == "failed" and "another process was lost" in read_result(folder)["reason"]
-    finished = {batch[0]["batch"] for path in folder.glob(PARTS) for batch in whole_batches(read_rows(path))}
+    finished = {batch[0]["id"] for path in folder.glob(PARTS) for batch in whole_batches(read_rows(path))}
     assert 11 + 2 <= len(finished) < 21, "the lead was not kept from its share, the other was killed in the middle"
     copied = tmp_path / "copied" / "main" / alone.name
     shutil.copytree(folder, copied)
@@ -104,8 +104,8 @@ def test_a_killed_worker_loses_no_finished_sample(alone, tmp_path):
     run_job(small(tmp_path / "copied", *JOB))  # the same with one process
     for restarted in (folder, copied):
         same_result(restarted, alone)
-        computed = Counter(row["batch"] for path in restarted.glob(TIMINGS) for row in read_rows(path))
-        assert all(computed[number] <= 1 for number in finished)
+        computed = Counter(row["first"] for path in restarted.glob(TIMINGS) for row in read_rows(path))
+        assert all(computed[first] <= 1 for first in finished)
 
 
 def numbered(done=(), rank=0, size=1):
