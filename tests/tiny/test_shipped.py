@@ -16,7 +16,7 @@ def family(request):
 
 @pytest.mark.parametrize(("task", "floor"), [("vqa", 0.85), ("vg", 0.9)])
 def test_accuracy_on_held_out_scenes(family, task, floor):
-    total, *kinds = evaluate(family.folder, family.name, task, count=60)
+    total, *kinds = evaluate(family.folder, family.name, task, count=40)
     assert total.accuracy >= floor, [(score.kind, score.right, score.asked) for score in kinds]
 
 
