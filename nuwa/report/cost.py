@@ -6,7 +6,7 @@ faster the prefill is, measured in turn with the unpruned model in one process (
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 
 from nuwa.report.expected import PaperTable, PrintedRow
 from nuwa.report.formats import Cells
@@ -14,7 +14,7 @@ from nuwa.report.paper import ABSENT, MISSING, Run, chosen, matches
 from nuwa.report.runs import Choices, Result, probe_of
 from nuwa.report.side_by_side import label
 
-Wholes = dict[tuple[str, str], float]
+Wholes = dict[Hashable, float]
 FLOPS, PREFILL = "llm_tflops", "prefill_ms_a100"
 LEGEND = (
     "percent of the unpruned model's LLM TFLOPs, ours / paper; prefill speed-up, ours (quartiles) / paper; promised: "
@@ -27,20 +27,24 @@ def cost_rows(table: PaperTable, results: Iterable[Result]) -> list[Cells]:
     if FLOPS not in table.columns:
         return []
     runs = chosen(results)
-    whole = {
-        _images(choices): result[FLOPS] for choices, result in runs if choices.method == "none" and FLOPS in result
-    }
+    unpruned = [run for run in runs if run[0].method == "none" and FLOPS in run[1]]
+    whole = {key: result[FLOPS] for choices, result in unpruned for key in (result["run_key"], _alike(choices))}
     found = matches(table, runs)
     return [_row(table, model, whole, *match) for model, own in found.items() for match in own]
 
 
-def _images(choices: Choices) -> tuple[str, str]:
-    """What decides on the tokens of an unpruned image: data sets differ in their images' sizes."""
-    return choices.model, choices.dataset
+def _alike(choices: Choices) -> tuple[str, str, str]:
+    """What a run shares with its unpruned run, where it names none: images of other sizes have other costs."""
+    return choices.model, choices.dataset, choices.rest
+
+
+def _whole(wholes: Wholes, choices: Choices, result: Result) -> float | None:
+    """FLOPs without pruning: of the unpruned run that a run names, otherwise of one with the same options."""
+    return wholes.get(result.get("baseline"), wholes.get(_alike(choices)))
 
 
 def _row(table: PaperTable, model: str, wholes: Wholes, row: PrintedRow, pruner: str, run: Run | None) -> Cells:
-    result, whole = ({}, None) if run is None else (run[1], wholes.get(_images(run[0])))
+    result, whole = ({}, None) if run is None else (run[1], _whole(wholes, *run))
     state = result.get("status", MISSING if pruner else ABSENT)
     unpruned = table.unpruned[row.model].cells
     left = f"{100 * result[FLOPS] / whole:.2f}" if whole and FLOPS in result else state

@@ -14,7 +14,10 @@ DONE, LIMITED, MISSING, FAILED, REFUSED, UNREACHABLE, UNFINISHED, ABSENT = (
     "done", "limited", "missing", "failed", "refused", "unreachable", "unfinished", "none here",
 )  # fmt: skip
 NO_RUN = "no run"
-MIXED = "ours is the mean of runs that differ in the data set's options, decoding or limit: report on one of them"
+MIXED = (
+    "ours is the mean of runs that differ in the options of data set or model, in decoding, limit or protocol: "
+    "report on one of them"
+)
 Run = tuple[Choices, Result]
 Runs = Sequence[Run]
 Match = tuple[PrintedRow, str, Run | None]

@@ -9,12 +9,13 @@ from typing import Any
 
 from hydra.utils import get_object
 
+from nuwa.config import UNSCIENTIFIC
 from nuwa.models import axes_of
 from nuwa.pruners.base import Pruner
 from nuwa.pruners.catalogue import find_method
 
 Result = dict[str, Any]
-GROUPS = ("pruner", "dataset", "budget", "blocking")
+GROUPS = ("pruner", "dataset", "model", "budget", "blocking")
 REST = ("generation", "limit")
 
 
@@ -51,7 +52,8 @@ def measured(result: Result) -> dict[str, float]:
 class Choices:
     """What a run was asked to do, as far as a printed table tells runs apart.
 
-    ``rest`` is what else does, but for the seed: the data set's options, decoding, the limit, and the protocol.
+    ``rest`` is what else does, but for the seed: the options of data set and model, decoding, the limit, and the
+    protocol.
     """
 
     method: str
@@ -92,25 +94,34 @@ class Choices:
 def choices_of(result: Result) -> Choices:
     """The choices in a run's recorded config."""
     config = result.get("config", {})
-    pruner, dataset, budget, blocking = (config.get(group) or {} for group in GROUPS)
+    pruner, dataset, model, budget, blocking = (config.get(group) or {} for group in GROUPS)
+    rest = [_samples(dataset), _answering(model), protocol_of(result), *map(config.get, REST)]
     return Choices(
         method=method_of(result),
         options={key: _plain(value) for key, value in pruner.items() if key != "_target_"},
         average=budget.get("average"),
         ratio=budget.get("ratio"),
         position=_position(result),
-        model=(config.get("model") or {}).get("name", ""),
+        model=model.get("name", ""),
         dataset=dataset.get("name", ""),
         split=dataset.get("split"),
         limited=config.get("limit") is not None,
         blocking=(blocking["source"], str(blocking["layers"])) if blocking.get("source") else None,
-        rest=json.dumps([_samples(dataset), protocol_of(result), *map(config.get, REST)], sort_keys=True, default=str),
+        rest=json.dumps(rest, sort_keys=True, default=str),
     )
 
 
 def _samples(dataset: dict[str, Any]) -> dict[str, Any]:
     """A data set's options but for where a copy of what the hub has lies on this machine."""
     return {key: value for key, value in dataset.items() if not dataset.get("hub") or key not in ("path", "streaming")}
+
+
+def _answering(model: dict[str, Any]) -> dict[str, Any]:
+    """A model's options but those that change no answer.
+
+    ``path`` stays: two folders may hold two checkpoints, so that copies of one are told apart too.
+    """
+    return {key: value for key, value in model.items() if key not in UNSCIENTIFIC["model"]}
 
 
 def _position(result: Result) -> str:

@@ -10,6 +10,7 @@ from nuwa.report.__main__ import main
 from nuwa.report.cost import cost_rows
 from nuwa.report.expected import load_table
 from nuwa.report.paper import compare
+from nuwa.report.points import points_of
 from nuwa.report.side_by_side import failed, remarks, wide_rows
 
 GQA, MMB = "gqa/exact_match", "mmbench/circular"
@@ -124,6 +125,16 @@ def test_what_is_no_seed():
     assert found.ours == pytest.approx(58) and "decoding" in found.note and not found.judged
 
 
+def test_options_of_the_model_are_no_seed():
+    """But for where it computes; another checkpoint has other scores."""
+    for option, same in (("device", True), ("device_map", True), ("image_frame", False), ("path", False)):
+        runs = [result("nuwa", {GQA: value}, average=64, run_key=str(value)) for value in (0.57, 0.59)]
+        for run, value in zip(runs, ("one", "other"), strict=True):
+            run["config"]["model"][option] = value
+        assert cell(runs, "table5", "nuwa", "64").judged == same
+        assert len(points_of(runs)) == (1 if same else 2)
+
+
 def test_a_run_of_all_samples_goes_before_one_of_a_part():
     part = result("nuwa", {GQA: 0.4}, average=64, limit=10, run_key="part")
     for runs in ([part, result("nuwa", {GQA: 0.59}, average=64)], [result("nuwa", {GQA: 0.59}, average=64), part]):
@@ -190,6 +201,21 @@ def test_costs_of_any_model():
     assert cost_rows(load_table("table5"), runs) == []
     larger = result("none", {}, **common | {"dataset": "gqa"}, llm_tflops=11.52)
     assert ours in cost_rows(load_table("table4"), [*runs, larger])  # other images, other costs
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_costs_of_pictures_of_several_sizes(named):
+    """Each run beside its own unpruned run, or where none is named, beside one with the same options."""
+    runs = []
+    for side, scale in ((96, 1), (560, 4)):
+        for method, average in (("none", None), ("nuwa", 64)):
+            run = result(method, {}, "scenes", average=average, run_key=f"{method}{side}")
+            run["config"]["dataset"]["picture_side"] = side
+            run["llm_tflops"] *= scale
+            runs.append(run | ({"baseline": f"none{side}"} if named else {}))
+    rows = [row for row in cost_rows(load_table("table4"), runs) if row["method"] in ("vanilla", "nuwa")]
+    shares = [row["TFLOPs left, %"].split(" / ")[0] for row in rows if row["TFLOPs left, %"][0].isdigit()]
+    assert shares == ["100.00", "100.00", "11.11", "11.11"]
 
 
 def test_command(tmp_path, capsys):
