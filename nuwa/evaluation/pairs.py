@@ -56,13 +56,24 @@ def permutation(differences: Sequence[float], seed: int = 0) -> float:
 
 
 def compare(rows: Sequence[Row], others: Sequence[Row], seed: int = 0) -> list[Comparison]:
-    """Every metric that single samples have, over the samples that both runs answered.
+    """Every metric that single samples have, over the samples for which both runs have it.
 
     McNemar's test where samples are right or wrong and scored alone, otherwise a permutation test over groups.
+
+    Raises:
+        ValueError: a sample's target differs, so that the runs are of two data sets. Prompts may differ.
     """
     pairs = list(zip(*answered_by_both(rows, others), strict=True))
-    names = dict.fromkeys(name for pair in pairs for name in pair[0]["scores"] if name in pair[1]["scores"])
-    return [_compare_metric(name, [pair for pair in pairs if name in pair[0]["scores"]], seed) for name in names]
+    for one, other in pairs:
+        if one.get("target") != other.get("target"):
+            targets = f"{one.get('target')!r} in the first run, {other.get('target')!r} in the second"
+            raise ValueError(f"two data sets: {one['id']} has the target {targets}")
+    metrics: dict[str, list[tuple[Row, Row]]] = {}
+    for one, other in pairs:
+        for name in one["scores"]:
+            if name in other["scores"]:
+                metrics.setdefault(name, []).append((one, other))
+    return [_compare_metric(name, shared, seed) for name, shared in metrics.items()]
 
 
 def _compare_metric(name: str, pairs: Sequence[tuple[Row, Row]], seed: int) -> Comparison:

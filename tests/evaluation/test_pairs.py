@@ -60,6 +60,22 @@ def test_samples_are_paired_by_id():
     assert (found.n, found.first, found.p) == (3, found.second, 1.0)
 
 
+def test_a_metric_that_one_run_lacks_for_a_sample():
+    first, second = rows([1, 0, 1]), rows([1, 1, 0])
+    del second[1]["scores"]["t/m"]
+    (found,) = compare(first, second)
+    assert (found.n, found.first, found.second) == (2, 1.0, 0.5)
+
+
+def test_samples_of_two_data_sets_are_refused():
+    """Rows without an id of their own are called alike in every file."""
+    first, second = rows([1, 0], target=["red"]), rows([1, 0], target=["two"])
+    with pytest.raises(ValueError, match="two data sets: t0 has the target"):
+        compare(first, second)
+    asked_otherwise = rows([1, 0], target=["red"], prompt="What colour?")
+    assert compare(first, asked_otherwise)[0].n == 2
+
+
 def test_mean_retention(monkeypatch):
     monkeypatch.setattr(statistics, "RESAMPLES", 200)
     easy = Benchmarked(rows([1, 1, 0, 0] * 20, "a"), rows([1] * 80, "a"), mean, "a/m")
@@ -83,3 +99,9 @@ def test_command_line(tmp_path, capsys):
     assert capsys.readouterr().out.splitlines()[1].split() == ["t/m", "8", "1.0000", "0.0000", "0.0078", "McNemar"]
     assert main([str(tmp_path / "one"), str(tmp_path / "other")]) == 1
     assert "no scored sample in common" in capsys.readouterr().err
+    assert main([str(tmp_path / "one"), str(tmp_path / "mistyped")]) == 1
+    assert f"{tmp_path / 'mistyped'} has no predictions.jsonl" in capsys.readouterr().err
+    lines = [json.dumps(row) + "\n" for row in rows([1] * 8, target="another")]
+    (tmp_path / "two" / "predictions.jsonl").write_text("".join(lines), encoding="utf-8")
+    assert main([str(tmp_path / "one"), str(tmp_path / "two")]) == 1
+    assert "error: two data sets" in capsys.readouterr().err
