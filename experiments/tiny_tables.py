@@ -66,6 +66,11 @@ def run_tables(samples: int, jobs: int, outputs: Path) -> float:
     return (time.perf_counter() - start) / 60
 
 
+def of_size(results: Sequence[Result], samples: int) -> list[Result]:
+    """The results over so many scenes; calls with other ``--samples`` leave theirs in the same folder."""
+    return [result for result in results if result.get("config", {}).get("dataset", {}).get("samples") == samples]
+
+
 def write_page(results: Sequence[Result], folder: Path, how: str) -> Path:
     """README.md, runs.csv and plots of the results; ``how`` says how they were made."""
     runs = runs_section(results, "every run")
@@ -103,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words.add_argument("--results", type=Path, default=RESULTS, help="where the page goes")
     options = words.parse_args(arguments)
     minutes = run_tables(options.samples, options.jobs, options.outputs.resolve())
-    results = collect(find_runs(options.outputs / NAME))
+    results = of_size(collect(find_runs(options.outputs / NAME)), options.samples)
     if not any(result.get("status") == "done" for result in results):
         print("error: no job finished", file=sys.stderr)
         return 1

@@ -23,6 +23,21 @@ def test_commands_compose(tmp_path):
         assert (cfg.name, cfg.dataset.samples, cfg.paths.outputs) == (tiny.NAME, 100, str(tmp_path))
 
 
+def test_runs_of_another_size_are_left_out(tmp_path, monkeypatch):
+    """All runs lie below one name, however many scenes they have seen."""
+    tiny = script()
+    runs = [result("nuwa", {"vqa/exact_match": 0.5}, "scenes", average=64, run_key=str(n)) for n in (100, 1000)]
+    for run, samples in zip(runs, (100, 1000), strict=True):
+        run["config"]["dataset"]["samples"] = samples
+    write(tmp_path / tiny.NAME, runs)
+    monkeypatch.setattr(tiny, "run_tables", lambda *_: 0.0)
+    seen = []
+    monkeypatch.setattr(tiny, "write_page", lambda results, *_: seen.append(results))
+    for samples in (100, 1000, 7):
+        assert tiny.main(["--samples", str(samples), "--outputs", str(tmp_path)]) == (samples == 7)
+    assert [[one["config"]["dataset"]["samples"] for one in results] for results in seen] == [[100], [1000]]
+
+
 def test_page(tmp_path):
     tiny = script()
     kept = {name: {"value": 0.9, "low": 0.8, "high": 0.95} for name in ("vqa/exact_match", "vg/acc@0.5")}
