@@ -9,6 +9,7 @@ import shlex
 import pytest
 from jobs import ROOT, compose
 
+from nuwa.analysis.blocking import layer_range
 from nuwa.config import BUILT, typed
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("experiments/**/*.md"))]
@@ -33,6 +34,12 @@ def test_launch_commands_compose(command):
     cfg = compose(*(word for word in overrides if "<" not in word and not word.startswith("pruner=loudest")))
     for group in BUILT:
         typed(cfg, group)
+
+
+@pytest.mark.parametrize("override", commands("blocking."))
+def test_overrides_of_blocking_compose(override):
+    """The table of groups shows them one by one."""
+    layer_range(compose("blocking=text_to_vision", override).blocking.layers, 32)
 
 
 @pytest.mark.parametrize("command", commands("python -m nuwa"))
