@@ -62,12 +62,11 @@ def check_prefill(mask: Any, cache: Any, batch: int, length: int, config: Any) -
         raise SessionError("language models with a sliding window are not supported with pruning")
 
 
-def check_decode(kwargs: dict[str, Any], state: PrefillState, queries: int, generated: int) -> None:
+def check_decode(mask: Any, state: PrefillState, batch: int, generated: int, queries: int) -> None:
     """Refuse a continuation whose tokens were cut out of the unpruned prompt by the length of the pruned cache."""
-    expected = state.prompt.whole.length + generated + queries
-    mask = kwargs.get("attention_mask")
-    if generated < 0 or (mask is not None and mask.shape[-1] != expected):
+    shape = batch, state.prompt.whole.length + generated + queries
+    if generated < 0 or (mask is not None and (not torch.is_tensor(mask) or tuple(mask.shape) != shape)):
         raise SessionError(
-            "the pruned cache is shorter than its prompt: continue with the new ids only, and with an attention mask "
-            f"over the whole unpruned prompt and every new token (length {expected}), or none"
+            "the pruned cache is shorter than its prompt: continue with the new ids only, and with a 2-D attention "
+            f"mask over the whole unpruned prompt and every new token {shape}, or none"
         )

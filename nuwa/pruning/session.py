@@ -200,7 +200,7 @@ class PruningSession:
             run_beginnings(module, split, inputs, cache)
             segment, inputs = split.segment, split.inputs_of_ends(inputs)
         state, queries = PrefillState(prompt, [segment]), inputs.shape[1]
-        self._step = Step(state, True, queries, 0, stages, self._images, self._input_ids, split=split)
+        self._step = Step(state, True, queries, None, stages, self._images, self._input_ids, split=split)
         if cache is not None:
             state.attach(cache)
         return kwargs | {
@@ -212,11 +212,15 @@ class PruningSession:
         }
 
     def _decode(self, state: PrefillState, kwargs: dict[str, Any]) -> dict[str, Any]:
-        segment = state.at(0)
-        queries = kwargs["inputs_embeds"].shape[1]
+        """The arguments with the mask and ids of the pruned prompt; padding behind it is what the mask says it is."""
+        segment, mask = state.at(0), kwargs.get("attention_mask")
+        batch, queries = kwargs["inputs_embeds"].shape[:2]
         generated = cached_length(kwargs["past_key_values"]) - segment.length
-        guards.check_decode(kwargs, state, queries, generated)
-        self._step = step = Step(state, False, queries, generated)
+        guards.check_decode(mask, state, batch, generated, queries)
+        new = segment.valid.new_ones(batch, generated + queries)
+        if mask is not None:
+            new = mask[:, state.prompt.whole.length :].to(new)
+        self._step = step = Step(state, False, queries, new)
         return kwargs | {
             "attention_mask": step.valid(segment).long(),
             "position_ids": model_ids(step.position_ids(segment)),

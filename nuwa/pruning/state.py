@@ -83,8 +83,9 @@ class PrefillState:
 
 @dataclass
 class Step:
-    """One forward of the language model over a pruned prompt: ``queries`` tokens after ``generated`` new ones.
+    """One forward of the language model over a pruned prompt, or of the last ``queries`` of the tokens behind it.
 
+    ``new`` (B, tokens behind the prompt) bool: False on padding, which is neither seen nor counted; None in a prefill.
     ``stages`` maps the pruning layers of a prefill to the (B, I) tokens that stay there. ``overrides`` caches, per
     later segment, the mask and rotary embeddings that replace those of the one that the model was ``called_with``.
     ``split``: its rows share beginnings, and only their ends run here.
@@ -93,7 +94,7 @@ class Step:
     state: PrefillState
     prefill: bool
     queries: int
-    generated: int = 0
+    new: Tensor | None = None
     stages: dict[int, Tensor] = field(default_factory=dict)
     images: EncodedImages | None = None
     input_ids: Tensor | None = None
@@ -111,24 +112,25 @@ class Step:
         """Position ids (C, B, Q) of this step's tokens."""
         if self.prefill:
             return segment.ids
-        new = torch.arange(self.queries, device=segment.next_id.device) + self.generated
-        return segment.next_id[..., None] + new
+        return segment.next_id[..., None] + self.new.cumsum(1)[:, -self.queries :] - 1
 
     def valid(self, segment: Segment) -> Tensor:
         """(B, K) bool over the keys a layer of this segment sees."""
         if self.prefill:
             return segment.valid
-        return torch.nn.functional.pad(segment.valid, (0, self.generated + self.queries), value=True)
+        return torch.cat([segment.valid, self.new], 1)
+
+    def padded(self, segment: Segment) -> bool:
+        """Whether a layer of this segment sees any padding."""
+        return segment.padded or (self.new is not None and not bool(self.new.all()))
 
     def override(self, segment: Segment, language_model: torch.nn.Module, hidden: Tensor) -> dict[str, Any]:
         """Mask and rotary embeddings for the layers of a segment that the model was not called with."""
         if segment.start not in self.overrides:
             implementation = language_model.config._attn_implementation
-            valid = self.valid(segment)
+            valid, padded = self.valid(segment), self.padded(segment)
             self.overrides[segment.start] = {
-                "attention_mask": format_mask(
-                    implementation, valid, self.queries_in(segment), segment.padded, hidden.dtype
-                ),
+                "attention_mask": format_mask(implementation, valid, self.queries_in(segment), padded, hidden.dtype),
                 "position_embeddings": rotary_embeddings(language_model, hidden, self.position_ids(segment)),
             }
         return self.overrides[segment.start]

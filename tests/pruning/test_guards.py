@@ -124,6 +124,15 @@ def test_a_continuation_with_new_ids_works(model, inputs):
 
 
 @torch.no_grad()
+def test_a_continuation_with_a_mask_of_another_kind_is_refused(model, inputs):
+    with nuwa.prune(model, Fixed(3)):
+        cache = model(**inputs).past_key_values
+        mask = torch.ones(1, 1, 1, inputs["input_ids"].shape[1] + 1, dtype=torch.bool)
+        with pytest.raises(SessionError, match="2-D attention mask"):
+            model(input_ids=torch.tensor([[7]]), attention_mask=mask, past_key_values=cache)
+
+
+@torch.no_grad()
 def test_assisted_decoding_crops_every_layer(model, inputs):
     pruner = Fixed(3, (2, 4))
     with nuwa.prune(model, pruner):

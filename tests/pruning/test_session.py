@@ -173,6 +173,47 @@ class TestAgainstPlainDecoding:
         assert session.report().images[0].stages[1][1] == kept_tokens(64, 3, 2)
 
 
+TURN = torch.tensor([[0, 0, 9], [11, 12, 13]]), torch.tensor([[0, 0, 1], [1, 1, 1]])
+"""A second turn of two rows and its mask: the first has one new token."""
+ANSWER = torch.tensor([[14, 0], [15, 16]]), torch.tensor([[1, 0], [1, 1]])
+THIRD = torch.tensor([[17], [17]]), torch.tensor([[1], [1]])
+
+
+@torch.no_grad()
+def continued(model, inputs, turns, numbered=False):
+    """Logits of the last of several turns, (ids, mask) each; ``numbered``: position ids that do not count padding."""
+    mask = inputs["attention_mask"]
+    cache = model(**inputs).past_key_values
+    for ids, new in turns:
+        mask = torch.cat([mask, new], 1)
+        more = {"position_ids": (mask.cumsum(1) - 1)[:, -ids.shape[1] :]} if numbered else {}
+        logits = model(input_ids=ids, attention_mask=mask, past_key_values=cache, **more).logits
+    return logits[:, -1]
+
+
+class TestPaddingBehindThePrompt:
+    """On the left of a second turn, and behind a row that has ended, it is neither seen nor counted."""
+
+    @pytest.mark.parametrize("position", ["perc", "pesp"])
+    @pytest.mark.parametrize("attention", ["sdpa", "eager"])
+    def test_rows_equal_rows_alone(self, family, attention, position):
+        model, turns = family.model(attention), (TURN, ANSWER, THIRD)
+        with nuwa.prune(model, Fixed(3, (2, 4)), position):
+            together = continued(model, family.inputs("first", "middle"), turns)
+            for row, name in enumerate(("first", "middle")):
+                real = [(ids[row, new[row] == 1][None], new[row, new[row] == 1][None]) for ids, new in turns]
+                alone = continued(model, family.inputs(name), real)
+                torch.testing.assert_close(together[row], alone[0], atol=2e-6, rtol=0)
+
+    @pytest.mark.parametrize("name", PLAIN)
+    def test_as_in_the_unpruned_model(self, name):
+        model, inputs = FAMILIES[name].model(), FAMILIES[name].inputs("first", "middle", numbered=True)
+        expected = continued(model, inputs, (TURN, ANSWER, THIRD), numbered=True)
+        with nuwa.prune(model, KeepAll()):
+            found = continued(model, inputs, (TURN, ANSWER, THIRD))
+        torch.testing.assert_close(found, expected, atol=2e-6, rtol=0)
+
+
 def check_plain(family, name, pruner, position, keep, stages):
     """Cached generation of a prompt equals decoding it without hooks, masks or cache."""
     model, ids, inputs = family.model(), family.ids(name), family.inputs(name)
