@@ -46,7 +46,7 @@ class Marker:
         return f"{self.judge.model} {hashlib.blake2b(self.words.encode(), digest_size=4).hexdigest()}"
 
     def mark(self, folder: Path) -> int:
-        """Give every answer of a run a mark; returns how many were missing.
+        """Give every answer of a run, whose lock is held, a mark; returns how many were missing.
 
         Raises:
             JudgeError: the judge does not answer; what it has marked is kept.
@@ -54,6 +54,7 @@ class Marker:
         journal = Journal(folder / JOURNAL, folder.name)
         rows = journal.rows
         answered = [row for row in rows if row["status"] == "ok"]
+        _cut_torn(folder / MARKS)
         known = _marks(folder / MARKS, self.name)
         left = [row for row in answered if (row["id"], row["prediction"]) not in known]
         with (folder / MARKS).open("a", encoding="utf-8") as file:
@@ -70,7 +71,7 @@ class Marker:
         return len(left)
 
     def write_numbers(self, folder: Path) -> dict[str, float]:
-        """Put what the marks of a run say into its result; returns its metrics.
+        """Put what the marks of a run, whose lock is held, say into its result; returns its metrics.
 
         There is a retention if this judge has marked the unpruned run in the same words.
         """
@@ -96,13 +97,21 @@ class Marker:
 
 
 def _marks(file: Path, judge: str) -> dict[tuple[str, str], dict[str, float]]:
-    """What a judge has marked before, by id and answer; a torn last line is cut off."""
-    if not file.exists():
-        return {}
-    whole = [line for line in file.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
-    os.truncate(file, sum(map(len, whole)))
-    lines = map(json.loads, whole)
+    """What a judge has marked before, by id and answer."""
+    lines = map(json.loads, _whole_lines(file))
     return {(line["id"], line["prediction"]): line["scores"] for line in lines if line["judge"] == judge}
+
+
+def _whole_lines(file: Path) -> list[bytes]:
+    """The lines of a file, if it exists, without a last one that is torn or still being written."""
+    lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
+    return [line for line in lines if line.endswith(b"\n")]
+
+
+def _cut_torn(file: Path) -> None:
+    """Cut off a torn last line, so that others can follow; only for a run whose lock is held."""
+    if file.exists():
+        os.truncate(file, sum(map(len, _whole_lines(file))))
 
 
 def _answered(folder: Path) -> list[Row]:
@@ -145,7 +154,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 asked = marker.mark(folder)
             print(f"{folder}: {asked} answers marked")
         for folder in folders:
-            numbers = marker.write_numbers(folder)
+            with FileLock(folder / LOCK):
+                numbers = marker.write_numbers(folder)
             print(f"{folder}: " + ", ".join(f"{name} {value:.3f}" for name, value in numbers.items()))
     except JudgeError as error:
         print(f"error: {error}; the same command goes on from there", file=sys.stderr)

@@ -131,6 +131,18 @@ def test_no_retention_from_the_marks_of_two_judges(runs, server, tmp_path):
     assert "retention" not in read_result(pruned)
 
 
+def test_a_line_that_another_process_is_writing_stays(runs, server):
+    pruned, unpruned = runs
+    server[1].extend(["0.5"] * 2 * ROWS)
+    assert main(command(server, pruned, unpruned)) == 0
+    whole = (unpruned / MARKS).read_bytes()
+    torn = whole + b'{"judge": "mar'
+    (unpruned / MARKS).write_bytes(torn)
+    assert main(command(server, pruned)) == 0 and "mmvet/score" in read_result(pruned)["retention"]
+    assert (unpruned / MARKS).read_bytes() == torn
+    assert main(command(server, unpruned)) == 0 and (unpruned / MARKS).read_bytes() == whole
+
+
 def test_what_cannot_be_judged(runs, server, tmp_path, capsys):
     folder = runs[0]
     assert main(command(server, tmp_path / "data")) == 1
