@@ -19,12 +19,24 @@ Scores = dict[str, float]
 """Metric name -> value, e.g. ``{"vqa/exact_match": 1.0}``."""
 
 
-class BenchmarkError(ValueError):
+class _Refusal(ValueError):
+    """A reason that can be written, whatever it quotes."""
+
+    def __init__(self, reason: str):
+        super().__init__(spelt_out(reason))
+
+
+class BenchmarkError(_Refusal):
     """The benchmark cannot be built at all; the message names the config key to change."""
 
 
-class SampleError(ValueError):
+class SampleError(_Refusal):
     """One sample cannot be used (unreadable image, malformed row), the message says why; a run records it, goes on."""
+
+
+def spelt_out(text: str) -> str:
+    """Text that can be written: lone surrogates, which JSON can hold and UTF-8 cannot, become their escapes."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from nuwa.benchmarks.base import SampleError
+from nuwa.benchmarks.base import SampleError, spelt_out
 
 Doc = dict[str, Any]
 """The columns of a row that a prompt or a score depends on."""
@@ -28,7 +28,7 @@ def checked(doc: Doc, columns: Mapping[str, Callable[[object], object]]) -> Doc:
 
 def a_text(cell: object) -> str:
     """A text that says something."""
-    if not isinstance(cell, str) or not cell.strip():
+    if not a_string(cell).strip():
         raise TypeError("must be a text")
     return cell
 
@@ -39,9 +39,11 @@ def maybe_text(cell: object) -> str:
 
 
 def a_string(cell: object) -> str:
-    """A text that may be empty."""
+    """A text that may be empty; neither a tokenizer nor a journal takes lone surrogates."""
     if not isinstance(cell, str):
         raise TypeError("must be a text")
+    if cell != spelt_out(cell):
+        raise ValueError("must be a text without lone surrogates")
     return cell
 
 
@@ -49,14 +51,22 @@ def texts(cell: object) -> list[str]:
     """At least one text."""
     if not isinstance(cell, list) or not cell or not all(isinstance(one, str) for one in cell):
         raise TypeError("must be a list of at least one text")
-    return cell
+    return [a_string(one) for one in cell]
 
 
 def identifier(cell: object) -> str:
     """A name or a number, as text."""
     if not isinstance(cell, str | int) or isinstance(cell, bool) or cell == "":
         raise TypeError("must be a name or a number")
-    return str(cell)
+    return a_string(str(cell))
+
+
+def a_letter(cell: object) -> str:
+    """The letter of one of four options, in any case."""
+    letter = a_text(cell).strip().upper()
+    if letter not in ("A", "B", "C", "D"):
+        raise ValueError("must be A, B, C or D")
+    return letter
 
 
 def an_integer(cell: object) -> int:

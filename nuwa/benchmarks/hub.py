@@ -207,6 +207,17 @@ def fill_slots(prompt: str, slots: Mapping[str, str]) -> str:
     return _SLOT.sub(lambda found: slots.get(found[1], found[0]), prompt)
 
 
+def option_letters(options: Sequence[str]) -> str:
+    """One letter for each option.
+
+    Raises:
+        SampleError: there are more options than letters.
+    """
+    if len(options) > len(LETTERS):
+        raise SampleError(f"{len(options)} options are more than there are letters")
+    return LETTERS[: len(options)]
+
+
 def option_lines(options: Sequence[str]) -> str:
     """``A. first`` and so on, one per line."""
     return "\n".join(f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False))

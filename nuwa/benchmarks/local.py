@@ -19,7 +19,8 @@ from typing import Literal
 
 from PIL import Image, ImageOps
 
-from nuwa.benchmarks.base import Benchmark, BenchmarkError, Sample, SampleError, Scores, to_rgb
+from nuwa.benchmarks.base import Benchmark, BenchmarkError, Sample, SampleError, Scores, spelt_out, to_rgb
+from nuwa.benchmarks.cells import a_string, a_text, checked
 from nuwa.benchmarks.scoring import Box, exact_match, grounding_scores, to_padded_frame
 
 DEFAULT_FILE = "data.jsonl"
@@ -88,13 +89,14 @@ class Local(Benchmark):
         content = row["content"]
         try:
             task, text = self._task_and_text(content)
-            files = image_files(content)
+            files = checked(content, {"image": image_files})["image"]
             if text.count(PLACEHOLDER) not in (0, len(files)):
                 raise SampleError(f"the text places {text.count(PLACEHOLDER)} pictures, the row has {len(files)}")
             images = tuple(read_image(self.file.parent, name) for name in files)
             meta: dict[str, object] = {"image": files}
             if task == "vqa":
-                return Sample(row["id"], task, images, text, accepted_answers(content["answer"]), meta)
+                answers = checked(content, {"answer": accepted_answers})["answer"]
+                return Sample(row["id"], task, images, text, answers, meta)
             if len(images) != 1:
                 raise SampleError(f"an expression needs one picture, the row has {len(images)}")
             size = images[0].size
@@ -127,9 +129,7 @@ class Local(Benchmark):
         lacking = [column for column in needed if column not in content]
         if lacking:
             raise SampleError(f"lacks {', '.join(lacking)} (its columns: {', '.join(map(str, content)) or 'none'})")
-        words = content[needed[1]]
-        if not isinstance(words, str) or not words.strip():
-            raise SampleError(f"{needed[1]} must be a text, not {words!r}")
+        words = checked(content, {needed[1]: a_text})[needed[1]]
         prompt = self.vg_prompt if task == "vg" else self.vqa_prompt
         return task, prompt.replace(f"{{{needed[1]}}}", words.strip())
 
@@ -192,7 +192,7 @@ def read_rows(file: Path) -> list[dict]:
         rows.append(
             {
                 "line": number,
-                "id": f"{file.stem}-{number}" if name is None else str(name),
+                "id": f"{file.stem}-{number}" if name is None else spelt_out(str(name)),
                 "content": content,
                 "error": error,
             }
@@ -200,24 +200,28 @@ def read_rows(file: Path) -> list[dict]:
     return rows
 
 
-def image_files(content: Mapping) -> list[str]:
-    """The row's picture files as a list."""
-    files = content["image"] if isinstance(content["image"], list) else [content["image"]]
+def image_files(cell: object) -> list[str]:
+    """A row's picture files as a list."""
+    files = cell if isinstance(cell, list) else [cell]
     if not all(isinstance(name, str) and name for name in files):
-        raise SampleError(f"image must be a file name or a list of file names, not {content['image']!r}")
-    return files
+        raise TypeError("must be a file name or a list of file names")
+    return [a_string(name) for name in files]
 
 
 def read_image(folder: Path, name: str) -> Image.Image:
     """Decode a picture inside ``folder`` to RGB, turned upright by its EXIF orientation.
 
     Raises:
-        SampleError: the file is outside the folder, missing, or not a whole picture.
+        SampleError: the file is outside the folder, missing, or not a whole picture; or its name can be no file's.
     """
-    file = (folder / name).resolve()
+    try:
+        file = (folder / name).resolve()
+        exists = file.is_file()
+    except (OSError, ValueError) as error:
+        raise SampleError(f"image {name!r} can be no file: {error}") from error
     if not file.is_relative_to(folder.resolve()):
         raise SampleError(f"image {name} leads outside the folder {folder}")
-    if not file.is_file():
+    if not exists:
         raise SampleError(f"image {name} does not exist in {folder}")
     try:
         with Image.open(file) as image:
@@ -226,12 +230,12 @@ def read_image(folder: Path, name: str) -> Image.Image:
         raise SampleError(f"image {name} cannot be read: {error}") from error
 
 
-def accepted_answers(answer: object) -> tuple[str, ...]:
+def accepted_answers(cell: object) -> tuple[str, ...]:
     """One or several accepted answers as strings; numbers are accepted as answers too."""
-    answers = answer if isinstance(answer, list) else [answer]
+    answers = cell if isinstance(cell, list) else [cell]
     if not answers or not all(isinstance(one, (str, int, float)) and not isinstance(one, bool) for one in answers):
-        raise SampleError(f"answer must be a text or a list of texts, not {answer!r}")
-    return tuple(str(one) for one in answers)
+        raise TypeError("must be a text or a list of texts")
+    return tuple(a_string(str(one)) for one in answers)
 
 
 def normalised_box(box: object, box_format: str, width: int, height: int) -> Box:

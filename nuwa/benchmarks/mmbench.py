@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from nuwa.benchmarks.base import Scores
-from nuwa.benchmarks.cells import Doc, a_text, an_integer, maybe_text
+from nuwa.benchmarks.cells import Doc, a_letter, a_text, an_integer, maybe_text
 from nuwa.benchmarks.hub import Entry, HubBenchmark, option_lines
 
 ROTATION = 1_000_000
@@ -70,7 +70,7 @@ class MMBench(HubBenchmark):
 
     task: ClassVar = "mmbench"
     columns: ClassVar = {
-        "index": an_integer, "question": a_text, "hint": option, "answer": a_text, **dict.fromkeys(OPTIONS, option),
+        "index": an_integer, "question": a_text, "hint": option, "answer": a_letter, **dict.fromkeys(OPTIONS, option),
         "category": a_text, "L2-category": a_text,
     }  # fmt: skip
     keys: ClassVar = ("index",)

@@ -15,7 +15,7 @@ from PIL import Image
 
 from nuwa.benchmarks.base import SampleError, Scores
 from nuwa.benchmarks.cells import Doc, a_string, a_text, identifier
-from nuwa.benchmarks.hub import LETTERS, Entry, HubBenchmark, option_lines
+from nuwa.benchmarks.hub import LETTERS, Entry, HubBenchmark, option_letters, option_lines
 
 _PICTURE = re.compile(r"<image (\d+)>")
 _STRIPPED = ",.!?;:'"
@@ -125,7 +125,7 @@ def listed(options: str) -> list[str]:
         raise ValueError("must be a list in a text") from error
     if not isinstance(found, list):
         raise ValueError("must be a list in a text")
-    return [str(one) for one in found]
+    return [a_string(str(one)) for one in found]
 
 
 def option_list(cell: object) -> str:
@@ -163,6 +163,13 @@ class MMMU(HubBenchmark):
         if len(found) != len(named):
             raise SampleError(f"it names {', '.join(named)}, of which {len(found)} are there")
         return found
+
+    def document(self, doc: Doc, part: int, images: Sequence[Image.Image]) -> Doc:
+        """The answer to a multiple-choice question must be the letter of an option."""
+        letters = option_letters(listed(doc["options"]))
+        if doc["question_type"] == "multiple-choice" and doc["answer"] not in tuple(letters):
+            raise SampleError(f"answer must be the letter of one of {len(letters)} options, not {doc['answer']!r}")
+        return doc
 
     def text(self, doc: Doc) -> str:
         if doc["question_type"] == "multiple-choice":

@@ -77,7 +77,7 @@ class RefCOCO(HubBenchmark):
     def entries(self, row: int, keys: Doc) -> Iterator[Entry]:
         """Ids hold the row, because two splits of the literature, which share boxes, are joined in one here."""
         for number in range(len(texts(keys["answer"]))):
-            yield f"{keys['question_id']}-{row}-{number}", None
+            yield f"{identifier(keys['question_id'])}-{row}-{number}", None
 
     def document(self, doc: Doc, part: int, images: Sequence[Image.Image]) -> Doc:
         if len(images) != 1:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nuwa.benchmarks.base import Scores
+from PIL import Image
+
+from nuwa.benchmarks.base import SampleError, Scores
 from nuwa.benchmarks.cells import Doc, a_text, an_integer, maybe_text, texts
-from nuwa.benchmarks.hub import LETTERS, HubBenchmark, option_lines
+from nuwa.benchmarks.hub import LETTERS, HubBenchmark, option_letters, option_lines
 
 _PREFIX = re.compile(r"([A-Z])\.")
 
@@ -35,6 +37,13 @@ class ScienceQA(HubBenchmark):
     columns: ClassVar = {"question": a_text, "choices": texts, "answer": an_integer, "hint": maybe_text}
     slots: ClassVar = ("question", "context", "options")
     scored: ClassVar = ("answer",)
+
+    def document(self, doc: Doc, part: int, images: Sequence[Image.Image]) -> Doc:
+        """The answer must be the place of a choice, counted from 0."""
+        letters = option_letters(doc["choices"])
+        if not 0 <= doc["answer"] < len(letters):
+            raise SampleError(f"answer must be the place of one of {len(letters)} choices, not {doc['answer']}")
+        return doc
 
     def fill(self, doc: Doc) -> Mapping[str, str]:
         context = f"Context: {doc['hint']}\n" if doc["hint"] else ""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from nuwa.benchmarks.base import Scores
-from nuwa.benchmarks.cells import Doc, a_string, a_text
+from nuwa.benchmarks.cells import Doc, a_letter, a_string, a_text, identifier
 from nuwa.benchmarks.hub import Entry, HubBenchmark, option_lines
 
 CHOICES = tuple(f"choice_{letter}" for letter in "abcd")
@@ -25,7 +25,7 @@ class SEEDBench(HubBenchmark):
     data_type: str = "image"
 
     task: ClassVar = "seed_image"
-    columns: ClassVar = {"question": a_text, "answer": a_text, **dict.fromkeys(CHOICES, a_string)}
+    columns: ClassVar = {"question": a_text, "answer": a_letter, **dict.fromkeys(CHOICES, a_string)}
     keys: ClassVar = ("question_id", "data_type")
     slots: ClassVar = ("question", "options")
     scored: ClassVar = ("answer",)
@@ -35,7 +35,7 @@ class SEEDBench(HubBenchmark):
 
     def entries(self, row: int, keys: Doc) -> Iterator[Entry]:
         if keys["data_type"] == self.data_type:
-            yield f"{row}-{keys['question_id']}", None
+            yield f"{row}-{identifier(keys['question_id'])}", None
 
     def fill(self, doc: Doc) -> Mapping[str, str]:
         return {"question": doc["question"], "options": option_lines([doc[choice] for choice in CHOICES])}

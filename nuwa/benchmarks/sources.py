@@ -5,6 +5,7 @@ Parquet becomes a memory-mapped table in the cache of ``datasets`` first, or is 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,10 @@ from nuwa.benchmarks.streamed import ParquetRows
 
 if TYPE_CHECKING:
     from datasets import DatasetBuilder
+
+_SHARD = re.compile(r"(?P<split>.+)-(?P<number>\d{5,})-of-(?P<count>\d{5,})(?:-[0-9a-f]+)?")
+"""The hub's name of a shard; older data sets put a hash behind it."""
+SHOWN = 8  # names in a message
 
 
 def load_rows(
@@ -55,7 +60,10 @@ def load_rows(
 def find_files(path: str, config: str | None, split: str) -> list[Path]:
     """The files of a split: ``<split>*.parquet`` of the folder, its ``data`` or its ``<config>``; else a jsonl or json.
 
-    A folder that holds one file only needs no split in its name.
+    A folder that holds one file only needs no split in its name, unless that is the name of another split's shard.
+
+    Raises:
+        BenchmarkError: no such file, some of its shards are missing, or several could be the jsonl or json.
     """
     place = Path(path).expanduser()
     if place.is_file():
@@ -67,12 +75,35 @@ def find_files(path: str, config: str | None, split: str) -> list[Path]:
         for suffix in ("parquet", "jsonl", "json"):
             found = sorted(folder.glob(f"*.{suffix}"))
             chosen = [file for file in found if file.stem == split or file.name.startswith((f"{split}-", f"{split}."))]
-            chosen = chosen or (found if len(found) == 1 else [])
+            chosen = chosen or [file for file in found if len(found) == 1 and not _SHARD.fullmatch(file.stem)]
+            missing = missing_shards([file.stem for file in chosen])
+            if missing:
+                names = _listed([f"{name}.{suffix}" for name in missing])
+                raise BenchmarkError(f"dataset.path={path} lacks shards of {split}: {names}")
+            if len(chosen) > 1 and suffix != "parquet":
+                names = _listed([file.name for file in chosen])
+                raise BenchmarkError(f"dataset.path={path} may be {names}; give the one file that is meant")
             if chosen:
-                return chosen if suffix == "parquet" else chosen[:1]
-    names = ", ".join(sorted(str(file.relative_to(place)) for file in place.rglob("*.*"))[:8]) or "nothing"
+                return chosen
+    names = _listed(sorted(str(file.relative_to(place)) for file in place.rglob("*.*"))) or "nothing"
     wanted = f"{config}/{split}" if config else split
     raise BenchmarkError(f"dataset.path={path} lacks {wanted}-*.parquet or {split}.jsonl; it holds {names}")
+
+
+def missing_shards(stems: Sequence[str]) -> list[str]:
+    """The stems that are not there, of every series ``<split>-NNNNN-of-MMMMM`` of which one is."""
+    shards = [found for found in map(_SHARD.fullmatch, stems) if found]
+    there = {(found["split"], found["count"], int(found["number"])) for found in shards}
+    return [
+        f"{split}-{number:05}-of-{count}"
+        for split, count in sorted({shard[:2] for shard in there})
+        for number in range(int(count))
+        if (split, count, number) not in there
+    ]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
 def _from_parquet(files: Sequence[Path], path: str, folder: Path, streaming: bool) -> Rows:

@@ -1,11 +1,12 @@
 """Bad input in whole runs: a bad row is journalled with its reason and counted, a bad source ends in one line."""
 
+import json
 import math
 import re
 
 import pytest
 from jobs import SMALL, compose
-from published import pope, refcoco, write_parquet, write_set
+from published import picture, pope, refcoco, write_parquet, write_set
 
 from nuwa.evaluation import compute
 from nuwa.evaluation.journal import JOURNAL, read_rows
@@ -60,6 +61,20 @@ def test_bad_rows_are_journalled_and_the_run_goes_on(streaming, workers, tmp_pat
         (found,) = (one for one in failed if one.startswith(f"refcoco_testA, row {number}: "))
         assert re.search(reason, found), found
     assert result["metrics"]["refcoco/ACC@0.5"] is not None
+
+
+@pytest.mark.parametrize("name", ["pope", "local"])
+def test_text_that_cannot_be_written_costs_its_sample_only(name, tmp_path):
+    good, half = {"image": "a.png", "question": "Is it?", "answer": "yes", "category": "random"}, "x \ud83d"
+    keys = ("question", "answer", "image")
+    rows = [good, *(good | {key: half} for key in keys), {half: half}, good]
+    lines = [json.dumps(row | {"question_id": number}) for number, row in enumerate(rows)]
+    (tmp_path / "data").mkdir()
+    picture(0).save(tmp_path / "data/a.png")
+    (tmp_path / "data/test.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    result, journal = run(tmp_path, name)
+    assert result["status"] == "done", result.get("reason")
+    assert (result["n"], result["n_failed"], len(journal)) == (2, 4, 6)
 
 
 def test_the_first_bad_row_can_end_the_run(tmp_path):

@@ -5,10 +5,23 @@ import math
 import sys
 
 import pytest
-from published import SETS, benchmark, mmmu, picture, pope, refcoco, scienceqa, vqav2, write_parquet, write_set
+from published import (
+    SETS,
+    benchmark,
+    mmbench,
+    mmmu,
+    picture,
+    pope,
+    refcoco,
+    scienceqa,
+    seedbench,
+    vqav2,
+    write_parquet,
+    write_set,
+)
 
 from nuwa.benchmarks.base import BenchmarkError, SampleError
-from nuwa.benchmarks.sources import load_rows
+from nuwa.benchmarks.sources import load_rows, missing_shards
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -27,6 +40,12 @@ def error_of(name, rows, tmp_path):
 def changed(make, **cells):
     """Two rows, the second with other cells."""
     first, second = make(2)
+    return [first, second | cells]
+
+
+def choices(**cells):
+    """Two multiple-choice questions, the second with other cells."""
+    first, second, _ = mmmu(3)
     return [first, second | cells]
 
 
@@ -57,7 +76,16 @@ def test_boxes_that_are_none(box, reason, tmp_path):
      ("pope", changed(pope, answer=None), "answer must be a text"),
      ("mmmu_val", changed(mmmu, options="one, two"), "options must be a list in a text, not 'one, two'"),
      ("mmmu_val", changed(mmmu, image_2=None), "it names image_1, image_2, of which 1 are there"),
-     ("scienceqa_img", changed(scienceqa, answer=None), "answer must be a whole number, not None")],
+     ("scienceqa_img", changed(scienceqa, answer=None), "answer must be a whole number, not None"),
+     ("scienceqa_img", changed(scienceqa, answer=26), "answer must be the place of one of 3 choices, not 26"),
+     ("scienceqa_img", changed(scienceqa, answer=3), "answer must be the place of one of 3 choices, not 3"),
+     ("scienceqa_img", changed(scienceqa, answer=-1), "answer must be the place of one of 3 choices, not -1"),
+     ("scienceqa_img", changed(scienceqa, choices=["x"] * 27), "27 options are more than there are letters"),
+     ("mmmu_val", choices(answer="C"), "answer must be the letter of one of 2 options, not 'C'"),
+     ("mmmu_val", choices(answer="two"), "answer must be the letter of one of 2 options, not 'two'"),
+     ("mmmu_val", choices(options="[]"), "answer must be the letter of one of 0 options, not 'B'"),
+     ("mmbench_en_dev", changed(mmbench, answer="E"), "answer must be A, B, C or D, not 'E'"),
+     ("seedbench", changed(seedbench, answer="AB"), "answer must be A, B, C or D, not 'AB'")],
 )  # fmt: skip
 def test_malformed_cells(name, rows, reason, tmp_path):
     assert reason in error_of(name, rows, tmp_path)
@@ -84,6 +112,55 @@ def test_lines_that_are_no_rows(tmp_path):
     for index, reason in ((1, "line 2: is not valid JSON"), (2, "line 3: lacks answer"), (3, "image b does not exist")):
         with pytest.raises(SampleError, match=reason):
             dataset[index]
+
+
+HALF = "x \ud83d"
+"""With a lone surrogate: JSON can hold it, neither a tokenizer nor a UTF-8 file can."""
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "cells", "reason"),
+    [("pope", pope, {"question": HALF}, r"question must be a text without lone surrogates, not 'x \\ud83d'"),
+     ("pope", pope, {"answer": HALF}, "answer must be a text without"),
+     ("pope", pope, {"question_id": HALF}, "question_id must be a text without"),
+     ("pope", pope, {"category": HALF}, "category must be a text without"),
+     ("pope", pope, {"image": HALF}, r"image 'x \\ud83d' can be no file"),
+     ("pope", pope, {"image": "a\0b"}, r"image 'a\\x00b' can be no file"),
+     ("pope", pope, {"image": "a" * 999}, "can be no file: .*too long"),
+     ("vqav2_val", vqav2, {"answers": [{"answer": HALF}]}, "answers must be a text without"),
+     ("refcoco_testA", refcoco, {"question_id": HALF, "answer": ["x"]}, "question_id must be a text without"),
+     ("refcoco_testA", refcoco, {"answer": [HALF]}, "answer must be a text without"),
+     ("mmmu_val", mmmu, {"options": r"['one', 'x \ud83d']"}, "options must be a text without")],
+)  # fmt: skip
+def test_texts_and_names_that_cannot_be_written(name, make, cells, reason, tmp_path):
+    picture(0).save(tmp_path / "a.png")
+    pictures = ("image", "image_1", "image_2", "image_3")
+    first, second = ({key: "a.png" if key in pictures else cell for key, cell in row.items()} for row in make(3)[:2])
+    split = SETS[name][1].rpartition("/")[2]
+    (tmp_path / f"{split}.jsonl").write_text(f"{json.dumps(first)}\n{json.dumps(second | cells)}\n", encoding="utf-8")
+    dataset = benchmark(name, tmp_path)
+    assert dataset[0].images
+    with pytest.raises(SampleError, match=reason) as caught:
+        dataset[1]
+    (str(caught.value) + dataset.sample_id(1)).encode()
+
+
+def test_an_id_that_cannot_be_written_is_the_rows(tmp_path):
+    picture(0).save(tmp_path / "a.png")
+    row = seedbench(1)[0] | {"image": "a.png", "question_id": HALF}
+    (tmp_path / "test.jsonl").write_text(json.dumps(row), encoding="utf-8")
+    assert benchmark("seedbench", tmp_path)[0].id == "row-0"
+
+
+def test_a_column_that_cannot_be_written_is_spelt_out(tmp_path):
+    lines = [pope(1)[0] | {"image": "a.png"}, {HALF: 1}]
+    (tmp_path / "test.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    with pytest.raises(SampleError, match=r"its columns: x \\ud83d") as caught:
+        benchmark("pope", tmp_path)[1]
+    str(caught.value).encode()
+    (tmp_path / "test.jsonl").write_text(json.dumps({HALF: 1}), encoding="utf-8")
+    with pytest.raises(BenchmarkError, match=r"lacks question_id.*; it has x \\ud83d"):
+        benchmark("pope", tmp_path)
 
 
 def test_records_with_boxes_in_pixels(tmp_path):
@@ -154,6 +231,46 @@ def test_folders_without_the_split(tmp_path):
     for name in ("a", "b"):
         (tmp_path / f"{name}.jsonl").write_text("{}", encoding="utf-8")
     with pytest.raises(BenchmarkError, match=r"it holds a\.jsonl, b\.jsonl"):
+        benchmark("pope", tmp_path)
+
+
+def test_another_splits_shard_is_not_taken(tmp_path):
+    file = write_parquet(refcoco(2), tmp_path / "data/testA")
+    with pytest.raises(
+        BenchmarkError, match=r"lacks testB-\*\.parquet or .*; it holds data/testA-00000-of-00001\.parquet"
+    ):
+        benchmark("refcoco_testB", tmp_path)
+    older = file.rename(file.with_stem(f"{file.stem}-5ac2d1a7b1b5a1b5"))
+    with pytest.raises(BenchmarkError, match="lacks testB-"):
+        benchmark("refcoco_testB", tmp_path)
+    older.rename(file.with_stem("mine"))
+    assert len(benchmark("refcoco_testB", tmp_path)) == 3
+
+
+@pytest.mark.parametrize("ending", ["", "-5ac2d1a7b1b5a1b5"])
+@pytest.mark.parametrize("streaming", ["false", "true"])
+def test_all_shards_must_be_there(streaming, ending, tmp_path):
+    rows, files = refcoco(9), {}
+    for number in (0, 2, 1):
+        file = write_parquet(rows[3 * number : 3 * number + 3], tmp_path / "data/testA")
+        files[number] = file.rename(file.with_stem(f"testA-{number:05}-of-00003{ending}"))
+        if number == 2:
+            with pytest.raises(
+                BenchmarkError, match=r"dataset\.path=.* lacks shards of testA: testA-00001-of-00003\.parquet$"
+            ):
+                benchmark("refcoco_testA", tmp_path, f"dataset.streaming={streaming}")
+    assert len(benchmark("refcoco_testA", tmp_path, f"dataset.streaming={streaming}")) == 18
+
+
+def test_many_missing_shards_are_a_short_line():
+    assert missing_shards(["a-00001-of-00003", "b-00000-of-00001", "c"]) == ["a-00000-of-00003", "a-00002-of-00003"]
+    assert len(missing_shards(["a-00001-of-01000"])) == 999
+
+
+def test_several_jsonl_of_a_split_are_no_guess(tmp_path):
+    for name in ("test", "test-old"):
+        (tmp_path / f"{name}.jsonl").write_text("{}", encoding="utf-8")
+    with pytest.raises(BenchmarkError, match=r"dataset\.path=.* may be test-old\.jsonl, test\.jsonl; give the one"):
         benchmark("pope", tmp_path)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -146,9 +147,31 @@ def test_punctuation_rule(folder):
     ],
 )
 def test_a_bad_row_fails_alone_and_says_why(folder, row, message):
-    import re
-
     assert re.search(message, error_of(folder, row))
+
+
+HALF = "x \ud83d"  # a lone surrogate: JSON can hold it, neither a tokenizer nor a UTF-8 file can
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({**QUESTION, "question": HALF}, r"question must be a text without lone surrogates, not 'x \\ud83d'"),
+        ({**QUESTION, "answer": ["yes", HALF]}, "answer must be a text without lone surrogates"),
+        ({**EXPRESSION, "expression": HALF}, "expression must be a text without lone surrogates"),
+        ({**QUESTION, "image": HALF}, "image must be a text without lone surrogates"),
+        ({**QUESTION, "image": "a\0b"}, "can be no file"),
+        ({**QUESTION, "image": "a" * 999}, "can be no file"),
+        ({HALF: 1}, r"its columns: x \\ud83d"),
+    ],
+)
+def test_texts_and_names_that_cannot_be_written(folder, row, message):
+    reason = error_of(folder, row)
+    assert re.search(message, reason) and reason.encode()
+
+
+def test_an_id_that_cannot_be_written_is_spelt_out(folder):
+    assert Local(write(folder, QUESTION | {"id": HALF}))[0].id == r"x \ud83d"
 
 
 def test_numbers_that_are_none(folder):
