@@ -123,6 +123,10 @@ class Pruner:
         """
         raise NotImplementedError
 
+    def counts_near(self, count: float, n_tokens: int) -> list[int]:
+        """Numbers of tokens next to ``count`` that `prune_vision` can keep of ``n_tokens``, nearest first."""
+        return [max(1, round(count))]
+
     def highest(self, n_tokens: int, layers: int) -> Schedule:
         """The most that an image of ``n_tokens`` can cost."""
         return Schedule(n_tokens)

@@ -20,8 +20,10 @@ class Composed(Pruner):
     """``vision`` and ``llm`` are names of methods, with the options of their config files.
 
     ``split`` divides the reduction between them, in the logarithm: of N tokens and a budget of T, N (T / N)^split enter
-    the LLM; 1 leaves all of it to the vision method, 0 to the LLM method. A method with both stages can take the vision
-    part with its own vision stage. Native positions are renumbered, as by the authors of the two default methods.
+    the LLM; 1 leaves all of it to the vision method, 0 to the LLM method. Of the numbers that a vision method can make
+    (grids), it makes the nearest that is not below T, and the LLM method does the rest. A method with both stages can
+    take the vision part with its own vision stage. Native positions are renumbered, as by the authors of the two
+    default methods.
     """
 
     vision: str = "visionzip"
@@ -70,7 +72,8 @@ class Composed(Pruner):
     def _share(self, n_tokens: int) -> tuple[Pruner, Pruner, int]:
         """Both parts with their budgets, and how many tokens enter the LLM."""
         target = self.budget.tokens(n_tokens)
-        entering = max(1, round(n_tokens * (target / n_tokens) ** self.split))
+        wished = round(n_tokens * (target / n_tokens) ** self.split)
+        entering = min(self._before.counts_near(wished, n_tokens), key=lambda count: count < target)
         before = replace(self._before, budget=Budget(average=entering))
         return before, replace(self._inside, budget=Budget(average=min(target, entering))), entering
 

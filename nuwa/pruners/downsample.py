@@ -8,14 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nuwa.pruners.base import Facts, MisfitError, Pruner, Tower, VisionContext, VisionDecision
-from nuwa.pruners.pooling import cell_centres, grid_schedule, pooled_grid
-from nuwa.pruning.budget import Schedule
+from nuwa.pruners.base import Facts, MisfitError, Tower, VisionContext, VisionDecision
+from nuwa.pruners.pooling import GridPruner, cell_centres, pooled_grid
 from nuwa.pruning.layout import Grid
 
 
 @dataclass
-class Downsample(Pruner):
+class Downsample(GridPruner):
     """Shrink the image to a near-square grid of patches; a token sits at the centre of what it covers.
 
     Needs a model with one fixed image size; where resolution is dynamic, ask its processor for fewer pixels instead.
@@ -27,9 +26,6 @@ class Downsample(Pruner):
         signal="none: a smaller image",
         counts="ours: near-square grids",
     )
-
-    def schedule(self, n_tokens: int, layers: int) -> Schedule:
-        return grid_schedule(self, n_tokens, layers)
 
     def check_tower(self, tower: Tower) -> None:
         if tower.grid is None:

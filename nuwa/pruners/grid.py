@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nuwa.pruners.base import Facts, Pruner, VisionContext, VisionDecision
-from nuwa.pruners.pooling import cell_centres, grid_schedule, pooled_grid
-from nuwa.pruning.budget import Schedule
+from nuwa.pruners.base import Facts, VisionContext, VisionDecision
+from nuwa.pruners.pooling import GridPruner, cell_centres, pooled_grid
 
 
 @dataclass
-class StridedGrid(Pruner):
+class StridedGrid(GridPruner):
     """The tokens under the cell centres of a smaller grid of near-square shape (`pooling` averages the same cells)."""
 
     name: ClassVar[str] = "grid"
@@ -19,9 +18,6 @@ class StridedGrid(Pruner):
         signal="place alone",
         counts="ours: near-square grids",
     )
-
-    def schedule(self, n_tokens: int, layers: int) -> Schedule:
-        return grid_schedule(self, n_tokens, layers)
 
     def prune_vision(self, context: VisionContext, keep: int) -> VisionDecision:
         index = cell_centres(context.grid, pooled_grid(keep, context.grid)).to(context.features.device)

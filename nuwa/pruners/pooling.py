@@ -26,9 +26,12 @@ def near_squares(count: int) -> list[Grid]:
 
 
 def nearest_counts(target: float, largest: int) -> list[int]:
-    """The counts of near-square grids next to ``target``, below and above (itself, if it is one), nearest first."""
+    """The counts of near-square grids next to ``target``, below and above (itself, if it is one), nearest first.
+
+    The grid of all ``largest`` tokens counts as one, whatever its shape.
+    """
     below = next((count for count in range(math.floor(target), 0, -1) if near_squares(count)), 1)
-    above = next((count for count in range(math.ceil(target), largest + 1) if near_squares(count)), below)
+    above = next((count for count in range(math.ceil(target), largest + 1) if near_squares(count)), largest)
     return sorted({below, above}, key=lambda count: (abs(count - target), count))
 
 
@@ -65,21 +68,27 @@ def cell_centres(grid: Grid, size: Grid) -> Tensor:
     return (rows[:, None] * grid[1] + columns).flatten()
 
 
-def grid_schedule(method: Pruner, n_tokens: int, layers: int) -> Schedule:
-    """One count: that of a near-square grid if the budget is absolute.
+class GridPruner(Pruner):
+    """Base of methods that make a smaller grid of near-square shape."""
 
-    A share of the image (or all of it) is taken as it is: every view then comes as close as its shape allows.
-    """
-    target = method.budget.tokens(n_tokens)
-    if method.budget.average is None:
-        return Schedule(max(1, round(target)))
-    options = nearest_counts(target, n_tokens)
-    named = " or ".join(f"{count} ({h}x{w})" for count in sorted(options) for h, w in near_squares(count)[:1])
-    return check_reached(method.name, Schedule(options[0]), target, layers, f"near-square grids have {named} tokens")
+    def counts_near(self, count: float, n_tokens: int) -> list[int]:
+        return nearest_counts(count, n_tokens)
+
+    def schedule(self, n_tokens: int, layers: int) -> Schedule:
+        """One count: that of a near-square grid if the budget is absolute.
+
+        A share of the image (or all of it) is taken as it is: every view then comes as close as its shape allows.
+        """
+        target = self.budget.tokens(n_tokens)
+        if self.budget.average is None:
+            return Schedule(max(1, round(target)))
+        options = self.counts_near(target, n_tokens)
+        named = " or ".join(f"{count} ({h}x{w})" for count in sorted(options) for h, w in near_squares(count)[:1])
+        return check_reached(self.name, Schedule(options[0]), target, layers, f"near-square grids have {named} tokens")
 
 
 @dataclass
-class Pooling(Pruner):
+class Pooling(GridPruner):
     """Pool the grid to a smaller one of near-square shape; a pooled token sits at the centre of its cell."""
 
     name: ClassVar[str] = "pooling"
@@ -89,9 +98,6 @@ class Pooling(Pruner):
         merges=True,
         counts="ours: near-square grids",
     )
-
-    def schedule(self, n_tokens: int, layers: int) -> Schedule:
-        return grid_schedule(self, n_tokens, layers)
 
     def prune_vision(self, context: VisionContext, keep: int) -> VisionDecision:
         size = pooled_grid(keep, context.grid)

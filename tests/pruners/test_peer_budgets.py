@@ -1,11 +1,14 @@
 """The peers' budgets: their authors' counts, averages that are met, refusals that say what is possible, costs."""
 
 import pytest
+import torch
+from families import FAMILIES
 
 import nuwa
 from nuwa.pruners.catalogue import method_names
+from nuwa.pruners.pooling import near_squares, pooled_grid
 from nuwa.pruners.sparsevlm import clusters_for, kept_before_recycling
-from nuwa.pruning.budget import BudgetError, ModelShape, Schedule, llm_flops
+from nuwa.pruning.budget import Budget, BudgetError, ModelShape, Schedule, llm_flops
 
 ONE_SHOT = ["divprune", "downsample", "grid", "hiprune", "holov", "prumerge", "prumerge_plus", "vispruner"]
 
@@ -113,7 +116,8 @@ def test_dart_on_llava_next_counts_all_tiles_together():
         ("dart", 30, {}, r"the first 2 see all 576 tokens, so that it needs 36\.9 or more"),
         ("prumerge", 64, {"adaptive": True}, r"pruner\.adaptive=true the image decides; use budget=full"),
         ("sparsevlm", 64, {"adaptive": True}, r"pruner\.adaptive=true the image decides; use budget=full"),
-        ("composed", 13, {"vision": "pooling", "split": 1.0}, r"12 \(3x4\) or 15 \(3x5\) tokens"),
+        ("pooling", 13, {}, r"12 \(3x4\) or 15 \(3x5\) tokens"),
+        ("composed", 30, {"vision": "pooling", "llm": "fastv", "split": 0.0}, r"fastv cannot reach"),
     ],
 )
 def test_refusals_say_what_is_possible(name, average, options, message):
@@ -135,6 +139,39 @@ def test_composed_divides_the_budget(split):
     schedule = plan("composed", 64, vision="divprune", llm="fastv", split=split)
     assert schedule.vision == round(576 * (64 / 576) ** split)
     assert schedule.average(32) == pytest.approx(64, abs=0.5)
+
+
+GRIDS = ("pooling", "grid", "downsample")
+
+
+@pytest.mark.parametrize("vision", GRIDS)
+@pytest.mark.parametrize("split", [0.5, 1.0])
+def test_composed_lets_in_what_a_grid_makes(vision, split):
+    """The LLM method does the rest, so that every budget is met."""
+    for average in range(40, 300):
+        pruner = nuwa.load_pruner("composed", budget=average, vision=vision, llm="fastv", split=split)
+        schedule = pruner.schedule(576, 32)
+        assert near_squares(schedule.vision) and schedule.average(32) == pytest.approx(average, abs=0.5)
+        if vision == "downsample":
+            assert pruner.image_grid((24, 24), 32) == pooled_grid(schedule.vision, (24, 24))
+
+
+def test_composed_leaves_to_a_grid_what_its_budget_is_a_share_of():
+    for n_tokens in range(100, 1400, 13):
+        pruner = nuwa.load_pruner("composed", budget=Budget(ratio=0.25), vision="pooling", llm="fastv")
+        assert pruner.schedule(n_tokens, 28).average(28) == pytest.approx(n_tokens / 4, abs=0.5)
+
+
+@pytest.mark.parametrize("vision", GRIDS)
+def test_composed_keeps_the_grid_that_it_planned(vision):
+    """19 of 64 tokens: 35 would enter, and 13 of them at 29, of which there is no grid."""
+    for average, entering in ((19, 35), (13, 28)):
+        pruner = nuwa.load_pruner("composed", budget=average, vision=vision, llm="fastv")
+        family = FAMILIES["llava"]
+        with torch.no_grad(), nuwa.prune(family.model(), pruner) as session:
+            family.model()(**family.inputs("first", "last"))
+        counts = session.report().tokens_per_layer
+        assert counts[0] == entering and sum(counts) / len(counts) == pytest.approx(average, abs=0.5)
 
 
 @pytest.mark.parametrize(
