@@ -36,15 +36,13 @@ def crops_of(grid: Grid, crops: int, spatial: bool) -> list[Tensor]:
 def crop_score(features: Tensor, attention: Tensor, alpha: float) -> Tensor:
     """Mean score of a crop: attention (n,), plus ``alpha`` times the spread of each token's cosines (features (n, D)).
 
-    The spread runs over all n columns, the own one set to zero, as released.
+    The spread runs over all n columns, the own one set to zero, as released; a lone token has none.
     """
-    attention, n = attention.float() * SCALE, len(attention)
-    if n == 1:
-        return attention.mean() / SCALE
+    attention, others = attention.float() * SCALE, max(len(attention) - 1, 1)
     direction = functional.normalize(features.float(), dim=-1)
     cosine = (direction @ direction.T).fill_diagonal_(0)
-    mean = cosine.sum(1, keepdim=True) / (n - 1)
-    spread = (cosine - mean).square().sum(1) / (n - 1)
+    mean = cosine.sum(1, keepdim=True) / others
+    spread = (cosine - mean).square().sum(1) / others
     return (attention + alpha * spread * (attention.abs().mean() / (spread.abs().mean() + EPS))).mean()
 
 

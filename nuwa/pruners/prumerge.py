@@ -52,11 +52,14 @@ def with_grid(attention: Tensor, count: int, step: int) -> Tensor:
 
 
 def fixed_with_grid(attention: Tensor, total: int) -> Tensor:
-    """``total`` of N tokens, three quarters of them (at most) from an even sample, the others most attended.
+    """``total`` of N tokens, three quarters of them at most from an even sample, the others most attended.
 
     Ours: the released PruMerge+ lets the image decide on the number; its sample is about three times its outliers.
     """
-    step = math.ceil((len(attention) - 1) / max(1, 0.75 * total))
+    sample = int(0.75 * total)
+    if sample == 0:
+        return strongest(attention, total)
+    step = math.ceil((len(attention) - 1) / sample)
     for count in range(total, -1, -1):
         index = with_grid(attention, count, step)
         if len(index) <= total:
@@ -68,6 +71,7 @@ def merge(features: Tensor, keys: Tensor, attention: Tensor, kept: Tensor, neigh
     """New features (K, D) of the ``kept`` (K,) of N tokens: each with its most key-similar others.
 
     ``paper``: the mean of a token and its ``neighbours`` nearest among the *dropped*, weighted with attention.
+    Where all of these have no attention, the token stays as it is.
     ``release``: the token plus the sum of its nearest among *all others*, times their attention, not normalised.
     """
     direction = functional.normalize(keys.float(), dim=-1)
@@ -82,7 +86,8 @@ def merge(features: Tensor, keys: Tensor, attention: Tensor, kept: Tensor, neigh
     taken = (weight[..., None] * features[near].float()).sum(1)
     if variant == "release":
         return features[kept].float() + taken
-    return (own * features[kept].float() + taken) / (own + weight.sum(1, keepdim=True))
+    whole = own + weight.sum(1, keepdim=True)
+    return torch.where(whole > 0, (own * features[kept].float() + taken) / whole, features[kept].float())
 
 
 @dataclass

@@ -11,7 +11,8 @@ from nuwa.pruners import HiPrune, HoloV, PruMerge, PruMergePlus
 from nuwa.pruners.base import Tap
 from nuwa.pruners.cdpruner import greedy_map
 from nuwa.pruners.divprune import max_min
-from nuwa.pruners.holov import crops_of, quotas
+from nuwa.pruners.holov import crop_score, crops_of, quotas
+from nuwa.pruners.prumerge import fixed_with_grid, merge
 from nuwa.pruners.visionzip import merge_context
 from nuwa.pruners.vispruner import thin_out
 
@@ -58,8 +59,25 @@ def test_prumerge_adaptive_counts_differ_between_images():
 def test_prumerge_plus_meets_the_budget_with_a_sample_of_everywhere(total):
     kept = PruMergePlus().prune_vision(reader_context(), total).keep[0]
     assert len(kept) == len(kept.unique()) == total
-    sample = math.ceil(29 / (0.75 * total))
-    assert set(range(0, 29, sample)) <= set(kept.tolist())
+    sample = range(0, 29, math.ceil(29 / math.floor(0.75 * total)))
+    assert len(sample) <= 0.75 * total and set(sample) <= set(kept.tolist())
+
+
+@pytest.mark.parametrize(("total", "attended"), [(1, 1), (2, 1), (3, 1), (4, 1), (5, 2), (6, 2), (7, 2), (8, 2)])
+def test_prumerge_plus_takes_three_quarters_at_most_from_the_sample(total, attended):
+    """Attention falls from token 101 on, where no sample has a token."""
+    attention = torch.zeros(576).index_fill(0, torch.tensor([101, 107, 109]), 1.0)
+    kept = fixed_with_grid(attention, total).tolist()
+    assert len(set(kept)) == total and kept[:attended] == [101, 107, 109][:attended]
+
+
+def test_prumerge_of_tokens_without_attention_leaves_them_as_they_are():
+    """Attention underflows to zero where a query is far from most keys."""
+    features, keys, attention = noise(12, 4), noise(12, 8, seed=1), torch.zeros(12)
+    attention[0] = 1.0
+    kept = torch.tensor([0, 5])
+    merged = merge(features, keys, attention, kept, 3, "paper")
+    torch.testing.assert_close(merged, features[kept])
 
 
 def test_prumerge_needs_one_cls_token():
@@ -109,6 +127,16 @@ def test_holov_crops():
 def test_holov_quotas_overflow_to_the_heaviest_with_room():
     assert quotas(torch.tensor([8.0, 1.0, 1.0]), [4, 4, 4], 9) == [4, 3, 2]
     assert quotas(torch.tensor([1.0, 1.0, 1.0]), [4, 4, 4], 5) == [2, 2, 1]
+
+
+def test_holov_weighs_a_crop_of_one_token_as_any_other():
+    """5 x 5 tokens are crops of 4, 2 and 1: the last token is one by itself, and the most attended of all."""
+    attention = torch.full((1, 1, 25), 0.0125)
+    attention[..., 24] = 0.7
+    context = vision_context((5, 5), noise(1, 25, 6), {CLS: attention})
+    assert 24 in HoloV().prune_vision(context, 1).keep[0]
+    scores = [crop_score(noise(n, 6), torch.full((n,), 0.04), 0.0) for n in (1, 2, 4)]
+    torch.testing.assert_close(torch.stack(scores), torch.full((3,), 40.0))
 
 
 @pytest.mark.parametrize("keep", [1, 20, 63])
