@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable
 from dataclasses import field, is_dataclass, make_dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from hydra.core.config_store import ConfigStore
@@ -30,9 +31,20 @@ BASELINE = {"_target_": "nuwa.pruners.none.KeepAll"}
 BUILT = ("model", "pruner", "dataset")
 PROVIDED = {"pruner": ("budget", "seed"), "model": (), "dataset": ()}
 CHECKPOINT = (".json", ".safetensors")
-READ = (("model", "path", CHECKPOINT), ("pruner", "clip", CHECKPOINT), ("dataset", "path", ("",)))
+READ = (
+    ("model", "path", CHECKPOINT),
+    ("pruner", "clip", CHECKPOINT),
+    ("dataset", "path", ("",)),
+    ("dataset", "judge_prompt", ("",)),
+)
 """Options that name local files, and which of these make the result."""
-UNSCIENTIFIC = {"model": ("name", "device", "device_map"), "pruner": (), "dataset": ("streaming",)}
+UNSCIENTIFIC = {
+    "model": ("name", "device", "device_map"),
+    "pruner": (),
+    "dataset": ("streaming", "judge_key_variable"),
+}
+SAMPLING = ("temperature", "top_p")
+"""Options of decoding that matter where tokens are drawn."""
 
 
 class ConfigError(ValueError):
@@ -119,16 +131,19 @@ def choices(cfg: DictConfig) -> dict[str, Any]:
     """The choices that change a result, spelled the same way whoever spells them.
 
     Without pruning, budget and position do not matter; ``native`` is the position strategy it stands for; what is not
-    blocked is not named. Where things lie and run (paths, devices, loggers) is left out.
+    blocked is not named. Where things lie and run (paths, devices, loggers) is left out: a local file or folder counts
+    by what it holds.
     """
     cfg = OmegaConf.create(OmegaConf.to_container(cfg, resolve=False, enum_to_str=True))
+    written = {Path(path).resolve() for path in OmegaConf.to_container(cfg.paths, resolve=True).values()}
     cfg.paths = {key: f"<{key}>" for key in cfg.paths}
     built = {group: _typed_or_raw(cfg, group) for group in BUILT}
     for group, options in UNSCIENTIFIC.items():
         built[group] = {key: value for key, value in built[group].items() if key not in options}
     for group, key, suffixes in READ:
-        if built[group].get(key):
-            built[group]["content"] = fingerprint(local_path(built[group][key]), suffixes)
+        content = fingerprint(local_path(built[group][key]), suffixes, written) if built[group].get(key) else None
+        if content is not None:
+            built[group][key] = f"<{content}>"
     position = cfg.position.strategy
     if is_baseline(cfg):
         budget, position = {}, "native"
@@ -141,7 +156,7 @@ def choices(cfg: DictConfig) -> dict[str, Any]:
         "budget": budget,
         "position": position,
         **({} if cfg.blocking.source is None else {"blocking": OmegaConf.to_container(cfg.blocking)}),
-        "generation": OmegaConf.to_container(cfg.generation),
+        "generation": _decoding(cfg),
         "seed": cfg.seed,
         "limit": cfg.limit,
         "protocol": PROTOCOL,
@@ -150,8 +165,18 @@ def choices(cfg: DictConfig) -> dict[str, Any]:
 
 def _native(target: str, family: str | None) -> str:
     """The position strategy that ``native`` stands for; itself where the method cannot be found."""
-    method = get_object(target)
+    try:
+        method = get_object(target)
+    except Exception:  # refused, with its reason, when its job is checked
+        return "native"
     return method.native_on(axes_of(family)) if hasattr(method, "native_on") else "native"
+
+
+def _decoding(cfg: DictConfig) -> dict[str, Any]:
+    """How an answer is decoded; which tokens are drawn depends on which samples share a batch."""
+    if cfg.generation.do_sample:
+        return {**cfg.generation, "batch_size": cfg.trainer.batch_size}
+    return {key: value for key, value in cfg.generation.items() if key not in SAMPLING}
 
 
 def _typed_or_raw(cfg: DictConfig, group: str) -> dict[str, Any]:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import Any
 
 PACKAGE = "package:"
 _END = 1 << 20  # bytes
+_LONGEST = 256  # characters of a file's name
 
 
 def local_path(path: str) -> Path:
@@ -17,24 +21,57 @@ def local_path(path: str) -> Path:
     return Path(path).expanduser()
 
 
-def fingerprint(path: Path, suffixes: tuple[str, ...] = ("",)) -> str | None:
+def fingerprint(path: Path, suffixes: tuple[str, ...] = ("",), without: Collection[Path] = ()) -> str | None:
     """What a local file or folder holds, as far as that is cheap to tell; None if there is none.
 
-    Names, sizes, the text of JSON and Python files and both ends of weights: new weights, an edited question or another
-    picture make a new run. Only files that end in one of ``suffixes`` count.
+    Names, sizes, the text of JSON, text and Python files and both ends of weights and tables: new weights, an edited
+    question or another picture make a new run. Of a folder the files count that end in one of ``suffixes``, but for
+    hidden ones and those in the folders ``without``; of a file with JSON lines also the files that its rows name.
     """
     if not path.exists():
         return None
     digest = hashlib.blake2b(digest_size=8)
-    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+    root, files = (path, _below(path, without)) if path.is_dir() else (path.parent, [path, *_named_in(path)])
+    for file in sorted(files):
         if not (file.is_file() and file.name.endswith(suffixes)):
             continue
-        digest.update(f"{file.relative_to(path)}:{file.stat().st_size}".encode())
-        if file.suffix in (".json", ".jsonl", ".py"):
+        digest.update(f"{os.path.relpath(file, root)}:{file.stat().st_size}".encode())
+        if file.suffix in (".json", ".jsonl", ".py", ".txt"):
             digest.update(file.read_bytes())
-        elif file.suffix == ".safetensors":
+        elif file.suffix in (".safetensors", ".parquet"):
             with file.open("rb") as content:
                 digest.update(content.read(_END))
                 content.seek(-min(_END, file.stat().st_size), os.SEEK_END)
                 digest.update(content.read())
     return digest.hexdigest()
+
+
+def _below(folder: Path, without: Collection[Path]) -> Iterator[Path]:
+    """The files below a folder that are not hidden."""
+    for place, names, files in os.walk(folder):
+        here = Path(place)
+        names[:] = [name for name in names if name[0] != "." and (here / name).resolve() not in without]
+        yield from (here / name for name in files if name[0] != ".")
+
+
+def _named_in(file: Path) -> set[Path]:
+    """The files that the rows of a ``.jsonl`` file name, from its own folder; rows that are none name nothing."""
+    found: set[Path] = set()
+    if file.suffix != ".jsonl":
+        return found
+    for line in file.read_bytes().splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        found |= {file.parent / text for text in _texts(row) if text and len(text) < _LONGEST and "\0" not in text}
+    return {path for path in found if path.is_file()}
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every string in a JSON value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _texts(part)

@@ -60,7 +60,10 @@ class ProbeConfig:
 
 @dataclass
 class TrainerConfig:
-    """conf/trainer: where, in what portions and with what shortcuts to compute; none of it changes a result."""
+    """conf/trainer: where, in what portions and with what shortcuts to compute.
+
+    None of it changes a result, but for ``batch_size`` where tokens are drawn at random.
+    """
 
     accelerator: Accelerator = Accelerator.auto
     devices: Optional[int] = 1  # noqa: UP045

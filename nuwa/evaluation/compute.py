@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import math
+import signal
 import time
 import warnings
 from contextlib import ExitStack
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.environments import TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig
 
 from nuwa import prune
 from nuwa.analysis.blocking import configured_block
-from nuwa.config import PROTOCOL, build, is_baseline
+from nuwa.config import PROTOCOL, SAMPLING, build, is_baseline
 from nuwa.evaluation.callbacks import KeptTokenPictures, SampleProgress
 from nuwa.evaluation.check import Parts
 from nuwa.evaluation.data import EvaluationData
@@ -38,7 +40,10 @@ from nuwa.models.loading import LoadedModel
 from nuwa.schema import OnError
 
 QUIET = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
-SAMPLING = ("temperature", "top_p")
+
+_loaded: dict[str, LoadedModel] = {}
+
+log = logging.getLogger(__name__)
 
 
 def compute(cfg: DictConfig, folder: Path, parts: Parts, baseline: Path | None, processes: Processes) -> dict[str, Any]:
@@ -80,7 +85,7 @@ def compute(cfg: DictConfig, folder: Path, parts: Parts, baseline: Path | None, 
             **(_peak_memory() if cfg.probe.memory else {}),
         }
         if cfg.probe.speed:
-            outcome["speed"] = _speed(cfg, parts, loaded)
+            outcome |= _speed(cfg, parts, loaded)
         outcome |= {"run_key": folder.name, "environment": environment(loaded.model)}
         log_result(logger, cfg, outcome, journal.rows, folder)
     return outcome
@@ -99,10 +104,15 @@ def _places(rows: list[Row]) -> dict[str, Row]:
     return {row["id"]: {key: row[key] for key in ("task", "status")} for row in rows}
 
 
-@lru_cache(maxsize=1)
 def _load(options: str) -> LoadedModel:
-    """The model of the last job or, if its options differ, a new one in its place."""
-    return build(json.loads(options))
+    """The model of the last job or, if its options differ, a new one in its place: there is never room for two."""
+    if options not in _loaded:
+        _loaded.clear()
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        _loaded[options] = build(json.loads(options))
+    return _loaded[options]
 
 
 def _answer(
@@ -144,7 +154,10 @@ def _answer(
     ):
         warnings.filterwarnings("ignore", module=r"lightning\..*")  # advice about training loops
         module = Evaluation(loaded, parts.benchmark, session, journal, generation, cfg.seed, record)
-        trainer.test(module, datamodule=data, verbose=False)
+        try:
+            trainer.test(module, datamodule=data, verbose=False)
+        except SIGTERMException as stopped:  # Lightning's own has no exit status, as if all had gone well
+            raise SystemExit(128 + signal.SIGTERM) from stopped
 
 
 def _shared(processes: Processes) -> dict[str, Any]:
@@ -201,12 +214,20 @@ def _summarise(
     return outcome | costs(answered, parts.pruner, adapter.shape, value_bytes)
 
 
-def _speed(cfg: DictConfig, parts: Parts, loaded: LoadedModel) -> list[dict[str, Any]]:
-    """The speed probe, on the first samples; an unpruned job measures the unpruned model alone."""
+def _speed(cfg: DictConfig, parts: Parts, loaded: LoadedModel) -> dict[str, Any]:
+    """The speed probe, on the first samples; an unpruned job measures the unpruned model alone.
+
+    What goes wrong in it is recorded, and costs the times only.
+    """
     pruner = None if is_baseline(cfg) else parts.pruner
     probe = cfg.probe
     options = SpeedOptions(list(probe.batch_sizes), probe.new_tokens, probe.warmup, probe.repeats)
-    return probe_speed(loaded, parts.benchmark, pruner, cfg.position.strategy, options)
+    try:
+        return {"speed": probe_speed(loaded, parts.benchmark, pruner, cfg.position.strategy, options)}
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        log.error("probe.speed: nothing was measured (%s); the answers stand", reason)
+        return {"speed_error": reason}
 
 
 def _peak_memory() -> dict[str, float]:

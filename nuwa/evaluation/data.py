@@ -73,8 +73,8 @@ def computing_order(benchmark: Benchmark, count: int) -> list[int]:
 class Samples(Dataset):
     """The first ``count`` samples of a benchmark in the order of computing, without those in ``done`` (id -> row)."""
 
-    def __init__(self, benchmark: Benchmark, count: int, done: Mapping[str, Row], record: bool):
-        self.benchmark, self.done, self.record = benchmark, done, record
+    def __init__(self, benchmark: Benchmark, count: int, done: Mapping[str, Row]):
+        self.benchmark, self.done = benchmark, done
         self.order = computing_order(benchmark, count)
 
     def __len__(self) -> int:
@@ -89,8 +89,6 @@ class Samples(Dataset):
         try:
             return self.benchmark[index]
         except SampleError as error:
-            if not self.record:
-                raise
             return Failure(name, str(error))
 
 
@@ -98,12 +96,12 @@ class TaskBatches:
     """Batches of one task each, so that all rows of a batch share the length of their answers.
 
     A sample joins the open batch of its task; a full batch is handed out, the open ones at the end. A sample that
-    failed is handed out at once, alone. Of the batches that hold something to do, process ``rank`` of ``size`` gets
-    every ``size``-th: together they get each batch once, cut as for one process.
+    failed is handed out at once, alone; without ``record`` it ends the run. Of the batches that hold something to do,
+    process ``rank`` of ``size`` gets every ``size``-th: together they get each batch once, cut as for one process.
     """
 
-    def __init__(self, loader: DataLoader, batch_size: int, rank: int = 0, size: int = 1):
-        self.loader, self.batch_size, self.rank, self.size = loader, batch_size, rank, size
+    def __init__(self, loader: DataLoader, batch_size: int, record: bool, rank: int = 0, size: int = 1):
+        self.loader, self.batch_size, self.record, self.rank, self.size = loader, batch_size, record, rank, size
 
     def __iter__(self) -> Iterator[Batch]:
         remaining = ([item for item in batch if not isinstance(item, Done)] for batch in self._cut())
@@ -113,6 +111,8 @@ class TaskBatches:
     def _cut(self) -> Iterator[list[Item]]:
         waiting: dict[str, list[Item]] = {}
         for item in self.loader:
+            if isinstance(item, Failure) and not self.record:
+                raise SampleError(item.reason)
             if isinstance(item, Failure) or (isinstance(item, Done) and item.alone):
                 yield [item]
                 continue
@@ -144,13 +144,13 @@ class EvaluationData(lightning.LightningDataModule):
     ):
         super().__init__()
         self.encode, self.ahead = encode, ahead
-        self.samples = Samples(benchmark, count, done, record)
-        self.batch_size, self.workers, self.rank, self.size = batch_size, workers, rank, size
+        self.samples = Samples(benchmark, count, done)
+        self.batch_size, self.workers, self.record, self.rank, self.size = batch_size, workers, record, rank, size
 
     def test_dataloader(self) -> Iterable[Batch]:
         """Batches of samples; pictures are read ahead by ``workers`` processes."""
         loader = DataLoader(self.samples, batch_size=None, num_workers=self.workers, collate_fn=_as_is)
-        batches = TaskBatches(loader, self.batch_size, self.rank, self.size)
+        batches = TaskBatches(loader, self.batch_size, self.record, self.rank, self.size)
         return batches if self.encode is None else Prefetched(batches, self._encoded, self.ahead)
 
     def _encoded(self, batch: Batch) -> Batch:

@@ -48,8 +48,12 @@ def run_job(cfg: DictConfig) -> Path:
 
 
 def _is_finished(cfg: DictConfig, folder: Path) -> bool:
+    """Whether a run has all that is asked for: its answers, the comparison with the unpruned run, the probe's times."""
     found = read_result(folder)
-    return found is not None and found["status"] == "done" and ("speed" in found or not cfg.probe.speed)
+    if found is None or found["status"] != "done" or (cfg.baseline == Baseline.auto and "baseline" not in found):
+        return False
+    probe = OmegaConf.to_container(cfg.probe, resolve=True)
+    return not cfg.probe.speed or ("speed" in found and found["config"]["probe"] == probe)
 
 
 def _outcome(cfg: DictConfig, folder: Path, processes: Processes) -> dict[str, Any]:

@@ -10,15 +10,16 @@ import copy
 import inspect
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from nuwa.benchmarks.base import Benchmark
+from nuwa.benchmarks.base import Benchmark, Sample, SampleError
 from nuwa.models import adapter_for
 from nuwa.models.base import Adapter, remove_hooks
 from nuwa.models.loaded import LoadedModel
@@ -76,14 +77,28 @@ def probe_speed(
     """One entry per batch size: medians and quartiles of every part, vanilla and pruned, and their ratios.
 
     ``pruner=None`` measures the unpruned model alone. A benchmark with fewer samples than a batch repeats them.
+
+    Raises:
+        SampleError: no sample has a picture.
     """
-    samples = [benchmark[index % len(benchmark)] for index in range(min(max(options.batch_sizes), len(benchmark)))]
+    samples = [*islice(_with_pictures(benchmark), max(options.batch_sizes))]
+    if not samples:
+        raise SampleError("no sample that can be read has a picture")
     batches = []
     for size in options.batch_sizes:
         batch = [samples[index % len(samples)] for index in range(size)]
         inputs, questions = loaded.encode(batch), loaded.questions(batch)
         batches.append(_probe_batch(loaded.model, inputs, questions, pruner, position, options))
     return batches
+
+
+def _with_pictures(benchmark: Benchmark) -> Iterator[Sample]:
+    """The samples that can be read and have a picture."""
+    for index in range(len(benchmark)):
+        with suppress(SampleError):
+            sample = benchmark[index]
+            if sample.images:
+                yield sample
 
 
 @torch.no_grad()

@@ -52,5 +52,6 @@ def test_a_bad_row_is_counted_and_the_run_goes_on(tmp_path):
     assert (result["status"], result["n"], result["n_failed"]) == ("done", 5, 1)
     (failed,) = (row for row in read_rows(folder / JOURNAL) if row["status"] == "failed")
     assert failed["id"] == "adversarial-1" and failed["reason"].startswith("pope, row 2: image a.jpg cannot be read")
-    strict = read_result(run(tmp_path, "pope", "pruner=none", "on_error=raise", "name=strict"))
+    strict = read_result(run(tmp_path, "pope", "pruner=none", "on_error=raise", "name=strict", "trainer.num_workers=1"))
     assert strict["status"] == "failed" and "image a.jpg cannot be read" in strict["reason"]
+    assert "\n" not in strict["reason"], "a reason, not the traceback of another process"

@@ -92,6 +92,7 @@ def test_types_come_from_the_target(group, override, named):
         "resume=false",
         "position=pesp",  # what native means for this pruner
         "pruner.d_thresh=280",
+        "generation.temperature=0.3",  # nothing is drawn
     ],
 )
 def test_key_ignores_what_does_not_change_a_result(override):
@@ -125,6 +126,53 @@ def test_key_follows_the_content_of_local_data(tmp_path):
     assert keys[0] != keys[1]
     (tmp_path / "picture.png").write_bytes(b"new")
     assert run_key(compose("dataset=local", f"dataset.path={tmp_path}")) not in keys
+
+
+def test_key_of_local_data_does_not_depend_on_how_its_path_is_written(tmp_path, monkeypatch):
+    """Nor on what runs write into it."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (folder / "data.jsonl").write_text('{"image": "a.png", "question": "?", "answer": "yes"}')
+    monkeypatch.chdir(tmp_path)
+    key = run_key(compose("dataset=local", "dataset.path=photos"))
+    assert {run_key(compose("dataset=local", f"dataset.path={p}")) for p in ("photos/", "./photos", folder)} == {key}
+    monkeypatch.chdir(folder)
+    for written in ("outputs/main/abc/predictions.jsonl", "features/a.safetensors", ".cache/file.json"):
+        (folder / written).parent.mkdir(parents=True)
+        (folder / written).write_text("{}")
+    here = compose("dataset=local", "dataset.path=.", "paths.features=features")
+    assert run_key(here) == key
+
+
+def test_key_follows_the_pictures_that_a_file_names(tmp_path):
+    (tmp_path / "data.jsonl").write_text('{"image": ["sub/a.png"], "question": "?", "answer": "yes"}\nno row\n[1]\n')
+    (tmp_path / "sub").mkdir()
+    keys = set()
+    for content in (b"one", b"three"):
+        (tmp_path / "sub/a.png").write_bytes(content)
+        (tmp_path / "b.png").write_bytes(content)
+        keys.add(run_key(compose("dataset=local", f"dataset.path={tmp_path / 'data.jsonl'}")))
+    assert len(keys) == 2
+    (tmp_path / "b.png").write_bytes(b"nobody names it")
+    assert run_key(compose("dataset=local", f"dataset.path={tmp_path / 'data.jsonl'}")) in keys
+
+
+def test_key_follows_the_words_that_a_judge_is_asked_with(tmp_path):
+    words, keys = tmp_path / "prompt.txt", set()
+    for text in ("{question} a", "{question} b"):
+        words.write_text(text)
+        keys.add(run_key(compose("dataset=mmvet", f"dataset.judge_prompt={words}")))
+    keys.add(run_key(compose("dataset=mmvet", f"dataset.judge_prompt={words}", "dataset.judge_key_variable=MINE")))
+    assert len(keys) == 2
+
+
+def test_what_is_drawn_depends_on_the_batches():
+    one, two = (compose("generation=sample", f"trainer.batch_size={size}") for size in (1, 2))
+    assert run_key(one) != run_key(two) != run_key(compose("generation=sample", "generation.temperature=0.3"))
+
+
+def test_a_method_that_does_not_exist_has_a_key():
+    assert len(run_key(compose("pruner._target_=nuwa.nope.X"))) == 12
 
 
 def test_key_follows_the_weights_of_a_local_model(tmp_path):

@@ -144,7 +144,6 @@ def online(monkeypatch, tmp_path):
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("WANDB_API_KEY", KEY)
-    monkeypatch.setattr(loggers, "START_SECONDS", 3)
     yield lambda url: monkeypatch.setenv("WANDB_BASE_URL", url)
     wandb.teardown()
 
@@ -158,7 +157,8 @@ def test_online(online, tmp_path):
     assert received.files[f"predictions-{folder.name}/{JOURNAL}"] == (folder / JOURNAL).read_bytes()
 
 
-def test_a_server_out_of_reach_costs_a_warning(online, tmp_path, caplog):
+def test_a_server_out_of_reach_costs_a_warning(online, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(loggers, "START_SECONDS", 3)
     online("http://127.0.0.1:9")
     folder = run_job(small(tmp_path, *WANDB, "logger.offline=false", "baseline=skip"))
     assert read_result(folder)["status"] == "done"

@@ -2,10 +2,12 @@
 
 import json
 import logging
+import weakref
 
 import pytest
 import torch
-from jobs import small
+from jobs import SMALL, compose, small
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from PIL import Image
 
 from nuwa.evaluation import compute as compute_module
@@ -137,3 +139,65 @@ def test_an_unreadable_picture_is_recorded(tmp_path, pictures):
 def test_an_unreadable_picture_can_stop_the_run(tmp_path, pictures):
     result = read_result(run_job(local(tmp_path / "out", pictures, "on_error=raise")))
     assert result["status"] == "failed" and "bad.png" in result["reason"]
+
+
+def test_the_unpruned_run_comes_when_it_is_asked_for(tmp_path):
+    folder = run_job(small(tmp_path, "baseline=skip"))
+    assert "baseline" not in read_result(folder)
+    journal = (folder / JOURNAL).read_bytes()
+    assert run_job(small(tmp_path)) == folder
+    result = read_result(folder)
+    assert read_result(folder.parent / result["baseline"])["method"] == "none" and "retention" in result
+    assert (folder / JOURNAL).read_bytes() == journal
+
+
+def test_the_probe_measures_again_if_it_is_asked_otherwise(tmp_path):
+    probe = ("baseline=skip", "probe=speed", "probe.warmup=0", "probe.repeats=1", "probe.new_tokens=2")
+    folder = run_job(small(tmp_path, *probe))
+    assert [entry["batch"] for entry in read_result(folder)["speed"]] == [1]
+    assert run_job(small(tmp_path, *probe, "probe.batch_sizes=[1,2]")) == folder
+    assert [entry["batch"] for entry in read_result(folder)["speed"]] == [1, 2]
+
+
+@pytest.mark.parametrize(("image", "measured"), [("missing.png", True), ([], True), (None, False)])
+def test_the_probe_takes_samples_that_it_can_use(image, measured, tmp_path):
+    Image.new("RGB", (60, 40)).save(tmp_path / "a.png")
+    pictures = ["a.png", image] if measured else [[]]
+    lines = [{"image": picture, "question": "?", "answer": "yes"} for picture in reversed(pictures)]
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    probe = ("probe=speed", "probe.warmup=0", "probe.repeats=1", "probe.new_tokens=2", "probe.batch_sizes=[2]")
+    data = [option for option in SMALL if not option.startswith("dataset.")]
+    data += ["dataset=local", f"dataset.path={tmp_path}", f"paths.outputs={tmp_path / 'out'}"]
+    result = read_result(run_job(compose(*data, *probe, "pruner=none", "budget=full")))
+    assert result["status"] == "done" and result["metrics"]
+    assert ("speed" in result) == measured
+    assert measured or result["speed_error"] == "SampleError: no sample that can be read has a picture"
+
+
+def test_there_is_never_room_for_two_models(monkeypatch):
+    class Model:
+        pass
+
+    built, alive = [], []
+
+    def build(options):
+        alive.extend(known() is not None for known in built)
+        model = Model()
+        built.append(weakref.ref(model))
+        return model
+
+    monkeypatch.setattr(compute_module, "_loaded", {})
+    monkeypatch.setattr(compute_module, "build", build)
+    for options in ("{}", "{}", '{"a": 1}'):
+        compute_module._load(options)
+    assert alive == [False] and len(built) == 2
+
+
+def test_a_job_that_is_terminated_says_so(tmp_path, monkeypatch):
+    def stop(*args, **kwargs):
+        raise SIGTERMException
+
+    monkeypatch.setattr(compute_module.Trainer, "test", stop)
+    with pytest.raises(SystemExit) as left:
+        run_job(small(tmp_path, "baseline=skip"))
+    assert left.value.code == 143
