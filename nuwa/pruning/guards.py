@@ -24,6 +24,12 @@ def check_no_placeholders(input_ids: Tensor | None, cache: Any, image_token_id: 
         raise SessionError("image placeholders without images: chunked prefill is not supported with pruning")
 
 
+def check_no_videos(given: Mapping[str, Any]) -> None:
+    """Refuse videos, which would run unpruned: ``given`` are the model's arguments by name."""
+    if given.get("pixel_values_videos") is not None:
+        raise SessionError("videos are not pruned; call the model outside the session, or show it frames as images")
+
+
 def check_count(name: str, told: Sequence[str] | None, count: int) -> None:
     """Refuse what a session was told about the images of another call."""
     if told is not None and len(told) != count:

@@ -27,11 +27,11 @@ from nuwa.pruning.positions import STRATEGIES
 from nuwa.pruning.prefix import layers_to_watch, run_beginnings, split_prefixes
 from nuwa.pruning.report import Report, image_reports
 from nuwa.pruning.segments import first_segment, model_ids, read_prompt
-from nuwa.pruning.state import EncodedImages, PrefillState, Step, cached_length, state_of
+from nuwa.pruning.state import EncodedImages, PrefillState, Step, cached_length, forget_cleared, state_of
 from nuwa.pruning.tower import run_tower
 from nuwa.pruning.vision import content_id, plan_images
 
-_ATTACHED, _ENCODED = "_nuwa_session", "_nuwa_encoded"
+_ATTACHED, _ENCODED, _ENCODER = "_nuwa_session", "_nuwa_encoded", "get_image_features"
 
 
 class PruningSession:
@@ -80,6 +80,7 @@ class PruningSession:
         self._report = Report()
         self._totals = [0] * shape.layers
         self._handles: list[Any] = []
+        self._replaced: dict[str, Any] = {}
         self._images: EncodedImages | None = None
         self._input_ids: Tensor | None = None
         self._step: Step | None = None
@@ -95,8 +96,8 @@ class PruningSession:
         owner, language_model = self.adapter.multimodal, self.adapter.language_model
         if _ATTACHED in owner.__dict__:
             raise guards.SessionError("this model already has a pruning session; leave it before entering another")
-        owner.__dict__[_ATTACHED] = self
-        owner.__dict__["get_image_features"] = self._wrap_encoder(owner.get_image_features)
+        self._replaced = {name: own for name, own in owner.__dict__.items() if name == _ENCODER}
+        owner.__dict__.update({_ATTACHED: self, _ENCODER: self._wrap_encoder(owner.get_image_features)})
         self._handles = [
             owner.register_forward_pre_hook(self._enter_multimodal, with_kwargs=True),
             language_model.register_forward_pre_hook(self._enter_language_model, with_kwargs=True),
@@ -110,7 +111,8 @@ class PruningSession:
     def __exit__(self, *exception: object) -> None:
         remove_hooks(self._handles)
         owner = self.adapter.multimodal
-        del owner.__dict__["get_image_features"], owner.__dict__[_ATTACHED]
+        del owner.__dict__[_ENCODER], owner.__dict__[_ATTACHED]
+        owner.__dict__.update(self._replaced)
         self._handles = []
         self._images = self._input_ids = self._step = self._beginnings = None
 
@@ -155,6 +157,8 @@ class PruningSession:
         encoded = (given.get("mm_encoder_outputs") or {}).get("image")
         self._images = None if encoded is None else encoded.get(_ENCODED)
         self._input_ids = self._beginnings = None
+        forget_cleared(given.get("past_key_values"))
+        guards.check_no_videos(given)
         if encoded is None and given.get("pixel_values") is None:
             guards.check_no_placeholders(
                 given.get("input_ids"), given.get("past_key_values"), self.adapter.image_token_id
@@ -168,15 +172,16 @@ class PruningSession:
         self._step, self._beginnings = self._beginnings, None
         if self._step is not None:
             return None
-        cache = kwargs.get("past_key_values")
+        cache, (input_ids, self._input_ids) = kwargs.get("past_key_values"), (self._input_ids, None)
+        forget_cleared(cache)
         state = state_of(cache)
-        if state is not None and cached_length(cache):
+        if state is not None:
             return args, self._decode(state, kwargs)
-        if self._input_ids is None:
+        if input_ids is None:
             return None
-        return args, self._prefill(module, kwargs)
+        return args, self._prefill(module, input_ids, kwargs)
 
-    def _prefill(self, module: nn.Module, kwargs: dict[str, Any]) -> dict[str, Any]:
+    def _prefill(self, module: nn.Module, input_ids: Tensor, kwargs: dict[str, Any]) -> dict[str, Any]:
         """The arguments with the tokens that are left; of rows that share beginnings, which have run then, the ends."""
         embeddings, mask, cache = kwargs["inputs_embeds"], kwargs.get("attention_mask"), kwargs.get("past_key_values")
         batch, length = embeddings.shape[:2]
@@ -184,7 +189,7 @@ class PruningSession:
         device = embeddings.device
         valid = torch.ones(batch, length, dtype=torch.bool, device=device) if mask is None else mask.to(device).bool()
         ids = self.adapter.position_ids(kwargs.get("position_ids"), batch, length, device)
-        placeholders = self._input_ids.to(device) == self.adapter.image_token_id
+        placeholders = input_ids.to(device) == self.adapter.image_token_id
         prompt = read_prompt(placeholders, valid, ids, self._images.plans)
         prompt, segment = self.pruner.reframe(prompt, first_segment(prompt, self.strategy), self.strategy)
         inputs, stages = gather_tokens(embeddings, segment.index), prompt.stages()
@@ -200,7 +205,7 @@ class PruningSession:
             run_beginnings(module, split, inputs, cache)
             segment, inputs = split.segment, split.inputs_of_ends(inputs)
         state, queries = PrefillState(prompt, [segment]), inputs.shape[1]
-        self._step = Step(state, True, queries, None, stages, self._images, self._input_ids, split=split)
+        self._step = Step(state, True, queries, None, stages, self._images, input_ids, split=split)
         if cache is not None:
             state.attach(cache)
         return kwargs | {

@@ -150,6 +150,12 @@ def cached_length(cache: Cache | None) -> int:
     return 0 if cache is None else int(cache.get_seq_length())
 
 
+def forget_cleared(cache: Cache | None) -> None:
+    """Drop the prompt of a cache that has been cleared since."""
+    if state_of(cache) is not None and not cached_length(cache):
+        delattr(cache, _STATE)
+
+
 def state_of(cache: Cache | None) -> PrefillState | None:
     """The pruned prompt that filled a cache, if one did."""
     return getattr(cache, _STATE, None)

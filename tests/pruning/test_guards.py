@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
+from families import FAMILIES
 from support import Fixed, batch, pixels, prompt, random_llava
 from torch import nn
-from transformers import StaticCache
+from transformers import DynamicCache, StaticCache
 
 import nuwa
 from nuwa.pruners import KeepAll
@@ -29,6 +32,22 @@ def traces(model) -> list:
         for name, m in model.named_modules()
     ]
     return [*counts, sorted(model.model.__dict__)]
+
+
+@torch.no_grad()
+def test_a_models_own_encoder_survives(model, inputs):
+    encode, calls = model.model.get_image_features, []
+
+    @functools.wraps(encode)
+    def own(*args, **kwargs):
+        calls.append(kwargs)
+        return encode(*args, **kwargs)
+
+    model.model.get_image_features = own
+    with nuwa.prune(model, Fixed(3)):
+        model(**inputs)
+    assert len(calls) == 1
+    assert model.model.get_image_features is own
 
 
 @torch.no_grad()
@@ -94,6 +113,44 @@ def test_new_images_on_a_filled_cache_are_refused(model, inputs):
         cache = model(**inputs).past_key_values
         with pytest.raises(SessionError, match="new images"):
             model(**inputs, past_key_values=cache)
+
+
+@torch.no_grad()
+def test_a_cleared_cache_has_no_prompt(model, inputs):
+    """Neither for a text that is read into it, nor for placeholders without images."""
+    text, step = batch(prompt(9)), torch.tensor([[7]])
+    cache = DynamicCache(config=model.config.text_config)
+    model(**text, past_key_values=cache)
+    expected = model(input_ids=step, past_key_values=cache).logits
+    with nuwa.prune(model, Fixed(3, (2,))):
+        cache.reset()
+        model(**inputs, past_key_values=cache)
+        cache.reset()
+        model(**text, past_key_values=cache)
+        assert torch.equal(model(input_ids=step, past_key_values=cache).logits, expected)
+        cache.reset()
+        model(**inputs, past_key_values=cache)
+        cache.crop(-cache.get_seq_length())
+        with pytest.raises(SessionError, match="placeholders without images"):
+            model(input_ids=inputs["input_ids"], past_key_values=cache)
+
+
+@torch.no_grad()
+def test_a_call_of_the_language_model_alone_is_no_prompt_with_images(model, inputs):
+    language_model = model.model.language_model
+    for length in (5, inputs["input_ids"].shape[1]):
+        embeddings = language_model.embed_tokens(torch.arange(length)[None] % 60)
+        expected = language_model(inputs_embeds=embeddings, use_cache=False).last_hidden_state
+        with nuwa.prune(model, Fixed(3)):
+            model(**inputs)
+            found = language_model(inputs_embeds=embeddings, use_cache=False).last_hidden_state
+        assert torch.equal(found, expected)
+
+
+def test_videos_are_refused():
+    model = FAMILIES["qwen2_5_vl"].model()
+    with nuwa.prune(model, KeepAll()), pytest.raises(SessionError, match="videos are not pruned"):
+        model(input_ids=torch.tensor([[1, 8]]), pixel_values_videos=torch.zeros(16, 24))
 
 
 @torch.no_grad()
