@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
@@ -28,14 +29,14 @@ class FeatureCache:
     ``space`` names all that the features depend on besides the images: model, precision, machine. What does not fit is
     not kept: entries of other spaces make room, the least recently used space first, those of the own space stay, and
     so does whatever else lies in the folder. Several processes may share it. ``hits`` and ``misses`` count what was
-    asked for.
+    asked for. ``refused`` is the size in bytes of the smallest entry that did not fit, from which on none is kept.
     """
 
     def __init__(self, folder: Path, space: str, limit: int) -> None:
         self.root, self.limit = Path(folder), limit
         self.folder = self.root / hashlib.blake2b(space.encode(), digest_size=8).hexdigest()
         self.hits = self.misses = 0
-        self.full = False
+        self.refused = math.inf
         self._size = self._measured()
         with suppress(OSError):
             os.utime(self.folder)  # used, even if nothing will be added
@@ -57,7 +58,7 @@ class FeatureCache:
     def store(self, key: str, tensors: Mapping[str, Tensor]) -> None:
         """Keep tensors under a key if they fit; a disk that is full ends storing, not the run."""
         needed = sum(x.numel() * x.element_size() for x in tensors.values())
-        if self.full or not self._make_room(needed):
+        if not self._make_room(needed):
             return
         path = self._path(key)
         temporary = path.with_name(f".{uuid4().hex}{ENDING}")
@@ -72,7 +73,7 @@ class FeatureCache:
         except (FileNotFoundError, FileExistsError):  # meanwhile another process has made room for its own
             _remove(temporary)
         except OSError as error:
-            self.full = True
+            self.refused = 0
             _remove(temporary)
             log.warning("%s: vision features are no longer kept (%s)", self.root, error)
 
@@ -80,10 +81,14 @@ class FeatureCache:
         return self.folder / (hashlib.blake2b(key.encode(), digest_size=16).hexdigest() + ENDING)
 
     def _make_room(self, needed: int) -> bool:
-        """Whether ``needed`` bytes fit, once other spaces are gone as far as it takes."""
+        """Whether ``needed`` bytes fit, once other spaces are gone as far as it takes, but never in vain."""
+        if needed >= self.refused:
+            return False
         if self._size + needed > self.limit:
             self._size = self._measured()  # other processes write and delete, too
             others = [folder for folder in self._spaces() if folder != self.folder]
+            if _size_of([self.folder]) + needed > self.limit:
+                others = []
             for folder in sorted(others, key=_last_used):
                 if self._size + needed <= self.limit:
                     break
@@ -92,20 +97,16 @@ class FeatureCache:
                 with suppress(OSError):
                     folder.rmdir()
                 self._size = self._measured()
-            self.full = self._size + needed > self.limit
-        return not self.full
+            if self._size + needed > self.limit:
+                self.refused = needed
+        return needed < self.refused
 
     def _spaces(self) -> list[Path]:
         """The folders of all spaces, and no other's: people put this folder where they like."""
         return [folder for folder in self.root.glob("*/") if _SPACE.fullmatch(folder.name)]
 
     def _measured(self) -> int:
-        """Bytes of all entries; what vanishes meanwhile counts nothing."""
-        total = 0
-        for path in (path for folder in self._spaces() for path in _entries(folder)):
-            with suppress(OSError):
-                total += path.stat().st_size
-        return total
+        return _size_of(self._spaces())
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -113,6 +114,15 @@ def _entries(folder: Path) -> list[Path]:
         return list(folder.glob(f"*{ENDING}"))
     except OSError:  # gone meanwhile
         return []
+
+
+def _size_of(folders: Sequence[Path]) -> int:
+    """Bytes of all entries of some spaces; what vanishes meanwhile counts nothing."""
+    total = 0
+    for path in (path for folder in folders for path in _entries(folder)):
+        with suppress(OSError):
+            total += path.stat().st_size
+    return total
 
 
 def _remove(path: Path) -> None:

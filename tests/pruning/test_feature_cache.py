@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import shutil
@@ -46,7 +47,18 @@ def test_other_spaces_make_room_oldest_first_and_the_own_stays(tmp_path):
     assert not older.folder.exists() and len(list(old.folder.iterdir())) == 2
     cache = filled(tmp_path, "own", 9, limit=5 * each)
     assert not old.folder.exists() and 4 <= len(list(cache.folder.iterdir())) <= 5
-    assert cache.full and cache.load("own 0", CPU) is not None and cache.load("own 8", CPU) is None
+    assert cache.refused < each and cache.load("own 0", CPU) is not None and cache.load("own 8", CPU) is None
+
+
+def test_what_cannot_fit_costs_others_nothing_and_smaller_things_still_fit(tmp_path):
+    other = filled(tmp_path, "other", 2, age=50)
+    each = next(other.folder.iterdir()).stat().st_size
+    cache = filled(tmp_path, "own", 1, limit=4 * each)
+    for count in (2000, 1000):  # more than the limit, and more than is left beside what the own space holds
+        cache.store("large", {"x": torch.zeros(count)})
+        assert other.load("other 0", CPU) is not None and cache.load("large", CPU) is None
+    cache.store("own 1", TENSORS)
+    assert cache.load("own 1", CPU) is not None and len(list(other.folder.iterdir())) == 2
 
 
 def test_a_torn_file_counts_as_missing(tmp_path, caplog):
@@ -66,7 +78,7 @@ def test_a_full_disk_ends_storing_only(tmp_path, caplog, monkeypatch):
 
     monkeypatch.setattr("pathlib.Path.write_bytes", full)
     cache = filled(tmp_path, "a", 3)
-    assert cache.full and caplog.text.count("No space left") == 1 and not list(cache.folder.iterdir())
+    assert cache.refused == 0 and caplog.text.count("No space left") == 1 and not list(cache.folder.iterdir())
 
 
 def test_the_folder_may_vanish(tmp_path):
@@ -84,7 +96,7 @@ def test_what_others_keep_in_the_folder_stays(tmp_path):
     loose = filled(tmp_path, "old", 1, age=50).folder / "notes.txt"
     loose.write_text("mine, too")
     cache = filled(tmp_path, "own", 3, limit=2 * 10**3)
-    assert mine.exists() and loose.exists() and cache.full
+    assert mine.exists() and loose.exists() and cache.refused < 2 * 10**3
     assert [path.name for path in loose.parent.iterdir()] == ["notes.txt"]
 
 
@@ -99,7 +111,7 @@ def test_a_space_that_is_only_read_is_in_use(tmp_path):
 def test_a_folder_that_is_a_file_ends_storing_only(tmp_path, caplog):
     (tmp_path / "file").write_text("")
     cache = filled(tmp_path / "file", "a", 2)
-    assert cache.full and cache.load("a 0", CPU) is None
+    assert cache.refused == 0 and cache.load("a 0", CPU) is None
     assert "no longer kept" in caplog.text
 
 
@@ -112,7 +124,7 @@ def store_and_load(folder, number):
             cache.store(str(turn % 9), {"x": torch.full((250,), float(turn % 9))})
         else:
             assert bool((found["x"] == turn % 9).all())
-        cache.full = False
+        cache.refused = math.inf
 
 
 def test_processes_that_share_a_folder_disturb_no_run(tmp_path, capfd):
