@@ -66,7 +66,7 @@ class Marker:
                 file.flush()
                 os.fsync(file.fileno())
         for row in answered:
-            row["scores"] = known[row["id"], row["prediction"]]
+            row |= {"scores": known[row["id"], row["prediction"]], "judge": self.name}
         journal.replace(rows)
         return len(left)
 
@@ -93,7 +93,7 @@ class Marker:
         """The rows of a run that this judge has marked, with its marks."""
         known = _marks(folder / MARKS, self.name)
         marked = [(row, known.get((row["id"], row["prediction"]))) for row in _answered(folder)]
-        return [row | {"scores": scores} for row, scores in marked if scores]
+        return [row | {"scores": scores, "judge": self.name} for row, scores in marked if scores]
 
 
 def _marks(file: Path, judge: str) -> dict[tuple[str, str], dict[str, float]]:

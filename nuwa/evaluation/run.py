@@ -58,8 +58,11 @@ def _is_finished(cfg: DictConfig, folder: Path) -> bool:
 
 def _outcome(cfg: DictConfig, folder: Path, processes: Processes) -> dict[str, Any]:
     """What result.json will hold: what was computed, or the reason why there is nothing."""
+    before = (read_result(folder) or {}) if cfg.resume else {}
     (folder / RESULT).unlink(missing_ok=True)
     outcome: dict[str, Any] = {"run_key": folder.name, "config": _resolved(cfg)}
+    if "judge" in before:  # whose marks are in the journal
+        outcome["judge"] = before["judge"]
     try:
         with processes.together():
             check_processes(cfg, processes)

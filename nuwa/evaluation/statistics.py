@@ -104,9 +104,9 @@ def resampled_ratios(
 
 
 def answered_by_both(rows: Sequence[Row], others: Sequence[Row]) -> tuple[list[Row], list[Row]]:
-    """The rows of two runs whose samples both have, in the order of the first."""
+    """The rows of two runs whose samples both have, marked by the same judge if by any, in the order of the first."""
     known = {row["id"]: row for row in others}
-    rows = [row for row in rows if row["id"] in known]
+    rows = [row for row in rows if row["id"] in known and row.get("judge") == known[row["id"]].get("judge")]
     return rows, [known[row["id"]] for row in rows]
 
 

@@ -153,3 +153,25 @@ def test_what_cannot_be_judged(runs, server, tmp_path, capsys):
     result["config"]["dataset"]["judge_url"] = "http://x"
     write_result(folder, result)
     assert main(command(server, folder)) == 1 and "without a judge" in capsys.readouterr().err
+
+
+def test_a_job_that_is_asked_for_more_keeps_its_marks(runs, server, tmp_path):
+    """And is compared with an unpruned run that the same judge has marked only."""
+    _, replies, _ = server
+    pruned, unpruned = runs
+    replies += ["0.5"] * 2 * ROWS
+    assert main(command(server, pruned.parent)) == 0
+    probe = ("probe=speed", "probe.warmup=0", "probe.repeats=1", "probe.new_tokens=2")
+    options = ("dataset=mmvet", f"dataset.path={tmp_path / 'data'}", "generation.max_new_tokens=2")
+    again = [*TOY, *options, f"paths.outputs={tmp_path}", *probe]
+    marked = read_result(pruned)
+    assert run_job(compose(*again)) == pruned
+    result = read_result(pruned)
+    assert "speed" in result and all(result[key] == marked[key] for key in ("metrics", "judge", "retention"))
+
+    words = tmp_path / "words.txt"
+    words.write_text("{question} | {answer} | {prediction}", encoding="utf-8")
+    replies += ["1"] * ROWS
+    assert main([*command(server, unpruned), "--prompt", str(words)]) == 0
+    assert run_job(compose(*again, "probe.repeats=2")) == pruned
+    assert read_result(pruned)["metrics"] == marked["metrics"] and read_result(pruned)["retention"] == {}
