@@ -20,12 +20,11 @@ from tqdm import tqdm
 
 import nuwa
 from nuwa.benchmarks.base import Sample
-from nuwa.config import build, register
+from nuwa.config import SAMPLING, build, register
 from nuwa.evaluation.check import check
 
 MANIFEST = ModelManifest("nuwa", simple_class_path="nuwa.lmms.NuwaModel")
 DEFAULT_TOKENS = 1024  # lmms-eval's own for LLaVA, where a task says nothing
-SAMPLING = ("temperature", "top_p")
 LIKE = "llava_1_5_7b"
 
 
@@ -49,7 +48,7 @@ class NuwaModel(lmms):
     Args:
         pretrained: a name in ``conf/model``, or a folder or hub id of the family and prompt of ``like``, such a name.
         pruner: a name in ``conf/pruner``; ``budget`` its mean visual tokens per LLM layer, ``position`` as in ``conf``.
-        batch_size, device, max_batch_size: as lmms-eval passes them.
+        batch_size, device, max_batch_size: as lmms-eval passes them; the first is a number.
         options: fields of the pruner, e.g. ``d_thresh=280``.
     """
 
@@ -66,6 +65,8 @@ class NuwaModel(lmms):
         **options: Any,
     ) -> None:
         super().__init__()
+        if not str(batch_size).isdecimal():
+            raise ValueError(f"batch_size={batch_size}: the nuwa model needs a number")
         parts = check(compose(pretrained, pruner, budget, position, options, like))
         self.loaded = build(parts.model | ({"device": device} if device else {}))
         self.session = nuwa.prune(self.loaded.model, parts.pruner, position=position)

@@ -58,3 +58,8 @@ def test_settings_of_a_task(bridge):
     assert (cfg.model.path, cfg.pruner.d_thresh, cfg.budget.average) == ("some/checkpoint", 18, 64)
     cfg = bridge.compose("some/checkpoint", "nuwa", None, "perc", {}, like="qwen2_5_vl_7b")
     assert (cfg.model.path, cfg.model.family) == ("some/checkpoint", "qwen2_5_vl")
+
+
+def test_a_batch_size_that_is_no_number(bridge):
+    with pytest.raises(ValueError, match="batch_size=auto: the nuwa model needs a number"):
+        bridge.NuwaModel(pretrained="tiny_llava", batch_size="auto")
