@@ -98,8 +98,8 @@ class ClipRecording(Recording):
             queries, keys = (split_heads(x, self.head_dim) for x in read)
             if tap.kind == "cls_attention" and self.cls:
                 return softmax_rows(queries[:, :, :1], keys, self.head_dim**-0.5)[:, :, 0, 1:].transpose(1, 2)
-            received = received_attention(queries, keys, self.head_dim**-0.5)[:, self.cls :]
-            return received[..., None] if tap.kind == "cls_attention" else received
+            received = received_attention(queries, keys, self.head_dim**-0.5)[..., self.cls :]
+            return received.transpose(1, 2) if tap.kind == "cls_attention" else received.mean(1)
         if tap.kind == "keys":
             return read[0][:, self.cls :]
         return read[0] if tap.kind == "reader_keys" else read[0][:, :1]

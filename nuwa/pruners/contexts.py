@@ -36,9 +36,9 @@ class Tap:
 
     Kinds, of the layer that ends at ``layer`` (fraction of the tower's depth; None: the layer whose output are the
     features): ``cls_attention`` (B, H, N) float32: attention of the CLS token to every patch, per head; towers without
-    CLS give the mean attention each token receives. ``received_attention`` (B, N) float32: attention that each patch
-    receives, mean over heads and over all queries, CLS included. ``keys`` (B, N, D): key projections of the patches,
-    heads concatenated. ``cls_feature`` (B, 1, D): the CLS token at the feature layer.
+    CLS give the attention each token receives, mean over queries. ``received_attention`` (B, N) float32: attention that
+    each patch receives, mean over heads and over all queries, CLS included. ``keys`` (B, N, D): key projections of the
+    patches, heads concatenated. ``cls_feature`` (B, 1, D): the CLS token at the feature layer.
 
     Of the layer that reads the features (the last one where they are the tower's last output): ``reader_query``
     (B, 1, D): query projection of the CLS token; ``reader_keys`` (B, 1 + N, D): key projections, CLS first.
