@@ -32,7 +32,11 @@ def swap_tiles(layout: ImageLayout) -> ImageLayout:
 
     The release takes the (height, width) of a tiling for (width, height): of wide and tall images it sees a part in
     wrong order. Patches of it that are padding in truth take part in its choice, but have no token in the prompt.
+    Where tokens belong to no one crop, as OneVision's, which may be interpolated, there are no tiles to stitch: the
+    layout stays as it is.
     """
+    if layout.crop is None:
+        return layout
     base, *tiled = layout.views
     return replace(layout, views=(base, *(_swapped(layout, view, base.grid) for view in tiled)))
 

@@ -1,5 +1,7 @@
 """The released Nüwa on LLaVA-NeXT: golden data, budgets, and its mistakes, each against an account of its own."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from families import FAMILIES
@@ -20,7 +22,8 @@ FAMILY = FAMILIES["llava_next"]
 
 
 def layout_of(size):
-    return tiled_layout(torch.tensor(source_of(size)), (24, 24), best_tiles(size, PINPOINTS, 336), size)
+    layout = tiled_layout(torch.tensor(source_of(size)), (24, 24), best_tiles(size, PINPOINTS, 336), size)
+    return replace(layout, crop=layout.source // 576)
 
 
 def released(case, run):
@@ -118,6 +121,17 @@ def test_swapped_tiles(size):
     newlines = view.newlines[view.newlines >= 0]
     assert len(newlines.unique()) == len(newlines)
     assert (layout.source[newlines] == -1).all()
+
+
+@pytest.mark.filterwarnings("ignore:llava_onevision interpolates")
+@pytest.mark.parametrize("prompt", ["middle", "two", "last"])
+def test_tokens_of_no_one_tile_stay_where_they_are(prompt):
+    family, logits = FAMILIES["llava_onevision"], []
+    for swapped in (False, True):
+        pruner = nuwa.load_pruner("nuwa_release", budget=Budget(ratio=0.3), swapped_tiles=swapped)
+        with torch.no_grad(), nuwa.prune(family.model(), pruner):
+            logits.append(family.model()(**family.inputs(prompt)).logits)
+    assert torch.equal(*logits)
 
 
 @pytest.mark.parametrize(("average", "tokens"), [(160, 264), (640, 482)])
