@@ -41,7 +41,8 @@ print(nuwa.__file__, type(nuwa.load_pruner("loudest", budget=20, power=2.0)))
 print(nuwa.load_pruner("composed", vision="loudest"))
 print(methods.page())
 import pytest
-failed = pytest.main(["-q", "-n0", "-p", "no:cacheprovider", "tests/pruning/test_methods.py", "-k", "loudest and not beam"])
+chosen = ["tests/pruning/test_methods.py", "-k", "loudest and not beam"]
+failed = pytest.main(["-q", "-n0", "-p", "no:cacheprovider", *chosen])
 import launch
 sys.argv = ["launch.py", *sys.argv[1:]]
 sys.exit(failed or launch.main())
