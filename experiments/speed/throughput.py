@@ -47,7 +47,8 @@ def one_by_one(cfg: DictConfig) -> tuple[float, dict[str, str]]:
     """Seconds and answers of plain `generate`, one sample after the other."""
     parts = check(cfg)
     loaded = _load(json.dumps(parts.model, sort_keys=True))
-    plain = nullcontext() if cfg.pruner._target_.endswith("KeepAll") else nuwa.prune(loaded.model, parts.pruner)
+    kept = cfg.pruner._target_.endswith("KeepAll")
+    plain = nullcontext() if kept else nuwa.prune(loaded.model, parts.pruner, cfg.position.strategy)
     answers, start = {}, time.perf_counter()
     with plain as session:
         for index in range(len(parts.benchmark)):
