@@ -11,7 +11,6 @@ from typing import Any
 
 PACKAGE = "package:"
 _END = 1 << 20  # bytes
-_LONGEST = 256  # characters of a file's name
 
 
 def local_path(path: str) -> Path:
@@ -64,8 +63,16 @@ def _named_in(file: Path) -> set[Path]:
             row = json.loads(line)
         except ValueError:
             continue
-        found |= {file.parent / text for text in _texts(row) if text and len(text) < _LONGEST and "\0" not in text}
-    return {path for path in found if path.is_file()}
+        found |= {file.parent / text for text in _texts(row)}
+    return set(filter(_is_file, found))
+
+
+def _is_file(path: Path) -> bool:
+    """Whether a text that may be no path at all, a question say, is one of a file."""
+    try:
+        return path.is_file()
+    except OSError:  # too long for a name
+        return False
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -12,7 +12,6 @@ cache, with the cache of vision features and without it, the unpruned run done b
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import statistics
 import tempfile
@@ -28,8 +27,8 @@ from omegaconf import DictConfig
 import nuwa
 from nuwa.config import register, typed
 from nuwa.evaluation.check import check
-from nuwa.evaluation.compute import _load
 from nuwa.evaluation.journal import JOURNAL, read_rows
+from nuwa.evaluation.one_model import load
 from nuwa.evaluation.run import run_job
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -46,7 +45,7 @@ def compose(outputs: str, *overrides: str) -> DictConfig:
 def one_by_one(cfg: DictConfig) -> tuple[float, dict[str, str]]:
     """Seconds and answers of plain `generate`, one sample after the other."""
     parts = check(cfg)
-    loaded = _load(json.dumps(parts.model, sort_keys=True))
+    loaded = load(parts.model)
     kept = cfg.pruner._target_.endswith("KeepAll")
     plain = nullcontext() if kept else nuwa.prune(loaded.model, parts.pruner, cfg.position.strategy)
     answers, start = {}, time.perf_counter()

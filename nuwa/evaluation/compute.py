@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import json
 import logging
 import math
 import signal
@@ -23,7 +21,7 @@ from omegaconf import DictConfig
 
 from nuwa import prune
 from nuwa.analysis.blocking import configured_block
-from nuwa.config import PROTOCOL, SAMPLING, build, is_baseline
+from nuwa.config import PROTOCOL, SAMPLING, is_baseline
 from nuwa.evaluation.callbacks import KeptTokenPictures, SampleProgress
 from nuwa.evaluation.check import Parts
 from nuwa.evaluation.data import EvaluationData
@@ -31,6 +29,7 @@ from nuwa.evaluation.features import feature_cache
 from nuwa.evaluation.journal import JOURNAL, PARTS, Journal, JournalError, Row, merged, part_path, read_rows
 from nuwa.evaluation.loggers import log_result, run_logger
 from nuwa.evaluation.module import TIMINGS, Evaluation, read_timings
+from nuwa.evaluation.one_model import load
 from nuwa.evaluation.processes import Processes
 from nuwa.evaluation.result import costs, environment
 from nuwa.evaluation.speed import SpeedOptions, probe_speed
@@ -40,8 +39,6 @@ from nuwa.models.loading import LoadedModel
 from nuwa.schema import OnError
 
 QUIET = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
-
-_loaded: dict[str, LoadedModel] = {}
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +59,7 @@ def compute(cfg: DictConfig, folder: Path, parts: Parts, baseline: Path | None, 
     with ExitStack() as stack:
         with processes.together():
             loading = time.perf_counter()
-            loaded = _load(json.dumps(parts.model, sort_keys=True))
+            loaded = load(parts.model)
             load_seconds = time.perf_counter() - loading
             logger = stack.enter_context(run_logger(cfg, folder, folder.name)) if processes.lead else None
             if processes.size > 1:
@@ -102,17 +99,6 @@ def _opened(cfg: DictConfig, folder: Path) -> Journal:
 def _places(rows: list[Row]) -> dict[str, Row]:
     """What cutting batches needs to know of the rows that are there, by id."""
     return {row["id"]: {key: row[key] for key in ("task", "status")} for row in rows}
-
-
-def _load(options: str) -> LoadedModel:
-    """The model of the last job or, if its options differ, a new one in its place: there is never room for two."""
-    if options not in _loaded:
-        _loaded.clear()
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        _loaded[options] = build(json.loads(options))
-    return _loaded[options]
 
 
 def _answer(

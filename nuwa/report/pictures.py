@@ -9,11 +9,9 @@ The runs' prompts are read again, their answers come from their journals.
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -25,11 +23,10 @@ from nuwa.analysis.looks import STRATEGIES, ImageLook, Place, ViewLook, id_place
 from nuwa.analysis.places import BoxError, center_cell, in_frame
 from nuwa.benchmarks.base import Benchmark, Sample
 from nuwa.benchmarks.scoring import Box, parse_box
-from nuwa.config import build
 from nuwa.evaluation.check import check
 from nuwa.evaluation.journal import JOURNAL, Row, read_rows
+from nuwa.evaluation.one_model import load
 from nuwa.evaluation.result import read_result
-from nuwa.models.loaded import LoadedModel
 from nuwa.report.canvas import COLLECTOR, KEPT, LINK, MOVED, PILLAR, PREDICTED, TRUE_BOX, Panel, below, beside
 from nuwa.schema import Config
 
@@ -153,7 +150,7 @@ def read_run(folder: Path, count: int) -> Iterator[tuple[str, list[Image.Image]]
         raise ValueError(f"{folder}: no finished run (result.json)")
     cfg = OmegaConf.merge(OmegaConf.structured(Config), result["config"])
     parts = check(cfg)
-    loaded = _load(json.dumps(parts.model, sort_keys=True))
+    loaded = load(parts.model)
     rows = {row["id"]: row for row in read_rows(folder / JOURNAL)}
     with (
         prune(loaded.model, parts.pruner, position=cfg.position.strategy) as session,
@@ -167,11 +164,6 @@ def read_run(folder: Path, count: int) -> Iterator[tuple[str, list[Image.Image]]
             title = title_of(result["method"], session.strategy, sample, row)
             boxes = boxes_of(parts.benchmark, sample, row)
             yield sample.id, [draw_look(look, boxes, title) for look in look_at(session, loaded, sample)]
-
-
-@lru_cache(maxsize=1)
-def _load(options: str) -> LoadedModel:
-    return build(json.loads(options))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,5 +1,7 @@
 """The schema refuses what cannot be meant, and the run key names exactly the scientific choices."""
 
+import json
+
 import pytest
 from hydra.errors import HydraException
 from jobs import CONF, compose
@@ -145,7 +147,9 @@ def test_key_of_local_data_does_not_depend_on_how_its_path_is_written(tmp_path, 
 
 
 def test_key_follows_the_pictures_that_a_file_names(tmp_path):
-    (tmp_path / "data.jsonl").write_text('{"image": ["sub/a.png"], "question": "?", "answer": "yes"}\nno row\n[1]\n')
+    rows = ['{"image": ["sub/a.png"], "question": "?", "answer": "yes"}', "no row", "[1, 2]"]
+    rows += [json.dumps({"question": text, "answer": ""}) for text in ("哪" * 200, "x/" * 9000, "a\0b", "\ud83d")]
+    (tmp_path / "data.jsonl").write_text("\n".join(rows))
     (tmp_path / "sub").mkdir()
     keys = set()
     for content in (b"one", b"three"):

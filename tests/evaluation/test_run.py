@@ -11,6 +11,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from PIL import Image
 
 from nuwa.evaluation import compute as compute_module
+from nuwa.evaluation import one_model
 from nuwa.evaluation.journal import JOURNAL, read_rows
 from nuwa.evaluation.result import read_result
 from nuwa.evaluation.run import run_job
@@ -186,10 +187,10 @@ def test_there_is_never_room_for_two_models(monkeypatch):
         built.append(weakref.ref(model))
         return model
 
-    monkeypatch.setattr(compute_module, "_loaded", {})
-    monkeypatch.setattr(compute_module, "build", build)
-    for options in ("{}", "{}", '{"a": 1}'):
-        compute_module._load(options)
+    monkeypatch.setattr(one_model, "_loaded", {})
+    monkeypatch.setattr(one_model, "build", build)
+    for options in ({}, {}, {"a": 1}):
+        one_model.load(options)
     assert alive == [False] and len(built) == 2
 
 
