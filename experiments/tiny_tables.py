@@ -20,9 +20,9 @@ from datetime import date
 from importlib.metadata import distributions
 from pathlib import Path
 
+from nuwa.evaluation.runs import Result
 from nuwa.report.expected import load_table
 from nuwa.report.plots import write_plots
-from nuwa.report.runs import Result
 from nuwa.report.sections import paper_sections, runs_section
 from nuwa.report.table import collect, find_runs
 

@@ -17,7 +17,7 @@ from nuwa.pruning.budget import Budget
 if TYPE_CHECKING:
     from torch import nn
 
-    from nuwa.pruning.session import PruningSession
+    from nuwa.engine.session import PruningSession
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load_pruner", "prune", "pruners"]
@@ -40,7 +40,7 @@ def load_pruner(name: str, budget: float | Budget | None = None, **options: Any)
 
 
 def prune(model: nn.Module, pruner: pruners.Pruner, position: str = "native", **options: Any) -> PruningSession:
-    """A session inside which ``model`` prunes its vision tokens; see `nuwa.pruning.session.PruningSession`."""
-    from nuwa.pruning.session import PruningSession  # transformers takes seconds to import
+    """A session inside which ``model`` prunes its vision tokens; see `nuwa.engine.session.PruningSession`."""
+    from nuwa.engine.session import PruningSession  # transformers takes seconds to import
 
     return PruningSession(model, pruner, position, **options)

@@ -19,9 +19,9 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 import nuwa
-from nuwa.benchmarks.base import Sample
 from nuwa.config import SAMPLING, build, register
 from nuwa.evaluation.check import check
+from nuwa.samples import Sample
 
 MANIFEST = ModelManifest("nuwa", simple_class_path="nuwa.lmms.NuwaModel")
 DEFAULT_TOKENS = 1024  # lmms-eval's own for LLaVA, where a task says nothing

@@ -7,10 +7,10 @@ import re
 import shlex
 
 import pytest
-from jobs import ROOT, compose
+from helpers.jobs import ROOT, compose
 
-from nuwa.analysis.blocking import layer_range
 from nuwa.config import BUILT, typed
+from nuwa.engine.blocking import layer_range
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("experiments/**/*.md"))]
 

@@ -8,7 +8,7 @@ import sys
 import time
 
 import pytest
-from jobs import ROOT, SMALL, small
+from helpers.jobs import ROOT, SMALL, small
 
 from nuwa.evaluation.journal import JOURNAL
 from nuwa.evaluation.result import read_result

@@ -5,10 +5,10 @@ import sys
 from types import ModuleType, SimpleNamespace
 
 import pytest
-from published import picture
+from helpers.published import picture
 
 import nuwa as package
-from nuwa.benchmarks.base import Sample
+from nuwa.samples import Sample
 
 QUESTION = "is there a red circle ?"
 

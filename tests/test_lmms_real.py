@@ -7,8 +7,8 @@ import subprocess
 import sys
 
 import pytest
-from jobs import compose
-from published import write_parquet
+from helpers.jobs import compose
+from helpers.published import write_parquet
 
 from nuwa.config import build, typed
 from nuwa.evaluation.journal import JOURNAL, read_rows

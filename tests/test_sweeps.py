@@ -9,7 +9,7 @@ import sys
 import time
 
 import pytest
-from jobs import ROOT, SMALL
+from helpers.jobs import ROOT, SMALL
 
 from nuwa.evaluation.journal import JOURNAL
 from nuwa.evaluation.result import RESULT

@@ -15,11 +15,12 @@ from matplotlib.ticker import MaxNLocator
 from rich.progress import track
 
 from nuwa.analysis.survey import Record
-from nuwa.benchmarks.base import Benchmark, Sample
+from nuwa.benchmarks.base import Benchmark
 from nuwa.config import build, register
 from nuwa.evaluation.check import check
 from nuwa.models.loaded import LoadedModel
 from nuwa.report.plots import COLOURS, MARKERS, SETTINGS
+from nuwa.samples import Sample
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"

@@ -14,10 +14,10 @@ from common import parts_of, write_csv
 from PIL import Image
 
 from nuwa import prune
-from nuwa.analysis.calls import read_prompt_once, watch_layers
 from nuwa.analysis.gradients import watch_gradients
-from nuwa.benchmarks.base import Sample
+from nuwa.engine.calls import read_prompt_once, watch_layers
 from nuwa.pruners.none import KeepAll
+from nuwa.samples import Sample
 
 SIZE = [
     "model=llava_1_5_7b_random",

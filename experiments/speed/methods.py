@@ -29,11 +29,11 @@ import torch
 from transformers import CLIPConfig
 
 import nuwa
+from nuwa.engine import llm, session
 from nuwa.models.prompts import IMAGE
 from nuwa.models.random_configs import Sizes
 from nuwa.models.random_vlm import build_tokenizer, random_vlm
 from nuwa.pruners.catalogue import method_names
-from nuwa.pruning import llm, session
 from nuwa.pruning.budget import llm_flops
 from nuwa.report.formats import markdown_text
 from nuwa.report.table4 import LLAVA_7B

@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nuwa.analysis.calls import LayerCall, read_prompt_once, watch_layers
+from nuwa.engine.calls import LayerCall, read_prompt_once, watch_layers
+from nuwa.engine.session import PruningSession
 from nuwa.models.base import remove_hooks
 from nuwa.pruning.scores import CHUNK
-from nuwa.pruning.session import PruningSession
 
 
 @dataclass

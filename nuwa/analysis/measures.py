@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nuwa.analysis.groups import GROUPS
+from nuwa.engine.groups import GROUPS
 
 
 def group_flow(weights: Tensor, queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:

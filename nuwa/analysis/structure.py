@@ -10,16 +10,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nuwa.analysis.calls import LayerCall
-from nuwa.analysis.groups import LAST, TEXT
 from nuwa.analysis.measures import cohesion, mean_entropy, text_alignment, top_overlap, visual_attention_entropy
-from nuwa.analysis.places import BoxError, cells_in_box, center_cell, in_frame, view_frames
 from nuwa.analysis.survey import Record, read_layers, read_tower, record
-from nuwa.benchmarks.base import Benchmark, Sample
+from nuwa.benchmarks.base import Benchmark
+from nuwa.engine.calls import LayerCall
+from nuwa.engine.groups import LAST, TEXT
 from nuwa.models.loaded import LoadedModel
 from nuwa.models.towers import TowerCall
+from nuwa.pictures.places import BoxError, cells_in_box, center_cell, in_frame, view_frames
 from nuwa.pruning.layout import ImageLayout
 from nuwa.pruning.scores import CHUNK
+from nuwa.samples import Sample
 
 
 @dataclass(frozen=True)

@@ -15,15 +15,16 @@ import torch
 from torch import Tensor
 
 from nuwa import prune
-from nuwa.analysis.calls import LayerCall, read_prompt_once, watch_layers
 from nuwa.analysis.gradients import GradientCall, watch_gradients
-from nuwa.analysis.groups import GROUPS
 from nuwa.analysis.measures import group_flow, mean_and_error
-from nuwa.benchmarks.base import Benchmark, Sample
+from nuwa.benchmarks.base import Benchmark
+from nuwa.engine.calls import LayerCall, read_prompt_once, watch_layers
+from nuwa.engine.groups import GROUPS
 from nuwa.models import adapter_for
 from nuwa.models.loaded import LoadedModel
 from nuwa.models.towers import TowerCall, watch_tower
 from nuwa.pruners.none import KeepAll
+from nuwa.samples import Sample
 
 Record = dict[str, Any]
 

@@ -9,60 +9,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import ClassVar, Self
 
-import numpy as np
-from PIL import Image
+from nuwa.samples import Refusal, Sample
 
 Scores = dict[str, float]
 """Metric name -> value, e.g. ``{"vqa/exact_match": 1.0}``."""
 
 
-class _Refusal(ValueError):
-    """A reason that can be written, whatever it quotes."""
-
-    def __init__(self, reason: str):
-        super().__init__(spelt_out(reason))
-
-
-class BenchmarkError(_Refusal):
+class BenchmarkError(Refusal):
     """The benchmark cannot be built at all; the message names the config key to change."""
-
-
-class SampleError(_Refusal):
-    """One sample cannot be used (unreadable image, malformed row), the message says why; a run records it, goes on."""
-
-
-def spelt_out(text: str) -> str:
-    """Text that can be written: lone surrogates, which JSON can hold and UTF-8 cannot, become their escapes."""
-    return text.encode(errors="backslashreplace").decode()
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One question to a model.
-
-    ``text`` is the user's turn with the task's prompt, without image placeholders. ``target`` is whatever the
-    benchmark's ``score`` compares with: accepted answers (tuple of strings) for ``task="vqa"``, a box
-    (x0, y0, x1, y1) in 0..1 of the original picture for ``task="vg"``. ``meta`` holds JSON-able facts worth recording.
-    ``expression`` is what to find, alone, for models that are asked for boxes in words of their own.
-    """
-
-    id: str
-    task: str
-    images: tuple[Image.Image, ...]
-    text: str
-    target: object
-    meta: Mapping[str, object] = field(default_factory=dict)
-    expression: str | None = None
-
-    @property
-    def image_ids(self) -> list[str]:
-        """A name for every picture, by which methods that draw at random draw the same in any batch."""
-        if len(self.images) == 1:
-            return [self.id]
-        return [f"{self.id}#{number}" for number in range(len(self.images))]
 
 
 class Benchmark(ABC):
@@ -139,10 +95,3 @@ def mean_scores(units: Iterable[Scores]) -> Scores:
         for name, value in unit.items():
             values[name].append(float(value))
     return {name: sum(column) / len(column) for name, column in values.items()}
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any PIL mode to 8-bit RGB. Alpha is dropped, as LLaVA does; 16-bit grey is scaled, which PIL alone would clip."""
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) // 256).astype(np.uint8))
-    return image if image.mode == "RGB" else image.convert("RGB")

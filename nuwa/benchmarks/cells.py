@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from nuwa.benchmarks.base import SampleError, spelt_out
+from nuwa.samples import SampleError, spelt_out
 
 Doc = dict[str, Any]
 """The columns of a row that a prompt or a score depends on."""

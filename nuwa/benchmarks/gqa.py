@@ -8,11 +8,12 @@ from typing import ClassVar
 
 from PIL import Image
 
-from nuwa.benchmarks.base import SampleError, Scores
+from nuwa.benchmarks.base import Scores
 from nuwa.benchmarks.cells import Doc, a_text, identifier
 from nuwa.benchmarks.hub import Entry, HubBenchmark
 from nuwa.benchmarks.rows import Rows
 from nuwa.benchmarks.scoring import exact_match
+from nuwa.samples import SampleError
 
 
 def score(doc: Doc, text: str) -> Scores:

@@ -16,10 +16,11 @@ from typing import ClassVar
 import numpy as np
 from PIL import Image
 
-from nuwa.benchmarks.base import Benchmark, BenchmarkError, Sample, SampleError, Scores
+from nuwa.benchmarks.base import Benchmark, BenchmarkError, Scores
 from nuwa.benchmarks.cells import Doc, checked
 from nuwa.benchmarks.rows import Rows
 from nuwa.benchmarks.sources import load_rows
+from nuwa.samples import Sample, SampleError
 
 Entry = tuple[str, str | None]
 """A sample's id, and the group that it is scored with (None: alone)."""

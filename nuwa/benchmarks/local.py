@@ -19,9 +19,10 @@ from typing import Literal
 
 from PIL import Image, ImageOps
 
-from nuwa.benchmarks.base import Benchmark, BenchmarkError, Sample, SampleError, Scores, spelt_out, to_rgb
+from nuwa.benchmarks.base import Benchmark, BenchmarkError, Scores
 from nuwa.benchmarks.cells import a_string, a_text, checked
 from nuwa.benchmarks.scoring import Box, exact_match, grounding_scores, to_padded_frame
+from nuwa.samples import Sample, SampleError, spelt_out, to_rgb
 
 DEFAULT_FILE = "data.jsonl"
 FRAMES = ("original", "padded")

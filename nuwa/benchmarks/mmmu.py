@@ -13,9 +13,10 @@ from typing import ClassVar
 
 from PIL import Image
 
-from nuwa.benchmarks.base import SampleError, Scores
+from nuwa.benchmarks.base import Scores
 from nuwa.benchmarks.cells import Doc, a_string, a_text, identifier
 from nuwa.benchmarks.hub import LETTERS, Entry, HubBenchmark, option_letters, option_lines
+from nuwa.samples import SampleError
 
 _PICTURE = re.compile(r"<image (\d+)>")
 _STRIPPED = ",.!?;:'"

@@ -13,11 +13,12 @@ from typing import ClassVar
 
 from PIL import Image
 
-from nuwa.benchmarks.base import SampleError, Scores
+from nuwa.benchmarks.base import Scores
 from nuwa.benchmarks.cells import Doc, a_text, an_integer
 from nuwa.benchmarks.hub import HubBenchmark
 from nuwa.benchmarks.rows import Rows
 from nuwa.benchmarks.scoring import Box
+from nuwa.samples import SampleError
 
 FACTOR, MIN_PIXELS, MAX_PIXELS = 28, 28 * 28, 28 * 28 * 1280
 """The frame in which the authors' script reads answers; the model's own processor allows larger pictures."""

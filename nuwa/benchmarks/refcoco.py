@@ -12,10 +12,11 @@ from typing import ClassVar, Literal
 
 from PIL import Image
 
-from nuwa.benchmarks.base import SampleError, Scores
+from nuwa.benchmarks.base import Scores
 from nuwa.benchmarks.cells import Doc, identifier, texts
 from nuwa.benchmarks.hub import Entry, HubBenchmark
 from nuwa.benchmarks.scoring import NO_BOX, Box, box_iou, center_inside, parse_box, to_padded_frame
+from nuwa.samples import SampleError
 
 THRESHOLDS = (0.5, 0.1, 0.3, 0.7, 0.9)  # the printed one first
 SLACK = 1.0  # pixels by which an annotated box may leave its picture; COCO's are rounded

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 from PIL import Image, ImageOps
 
-from nuwa.benchmarks.base import SampleError, to_rgb
 from nuwa.benchmarks.local import read_image, read_rows
+from nuwa.samples import SampleError, to_rgb
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -7,13 +7,14 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image
 
-from nuwa.benchmarks.base import Benchmark, BenchmarkError, Sample, Scores
+from nuwa.benchmarks.base import Benchmark, BenchmarkError, Scores
 from nuwa.benchmarks.scoring import exact_match, grounding_scores
-from nuwa.tiny.questions import Question, ask
-from nuwa.tiny.scenes import IMAGE_SIZE, Scene, draw_scene
+from nuwa.samples import Sample
+from nuwa.scenes.questions import Question, ask
+from nuwa.scenes.scene import IMAGE_SIZE, Scene, draw_scene
 
 HELD_OUT = 7
-"""Third word of every seed here; training never draws from it (`nuwa.tiny.scenes`)."""
+"""Third word of every seed here; training never draws from it (`nuwa.scenes.scene`)."""
 TASKS = ("vqa", "vg")
 TRIES = 20
 """How often a further question about a scene is drawn, as most scenes do not allow questions of every kind."""

@@ -9,9 +9,10 @@ from typing import ClassVar
 
 from PIL import Image
 
-from nuwa.benchmarks.base import SampleError, Scores
+from nuwa.benchmarks.base import Scores
 from nuwa.benchmarks.cells import Doc, a_text, an_integer, maybe_text, texts
 from nuwa.benchmarks.hub import LETTERS, HubBenchmark, option_letters, option_lines
+from nuwa.samples import SampleError
 
 _PREFIX = re.compile(r"([A-Z])\.")
 

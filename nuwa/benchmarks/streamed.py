@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nuwa.benchmarks.base import BenchmarkError, SampleError
+from nuwa.benchmarks.base import BenchmarkError
 from nuwa.benchmarks.rows import Rows
+from nuwa.samples import SampleError
 
 if TYPE_CHECKING:
     from pyarrow import Table

@@ -9,9 +9,9 @@ import lightning
 from lightning.pytorch.callbacks import Callback
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from nuwa.analysis.looks import look_at
 from nuwa.evaluation.module import Evaluation
-from nuwa.report.pictures import FOLDER, boxes_of, draw_look, file_name, title_of
+from nuwa.pictures.drawing import FOLDER, boxes_of, draw_look, file_name, title_of
+from nuwa.pictures.looks import look_at
 
 
 class KeptTokenPictures(Callback):

@@ -14,9 +14,9 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from transformers import AutoConfig
 
-from nuwa.analysis.blocking import SOURCES, layer_range
 from nuwa.benchmarks.base import Benchmark
 from nuwa.config import BUILT, ConfigError, baseline_of, build, is_baseline, typed
+from nuwa.engine.blocking import SOURCES, layer_range
 from nuwa.evaluation.processes import check_sweep, current, is_shared, start
 from nuwa.files import PACKAGE
 from nuwa.models import ADAPTERS

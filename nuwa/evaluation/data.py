@@ -11,10 +11,11 @@ import lightning
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from nuwa.benchmarks.base import Benchmark, Sample, SampleError
+from nuwa.benchmarks.base import Benchmark
 from nuwa.evaluation.journal import Row
 from nuwa.evaluation.prefetch import Prefetched
 from nuwa.models.prompts import PromptError
+from nuwa.samples import Sample, SampleError
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from omegaconf import DictConfig
 
 import nuwa
 from nuwa.config import choices
+from nuwa.engine.feature_cache import GIGABYTE, FeatureCache
 from nuwa.evaluation.result import environment
 from nuwa.files import fingerprint
 from nuwa.models.loading import LoadedModel
-from nuwa.pruning.feature_cache import GIGABYTE, FeatureCache
 
 CPU_GIGABYTES = 4
 

@@ -17,9 +17,9 @@ from typing import Any
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from omegaconf import DictConfig, OmegaConf
 
+from nuwa.evaluation.cells import CELL_COLUMNS, cells_of
 from nuwa.evaluation.journal import JOURNAL, Row
-from nuwa.report.cells import CELL_COLUMNS, cells_of
-from nuwa.report.pictures import FOLDER
+from nuwa.pictures.drawing import FOLDER
 from nuwa.schema import LoggerKind
 
 COLUMNS = ("id", "task", "prompt", "target", "prediction", "scores", "kept", "status", "reason")

@@ -13,13 +13,14 @@ from typing import Any
 import lightning
 import torch
 
-from nuwa.benchmarks.base import Benchmark, Sample, SampleError
+from nuwa.benchmarks.base import Benchmark
+from nuwa.engine.report import ImageReport
+from nuwa.engine.session import PruningSession
 from nuwa.evaluation.data import Batch, Failure
 from nuwa.evaluation.journal import BATCH, BATCH_END, JOURNAL, Journal, Row
 from nuwa.models.loading import LoadedModel
 from nuwa.models.prompts import PromptError
-from nuwa.pruning.report import ImageReport
-from nuwa.pruning.session import PruningSession
+from nuwa.samples import Sample, SampleError
 
 TIMINGS = "timings*.jsonl"
 """One file for the journal, and one for each of its parts; making a batch's tensors counts in none of them."""

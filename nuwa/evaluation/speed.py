@@ -19,13 +19,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nuwa.benchmarks.base import Benchmark, Sample, SampleError
+from nuwa.benchmarks.base import Benchmark
+from nuwa.engine.session import PruningSession
 from nuwa.models import adapter_for
 from nuwa.models.base import Adapter, remove_hooks
 from nuwa.models.loaded import LoadedModel
 from nuwa.pruners.base import Pruner
 from nuwa.pruning.budget import llm_flops
-from nuwa.pruning.session import PruningSession
+from nuwa.samples import Sample, SampleError
 
 VANILLA, PRUNED = "vanilla", "pruned"
 RATIOS = ("encode_ms", "prefill_ms", "ttft_ms", "decode_ms_per_token")

@@ -10,11 +10,11 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from nuwa.benchmarks.base import Sample, SampleError
 from nuwa.models.boxes import BOX_FRAMES, to_unit_boxes
 from nuwa.models.checkpoint import ModelError
 from nuwa.models.processors import NativeProcessor, PictureProcessor
 from nuwa.models.prompts import PromptError, PromptFormat, expand_images
+from nuwa.samples import Sample, SampleError
 
 
 @dataclass

@@ -18,7 +18,7 @@ from transformers.image_processing_utils import select_best_resolution
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
-from nuwa.benchmarks.base import SampleError, to_rgb
+from nuwa.samples import SampleError, to_rgb
 
 Size = tuple[int, int]
 """(width, height) in pixels, as PIL counts."""

@@ -1,7 +1,7 @@
 """The contract of a pruning method: a dataclass whose fields are its config, with two optional stages.
 
 A method states what it needs and decides which tokens stay. It never touches hooks, masks, caches or transformers;
-`nuwa.pruning.session` does that, and hands it the contexts of `nuwa.pruners.contexts`. The batch dimension is always
+`nuwa.engine.session` does that, and hands it the contexts of `nuwa.pruners.contexts`. The batch dimension is always
 present, and a batch of N must give what N batches of one give.
 
 Shape letters: B prompts, L sequence length, I images of a prompt.

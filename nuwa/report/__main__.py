@@ -12,10 +12,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from nuwa.evaluation.runs import Result
 from nuwa.report.dashboard import log_report
 from nuwa.report.expected import ExpectedError, PaperTable, load_table, table_names
 from nuwa.report.plots import PlotsError, write_plots
-from nuwa.report.runs import Result
 from nuwa.report.sections import Section, paper_sections, printed_sections, runs_section
 from nuwa.report.table import TableError, collect, find_runs
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
 
+from nuwa.evaluation.runs import Choices, Result, probe_of
 from nuwa.report.expected import PaperTable, PrintedRow
 from nuwa.report.formats import Cells
 from nuwa.report.paper import ABSENT, MISSING, Run, chosen, matches
-from nuwa.report.runs import Choices, Result, probe_of
 from nuwa.report.side_by_side import label
 
 Wholes = dict[Hashable, float]

@@ -17,11 +17,11 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from nuwa.evaluation.cells import CELL_COLUMNS, cells_of
 from nuwa.evaluation.processes import current
-from nuwa.report.cells import CELL_COLUMNS, cells_of
+from nuwa.evaluation.runs import Result
 from nuwa.report.formats import Cells
 from nuwa.report.plots import PlotsError, write_plots
-from nuwa.report.runs import Result
 from nuwa.report.sections import Section
 from nuwa.report.table import collect, find_runs
 from nuwa.schema import LoggerConfig, LoggerKind

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 
+from nuwa.evaluation.runs import Choices, Result, choices_of, measured
 from nuwa.report.expected import SUMMARIES, Benchmark, PaperTable, PrintedRow, benchmark
-from nuwa.report.runs import Choices, Result, choices_of, measured
 
 DONE, LIMITED, MISSING, FAILED, REFUSED, UNREACHABLE, UNFINISHED, ABSENT = (
     "done", "limited", "missing", "failed", "refused", "unreachable", "unfinished", "none here",

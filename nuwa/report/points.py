@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 
-from nuwa.report.runs import Choices, Result, choices_of
+from nuwa.evaluation.runs import Choices, Result, choices_of
 from nuwa.report.table import headline
 
 PARTS = ("region", "pillar", "random")

@@ -20,9 +20,9 @@ from hydra.utils import get_object
 from nuwa.evaluation.journal import JOURNAL, JournalError, Row, read_rows
 from nuwa.evaluation.pairs import Benchmarked, mean_retention
 from nuwa.evaluation.result import read_result
+from nuwa.evaluation.runs import Result, method_of
 from nuwa.report import table
 from nuwa.report.formats import Cells
-from nuwa.report.runs import Result, method_of
 from nuwa.report.sections import Section
 
 CHOICES = ("pruner", "budget", "position", "blocking", "model", "generation", "seed", "limit")

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from nuwa.evaluation.runs import Result
 from nuwa.report import cost, side_by_side, stand_in, table4
 from nuwa.report.expected import PaperTable
 from nuwa.report.formats import Cells, csv_text, latex_text, markdown_text, print_text
 from nuwa.report.paper import ABSENT, MISSING, compare
 from nuwa.report.printed import RetentionCheck, retention_checks
-from nuwa.report.runs import Result
 from nuwa.report.table import beside, reasons, rows_of, shown_columns
 
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from nuwa.evaluation.runs import Result
 from nuwa.report.expected import PaperTable, PrintedRow, benchmark, mean_share
 from nuwa.report.formats import Cells
 from nuwa.report.paper import ABSENT, MISSING, RANDOM_WEIGHTS, Run, chosen, matches, model_name
-from nuwa.report.runs import Result
 from nuwa.report.side_by_side import label
 
 TASKS = {"vqa": "questions", "vg": "boxes"}

@@ -8,8 +8,8 @@ from typing import Any
 
 from nuwa.evaluation.journal import JOURNAL, JournalError, read_rows
 from nuwa.evaluation.result import read_result
+from nuwa.evaluation.runs import Result, method_of, protocol_of
 from nuwa.report.formats import Cells, csv_text, latex_text, markdown_text, print_text
-from nuwa.report.runs import Result, method_of, protocol_of
 
 SHOWN_CHOICES = ("pruner", "budget", "position", "blocking", "model", "dataset", "generation", "seed", "limit")
 

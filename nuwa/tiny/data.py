@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
+from nuwa.scenes.questions import Question, ask, sample_caption
+from nuwa.scenes.scene import COLORS, PATCH, SHAPES, SIZES, Scene, draw_scene
 from nuwa.tiny.family import Family
-from nuwa.tiny.questions import Question, ask, sample_caption
 from nuwa.tiny.recipe import Stage, stage_at
-from nuwa.tiny.scenes import COLORS, PATCH, SHAPES, SIZES, Scene, draw_scene
 from nuwa.tiny.vocabulary import Vocabulary
 
 LONGEST = 16  # words of the longest question and tokens of its answer, without the end token

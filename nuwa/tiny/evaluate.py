@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 from omegaconf import OmegaConf
 
-from nuwa.benchmarks.base import Sample
 from nuwa.benchmarks.scenes import Scenes
 from nuwa.config import build
 from nuwa.models.loading import LoadedModel
 from nuwa.pruners.catalogue import conf_folder
+from nuwa.samples import Sample
 
 RIGHT = {"vqa": "vqa/exact_match", "vg": "vg/acc@0.5"}
 """The metric of each task that is 1 for a right answer."""

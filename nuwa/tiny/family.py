@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from nuwa.tiny.scenes import IMAGE_SIZE, PATCH
+from nuwa.scenes.scene import IMAGE_SIZE, PATCH
 from nuwa.tiny.vocabulary import Vocabulary
 
 VISION_WIDTH, VISION_LAYERS, VISION_HEADS = 96, 4, 3

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nuwa.scenes.scene import COLORS, IMAGE_SIZE, SHAPES, SIZES
 from nuwa.tiny.data import CAPTION_WORDS, Batch
 from nuwa.tiny.family import VISION_WIDTH, WIDTH
-from nuwa.tiny.scenes import COLORS, IMAGE_SIZE, SHAPES, SIZES
 from nuwa.tiny.vocabulary import Vocabulary
 
 CLASSES = (len(COLORS) + 1, len(SHAPES) + 1, len(SIZES) + 1)  # class 0 is background

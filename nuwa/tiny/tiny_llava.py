@@ -19,6 +19,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from nuwa.scenes.scene import IMAGE_SIZE, PATCH
 from nuwa.tiny.family import (
     HEADS,
     LAYERS,
@@ -35,7 +36,6 @@ from nuwa.tiny.family import (
     cut_patches,
     rescale,
 )
-from nuwa.tiny.scenes import IMAGE_SIZE, PATCH
 from nuwa.tiny.vocabulary import LLAVA, llava_tokenizer
 
 GRID = IMAGE_SIZE // PATCH

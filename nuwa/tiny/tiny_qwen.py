@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2_5_VLFo
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTextConfig, Qwen2_5_VLVisionConfig
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from nuwa.scenes.scene import IMAGE_SIZE, PATCH
 from nuwa.tiny.family import (
     HEADS,
     LAYERS,
@@ -31,7 +32,6 @@ from nuwa.tiny.family import (
     rotate,
     waves,
 )
-from nuwa.tiny.scenes import IMAGE_SIZE, PATCH
 from nuwa.tiny.vocabulary import QWEN, qwen_tokenizer
 
 MERGE = 2

@@ -6,8 +6,8 @@ from functools import cached_property
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from nuwa.tiny.questions import EXTREMES, MAX_COUNT, PLURALS
-from nuwa.tiny.scenes import COLORS, IMAGE_SIZE, SHAPES, SIZES
+from nuwa.scenes.questions import EXTREMES, MAX_COUNT, PLURALS
+from nuwa.scenes.scene import COLORS, IMAGE_SIZE, SHAPES, SIZES
 
 SPACE = "▁"
 CONTENT_WORDS = (

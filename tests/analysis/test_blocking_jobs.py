@@ -1,7 +1,7 @@
 """Blocking as a config group: jobs of their own, compared with the unblocked run, refused early where impossible."""
 
 import pytest
-from jobs import compose, small
+from helpers.jobs import compose, small
 
 from nuwa.config import ConfigError, baseline_of, choices, is_baseline, run_key
 from nuwa.evaluation.check import check

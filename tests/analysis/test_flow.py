@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from analysis.cases import ANSWERS, PAIR, answered, eager_attention, session_of, written_groups
-from families import FAMILIES
+from helpers.analysis_cases import ANSWERS, PAIR, answered, eager_attention, session_of, written_groups
+from helpers.families import FAMILIES
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nuwa.analysis.calls import choose_layers, read_prompt_once, watch_layers
 from nuwa.analysis.gradients import watch_gradients
 from nuwa.analysis.measures import group_flow
-from nuwa.pruning.guards import SessionError
+from nuwa.engine.calls import choose_layers, read_prompt_once, watch_layers
+from nuwa.engine.guards import SessionError
 
 
 @pytest.fixture(params=FAMILIES)

@@ -6,7 +6,7 @@ import json
 import sys
 
 import pytest
-from jobs import ROOT
+from helpers.jobs import ROOT
 
 pytest.importorskip("matplotlib")
 TOY = [

@@ -5,14 +5,14 @@ import math
 import numpy as np
 import pytest
 import torch
-from families_toy import toy
+from helpers.families_toy import toy
 from PIL import Image
 
 from nuwa.analysis.structure import registers, spatial_structure, text_relation
 from nuwa.analysis.survey import attention_flow, average, gradient_flow
-from nuwa.benchmarks.base import Sample
 from nuwa.benchmarks.scenes import Scenes
 from nuwa.models import adapter_for
+from nuwa.samples import Sample
 
 BENCHMARK = Scenes(4)
 FAMILIES = ("llava", "llava_next", "llava_onevision", "qwen2_5_vl")

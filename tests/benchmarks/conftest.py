@@ -1,8 +1,7 @@
 """Fixtures of the tests that read published data sets."""
 
-import hub_server
-import judge_server
 import pytest
+from helpers import hub_server, judge_server
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import math
 import re
 
 import pytest
-from jobs import SMALL, compose
-from published import picture, pope, refcoco, write_parquet, write_set
+from helpers.jobs import SMALL, compose
+from helpers.published import picture, pope, refcoco, write_parquet, write_set
 
 from nuwa.evaluation import compute
 from nuwa.evaluation.journal import JOURNAL, read_rows

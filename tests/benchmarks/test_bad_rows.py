@@ -5,7 +5,7 @@ import math
 import sys
 
 import pytest
-from published import (
+from helpers.published import (
     SETS,
     benchmark,
     mmbench,
@@ -20,8 +20,9 @@ from published import (
     write_set,
 )
 
-from nuwa.benchmarks.base import BenchmarkError, SampleError
+from nuwa.benchmarks.base import BenchmarkError
 from nuwa.benchmarks.sources import load_rows, missing_shards
+from nuwa.samples import SampleError
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 

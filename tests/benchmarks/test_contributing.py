@@ -5,7 +5,7 @@ import re
 import sys
 from types import ModuleType
 
-from jobs import ROOT
+from helpers.jobs import ROOT
 from PIL import Image
 
 

@@ -6,7 +6,7 @@ import sys
 from itertools import pairwise
 
 import pytest
-from jobs import ROOT, SMALL
+from helpers.jobs import ROOT, SMALL
 from PIL import Image
 
 pytestmark = pytest.mark.usefixtures("own_cache")

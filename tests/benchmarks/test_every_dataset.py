@@ -5,9 +5,9 @@ import json
 import sys
 
 import pytest
-from jobs import CONF, ROOT
+from helpers.jobs import CONF, ROOT
+from helpers.published import SETS, picture, write_set
 from omegaconf import OmegaConf
-from published import SETS, picture, write_set
 
 from nuwa.evaluation.journal import JOURNAL, read_rows
 from nuwa.evaluation.result import RESULT, read_result

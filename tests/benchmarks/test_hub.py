@@ -2,8 +2,8 @@
 
 import datasets
 import pytest
-from jobs import SMALL, compose
-from published import benchmark, picture, pope, write_parquet, write_set
+from helpers.jobs import SMALL, compose
+from helpers.published import benchmark, picture, pope, write_parquet, write_set
 
 from nuwa.benchmarks.base import BenchmarkError
 from nuwa.benchmarks.sources import load_rows

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from published import benchmark, mmvet, picture
+from helpers.published import benchmark, mmvet, picture
 
 from nuwa.benchmarks.base import BenchmarkError
 from nuwa.benchmarks.judge import JudgeError, OpenAIJudge

@@ -8,8 +8,8 @@ import threading
 import time
 
 import pytest
-from jobs import ROOT, SMALL, compose
-from published import mmvet, write_set
+from helpers.jobs import ROOT, SMALL, compose
+from helpers.published import mmvet, write_set
 
 from nuwa.benchmarks import judge as judge_module
 from nuwa.evaluation.journal import JOURNAL, read_rows

@@ -13,8 +13,9 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from PIL import Image
 
-from nuwa.benchmarks.base import BenchmarkError, SampleError
+from nuwa.benchmarks.base import BenchmarkError
 from nuwa.benchmarks.local import Local
+from nuwa.samples import SampleError
 
 ROOT = Path(__file__).parents[2]
 REAL = ROOT.parent / "shared/data/real"

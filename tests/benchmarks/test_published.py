@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.published import ONE_OF_A_KIND, SETS, benchmark, picture, write_set
 from PIL import Image
-from published import ONE_OF_A_KIND, SETS, benchmark, picture, write_set
 
 from nuwa.benchmarks.base import Benchmark
 from nuwa.evaluation.data import EvaluationData, Failure

@@ -1,8 +1,8 @@
 """Published data sets as whole jobs on toy models: journal, metrics, resume, limit, bad rows."""
 
 import pytest
-from jobs import SMALL, compose
-from published import pope, write_parquet, write_set
+from helpers.jobs import SMALL, compose
+from helpers.published import pope, write_parquet, write_set
 
 from nuwa.evaluation.journal import JOURNAL, read_rows
 from nuwa.evaluation.result import RESULT, read_result

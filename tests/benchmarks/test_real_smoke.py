@@ -6,8 +6,8 @@ import subprocess
 import sys
 
 import pytest
-from jobs import ROOT
-from published import picture
+from helpers.jobs import ROOT
+from helpers.published import picture
 
 from nuwa.evaluation.journal import JOURNAL, read_rows
 from nuwa.evaluation.result import read_result

@@ -7,7 +7,7 @@ import pytest
 
 from nuwa.benchmarks.base import BenchmarkError
 from nuwa.benchmarks.scenes import Scenes
-from nuwa.tiny.scenes import draw_scene
+from nuwa.scenes.scene import draw_scene
 
 
 def same(first, second):

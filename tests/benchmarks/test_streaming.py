@@ -5,11 +5,12 @@ import pickle
 import numpy as np
 import pyarrow.parquet
 import pytest
-from published import ONE_OF_A_KIND, benchmark, pope, write_parquet, write_set
+from helpers.published import ONE_OF_A_KIND, benchmark, pope, write_parquet, write_set
 
 from nuwa.benchmarks import streamed
-from nuwa.benchmarks.base import BenchmarkError, SampleError
+from nuwa.benchmarks.base import BenchmarkError
 from nuwa.evaluation.data import EvaluationData
+from nuwa.samples import SampleError
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 STREAMING = "dataset.streaming=true"

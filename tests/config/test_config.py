@@ -3,8 +3,8 @@
 import json
 
 import pytest
+from helpers.jobs import CONF, compose
 from hydra.errors import HydraException
-from jobs import CONF, compose
 from omegaconf import OmegaConf
 
 from nuwa.config import ConfigError, run_key, typed

@@ -1,17 +1,18 @@
 """Answers in pixels are scored as fractions; a picture that a model cannot take fails its sample alone."""
 
 import pytest
-from families_toy import toy
+from helpers.families_toy import toy
 from PIL import Image
 
-from nuwa.benchmarks.base import Benchmark, Sample, SampleError
+from nuwa.benchmarks.base import Benchmark
 from nuwa.benchmarks.refcoco import RefCOCO
 from nuwa.benchmarks.scoring import grounding_scores
+from nuwa.engine.session import PruningSession
 from nuwa.evaluation.data import Batch
 from nuwa.evaluation.journal import Journal
 from nuwa.evaluation.module import Evaluation
 from nuwa.pruners import KeepAll
-from nuwa.pruning.session import PruningSession
+from nuwa.samples import Sample, SampleError
 
 
 class Boxes(Benchmark):

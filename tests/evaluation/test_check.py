@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from jobs import compose, small
+from helpers.jobs import compose, small
 
 from nuwa.evaluation.check import check, check_outputs
 from nuwa.pruning.budget import BudgetError

@@ -2,8 +2,9 @@
 
 import pytest
 
-from nuwa.benchmarks.base import Benchmark, Sample, SampleError
+from nuwa.benchmarks.base import Benchmark
 from nuwa.evaluation.data import EvaluationData, Failure
+from nuwa.samples import Sample, SampleError
 
 
 class Mixed(Benchmark):

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from evaluation.test_data import Mixed
-from jobs import ROOT, SMALL, compose, small
+from helpers.jobs import ROOT, SMALL, compose, small
 from omegaconf import OmegaConf
 
 from nuwa.config import ConfigError

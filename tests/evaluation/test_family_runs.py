@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from jobs import compose
+from helpers.jobs import compose
 
 from nuwa.evaluation.run import run_job
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 import wandb
-from jobs import ROOT, SMALL, small
+from helpers.jobs import ROOT, SMALL, small
+from helpers.wandb_files import read_run
+from helpers.wandb_server import wandb_server
 from PIL import Image
-from wandb_files import read_run
-from wandb_server import wandb_server
 
 from nuwa.evaluation import callbacks, loggers
 from nuwa.evaluation.journal import JOURNAL, read_rows

@@ -6,7 +6,7 @@ import weakref
 
 import pytest
 import torch
-from jobs import SMALL, compose, small
+from helpers.jobs import SMALL, compose, small
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from PIL import Image
 

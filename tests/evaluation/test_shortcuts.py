@@ -8,7 +8,7 @@ import threading
 import time
 
 import pytest
-from jobs import small
+from helpers.jobs import small
 
 from nuwa.benchmarks.base import Benchmark
 from nuwa.benchmarks.scenes import Scenes

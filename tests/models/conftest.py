@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from checkpoints import PROMPT, SMALL
+from helpers.checkpoints import PROMPT, SMALL
 
 from nuwa.models.random_vlm import load_random
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from checkpoints import PROMPT, edit_config
+from helpers.checkpoints import PROMPT, edit_config
 from safetensors.torch import load_file, save_file
 
 from nuwa.models.checkpoint import ModelError

@@ -9,21 +9,21 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from checkpoints import PROMPT, SMALL
+from helpers.checkpoints import PROMPT, SMALL
+from helpers.jobs import compose
 from hydra.utils import instantiate
-from jobs import compose
 from omegaconf import OmegaConf
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import LlavaProcessor
 
-from nuwa.benchmarks.base import Sample, to_rgb
 from nuwa.models import adapter_for
 from nuwa.models.checkpoint import ModelError
 from nuwa.models.families import FAMILIES, PictureOptions, square
 from nuwa.models.loading import load_model
 from nuwa.models.random_configs import Sizes
 from nuwa.models.random_vlm import build_tokenizer, load_random, random_vlm
+from nuwa.samples import Sample, to_rgb
 
 ROOT = Path(__file__).parents[2]
 REAL = ROOT.parent / "shared/data/real"

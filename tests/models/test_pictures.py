@@ -5,15 +5,15 @@ import io
 import numpy as np
 import pytest
 import torch
-from families_toy import FAMILIES, toy
+from helpers.families_toy import FAMILIES, toy
 from PIL import Image
 
 import nuwa
-from nuwa.benchmarks.base import Sample, SampleError
 from nuwa.models import ADAPTERS
 from nuwa.models.processors import bounded
 from nuwa.models.prompts import PromptError
 from nuwa.pruning.budget import Budget
+from nuwa.samples import Sample, SampleError
 
 ALL = ("llava", *FAMILIES)
 

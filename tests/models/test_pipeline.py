@@ -1,12 +1,12 @@
 """``transformers.pipeline("image-text-to-text")`` prunes inside ``nuwa.prune``, and answers as ``generate`` does."""
 
 import pytest
-from published import picture
+from helpers.published import picture
 from transformers import LlavaProcessor, pipeline
 
 import nuwa
-from nuwa.benchmarks.base import Sample
 from nuwa.models.random_vlm import load_random
+from nuwa.samples import Sample
 
 QUESTIONS = ("Is there a dog?", "What color is the car on the left?")
 

@@ -6,11 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from families_toy import FAMILIES, TOY, toy
+from helpers.families_toy import FAMILIES, TOY, toy
 from PIL import Image
 from transformers import AutoConfig, LlavaNextProcessor, Qwen2VLImageProcessorPil
 
-from nuwa.benchmarks.base import Sample
 from nuwa.models.boxes import to_unit_boxes
 from nuwa.models.checkpoint import ModelError
 from nuwa.models.families import FAMILIES as LOADABLE
@@ -18,6 +17,7 @@ from nuwa.models.families import PictureOptions, native
 from nuwa.models.loading import load_model
 from nuwa.models.processors import recompress, restore
 from nuwa.models.random_vlm import load_random
+from nuwa.samples import Sample
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests/golden/scoring/nuwa_qwen_refcoco.json"

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from analysis.cases import session_of
-from families import FAMILIES
+from helpers.analysis_cases import session_of
+from helpers.families import FAMILIES
 from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl
 
-from nuwa.analysis.calls import read_prompt_once
+from nuwa.engine.calls import read_prompt_once
 from nuwa.models import adapter_for
 from nuwa.models.towers import tower_layers, watch_tower
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from pruners.cases import after, noise, prompt, vision_context
+from helpers.golden_cases import after, noise, prompt, vision_context
 
 from nuwa.pruners import FastV, KeepAll, Pooling, RandomPruner, VisionZip
 from nuwa.pruners.base import Tap

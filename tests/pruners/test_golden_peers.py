@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from pruners.cases import Golden, after, golden_runs, prompt, vision_context
+from helpers.golden_cases import Golden, after, golden_runs, prompt, vision_context
 from torch.nn import functional
 
 import nuwa

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from pruners.cases import Golden, after, golden_runs, noise, prompt, vision_context
+from helpers.golden_cases import Golden, after, golden_runs, noise, prompt, vision_context
 
 from nuwa.models.qwen2_5_vl import received_by_head
 from nuwa.pruners.base import Tap

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
-from families import FAMILIES, PROMPTS
-from jobs import compose, small
-from support import SIDE, small_tower
+from helpers.families import FAMILIES, PROMPTS
+from helpers.jobs import compose, small
+from helpers.support import SIDE, small_tower
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import CLIPConfig, CLIPModel
 
 import nuwa
 from nuwa.config import run_key
+from nuwa.engine.guards import SessionError
 from nuwa.evaluation.check import check
 from nuwa.evaluation.result import read_result
 from nuwa.evaluation.run import run_job
@@ -19,7 +20,6 @@ from nuwa.models.checkpoint import ModelError
 from nuwa.models.joint import load_joint_space
 from nuwa.pruners.base import MisfitError
 from nuwa.pruning.budget import ModelShape
-from nuwa.pruning.guards import SessionError
 
 LLAVA = FAMILIES["llava"]
 WORDS = ("[UNK]", "what", "is", "left", "of", "the", "red", "blue", "cat", "?", "[BOS]", "[EOS]")

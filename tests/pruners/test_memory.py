@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from pruners.cases import noise, vision_context
+from helpers.golden_cases import noise, vision_context
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import nuwa

@@ -1,7 +1,7 @@
 """Methods on models that lack what they need: refused by name, before weights are read, and kept in tables."""
 
 import pytest
-from jobs import compose
+from helpers.jobs import compose
 
 from nuwa.evaluation import compute as compute_module
 from nuwa.evaluation.check import check

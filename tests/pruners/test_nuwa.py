@@ -5,7 +5,7 @@ import random
 
 import pytest
 import torch
-from pruners.cases import noise, vision_context
+from helpers.golden_cases import noise, vision_context
 
 from nuwa.pruners.base import Tap
 from nuwa.pruners.nuwa import Nuwa, aggregate, candidates_per_region, regions, top_in_regions, top_quantile

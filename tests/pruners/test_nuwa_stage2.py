@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from pruners.cases import after, noise, prompt, stack
+from helpers.golden_cases import after, noise, prompt, stack
 
 from nuwa.pruners.nuwa import Nuwa
 from nuwa.pruners.nuwa_release import NuwaRelease

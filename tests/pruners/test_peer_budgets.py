@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from families import FAMILIES
+from helpers.families import FAMILIES
 
 import nuwa
 from nuwa.pruners.catalogue import method_names

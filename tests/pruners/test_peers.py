@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from pruners.cases import noise, vision_context
+from helpers.golden_cases import noise, vision_context
 from transformers import Qwen2_5_VLConfig
 
 from nuwa.pruners import HiPrune, HoloV, PruMerge, PruMergePlus

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from families import FAMILIES
-from families_tiles import PINPOINTS, best_tiles, source_of, unpadded
-from pruners.cases import Golden, vision_context
+from helpers.families import FAMILIES
+from helpers.families_tiles import PINPOINTS, best_tiles, source_of, unpadded
+from helpers.golden_cases import Golden, vision_context
 
 import nuwa
 from nuwa.models.llava_next import tiled_layout

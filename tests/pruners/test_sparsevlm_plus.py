@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from pruners.cases import noise, prompt
+from helpers.golden_cases import noise, prompt
 
 import nuwa
 from nuwa.pruners.sparsevlm import find_raters, text_raters

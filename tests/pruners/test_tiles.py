@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from families import FAMILIES
-from families_tiles import of_real_size, source_of
-from support import boosted, small_text, small_tower
+from helpers.families import FAMILIES
+from helpers.families_tiles import of_real_size, source_of
+from helpers.support import boosted, small_text, small_tower
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 import nuwa

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from jobs import SMALL
+from helpers.jobs import SMALL
 
 ROOT = Path(__file__).parents[2]
 FAMILIES = ("family", "families", "families_tiles", "families_qwen", "support", "pruning/test_methods")
@@ -41,7 +41,7 @@ print(nuwa.__file__, type(nuwa.load_pruner("loudest", budget=20, power=2.0)))
 print(nuwa.load_pruner("composed", vision="loudest"))
 print(methods.page())
 import pytest
-chosen = ["tests/pruning/test_methods.py", "-k", "loudest and not beam"]
+chosen = ["tests/engine/test_methods.py", "-k", "loudest and not beam"]
 failed = pytest.main(["-q", "-n0", "-p", "no:cacheprovider", *chosen])
 import launch
 sys.argv = ["launch.py", *sys.argv[1:]]

@@ -4,11 +4,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from made_up import result, write
-from wandb_files import read_run
+from helpers.made_up import result, write
+from helpers.wandb_files import read_run
 
+from nuwa.evaluation.cells import CELL_COLUMNS, cells_of
 from nuwa.report.__main__ import main
-from nuwa.report.cells import CELL_COLUMNS, cells_of
 from nuwa.report.dashboard import log_report, logged_with, typed
 
 GQA = "gqa/exact_match"

@@ -5,7 +5,7 @@ import re
 
 import pytest
 import yaml
-from jobs import CONF
+from helpers.jobs import CONF
 
 from nuwa.report.expected import UNPRUNED, load_table
 

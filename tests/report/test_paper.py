@@ -4,7 +4,7 @@ import csv
 import io
 
 import pytest
-from made_up import result, write
+from helpers.made_up import result, write
 
 from nuwa.report.__main__ import main
 from nuwa.report.cost import cost_rows

@@ -3,7 +3,7 @@
 import sys
 
 import pytest
-from made_up import result, write
+from helpers.made_up import result, write
 
 from nuwa.report.__main__ import main
 from nuwa.report.plots import COLOURS, PlotsError, _figure, _plots, write_plots

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
-from jobs import compose
-from made_up import result
+from helpers.jobs import compose
+from helpers.made_up import result
 
 from nuwa.config import typed
 from nuwa.evaluation.journal import JOURNAL

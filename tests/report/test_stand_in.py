@@ -1,6 +1,6 @@
 """Runs of another model beside a printed table: what they keep of their own unpruned scores."""
 
-from made_up import result
+from helpers.made_up import result
 
 from nuwa.report.expected import load_table
 from nuwa.report.sections import paper_sections

@@ -2,8 +2,8 @@
 
 import importlib.util
 
-from jobs import ROOT, compose
-from made_up import result, write
+from helpers.jobs import ROOT, compose
+from helpers.made_up import result, write
 
 from nuwa.report.table import collect, find_runs
 

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import torch
 
+from nuwa.scenes.questions import ask
+from nuwa.scenes.scene import PATCH, draw_scene
 from nuwa.tiny.data import BatchStream, caption_bank, slot_length
 from nuwa.tiny.families import FAMILIES
 from nuwa.tiny.family import cells_of
 from nuwa.tiny.losses import AttentionSupervision
 from nuwa.tiny.packed import packed_forward
-from nuwa.tiny.questions import ask
 from nuwa.tiny.recipe import Recipe
-from nuwa.tiny.scenes import PATCH, draw_scene
 
 
 @pytest.fixture(scope="module", params=list(FAMILIES))

@@ -5,10 +5,10 @@ import pytest
 from omegaconf import OmegaConf
 
 from nuwa.pruners.catalogue import conf_folder
+from nuwa.scenes.questions import ask
+from nuwa.scenes.scene import draw_scene
 from nuwa.tiny.data import LONGEST
 from nuwa.tiny.families import FAMILIES
-from nuwa.tiny.questions import ask
-from nuwa.tiny.scenes import draw_scene
 
 
 @pytest.fixture(scope="module", params=list(FAMILIES))

@@ -1,0 +1,125 @@
+"""Reads each decoder layer while a model runs, and recomputes one layer's attention rows at a time.
+
+The model keeps its kernel (sdpa, FlashAttention); no map of all tokens by all tokens and heads exists at any time.
+
+Shape letters: B rows (prompts), H heads, Q queries, L tokens of a row, D width.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nuwa.engine.groups import token_groups
+from nuwa.engine.guards import SessionError
+from nuwa.engine.session import PruningSession
+from nuwa.engine.state import state_of
+from nuwa.models.base import Adapter, remove_hooks
+from nuwa.pruning.scores import CHUNK, llm_attention_rows
+from nuwa.pruning.segments import Prompt, Segment
+
+
+@dataclass
+class LayerCall:
+    """Decoder layer ``index`` at a prefill, within a session.
+
+    ``hidden`` and ``output`` (B, L, D): what entered and what left it; ``rotary``: cos and sin of its positions;
+    ``segment`` and ``prompt`` say which tokens these are (a pruner may have dropped some before). ``kwargs`` are the
+    layer's own arguments.
+    """
+
+    index: int
+    layer: nn.Module
+    hidden: Tensor
+    output: Tensor
+    rotary: tuple[Tensor, Tensor]
+    segment: Segment
+    prompt: Prompt
+    kwargs: dict[str, Any]
+
+    def groups(self, answers: Tensor | None = None) -> Tensor:
+        """The group of every token (B, L); ``answers`` (B,) tokens of an answer end each row."""
+        return token_groups(self.segment.image, self.segment.valid, answers)
+
+    def rows(self, query: Tensor) -> Tensor:
+        """Attention rows (B, H, Q, L) float32 of the positions ``query`` (Q,), zeros where padding asks."""
+        rows = llm_attention_rows(self.layer, self.hidden, self.rotary, self.segment.valid, query)
+        return rows.masked_fill_(~self.segment.valid[:, None, query, None], 0)
+
+    def portions(self, chunk: int = CHUNK) -> Iterator[tuple[Tensor, Tensor]]:
+        """All positions in portions: (Q,) and their attention rows, head mean, (B, Q, L)."""
+        for query in torch.arange(self.hidden.shape[1], device=self.hidden.device).split(chunk):
+            yield query, self.rows(query).mean(1)
+
+    def places(self, row: int, ordinal: int) -> Tensor:
+        """Where the tokens of an image stand in the row, in the image's order: (n_tokens,), -1 where one is gone."""
+        image, token = self.segment.image[row], self.segment.token[row]
+        mine = (image == ordinal).nonzero()[:, 0]
+        places = image.new_full((self.prompt.rows[row][ordinal].layout.n_tokens,), -1)
+        return places.index_put((token[mine],), mine)
+
+
+def check_session(session: PruningSession) -> None:
+    """Refuse a session that is not open: nothing would be seen, and nothing said about it."""
+    if "get_image_features" not in vars(session.adapter.multimodal):
+        raise SessionError("open the session first: with nuwa.prune(model, pruner) as session: ...")
+
+
+def check_unshared(session: PruningSession) -> None:
+    """Refuse a session in which nothing, or not every token of every row, would be seen in the layers."""
+    check_session(session)
+    if session.share:
+        raise SessionError("rows that share their beginnings cannot be looked into: open the session with share=False")
+
+
+def choose_layers(adapter: Adapter, layers: range | list[int] | None) -> list[int]:
+    """The asked layers, all by default.
+
+    Raises:
+        ValueError: the model has no such layer.
+    """
+    depth = len(adapter.layers)
+    chosen = list(range(depth) if layers is None else layers)
+    for layer in chosen:
+        if not 0 <= layer < depth:
+            raise ValueError(f"layer {layer}: this model has layers 0 to {depth - 1}")
+    return chosen
+
+
+@contextmanager
+def watch_layers(
+    session: PruningSession, watch: Callable[[LayerCall], None], layers: range | list[int] | None = None
+) -> Iterator[None]:
+    """Call ``watch`` after each layer, inside an open session, whenever a prompt with images is read.
+
+    The model must run with its cache, as `generate` does by default: what the tokens are travels with it.
+    """
+    check_unshared(session)
+
+    def leave(index: int, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Tensor) -> None:
+        cache, hidden = kwargs.get("past_key_values"), args[0]
+        state = state_of(cache)
+        if state is not None and cache.get_seq_length(index) == hidden.shape[1]:
+            rotary, segment = kwargs["position_embeddings"], state.at(index)
+            watch(LayerCall(index, module, hidden, output, rotary, segment, state.prompt, kwargs))
+
+    handles = []
+    for index in choose_layers(session.adapter, layers):
+        hook = functools.partial(leave, index)
+        handles.append(session.adapter.layers[index].register_forward_hook(hook, with_kwargs=True))
+    try:
+        yield
+    finally:
+        remove_hooks(handles)
+
+
+@torch.no_grad()
+def read_prompt_once(session: PruningSession, inputs: Mapping[str, Any]) -> Any:
+    """Run the model over a batch of prompts, with a cache so that hooks know its tokens."""
+    return session.adapter.model(**inputs, use_cache=True)

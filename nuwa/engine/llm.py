@@ -1,0 +1,67 @@
+"""The LLM stage: shows a pruner what enters a decoder layer, and takes out the tokens that it drops there.
+
+Where a model is spread over several GPUs, everything here happens on the one that holds the embeddings; layers and
+`nuwa.pruning.scores` see to it that weights meet states.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import Tensor
+
+from nuwa.engine.newlines import close_rows
+from nuwa.engine.state import Step, rotary_embeddings
+from nuwa.models.base import Adapter
+from nuwa.pruners.base import LLMContext, LLMDecision, Pruner
+from nuwa.pruning.masks import gather_tokens
+from nuwa.pruning.scores import llm_attention_rows, llm_keys, rotary_kernel
+from nuwa.pruning.segments import Segment, next_segment
+
+
+def look_at(
+    adapter: Adapter, step: Step, layer: int, hidden: Tensor, segment: Segment, rotary: tuple[Tensor, Tensor]
+) -> LLMContext:
+    """What a method may see of the input ``hidden`` (B, L, D) of a layer and its ``rotary`` embeddings.
+
+    Where rows share beginnings, ``hidden`` and ``rotary`` are those of their ends.
+    """
+    prompt, module = step.state.prompt, adapter.layers[layer]
+    if step.split is not None and segment is step.called_with:
+        hidden = step.split.whole(layer, hidden)
+        rotary = rotary_embeddings(adapter.language_model, hidden, segment.ids)
+    hidden, *rotary = (x.to(segment.image.device) for x in (hidden, *rotary))
+    _, newline = prompt.lines(segment)
+    return LLMContext(
+        layer=layer,
+        hidden=hidden,
+        image=segment.image.masked_fill(newline, -2),
+        token=segment.token,
+        valid=segment.valid,
+        ids=[[plan.id for plan in row] for row in prompt.rows],
+        attention=functools.partial(llm_attention_rows, module, hidden, rotary, segment.valid),
+        keys=functools.partial(llm_keys, module, hidden, rotary),
+        rotary_kernel=functools.partial(rotary_kernel, rotary),
+        final_norm=adapter.final_norm,
+        layouts=[[plan.layout for plan in row] for row in prompt.rows],
+        previous=step.previous,
+        first=step.first,
+    )
+
+
+def prune_at(
+    pruner: Pruner, step: Step, context: LLMContext, segment: Segment, strategy: str
+) -> tuple[Segment, Tensor]:
+    """The tokens that go on from a layer, and their states (B, P, D)."""
+    layer, prompt = context.layer, step.state.prompt
+    decision = step.images.recall(context, step.input_ids, segment)
+    if decision is None:
+        decision = pruner.prune_llm(context, step.stages[layer].to(segment.image.device))
+        if torch.is_tensor(decision):
+            decision = LLMDecision(decision)
+        decision = close_rows(prompt, segment, decision)
+        step.images.remember(layer, step.input_ids, segment, decision)
+    narrower, rows = next_segment(prompt, segment, decision.keep, layer, strategy, decision.order)
+    step.state.segments.append(narrower)
+    return narrower, gather_tokens(context.hidden if decision.hidden is None else decision.hidden, rows)

@@ -1,0 +1,161 @@
+"""What later steps of a generation need to know of a pruned prompt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Cache
+
+from nuwa.engine.prefix import Split
+from nuwa.pruners.base import LLMContext, LLMDecision
+from nuwa.pruning.masks import format_mask, gather_tokens
+from nuwa.pruning.segments import ImagePlan, Prompt, Segment, model_ids
+
+_STATE = "_nuwa_state"
+
+
+@dataclass
+class EncodedImages:
+    """The plans of the images of one call, and what a prompt about them has decided in the LLM.
+
+    ``decisions`` maps a layer to a decision in the frame of ``input_ids`` (B, L): a prompt that continues ``input_ids``
+    keeps it, merged states included, so that decoding without a cache equals decoding with one.
+    """
+
+    plans: list[ImagePlan]
+    input_ids: Tensor | None = None
+    decisions: dict[int, LLMDecision] = field(default_factory=dict)
+
+    def recall(self, context: LLMContext, input_ids: Tensor, segment: Segment) -> LLMDecision | None:
+        """The earlier decision at a layer in a segment's frame, if ``input_ids`` continue the same prompt."""
+        layer = context.layer
+        asked = self.input_ids
+        if asked is None or layer not in self.decisions or input_ids.shape[0] != asked.shape[0]:
+            return None
+        length = asked.shape[1]
+        if input_ids.shape[1] <= length or not torch.equal(input_ids[:, :length], asked):
+            return None
+        old, place = self.decisions[layer], segment.index.clamp(max=length - 1)
+        known = segment.index < length
+        keep = torch.where(known, gather_tokens(old.keep, place), True) & segment.valid
+        hidden, order = old.hidden, old.order
+        if hidden is not None:
+            hidden = torch.where(known[..., None], gather_tokens(hidden, place), context.hidden)
+        if order is not None:
+            later = old.order.max() + 1 + torch.arange(segment.length, device=old.order.device)
+            order = torch.where(known, gather_tokens(order, place), later)
+        return LLMDecision(keep, hidden, order)
+
+    def remember(self, layer: int, input_ids: Tensor, segment: Segment, decision: LLMDecision) -> None:
+        """Store a decision made in a segment's frame."""
+        if self.input_ids is not input_ids:
+            self.input_ids, self.decisions = input_ids, {}
+        rows, columns = decision.keep.nonzero(as_tuple=True)
+
+        def widen(values: Tensor | None) -> Tensor | None:
+            if values is None:
+                return None
+            whole = values.new_zeros(*input_ids.shape, *values.shape[2:])
+            whole[rows, segment.index[rows, columns]] = values[rows, columns]
+            return whole
+
+        self.decisions[layer] = LLMDecision(widen(decision.keep), widen(decision.hidden), widen(decision.order))
+
+
+@dataclass
+class PrefillState:
+    """A pruned prompt and the segments that ran through the layers. Lives on the cache."""
+
+    prompt: Prompt
+    segments: list[Segment]
+
+    def attach(self, cache: Cache) -> None:
+        """Let the prompt's state travel with its cache, through copies, crops and interleaved generations."""
+        setattr(cache, _STATE, self)
+
+    def at(self, layer: int) -> Segment:
+        """The segment that runs through a layer: the latest that begins at or before it."""
+        return next(segment for segment in reversed(self.segments) if segment.start <= layer)
+
+
+@dataclass
+class Step:
+    """One forward of the language model over a pruned prompt, or of the last ``queries`` of the tokens behind it.
+
+    ``new`` (B, tokens behind the prompt) bool: False on padding, which is neither seen nor counted; None in a prefill.
+    ``stages`` maps the pruning layers of a prefill to the (B, I) tokens that stay there. ``overrides`` caches, per
+    later segment, the mask and rotary embeddings that replace those of the one that the model was ``called_with``.
+    ``split``: its rows share beginnings, and only their ends run here.
+    """
+
+    state: PrefillState
+    prefill: bool
+    queries: int
+    new: Tensor | None = None
+    stages: dict[int, Tensor] = field(default_factory=dict)
+    images: EncodedImages | None = None
+    input_ids: Tensor | None = None
+    overrides: dict[int, dict[str, Any]] = field(default_factory=dict)
+    previous: LLMContext | None = None
+    first: LLMContext | None = None
+    split: Split | None = None
+
+    @property
+    def called_with(self) -> Segment:
+        """The segment whose mask and ids the language model got: what entered it, and later what layer 0 cached."""
+        return self.state.segments[0] if self.prefill else self.state.at(0)
+
+    def position_ids(self, segment: Segment) -> Tensor:
+        """Position ids (C, B, Q) of this step's tokens."""
+        if self.prefill:
+            return segment.ids
+        return segment.next_id[..., None] + self.new.cumsum(1)[:, -self.queries :] - 1
+
+    def valid(self, segment: Segment) -> Tensor:
+        """(B, K) bool over the keys a layer of this segment sees."""
+        if self.prefill:
+            return segment.valid
+        return torch.cat([segment.valid, self.new], 1)
+
+    def padded(self, segment: Segment) -> bool:
+        """Whether a layer of this segment sees any padding."""
+        return segment.padded or (self.new is not None and not bool(self.new.all()))
+
+    def override(self, segment: Segment, language_model: torch.nn.Module, hidden: Tensor) -> dict[str, Any]:
+        """Mask and rotary embeddings for the layers of a segment that the model was not called with."""
+        if segment.start not in self.overrides:
+            implementation = language_model.config._attn_implementation
+            valid, padded = self.valid(segment), self.padded(segment)
+            self.overrides[segment.start] = {
+                "attention_mask": format_mask(implementation, valid, self.queries_in(segment), padded, hidden.dtype),
+                "position_embeddings": rotary_embeddings(language_model, hidden, self.position_ids(segment)),
+            }
+        return self.overrides[segment.start]
+
+    def queries_in(self, segment: Segment) -> int:
+        """Tokens of this step that a layer of the segment computes."""
+        return segment.length if self.prefill else self.queries
+
+
+def rotary_embeddings(language_model: torch.nn.Module, hidden: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosines and sines for position ids (C, B, L), where and in the precision in which ``hidden`` is."""
+    return language_model.rotary_emb(hidden, model_ids(ids.to(hidden.device)))
+
+
+def cached_length(cache: Cache | None) -> int:
+    """Tokens that layer 0 has cached."""
+    return 0 if cache is None else int(cache.get_seq_length())
+
+
+def forget_cleared(cache: Cache | None) -> None:
+    """Drop the prompt of a cache that has been cleared since."""
+    if state_of(cache) is not None and not cached_length(cache):
+        delattr(cache, _STATE)
+
+
+def state_of(cache: Cache | None) -> PrefillState | None:
+    """The pruned prompt that filled a cache, if one did."""
+    return getattr(cache, _STATE, None)

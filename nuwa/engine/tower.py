@@ -1,0 +1,100 @@
+"""The vision pass of a call: equal images go through the tower once, and not at all if a cache has them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from nuwa.engine.feature_cache import FeatureCache
+from nuwa.models.base import Adapter, Recording
+from nuwa.pruners.base import Tap
+from nuwa.pruning.layout import Grid
+
+_PLAIN = (str, int, float, list, tuple)
+
+
+@dataclass
+class Encoded:
+    """What came of a call of ``get_image_features``: its output, each image's features (n_tokens, H), and the taps."""
+
+    output: Any
+    images: list[Tensor]
+    recording: Recording
+
+
+def pixel_digest(pixels: Tensor, size: Sequence[int]) -> str:
+    """A name for what the tower is shown of an image: its pixels, bit by bit, and its ``size``."""
+    bits = pixels.detach().cpu().contiguous()
+    digest = hashlib.blake2b(f"{bits.dtype} {tuple(bits.shape)} {tuple(size)}".encode(), digest_size=16)
+    digest.update(bits.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def run_tower(
+    adapter: Adapter,
+    encode: Callable[..., Any],
+    arguments: Mapping[str, Any],
+    taps: Sequence[Tap],
+    smaller: Grid | None,
+    share: bool,
+    cache: FeatureCache | None,
+) -> Encoded:
+    """Call ``encode`` (``get_image_features``) with its ``arguments`` by name and read ``taps`` off the tower.
+
+    ``smaller``: the grid of patches that the images are shrunk to first. ``share``: run equal images once. What a
+    ``cache`` holds is used for a call with the very same images in the same order, so that it changes no bit.
+    """
+    count = len(adapter.pixels(arguments))
+    owners, key = list(range(count)), None
+    if share or cache is not None:
+        pairs = zip(adapter.pixels(arguments), adapter.sizes(arguments), strict=True)
+        digests = [pixel_digest(*pair) for pair in pairs]
+        if share:
+            distinct = list(dict.fromkeys(digests))
+            owners = [distinct.index(digest) for digest in digests]
+            if len(distinct) < count:
+                arguments = adapter.choose(arguments, [digests.index(digest) for digest in distinct])
+                digests = distinct
+        key = "\n".join([*digests, *sorted(map(str, taps)), str(smaller), _asked(arguments)])
+    tensors = None if cache is None else cache.load(key, adapter.model.device)
+    if tensors is None:
+        encoded = _run(adapter, encode, arguments, taps, smaller)
+        if cache is not None:
+            cache.store(key, encoded.recording.frozen(taps) | _named(encoded.images))
+    else:
+        recording = adapter.new_recording(arguments)
+        recording.thaw(tensors, taps)
+        images = [tensors[name] for name in _named(range(len(set(owners))))]
+        encoded = Encoded(BaseModelOutputWithPooling(), images, recording)
+    encoded.recording.repeat(owners)
+    encoded.images = [encoded.images[owner] for owner in owners]
+    return encoded
+
+
+def _run(
+    adapter: Adapter, encode: Callable[..., Any], arguments: Mapping[str, Any], taps: Sequence[Tap], grid: Grid | None
+) -> Encoded:
+    with adapter.record(taps, arguments) as recording:
+        if grid is None:
+            named = dict(arguments)
+            output = encode(**named.pop("kwargs", {}), **named)
+        else:
+            output = adapter.encode_smaller(encode, arguments, grid)
+    return Encoded(output, list(output.pooler_output), recording)
+
+
+def _asked(arguments: Mapping[str, Any]) -> str:
+    """What a call says besides its images: from which layer features are wanted, for instance."""
+    every = {**arguments, **arguments.get("kwargs", {})}
+    return str(sorted((name, value) for name, value in every.items() if isinstance(value, _PLAIN)))
+
+
+def _named(images: Sequence[Any]) -> dict[str, Any]:
+    """The images of a call by the names under which a cache keeps them."""
+    return {f"image {number}": image for number, image in enumerate(images)}

@@ -1,0 +1,233 @@
+"""Which samples one run gets right and another wrong, by task, by size and place of the object, and where boxes go.
+
+    python -m nuwa.report.failures outputs/main/<key> outputs/main/<key>
+
+Writes cases.csv (every sample that both answered), offsets.csv and offsets.png below the second run, or ``--out``, and
+prints tables. A sample is right when its first score is at least one half: exact match, or IoU of at least 0.5.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from nuwa.benchmarks.scoring import Box, parse_box
+from nuwa.evaluation.journal import JOURNAL, Row, read_rows
+from nuwa.evaluation.result import read_result
+from nuwa.evaluation.statistics import answered_by_both
+
+OUTCOMES = ("both", "only first", "only second", "neither")
+SIZES = ("small", "medium", "large")
+PLACES = tuple(f"{row} {column}" for row in ("top", "middle", "bottom") for column in ("left", "centre", "right"))
+
+
+@dataclass(frozen=True)
+class Case:
+    """A sample that both runs answered.
+
+    ``size``: which third of the compared boxes by area; ``place``: which ninth of the picture its centre lies in;
+    ``dx``, ``dy``: the predicted centre minus the true one, in fractions of the picture, of each run. Empty or nan
+    where there is no box.
+    """
+
+    id: str
+    task: str
+    outcome: str
+    size: str = ""
+    place: str = ""
+    first_dx: float = math.nan
+    first_dy: float = math.nan
+    second_dx: float = math.nan
+    second_dy: float = math.nan
+
+
+def is_right(row: Row) -> bool:
+    """Whether the first score, the task's headline, is at least one half."""
+    return next(iter(row["scores"].values()), 0.0) >= 0.5
+
+
+def true_box(row: Row) -> Box | None:
+    """The target, if it is a box: four numbers."""
+    target = row["target"]
+    is_box = isinstance(target, list) and len(target) == 4 and all(isinstance(value, int | float) for value in target)
+    return tuple(target) if is_box else None
+
+
+def offset(row: Row) -> tuple[float, float]:
+    """Predicted minus true centre of a row's box; nan where the answer holds no box."""
+    target, said = true_box(row), parse_box(row.get("scored", row["prediction"]))
+    if target is None or said is None:
+        return math.nan, math.nan
+    return tuple((said[i] + said[i + 2] - target[i] - target[i + 2]) / 2 for i in (0, 1))
+
+
+def place_of(box: Box) -> str:
+    """The ninth of the picture that a box's centre lies in."""
+    column, row = (min(max(int(3 * (box[i] + box[i + 2]) / 2), 0), 2) for i in (0, 1))
+    return PLACES[3 * row + column]
+
+
+def thirds(areas: Sequence[float]) -> list[str]:
+    """Which third of the areas each belongs to, by rank; equal areas share the lower one."""
+    edges = [sorted(areas)[math.ceil(len(areas) * k / 3) - 1] for k in (1, 2)]
+    return [SIZES[sum(area > edge for edge in edges)] for area in areas]
+
+
+def compare(first: Sequence[Row], second: Sequence[Row]) -> list[Case]:
+    """Every sample that both runs answered.
+
+    Raises:
+        ValueError: there is none.
+    """
+    answered = [[row for row in rows if row["status"] == "ok"] for rows in (first, second)]
+    pairs = list(zip(*answered_by_both(*answered), strict=True))
+    if not pairs:
+        raise ValueError("the two runs answered no sample in common")
+    boxes = {row["id"]: box for row, _ in pairs if (box := true_box(row)) is not None}
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in boxes.values()]
+    sizes = dict(zip(boxes, thirds(areas) if areas else (), strict=True))
+    cases = []
+    for one, other in pairs:
+        outcome = OUTCOMES[2 * (not is_right(one)) + (not is_right(other))]
+        case = Case(one["id"], one["task"], outcome)
+        if one["id"] in boxes:
+            moves = (*offset(one), *offset(other))
+            case = Case(one["id"], one["task"], outcome, sizes[one["id"]], place_of(boxes[one["id"]]), *moves)
+        cases.append(case)
+    return cases
+
+
+def count_outcomes(cases: Iterable[Case], key: str) -> list[dict[str, str | int]]:
+    """Outcomes by the values of a field of the cases; cases without a value are left out."""
+    counts = Counter((getattr(case, key), case.outcome) for case in cases if getattr(case, key))
+    known = {"size": SIZES, "place": PLACES}.get(key) or sorted({value for value, _ in counts})
+    values = [value for value in known if any(counts[value, outcome] for outcome in OUTCOMES)]
+    return [{key: value} | {outcome: counts[value, outcome] for outcome in OUTCOMES} for value in values]
+
+
+def mean_offsets(cases: Sequence[Case], names: Sequence[str]) -> list[dict[str, str | int | float]]:
+    """Mean predicted minus true centre of each run, and its standard error: all boxes, and those of wrong answers."""
+    rows = []
+    for run, name in zip(("first", "second"), names, strict=True):
+        wrong = ("neither", f"only {'second' if run == 'first' else 'first'}")
+        for which, chosen in (("all", OUTCOMES), ("wrong", wrong)):
+            moves = np.array([
+                (getattr(case, f"{run}_dx"), getattr(case, f"{run}_dy")) for case in cases if case.outcome in chosen
+            ]).reshape(-1, 2)  # fmt: skip
+            moves = moves[~np.isnan(moves).any(1)]
+            row: dict[str, str | int | float] = {"run": name, "boxes": which, "n": len(moves)}
+            for axis, label in enumerate(("dx", "dy")):
+                values = moves[:, axis]
+                row[label] = float(values.mean()) if len(values) else math.nan
+                row[f"{label} error"] = float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else math.nan
+            row["towards top left"] = float((moves < 0).all(1).mean()) if len(moves) else math.nan
+            rows.append(row)
+    return rows
+
+
+def plot_offsets(cases: Sequence[Case], names: Sequence[str], path: Path) -> None:
+    """Where the predicted centres lie around the true ones, a panel per run; the mean as a cross."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    from nuwa.report.plots import COLOURS, SETTINGS
+
+    with matplotlib.rc_context(SETTINGS):
+        figure = Figure(figsize=(8, 4), layout="constrained")
+        for axes, run, name in zip(
+            figure.subplots(1, 2, sharex=True, sharey=True), ("first", "second"), names, strict=True
+        ):
+            for wrong, colour, marker in ((False, COLOURS[0], "o"), (True, COLOURS[5], "x")):
+                right = ("both", f"only {run}")
+                own = [case for case in cases if case.place and (case.outcome not in right) == wrong]
+                places = [(getattr(case, f"{run}_dx"), getattr(case, f"{run}_dy")) for case in own]
+                x, y = zip(*places, strict=True) if places else ((), ())
+                axes.scatter(x, y, c=colour, marker=marker, s=18, linewidths=1, label="wrong" if wrong else "right")
+            every = [(getattr(case, f"{run}_dx"), getattr(case, f"{run}_dy")) for case in cases]
+            axes.scatter(*np.nanmean(every, 0), c="black", marker="+", s=160, label="mean")
+            axes.axhline(0, color="#999999", linewidth=0.6)
+            axes.axvline(0, color="#999999", linewidth=0.6)
+            axes.set(title=name, xlabel="dx, below 0: too far left", ylabel="dy, below 0: too far up", aspect="equal")
+        axes.invert_yaxis()
+        axes.legend(fontsize=8, frameon=False)
+        figure.savefig(path, dpi=110, metadata={"Software": None})
+
+
+def write_table(path: Path, rows: Sequence[dict]) -> None:
+    """Rows as CSV, numbers with five digits."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({k: f"{v:.5g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+
+
+def print_table(rows: Sequence[dict]) -> None:
+    """Rows in columns."""
+    cells = [[str(key) for key in rows[0]]]
+    cells += [[f"{v:.3f}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    print(
+        "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in cells),
+        "\n",
+    )
+
+
+def labels(folders: Sequence[Path]) -> list[str]:
+    """Method, budget and position of each run, and the options by which runs of one method differ.
+
+    Raises:
+        ValueError: a folder holds no finished run.
+    """
+    results = [read_result(folder) for folder in folders]
+    for folder, result in zip(folders, results, strict=True):
+        if result is None or result["status"] != "done":
+            raise ValueError(f"{folder}: no finished run (result.json)")
+    options = [result["config"].get("pruner", {}) for result in results]
+    one_method = len({result["method"] for result in results}) == 1
+    told = [key for key in options[0] if one_method and len({str(o.get(key)) for o in options}) > 1]
+    names = []
+    for result, own in zip(results, options, strict=True):
+        budget = result["config"]["budget"]
+        parts = (result["method"], budget["average"] or budget["ratio"], result["position"])
+        names.append(" ".join([str(part) for part in parts if part is not None] + [f"{k}={own[k]}" for k in told]))
+    return names
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Compare, write, print."""
+    parser = argparse.ArgumentParser(prog="python -m nuwa.report.failures", description=__doc__.split("\n")[0])
+    parser.add_argument("runs", nargs=2, type=Path, help="folders of two finished runs of one data set")
+    parser.add_argument("--out", type=Path, help="by default `failures` below the second run")
+    given = parser.parse_args(arguments)
+    try:
+        names = labels(given.runs)
+        cases = compare(*(read_rows(run / JOURNAL) for run in given.runs))
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    out = given.out or given.runs[1] / "failures"
+    out.mkdir(parents=True, exist_ok=True)
+    write_table(out / "cases.csv", [asdict(case) for case in cases])
+    print(f"first: {names[0]}   second: {names[1]}   {len(cases)} samples\n")
+    for key in ("task", "size", "place"):
+        if rows := count_outcomes(cases, key):
+            print_table(rows)
+    if any(case.place for case in cases):
+        offsets = mean_offsets(cases, names)
+        write_table(out / "offsets.csv", offsets)
+        print_table(offsets)
+        plot_offsets(cases, names, out / "offsets.png")
+    print(out)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,253 @@
+"""Rows about the same image: one vision pass and one prefix for all of them; features from the disk change no bit."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from helpers.families import FAMILIES, PROMPTS
+from helpers.support import Fixed, batch
+
+import nuwa
+from nuwa.engine.blocking import block
+from nuwa.engine.feature_cache import FeatureCache
+from nuwa.engine.guards import SessionError
+from nuwa.engine.prefix import Split
+from nuwa.pruners import KeepAll
+from nuwa.pruning.budget import Budget
+
+ASKED = (("middle", (9,)), ("middle", (10, 11, 12)), ("middle", (9, 10)), ("two", (13,)), ("two", ()), ("last", (14,)))
+"""Rows: a prompt of ``PROMPTS`` and more text behind it. Three begin alike, then two, then one."""
+READERS = ("nuwa", "visionzip", "hiprune", "vispruner", "holov", "divprune", "nuwa_release", "sparsevlm", "random")
+"""Methods that between them read every kind of tap that all families have, or none."""
+LLAVA_ONLY = ("prumerge", "prumerge_plus", "downsample", "feather")
+
+pytestmark = pytest.mark.filterwarnings("ignore:llava_onevision interpolates")
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request):
+    return FAMILIES[request.param]
+
+
+def asked(family, *rows, **options):
+    """A batch of the rows, images repeated for every row."""
+    numbers = [number for prompt, _ in rows for number in PROMPTS[prompt][1]]
+    ids = [[*family.ids(prompt), *more] for prompt, more in rows]
+    return family.finish(batch(*ids, **options) | family.pictures(*numbers))
+
+
+@torch.no_grad()
+def answers(model, inputs, pruner, position="native", share=True, cache=None, **options):
+    """Generated ids and the logits of every step; images are named by what they show."""
+    arguments = {"max_new_tokens": 4, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
+    with nuwa.prune(model, pruner, position, share=share, cache=cache) as session:
+        found = model.generate(**inputs, **arguments | options)
+    return found.sequences, torch.stack(found.logits), session.report()
+
+
+class Watch:
+    """Counts what enters the tower, and the (rows, tokens) of every pass through a layer of the LLM."""
+
+    def __init__(self, model, layer=0):
+        owner, self.features, self.layers = model.model, 0, []
+        blocks = owner.visual.blocks if hasattr(owner, "visual") else owner.vision_tower.encoder.layers
+        self.watched = blocks[0], owner.language_model.layers[layer]
+
+    def __enter__(self):
+        tower, layer = self.watched
+        self.handles = [
+            tower.register_forward_pre_hook(self.count),
+            layer.register_forward_pre_hook(lambda module, args: self.layers.append(tuple(args[0].shape[:2]))),
+        ]
+        return self
+
+    def count(self, module, args):
+        self.features += args[0].numel()
+
+    def __exit__(self, *exception):
+        for handle in self.handles:
+            handle.remove()
+
+
+def features_of(family, *pictures):
+    """What enters the tower for some pictures."""
+    with torch.no_grad(), Watch(family.model()) as watch:
+        family.model().model.get_image_features(**family.pictures(*pictures))
+    return watch.features
+
+
+@pytest.mark.parametrize("position", ["perc", "pesp", "rpme"])
+@pytest.mark.parametrize("pruner", [KeepAll(), Fixed(3), Fixed(2, (2, 4))], ids=["keep all", "vision", "both stages"])
+def test_shared_rows_answer_as_rows_on_their_own(family, pruner, position):
+    model, inputs = family.model(), asked(family, *ASKED)
+    ids, logits, report = answers(model, inputs, pruner, position)
+    expected_ids, expected, unshared = answers(model, inputs, pruner, position, share=False)
+    torch.testing.assert_close(logits, expected, atol=5e-6, rtol=0)
+    assert torch.equal(ids, expected_ids)
+    assert report.tokens_per_layer == unshared.tokens_per_layer
+    assert [image.stages for image in report.images] == [image.stages for image in unshared.images]
+
+
+@pytest.mark.parametrize("options", [{"num_beams": 2}, {"num_return_sequences": 2, "do_sample": True, "top_k": 1}])
+def test_beams_and_samples_share_too(family, options):
+    model, inputs = family.model(), asked(family, *ASKED)
+    torch.manual_seed(0)
+    ids, _, _ = answers(model, inputs, Fixed(3), **options)
+    torch.manual_seed(0)
+    assert torch.equal(ids, answers(model, inputs, Fixed(3), share=False, **options)[0])
+
+
+def test_each_beginning_runs_once(family):
+    model, inputs = family.model(), asked(family, *ASKED)
+    with Watch(model) as watch:
+        answers(model, inputs, Fixed(3), max_new_tokens=1)
+    (beginnings, head), (rows, tail) = watch.layers
+    assert watch.features == features_of(family, 0, 1, 2, 3) and (beginnings, rows) == (3, 6)
+    ends = [len(family.ids(prompt)) + len(more) - after_images(family, prompt) for prompt, more in ASKED]
+    assert tail == max(ends)
+    kept = [token for image in answers(model, inputs, Fixed(3))[2].images for _, token, _ in image.stages]
+    assert head >= max(map(len, kept))
+
+
+def after_images(family, prompt):
+    """Place behind the last placeholder of a prompt."""
+    ids = family.ids(prompt)
+    return max(place for place, token in enumerate(ids) if token == family.model().config.image_token_id) + 1
+
+
+def test_a_beginning_ends_at_the_first_stage(family):
+    model, inputs = family.model(), asked(family, *ASKED)
+    with Watch(model, layer=2) as watch:
+        answers(model, inputs, Fixed(2, (3, 4)), max_new_tokens=1)
+    assert watch.features == features_of(family, 0, 1, 2, 3) and [rows for rows, _ in watch.layers] == [3, 6]
+    with Watch(model, layer=4) as watch:
+        answers(model, inputs, Fixed(2, (3, 4)), max_new_tokens=1)
+    assert [rows for rows, _ in watch.layers] == [6]
+
+
+STAGED = ("nuwa", "fastv", "pyramiddrop", "sparsevlm", "sparsevlm_plus", "feather", "dart", "composed", "nuwa_release")
+"""Methods with a stage in the LLM; between them they see all that can be seen there."""
+
+
+@pytest.mark.parametrize("name", STAGED)
+@pytest.mark.parametrize("family", ["llava", "llava_next", "qwen2_5_vl"], indirect=True)
+def test_methods_choose_the_same_in_the_llm(family, name):
+    model, inputs = family.model(), asked(family, *ASKED)
+    pruner = nuwa.load_pruner(name, budget=20 if family.name == "llava" else Budget(ratio=0.34))
+    ids, logits, report = answers(model, inputs, pruner)
+    expected_ids, expected, unshared = answers(model, inputs, pruner, share=False)
+    torch.testing.assert_close(logits, expected, atol=5e-6, rtol=0)
+    assert torch.equal(ids, expected_ids)
+    assert [image.stages for image in report.images] == [image.stages for image in unshared.images]
+
+
+def test_rows_are_shared_by_content_not_by_name():
+    family = FAMILIES["llava"]
+    model, pruner = family.model(), nuwa.load_pruner("random", budget=5)
+    inputs = asked(family, *ASKED[:3])
+    with torch.no_grad(), nuwa.prune(model, pruner, share=True) as session, Watch(model) as watch:
+        session.image_ids = ["a", "b", "b"]  # another name, another draw
+        model.generate(**inputs, max_new_tokens=1)
+        drawn = [image.stages[0][1] for image in session.report().images]
+    assert drawn[0] != drawn[1] == drawn[2]
+    assert watch.features == features_of(family, 0) and [rows for rows, _ in watch.layers] == [2, 3]
+
+
+def test_text_without_images_and_prompts_that_end_with_one_are_left_alone():
+    family = FAMILIES["llava"]
+    model = family.model()
+    for rows in ([("last", ()), ("last", ())], [("last", (9,))]):
+        with Watch(model) as watch:
+            answers(model, asked(family, *rows), Fixed(3), max_new_tokens=1)
+        assert len(watch.layers) == 1
+    text = batch([1, 9, 10], [1, 9, 10])
+    assert torch.equal(answers(model, text, Fixed(3))[0], answers(model, text, Fixed(3), share=False)[0])
+
+
+def test_without_a_cache_nothing_is_shared_in_the_llm():
+    family = FAMILIES["llava"]
+    model, inputs = family.model(), asked(family, *ASKED)
+    shared = answers(model, inputs, Fixed(3), use_cache=False)
+    assert torch.equal(shared[0], answers(model, inputs, Fixed(3), share=False)[0])
+
+
+@pytest.mark.parametrize("stages", [(), (2, 4)], ids=["vision", "both stages"])
+def test_a_call_that_fails_leaves_nothing_behind(monkeypatch, stages):
+    family = FAMILIES["llava"]
+    model, inputs, pruner = family.model(), asked(family, *ASKED), Fixed(2, stages)
+    expected = answers(model, inputs, pruner, share=False)[0]
+
+    def fail(split, inputs):
+        raise torch.OutOfMemoryError("too many beginnings")
+
+    with torch.no_grad(), nuwa.prune(model, pruner, share=True) as session:
+        with monkeypatch.context() as patch, pytest.raises(torch.OutOfMemoryError):
+            patch.setattr(Split, "inputs_of_beginnings", fail)
+            model.generate(**inputs, max_new_tokens=4)
+        assert torch.equal(model.generate(**inputs, max_new_tokens=4, do_sample=False), expected)
+    assert session.report().images_seen == 8
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_training_with_checkpointed_layers_shares_no_prefix():
+    family = FAMILIES["llava"]
+    model, inputs = family.model(), asked(family, *[("middle", (9, more)) for more in (10, 11, 12)])
+    found = []
+    try:
+        model.train()
+        model.gradient_checkpointing_enable()
+        for share in (True, False):
+            with nuwa.prune(model, Fixed(2, (2, 4)), share=share):
+                found.append(model(**inputs).logits[:, -1])
+    finally:
+        model.gradient_checkpointing_disable()
+        model.eval()
+    torch.testing.assert_close(*found, atol=5e-6, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["llava_next", "llava_onevision"])
+def test_sizes_of_images_may_be_a_list(name):
+    family = FAMILIES[name]
+    model, inputs = family.model(), asked(family, *ASKED)
+    expected = answers(model, inputs, Fixed(3))[1]
+    with torch.no_grad(), nuwa.prune(model, Fixed(3), share=True):
+        found = model(**inputs | {"image_sizes": inputs["image_sizes"].tolist()}).logits[:, -1]
+    torch.testing.assert_close(found, expected[0], atol=5e-6, rtol=0)
+
+
+def test_analyses_refuse_shared_rows():
+    model = FAMILIES["llava"].model()
+    shared = nuwa.prune(model, KeepAll(), share=True)
+    with shared as session, pytest.raises(SessionError, match="share=False"), block(session, "text"):
+        pass
+
+
+CACHED = [(family, name) for family in FAMILIES for name in READERS] + [("llava", name) for name in LLAVA_ONLY]
+
+
+@pytest.mark.parametrize(("family", "name"), CACHED, indirect=["family"])
+def test_features_from_the_disk_change_no_bit(family, name, tmp_path):
+    model, inputs = family.model(), asked(family, *ASKED)
+    pruner = nuwa.load_pruner(name, budget=20 if family.name == "llava" else Budget(ratio=0.34))
+    cache = FeatureCache(tmp_path, "space", 10**8)
+    plain = answers(model, inputs, pruner)
+    first = answers(model, inputs, pruner, cache=cache)
+    with Watch(model) as watch:
+        second = answers(model, inputs, pruner, cache=cache)
+    assert (cache.hits, cache.misses, watch.features) == (1, 1, 0)
+    for found in (first, second):
+        assert torch.equal(found[0], plain[0]) and torch.equal(found[1], plain[1])
+
+
+def test_other_images_order_taps_layer_or_space_are_other_entries(tmp_path):
+    family = FAMILIES["llava"]
+    model, cache = family.model(), FeatureCache(tmp_path, "space", 10**8)
+    answers(model, asked(family, *ASKED), KeepAll(), cache=cache)
+    answers(model, asked(family, *reversed(ASKED)), KeepAll(), cache=cache)
+    answers(model, asked(family, *ASKED), nuwa.load_pruner("nuwa", budget=20), cache=cache)
+    last = {"vision_feature_layer": -1}
+    found = answers(model, asked(family, *ASKED), KeepAll(), cache=cache, **last)[1]
+    assert torch.equal(found, answers(model, asked(family, *ASKED), KeepAll(), **last)[1])
+    assert (cache.hits, cache.misses) == (0, 4)
+    answers(model, asked(family, *ASKED), KeepAll(), cache=FeatureCache(tmp_path, "other", 10**8))
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 5

@@ -1,0 +1,232 @@
+"""Qwen2.5-VL in the engine's matrix: a small random model, four pictures, and decoding on three axes by hand."""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+
+import torch
+from helpers.families import Family
+from helpers.support import IMAGE, VOCABULARY, Choose, pixels
+from torch import Tensor
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+PATCH, MERGE = 4, 2
+VIDEO, START, END = 3, 6, 7
+SECTIONS = (2, 3, 3)
+Place = tuple[int, int, int]
+
+
+def random_qwen(attention: str = "sdpa", dtype: torch.dtype = torch.float32, layers: int = 6, boost: float = 3.0):
+    """Windows of 2 x 2 tokens, full attention in every second block; weights boosted so that attention is not flat."""
+    torch.manual_seed(0)
+    vision = {
+        "depth": 4,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_heads": 2,
+        "patch_size": PATCH,
+        "spatial_merge_size": MERGE,
+        "temporal_patch_size": 2,
+        "window_size": 2 * PATCH * MERGE,
+        "out_hidden_size": 48,
+        "fullatt_block_indexes": [1, 3],
+    }
+    text = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 48,
+        "intermediate_size": 96,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 3,
+        "num_key_value_heads": 1,
+        "max_position_embeddings": 512,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 100.0, "mrope_section": list(SECTIONS)},
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
+    config = Qwen2_5_VLConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_id=IMAGE,
+        video_token_id=VIDEO,
+        vision_start_token_id=START,
+        vision_end_token_id=END,
+    )
+    config._attn_implementation = attention
+    model = Qwen2_5_VLForConditionalGeneration(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() == 2 and ("language_model.layers" in name or "visual" in name):
+                parameter.mul_(3 * boost if any(part in name for part in ("q_proj", "k_proj", "qkv")) else boost)
+        model.lm_head.weight[[IMAGE, VIDEO]] = (
+            0  # a generated placeholder would want an image when decoding without cache
+        )
+    model.generation_config.eos_token_id = None  # random models may generate any other token
+    return model.eval().to(dtype)
+
+
+def patches(image: Tensor) -> Tensor:
+    """(3, H, W) -> the patches of an image (P, 3 * 2 * PATCH * PATCH), merge unit by merge unit, as Qwen takes them."""
+    rows, columns = (side // PATCH for side in image.shape[1:])
+    out = []
+    for top in range(0, rows, MERGE):
+        for left in range(0, columns, MERGE):
+            for y in range(top, top + MERGE):
+                for x in range(left, left + MERGE):
+                    patch = image[:, y * PATCH : (y + 1) * PATCH, x * PATCH : (x + 1) * PATCH]
+                    out.append(torch.stack([patch, patch], 1).flatten())
+    return torch.stack(out)
+
+
+class Qwen(Family):
+    """Four pictures of 5 x 7, 8 x 4, 6 x 6 and 7 x 5 tokens, each between a start and an end token and a word."""
+
+    name = "qwen2_5_vl"
+    before, after = (START,), (END, 9)
+    sizes = ((5, 7), (8, 4), (6, 6), (7, 5))
+
+    @staticmethod
+    @cache
+    def model(attention: str = "sdpa", dtype: torch.dtype = torch.float32):
+        return random_qwen(attention, dtype)
+
+    def cells(self, picture: int):
+        rows, columns = self.sizes[picture]
+        return [(0, row, column) for row in range(rows) for column in range(columns)]
+
+    def pictures(self, *numbers: int) -> dict[str, Tensor]:
+        side, values = PATCH * MERGE, []
+        for number in numbers:
+            rows, columns = self.sizes[number]
+            whole = pixels(1, seed=number, side=side * max(rows, columns))[0]
+            values.append(patches(whole[:, : side * rows, : side * columns]))
+        grids = [[1, MERGE * self.sizes[number][0], MERGE * self.sizes[number][1]] for number in numbers]
+        return {"pixel_values": torch.cat(values), "image_grid_thw": torch.tensor(grids)}
+
+    def finish(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Says where images are; ids as `generate` makes them have the text's own axis in front."""
+        inputs["mm_token_type_ids"] = (inputs["input_ids"] == IMAGE).long()
+        if "position_ids" in inputs:
+            known = {k: inputs[k] for k in ("input_ids", "mm_token_type_ids", "image_grid_thw", "attention_mask")}
+            axes, _ = self.model().model.get_rope_index(**known)
+            inputs["position_ids"] = torch.cat([inputs["position_ids"][None], axes])
+        return inputs
+
+
+def places_of(ids: list[int], sizes: list[tuple[int, int]]) -> list[tuple[Place, int, int]]:
+    """Frame, height and width id of every token of a prompt, its image (or -1) and its number in it (or -1)."""
+    out, following, image, i = [], 0, -1, 0
+    while i < len(ids):
+        if ids[i] == IMAGE:
+            image += 1
+            rows, columns = sizes[image]
+            for cell in range(rows * columns):
+                out.append(((following, following + cell // columns, following + cell % columns), image, cell))
+            following, i = following + max(rows, columns), i + rows * columns
+        else:
+            out.append(((following,) * 3, -1, -1))
+            following, i = following + 1, i + 1
+    return out
+
+
+def moved(strategy: str, kept: list, sizes: list[tuple[int, int]], following: int) -> list[Place]:
+    """Ids of kept entries (place, image, number), then of generated ones (None, -1, -1), by the definitions."""
+    if strategy == "perc":
+        return [(rank,) * 3 for rank in range(len(kept))]
+    out, generated = [], 0
+    for place, image, number in kept:
+        if place is None:
+            out.append((following + generated,) * 3)
+            generated += 1
+        elif image < 0 or strategy == "pesp":
+            out.append(place)
+        else:
+            mine = [entry for entry in kept if entry[1] == image]
+            rows, columns = sizes[image]
+            corner = tuple(a - b for a, b in zip(place, (0, number // columns, number % columns), strict=True))
+            if strategy == "rpme_1d":
+                cell = spread(number, [entry[2] for entry in mine], rows * columns - 1)
+                out.append((corner[0], corner[1] + cell // columns, corner[2] + cell % columns))
+            else:
+                ends = (0, rows - 1, columns - 1)
+                out.append(
+                    tuple(
+                        corner[axis]
+                        + spread(place[axis] - corner[axis], [e[0][axis] - corner[axis] for e in mine], ends[axis])
+                        for axis in range(3)
+                    )
+                )
+    return out
+
+
+def spread(value: int, values: list[int], reach: int) -> int:
+    """The first of ``values`` goes to 0, any other value to ceil(value * reach / last)."""
+    return 0 if value == min(values) else math.ceil(value * reach / max(values))
+
+
+@torch.no_grad()
+def plain_mrope_decode(
+    model,
+    ids: list[int],
+    images: dict[str, Tensor],
+    sizes: list[tuple[int, int]],
+    keep: list[list[int]],
+    stages: dict[int, Choose],
+    strategy: str,
+    steps: int,
+) -> tuple[list[int], Tensor]:
+    """As `support.plain_decode`, for three axes: no hooks, masks or cache. ``sizes``: tokens of each image.
+
+    ``stages``: layer -> function of (hidden (L, D), [(place, image, number)]) giving the indices to keep.
+    """
+    lm = model.model.language_model
+    features = model.model.get_image_features(**images).pooler_output if images else []
+    whole = places_of(ids, sizes)
+    entries = [entry for entry in whole if entry[1] < 0 or entry[2] in keep[entry[1]]]
+    text = iter([token for token in ids if token != IMAGE])
+    vectors = torch.stack([
+        lm.embed_tokens(torch.tensor(next(text))) if image < 0 else features[image][number]
+        for _, image, number in entries
+    ])  # fmt: skip
+    following = max(max(place) for place, _, _ in whole) + 1
+    decided: dict[int, list] = {}
+    generated, logits = [], []
+    for _ in range(steps):
+        hidden, alive = vectors, list(entries)
+        if generated:
+            hidden = torch.cat([vectors, lm.embed_tokens(torch.tensor(generated))])
+            alive += [(None, -1, -1)] * len(generated)
+        for number, layer in enumerate(lm.layers):
+            if number in stages:
+                if number not in decided:
+                    decided[number] = [alive[i] for i in stages[number](hidden, alive)]
+                stay = [i for i, entry in enumerate(alive) if entry[0] is None or entry in decided[number]]
+                hidden, alive = hidden[stay], [alive[i] for i in stay]
+            hidden = plain_mrope_layer(lm, layer, hidden, moved(strategy, alive, sizes, following))
+        logits.append(model.lm_head(lm.norm(hidden[-1])))
+        generated.append(int(logits[-1].argmax()))
+    return generated, torch.stack(logits)
+
+
+def plain_mrope_layer(lm, layer, hidden: Tensor, places: list[Place]) -> Tensor:
+    """One layer over (L, D) with full causal attention, every pair of channels turned by the id of its own axis."""
+    attention, x = layer.self_attn, layer.input_layernorm(hidden)
+    half = attention.head_dim // 2
+    axis = [a for a, count in enumerate(SECTIONS) for _ in range(count)]
+    theta = lm.config.rope_parameters["rope_theta"]
+    angle = torch.tensor([[place[axis[j]] * theta ** (-j / half) for j in range(half)] for place in places])
+    cos, sin = angle.cos(), angle.sin()
+
+    def heads(projection, turned=True):
+        y = projection(x).view(len(x), -1, attention.head_dim).transpose(0, 1)
+        a, b = y[..., :half], y[..., half:]
+        return torch.cat([a * cos - b * sin, b * cos + a * sin], -1) if turned else y
+
+    q, k, v = heads(attention.q_proj), heads(attention.k_proj), heads(attention.v_proj, turned=False)
+    k, v = (part.repeat_interleave(q.shape[0] // part.shape[0], 0) for part in (k, v))
+    scores = q @ k.transpose(1, 2) / attention.head_dim**0.5
+    causal = torch.ones(len(x), len(x), dtype=torch.bool).tril()
+    weights = scores.masked_fill(~causal, float("-inf")).softmax(-1)
+    hidden = hidden + attention.o_proj((weights @ v).transpose(0, 1).reshape(len(x), -1))
+    return hidden + layer.mlp(layer.post_attention_layernorm(hidden))

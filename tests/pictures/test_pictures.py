@@ -1,0 +1,211 @@
+"""Pictures: what is drawn lies where independent arithmetic says, for every family's grids and frames."""
+
+import numpy as np
+import pytest
+import torch
+from helpers.families_toy import toy
+from helpers.jobs import small
+from PIL import Image, ImageColor, ImageDraw
+
+from nuwa import load_pruner, prune
+from nuwa.evaluation.run import run_job
+from nuwa.pictures.canvas import CAPTION, COLLECTOR, KEPT, MOVED, PADDING, PILLAR, PREDICTED, Panel
+from nuwa.pictures.drawing import cells_of, choose_collector, draw_look, id_moves, stage_panel
+from nuwa.pictures.looks import id_places, look_at, token_places
+from nuwa.pruning.budget import Budget
+from nuwa.pruning.layout import ImageLayout, VisionView
+from nuwa.report.pictures import main
+from nuwa.samples import Sample
+
+FAMILIES = ("llava", "llava_next", "llava_onevision", "qwen2_5_vl")
+SIZE, BOX = (150, 84), (0.4, 0.3, 0.7, 0.8)
+
+
+def colour(name):
+    return ImageColor.getrgb(name)
+
+
+def planted():
+    """A grey picture whose box is pure green."""
+    picture = Image.new("RGB", SIZE, (90, 90, 90))
+    corners = [round(value * side) for value, side in zip(BOX, SIZE * 2, strict=True)]
+    ImageDraw.Draw(picture).rectangle((*corners[:2], corners[2] - 1, corners[3] - 1), fill=(0, 255, 0))
+    return picture
+
+
+def looks(family, pruner="nuwa", **options):
+    loaded = toy(family, weights_boost=3.0)
+    sample = Sample("one", "vg", (planted(),), "where is the dog?", BOX)
+    method = load_pruner(pruner, Budget(average=8) if family == "llava" else Budget(ratio=0.5), **options)
+    with prune(loaded.model, method) as session:
+        (look,) = look_at(session, loaded, sample)
+        report = session.report().images[0]
+    return look, report, method
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_planted_box_lies_under_its_drawn_frame_in_every_view(family):
+    look, _, _ = looks(family, "random")
+    for view in look.views:
+        panel = Panel(look.picture, view.frame, view.view.grid, "")
+        pixels = np.asarray(panel.clear).astype(int)
+        rows, columns = np.nonzero((pixels[..., 1] > 180) & (pixels[..., 0] < 60))
+        found = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+        x0, y0, x1, y1 = BOX
+        if family == "llava":  # 150 x 84 in the middle of 150 x 150
+            y0, y1 = (33 + y0 * 84) / 150, (33 + y1 * 84) / 150
+            assert panel.clear.getpixel((5, 5)) == colour(PADDING)
+        wide, high = panel.size
+        tolerance = 0.75 * panel.cell if view.view.newlines is not None else 3  # tiles: whole rows of tokens only
+        for got, wanted in zip(found, (x0 * wide, y0 * high, x1 * wide, y1 * high), strict=True):
+            assert abs(got - wanted) <= tolerance
+        panel.box((0.2, 0.4, 0.6, 0.9), PREDICTED, dashed=False)
+        assert panel.image.getpixel((round(0.2 * wide), round(0.6 * high))) == colour(PREDICTED)
+        assert panel.image.getpixel((round(0.4 * wide), round(0.9 * high) - 1)) == colour(PREDICTED)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_kept_cells_are_the_reports(family):
+    look, report, _ = looks(family)
+    assert [(stage.layer, stage.kept) for stage in look.stages] == [(layer, kept) for layer, kept, _ in report.stages]
+    assert look.stages[0].ids[look.position][0].tolist() == report.stages[0][2]
+    kept, total = set(report.stages[0][1]), 0
+    for number, view in enumerate(look.views):
+        cells = cells_of(look, number, look.stages[0].kept)
+        assert cells == [cell for cell, token in enumerate(view.view.tokens.tolist()) if token in kept]
+        total += len(cells)
+        panel = stage_panel(look, number, 0, {})
+        for cell in range(len(view.view.tokens)):
+            x0, y0, x1, y1 = panel.box_of(cell)
+            inside = (x0 + 3 * (x1 - x0) // 4, y0 + 3 * (y1 - y0) // 4)
+            assert (x0, y0) == (cell % view.view.grid[1] * panel.cell, cell // view.view.grid[1] * panel.cell)
+            if cell not in cells:
+                assert panel.image.getpixel(inside) != panel.clear.getpixel(inside)
+    newlines = {int(token) for view in look.views if view.view.newlines is not None for token in view.view.newlines}
+    assert total == len(kept - newlines)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("method", ["nuwa", "nuwa_release"])
+def test_links_are_the_weights_that_made_the_features(family, method):
+    """A collector's weights times the features are what the method put in its place."""
+    loaded = toy(family, weights_boost=3.0)
+    sample = Sample("one", "vg", (planted(),), "where is the dog?", BOX)
+    pruner = load_pruner(method, Budget(average=8) if family == "llava" else Budget(ratio=0.5))
+    seen, decide = [], pruner.prune_vision
+
+    def spy(context, keep):
+        seen.append((context, decide(context, keep)))
+        return seen[-1][1]
+
+    pruner.prune_vision = spy
+    with prune(loaded.model, pruner) as session:
+        (look,) = look_at(session, loaded, sample)
+    for view, (context, decision) in zip(look.views, seen, strict=True):
+        assert view.weights and sorted([*view.pillars, *view.collectors]) == sorted(decision.keep[0].tolist())
+        for cell, weights in view.weights.items():
+            made = decision.features[0, decision.keep[0].tolist().index(cell)].float()
+            assert torch.allclose(weights @ context.features[0].float(), made, atol=1e-4)
+
+
+def test_roles_have_colours_of_their_own():
+    panel = Panel(Image.new("RGB", (80, 80), "green"), (0, 0, 1, 1), (4, 4), "")
+    panel.keep([0, 5, 10], pillars=[5], collectors=[10])
+    corners = [panel.image.getpixel(panel.box_of(cell)[:2]) for cell in (0, 5, 10)]
+    assert corners == [colour(KEPT), colour(PILLAR), colour(COLLECTOR)]
+    x0, y0, x1, y1 = panel.box_of(10)
+    assert panel.image.getpixel(((x0 + x1) // 2, (y0 + y1) // 2)) == colour(COLLECTOR)
+    panel.regions(2)
+    assert panel.image.getpixel((2 * panel.cell, 0)) == (0, 0, 0) and panel.image.getpixel((panel.cell, 10)) != (
+        0,
+        0,
+        0,
+    )
+    assert panel.finished().size == (panel.size[0], panel.size[1] + CAPTION)
+
+
+def test_places_of_one_axis_by_hand():
+    """Four cells, then two rows of three with newlines: tokens 4 5 6 N 8 9 10 N."""
+    views = (
+        VisionView((2, 2), torch.arange(4)),
+        VisionView((2, 3), torch.tensor([4, 5, 6, 8, 9, 10]), torch.tensor([7, 11])),
+    )
+    layout = ImageLayout(12, torch.tensor([0, 1, 2, 3, 4, 5, 6, -1, 7, 8, 9, -1]), views)
+    places = token_places(layout)
+    assert places[3] == (0, 1, 1) and places[6:9] == [(1, 0, 2), (1, 0, 3), (1, 1, 0)]
+    moved = id_places(torch.tensor([[20, 27, 31, 32, 19]]), torch.tensor([20]), layout)
+    assert moved == [(0, 0, 0), (1, 0, 3), (1, 1, 3), None, None]
+
+
+def test_places_of_three_axes_by_hand():
+    layout = ImageLayout.single((2, 3))
+    ids = torch.tensor([[9, 9, 9, 12], [9, 10, 10, 12], [9, 11, 12, 12]])
+    assert id_places(ids, torch.tensor([9, 9, 9]), layout) == [(0, 0, 0), (0, 1, 2), None, None]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_original_ids_stay_in_place_and_others_move(family):
+    look, _, _ = looks(family, "random")
+    assert all(here == there for here, there in id_moves(look, "pesp"))
+    compact = [there for _, there in id_moves(look, "perc")]
+    if family == "qwen2_5_vl":  # a shared rank on both axes: down the diagonal and out of the grid
+        rows, columns = look.layout.views[0].grid
+        assert compact == [(0, k, k) if k < min(rows, columns) else None for k in range(len(compact))]
+        return
+    places, stretched = token_places(look.layout), id_moves(look, "rpme")
+    assert compact == places[: len(compact)]
+    assert (stretched[0][1], stretched[-1][1]) == (places[0], places[-1])
+    assert any(here != there for here, there in stretched)
+
+
+def test_a_collector_near_the_object_is_shown():
+    look, _, _ = looks("llava")
+    view = look.views[0]
+    chosen = choose_collector(view, {"true": BOX})
+    rows, columns = view.view.grid
+    x, y = (BOX[0] + BOX[2]) / 2 * columns, (33 + (BOX[1] + BOX[3]) / 2 * 84) / 150 * rows
+
+    def distance(cell):
+        return (cell // columns - int(y)) ** 2 + (cell % columns - int(x)) ** 2
+
+    assert distance(chosen) == min(map(distance, view.collectors))
+    assert choose_collector(looks("llava", "random")[0].views[0], {"true": BOX}) is None
+
+
+def test_a_box_outside_the_picture_is_said_not_drawn():
+    look, _, _ = looks("llava", "random")
+    assert "true box (1.2" in stage_panel(look, 0, 0, {"true": (1.2, 0.1, 1.4, 0.3)}).caption
+
+
+def test_moved_ids_are_dots():
+    panel = Panel(Image.new("RGB", (80, 80), "white"), (0, 0, 1, 1), (4, 4), "")
+    panel.ids([((0, 0), (0, 0)), ((1, 1), (2, 3))])
+    points = [panel.image.getpixel(tuple(map(int, panel.center_of(*place)))) for place in ((0, 0), (2, 3))]
+    assert points == [colour(KEPT), colour(MOVED)]
+
+
+def test_two_runs_side_by_side_and_the_callback(tmp_path, capsys):
+    runs = [
+        run_job(small(tmp_path, "name=a", f"pruner={p}", "baseline=skip", "callbacks.pictures=1", "dataset.samples=2"))
+        for p in ("nuwa", "random")
+    ]
+    (drawn,) = (runs[0] / "pictures").glob("*.png")
+    assert main([str(runs[0]), "--samples", "1", "--out", str(tmp_path)]) == 0
+    single = Image.open(capsys.readouterr().out.strip())
+    assert np.array_equal(np.asarray(single), np.asarray(Image.open(drawn)))
+    assert main([*map(str, runs), "--samples", "2"]) == 0
+    paths = capsys.readouterr().out.split()
+    assert len(paths) == 2 and Image.open(paths[0]).height > 1.9 * single.height - 30
+    journal = runs[1] / "predictions.jsonl"
+    journal.write_text(journal.read_text().replace('"status": "ok"', '"status": "failed"', 1))
+    assert main([str(runs[1]), "--samples", "2"]) == 0 and len(capsys.readouterr().out.split()) == 1
+    assert main([str(tmp_path)]) == 1 and "no finished run" in capsys.readouterr().err
+
+
+def test_every_panel_is_on_the_sheet():
+    look, _, _ = looks("llava_next")
+    sheet = draw_look(look, {"true": BOX}, "title")
+    panels = [stage_panel(look, number, 0, {}) for number in range(2)]
+    across = len(look.stages) + 3
+    assert sheet.height >= sum(panel.size[1] + CAPTION for panel in panels)
+    assert sheet.width == max(across * panel.size[0] + 8 * (across - 1) for panel in panels)

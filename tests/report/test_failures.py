@@ -1,0 +1,109 @@
+"""Outcomes, sizes, places and box offsets of two journals that are written by hand."""
+
+import csv
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from nuwa.report.failures import compare, count_outcomes, is_right, labels, main, mean_offsets, place_of, thirds
+
+SQUARE = [0.1, 0.1, 0.3, 0.3]
+
+
+def vqa(name, score):
+    return {"id": name, "task": "vqa", "target": ["yes"], "prediction": "?", "scores": {"vqa/exact_match": score}}
+
+
+def vg(name, target, said, score):
+    return {
+        "id": name,
+        "task": "vg",
+        "target": target,
+        "prediction": said,
+        "scores": {"vg/acc@0.5": score, "vg/x": 1.0},
+    }
+
+
+FIRST = [
+    vqa("a", 1.0),
+    vqa("b", 0.6),
+    vg("c", SQUARE, "[0.1, 0.1, 0.3, 0.3]", 1.0),
+    vg("d", [0.5, 0.7, 0.6, 0.9], "[0.5, 0.7, 0.6, 0.9]", 1.0),
+    vg("e", [0.4, 0.4, 0.6, 0.9], "nowhere", 0.0),
+]
+SECOND = [
+    vqa("a", 1.0),
+    vqa("b", 0.4),
+    vg("c", SQUARE, "[0.2, 0.1, 0.4, 0.3]", 1.0),
+    vg("d", [0.5, 0.7, 0.6, 0.9], "[0.3, 0.6, 0.4, 0.8]", 0.0),
+    vg("e", [0.4, 0.4, 0.6, 0.9], "[0.1, 0.1, 0.3, 0.6]", 0.0),
+]
+for row in FIRST + SECOND:
+    row["status"] = "ok"
+FIRST.append({"id": "f", "task": "vg", "status": "failed", "reason": "unreadable", "scores": {}})
+SECOND.append(vg("f", SQUARE, "[0, 0, 1, 1]", 0.0) | {"status": "ok"})
+
+
+def test_outcomes_sizes_and_places():
+    cases = compare(FIRST, SECOND)
+    assert [case.outcome for case in cases] == ["both", "only first", "both", "only first", "neither"]
+    assert [case.size for case in cases] == ["", "", "medium", "small", "large"]
+    assert [case.place for case in cases[2:]] == ["top left", "bottom centre", "middle centre"]
+    assert count_outcomes(cases, "task") == [
+        {"task": "vg", "both": 1, "only first": 1, "only second": 0, "neither": 1},
+        {"task": "vqa", "both": 1, "only first": 1, "only second": 0, "neither": 0},
+    ]
+    swapped = compare(SECOND, FIRST)
+    assert [case.outcome for case in swapped] == ["both", "only second", "both", "only second", "neither"]
+
+
+def test_offsets():
+    first_all, first_wrong, second_all, second_wrong = mean_offsets(compare(FIRST, SECOND), ["one", "two"])
+    assert (first_all["n"], first_all["dx"], first_all["dy"]) == (2, pytest.approx(0), pytest.approx(0))
+    assert first_wrong["n"] == 0 and math.isnan(first_wrong["dx"])
+    assert second_all["dx"] == pytest.approx((0.1 - 0.2 - 0.3) / 3) and second_all["dy"] == pytest.approx(-0.4 / 3)
+    assert second_wrong["n"] == 2 and second_wrong["towards top left"] == 1
+    assert second_wrong["dx error"] == pytest.approx(0.05)
+
+
+def test_thirds_and_places():
+    assert thirds([5, 1, 9]) == ["medium", "small", "large"]
+    assert thirds([1, 1, 1, 1]) == ["small"] * 4
+    assert thirds([1, 2, 3, 4]) == ["small", "small", "medium", "large"]
+    assert place_of((0.7, 0.0, 0.9, 0.2)) == "top right" and place_of((0.9, 0.9, 1.5, 1.5)) == "bottom right"
+
+
+def test_what_is_right():
+    assert is_right(vqa("a", 0.5)) and not is_right(vqa("a", 0.3)) and not is_right({"scores": {}})
+
+
+def write_run(folder, rows, status="done", method=None, **options):
+    folder.mkdir()
+    (folder / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = {"budget": {"average": 64, "ratio": None}, "pruner": options}
+    result = {"status": status, "method": method or folder.name, "position": "pesp", "config": config}
+    (folder / "result.json").write_text(json.dumps(result))
+    return str(folder)
+
+
+def test_runs_of_one_method_are_told_apart(tmp_path):
+    runs = [write_run(tmp_path / name, FIRST, method="nuwa", region=name == "a", d_thresh=280) for name in "ab"]
+    assert labels(list(map(Path, runs))) == ["nuwa 64 pesp region=True", "nuwa 64 pesp region=False"]
+
+
+def test_command(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    runs = [write_run(tmp_path / name, rows) for name, rows in (("nuwa", FIRST), ("fastv", SECOND))]
+    assert main(runs) == 0
+    said = capsys.readouterr().out
+    assert "first: nuwa 64 pesp   second: fastv 64 pesp   5 samples" in said and "bottom centre" in said
+    out = tmp_path / "fastv/failures"
+    with (out / "cases.csv").open() as file:
+        assert [row["outcome"] for row in csv.DictReader(file)].count("only first") == 2
+    assert (out / "offsets.png").stat().st_size > 1000 and (out / "offsets.csv").exists()
+    assert main([runs[0], write_run(tmp_path / "other", [vqa("z", 1.0) | {"status": "ok"}])]) == 1
+    assert "no sample in common" in capsys.readouterr().err
+    assert main([runs[0], write_run(tmp_path / "broken", FIRST, "failed")]) == 1
+    assert "no finished run" in capsys.readouterr().err
