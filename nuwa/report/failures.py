@@ -8,10 +8,10 @@ prints tables. A sample is right when its first score is at least one half: exac
 
 from __future__ import annotations
 
-import argparse
 import csv
 import math
 import sys
+from argparse import Namespace
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from nuwa.benchmarks.scoring import Box, parse_box
+from nuwa.command import argument, command
 from nuwa.evaluation.journal import JournalError, Row, read_answers
 from nuwa.evaluation.runs import Run
 from nuwa.evaluation.statistics import answered_by_both
@@ -187,18 +188,16 @@ def labels(folders: Sequence[Path]) -> list[str]:
     return names
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@command(
+    "Which samples one run gets right and another wrong.",
+    argument("runs", nargs=2, type=Path, help="folders of two finished runs of one data set"),
+    argument("--out", type=Path, help="by default `failures` below the second run"),
+    also=(JournalError,),
+)
+def main(given: Namespace) -> None:
     """Compare, write, print."""
-    parser = argparse.ArgumentParser(prog="python -m nuwa.report.failures", description=__doc__.split("\n")[0])
-    parser.add_argument("runs", nargs=2, type=Path, help="folders of two finished runs of one data set")
-    parser.add_argument("--out", type=Path, help="by default `failures` below the second run")
-    given = parser.parse_args(arguments)
-    try:
-        names = labels(given.runs)
-        cases = failure_cases(*map(read_answers, given.runs))
-    except (JournalError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    names = labels(given.runs)
+    cases = failure_cases(*map(read_answers, given.runs))
     out = given.out or given.runs[1] / "failures"
     out.mkdir(parents=True, exist_ok=True)
     write_table(out / "cases.csv", [asdict(case) for case in cases])
@@ -212,8 +211,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print_table(offsets)
         plot_offsets([_panel(cases, *run) for run in zip(("first", "second"), names, strict=True)], out / "offsets.png")
     print(out)
-    return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(main())

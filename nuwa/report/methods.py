@@ -6,11 +6,13 @@ checks that docs/methods.md is up to date.
 
 from __future__ import annotations
 
-import argparse
+import sys
+from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from nuwa.command import argument, command
 from nuwa.pruners.base import MisfitError, Pruner
 from nuwa.pruners.catalogue import find_method, method_names
 from nuwa.pruners.contexts import Tower
@@ -158,11 +160,9 @@ def page() -> str:
     return "\n".join([INTRODUCTION, methods + BUDGETS, _table(budgets), *reasons, ""])
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+@command("Which method is which.", argument("--write", type=Path, help="file to write instead of printing"))
+def main(options: Namespace) -> None:
     """Print the page, or write it."""
-    parser = argparse.ArgumentParser(prog="python -m nuwa.report.methods", description="Which method is which.")
-    parser.add_argument("--write", type=Path, help="file to write instead of printing")
-    options = parser.parse_args(arguments)
     if options.write:
         options.write.write_text(page(), encoding="utf-8")
     else:
@@ -170,4 +170,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
