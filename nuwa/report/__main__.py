@@ -51,7 +51,7 @@ def report_sections(runs: Sequence[Run], options: Namespace) -> list[Section]:
 )
 def main(options: Namespace) -> int:
     """Print what was asked for; exit status 1 if there is nothing to show, or a check fails."""
-    check_options(options)
+    _check_options(options)
     folders = [_outputs_of(folder) for folder in options.folders]
     runs = collect(find_runs(*folders))
     if folders and not runs:
@@ -70,7 +70,7 @@ def main(options: Namespace) -> int:
     return int(bool(off))
 
 
-def check_options(options: Namespace) -> None:
+def _check_options(options: Namespace) -> None:
     """Refuse options that do not go together.
 
     Raises:

@@ -161,6 +161,14 @@ def test_what_is_not_judged():
     assert failed(compare(load_table("table5"), [result("nuwa", {GQA: 0.583}, average=64, limit=20)]))
 
 
+def test_random_weights_have_costs_and_no_scores():
+    """They cost what the trained ones cost; their answers mean nothing and stand beside no printed score."""
+    run = result("nuwa", {GQA: 0.583}, average=64, model="llava_1_5_7b_random", llm_tflops=0.6476)
+    score, cost = cell([run], "table5", "nuwa", "64"), cell([run], "table4", "nuwa", "64", "llm_tflops")
+    assert (score.state, score.ours, score.reason) == ("missing", None, "no run")
+    assert (cost.state, cost.ours, cost.outside) == ("done", 0.6476, False)
+
+
 def test_states_are_named():
     broken = result("fastv", {}, average=64, status="failed", reason="no memory", run_key="abc")
     short = result("visionzip", {}, average=64, status="unreachable", reason="too few", run_key="def")

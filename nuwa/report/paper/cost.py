@@ -10,7 +10,7 @@ from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
 from nuwa.evaluation.runs import Run
-from nuwa.report.paper.matching import ABSENT, MISSING, matches, with_image_tokens
+from nuwa.report.paper.matching import MISSING, NO_METHOD, matches, with_image_tokens
 from nuwa.report.paper.printed import PaperTable, PrintedRow
 from nuwa.report.paper.side_by_side import label
 from nuwa.report.tables.formats import TableRow
@@ -42,7 +42,7 @@ def _alike(run: Run) -> tuple[str, str, str]:
 def _row(
     table: PaperTable, model: str, wholes: Mapping[Hashable, float], row: PrintedRow, pruner: str, run: Run | None
 ) -> TableRow:
-    left = (MISSING if pruner else ABSENT) if run is None else _left(run, wholes)
+    left = (MISSING if pruner else NO_METHOD) if run is None else _left(run, wholes)
     probe = {} if run is None else run.probe
     unpruned = table.unpruned[row.model].cells
     return {

@@ -11,7 +11,7 @@ from nuwa.evaluation.choices import Choices
 from nuwa.evaluation.runs import Run
 from nuwa.report.paper.printed import SUMMARIES, PaperTable, PrintedBenchmark, PrintedRow, printed_benchmark
 
-DONE, LIMITED, MISSING, FAILED, REFUSED, UNREACHABLE, UNFINISHED, ABSENT = (
+DONE, LIMITED, MISSING, FAILED, REFUSED, UNREACHABLE, UNFINISHED, NO_METHOD = (
     "done", "limited", "missing", "failed", "refused", "unreachable", "unfinished", "none here",
 )  # fmt: skip
 NO_RUN = "no run"
@@ -155,7 +155,7 @@ def _value(table: PaperTable, row: PrintedRow, pruner: str, column: str, runs: S
     asked, printed, note = printed_benchmark(column), row.cells[column], table.note(row, column)
     if not pruner or not asked.known:
         reason = f"there is no method for {row.method}" if not pruner else f"nothing here measures {column}"
-        return PaperValue(row, pruner, asked, printed, ABSENT, reason=reason, note=note)
+        return PaperValue(row, pruner, asked, printed, NO_METHOD, reason=reason, note=note)
     runs = [run for run in runs if _metric(asked, run.choices) is not None]
     done = [(number, run) for run in runs if (number := _number(asked, run)) is not None]
     done = [(number, run) for number, run in done if not run.choices.limited] or done
