@@ -1,4 +1,4 @@
-"""Which samples one run gets right and another wrong, by task, by size and place of the object, and where boxes go.
+"""Which samples one run gets right and another wrong, by task, size and place of the object, and where boxes go.
 
     python -m nuwa.report.failures outputs/main/<key> outputs/main/<key>
 
@@ -8,7 +8,6 @@ prints tables. A sample is right when its first score is at least one half: exac
 
 from __future__ import annotations
 
-import csv
 import math
 import sys
 from argparse import Namespace
@@ -25,6 +24,7 @@ from nuwa.evaluation.journal import JournalError, Row, read_answers
 from nuwa.evaluation.runs import Run
 from nuwa.evaluation.statistics import answered_by_both
 from nuwa.report.figures.offsets import plot_offsets
+from nuwa.report.tables.formats import csv_text, value_text
 
 OUTCOMES = ("both", "only first", "only second", "neither")
 OBJECT_SIZES = ("small", "medium", "large")
@@ -76,13 +76,21 @@ def offset(row: Row) -> tuple[float, float]:
 
 
 def place_of(box: Box) -> str:
-    """The ninth of the picture that a box's centre lies in."""
+    """The ninth of the picture that a box's centre lies in.
+
+    >>> place_of((0.7, 0.0, 0.9, 0.2))
+    'top right'
+    """
     column, row = (min(max(int(3 * (box[i] + box[i + 2]) / 2), 0), 2) for i in (0, 1))
     return OBJECT_PLACES[3 * row + column]
 
 
 def thirds(areas: Sequence[float]) -> list[str]:
-    """Which third of the areas each belongs to, by rank; equal areas share the lower one."""
+    """Which third of the areas each belongs to, by rank; equal areas share the lower one.
+
+    >>> thirds([5, 1, 9])
+    ['medium', 'small', 'large']
+    """
     edges = [sorted(areas)[math.ceil(len(areas) * k / 3) - 1] for k in (1, 2)]
     return [OBJECT_SIZES[sum(area > edge for edge in edges)] for area in areas]
 
@@ -150,11 +158,9 @@ def _move(case: Case, run: str) -> tuple[float, float]:
 
 
 def write_table(path: Path, rows: Sequence[dict]) -> None:
-    """Rows as CSV, numbers with five digits."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({k: f"{v:.5g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+    """Rows as CSV, fractions with five digits."""
+    texts = [{k: value_text(v, ".5g" if isinstance(v, float) else "") for k, v in row.items()} for row in rows]
+    path.write_text(csv_text(texts) + "\n", encoding="utf-8")
 
 
 def print_table(rows: Sequence[dict]) -> None:
@@ -162,10 +168,8 @@ def print_table(rows: Sequence[dict]) -> None:
     cells = [[str(key) for key in rows[0]]]
     cells += [[f"{v:.3f}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    print(
-        "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in cells),
-        "\n",
-    )
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in cells)
+    print("\n".join(lines), "\n")
 
 
 def labels(folders: Sequence[Path]) -> list[str]:

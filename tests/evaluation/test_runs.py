@@ -46,6 +46,6 @@ def test_a_run_in_two_folders_counts_once_where_it_is_finished(tmp_path):
 
 def test_the_first_metric_of_a_task_is_its_headline():
     one = Run.of(result("nuwa", {"vg/acc@0.5": 0.5, "vg/miou": 0.4}))
-    other = Run.of(result("nuwa", {"vqa/m": 0.5, "vg/acc@0.5": 0.5}))
+    other = Run.of(result("nuwa", {"vqa/m": 0.5, "vg/miou": 0.5}))
     assert headlines([one, other]) == ["vg/acc@0.5", "vqa/m"]
     assert [score.value for score in scores_of(one)] == [0.5, 0.4]
