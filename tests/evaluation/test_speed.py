@@ -7,16 +7,16 @@ import nuwa
 from nuwa.benchmarks.scenes import Scenes
 from nuwa.evaluation.speed import SpeedOptions, probe_speed
 from nuwa.pruning.budget import llm_flops
-from nuwa.tiny.evaluate import load
-from nuwa.tiny.families import FAMILIES
+from nuwa.tiny.evaluate import load_tiny
+from nuwa.tiny.shipped import TINY_MODELS
 
 ONCE = SpeedOptions(batch_sizes=(1, 3), new_tokens=2, warmup=0, repeats=2)
 PARTS = {"encode_ms", "projector_ms", "prefill_ms", "ttft_ms", "decode_ms_per_token", "samples_per_second", "kv_mb"}
 
 
-@pytest.fixture(scope="module", params=list(FAMILIES))
+@pytest.fixture(scope="module", params=list(TINY_MODELS))
 def loaded(request):
-    return load(FAMILIES[request.param].folder, request.param)
+    return load_tiny(TINY_MODELS[request.param].folder, request.param)
 
 
 @pytest.fixture(scope="module")
