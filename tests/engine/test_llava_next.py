@@ -186,7 +186,7 @@ def test_extras_say_what_holds_of_every_cell_of_a_view():
 
 
 class Turning(Pruner):
-    """Keeps every second patch of each image at layer 2, moved up, or the last first if ``turned``; all of them at 4."""
+    """Keeps every second patch of each image at layer 2, moved up, the last first if ``turned``; all of them at 4."""
 
     name = "turning"
 
