@@ -31,7 +31,7 @@ class GradientCall:
     values: Tensor
     gradient: Tensor
 
-    def portions(self, chunk: int = CHUNK) -> Iterator[tuple[Tensor, Tensor]]:
+    def attention_chunks(self, chunk: int = CHUNK) -> Iterator[tuple[Tensor, Tensor]]:
         """All positions in portions: (Q,) and ReLU(A * dA), head mean, (B, Q, L) float32."""
         repeats = self.gradient.shape[1] // self.values.shape[1]
         values = self.values.float().repeat_interleave(repeats, 1).mT

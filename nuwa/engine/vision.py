@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nuwa.models.base import Adapter, Recording
+from nuwa.models.base import Family
+from nuwa.models.towers import Recording
 from nuwa.pruners.base import Pruner, Tap, VisionContext, VisionDecision
 from nuwa.pruning.budget import BudgetError, ModelShape, Schedule
 from nuwa.pruning.layout import Grid, ImageLayout, VisionView
@@ -72,7 +73,7 @@ def schedule_for(pruner: Pruner, n_tokens: int, shape: ModelShape) -> tuple[Sche
 
 def plan_images(
     pruner: Pruner,
-    adapter: Adapter,
+    adapter: Family,
     images: list[Tensor],
     layouts: Sequence[ImageLayout],
     ids: Sequence[str],
@@ -160,7 +161,7 @@ def _groups(looks: Sequence[Look]) -> list[list[Look]]:
 
 def _decide(
     pruner: Pruner,
-    adapter: Adapter,
+    adapter: Family,
     plans: Sequence[ImagePlan],
     group: Sequence[Look],
     questions: Sequence[str] | None,
