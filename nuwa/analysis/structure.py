@@ -6,6 +6,7 @@ Records as in `nuwa.analysis.survey`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from torch import Tensor
 from nuwa.analysis.measures import mean_entropy, object_cohesion, text_alignment, top_overlap, visual_attention_entropy
 from nuwa.analysis.survey import Record, read_layers, read_tower, record
 from nuwa.benchmarks.base import Benchmark
+from nuwa.benchmarks.scoring import Box
 from nuwa.engine.calls import LayerCall
 from nuwa.engine.groups import LAST, TEXT
 from nuwa.models.loaded import LoadedModel
@@ -41,7 +43,7 @@ def object_cells(
     frames = view_frames(loaded.pictures, sample.images[0].size, len(layout.views))
     for view, frame in zip(layout.views, frames, strict=True):
         try:
-            box = in_frame(sample.target, frame)
+            box = in_frame(cast(Box, sample.target), frame)
             found.append(ObjectCells(torch.tensor(cells_in_box(view.grid, box)), center_cell(view.grid, box)))
         except BoxError as error:
             found.append(str(error))

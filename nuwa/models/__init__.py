@@ -10,7 +10,9 @@ from nuwa.models.base import Family
 
 if TYPE_CHECKING:
     from torch import nn
-    from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers import PreTrainedConfig
+
+    from nuwa.models.base import GenerativeModel
 
 
 def family_names() -> tuple[str, ...]:
@@ -21,7 +23,7 @@ def family_names() -> tuple[str, ...]:
 
 
 def family_class(model_type: str) -> type[Family]:
-    """The family of a model type. Imports no transformers.
+    """The family of a model type.
 
     Raises:
         ValueError: the family is not supported; the message lists those that are.
@@ -29,23 +31,29 @@ def family_class(model_type: str) -> type[Family]:
     >>> family_class("llava").placeholder
     '<image>'
     """
-    if any(module.name == model_type for module in pkgutil.iter_modules(__path__)):
-        for kind in vars(import_module(f"{__name__}.{model_type}")).values():
-            if isinstance(kind, type) and issubclass(kind, Family) and vars(kind).get("model_type") == model_type:
-                return kind
-    raise ValueError(f"model family {model_type!r} is not supported; supported: {', '.join(family_names())}")
+    found = _found(model_type)
+    if found is None:
+        raise ValueError(f"model family {model_type!r} is not supported; supported: {', '.join(family_names())}")
+    return found
 
 
 def axes_of(model_type: str | None) -> int:
-    """Axes of a family's position ids; 1 for a family that is not known.
+    """Axes of a family's position ids; 1 for a family that is not known. Imports no transformers.
 
     >>> axes_of("qwen2_5_vl"), axes_of(None)
     (3, 1)
     """
-    try:
-        return family_class(str(model_type)).axes
-    except ValueError:
-        return 1
+    found = _found(model_type)
+    return 1 if found is None else found.axes
+
+
+def _found(model_type: str | None) -> type[Family] | None:
+    """The family in the file of that name."""
+    if any(module.name == model_type for module in pkgutil.iter_modules(__path__)):
+        for kind in vars(import_module(f"{__name__}.{model_type}")).values():
+            if isinstance(kind, type) and issubclass(kind, Family) and vars(kind).get("model_type") == model_type:
+                return kind
+    return None
 
 
 def family_of(config: PreTrainedConfig) -> Family:
@@ -65,4 +73,4 @@ def adapter_for(model: nn.Module) -> Family:
     """
     config = getattr(model, "config", None)
     kind = family_class(getattr(config, "model_type", type(model).__name__))
-    return kind(cast("PreTrainedConfig", config), cast("PreTrainedModel", model))
+    return kind(cast("PreTrainedConfig", config), cast("GenerativeModel", model))

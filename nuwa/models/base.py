@@ -28,6 +28,11 @@ if TYPE_CHECKING:
     from nuwa.models.processors import PictureOptions, PictureProcessor, Source
     from nuwa.models.random_configs import Sizes, SpecialTokens
 
+    class GenerativeModel(PreTrainedModel):
+        """What every supported architecture is."""
+
+        generate: Callable[..., Any]
+
 
 class Family(ABC):
     """One family of models. A checkpoint's config is enough for what stands above ``model``; the rest needs a model.
@@ -51,7 +56,7 @@ class Family(ABC):
     special: ClassVar[SpecialTokens]
     half: ClassVar[torch.dtype] = torch.float16
 
-    def __init__(self, config: PreTrainedConfig, model: PreTrainedModel | None = None) -> None:
+    def __init__(self, config: PreTrainedConfig, model: GenerativeModel | None = None) -> None:
         self.config = config
         self._model = model
 
@@ -128,7 +133,7 @@ class Family(ABC):
     # Attached to a model.
 
     @property
-    def model(self) -> PreTrainedModel:
+    def model(self) -> GenerativeModel:
         """The model.
 
         Raises:

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from nuwa.models.checkpoint import check_choice, ModelError
+from nuwa.models.checkpoint import ModelError, check_choice
 
 BoxFrame = Literal["unit", "pixel"]
 DECIMALS = 5

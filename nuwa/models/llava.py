@@ -11,12 +11,14 @@ from torch.nn import functional
 from nuwa.models.base import Family
 from nuwa.models.crops import CropRecording
 from nuwa.models.processors import PictureOptions, PictureProcessor, Source, SquareProcessor, make_pil, text_processor
-from nuwa.models.random_configs import Sizes, SpecialTokens, ends_of
+from nuwa.models.random_configs import Sizes, SpecialTokens, ends_of, token_id
 from nuwa.pruners.base import Tower
 from nuwa.pruning.layout import Grid, ImageLayout
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+    from transformers import PreTrainedConfig, PreTrainedTokenizerFast
+
+    from nuwa.models.base import GenerativeModel
 
 
 class Llava(Family):
@@ -32,7 +34,7 @@ class Llava(Family):
     selection = "default"
     """The ``vision_feature_select_strategy`` of the family."""
 
-    def __init__(self, config: PreTrainedConfig, model: PreTrainedModel | None = None) -> None:
+    def __init__(self, config: PreTrainedConfig, model: GenerativeModel | None = None) -> None:
         super().__init__(config, model)
         if config.vision_feature_select_strategy != self.selection or not isinstance(config.vision_feature_layer, int):
             raise ValueError(
@@ -60,7 +62,7 @@ class Llava(Family):
         return {
             "vision_config": CLIPVisionConfig(**sizes.vision, projection_dim=sizes.vision_hidden_size).to_dict(),
             "text_config": text.to_dict(),
-            "image_token_index": tokenizer.convert_tokens_to_ids(cls.placeholder),
+            "image_token_index": token_id(tokenizer, cls.placeholder),
             "image_seq_length": (sizes.image_size // sizes.patch) ** 2,
         }
 

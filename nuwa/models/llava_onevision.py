@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from nuwa.models.crops import CropRecording
 from nuwa.models.llava_next import LlavaNext
 from nuwa.models.processors import PictureOptions, PictureProcessor, Source, TiledProcessor, make_pil, text_processor
-from nuwa.models.random_configs import Sizes, SpecialTokens, ends_of, plain_rope
+from nuwa.models.random_configs import Sizes, SpecialTokens, ends_of, plain_rope, token_id
 from nuwa.pruners.base import Tap, Tower
 
 if TYPE_CHECKING:
@@ -81,8 +81,8 @@ class LlavaOnevision(LlavaNext):
         return LlavaOnevisionConfig(
             vision_config=SiglipVisionConfig(**sizes.vision, vision_use_head=False).to_dict(),
             text_config=Qwen2Config(**sizes.text, **ends_of(tokenizer), rope_parameters=plain_rope(1e6)).to_dict(),
-            image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
-            video_token_index=tokenizer.convert_tokens_to_ids("<video>"),
+            image_token_index=token_id(tokenizer, "<image>"),
+            video_token_index=token_id(tokenizer, "<video>"),
             image_grid_pinpoints=[[height, width] for height in sides for width in sides],
         )
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
 
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from nuwa.models import family_class
 from nuwa.models.boxes import BoxOptions, to_unit_boxes
@@ -17,6 +18,9 @@ from nuwa.models.checkpoint import ModelError
 from nuwa.models.processors import NativeProcessor, PictureProcessor
 from nuwa.models.prompts import PromptError, PromptFormat, put_images
 from nuwa.samples import Sample, SampleError
+
+if TYPE_CHECKING:
+    from nuwa.models.base import GenerativeModel
 
 
 @dataclass
@@ -27,7 +31,7 @@ class LoadedModel:
         ModelError: the parts do not fit each other.
     """
 
-    model: PreTrainedModel
+    model: GenerativeModel
     tokenizer: PreTrainedTokenizerFast
     pictures: PictureProcessor
     prompt: PromptFormat
@@ -46,7 +50,7 @@ class LoadedModel:
             raise ModelError(f"model.image must contain {self.placeholder} once, but is {self.prompt.image!r}")
         if self.boxes.box_frame == "pixel" and not isinstance(self.pictures, NativeProcessor):
             raise ModelError(f"model.box_frame=pixel: {self.family} models have no resized picture of their own")
-        rows = self.model.get_input_embeddings().weight.shape[0]
+        rows = len(self._embedded)
         if len(self.tokenizer) > rows:
             raise ModelError(f"model {self.name}: the tokenizer has {len(self.tokenizer)} tokens, the model {rows}")
         generation = self.model.generation_config
@@ -61,7 +65,11 @@ class LoadedModel:
     @property
     def device(self) -> torch.device:
         """Where inputs go: the device of the embeddings, also when the layers are spread over several."""
-        return self.model.get_input_embeddings().weight.device
+        return self._embedded.device
+
+    @property
+    def _embedded(self) -> Tensor:
+        return cast(Tensor, self.model.get_input_embeddings().weight)
 
     @property
     def pad_id(self) -> int:

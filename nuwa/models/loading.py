@@ -12,11 +12,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 import torch
 import transformers
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 from transformers.utils import is_flash_attn_2_available
 
 from nuwa.models import family_class, family_names
@@ -26,6 +26,9 @@ from nuwa.models.checkpoint import ModelError, check_choice, check_folder, find_
 from nuwa.models.loaded import LoadedModel
 from nuwa.models.processors import ImageFrame, PictureOptions, Source
 from nuwa.models.prompts import IMAGE, PromptFormat
+
+if TYPE_CHECKING:
+    from nuwa.models.base import GenerativeModel
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -94,7 +97,7 @@ class ModelOptions(Placement, PictureOptions, BoxOptions, ABC):
     def load(self) -> LoadedModel:
         """Make the model."""
 
-    def completed(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, source: Source) -> LoadedModel:
+    def completed(self, model: GenerativeModel, tokenizer: PreTrainedTokenizerFast, source: Source) -> LoadedModel:
         """A model with its pictures, made from ``source``, and its prompt."""
         pictures = self.kind.pictures(model.config, source, self)
         prompt = PromptFormat(self.prompt, self.image_joiner, self.image_end, self.image)
@@ -127,7 +130,7 @@ class Checkpoint(ModelOptions):
         settings = {"dtype": dtype or "auto", "attn_implementation": kernel, "device_map": self.device_map}
         model = _load_weights(folder, getattr(transformers, self.kind.architecture), settings)
         if self.device_map is None:
-            model.to(place)
+            torch.nn.Module.to(model, place)
         return self.completed(model, tokenizer, folder)
 
 
@@ -158,7 +161,7 @@ def _device(device: str) -> torch.device:
     return place
 
 
-def _load_weights(folder: Path, architecture: type[PreTrainedModel], settings: dict[str, Any]) -> PreTrainedModel:
+def _load_weights(folder: Path, architecture: Any, settings: dict[str, Any]) -> GenerativeModel:
     """Load a checkpoint, refusing one whose keys leave parts of the model at their random start."""
     try:
         model, report = architecture.from_pretrained(

@@ -60,7 +60,7 @@ class PictureOptions:
                 raise ModelError(f"model.{option.name}={value}: {family} models have no such option")
 
 
-def make_pil(kind: Any, source: Source, settings: Mapping[str, Any]) -> Any:
+def make_pil(kind: Any, source: Source, settings: dict[str, Any]) -> Any:
     """transformers' PIL processor ``kind`` with the means and deviations of ``source``, and with other settings."""
     if isinstance(source, dict):
         return kind(**source | settings)

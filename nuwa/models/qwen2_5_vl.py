@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from nuwa.models.base import Family
 from nuwa.models.checkpoint import ModelError
 from nuwa.models.processors import NativeProcessor, PictureOptions, Source, make_pil, text_processor
-from nuwa.models.random_configs import Sizes, SpecialTokens, ends_of, plain_rope
+from nuwa.models.random_configs import Sizes, SpecialTokens, ends_of, plain_rope, token_id
 from nuwa.models.towers import LayerRun, Recording
 from nuwa.pruners.base import Tower
 from nuwa.pruning.layout import ImageLayout
@@ -138,12 +138,13 @@ class Qwen2_5_VL(Family):
             "fullatt_block_indexes": list(range(period - 1, sizes.vision_layers, period)),
         }
         rope = plain_rope(1e6) | {"mrope_section": [half // 4, 3 * half // 8, 3 * half // 8]}
-        names = {"image_token_id": "<|image_pad|>", "video_token_id": "<|video_pad|>"}
-        names |= {"vision_start_token_id": "<|vision_start|>", "vision_end_token_id": "<|vision_end|>"}
         return Qwen2_5_VLConfig(
             vision_config=vision,
             text_config=sizes.text | ends_of(tokenizer) | {"rope_parameters": rope},
-            **{key: tokenizer.convert_tokens_to_ids(token) for key, token in names.items()},
+            image_token_id=token_id(tokenizer, "<|image_pad|>"),
+            video_token_id=token_id(tokenizer, "<|video_pad|>"),
+            vision_start_token_id=token_id(tokenizer, "<|vision_start|>"),
+            vision_end_token_id=token_id(tokenizer, "<|vision_end|>"),
         )
 
     @classmethod

@@ -104,6 +104,11 @@ def ends_of(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
     return {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")}
 
 
+def token_id(tokenizer: PreTrainedTokenizerFast, token: str) -> int:
+    """The id of one token."""
+    return int(tokenizer.get_vocab()[token])
+
+
 def plain_rope(theta: float) -> dict[str, Any]:
     """Settings of rotary embeddings without any scaling."""
     return {"rope_type": "default", "rope_theta": theta}

@@ -7,17 +7,21 @@ the sizes given (``conf/model/*_random.yaml`` names those of the 7B models).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import transformers
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from nuwa.models import family_class
 from nuwa.models.checkpoint import ModelError
 from nuwa.models.loaded import LoadedModel
 from nuwa.models.loading import ModelOptions, flat
 from nuwa.models.random_configs import Sizes
+
+if TYPE_CHECKING:
+    from nuwa.models.base import GenerativeModel
 
 BOOSTED = ("language_model.layers", "projector", "self_attn", "visual.blocks", "visual.merger")
 """Whose matrices ``weights_boost`` multiplies: the LLM's, the projector's and the tower's attention."""
@@ -73,7 +77,7 @@ def random_vlm(
     dtype: torch.dtype = torch.float32,
     attention: str = "sdpa",
     device: torch.device | str = "cpu",
-) -> PreTrainedModel:
+) -> GenerativeModel:
     """Build the model, its weights a function of ``seed`` (and of the kind of device).
 
     ``weights_boost`` multiplies the matrices named in `BOOSTED`: at Hugging Face's initial scale attention is all but

@@ -106,9 +106,7 @@ def rotary_kernel(embeddings: tuple[Tensor, Tensor], query: Tensor) -> Tensor:
     return ones[:, query] @ ones.mT / cos.shape[-1] ** 0.5
 
 
-def llm_keys(
-    queries_keys: HeadsOf, layer: nn.Module, hidden: Tensor, embeddings: tuple[Tensor, Tensor]
-) -> Tensor:
+def llm_keys(queries_keys: HeadsOf, layer: nn.Module, hidden: Tensor, embeddings: tuple[Tensor, Tensor]) -> Tensor:
     """Rotated keys of a decoder layer, heads concatenated: (B, L, D) -> (B, L, heads * width)."""
     nobody = torch.empty(0, dtype=torch.long, device=hidden.device)
     return queries_keys(layer, hidden, embeddings, nobody).keys.transpose(1, 2).flatten(2).to(hidden.device)

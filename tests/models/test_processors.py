@@ -10,8 +10,8 @@ from helpers.families_toy import FAMILIES, TOY, tokens, toy
 from PIL import Image
 from transformers import AutoConfig, LlavaNextProcessor, Qwen2VLImageProcessorPil
 
-from nuwa.models.boxes import to_unit_boxes
 from nuwa.models import family_class
+from nuwa.models.boxes import to_unit_boxes
 from nuwa.models.checkpoint import ModelError
 from nuwa.models.loading import load_model
 from nuwa.models.processors import PictureOptions, recompress, restore
@@ -135,8 +135,8 @@ def test_published_processor_files_give_the_published_token_counts(family, size,
 
 
 def test_resized_pictures_are_qwens():
-    pictures = toy("qwen2_5_vl").pictures
-    authors = Qwen2_5_VL.pictures(toy("qwen2_5_vl").model.config, {}, PictureOptions(min_pixels=784, max_pixels=784 * 1280))
+    loaded, limits = toy("qwen2_5_vl"), PictureOptions(min_pixels=784, max_pixels=784 * 1280)
+    pictures, authors = loaded.pictures, Qwen2_5_VL.pictures(loaded.model.config, {}, limits)
     for case in json.loads(GOLDEN.read_text(encoding="utf-8"))["smart_resize"]:
         blank = Image.new("1", (case["width"], case["height"]))
         assert list(authors.resized(blank)) == case["resized_w_h"]
@@ -170,7 +170,8 @@ def test_area_limits_come_from_the_config_or_the_folder(tmp_path):
 
 def test_jpeg_changes_pixels_as_pils_own_does():
     loaded, image = toy("qwen2_5_vl"), picture(84, 56)
-    rough = load_random(prompt=loaded.prompt.template, family="qwen2_5_vl", image=loaded.prompt.image, jpeg_quality=75, **TOY)
+    words = {"prompt": loaded.prompt.template, "image": loaded.prompt.image}
+    rough = load_random(**words, family="qwen2_5_vl", jpeg_quality=75, **TOY)
     expected = loaded.pictures.encode([recompress(image, 75)])["pixel_values"]
     assert torch.equal(rough.pictures.encode([image])["pixel_values"], expected)
     assert not torch.equal(loaded.pictures.encode([image])["pixel_values"], expected)
