@@ -146,7 +146,7 @@ def _weights(folder: Path) -> dict[str, Tensor]:
 
 def relevance_flops(path: str, patches: int, width: int) -> float:
     """FLOPs of one segment through the text half, ``patches`` of ``width`` to the joint space, and their cosines."""
-    text = _text_config(path)
+    text, joint = _text_config(path), int(_config(path).to_dict()["projection_dim"])
     shape = ModelShape(
         layers=text.num_hidden_layers,
         hidden=text.hidden_size,
@@ -156,4 +156,4 @@ def relevance_flops(path: str, patches: int, width: int) -> float:
         vision_hidden=width,
     )
     reading = llm_flops([text.max_position_embeddings] * text.num_hidden_layers, shape)
-    return reading + 2 * patches * text.projection_dim * (width + 1)
+    return reading + 2 * patches * joint * (width + 1)
