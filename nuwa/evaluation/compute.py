@@ -177,14 +177,14 @@ def _summarise(
     answered = [row for row in rows if row["status"] == "ok"]
     if not answered:
         raise JournalError(f"none of the {len(rows)} samples could be used; the first: {rows[0]['reason']}")
-    aggregate, adapter, asked = parts.benchmark.metrics, adapter_for(loaded.model), cfg.position.strategy
+    aggregate, adapter = parts.benchmark.metrics, adapter_for(loaded.model)
     outcome: dict[str, Any] = {
         "status": "done",
         "method": parts.pruner.name,
         "model": loaded.name,
         "dataset": parts.benchmark.name,
         "data": parts.benchmark.source,
-        "position": parts.pruner.native_on(adapter.axes) if asked == "native" else asked,
+        "position": parts.pruner.position_on(adapter.axes, cfg.position.strategy),
         "seed": cfg.seed,
         "protocol": PROTOCOL,
         "n": len(answered),

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
+from nuwa.config import plain
 from nuwa.evaluation.cells import CELL_COLUMNS, cells_of
 from nuwa.evaluation.journal import JOURNAL, Row
 from nuwa.pictures.drawing import FOLDER
@@ -132,7 +133,7 @@ def log_result(
     """Config and metrics; on W&B also the cells, the predictions (a table and an artifact) and the run's pictures."""
     if logger is None:
         return
-    config = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
+    config = plain(cfg)
     with unharmed("the result was not logged"):
         logger.log_hyperparams(config | {"environment": result["environment"], "run_key": result["run_key"]})
         logger.log_metrics(flat_summary(result))

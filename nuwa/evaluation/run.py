@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from nuwa.command import BAD_INPUT
-from nuwa.config import baseline_of, is_baseline, run_key
+from nuwa.config import baseline_of, is_baseline, plain, run_key
 from nuwa.evaluation.check import check, check_outputs, normalised
 from nuwa.evaluation.journal import JournalError
 from nuwa.evaluation.processes import ProcessError, Processes, check_processes, meet
@@ -53,15 +53,14 @@ def _is_finished(cfg: DictConfig, folder: Path) -> bool:
     found = read_result(folder)
     if found is None or found["status"] != "done" or (cfg.baseline == Baseline.auto and "baseline" not in found):
         return False
-    probe = OmegaConf.to_container(cfg.probe, resolve=True)
-    return not cfg.probe.speed or ("speed" in found and found["config"]["probe"] == probe)
+    return not cfg.probe.speed or ("speed" in found and found["config"]["probe"] == plain(cfg.probe))
 
 
 def _outcome(cfg: DictConfig, folder: Path, processes: Processes) -> dict[str, Any]:
     """What result.json will hold: what was computed, or the reason why there is nothing."""
     before = (read_result(folder) or {}) if cfg.resume else {}
     (folder / RESULT).unlink(missing_ok=True)
-    outcome: dict[str, Any] = {"run_key": folder.name, "config": _resolved(cfg)}
+    outcome: dict[str, Any] = {"run_key": folder.name, "config": plain(cfg)}
     if "judge" in before:  # whose marks are in the journal
         outcome["judge"] = before["judge"]
     try:
@@ -103,7 +102,3 @@ def _baseline(cfg: DictConfig, processes: Processes) -> Path | None:
         log.info("unpruned run first: %s", folder)
         run_job(unpruned)
     return folder if (read_result(folder) or {}).get("status") == "done" else None
-
-
-def _resolved(cfg: DictConfig) -> dict[str, Any]:
-    return OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)

@@ -129,7 +129,7 @@ def _position(result: Result) -> str:
     config = result.get("config", {})
     asked = result.get("position") or config.get("position", {}).get("strategy", "native")
     known, axes = _known_method(method_of(result)), axes_of((config.get("model") or {}).get("family"))
-    return "native" if known is not None and asked == known[0].native_on(axes) else asked
+    return "native" if known is not None and asked == known[0].position_on(axes) else asked
 
 
 @lru_cache
