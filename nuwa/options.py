@@ -27,7 +27,7 @@ def options_of(target: Callable, provided: tuple[str, ...] = ()) -> type[BaseMod
     """
     plain_class = inspect.isclass(target) and not is_dataclass(target)
     hints = get_type_hints(target.__init__ if plain_class else target)
-    options = {
+    options: dict[str, Any] = {
         name: (hints.get(name, Any), _default(target, parameter))
         for name, parameter in inspect.signature(target).parameters.items()
         if name not in provided and parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)

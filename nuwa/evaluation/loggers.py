@@ -23,7 +23,7 @@ from nuwa.evaluation.journal import JOURNAL, Row
 from nuwa.pictures.drawing import FOLDER
 from nuwa.schema import LoggerKind
 
-COLUMNS = ("id", "task", "prompt", "target", "prediction", "scores", "kept", "status", "reason")
+_COLUMNS = ("id", "task", "prompt", "target", "prediction", "scores", "kept", "status", "reason")
 START_SECONDS = 30
 """How long a W&B server may take to answer before a run goes on offline."""
 STAGING = "WANDB_DATA_DIR"
@@ -144,17 +144,17 @@ def log_result(
 def _log_media(run: Any, cfg: DictConfig, result: dict[str, Any], rows: Sequence[Row], folder: Path) -> None:
     import wandb
 
-    cut = [[_cell(row.get(column)) for column in COLUMNS] for row in rows[: cfg.logger.table_rows]]
-    media = {
+    cut = [[_cell(row.get(column)) for column in _COLUMNS] for row in rows[: cfg.logger.table_rows]]
+    media: dict[str, Any] = {
         "cells": wandb.Table(list(CELL_COLUMNS), [list(cell.values()) for cell in cells_of(result)]),
-        "predictions": wandb.Table(list(COLUMNS), cut),
+        "predictions": wandb.Table(list(_COLUMNS), cut),
     }
     drawn = sorted((folder / FOLDER).glob("*.png"))[: cfg.callbacks.pictures]
     if drawn:
         media["kept_tokens"] = [wandb.Image(str(file), caption=file.stem) for file in drawn]
     run.log(media)
     artifact = wandb.Artifact(f"predictions-{result['run_key']}", "predictions", metadata=flat_summary(result))
-    artifact.add_file(folder / JOURNAL)
+    artifact.add_file(str(folder / JOURNAL))
     run.log_artifact(artifact)
 
 

@@ -10,17 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from nuwa.command import BAD_INPUT
-from nuwa.config import baseline_of, is_baseline, plain, run_key
+from nuwa.config import PROTOCOL, baseline_of, is_baseline, plain, run_key
 from nuwa.evaluation.check import check, check_outputs, normalised
 from nuwa.evaluation.journal import JournalError
 from nuwa.evaluation.processes import ProcessError, Processes, check_processes, meet
 from nuwa.evaluation.result import RESULT, read_result, write_result
+from nuwa.evaluation.runs import protocol_of
 from nuwa.pruners.base import MisfitError
 from nuwa.pruning.budget import BudgetError
-from nuwa.schema import Baseline
+from nuwa.schema import Baseline, Config
 
 log = logging.getLogger(__name__)
 LOCK = ".lock"
@@ -41,6 +42,8 @@ def run_job(cfg: DictConfig) -> Path:
         if processes.share(cfg.resume and _is_finished(cfg, folder)):
             log.info("%s: finished before, skipped", folder)
             return folder
+        if processes.lead:
+            _name_outdated(folder)
         outcome = _outcome(cfg, folder, processes)
         if processes.lead:
             _record(folder, outcome)
@@ -49,15 +52,26 @@ def run_job(cfg: DictConfig) -> Path:
 
 
 def _is_finished(cfg: DictConfig, folder: Path) -> bool:
-    """Whether a run has all that is asked for: its answers, the comparison with the unpruned run, the probe's times."""
+    """Whether a run has all that was asked for: answers, comparison with the unpruned run, times of the probe."""
     found = read_result(folder)
     if found is None or found["status"] != "done" or (cfg.baseline == Baseline.auto and "baseline" not in found):
         return False
     return not cfg.probe.speed or ("speed" in found and found["config"]["probe"] == plain(cfg.probe))
 
 
+def _name_outdated(folder: Path) -> None:
+    """Log which run made the same choices under an earlier protocol and is computed again here."""
+    usual = plain(OmegaConf.structured(Config))
+    for file in folder.parent.glob(f"*/{RESULT}"):
+        found = read_result(file.parent) or {}
+        if protocol_of(found) == PROTOCOL or "config" not in found:
+            continue
+        if run_key(OmegaConf.create(usual | found["config"])) == folder.name:
+            log.info("%s: computed again, because %s is of protocol %s", folder, file.parent, protocol_of(found))
+
+
 def _outcome(cfg: DictConfig, folder: Path, processes: Processes) -> dict[str, Any]:
-    """What result.json will hold: what was computed, or the reason why there is nothing."""
+    """The contents of result.json: what was computed, or why nothing was."""
     before = (read_result(folder) or {}) if cfg.resume else {}
     (folder / RESULT).unlink(missing_ok=True)
     outcome: dict[str, Any] = {"run_key": folder.name, "config": plain(cfg)}

@@ -20,7 +20,7 @@ from nuwa import prune
 from nuwa.engine.blocking import configured_block
 from nuwa.evaluation.check import check
 from nuwa.evaluation.journal import JOURNAL, read_rows
-from nuwa.evaluation.one_model import load
+from nuwa.evaluation.model_cache import load_once
 from nuwa.evaluation.result import read_result
 from nuwa.pictures.canvas import below
 from nuwa.pictures.drawing import FOLDER, boxes_of, draw_look, file_name, title_of
@@ -39,7 +39,7 @@ def read_run(folder: Path, count: int) -> Iterator[tuple[str, list[Image.Image]]
         raise ValueError(f"{folder}: no finished run (result.json)")
     cfg = OmegaConf.merge(OmegaConf.structured(Config), result["config"])
     parts = check(cfg)
-    loaded = load(parts.model)
+    loaded = load_once(parts.model)
     rows = {row["id"]: row for row in read_rows(folder / JOURNAL)}
     with (
         prune(loaded.model, parts.pruner, position=cfg.position.strategy) as session,
