@@ -11,15 +11,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from nuwa.evaluation.journal import Journal
 from nuwa.evaluation.module import Evaluation
-from nuwa.pictures.drawing import FOLDER, boxes_of, draw_look, file_name, title_of
-from nuwa.pictures.looks import look_at
+from nuwa.pictures.drawing import PICTURE_FOLDER, boxes_of, draw_trace, file_name, title_of
+from nuwa.pictures.traces import trace_decisions
 
 
 class KeptTokenPictures(Callback):
     """Draws the first ``count`` images of a run; their prompts are read once more for it."""
 
     def __init__(self, folder: Path, count: int):
-        self.folder, self.left = Path(folder) / FOLDER, count
+        self.folder, self.left = Path(folder) / PICTURE_FOLDER, count
 
     def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
         """Draw what was decided for this batch while pictures are still wanted."""
@@ -30,10 +30,10 @@ class KeptTokenPictures(Callback):
             session = pl_module.session
             title = title_of(session.pruner.name, session.strategy, sample, row)
             boxes = boxes_of(pl_module.benchmark, sample, row)
-            for number, look in enumerate(look_at(session, pl_module.loaded, sample)[: self.left]):
+            for number, trace in enumerate(trace_decisions(session, pl_module.loaded, sample)[: self.left]):
                 self.left -= 1
                 self.folder.mkdir(exist_ok=True)
-                draw_look(look, boxes, title).save(self.folder / f"{file_name(sample.id)}-{number}.png")
+                draw_trace(trace, boxes, title).save(self.folder / f"{file_name(sample.id)}-{number}.png")
 
 
 class SampleProgress(Callback):

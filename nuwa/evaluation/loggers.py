@@ -18,9 +18,10 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, Wand
 from omegaconf import DictConfig
 
 from nuwa.config import plain
-from nuwa.evaluation.cells import CELL_COLUMNS, cells_of
 from nuwa.evaluation.journal import JOURNAL, Row
-from nuwa.pictures.drawing import FOLDER
+from nuwa.evaluation.runs import Run
+from nuwa.evaluation.scores import scores_of
+from nuwa.pictures.drawing import PICTURE_FOLDER
 from nuwa.schema import LoggerKind
 
 _COLUMNS = ("id", "task", "prompt", "target", "prediction", "scores", "kept", "status", "reason")
@@ -145,11 +146,12 @@ def _log_media(run: Any, cfg: DictConfig, result: dict[str, Any], rows: Sequence
     import wandb
 
     cut = [[_cell(row.get(column)) for column in _COLUMNS] for row in rows[: cfg.logger.table_rows]]
+    records = [score.record for score in scores_of(Run.of(result))]
     media: dict[str, Any] = {
-        "cells": wandb.Table(list(CELL_COLUMNS), [list(cell.values()) for cell in cells_of(result)]),
+        "cells": wandb.Table(list(records[0]), [list(record.values()) for record in records]),
         "predictions": wandb.Table(list(_COLUMNS), cut),
     }
-    drawn = sorted((folder / FOLDER).glob("*.png"))[: cfg.callbacks.pictures]
+    drawn = sorted((folder / PICTURE_FOLDER).glob("*.png"))[: cfg.callbacks.pictures]
     if drawn:
         media["kept_tokens"] = [wandb.Image(str(file), caption=file.stem) for file in drawn]
     run.log(media)
