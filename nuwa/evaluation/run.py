@@ -17,13 +17,8 @@ from nuwa.config import PROTOCOL, baseline_of, is_baseline, plain, run_key
 from nuwa.evaluation.check import check, check_outputs, normalised
 from nuwa.evaluation.journal import JournalError
 from nuwa.evaluation.processes import ProcessError, Processes, check_processes, meet
-<<<<<<< HEAD
-from nuwa.evaluation.result import RESULT, read_result, write_result
-from nuwa.evaluation.runs import protocol_of
-=======
 from nuwa.evaluation.result import RESULT, write_result
 from nuwa.evaluation.runs import Run
->>>>>>> main
 from nuwa.pruners.base import MisfitError
 from nuwa.pruning.budget import BudgetError
 from nuwa.schema import Baseline, Config
@@ -57,49 +52,29 @@ def run_job(cfg: DictConfig) -> Path:
 
 
 def _is_finished(cfg: DictConfig, folder: Path) -> bool:
-<<<<<<< HEAD
     """Whether a run has all that was asked for: answers, comparison with the unpruned run, times of the probe."""
-    found = read_result(folder)
-    if found is None or found["status"] != "done" or (cfg.baseline == Baseline.auto and "baseline" not in found):
+    found = Run.read(folder)
+    if not found.done or (cfg.baseline == Baseline.auto and found.baseline is None):
         return False
-    return not cfg.probe.speed or ("speed" in found and found["config"]["probe"] == plain(cfg.probe))
+    return not cfg.probe.speed or (found.speed is not None and found.config["probe"] == plain(cfg.probe))
 
 
 def _name_outdated(folder: Path) -> None:
     """Log which run made the same choices under an earlier protocol and is computed again here."""
     usual = plain(OmegaConf.structured(Config))
     for file in folder.parent.glob(f"*/{RESULT}"):
-        found = read_result(file.parent) or {}
-        if protocol_of(found) == PROTOCOL or "config" not in found:
-            continue
-        if run_key(OmegaConf.create(usual | found["config"])) == folder.name:
-            log.info("%s: computed again, because %s is of protocol %s", folder, file.parent, protocol_of(found))
+        found = Run.read(file.parent)
+        if found.protocol != PROTOCOL and run_key(OmegaConf.create(usual | found.config)) == folder.name:
+            log.info("%s: computed again, because %s is of protocol %s", folder, file.parent, found.protocol)
 
 
 def _outcome(cfg: DictConfig, folder: Path, processes: Processes) -> dict[str, Any]:
     """The contents of result.json: what was computed, or why nothing was."""
-    before = (read_result(folder) or {}) if cfg.resume else {}
-    (folder / RESULT).unlink(missing_ok=True)
-    outcome: dict[str, Any] = {"run_key": folder.name, "config": plain(cfg)}
-    if "judge" in before:  # whose marks are in the journal
-        outcome["judge"] = before["judge"]
-=======
-    """Whether a run has all that is asked for: its answers, the comparison with the unpruned run, the probe's times."""
-    found = Run.read(folder)
-    if not found.done or (cfg.baseline == Baseline.auto and found.baseline is None):
-        return False
-    probe = OmegaConf.to_container(cfg.probe, resolve=True)
-    return not cfg.probe.speed or (found.speed is not None and found.config["probe"] == probe)
-
-
-def _outcome(cfg: DictConfig, folder: Path, processes: Processes) -> dict[str, Any]:
-    """What result.json will hold: what was computed, or the reason why there is nothing."""
     before = Run.read(folder)
     (folder / RESULT).unlink(missing_ok=True)
-    outcome: dict[str, Any] = {"run_key": folder.name, "config": _resolved(cfg)}
+    outcome: dict[str, Any] = {"run_key": folder.name, "config": plain(cfg)}
     if cfg.resume and before.judge:  # whose marks are in the journal
         outcome["judge"] = before.judge
->>>>>>> main
     try:
         with processes.together():
             check_processes(cfg, processes)
@@ -138,12 +113,4 @@ def _baseline(cfg: DictConfig, processes: Processes) -> Path | None:
         unpruned.resume = True  # recomputing a sweep must not recompute what its points share, once for each
         log.info("unpruned run first: %s", folder)
         run_job(unpruned)
-<<<<<<< HEAD
-    return folder if (read_result(folder) or {}).get("status") == "done" else None
-=======
     return folder if Run.read(folder).done else None
-
-
-def _resolved(cfg: DictConfig) -> dict[str, Any]:
-    return OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
->>>>>>> main
