@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from nuwa import pruners
 from nuwa.options import check_options
+from nuwa.pruners.base import Pruner
 from nuwa.pruners.catalogue import find_method
 from nuwa.pruning.budget import Budget
 
@@ -24,7 +25,7 @@ __version__ = "0.1.0"
 __all__ = ["__version__", "load_pruner", "prune", "pruners"]
 
 
-def load_pruner(name: str, budget: float | Budget | None = None, **options: Any) -> pruners.Pruner:
+def load_pruner(name: str, budget: float | Budget | None = None, **options: Any) -> Pruner:
     """Make a pruning method by its name in ``conf/pruner``, with the options of its file there.
 
     Args:
@@ -40,7 +41,7 @@ def load_pruner(name: str, budget: float | Budget | None = None, **options: Any)
     return kind(budget=spent, **check_options(kind, defaults | options, "pruner", provided=("budget",)))
 
 
-def prune(model: nn.Module, pruner: pruners.Pruner, position: str = "native", **options: Any) -> PruningSession:
+def prune(model: nn.Module, pruner: Pruner, position: str = "native", **options: Any) -> PruningSession:
     """A session inside which ``model`` prunes its vision tokens; see `nuwa.engine.session.PruningSession`."""
     from nuwa.engine.session import PruningSession  # transformers takes seconds to import
 
