@@ -27,10 +27,8 @@ from nuwa.report.figures.offsets import plot_offsets
 from nuwa.report.tables.formats import csv_text, value_text
 
 OUTCOMES = ("both", "only first", "only second", "neither")
-OBJECT_SIZES = ("small", "medium", "large")
-OBJECT_PLACES = tuple(
-    f"{row} {column}" for row in ("top", "middle", "bottom") for column in ("left", "centre", "right")
-)
+BOX_THIRDS = ("small", "medium", "large")
+BOX_PLACES = tuple(f"{row} {column}" for row in ("top", "middle", "bottom") for column in ("left", "centre", "right"))
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,7 @@ def place_of(box: Box) -> str:
     'top right'
     """
     column, row = (min(max(int(3 * (box[i] + box[i + 2]) / 2), 0), 2) for i in (0, 1))
-    return OBJECT_PLACES[3 * row + column]
+    return BOX_PLACES[3 * row + column]
 
 
 def thirds(areas: Sequence[float]) -> list[str]:
@@ -92,7 +90,7 @@ def thirds(areas: Sequence[float]) -> list[str]:
     ['medium', 'small', 'large']
     """
     edges = [sorted(areas)[math.ceil(len(areas) * k / 3) - 1] for k in (1, 2)]
-    return [OBJECT_SIZES[sum(area > edge for edge in edges)] for area in areas]
+    return [BOX_THIRDS[sum(area > edge for edge in edges)] for area in areas]
 
 
 def failure_cases(first: Sequence[Row], second: Sequence[Row]) -> list[Case]:
@@ -121,7 +119,7 @@ def failure_cases(first: Sequence[Row], second: Sequence[Row]) -> list[Case]:
 def count_outcomes(cases: Iterable[Case], key: str) -> list[dict[str, str | int]]:
     """Outcomes by the values of a field of the cases; cases without a value are left out."""
     counts = Counter((getattr(case, key), case.outcome) for case in cases if getattr(case, key))
-    known = {"size": OBJECT_SIZES, "place": OBJECT_PLACES}.get(key) or sorted({value for value, _ in counts})
+    known = {"size": BOX_THIRDS, "place": BOX_PLACES}.get(key) or sorted({value for value, _ in counts})
     values = [value for value in known if any(counts[value, outcome] for outcome in OUTCOMES)]
     return [{key: value} | {outcome: counts[value, outcome] for outcome in OUTCOMES} for value in values]
 
