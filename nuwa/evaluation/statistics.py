@@ -55,8 +55,8 @@ def effective_count(groups: Sequence[Sequence[float]]) -> float:
     groups (linearised) with that of as many independent samples. Groups of one sample count in full. Where all samples
     agree, each group counts once.
 
-    >>> effective_count([[1.0, 1.0], [0.0, 0.0], [1.0, 1.0]])  # answers of a group are equal
-    3.0
+    >>> effective_count([[1.0], [0.0], [1.0]]), effective_count([[1.0, 1.0], [1.0, 1.0]])
+    (3, 2)
     """
     count, share = sum(map(len, groups)), _mean(groups)
     if len(groups) == count:

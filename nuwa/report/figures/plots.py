@@ -33,11 +33,8 @@ ASIDE = 1.6  # points between methods at one place
 GIGA = 0.1  # TFLOPs below which an axis is in GFLOPs
 PANELS = 4  # in a row
 PLOT_SETTINGS: dict[Any, Any] = {
-    "svg.hashsalt": "nuwa",
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-}
+    "svg.hashsalt": "nuwa", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False,
+}  # fmt: skip
 Drawing = Callable[[Any, Sequence[Point]], None]
 
 
