@@ -62,7 +62,8 @@ class Pruner:
 
     ``budget`` says what an image may cost; ``seed`` feeds methods that draw at random. ``native_position`` is the
     position strategy of the method's authors. ``looks_back`` asks for the context of the layer before each LLM stage.
-    ``all_newlines`` lets newlines into the LLM whose row has no token left.
+    ``all_newlines`` lets newlines into the LLM whose row has no token left. ``counts_by_itself``: the method may keep
+    other numbers of tokens than it is asked for, because an image or its shape decides; the engine then checks none.
     """
 
     budget: Budget = field(default_factory=Budget, kw_only=True)
@@ -72,6 +73,7 @@ class Pruner:
     native_position: ClassVar[str] = "pesp"
     looks_back: ClassVar[bool] = False
     all_newlines: ClassVar[bool] = False
+    counts_by_itself: ClassVar[bool] = False
     facts: ClassVar[Facts] = Facts()
 
     def __post_init__(self) -> None:
@@ -163,10 +165,11 @@ class Pruner:
         raise NotImplementedError
 
     def prune_llm(self, context: LLMContext, keep: Tensor) -> Tensor | LLMDecision:
-        """Keep ``keep`` (B, I) visual tokens of each image on entry of a layer: (B, L) bool, True on all text.
+        """Keep ``keep`` (B, I) visual tokens of each image on entry of a layer: (B, L) bool.
 
-        A method that also makes new states returns an `LLMDecision`. Called at the layers that ``schedule`` names, in
-        order. I is the largest number of images in a row.
+        Visual tokens only: the engine keeps the text and what follows a token. A method that also makes new states
+        returns an `LLMDecision`. Called at the layers that ``schedule`` names, in order. I is the largest number of
+        images in a row.
         """
         raise NotImplementedError
 

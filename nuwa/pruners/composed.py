@@ -65,6 +65,11 @@ class Composed(Pruner):
         return self._inside.looks_back
 
     @property
+    def counts_by_itself(self) -> bool:
+        """As either method asks."""
+        return self._before.counts_by_itself or self._inside.counts_by_itself
+
+    @property
     def all_newlines(self) -> bool:
         """As the vision method asks."""
         return self._before.all_newlines

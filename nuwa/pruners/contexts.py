@@ -177,9 +177,9 @@ class LLMContext:
 class LLMDecision:
     """Which tokens stay on entry of a layer, and what new states some of them have.
 
-    ``keep`` (B, L) bool, True on all text. ``hidden`` (B, L, D): the states to go on with instead of the layer's input,
-    or None; a merged token takes the slot (and the place in the image) of a dropped one. ``order`` (B, L) long: sort
-    key of the tokens of a row, non-negative; None: as they stand.
+    ``keep`` (B, L) bool: the visual tokens that stay; what it says of text is not read. ``hidden`` (B, L, D): the
+    states to go on with instead of the layer's input, or None; a merged token takes the slot (and the place in the
+    image) of a dropped one. ``order`` (B, L) long: sort key of the tokens of a row, non-negative; None: as they stand.
     """
 
     keep: Tensor

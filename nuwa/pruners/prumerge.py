@@ -131,6 +131,11 @@ class PruMerge(TileByTile):
     def taps(self) -> tuple[Tap, ...]:
         return (Tap("reader_query"), Tap("reader_keys"))
 
+    @property
+    def counts_by_itself(self) -> bool:
+        """As published."""
+        return self.adaptive
+
     def pieces(self, layout: ImageLayout) -> Sequence[VisionView]:
         return by_crop(layout) if self.adaptive else super().pieces(layout)
 

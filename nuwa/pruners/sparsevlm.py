@@ -180,6 +180,11 @@ class SparseVLM(Pruner):
         super().__post_init__()
         require(self.counting in ("entering", "authors"), "counting", "entering or authors", self.counting)
 
+    @property
+    def counts_by_itself(self) -> bool:
+        """By the paper's rule."""
+        return self.adaptive
+
     def schedule(self, n_tokens: int, layers: int) -> Schedule:
         """Counts of the three stages; under ``adaptive`` upper bounds.
 
