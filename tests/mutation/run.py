@@ -28,6 +28,7 @@ from mutation.mutants import Mutant, mutants_of
 
 ROOMS = ("engine", "pruning", "pruners", "evaluation", "benchmarks")
 EQUIVALENT = Path(__file__).with_name("equivalent.jsonl")
+TRACE = "test files to trace first: those that changed, all, none; only: the changed ones, and no mutants"
 FIRST = 12
 """Tests of the first fork; those few notice most mistakes, and few files have to be read for them."""
 
@@ -138,15 +139,15 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60, help="of tests per mutant (default: 60)")
     parser.add_argument("--resume", action="store_true", help="keep the verdicts of an earlier run")
     parser.add_argument("--survivors", action="store_true", help="only mutants that survived an earlier run")
-    parser.add_argument("--fresh", action="store_true", help="trace all test files anew")
-    parser.add_argument("--trace-only", action="store_true", help="stop after tracing")
+    parser.add_argument("--trace", choices=("changed", "all", "none", "only"), default="changed", help=TRACE)
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "nuwa-mutation")
     options = parser.parse_args()
     os.chdir(ROOT)
     sys.pycache_prefix = str(options.cache / "bytecode")
     warm()
-    covering.collect(options.jobs, options.cache, options.fresh)
-    if not options.trace_only:
+    if options.trace != "none":
+        covering.collect(options.jobs, options.cache, fresh=options.trace == "all")
+    if options.trace != "only":
         judge_rooms(options)
 
 
