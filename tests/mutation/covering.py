@@ -8,6 +8,7 @@ import re
 import sys
 import threading
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
 
 from mutation.forks import ROOT, Task, pytest_in_fork, run
@@ -77,8 +78,7 @@ def collect(jobs: int, cache: Path, fresh: bool) -> None:
         file, digest = str(path.relative_to(ROOT)), hashlib.sha1(path.read_bytes()).hexdigest()
         known = _known(folder, file)
         if fresh or known is None or known["digest"] != digest:
-            scratch = cache / f"tmp_{path.stem}"
-            tasks.append(Task((file, digest), lambda file=file, scratch=scratch: _trace(file, scratch), 1500))
+            tasks.append(Task((file, digest), partial(_trace, file), 1500))
     total = len(tasks)
     for number, ((file, digest), table) in enumerate(run(lambda: tasks and tasks.pop(0), jobs, cache / "forks"), 1):
         table = {"error": "killed"} if table is None else table
