@@ -39,7 +39,10 @@ def chosen(room: str, sample: int, seed: int) -> list[Mutant]:
 
 def equivalents() -> set[tuple[str, str, str]]:
     """File, line and change of mutants that were judged to change nothing a user sees."""
-    rows = [json.loads(line) for line in EQUIVALENT.read_text().splitlines() if line.strip()]
+    rows = [json.loads(line) for line in EQUIVALENT.read_text().splitlines()]
+    for row in rows:
+        if row["line"] not in map(str.strip, (ROOT / row["file"]).read_text().splitlines()):
+            print(f"{EQUIVALENT.name}: {row['file']} has no line {row['line']!r} any more")
     return {(row["file"], row["line"], row["change"]) for row in rows}
 
 
