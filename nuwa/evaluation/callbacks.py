@@ -10,15 +10,15 @@ from lightning.pytorch.callbacks import Callback
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from nuwa.evaluation.module import Evaluation
-from nuwa.pictures.drawing import FOLDER, boxes_of, draw_look, file_name, title_of
-from nuwa.pictures.looks import look_at
+from nuwa.pictures.drawing import PICTURE_FOLDER, boxes_of, draw_trace, file_name, title_of
+from nuwa.pictures.traces import trace_decisions
 
 
 class KeptTokenPictures(Callback):
     """Draws the first ``count`` images that a run sees; their prompts are read once more for it."""
 
     def __init__(self, folder: Path, count: int):
-        self.folder, self.left = Path(folder) / FOLDER, count
+        self.folder, self.left = Path(folder) / PICTURE_FOLDER, count
 
     def on_test_batch_end(self, trainer: lightning.Trainer, module: Evaluation, *args: Any) -> None:
         """Draw what this batch decided, if pictures are still wanted."""
@@ -27,10 +27,10 @@ class KeptTokenPictures(Callback):
                 continue
             title = title_of(module.session.pruner.name, module.session.strategy, sample, row)
             boxes = boxes_of(module.benchmark, sample, row)
-            for number, look in enumerate(look_at(module.session, module.loaded, sample)[: self.left]):
+            for number, trace in enumerate(trace_decisions(module.session, module.loaded, sample)[: self.left]):
                 self.left -= 1
                 self.folder.mkdir(exist_ok=True)
-                draw_look(look, boxes, title).save(self.folder / f"{file_name(sample.id)}-{number}.png")
+                draw_trace(trace, boxes, title).save(self.folder / f"{file_name(sample.id)}-{number}.png")
 
 
 class SampleProgress(Callback):

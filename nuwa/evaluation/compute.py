@@ -26,14 +26,24 @@ from nuwa.evaluation.callbacks import KeptTokenPictures, SampleProgress
 from nuwa.evaluation.check import Parts
 from nuwa.evaluation.data import EvaluationData
 from nuwa.evaluation.features import feature_cache
-from nuwa.evaluation.journal import JOURNAL, PARTS, Journal, JournalError, Row, merged, part_path, read_rows
+from nuwa.evaluation.journal import (
+    JOURNAL,
+    PARTS,
+    Journal,
+    JournalError,
+    Row,
+    answered,
+    merged,
+    part_path,
+    read_answers,
+)
 from nuwa.evaluation.loggers import log_result, run_logger
 from nuwa.evaluation.module import TIMINGS, Evaluation, read_timings
 from nuwa.evaluation.one_model import load
 from nuwa.evaluation.processes import Processes
-from nuwa.evaluation.result import costs, environment
+from nuwa.evaluation.result import environment
 from nuwa.evaluation.speed import SpeedOptions, probe_speed
-from nuwa.evaluation.statistics import retention, share_intervals, standard_errors
+from nuwa.evaluation.summary import costs, summarise
 from nuwa.models import adapter_for
 from nuwa.models.loading import LoadedModel
 from nuwa.schema import OnError
@@ -174,10 +184,10 @@ def _summarise(
     cfg: DictConfig, parts: Parts, loaded: LoadedModel, rows: list[Row], baseline: Path | None
 ) -> dict[str, Any]:
     """Metrics, their errors and their costs, from the journal alone."""
-    answered = [row for row in rows if row["status"] == "ok"]
-    if not answered:
+    ours = answered(rows)
+    if not ours:
         raise JournalError(f"none of the {len(rows)} samples could be used; the first: {rows[0]['reason']}")
-    aggregate, adapter, asked = parts.benchmark.metrics, adapter_for(loaded.model), cfg.position.strategy
+    adapter, asked = adapter_for(loaded.model), cfg.position.strategy
     outcome: dict[str, Any] = {
         "status": "done",
         "method": parts.pruner.name,
@@ -187,17 +197,16 @@ def _summarise(
         "position": parts.pruner.native_on(adapter.axes) if asked == "native" else asked,
         "seed": cfg.seed,
         "protocol": PROTOCOL,
-        "n": len(answered),
-        "n_failed": len(rows) - len(answered),
-        "metrics": aggregate(answered),
-        "standard_errors": standard_errors(answered, aggregate),
-        "intervals": share_intervals(answered),
+        "n": len(ours),
+        "n_failed": len(rows) - len(ours),
     }
+    unpruned = None
     if baseline is not None:
-        unpruned = answered if is_baseline(cfg) else [r for r in read_rows(baseline / JOURNAL) if r["status"] == "ok"]
-        outcome |= {"baseline": baseline.name, "retention": retention(answered, unpruned, aggregate)}
+        outcome["baseline"] = baseline.name
+        unpruned = ours if is_baseline(cfg) else read_answers(baseline)
+    outcome |= summarise(parts.benchmark, ours, unpruned)
     value_bytes = torch.finfo(loaded.model.dtype).bits // 8
-    return outcome | costs(answered, parts.pruner, adapter.shape, value_bytes)
+    return outcome | costs(ours, parts.pruner, adapter.shape, value_bytes)
 
 
 def _speed(cfg: DictConfig, parts: Parts, loaded: LoadedModel) -> dict[str, Any]:

@@ -17,9 +17,10 @@ from typing import Any
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from omegaconf import DictConfig, OmegaConf
 
-from nuwa.evaluation.cells import CELL_COLUMNS, cells_of
 from nuwa.evaluation.journal import JOURNAL, Row
-from nuwa.pictures.drawing import FOLDER
+from nuwa.evaluation.runs import Run
+from nuwa.evaluation.scores import scores_of
+from nuwa.pictures.drawing import PICTURE_FOLDER
 from nuwa.schema import LoggerKind
 
 COLUMNS = ("id", "task", "prompt", "target", "prediction", "scores", "kept", "status", "reason")
@@ -144,11 +145,12 @@ def _log_media(run: Any, cfg: DictConfig, result: dict[str, Any], rows: Sequence
     import wandb
 
     cut = [[_cell(row.get(column)) for column in COLUMNS] for row in rows[: cfg.logger.table_rows]]
+    records = [score.record for score in scores_of(Run.of(result))]
     media = {
-        "cells": wandb.Table(list(CELL_COLUMNS), [list(cell.values()) for cell in cells_of(result)]),
+        "cells": wandb.Table(list(records[0]), [list(record.values()) for record in records]),
         "predictions": wandb.Table(list(COLUMNS), cut),
     }
-    drawn = sorted((folder / FOLDER).glob("*.png"))[: cfg.callbacks.pictures]
+    drawn = sorted((folder / PICTURE_FOLDER).glob("*.png"))[: cfg.callbacks.pictures]
     if drawn:
         media["kept_tokens"] = [wandb.Image(str(file), caption=file.stem) for file in drawn]
     run.log(media)

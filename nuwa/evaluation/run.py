@@ -17,7 +17,8 @@ from nuwa.config import baseline_of, is_baseline, run_key
 from nuwa.evaluation.check import check, check_outputs, normalised
 from nuwa.evaluation.journal import JournalError
 from nuwa.evaluation.processes import ProcessError, Processes, check_processes, meet
-from nuwa.evaluation.result import RESULT, read_result, write_result
+from nuwa.evaluation.result import RESULT, write_result
+from nuwa.evaluation.runs import Run
 from nuwa.pruners.base import MisfitError
 from nuwa.pruning.budget import BudgetError
 from nuwa.schema import Baseline
@@ -50,20 +51,20 @@ def run_job(cfg: DictConfig) -> Path:
 
 def _is_finished(cfg: DictConfig, folder: Path) -> bool:
     """Whether a run has all that is asked for: its answers, the comparison with the unpruned run, the probe's times."""
-    found = read_result(folder)
-    if found is None or found["status"] != "done" or (cfg.baseline == Baseline.auto and "baseline" not in found):
+    found = Run.read(folder)
+    if not found.done or (cfg.baseline == Baseline.auto and found.baseline is None):
         return False
     probe = OmegaConf.to_container(cfg.probe, resolve=True)
-    return not cfg.probe.speed or ("speed" in found and found["config"]["probe"] == probe)
+    return not cfg.probe.speed or (found.speed is not None and found.config["probe"] == probe)
 
 
 def _outcome(cfg: DictConfig, folder: Path, processes: Processes) -> dict[str, Any]:
     """What result.json will hold: what was computed, or the reason why there is nothing."""
-    before = (read_result(folder) or {}) if cfg.resume else {}
+    before = Run.read(folder)
     (folder / RESULT).unlink(missing_ok=True)
     outcome: dict[str, Any] = {"run_key": folder.name, "config": _resolved(cfg)}
-    if "judge" in before:  # whose marks are in the journal
-        outcome["judge"] = before["judge"]
+    if cfg.resume and before.judge:  # whose marks are in the journal
+        outcome["judge"] = before.judge
     try:
         with processes.together():
             check_processes(cfg, processes)
@@ -98,11 +99,11 @@ def _baseline(cfg: DictConfig, processes: Processes) -> Path | None:
     """The folder of the unpruned run of the same model and dataset, computed first if it is missing."""
     unpruned = baseline_of(cfg)
     folder = Path(cfg.paths.outputs) / cfg.name / run_key(unpruned)
-    if cfg.baseline == Baseline.auto and processes.share((read_result(folder) or {}).get("status") != "done"):
+    if cfg.baseline == Baseline.auto and processes.share(not Run.read(folder).done):
         unpruned.resume = True  # recomputing a sweep must not recompute what its points share, once for each
         log.info("unpruned run first: %s", folder)
         run_job(unpruned)
-    return folder if (read_result(folder) or {}).get("status") == "done" else None
+    return folder if Run.read(folder).done else None
 
 
 def _resolved(cfg: DictConfig) -> dict[str, Any]:
