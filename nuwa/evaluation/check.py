@@ -7,7 +7,6 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -21,8 +20,8 @@ from nuwa.config import BUILT, ConfigError, baseline_of, build, is_baseline, typ
 from nuwa.engine.blocking import SOURCES, layer_range
 from nuwa.evaluation.processes import check_sweep, current, is_shared, start
 from nuwa.files import PACKAGE
-from nuwa.models import ADAPTERS
-from nuwa.models.base import Adapter
+from nuwa.models import family_names, family_of
+from nuwa.models.base import Family
 from nuwa.models.checkpoint import check_folder, find_folder
 from nuwa.pruners.base import Pruner
 from nuwa.pruning.budget import Budget
@@ -161,12 +160,12 @@ def _device(cfg: DictConfig, device: str) -> str:
     return f"cuda:{current(cfg).local_rank}"
 
 
-def _adapter(options: dict[str, Any]) -> Adapter | None:
+def _adapter(options: dict[str, Any]) -> Family | None:
     """What the config.json of a model in a folder tells; None for other models, which must load first."""
     path = options.get("path")
     if path is None or not (path.startswith((PACKAGE, ".", "/", "~")) or Path(path).exists() or path.count("/") != 1):
         return None
     folder = find_folder(path)
-    check_folder(folder, tuple(ADAPTERS), options.get("family"))
+    check_folder(folder, family_names(), options.get("family"))
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    return ADAPTERS[config.model_type](SimpleNamespace(config=config))  # its shape and its tower need no weights
+    return family_of(config)

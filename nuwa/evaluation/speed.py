@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from nuwa.benchmarks.base import Benchmark
 from nuwa.engine.session import PruningSession
 from nuwa.models import adapter_for
-from nuwa.models.base import Adapter, remove_hooks
+from nuwa.models.base import Family, remove_hooks
 from nuwa.models.loaded import LoadedModel
 from nuwa.pruners.base import Pruner
 from nuwa.pruning.budget import llm_flops
@@ -139,7 +139,7 @@ def _watched(pruner: Pruner, clock: Clock) -> Pruner:
 
 
 def _round(
-    adapter: Adapter, inputs: dict[str, Tensor], session: AbstractContextManager, clock: Clock, new_tokens: int
+    adapter: Family, inputs: dict[str, Tensor], session: AbstractContextManager, clock: Clock, new_tokens: int
 ) -> tuple[dict[str, float], list[int]]:
     """Encode the pictures, run the prompt, decode; what each took, and the tokens that each layer cached."""
     model, cuda = adapter.model, clock.device.type == "cuda"
@@ -173,7 +173,7 @@ def _round(
     return measured, lengths
 
 
-def _decode(adapter: Adapter, mask: Tensor, output: Any, clock: Clock, new_tokens: int) -> None:
+def _decode(adapter: Family, mask: Tensor, output: Any, clock: Clock, new_tokens: int) -> None:
     """Greedy steps on a filled cache; under M-RoPE one id on all axes, as the place of a step costs nothing."""
     start, cache = clock.now(), output.past_key_values
     for _ in range(new_tokens):
@@ -200,7 +200,7 @@ def _time_projector(projector: nn.Module, clock: Clock) -> list[Any]:
 
 
 def _comparison(
-    adapter: Adapter, rounds: dict[str, list[dict[str, float]]], lengths: dict[str, list[int]]
+    adapter: Family, rounds: dict[str, list[dict[str, float]]], lengths: dict[str, list[int]]
 ) -> dict[str, Any]:
     """Speed-ups of the pruned run, and how much of what the prefill's FLOPs promise is reached."""
     pairs = list(zip(rounds[VANILLA], rounds[PRUNED], strict=True))

@@ -8,17 +8,17 @@ from nuwa.benchmarks.scenes import Scenes
 from nuwa.evaluation.speed import probe_speed
 from nuwa.pruning.budget import llm_flops
 from nuwa.schema import ProbeConfig
-from nuwa.tiny.evaluate import load
-from nuwa.tiny.families import FAMILIES
+from nuwa.tiny.evaluate import load_tiny
+from nuwa.tiny.shipped import TINY_MODELS
 
 TWICE = ProbeConfig(batch_sizes=[1, 3], new_tokens=2, warmup=0, repeats=2)
 ONCE = ProbeConfig(batch_sizes=[1], new_tokens=1, warmup=0, repeats=1)
 PARTS = {"encode_ms", "projector_ms", "prefill_ms", "ttft_ms", "decode_ms_per_token", "samples_per_second", "kv_mb"}
 
 
-@pytest.fixture(scope="module", params=list(FAMILIES))
+@pytest.fixture(scope="module", params=list(TINY_MODELS))
 def loaded(request):
-    return load(FAMILIES[request.param].folder, request.param)
+    return load_tiny(TINY_MODELS[request.param].folder, request.param)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def test_a_pruned_run_stands_beside_the_unpruned_one(loaded, scenes):
     assert set(small["variants"]["vanilla"]) == PARTS
     assert set(small["variants"]["pruned"]) == PARTS | {"llm_selection_ms"}
     sample = scenes[0]
-    image_tokens = loaded.pictures.tokens(sample.images[0])
+    image_tokens = int((loaded.encode([sample])["input_ids"] == loaded.model.config.image_token_id).sum())
     text = loaded.encode([sample])["input_ids"].shape[1] - image_tokens
     shape = nuwa.prune(loaded.model, pruner).adapter.shape
     kept = pruner.schedule(image_tokens, shape.layers).per_layer(shape.layers)
