@@ -120,6 +120,7 @@ def test_the_result_of_an_earlier_version_is_found(tmp_path, monkeypatch):
 def test_the_result_of_an_earlier_protocol_is_named(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(compute_module, "compute", lambda *args: {"status": "done"})
     same = store_earlier(tmp_path / "main" / "same", protocol=0)
+    store_earlier(tmp_path / "main" / "copy")
     store_earlier(tmp_path / "main" / "other", protocol=0, config=EARLIER["config"] | {"seed": 1})
     with caplog.at_level(logging.INFO, "nuwa"):
         folder = run_job(small(tmp_path, "baseline=skip"))
