@@ -108,16 +108,7 @@ def _place_objects(
     return objects, owner
 
 
-def _paint(
-    rng: np.random.Generator,
-    canvas: np.ndarray,
-    background: np.ndarray,
-    owner: np.ndarray,
-    mask: np.ndarray,
-    corner: tuple[int, int],
-    names: tuple[str, str, str],
-    index: int,
-) -> SceneObject:
+def _paint(rng, canvas, background, owner, mask, corner, names: tuple[str, str, str], index: int) -> SceneObject:
     """Fill ``mask`` at ``corner`` (y, x) with a slightly varied colour and describe the object."""
     y, x = corner
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))

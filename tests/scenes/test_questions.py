@@ -1,5 +1,8 @@
 """Questions: every answer agrees with an independent reading of the question against the scene's objects."""
 
+import copy
+from functools import cache
+
 import numpy as np
 import pytest
 
@@ -8,9 +11,17 @@ from nuwa.scenes.scene import COLORS, OBJECT_SIZES, SHAPES, SceneObject, draw_sc
 from nuwa.scenes.scene import Scene as SceneType
 
 
-def scene_and_rng(index):
+@cache
+def drawn(index):
+    """A scene, and the generator as drawing left it."""
     rng = np.random.default_rng([11, index, 7])
     return draw_scene(rng), rng
+
+
+def scene_and_rng(index):
+    """The scene and a copy of its generator: every test asks the same scenes."""
+    scene, rng = drawn(index)
+    return scene, copy.deepcopy(rng)
 
 
 def words_of(phrase):
