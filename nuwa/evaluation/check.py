@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from hydra.experimental.callback import Callback
@@ -33,7 +35,7 @@ class Parts:
 
     pruner: Pruner
     benchmark: Benchmark
-    model: dict
+    model: dict[str, Any]
 
 
 class CheckFirst(Callback):
@@ -44,17 +46,18 @@ class CheckFirst(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: object) -> None:
         """Check the one job."""
-        _stop_if_refused(lambda: (check_outputs(config), check(config), start(config)))
+        _stop_if_refused(config, check_outputs, check, start)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: object) -> None:
         """Check what all points share."""
-        _stop_if_refused(lambda: (check_outputs(config), check_sweep(config), start(config)))
+        _stop_if_refused(config, check_outputs, check_sweep, start)
 
 
-def _stop_if_refused(checks) -> None:
-    """Run ``checks``; Hydra swallows exceptions of callbacks, so a refusal leaves the program here."""
+def _stop_if_refused(config: DictConfig, *checks: Callable[[DictConfig], object]) -> None:
+    """Run ``checks``; Hydra swallows exceptions of callbacks, so a refusal ends the program here."""
     try:
-        checks()
+        for one in checks:
+            one(config)
     except BAD_INPUT as error:
         print_error(error)
         raise SystemExit(1) from error
@@ -132,8 +135,8 @@ def _check_blocking(cfg: DictConfig, depth: int) -> None:
         raise ConfigError(f"blocking.{error}") from error
 
 
-def _build(options: dict, group: str, **provided: object) -> object:
-    """Instantiate a group; a value that its constructor refuses comes back as a ConfigError that names the key."""
+def _build(options: dict[str, Any], group: str, **provided: object) -> Any:
+    """Build a group; if its constructor refuses a value, the ConfigError names the group."""
     try:
         return build(options, **provided)
     except BAD_INPUT as error:
@@ -157,7 +160,7 @@ def _device(cfg: DictConfig, device: str) -> str:
     return f"cuda:{current(cfg).local_rank}"
 
 
-def _adapter(options: dict) -> Family | None:
+def _adapter(options: dict[str, Any]) -> Family | None:
     """What the config.json of a model in a folder tells; None for other models, which must load first."""
     path = options.get("path")
     if path is None or not (path.startswith((PACKAGE, ".", "/", "~")) or Path(path).exists() or path.count("/") != 1):
