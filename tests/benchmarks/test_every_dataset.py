@@ -88,9 +88,7 @@ def test_a_limited_run_that_is_killed_and_resumed(name, launch, tmp_path):
     assert set(result["metrics"]) == set(result["standard_errors"]) and (result["metrics"] or name == "mmvet")
     headline = next(iter(result["metrics"]), None)
     assert headline == HEADLINES.get(name, headline)
-    assert {len(row["kept"]) for row in rows} == (
-        {1, 2, 3} if name == "mmmu_val" else {1, 2} if name == "seedbench" else {1}
-    )
+    assert {len(row["kept"]) for row in rows} == PICTURES.get(name, {1})
 
     ends = [i + 1 for i, byte in enumerate(content) if byte == ord("\n")]
     (folder / RESULT).unlink()
