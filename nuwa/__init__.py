@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from nuwa import pruners
-from nuwa.pruners.catalogue import find_method
+from nuwa.pruners.catalogue import make_method
 from nuwa.pruning.budget import Budget
 
 if TYPE_CHECKING:
@@ -34,9 +34,8 @@ def load_pruner(name: str, budget: float | Budget | None = None, **options: Any)
     Raises:
         ValueError: an unknown method or an impossible option.
     """
-    kind, defaults = find_method(name)
     spent = budget if isinstance(budget, Budget) else Budget(average=budget)
-    return kind(budget=spent, **(defaults | options))
+    return make_method(name, budget=spent, **options)
 
 
 def prune(model: nn.Module, pruner: pruners.Pruner, position: str = "native", **options: Any) -> PruningSession:
