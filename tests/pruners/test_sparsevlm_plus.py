@@ -21,7 +21,7 @@ def contexts(attention, kernel):
     before = prompt(BEFORE, IMAGE, AFTER, hidden=hidden, layer=1)
     before.attention = lambda query: attention[:, :, query]
     before.rotary_kernel = lambda query: kernel[:, query]
-    return prompt(BEFORE, IMAGE, AFTER, hidden=hidden, layer=2, previous=before, first=first), hidden
+    return prompt(BEFORE, IMAGE, AFTER, hidden=hidden, layer=2, earlier={"previous": before, "first": first}), hidden
 
 
 def wanted(attention, kernel, hidden, keep, heads, correct):

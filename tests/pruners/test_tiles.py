@@ -10,8 +10,8 @@ from transformers import LlavaConfig, LlavaForConditionalGeneration
 import nuwa
 from nuwa.models import adapter_for
 from nuwa.pruners.divprune import max_min
-from nuwa.pruners.tiles import by_crop, even_shares
 from nuwa.pruning.budget import Budget
+from nuwa.pruning.tiling import crops_of_image, even_shares
 
 NEXT = FAMILIES["llava_next"]
 SIDE, SQUARE = 4, 2
@@ -26,7 +26,7 @@ def test_crops_against_brute_force(size):
     for token, row in enumerate(source_of(size)):
         if row >= 0:
             seen.setdefault(row // 576, []).append((row % 576 // 24, row % 24, token))
-    pieces = by_crop(layout)
+    pieces = crops_of_image(layout)
     assert len(pieces) == len(seen)
     for piece, crop in zip(pieces, sorted(seen), strict=True):
         rows, columns, tokens = zip(*sorted(seen[crop]), strict=True)
@@ -163,7 +163,7 @@ def test_interpolated_tiles_stay_stitched():
     adapter = adapter_for(family.model())
     features = [torch.zeros(len(family.cells(0)), 1)]
     (layout,) = adapter.layouts(features, arguments)
-    assert by_crop(layout) == layout.views
+    assert crops_of_image(layout) == layout.views
 
 
 @pytest.mark.parametrize(("name", "key"), [("visionzip", "each or stitched"), ("divprune", "joint or stitched")])
