@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import functools
 
-import torch
 from torch import Tensor
 
+from nuwa.engine.decisions import check_counts, with_text
 from nuwa.engine.newlines import close_rows
 from nuwa.engine.state import Step, rotary_embeddings
 from nuwa.models.base import Adapter
-from nuwa.pruners.base import LLMContext, LLMDecision, Pruner
+from nuwa.pruners.base import LLMContext, Pruner
 from nuwa.pruning.masks import gather_tokens
 from nuwa.pruning.scores import llm_attention_rows, llm_keys, rotary_kernel
 from nuwa.pruning.segments import Segment, next_segment
@@ -56,9 +56,9 @@ def prune_at(
     layer, prompt = context.layer, step.state.prompt
     decision = step.images.recall(context, step.input_ids, segment)
     if decision is None:
-        decision = pruner.prune_llm(context, step.stages[layer].to(segment.image.device))
-        if torch.is_tensor(decision):
-            decision = LLMDecision(decision)
+        planned = step.stages[layer]
+        decision = with_text(pruner, context, pruner.prune_llm(context, planned.to(segment.image.device)))
+        check_counts(pruner, context, decision.keep, planned)
         decision = close_rows(prompt, segment, decision)
         step.images.remember(layer, step.input_ids, segment, decision)
     narrower, rows = next_segment(prompt, segment, decision.keep, layer, strategy, decision.order)

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nuwa.engine.decisions import kept_cells
 from nuwa.models.base import Adapter, Recording
-from nuwa.pruners.base import Pruner, VisionContext, VisionDecision
+from nuwa.pruners.base import Pruner, VisionContext
 from nuwa.pruning.budget import BudgetError, ModelShape, Schedule
 from nuwa.pruning.layout import Grid, ImageLayout, VisionView
 from nuwa.pruning.segments import ImagePlan
@@ -97,17 +98,17 @@ def plan_images(
             looks += _looks(pruner, recording, image, plans[-1], images[image].device, encoded)
     kept: dict[tuple[int, int], Tensor] = {}
     for group in _groups(looks):
-        decision = _decide(pruner, adapter, plans, group, questions)
+        context = _context(pruner, adapter, plans, group, questions)
+        decision = pruner.prune_vision(context, group[0].keep)
+        every = kept_cells(pruner, context, decision, group[0].keep)
         projected = None if decision.features is None else adapter.project(decision.features)
-        for row, look in enumerate(group):
-            count = decision.keep.shape[1] if decision.counts is None else int(decision.counts[row])
-            cells = decision.keep[row, :count]
+        for row, (look, cells) in enumerate(zip(group, every, strict=True)):
             kept[look.image, look.number] = pruner.tiling.close_rows(look.view, cells)
             plans[look.image].extras |= {
                 _numbered(name, look): _by_cell(values[row], cells, look) for name, values in decision.extras.items()
             }
             if projected is not None:
-                images[look.image] = _replaced(images[look.image], look.view, cells, projected[row, :count])
+                images[look.image] = _replaced(images[look.image], look.view, cells, projected[row, : len(cells)])
     for image in {look.image for look in looks}:
         plans[image].keep = pruner.tiling.concat_views([kept[key] for key in sorted(kept) if key[0] == image])
     return plans
@@ -115,8 +116,8 @@ def plan_images(
 
 def _replaced(image: Tensor, view: VisionView, cells: Tensor, new: Tensor) -> Tensor:
     """Projected features (n_tokens, H) of an image with ``new`` ones (K, H) for cells (K,) of a view."""
-    tokens = view.tokens.to(cells.device)[cells]
-    return image.index_copy(0, tokens[tokens >= 0], new.to(image)[tokens >= 0])
+    tokens = view.tokens[cells]
+    return image.index_copy(0, tokens[tokens >= 0].to(image.device), new.to(image)[(tokens >= 0).to(image.device)])
 
 
 def _numbered(name: str, look: Look) -> str:
@@ -129,7 +130,7 @@ def _by_cell(values: Tensor, cells: Tensor, look: Look) -> Tensor:
     whole = look.view.grid[0] * look.view.grid[1]
     if look.of == 1 or len(values) == whole:
         return values
-    return values.new_zeros(whole).index_copy(0, cells, values[: len(cells)])
+    return values.new_zeros(whole).index_copy(0, cells.to(values.device), values[: len(cells)])
 
 
 def _looks(
@@ -159,14 +160,14 @@ def _groups(looks: Sequence[Look]) -> list[list[Look]]:
     return list(groups.values())
 
 
-def _decide(
+def _context(
     pruner: Pruner,
     adapter: Adapter,
     plans: Sequence[ImagePlan],
     group: Sequence[Look],
     questions: Sequence[str] | None,
-) -> VisionDecision:
-    context = VisionContext(
+) -> VisionContext:
+    return VisionContext(
         grid=group[0].view.grid,
         features=torch.stack([look.features for look in group]),
         taps={name: torch.stack([look.taps[name] for look in group]) for name in group[0].taps},
@@ -175,4 +176,3 @@ def _decide(
         views=group[0].of,
         questions=None if questions is None else [questions[look.image] for look in group],
     )
-    return pruner.prune_vision(context, group[0].keep)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from transformers import AutoConfig
 
 from nuwa.benchmarks.base import Benchmark
+from nuwa.command import BAD_INPUT, print_error
 from nuwa.config import BUILT, ConfigError, baseline_of, build, is_baseline, typed
 from nuwa.engine.blocking import SOURCES, layer_range
 from nuwa.evaluation.processes import check_sweep, current, is_shared, start
@@ -26,9 +26,6 @@ from nuwa.pruners.base import Pruner
 from nuwa.pruning.budget import Budget
 from nuwa.pruning.positions import STRATEGIES
 from nuwa.schema import Accelerator
-
-BAD_INPUT = (ValueError, OSError)
-"""What the checks below raise; their messages are written for the person who typed the command."""
 
 
 @dataclass
@@ -60,10 +57,7 @@ def _stop_if_refused(checks) -> None:
     try:
         checks()
     except BAD_INPUT as error:
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
-            sys.excepthook(type(error), error, error.__traceback__)
-        else:
-            print(f"error: {error}", file=sys.stderr)
+        print_error(error)
         raise SystemExit(1) from error
 
 

@@ -12,8 +12,9 @@ from typing import Any
 from filelock import FileLock
 from omegaconf import DictConfig, OmegaConf
 
+from nuwa.command import BAD_INPUT
 from nuwa.config import baseline_of, is_baseline, run_key
-from nuwa.evaluation.check import BAD_INPUT, check, check_outputs, normalised
+from nuwa.evaluation.check import check, check_outputs, normalised
 from nuwa.evaluation.journal import JournalError
 from nuwa.evaluation.processes import ProcessError, Processes, check_processes, meet
 from nuwa.evaluation.result import RESULT, read_result, write_result

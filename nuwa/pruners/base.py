@@ -109,6 +109,11 @@ class Pruner:
         return Tiling()
 
     @property
+    def counts_by_itself(self) -> bool:
+        """Whether an image or its shape decides how many tokens stay: the engine then does not count them."""
+        return False
+
+    @property
     def prunes_vision(self) -> bool:
         """Whether ``prune_vision`` is to be called."""
         return type(self).prune_vision is not Pruner.prune_vision
@@ -160,10 +165,11 @@ class Pruner:
         raise NotImplementedError
 
     def prune_llm(self, context: LLMContext, keep: Tensor) -> Tensor | LLMDecision:
-        """Keep ``keep`` (B, I) visual tokens of each image on entry of a layer: (B, L) bool, True on all text.
+        """Keep ``keep`` (B, I) visual tokens of each image on entry of a layer: (B, L) bool.
 
-        A method that also makes new states returns an `LLMDecision`. Called at the layers that ``schedule`` names, in
-        order. I is the largest number of images in a row.
+        Visual tokens only: the engine keeps the text and what follows a token. A method that also makes new states
+        returns an `LLMDecision`. Called at the layers that ``schedule`` names, in order. I is the largest number of
+        images in a row.
         """
         raise NotImplementedError
 

@@ -127,7 +127,7 @@ class CDPruner(TileByTile):
     def prune_llm(self, context: LLMContext, keep: Tensor) -> Tensor:
         """On entry of layer 0, where visual tokens are projected features and text tokens embeddings."""
         relevance = text_relevance(context.hidden, context.question)
-        kept = context.text.clone()
+        kept = torch.zeros_like(context.valid)
         for row, ordinal, visual in context.each_image():
             if count := min(int(keep[row, ordinal]), len(visual)):
                 chosen = greedy_map(context.hidden[row, visual], unit_range(relevance[row, visual]), count)

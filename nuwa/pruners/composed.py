@@ -76,6 +76,10 @@ class Composed(Pruner):
     def tiling(self) -> Tiling:
         return replace(self._before, budget=self.budget).tiling  # without a budget all see whole views
 
+    @property
+    def counts_by_itself(self) -> bool:
+        return self._before.counts_by_itself or self._inside.counts_by_itself
+
     def _share(self, n_tokens: int) -> tuple[Pruner, Pruner, int]:
         """Both parts with their budgets, and how many tokens enter the LLM."""
         target = self.budget.tokens(n_tokens)

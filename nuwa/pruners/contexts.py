@@ -175,8 +175,8 @@ class LLMContext:
                 yield row, ordinal, (self.image[row] == ordinal).nonzero()[:, 0]
 
     def top_k(self, score: Tensor, keep: Tensor) -> Tensor:
-        """Keep each image's best ``keep`` (B, I) visual tokens: scores (B, L) -> (B, L) bool, True on all text."""
-        return self.text | top_of_each_image(score, self.image, keep)
+        """Keep each image's best ``keep`` (B, I) visual tokens: scores (B, L) -> (B, L) bool."""
+        return top_of_each_image(score, self.image, keep)
 
     def last_attention(self, **options: object) -> Tensor:
         """Attention of the last token in this layer, mean over heads: (B, L). ``options`` as of ``attention``."""
@@ -199,9 +199,9 @@ class LLMContext:
 class LLMDecision:
     """Which tokens stay on entry of a layer, and what new states some of them have.
 
-    ``keep`` (B, L) bool, True on all text. ``hidden`` (B, L, D): the states to go on with instead of the layer's input,
-    or None; a merged token takes the slot (and the place in the image) of a dropped one. ``order`` (B, L) long: sort
-    key of the tokens of a row, non-negative; None: as they stand.
+    ``keep`` (B, L) bool: the visual tokens that stay; what it says of text is not read. ``hidden`` (B, L, D): the
+    states to go on with instead of the layer's input, or None; a merged token takes the slot (and the place in the
+    image) of a dropped one. ``order`` (B, L) long: sort key of the tokens of a row, non-negative; None: as they stand.
     """
 
     keep: Tensor

@@ -86,7 +86,7 @@ class Dart(LLMPruner):
     def prune_llm(self, context: LLMContext, keep: Tensor) -> Tensor:
         norm = context.previous.keys().float().norm(p=1, dim=-1)
         states = context.final_norm(context.hidden)
-        kept = context.text.clone()
+        kept = torch.zeros_like(context.valid)
         for row, ordinal, visual in context.each_image():
             count = min(int(keep[row, ordinal]), len(visual))
             own = _largest(norm[row], visual, min(self.visual_pivots, count))

@@ -72,6 +72,8 @@ def cell_centres(grid: Grid, size: Grid) -> Tensor:
 class GridPruner(Pruner):
     """Base of methods that make a smaller grid of near-square shape."""
 
+    counts_by_itself: ClassVar[bool] = True
+
     def reachable_counts(self, count: float, n_tokens: int) -> list[int]:
         return nearest_counts(count, n_tokens)
 

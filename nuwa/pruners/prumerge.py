@@ -127,6 +127,10 @@ class PruMerge(TileByTile):
     def tiling(self) -> Tiling:
         return CropByCrop(self.concat_tiles) if self.adaptive else super().tiling
 
+    @property
+    def counts_by_itself(self) -> bool:
+        return self.adaptive
+
     def schedule(self, n_tokens: int, layers: int) -> Schedule:
         """One count; under ``adaptive`` an upper bound.
 

@@ -183,6 +183,10 @@ class SparseVLM(Pruner):
         counts="authors' lists, scaled to the average; as they are by `counting=authors`",
     )
 
+    @property
+    def counts_by_itself(self) -> bool:
+        return self.adaptive
+
     def schedule(self, n_tokens: int, layers: int) -> Schedule:
         """Counts of the three stages; under ``adaptive`` upper bounds.
 
@@ -204,7 +208,7 @@ class SparseVLM(Pruner):
         _, rows, weight = ratings(context)
         rows = rows.mean(1)
         score = (weight[:, None] @ rows)[:, 0]
-        kept, hidden = context.text.clone(), context.hidden.clone()
+        kept, hidden = torch.zeros_like(context.valid), context.hidden.clone()
         order = torch.arange(kept.shape[1], device=kept.device).repeat(len(kept), 1)
         for row, ordinal, mine in context.each_image():
             total = int(keep[row, ordinal])

@@ -121,6 +121,7 @@ class Fixed(Pruner):
     layers: tuple[int, ...] = ()
 
     name: ClassVar[str] = "fixed"
+    counts_by_itself: ClassVar[bool] = True
 
     def schedule(self, n_tokens: int, layers: int) -> Schedule:
         counts = [len(kept_tokens(n_tokens, self.stride, i + 1)) for i in range(len(self.layers) + 1)]

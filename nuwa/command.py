@@ -1,0 +1,84 @@
+"""Command lines: one decorator parses the arguments and turns bad input into one line instead of a traceback."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from argparse import ArgumentError, ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any, NamedTuple
+
+BAD_INPUT: tuple[type[Exception], ...] = (ValueError, OSError)
+"""What is raised for bad input; the messages are written for the person who typed the command."""
+
+
+class Argument(NamedTuple):
+    """Names and settings of one argument, as ``ArgumentParser.add_argument`` takes them."""
+
+    names: tuple[str, ...]
+    settings: dict[str, Any]
+
+
+def argument(*names: str, **settings: Any) -> Argument:
+    """An argument of a `command`: ``argument("--limit", type=int, help="how many")``."""
+    return Argument(names, settings)
+
+
+def command(
+    description: str, *arguments: Argument, also: tuple[type[Exception], ...] = ()
+) -> Callable[[Callable[[Namespace], int | None]], Callable[[Sequence[str] | None], int]]:
+    """Make a function of parsed arguments a ``main(arguments=None)`` that returns an exit status.
+
+    The status is what the function returns (None counts as 0), or 1 after `BAD_INPUT` or an error of ``also``, which
+    becomes ``error: ...`` on stderr. An `argparse.ArgumentError` prints the usage and exits with 2. A reader that
+    closes the pipe early ends the command without a word.
+
+    >>> @command("Double a number.", argument("number", type=int))
+    ... def main(options):
+    ...     print(2 * options.number)
+    >>> main(["21"])
+    42
+    0
+    """
+
+    def decorate(function: Callable[[Namespace], int | None]) -> Callable[[Sequence[str] | None], int]:
+        @wraps(function)
+        def main(given: Sequence[str] | None = None) -> int:
+            parser = ArgumentParser(
+                _program(function), description=description, formatter_class=RawDescriptionHelpFormatter
+            )
+            for names, settings in arguments:
+                parser.add_argument(*names, **settings)
+            options = parser.parse_args(given)
+            try:
+                status = function(options)
+                sys.stdout.flush()
+            except ArgumentError as error:
+                parser.error(str(error))
+            except BrokenPipeError:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush when Python ends
+                return 1
+            except BAD_INPUT + also as error:
+                print_error(error)
+                return 1
+            return status or 0
+
+        return main
+
+    return decorate
+
+
+def print_error(error: Exception) -> None:
+    """One line on stderr; with ``HYDRA_FULL_ERROR=1`` the traceback."""
+    if os.environ.get("HYDRA_FULL_ERROR") == "1":
+        traceback.print_exception(error)
+    else:
+        print(f"error: {error}", file=sys.stderr)
+
+
+def _program(function: Callable) -> str | None:
+    """``python -m <module>``; None, argparse's own choice, for a script."""
+    spec = sys.modules[function.__module__].__spec__
+    return None if spec is None else f"python -m {spec.name.removesuffix('.__main__')}"

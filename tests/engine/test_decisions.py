@@ -1,0 +1,147 @@
+"""A method's mistakes raise by name, and a mask needs to name visual tokens only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+import torch
+from helpers.families import FAMILIES
+from helpers.family import run
+from helpers.support import Merging
+
+import nuwa
+from nuwa.engine.decisions import DecisionError
+from nuwa.pruners.base import LLMDecision, Pruner, VisionDecision
+from nuwa.pruning.budget import Schedule
+
+LLAVA = FAMILIES["llava"]
+
+
+@dataclass
+class Answers(Pruner):
+    """Plans ``counts`` of 64 tokens before the LLM and on entry of layer 2, and answers what it is told to."""
+
+    vision: object = None
+    llm: object = None
+    counts: tuple[int, int] = (16, 8)
+
+    name: ClassVar[str] = "answers"
+
+    @property
+    def prunes_vision(self):
+        return self.vision is not None
+
+    def schedule(self, n_tokens, layers):
+        before, inside = self.counts
+        return Schedule(before if self.vision else n_tokens, ((2, inside),) if self.llm else ())
+
+    def prune_vision(self, context, keep):
+        return VisionDecision(**self.vision(context, keep))
+
+    def prune_llm(self, context, keep):
+        return self.llm(context, keep)
+
+
+def first(context, count):
+    """The first ``count`` visual tokens of each image, text not among them."""
+    mask = torch.zeros_like(context.valid)
+    for row, _, mine in context.each_image():
+        mask[row, mine[:count]] = True
+    return mask
+
+
+def indices(*kept):
+    return lambda context, keep: {"keep": torch.tensor([kept] * len(context.ids))}
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (indices(*[3] * 16), "vision stage, image .*: index 3 appears 16 times"),
+        (indices(*range(15), 64), "vision stage, image .*: index 64 of 64 visual tokens"),
+        (indices(*range(15), -1), "vision stage, image .*: index -1 of 64 visual tokens"),
+        (indices(*range(40)), "vision stage, image .*: kept 40 of 64 visual tokens where 16 were planned"),
+        (lambda c, k: {"keep": torch.arange(16)}, r"keep is \(16,\) torch.int64, not \(1, 16\) torch.int64"),
+        (lambda c, k: {"keep": torch.ones(1, 64, dtype=torch.bool)}, r"keep is \(1, 64\) torch.bool, not \(1, 16\)"),
+        (lambda c, k: {"keep": torch.arange(32).view(2, 16)}, r"keep is \(2, 16\) torch.int64, not \(1, 16\)"),
+        (
+            lambda c, k: {"keep": torch.arange(16)[None], "features": c.features[:, :9]},
+            r"features are \(1, 9, 32\), but keep is \(1, 16\)",
+        ),
+        (
+            lambda c, k: {"keep": torch.arange(16)[None], "counts": torch.tensor([7])},
+            "kept 7 of 64 visual tokens where 16 were planned",
+        ),
+    ],
+)
+def test_mistakes_before_the_llm(answer, message):
+    with pytest.raises(DecisionError, match=f"pruner answers.*{message}"):
+        run(LLAVA.model(), LLAVA.inputs("first"), Answers(answer))
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda c, k: first(c, 40), "image .*: kept 40 of 64 visual tokens where 8 were planned"),
+        (lambda c, k: c.text, "image .*: kept 0 of 64 visual tokens where 8 were planned"),
+        (lambda c, k: first(c, 8).long(), "keep is .* torch.int64, not .* torch.bool"),
+        (lambda c, k: first(c, 8)[:, 1:], r"keep is \(2, \d+\) torch.bool, not"),
+        (lambda c, k: LLMDecision(first(c, 8), hidden=c.hidden[:, :9]), r"hidden is \(2, 9, 48\), not"),
+        (lambda c, k: LLMDecision(first(c, 8), order=c.token[:, 1:]), "order is"),
+    ],
+)
+def test_mistakes_inside_the_llm(answer, message):
+    with pytest.raises(DecisionError, match=f"pruner answers, layer 2.*{message}"):
+        run(LLAVA.model(), LLAVA.inputs("middle", "two"), Answers(llm=answer))
+
+
+def test_the_image_is_named():
+    def second_wrong(context, keep):
+        mask = first(context, 8)
+        mask[1, (context.image[1] == 1).nonzero()[8]] = True
+        return mask
+
+    with nuwa.prune(LLAVA.model(), Answers(llm=second_wrong)) as session:
+        session.image_ids = ["one", "two", "three"]
+        with pytest.raises(DecisionError, match="image three: kept 9 of 64"):
+            session.adapter.model(**LLAVA.inputs("middle", "two"))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_mask_of_visual_tokens_only_is_as_one_with_text(family):
+    """Nor can a method let padding in."""
+    family = FAMILIES[family]
+    inputs = family.inputs("middle", "last")
+    without = run(family.model(), inputs, Answers(llm=lambda c, k: first(c, 8)))
+    assert torch.equal(without, run(family.model(), inputs, Answers(llm=lambda c, k: first(c, 8) | c.text)))
+    assert torch.equal(without, run(family.model(), inputs, Answers(llm=lambda c, k: first(c, 8) | ~c.valid)))
+
+
+def test_a_merging_method_need_not_name_text():
+    model, inputs = LLAVA.model(), LLAVA.inputs("middle", "two")
+    pruner, decide = Merging((2,)), Merging((2,)).prune_llm
+
+    def without_text(context, keep):
+        decision = decide(context, keep)
+        return LLMDecision(decision.keep & (context.image >= 0), decision.hidden, decision.order)
+
+    expected = run(model, inputs, pruner)
+    pruner.prune_llm = without_text
+    assert torch.equal(expected, run(model, inputs, pruner))
+
+
+def test_a_method_may_count_by_itself():
+    model, inputs, kept = LLAVA.model(), LLAVA.inputs("first"), Answers(indices(*range(40)), lambda c, k: first(c, 5))
+    kept.counts_by_itself = True
+    with torch.no_grad(), nuwa.prune(model, kept) as session:
+        model(**inputs)
+    assert session.report().tokens_per_layer == [40, 40, 5, 5, 5, 5]
+
+
+def test_an_image_with_less_left_than_planned_keeps_all_of_it():
+    few = Answers(indices(*range(4)), lambda c, k: first(c, 8), counts=(4, 8))
+    with torch.no_grad(), nuwa.prune(LLAVA.model(), few) as session:
+        session.adapter.model(**LLAVA.inputs("first"))
+    assert session.report().tokens_per_layer == [4] * 6
