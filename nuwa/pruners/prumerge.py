@@ -142,11 +142,11 @@ class PruMerge(TileByTile):
         return super().schedule(n_tokens, layers)
 
     def prune_vision(self, context: VisionContext, keep: int) -> VisionDecision:
-        query, keys = context.taps["query"], context.taps["keys"]
         images, n_tokens = context.features.shape[:2]
         if keep == n_tokens and not self.adaptive:
             return VisionDecision(torch.arange(keep, device=context.features.device).expand(images, -1))
-        attention = one_head_attention(query, keys)
+        keys = context.taps["keys"]
+        attention = one_head_attention(context.taps["query"], keys)
         parts = [self._merge(*image, keep) for image in zip(context.features, keys[:, 1:], attention, strict=True)]
         counts = torch.tensor([len(index) for index, _ in parts])
         index, features = (pad_sequence(list(part), batch_first=True) for part in zip(*parts, strict=True))

@@ -77,8 +77,7 @@ def test_fastv_reads_the_last_token_one_layer_before():
     kept = FastV().prune_llm(context, torch.tensor([[2, 4]]))[0]
     score = rows.mean(1)[0]
     first, second = 2 + score[2:8].topk(2).indices, 11 + score[11:18].topk(4).indices
-    expected = {0, 1, 8, 9, 10, 18, 19, *first.tolist(), *second.tolist()}
-    assert set(kept.nonzero()[:, 0].tolist()) == expected
+    assert set(kept.nonzero()[:, 0].tolist()) == {*first.tolist(), *second.tolist()}
 
 
 def test_random_depends_on_seed_and_id_only():

@@ -108,7 +108,7 @@ def test_release_stage2(name, run):
     count, start, original = params["n_visual"], params["visual_start"], params["original_visual"]
     context = after(prompt(start, count, params["num_text_after"], rows=case.inputs[f"last_row_{count}"]))
     kept = NuwaRelease().prune_llm(context, torch.tensor([[params["keep"]]]))[0]
-    index = kept.nonzero()[:, 0]
+    index = (kept | context.text[0]).nonzero()[:, 0]
     case.check(run, keep_sequence_indices=index, kept_local=kept[start : start + count].nonzero()[:, 0])
 
     whole = torch.arange(start + original + params["num_text_after"])
@@ -180,6 +180,6 @@ def test_fastv(name, run):
     case.check(
         run,
         score=context.previous.last_attention()[0, start : start + count],
-        keep_sequence_indices=kept.nonzero()[:, 0],
+        keep_sequence_indices=(kept | context.text[0]).nonzero()[:, 0],
         kept_visual=kept[start : start + count].nonzero()[:, 0],
     )

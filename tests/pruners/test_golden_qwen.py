@@ -61,7 +61,6 @@ def test_stage2(name, run):
     case.check(run, score=last_tokens_attention(context)[0, span])
     kept = released(0.5).prune_llm(later, torch.tensor([[params["keep"]]]))
     case.check(run, kept_local=kept[0, span].nonzero()[:, 0])
-    assert kept[0, : span.start].all() and kept[0, span.stop :].all()
 
 
 @pytest.mark.parametrize(
