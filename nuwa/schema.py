@@ -48,7 +48,7 @@ class GenerationConfig:
 
 @dataclass
 class ProbeConfig:
-    """conf/probe: what is measured besides the answers."""
+    """conf/probe: what is measured besides the answers (`nuwa.evaluation.speed`)."""
 
     memory: bool = False
     speed: bool = False

@@ -13,7 +13,7 @@ from torch import Tensor
 from nuwa.engine.decisions import check_counts, with_text
 from nuwa.engine.newlines import close_rows
 from nuwa.engine.state import Step, rotary_embeddings
-from nuwa.models.base import Adapter
+from nuwa.models.base import Family
 from nuwa.pruners.base import LLMContext, Pruner
 from nuwa.pruning.masks import gather_tokens
 from nuwa.pruning.scores import llm_attention_rows, llm_keys, rotary_kernel
@@ -21,7 +21,7 @@ from nuwa.pruning.segments import Segment, next_segment
 
 
 def look_at(
-    adapter: Adapter, step: Step, layer: int, hidden: Tensor, segment: Segment, rotary: tuple[Tensor, Tensor]
+    adapter: Family, step: Step, layer: int, hidden: Tensor, segment: Segment, rotary: tuple[Tensor, Tensor]
 ) -> LLMContext:
     """What a method may see of the input ``hidden`` (B, L, D) of a layer and its ``rotary`` embeddings.
 
@@ -40,8 +40,8 @@ def look_at(
         token=segment.token,
         valid=segment.valid,
         ids=[[plan.id for plan in row] for row in prompt.rows],
-        attention=functools.partial(llm_attention_rows, module, hidden, rotary, segment.valid),
-        keys=functools.partial(llm_keys, module, hidden, rotary),
+        attention=functools.partial(llm_attention_rows, adapter.queries_keys, module, hidden, rotary, segment.valid),
+        keys=functools.partial(llm_keys, adapter.queries_keys, module, hidden, rotary),
         rotary_kernel=functools.partial(rotary_kernel, rotary),
         final_norm=adapter.final_norm,
         layouts=[[plan.layout for plan in row] for row in prompt.rows],

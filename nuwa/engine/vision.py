@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from nuwa.engine.decisions import kept_cells
-from nuwa.models.base import Adapter, Recording
+from nuwa.models.base import Family
+from nuwa.models.towers import Recording
 from nuwa.pruners.base import Pruner, VisionContext
 from nuwa.pruning.budget import BudgetError, ModelShape, Schedule
 from nuwa.pruning.layout import Grid, ImageLayout, VisionView
@@ -73,7 +74,7 @@ def schedule_for(pruner: Pruner, n_tokens: int, shape: ModelShape) -> tuple[Sche
 
 def plan_images(
     pruner: Pruner,
-    adapter: Adapter,
+    adapter: Family,
     images: list[Tensor],
     layouts: Sequence[ImageLayout],
     ids: Sequence[str],
@@ -162,7 +163,7 @@ def _groups(looks: Sequence[Look]) -> list[list[Look]]:
 
 def _context(
     pruner: Pruner,
-    adapter: Adapter,
+    adapter: Family,
     plans: Sequence[ImagePlan],
     group: Sequence[Look],
     questions: Sequence[str] | None,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 import torch
 from hydra.experimental.callback import Callback
@@ -19,8 +20,8 @@ from nuwa.config import BUILT, ConfigError, baseline_of, build, is_baseline, typ
 from nuwa.engine.blocking import SOURCES, layer_range
 from nuwa.evaluation.processes import check_sweep, current, is_shared, start
 from nuwa.files import PACKAGE
-from nuwa.models import ADAPTERS
-from nuwa.models.base import Adapter
+from nuwa.models import family_names, family_of
+from nuwa.models.base import Family
 from nuwa.models.checkpoint import check_folder, find_folder
 from nuwa.pruners.base import Pruner
 from nuwa.pruning.budget import Budget
@@ -34,7 +35,7 @@ class Parts:
 
     pruner: Pruner
     benchmark: Benchmark
-    model: dict
+    model: dict[str, Any]
 
 
 class CheckFirst(Callback):
@@ -45,17 +46,18 @@ class CheckFirst(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: object) -> None:
         """Check the one job."""
-        _stop_if_refused(lambda: (check_outputs(config), check(config), start(config)))
+        _stop_if_refused(config, check_outputs, check, start)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: object) -> None:
         """Check what all points share."""
-        _stop_if_refused(lambda: (check_outputs(config), check_sweep(config), start(config)))
+        _stop_if_refused(config, check_outputs, check_sweep, start)
 
 
-def _stop_if_refused(checks) -> None:
-    """Run ``checks``; Hydra swallows exceptions of callbacks, so a refusal leaves the program here."""
+def _stop_if_refused(config: DictConfig, *checks: Callable[[DictConfig], object]) -> None:
+    """Run ``checks``; Hydra swallows exceptions of callbacks, so a refusal ends the program here."""
     try:
-        checks()
+        for one in checks:
+            one(config)
     except BAD_INPUT as error:
         print_error(error)
         raise SystemExit(1) from error
@@ -133,8 +135,8 @@ def _check_blocking(cfg: DictConfig, depth: int) -> None:
         raise ConfigError(f"blocking.{error}") from error
 
 
-def _build(options: dict, group: str, **provided: object) -> object:
-    """Instantiate a group; a value that its constructor refuses comes back as a ConfigError that names the key."""
+def _build(options: dict[str, Any], group: str, **provided: object) -> Any:
+    """Build a group; if its constructor refuses a value, the ConfigError names the group."""
     try:
         return build(options, **provided)
     except BAD_INPUT as error:
@@ -158,12 +160,12 @@ def _device(cfg: DictConfig, device: str) -> str:
     return f"cuda:{current(cfg).local_rank}"
 
 
-def _adapter(options: dict) -> Adapter | None:
+def _adapter(options: dict[str, Any]) -> Family | None:
     """What the config.json of a model in a folder tells; None for other models, which must load first."""
     path = options.get("path")
     if path is None or not (path.startswith((PACKAGE, ".", "/", "~")) or Path(path).exists() or path.count("/") != 1):
         return None
     folder = find_folder(path)
-    check_folder(folder, tuple(ADAPTERS), options.get("family"))
+    check_folder(folder, family_names(), options.get("family"))
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    return ADAPTERS[config.model_type](SimpleNamespace(config=config))  # its shape and its tower need no weights
+    return family_of(config)

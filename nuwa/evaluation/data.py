@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -39,6 +40,7 @@ class Done:
 
 
 Item = Sample | Failure | Done
+Encode = Callable[[Sequence[Sample]], dict[str, torch.Tensor]]
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,7 @@ class EvaluationData(lightning.LightningDataModule):
         record: bool,
         rank: int = 0,
         size: int = 1,
-        encode: Callable[[Sequence[Sample]], dict[str, torch.Tensor]] | None = None,
+        encode: Encode | None = None,
         ahead: int = 0,
     ):
         super().__init__()
@@ -152,19 +154,20 @@ class EvaluationData(lightning.LightningDataModule):
         """Batches of samples; pictures are read ahead by ``workers`` processes."""
         loader = DataLoader(self.samples, batch_size=None, num_workers=self.workers, collate_fn=_as_is)
         batches = TaskBatches(loader, self.batch_size, self.record, self.rank, self.size)
-        return batches if self.encode is None else Prefetched(batches, self._encoded, self.ahead)
-
-    def _encoded(self, batch: Batch) -> Batch:
-        """With the tensors of its samples; without, if one of them cannot be put, which answering will find again."""
-        try:
-            return replace(batch, inputs=self.encode(batch.samples) if batch.samples else None)
-        except (PromptError, SampleError):
-            return batch
+        return batches if self.encode is None else Prefetched(batches, partial(_encoded, self.encode), self.ahead)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Samples are pictures and text; `LoadedModel.encode` moves their tensors."""
         return batch
 
 
-def _as_is(item: Item) -> Item:
+def _encoded(encode: Encode, batch: Batch) -> Batch:
+    """The batch with the tensors of its samples; as it was if one cannot be used, which answering will find again."""
+    try:
+        return replace(batch, inputs=encode(batch.samples) if batch.samples else None)
+    except (PromptError, SampleError):
+        return batch
+
+
+def _as_is(item: Any) -> Any:
     return item

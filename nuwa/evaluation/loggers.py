@@ -15,14 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from nuwa.evaluation.cells import CELL_COLUMNS, cells_of
+from nuwa.config import plain
 from nuwa.evaluation.journal import JOURNAL, Row
-from nuwa.pictures.drawing import FOLDER
+from nuwa.evaluation.runs import Run
+from nuwa.evaluation.scores import scores_of
+from nuwa.pictures.drawing import PICTURE_FOLDER
 from nuwa.schema import LoggerKind
 
-COLUMNS = ("id", "task", "prompt", "target", "prediction", "scores", "kept", "status", "reason")
+_COLUMNS = ("id", "task", "prompt", "target", "prediction", "scores", "kept", "status", "reason")
 START_SECONDS = 30
 """How long a W&B server may take to answer before a run goes on offline."""
 STAGING = "WANDB_DATA_DIR"
@@ -132,7 +134,7 @@ def log_result(
     """Config and metrics; on W&B also the cells, the predictions (a table and an artifact) and the run's pictures."""
     if logger is None:
         return
-    config = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
+    config = plain(cfg)
     with unharmed("the result was not logged"):
         logger.log_hyperparams(config | {"environment": result["environment"], "run_key": result["run_key"]})
         logger.log_metrics(flat_summary(result))
@@ -143,17 +145,18 @@ def log_result(
 def _log_media(run: Any, cfg: DictConfig, result: dict[str, Any], rows: Sequence[Row], folder: Path) -> None:
     import wandb
 
-    cut = [[_cell(row.get(column)) for column in COLUMNS] for row in rows[: cfg.logger.table_rows]]
-    media = {
-        "cells": wandb.Table(list(CELL_COLUMNS), [list(cell.values()) for cell in cells_of(result)]),
-        "predictions": wandb.Table(list(COLUMNS), cut),
+    cut = [[_cell(row.get(column)) for column in _COLUMNS] for row in rows[: cfg.logger.table_rows]]
+    records = [score.record for score in scores_of(Run.of(result))]
+    media: dict[str, Any] = {
+        "cells": wandb.Table(list(records[0]), [list(record.values()) for record in records]),
+        "predictions": wandb.Table(list(_COLUMNS), cut),
     }
-    drawn = sorted((folder / FOLDER).glob("*.png"))[: cfg.callbacks.pictures]
+    drawn = sorted((folder / PICTURE_FOLDER).glob("*.png"))[: cfg.callbacks.pictures]
     if drawn:
         media["kept_tokens"] = [wandb.Image(str(file), caption=file.stem) for file in drawn]
     run.log(media)
     artifact = wandb.Artifact(f"predictions-{result['run_key']}", "predictions", metadata=flat_summary(result))
-    artifact.add_file(folder / JOURNAL)
+    artifact.add_file(str(folder / JOURNAL))
     run.log_artifact(artifact)
 
 

@@ -5,7 +5,6 @@ Nothing but the two files of a method has to know of it.
 
 from __future__ import annotations
 
-from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -43,20 +42,6 @@ def find_method(name: str) -> tuple[type[Pruner], dict[str, Any]]:
 def method_of_class(kind: str) -> str | None:
     """The name of the method whose class is called ``kind``, None if there is none."""
     return next((name for name in method_names() if _read(name)[0].rpartition(".")[2] == kind), None)
-
-
-def make_method(name: str, **options: Any) -> Pruner:
-    """A method with the options of its config file, some of them changed; ``budget`` and ``seed`` are options as well.
-
-    Raises:
-        ValueError: there is no such method or option, or a value is impossible.
-    """
-    kind, defaults = find_method(name)
-    known = [field.name for field in fields(kind)]
-    for key in options:
-        if key not in known:
-            raise ValueError(f"pruner.{key}: unknown option of {name}; it has {', '.join(known)}")
-    return kind(**(defaults | options))
 
 
 def _read(name: str) -> tuple[str, dict[str, Any]]:

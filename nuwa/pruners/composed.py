@@ -19,7 +19,7 @@ from nuwa.pruners.base import (
     VisionDecision,
     require,
 )
-from nuwa.pruners.catalogue import make_method
+from nuwa.pruners.catalogue import find_method
 from nuwa.pruning.budget import Budget, ModelShape, Schedule
 from nuwa.pruning.layout import Grid
 from nuwa.pruning.tiling import Tiling
@@ -62,7 +62,8 @@ class Composed(Pruner):
     def _part(self, key: str) -> Pruner:
         name = getattr(self, key)
         require(name != self.name, key, "a single method", name)
-        return make_method(name, seed=self.seed)
+        kind, options = find_method(name)
+        return kind(seed=self.seed, **options)
 
     @property
     def taps(self) -> Mapping[str, Tap]:

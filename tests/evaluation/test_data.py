@@ -37,11 +37,8 @@ def batches(done=(), workers=0, record=True):
 
 
 def test_one_task_per_batch_and_failures_alone():
-    assert batches() == [["s0", "s1"], ["s4"], ["s2", "s6"], ["s3", "s5"], ["s7", "s8"], ["s9"]] or all(
-        len({Mixed.tasks[int(name[1:])] for name in batch}) == 1 for batch in batches()
-    )
-    assert sorted(name for batch in batches() for name in batch) == sorted(f"s{i}" for i in range(10))
-    assert ["s4"] in batches()
+    """A batch is handed out when it is full, the rest at the end."""
+    assert batches() == [["s0", "s1"], ["s4"], ["s3", "s5"], ["s2", "s6"], ["s7", "s8"], ["s9"]]
 
 
 def test_resuming_gives_the_remaining_batches():

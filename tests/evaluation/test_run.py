@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from PIL import Image
 
 from nuwa.evaluation import compute as compute_module
-from nuwa.evaluation import one_model
+from nuwa.evaluation import model_cache
 from nuwa.evaluation.journal import JOURNAL, read_rows
 from nuwa.evaluation.result import read_result
 from nuwa.evaluation.run import run_job
@@ -187,10 +187,10 @@ def test_there_is_never_room_for_two_models(monkeypatch):
         built.append(weakref.ref(model))
         return model
 
-    monkeypatch.setattr(one_model, "_loaded", {})
-    monkeypatch.setattr(one_model, "build", build)
+    monkeypatch.setattr(model_cache, "_loaded", {})
+    monkeypatch.setattr(model_cache, "build", build)
     for options in ({}, {}, {"a": 1}):
-        one_model.load(options)
+        model_cache.load_once(options)
     assert alive == [False] and len(built) == 2
 
 

@@ -248,11 +248,13 @@ def test_a_budget_above_what_a_tenth_allows_leaves_small_images_whole():
 def test_composed_asks_its_vision_part(monkeypatch):
     """Whatever a vision method makes of views, newlines and ids, it makes of them in company too."""
     mistakes = {"swapped_tiles": True, "misaligned_ids": True, "all_newlines": True}
-    parts = {"nuwa_release": NuwaRelease(**mistakes), "fastv": FastV()}
-    monkeypatch.setattr(composed, "make_method", lambda name, seed: parts[name])
+    kinds = {"nuwa_release": (NuwaRelease, mistakes), "fastv": (FastV, {})}
+    monkeypatch.setattr(composed, "find_method", kinds.get)
     pruner = composed.Composed("nuwa_release", "fastv", budget=Budget(average=64))
     layout = layout_of((480, 640))
-    (_, ours), (_, theirs) = (part.tiling.prepare_layout(layout).views for part in (pruner, parts["nuwa_release"]))
+    (_, ours), (_, theirs) = (
+        part.tiling.prepare_layout(layout).views for part in (pruner, NuwaRelease(swapped_tiles=True))
+    )
     assert ours.grid == theirs.grid and ours.tokens.equal(theirs.tokens)
     one = torch.tensor([0])
     assert pruner.tiling.close_rows(ours, one).equal(ours.closed(one, every_row=True))

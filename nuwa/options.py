@@ -1,0 +1,80 @@
+"""The options of a class or function, checked against its signature: each is declared once, where it is used."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, is_dataclass
+from functools import cache
+from typing import Any, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+
+SETTINGS = ConfigDict(extra="forbid", coerce_numbers_to_str=True, validate_default=True, arbitrary_types_allowed=True)
+
+
+class ConfigError(ValueError):
+    """A value that cannot work; the message starts with its config key."""
+
+
+@cache
+def options_of(target: Callable, provided: tuple[str, ...] = ()) -> type[BaseModel]:
+    """A pydantic model with the parameters of a class or function as fields, but for those ``provided`` by the caller.
+
+    >>> def resize(size: int, exact: bool = False): ...
+    >>> options_of(resize)(size="3")
+    Options(size=3, exact=False)
+    """
+    plain_class = inspect.isclass(target) and not is_dataclass(target)
+    hints = get_type_hints(target.__init__ if plain_class else target)
+    options: dict[str, Any] = {
+        name: (hints.get(name, Any), _default(target, parameter))
+        for name, parameter in inspect.signature(target).parameters.items()
+        if name not in provided and parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+    }
+    return create_model("Options", __config__=SETTINGS, **options)
+
+
+def _default(target: Callable, parameter: inspect.Parameter) -> Any:
+    """The default of a parameter; ``...`` says that there is none."""
+    if parameter.default is parameter.empty:
+        return ...
+    declared = getattr(target, "__dataclass_fields__", {}).get(parameter.name)
+    if declared is not None and declared.default_factory is not MISSING:
+        return Field(default_factory=declared.default_factory)
+    return parameter.default
+
+
+def check_options(
+    target: Callable, values: Mapping[str, Any], group: str, provided: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """The options of ``target``: ``values`` converted to the types of its signature, defaults filled in.
+
+    ``group`` is where the values come from, e.g. ``pruner``. A bool is not taken for a number.
+
+    Raises:
+        ConfigError: an unknown option, a missing one, or a value of the wrong type.
+    """
+    model = options_of(target, provided)
+    try:
+        options = dict(model(**values))
+    except ValidationError as error:
+        raise ConfigError(_reason(error, target, values, group, model)) from error
+    for key, value in values.items():
+        if isinstance(value, bool) and type(options[key]) in (int, float):
+            raise ConfigError(f"{group}.{key}={value}: must be a number")
+    return options
+
+
+def _reason(
+    error: ValidationError, target: Callable, values: Mapping[str, Any], group: str, model: type[BaseModel]
+) -> str:
+    """The first thing that is wrong."""
+    first = error.errors()[0]
+    key = first["loc"][0]
+    if first["type"] == "extra_forbidden":
+        name = f"{target.__module__}.{target.__qualname__}"
+        return f"{group}.{key}: unknown option of {name}; it has {', '.join(model.model_fields)}"
+    if first["type"] == "missing":
+        return f"{group}.{key}: needs a value"
+    return f"{group}.{key}={values.get(str(key))}: {first['msg'].replace('Input should be', 'must be')}"
