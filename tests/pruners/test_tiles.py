@@ -9,7 +9,8 @@ from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 import nuwa
 from nuwa.models import adapter_for
-from nuwa.pruners.divprune import max_min
+from nuwa.pruners.divprune import DivPrune, max_min
+from nuwa.pruners.visionzip import VisionZip
 from nuwa.pruning.budget import Budget
 from nuwa.pruning.tiling import crops_of_image, even_shares
 
@@ -166,7 +167,7 @@ def test_interpolated_tiles_stay_stitched():
     assert crops_of_image(layout) == layout.views
 
 
-@pytest.mark.parametrize(("name", "key"), [("visionzip", "each or stitched"), ("divprune", "joint or stitched")])
-def test_other_words_are_refused(name, key):
+@pytest.mark.parametrize(("make", "key"), [(VisionZip, "each or stitched"), (DivPrune, "joint or stitched")])
+def test_other_words_are_refused(make, key):
     with pytest.raises(ValueError, match=f"pruner.tiles must be {key}, not 'one'"):
-        nuwa.load_pruner(name, tiles="one")
+        make(tiles="one")
