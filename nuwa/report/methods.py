@@ -1,6 +1,6 @@
 """Which method is which, as a Markdown table: python -m nuwa.report.methods [--write docs/methods.md]
 
-The facts stand next to each method (`nuwa.pruners.base.Facts`), the counts are what each makes of a budget. A test
+The facts stand next to each method (`nuwa.pruners.base.MethodInfo`), the counts are what each makes of a budget. A test
 checks that docs/methods.md is up to date.
 """
 
@@ -82,19 +82,19 @@ def _paper(reference: str) -> str:
 
 def _method_row(name: str) -> TextRow:
     kind, options = find_method(name)
-    facts = kind.facts
+    info = kind.info
     yes = {True: "yes", False: ""}
     return {
         "method": f"`{name}`",
         "stage": _stage(kind(**options)),
-        "signal": facts.signal,
-        "merges": yes[facts.merges],
-        "text-aware": yes[facts.text_aware],
-        "needs CLS": yes[facts.needs_cls],
+        "signal": info.signal,
+        "merges": yes[info.merges],
+        "text-aware": yes[info.text_aware],
+        "needs CLS": yes[info.needs_cls],
         "native positions": kind.native_position,
-        "flash-compatible": "yes, rows recomputed" if "attention" in facts.signal.lower() else "yes",
-        "paper": _paper(facts.paper),
-        "source and commit": facts.source,
+        "flash-compatible": "yes, rows recomputed" if "attention" in info.signal.lower() else "yes",
+        "paper": _paper(info.paper),
+        "source and commit": info.source,
     }
 
 
@@ -129,7 +129,7 @@ def _budget_rows() -> tuple[list[TextRow], list[str]]:
     for name in method_names():
         if name == "none":
             continue
-        row = {"method": f"`{name}`", "counts": find_method(name)[0].facts.counts}
+        row = {"method": f"`{name}`", "counts": find_method(name)[0].info.counts}
         for column, (setting, budget) in columns.items():
             row[column], reason = _counts(name, setting, budget)
             if reason:
