@@ -24,13 +24,13 @@ from nuwa.pruners.none import KeepAll
 from nuwa.pruning.scores import llm_attention_rows, llm_keys
 from nuwa.samples import Sample
 
-SIZES = ((80, 60), (31, 57), (120, 30))
+PICTURES = ((200, 150), (31, 57), (120, 30))
 close = functools.partial(torch.testing.assert_close, atol=1e-5, rtol=1e-4)
 
 
 def picture(number: int) -> Image.Image:
     coarse = np.random.default_rng(number).integers(0, 256, (6, 8, 3), dtype=np.uint8)
-    return Image.fromarray(coarse).resize(SIZES[number], Image.Resampling.BICUBIC)
+    return Image.fromarray(coarse).resize(PICTURES[number], Image.Resampling.BICUBIC)
 
 
 def samples() -> list[Sample]:
