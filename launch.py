@@ -10,18 +10,18 @@ import hydra
 from omegaconf import DictConfig
 
 from nuwa.config import register
-from nuwa.evaluation.result import read_result
 from nuwa.evaluation.run import run_job
-from nuwa.report.table import collect, print_rows, rows_of
+from nuwa.evaluation.runs import Run, collect
+from nuwa.report.tables.runs import runs_section
 
 CONF = Path(__file__).resolve().parent / "conf"
 
 
 def print_table(folders: list[Path]) -> None:
     """One table of the jobs of this call and of the unpruned runs that they are compared with."""
-    results = [(folder, read_result(folder) or {}) for folder in folders]
-    baselines = [folder.parent / result["baseline"] for folder, result in results if "baseline" in result]
-    print_rows(rows_of(collect([*baselines, *folders])), str(folders[0].parent))
+    named = [(folder, Run.read(folder).baseline) for folder in folders]
+    baselines = [folder.parent / baseline for folder, baseline in named if baseline is not None]
+    runs_section(collect([*baselines, *folders]), str(folders[0].parent)).show("table")
     print(f"again, also as Markdown or CSV: python -m nuwa.report {folders[0].parent}")
 
 
@@ -43,7 +43,7 @@ def main() -> int:
             folders = [Path(line) for line in finished.read_text().splitlines()] if finished.exists() else []
             if folders:
                 print_table(folders)
-    return int(any((read_result(folder) or {}).get("status", "failed") == "failed" for folder in folders))
+    return int(any(Run.read(folder).status in ("failed", "unfinished") for folder in folders))
 
 
 if __name__ == "__main__":

@@ -20,11 +20,11 @@ from datetime import date
 from importlib.metadata import distributions
 from pathlib import Path
 
-from nuwa.evaluation.runs import Result
-from nuwa.report.expected import load_table
-from nuwa.report.plots import write_plots
-from nuwa.report.sections import paper_sections, runs_section
-from nuwa.report.table import collect, find_runs
+from nuwa.evaluation.runs import Run, collect, find_runs
+from nuwa.report.figures.plots import write_plots
+from nuwa.report.paper.printed import load_table
+from nuwa.report.paper.sections import paper_sections
+from nuwa.report.tables.runs import runs_section
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "experiments" / "results" / "tiny"
@@ -66,32 +66,32 @@ def run_tables(samples: int, jobs: int, outputs: Path) -> float:
     return (time.perf_counter() - start) / 60
 
 
-def of_size(results: Sequence[Result], samples: int) -> list[Result]:
-    """The results over so many scenes; calls with other ``--samples`` leave theirs in the same folder."""
-    return [result for result in results if result.get("config", {}).get("dataset", {}).get("samples") == samples]
+def of_size(runs: Sequence[Run], samples: int) -> list[Run]:
+    """The runs over so many scenes; calls with other ``--samples`` leave theirs in the same folder."""
+    return [run for run in runs if run.config.get("dataset", {}).get("samples") == samples]
 
 
-def write_page(results: Sequence[Result], folder: Path, how: str) -> Path:
-    """README.md, runs.csv and plots of the results; ``how`` says how they were made."""
-    runs = runs_section(results, "every run")
+def write_page(runs: Sequence[Run], folder: Path, how: str) -> Path:
+    """README.md, runs.csv and plots of the runs; ``how`` says how they were made."""
+    every = runs_section(runs, "every run")
     parts = [INTRODUCTION, how]
     for name in TABLES:
         table = load_table(name)
         parts.append(f"## {name}: {table.title}")
-        parts += [section.text("markdown") for section in paper_sections(table, results)]
-    pictures = [path for path in write_plots(results, folder / "plots") if path.suffix == ".png"]
+        parts += [section.text("markdown") for section in paper_sections(table, runs)]
+    pictures = [path for path in write_plots(runs, folder / "plots") if path.suffix == ".png"]
     parts.append("## Plots\nBars are 95 % intervals over samples.")
     parts += [f"![{path.stem}](plots/{path.name})" for path in pictures]
-    parts += ["## Every run", runs.text("markdown")]
-    (folder / "runs.csv").write_text(runs.text("csv") + "\n", encoding="utf-8")
+    parts += ["## Every run", every.text("markdown")]
+    (folder / "runs.csv").write_text(every.text("csv") + "\n", encoding="utf-8")
     page = folder / "README.md"
     page.write_text("\n\n".join(part.strip() for part in parts) + "\n", encoding="utf-8")
     return page
 
 
-def conditions(results: Sequence[Result], samples: int, jobs: int, minutes: float) -> str:
-    """How the numbers came about, from what the results say of themselves."""
-    commits = sorted({str(result["environment"]["git_commit"]) for result in results if "environment" in result})
+def conditions(runs: Sequence[Run], samples: int, jobs: int, minutes: float) -> str:
+    """How the numbers came about, from what the runs say of themselves."""
+    commits = sorted({str(run.environment["git_commit"]) for run in runs if run.environment})
     return (
         f"{date.today()}, {samples} scenes (half of them for each task), seed 0, {jobs} jobs at a time on "
         f"{os.cpu_count()} cores ({platform.processor() or platform.machine()}), {minutes:.0f} minutes for the jobs of "
@@ -108,12 +108,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words.add_argument("--results", type=Path, default=RESULTS, help="where the page goes")
     options = words.parse_args(arguments)
     minutes = run_tables(options.samples, options.jobs, options.outputs.resolve())
-    results = of_size(collect(find_runs(options.outputs / NAME)), options.samples)
-    if not any(result.get("status") == "done" for result in results):
+    runs = of_size(collect(find_runs(options.outputs / NAME)), options.samples)
+    if not any(run.done for run in runs):
         print("error: no job finished", file=sys.stderr)
         return 1
-    how = conditions(results, options.samples, options.jobs, minutes)
-    print(f"wrote {write_page(results, options.results, how)}")
+    how = conditions(runs, options.samples, options.jobs, minutes)
+    print(f"wrote {write_page(runs, options.results, how)}")
     return 0
 
 

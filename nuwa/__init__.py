@@ -11,6 +11,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from nuwa import pruners
+from nuwa.options import check_options
+from nuwa.pruners.base import Pruner
 from nuwa.pruners.catalogue import find_method
 from nuwa.pruning.budget import Budget
 
@@ -23,7 +25,7 @@ __version__ = "0.1.0"
 __all__ = ["__version__", "load_pruner", "prune", "pruners"]
 
 
-def load_pruner(name: str, budget: float | Budget | None = None, **options: Any) -> pruners.Pruner:
+def load_pruner(name: str, budget: float | Budget | None = None, **options: Any) -> Pruner:
     """Make a pruning method by its name in ``conf/pruner``, with the options of its file there.
 
     Args:
@@ -32,14 +34,14 @@ def load_pruner(name: str, budget: float | Budget | None = None, **options: Any)
         options: fields of the method.
 
     Raises:
-        ValueError: an unknown method or an impossible option.
+        ValueError: an unknown method, an unknown option or an impossible value; the message names what there is.
     """
     kind, defaults = find_method(name)
     spent = budget if isinstance(budget, Budget) else Budget(average=budget)
-    return kind(budget=spent, **(defaults | options))
+    return kind(budget=spent, **check_options(kind, defaults | options, "pruner", provided=("budget",)))
 
 
-def prune(model: nn.Module, pruner: pruners.Pruner, position: str = "native", **options: Any) -> PruningSession:
+def prune(model: nn.Module, pruner: Pruner, position: str = "native", **options: Any) -> PruningSession:
     """A session inside which ``model`` prunes its vision tokens; see `nuwa.engine.session.PruningSession`."""
     from nuwa.engine.session import PruningSession  # transformers takes seconds to import
 

@@ -16,19 +16,18 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock
 from hydra.utils import get_object
 from tqdm import tqdm
 
 from nuwa.benchmarks.judge import JudgeError, OpenAIJudge
-from nuwa.benchmarks.mmvet import JUDGE_PROMPT, MMVet, read_judge_prompt, score
-from nuwa.evaluation.journal import JOURNAL, Journal, JournalError, Row, read_rows
+from nuwa.benchmarks.mmvet import JUDGE_PROMPT, MMVet, read_judge_prompt, score_mmvet
+from nuwa.evaluation.journal import JOURNAL, Journal, JournalError, Row, answered, read_answers
 from nuwa.evaluation.result import read_result, write_result
 from nuwa.evaluation.run import LOCK
-from nuwa.evaluation.statistics import retention, share_intervals, standard_errors
-from nuwa.report.table import find_runs
+from nuwa.evaluation.runs import Run, find_runs
+from nuwa.evaluation.summary import summarise
 
 MARKS = "marks.jsonl"
 
@@ -53,19 +52,19 @@ class Marker:
         """
         journal = Journal(folder / JOURNAL, folder.name)
         rows = journal.rows
-        answered = [row for row in rows if row["status"] == "ok"]
+        ours = answered(rows)
         _cut_torn(folder / MARKS)
         known = _marks(folder / MARKS, self.name)
-        left = [row for row in answered if (row["id"], row["prediction"]) not in known]
+        left = [row for row in ours if (row["id"], row["prediction"]) not in known]
         with (folder / MARKS).open("a", encoding="utf-8") as file:
             for row in tqdm(left, desc=f"{self.judge.model} {folder.name}", disable=None):
-                scores = score(row["target"], row["prediction"].strip(), self.judge, self.words)
+                scores = score_mmvet(row["target"], row["prediction"].strip(), self.judge, self.words)
                 known[row["id"], row["prediction"]] = scores
                 line = {"judge": self.name, "id": row["id"], "prediction": row["prediction"], "scores": scores}
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
-        for row in answered:
+        for row in ours:
             row |= {"scores": known[row["id"], row["prediction"]], "judge": self.name}
         journal.replace(rows)
         return len(left)
@@ -75,24 +74,18 @@ class Marker:
 
         There is a retention if this judge has marked the unpruned run in the same words.
         """
-        result, rows, sum_up = read_result(folder), _answered(folder), MMVet.unloaded({}).metrics
-        result |= {
-            "metrics": sum_up(rows),
-            "standard_errors": standard_errors(rows, sum_up),
-            "intervals": share_intervals(rows),
-            "judge": {"url": self.judge.url, "model": self.judge.model, "prompt": self.words},
-        }
+        result = read_result(folder) or {}
         result.pop("retention", None)
         unpruned = self._unpruned(folder.parent / result["baseline"]) if "baseline" in result else []
-        if unpruned:
-            result["retention"] = retention(rows, unpruned, sum_up)
+        result |= summarise(MMVet.unloaded({}), read_answers(folder), unpruned or None)
+        result["judge"] = {"url": self.judge.url, "model": self.judge.model, "prompt": self.words}
         write_result(folder, result)
         return result["metrics"]
 
     def _unpruned(self, folder: Path) -> list[Row]:
         """The rows of a run that this judge has marked, with its marks."""
         known = _marks(folder / MARKS, self.name)
-        marked = [(row, known.get((row["id"], row["prediction"]))) for row in _answered(folder)]
+        marked = [(row, known.get((row["id"], row["prediction"]))) for row in read_answers(folder)]
         return [row | {"scores": scores, "judge": self.name} for row, scores in marked if scores]
 
 
@@ -114,17 +107,13 @@ def _cut_torn(file: Path) -> None:
         os.truncate(file, sum(map(len, _whole_lines(file))))
 
 
-def _answered(folder: Path) -> list[Row]:
-    return [row for row in read_rows(folder / JOURNAL) if row["status"] == "ok"]
-
-
 def unjudged_runs(roots: Sequence[Path]) -> list[Path]:
     """The finished MM-Vet runs at or below ``roots`` that had no judge as they ran."""
     found = []
     for folder in find_runs(*roots):
-        result: dict[str, Any] = read_result(folder) or {}
-        dataset = result.get("config", {}).get("dataset", {})
-        if result.get("status") == "done" and get_object(dataset["_target_"]) is MMVet and not dataset.get("judge_url"):
+        run = Run.read(folder)
+        dataset = run.config.get("dataset", {})
+        if run.done and get_object(dataset["_target_"]) is MMVet and not dataset.get("judge_url"):
             found.append(folder)
     return found
 

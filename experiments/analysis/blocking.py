@@ -14,8 +14,8 @@ import matplotlib
 from common import RESULTS, write_csv
 from matplotlib.figure import Figure
 
-from nuwa.evaluation.result import read_result
-from nuwa.report.plots import COLOURS, SETTINGS
+from nuwa.evaluation.runs import Run
+from nuwa.report.figures.plots import COLOURS, PLOT_SETTINGS
 
 HEADLINES = ("/exact_match", "/acc@0.5")
 
@@ -23,13 +23,13 @@ HEADLINES = ("/exact_match", "/acc@0.5")
 def read_runs(folder: Path) -> list[dict]:
     """One row per finished run: who was blocked, where, and its metrics; the unblocked run of a data set first."""
     rows = []
-    for result in filter(None, map(read_result, sorted(path for path in folder.iterdir() if path.is_dir()))):
-        if result["status"] == "done":
-            source, layers = result["config"]["blocking"].values()
+    for run in map(Run.read, sorted(path for path in folder.iterdir() if path.is_dir())):
+        if run.done:
+            source, layers = run.config["blocking"].values()
             who = "nothing" if source is None else f"{source} to vision"
-            row = {"model": result["model"], "dataset": result["dataset"], "blocked": who, "layers": layers}
-            errors = {f"{name} error": value for name, value in result["standard_errors"].items()}
-            rows.append(row | {"n": result["n"]} | result["metrics"] | errors)
+            row = {"model": run.model, "dataset": run.dataset, "blocked": who, "layers": layers}
+            errors = {f"{name} error": value for name, value in run.standard_errors.items()}
+            rows.append(row | {"n": run.n} | run.metrics | errors)
     return sorted(
         rows, key=lambda row: (row["model"], row["dataset"], row["layers"] != "1/1", *list(row.values())[2:4])
     )
@@ -38,7 +38,7 @@ def read_runs(folder: Path) -> list[dict]:
 def plot(rows: list[dict], name: str) -> Path:
     """A panel per metric: bars by quarter, one colour per source; the unblocked run as a line."""
     metrics = [key for key in rows[0] if key.endswith(HEADLINES)]
-    with matplotlib.rc_context(SETTINGS):
+    with matplotlib.rc_context(PLOT_SETTINGS):
         figure = Figure(figsize=(4.5 * len(metrics) + 1.5, 3.2), layout="constrained")
         for axes, metric in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
             sources = sorted({row["blocked"] for row in rows} - {"nothing"})

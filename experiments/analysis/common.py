@@ -19,7 +19,7 @@ from nuwa.benchmarks.base import Benchmark
 from nuwa.config import build, register
 from nuwa.evaluation.check import check
 from nuwa.models.loaded import LoadedModel
-from nuwa.report.plots import COLOURS, MARKERS, SETTINGS
+from nuwa.report.figures.plots import COLOURS, MARKERS, PLOT_SETTINGS
 from nuwa.samples import Sample
 
 HERE = Path(__file__).resolve().parent
@@ -70,7 +70,7 @@ def plot_layers(
         lines = panels.setdefault(tuple(row[key] for key in panel), {})
         lines.setdefault(tuple(row[key] for key in line), []).append(row)
     names = list(dict.fromkeys(key for lines in panels.values() for key in lines))
-    with matplotlib.rc_context(SETTINGS):
+    with matplotlib.rc_context(PLOT_SETTINGS):
         figure = Figure(figsize=(4 * len(panels) + 1.5, 3.2), layout="constrained")
         grid = figure.subplots(1, len(panels), squeeze=False)[0]
         for axes, (title, lines) in zip(grid, panels.items(), strict=True):

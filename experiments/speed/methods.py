@@ -34,9 +34,8 @@ from nuwa.models.prompts import IMAGE
 from nuwa.models.random_configs import Sizes
 from nuwa.models.random_vlm import build_tokenizer, random_vlm
 from nuwa.pruners.catalogue import method_names
-from nuwa.pruning.budget import llm_flops
-from nuwa.report.formats import markdown_text
-from nuwa.report.table4 import LLAVA_7B
+from nuwa.pruning.budget import ModelShape, llm_flops
+from nuwa.report.tables.formats import markdown_text
 
 SIZES = Sizes(
     hidden_size=512,
@@ -47,6 +46,8 @@ SIZES = Sizes(
     vision_layers=8,
     vision_heads=8,
 )
+IMAGE_TOKENS = 576
+LLAVA_7B = ModelShape(32, 4096, 11008, kv_heads=32, head_dim=128, vision_hidden=1024, image_tokens=IMAGE_TOKENS)
 AVERAGE, TEXT_BEFORE, TEXT_AFTER, LIMIT = 64, 35, 60, 0.05
 CLIP_L = {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "num_hidden_layers": 12}
 """The text half of the CLIP that LLaVA-1.5's vision tower is from."""
@@ -123,9 +124,9 @@ def measure(names: Sequence[str], warmup: int, repeats: int) -> tuple[dict[str, 
 
 def seven_billion(pruner: nuwa.pruners.Pruner, lengths: Sequence[int]) -> dict[str, str]:
     """Shares of the metric and of the recomputed keys in the LLM FLOPs of 576 visual tokens at 7B shapes."""
-    whole = llm_flops([LLAVA_7B.image_tokens] * LLAVA_7B.layers, LLAVA_7B)
+    whole = llm_flops([IMAGE_TOKENS] * LLAVA_7B.layers, LLAVA_7B)
     keys = 2 * LLAVA_7B.hidden * LLAVA_7B.kv_heads * LLAVA_7B.head_dim
-    metric, rows = pruner.metric_flops(LLAVA_7B.image_tokens, LLAVA_7B) / whole, sum(lengths) * keys / whole
+    metric, rows = pruner.metric_flops(IMAGE_TOKENS, LLAVA_7B) / whole, sum(lengths) * keys / whole
     together = f"{metric + rows:.3%}" + (" above 5 %" if metric + rows > LIMIT else "")
     return {"metric, 7B": f"{metric:.3%}", "rows, 7B": f"{rows:.3%}", "together, 7B": together}
 

@@ -19,7 +19,7 @@ from nuwa.engine.calls import LayerCall
 from nuwa.engine.groups import LAST, TEXT
 from nuwa.models.loaded import LoadedModel
 from nuwa.models.towers import LayerRun, Recording
-from nuwa.pictures.places import BoxError, cells_in_box, center_cell, in_frame, view_frames
+from nuwa.pictures.geometry import BoxError, center_patch, in_frame, patches_in_box, view_frames
 from nuwa.pruning.layout import ImageLayout
 from nuwa.pruning.scores import CHUNK
 from nuwa.samples import Sample
@@ -44,7 +44,7 @@ def object_cells(
     for view, frame in zip(layout.views, frames, strict=True):
         try:
             box = in_frame(cast(Box, sample.target), frame)
-            found.append(ObjectCells(torch.tensor(cells_in_box(view.grid, box)), center_cell(view.grid, box)))
+            found.append(ObjectCells(torch.tensor(patches_in_box(view.grid, box)), center_patch(view.grid, box)))
         except BoxError as error:
             found.append(str(error))
     return found

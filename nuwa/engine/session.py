@@ -68,7 +68,7 @@ class PruningSession:
         self.share, self.cache = share, cache
         self.adapter = adapter_for(model)
         self.pruner = pruner
-        self.strategy = pruner.native_on(self.adapter.axes) if position == "native" else position
+        self.strategy = pruner.position_on(self.adapter.axes, position)
         if self.strategy not in STRATEGIES:
             raise ValueError(f"position={position!r} is unknown; choose native, {', '.join(STRATEGIES)}")
         pruner.check_tower(self.adapter.tower)

@@ -129,6 +129,20 @@ def read_rows(path: Path) -> list[Row]:
     return [row for row, _ in _complete_rows(Path(path))]
 
 
+def answered(rows: Iterable[Row]) -> list[Row]:
+    """The rows whose samples could be used, and so have an answer and scores."""
+    return [row for row in rows if row["status"] == "ok"]
+
+
+def read_answers(folder: Path) -> list[Row]:
+    """The answered rows of the run in a folder; none if it has no journal.
+
+    Raises:
+        JournalError: the journal is broken.
+    """
+    return answered(read_rows(Path(folder) / JOURNAL))
+
+
 def _complete_rows(path: Path) -> Iterable[tuple[Row, int]]:
     """Every complete row and the byte at which it ends; only the last line may be torn."""
     if not path.exists():

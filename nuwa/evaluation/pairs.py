@@ -12,7 +12,9 @@ from math import comb
 
 import numpy as np
 
-from nuwa.evaluation.statistics import Aggregate, Row, answered_by_both, interval, resampled_ratios
+from nuwa.benchmarks.base import Benchmark
+from nuwa.evaluation.journal import Row
+from nuwa.evaluation.statistics import answered_by_both, interval, resampled_ratios
 
 PERMUTATIONS = 10_000
 
@@ -31,11 +33,11 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Benchmarked:
-    """One benchmark's part of a mean: rows of a run and of the unpruned one, what aggregates them, and its headline."""
+    """One benchmark's part of a mean: rows of a run and of the unpruned one, and the metric that counts."""
 
     rows: Sequence[Row]
     unpruned: Sequence[Row]
-    aggregate: Aggregate
+    benchmark: Benchmark
     metric: str
 
 
@@ -55,7 +57,7 @@ def permutation(differences: Sequence[float], seed: int = 0) -> float:
     return (1 + hits) / (1 + PERMUTATIONS)
 
 
-def compare(rows: Sequence[Row], others: Sequence[Row], seed: int = 0) -> list[Comparison]:
+def paired_tests(rows: Sequence[Row], others: Sequence[Row], seed: int = 0) -> list[Comparison]:
     """Every metric that single samples have, over the samples for which both runs have it.
 
     McNemar's test where samples are right or wrong and scored alone, otherwise a permutation test over groups.
@@ -102,7 +104,7 @@ def mean_retention(parts: Sequence[Benchmarked], seed: int = 0) -> dict[str, flo
     """
     values, draws = [], []
     for number, part in enumerate(parts):
-        ratios = resampled_ratios(part.rows, part.unpruned, part.aggregate, seed + number)
+        ratios = resampled_ratios(part.rows, part.unpruned, part.benchmark, seed + number)
         if part.metric not in ratios:
             raise ValueError(f"{part.metric} has no retention: it is missing, or 0 without pruning")
         values.append(ratios[part.metric][0])

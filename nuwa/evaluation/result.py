@@ -6,27 +6,26 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from nuwa.evaluation.journal import Row
-from nuwa.pruners.base import Pruner
-from nuwa.pruning.budget import ModelShape, Schedule, average_entering, average_leaving, kv_cache_bytes, llm_flops
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 RESULT = "result.json"
 PACKAGES = ("nuwa-vlm", "torch", "transformers", "lightning", "hydra-core", "numpy", "pillow", "wandb")
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
-    """The result in a run's folder, None if there is none that can be read."""
+    """The content of a run's result.json as it is, None if it cannot be read; `Run.read` is for all that only reads."""
     try:
-        return json.loads((Path(folder) / RESULT).read_text(encoding="utf-8"))
+        content = json.loads((Path(folder) / RESULT).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+    return content if isinstance(content, dict) else None
 
 
 def write_result(folder: Path, result: dict[str, Any]) -> None:
@@ -43,37 +42,7 @@ def write_result(folder: Path, result: dict[str, Any]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def images_per_layer(rows: Sequence[Row], layers: int) -> list[list[int]]:
-    """Visual tokens entering each layer, for every image of the rows, from the stages that the journal holds."""
-    images = []
-    for row in rows:
-        for (_, vision), *later in row["kept"]:
-            images.append(Schedule(vision, tuple((layer, count) for layer, count in later)).per_layer(layers))
-    return images
-
-
-def costs(rows: Sequence[Row], pruner: Pruner, shape: ModelShape, value_bytes: int) -> dict[str, Any]:
-    """What the visual tokens of an image cost, as measured: means over all images of the rows.
-
-    ``llm_tflops`` and ``metric_mflops`` follow the Nüwa paper (Appendix C, Table 4), visual tokens only.
-    """
-    images = images_per_layer(rows, shape.layers)
-    if not images:
-        return {}
-    per_layer = [sum(counts) / len(images) for counts in zip(*images, strict=True)]
-    tokens = [count for row in rows for count in row["image_tokens"]]
-    return {
-        "tokens_per_layer": per_layer,
-        "tokens_entering": average_entering(per_layer),
-        "tokens_leaving": average_leaving(per_layer),
-        "tokens_per_image": sum(tokens) / len(tokens),
-        "llm_tflops": sum(llm_flops(image, shape) for image in images) / len(images) / 1e12,
-        "metric_mflops": sum(pruner.metric_flops(count, shape) for count in tokens) / len(tokens) / 1e6,
-        "kv_cache_bytes": kv_cache_bytes(per_layer, shape, value_bytes),
-    }
-
-
-def environment(model: torch.nn.Module) -> dict[str, Any]:
+def environment(model: PreTrainedModel) -> dict[str, Any]:
     """Versions, device, kernel and commit: what else a number may depend on."""
     device = next(model.parameters()).device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()

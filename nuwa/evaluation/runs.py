@@ -1,29 +1,158 @@
-"""What a result says about the choices its run was made with."""
+"""Finished and unfinished runs, read from their folders in one place."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from hydra.utils import get_object
 
-from nuwa.config import UNSCIENTIFIC
-from nuwa.models import axes_of
-from nuwa.pruners.base import Pruner
-from nuwa.pruners.catalogue import find_method
-
-Result = dict[str, Any]
-GROUPS = ("pruner", "dataset", "model", "budget", "blocking")
-REST = ("generation", "limit")
+from nuwa.evaluation.choices import Choices
+from nuwa.evaluation.journal import JOURNAL, JournalError, read_rows
+from nuwa.evaluation.result import RESULT, read_result
 
 
-def method_of(result: Result) -> str:
-    """The name of a run's method, as conf/pruner has it; ``?`` where the run has left no config."""
-    if "method" in result:
-        return result["method"]
-    target = result.get("config", {}).get("pruner", {}).get("_target_", "")
+@dataclass(frozen=True)
+class Run:
+    """What result.json says of a run, key by key. What a run lacks, because it failed or is old, is empty or None.
+
+    Which run it is:
+        run_key: twelve characters that name the choices behind the result (`nuwa.config.run_key`).
+        config: the resolved config of the job, by group.
+        method, model, dataset: their names; the method is ``?`` where neither result nor config names one.
+        data: where the samples were read, with their version.
+        position: the position strategy that was used, never ``native``.
+        seed: of whatever is drawn at random.
+        protocol: the rules for prompts, scoring and counting (`nuwa.config.PROTOCOL`); early results do not say.
+        environment: versions, device, kernel and commit.
+
+    How it went:
+        status: ``done``; ``failed``; ``refused``, the method does not fit the model; ``unreachable``, the method cannot
+            meet the budget; ``unfinished``, there is no result.json.
+        reason, traceback: why there is no result.
+        n, n_failed: samples that were answered, and that could not be used.
+
+    What it found:
+        metrics: metric -> value as its benchmark scores it: shares from 0 to 1, MME in points. The first metric of a
+            task (``task/metric``) is its headline.
+        standard_errors: metric -> bootstrap standard error, in the metric's unit.
+        intervals: metric -> Wilson's 95 % interval, of metrics that are right or wrong on each sample.
+        baseline: the run key of the unpruned run on the same samples.
+        retention: metric -> ``value``, ``low`` and ``high``: the metric divided by the unpruned run's, and its 95 %
+            interval; 1 means that nothing was lost.
+        judge: server, model and prompt of the judge, where one marked the answers.
+
+    What it cost:
+        tokens_per_image: visual tokens of an image before pruning, mean over images.
+        tokens_per_layer: visual tokens that enter each LLM layer, mean over images.
+        tokens_entering, tokens_leaving: the means of these over layers, as they enter and as they leave.
+        llm_tflops: 1e12 floating-point operations of the LLM's prefill on the visual tokens of an image.
+        metric_mflops: 1e6 operations that choosing the tokens of an image takes.
+        kv_cache_bytes: bytes of the LLM's cache that the visual tokens of an image take.
+        timings: seconds (``answering_seconds``, ``seconds_per_sample``, ``load_seconds``, ``job_seconds``), batch size,
+            processes, and peak memory in MiB if it was probed.
+        speed: one entry for each batch size that the speed probe measured, in ms (`nuwa.evaluation.speed`).
+        speed_error: why the probe measured nothing.
+    """
+
+    run_key: str = ""
+    config: dict[str, Any] = field(default_factory=dict)
+    method: str = "?"
+    model: str = ""
+    dataset: str = ""
+    data: str | None = None
+    position: str = ""
+    seed: int | None = None
+    protocol: int = 1
+    environment: dict[str, Any] = field(default_factory=dict)
+    status: str = "unfinished"
+    reason: str = ""
+    traceback: str = ""
+    n: int | None = None
+    n_failed: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+    standard_errors: dict[str, float] = field(default_factory=dict)
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    baseline: str | None = None
+    retention: dict[str, dict[str, float]] = field(default_factory=dict)
+    judge: dict[str, str] = field(default_factory=dict)
+    tokens_per_image: float | None = None
+    tokens_per_layer: list[float] = field(default_factory=list)
+    tokens_entering: float | None = None
+    tokens_leaving: float | None = None
+    llm_tflops: float | None = None
+    metric_mflops: float | None = None
+    kv_cache_bytes: float | None = None
+    timings: dict[str, Any] = field(default_factory=dict)
+    speed: list[dict[str, Any]] | None = None
+    speed_error: str = ""
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any]) -> Run:
+        """A run from the content of its result.json; keys of other versions are left out."""
+        known = {key.name: content[key.name] for key in fields(cls) if content.get(key.name) is not None}
+        return cls(**{"method": _method_in(known.get("config", {})), **known})
+
+    @classmethod
+    def read(cls, folder: Path) -> Run:
+        """The run in a folder: ``unfinished``, with the number of its samples, if result.json cannot be read."""
+        content = read_result(folder) or {"status": "unfinished", "reason": _progress(folder)}
+        return cls.of({"run_key": Path(folder).name, **content})
+
+    @property
+    def done(self) -> bool:
+        """Whether it has a result."""
+        return self.status == "done"
+
+    @cached_property
+    def choices(self) -> Choices:
+        """What it was asked to do."""
+        return Choices.of(self.config, self.method, self.position, self.protocol)
+
+    @property
+    def headlines(self) -> dict[str, str]:
+        """The first metric of every task, by task."""
+        first: dict[str, str] = {}
+        for name in self.metrics:
+            first.setdefault(name.split("/")[0], name)
+        return first
+
+    @property
+    def probe(self) -> dict[str, Any]:
+        """What the speed probe measured at batch size 1; empty where it did not."""
+        return next((entry for entry in self.speed or () if entry["batch"] == 1), {})
+
+    @property
+    def times(self) -> dict[str, float]:
+        """Medians of the probe's times at batch size 1, ms: of the pruned model, or the unpruned one in its own run."""
+        variants = self.probe.get("variants", {})
+        return {name: spent["median"] for name, spent in variants.get("pruned", variants.get("vanilla", {})).items()}
+
+
+def collect(folders: Iterable[Path]) -> list[Run]:
+    """Every run in these folders, once each.
+
+    A run key stands for the choices that make a result, so that a run that lies in several folders (of several
+    experiments, or copied from several machines) counts once: where it is finished, if it is anywhere.
+    """
+    found: dict[str, Run] = {}
+    for folder in dict.fromkeys(map(Path, folders)):
+        if folder.name not in found or not found[folder.name].done:
+            found[folder.name] = Run.read(folder)
+    return list(found.values())
+
+
+def find_runs(*roots: Path) -> list[Path]:
+    """Every run folder at or below ``roots``."""
+    return sorted({file.parent for root in roots for name in (RESULT, JOURNAL) for file in Path(root).rglob(name)})
+
+
+def _method_in(config: Mapping[str, Any]) -> str:
+    """The method that a config builds; its target where that cannot be imported, ``?`` where there is none."""
+    target = config.get("pruner", {}).get("_target_", "")
     if not target:
         return "?"
     try:
@@ -32,115 +161,8 @@ def method_of(result: Result) -> str:
         return target
 
 
-def protocol_of(result: Result) -> int:
-    """By which rules a run was scored and counted (`nuwa.config.PROTOCOL`); the first results do not say."""
-    return result.get("protocol", 1)
-
-
-def probe_of(result: Result) -> dict[str, Any]:
-    """What the speed probe measured at batch size 1; empty where it did not."""
-    return next((entry for entry in result.get("speed", ()) if entry["batch"] == 1), {})
-
-
-def measured(result: Result) -> dict[str, float]:
-    """Medians of a run's own times, ms: of the pruned model, or of the unpruned one in its own run."""
-    variants = probe_of(result).get("variants", {})
-    return {name: spent["median"] for name, spent in variants.get("pruned", variants.get("vanilla", {})).items()}
-
-
-@dataclass(frozen=True)
-class Choices:
-    """What a run was asked to do, as far as a printed table tells runs apart.
-
-    ``rest`` is what else does, but for the seed: the options of data set and model, decoding, the limit, and the
-    protocol.
-    """
-
-    method: str
-    options: dict[str, Any]
-    average: float | None
-    ratio: float | None
-    position: str
-    model: str
-    dataset: str
-    split: str | None
-    limited: bool
-    blocking: tuple[str, str] | None = None
-    rest: str = ""
-
-    @property
-    def budget(self) -> str:
-        """The budget as a reader names it."""
-        if self.average is not None:
-            return f"{self.average:g} tokens"
-        return "all tokens" if self.ratio is None else f"{self.ratio:.0%}"
-
-    @property
-    def changed(self) -> dict[str, Any]:
-        """Options of the method that are not as its config file says."""
-        known = _known_method(self.method)
-        usual = {} if known is None else known[1]
-        return {key: value for key, value in self.options.items() if str(value) != str(_plain(usual.get(key, "")))}
-
-    def has_options(self, wanted: dict[str, Any]) -> bool:
-        """Whether the method runs with the ``wanted`` options and otherwise as its config file says."""
-        known = _known_method(self.method)
-        if known is None:
-            return False
-        asked = {**known[1], **wanted}
-        return all(str(self.options.get(key, asked[key])) == str(_plain(asked[key])) for key in asked)
-
-
-def choices_of(result: Result) -> Choices:
-    """The choices in a run's recorded config."""
-    config = result.get("config", {})
-    pruner, dataset, model, budget, blocking = (config.get(group) or {} for group in GROUPS)
-    rest = [_samples(dataset), _answering(model), protocol_of(result), *map(config.get, REST)]
-    return Choices(
-        method=method_of(result),
-        options={key: _plain(value) for key, value in pruner.items() if key != "_target_"},
-        average=budget.get("average"),
-        ratio=budget.get("ratio"),
-        position=_position(result),
-        model=model.get("name", ""),
-        dataset=dataset.get("name", ""),
-        split=dataset.get("split"),
-        limited=config.get("limit") is not None,
-        blocking=(blocking["source"], str(blocking["layers"])) if blocking.get("source") else None,
-        rest=json.dumps(rest, sort_keys=True, default=str),
-    )
-
-
-def _samples(dataset: dict[str, Any]) -> dict[str, Any]:
-    """A data set's options but for where a copy of what the hub has lies on this machine."""
-    return {key: value for key, value in dataset.items() if not dataset.get("hub") or key not in ("path", "streaming")}
-
-
-def _answering(model: dict[str, Any]) -> dict[str, Any]:
-    """A model's options but those that change no answer.
-
-    ``path`` stays: two folders may hold two checkpoints, so that copies of one are told apart too.
-    """
-    return {key: value for key, value in model.items() if key not in UNSCIENTIFIC["model"]}
-
-
-def _position(result: Result) -> str:
-    """``native`` also where a run names the strategy that its method's authors use."""
-    config = result.get("config", {})
-    asked = result.get("position") or config.get("position", {}).get("strategy", "native")
-    known, axes = _known_method(method_of(result)), axes_of((config.get("model") or {}).get("family"))
-    return "native" if known is not None and asked == known[0].native_on(axes) else asked
-
-
-@lru_cache
-def _known_method(name: str) -> tuple[type[Pruner], dict[str, Any]] | None:
-    """Class and options of a method, None if there is no such method."""
+def _progress(folder: Path) -> str:
     try:
-        return find_method(name)
-    except ValueError:
-        return None
-
-
-def _plain(value: Any) -> Any:
-    """Whole numbers without a fraction: 280.0 and 280 are one choice."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+        return f"{len(read_rows(Path(folder) / JOURNAL))} samples computed, no result yet"
+    except JournalError as error:
+        return str(error)

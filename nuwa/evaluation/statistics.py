@@ -10,15 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from math import sqrt
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nuwa.benchmarks.base import Benchmark
+from nuwa.evaluation.journal import Row
 
-Row = dict[str, Any]
-Aggregate = Callable[[Sequence[Row]], dict[str, float]]
 Indices = NDArray[np.int64]
 RESAMPLES = 500
 
@@ -65,36 +63,36 @@ def _mean(groups: Sequence[Sequence[float]]) -> float:
     return sum(map(sum, groups)) / sum(map(len, groups))
 
 
-def standard_errors(rows: Sequence[Row], aggregate: Aggregate, seed: int = 0) -> dict[str, float]:
+def standard_errors(rows: Sequence[Row], benchmark: Benchmark, seed: int = 0) -> dict[str, float]:
     """Standard error of every metric: its spread over resampled sets of rows."""
     tasks = _grouped(rows)
-    draws = [*map(_drawn(tasks, aggregate), _resamples(tasks, seed))]
-    return {name: float(np.std([draw[name] for draw in draws if name in draw])) for name in aggregate(rows)}
+    draws = [*map(_drawn(tasks, benchmark), _resamples(tasks, seed))]
+    return {name: float(np.std([draw[name] for draw in draws if name in draw])) for name in benchmark.metrics(rows)}
 
 
 def retention(
-    rows: Sequence[Row], baseline: Sequence[Row], aggregate: Aggregate, seed: int = 0
+    rows: Sequence[Row], baseline: Sequence[Row], benchmark: Benchmark, seed: int = 0
 ) -> dict[str, dict[str, float]]:
     """Every metric relative to the unpruned run's, with a 95 % interval, over the samples that both answered.
 
     A metric that is zero without pruning has no retention and is left out.
     """
-    ratios = resampled_ratios(rows, baseline, aggregate, seed)
+    ratios = resampled_ratios(rows, baseline, benchmark, seed)
     return {name: {"value": value, **interval(draws)} for name, (value, draws) in ratios.items()}
 
 
 def resampled_ratios(
-    rows: Sequence[Row], baseline: Sequence[Row], aggregate: Aggregate, seed: int = 0
+    rows: Sequence[Row], baseline: Sequence[Row], benchmark: Benchmark, seed: int = 0
 ) -> dict[str, tuple[float, list[float]]]:
     """Every metric's retention, and its values over resamples, both runs drawn together."""
     rows, pairs = answered_by_both(rows, baseline)
     if not rows:
         return {}
-    values, full = aggregate(rows), aggregate(pairs)
+    values, full = benchmark.metrics(rows), benchmark.metrics(pairs)
     draws: dict[str, list[float]] = {name: [] for name in values if full.get(name)}
     tasks, partner = _grouped(rows), dict(zip((row["id"] for row in rows), pairs, strict=True))
     paired = [[[partner[row["id"]] for row in group] for group in groups] for groups in tasks]
-    ours_of, theirs_of = _drawn(tasks, aggregate), _drawn(paired, aggregate)
+    ours_of, theirs_of = _drawn(tasks, benchmark), _drawn(paired, benchmark)
     for chosen in _resamples(tasks, seed):
         ours, theirs = ours_of(chosen), theirs_of(chosen)
         for name in draws:
@@ -125,13 +123,9 @@ def _grouped(rows: Sequence[Row]) -> list[list[list[Row]]]:
     return [list(groups.values()) for groups in tasks.values()]
 
 
-def _drawn(tasks: list[list[list[Row]]], aggregate: Aggregate) -> Callable[[Indices], dict[str, float]]:
-    """The metrics of groups of rows, by their numbers. A benchmark's need no loop over rows but one in advance."""
-    groups = [group for task in tasks for group in task]
-    benchmark = getattr(aggregate, "__self__", None)
-    if not isinstance(benchmark, Benchmark):
-        return lambda chosen: aggregate([row for place in chosen for row in groups[place]])
-    units = [benchmark.units(group) for group in groups]
+def _drawn(tasks: list[list[list[Row]]], benchmark: Benchmark) -> Callable[[Indices], dict[str, float]]:
+    """The metrics of groups of rows, by the groups' numbers: one loop over rows in advance, none for each draw."""
+    units = [benchmark.units(group) for task in tasks for group in task]
     sizes, flat = np.array([*map(len, units)]), [unit for group in units for unit in group]
     names = list(dict.fromkeys(name for unit in flat for name in unit))
     values = np.array([[unit.get(name, np.nan) for name in names] for unit in flat]).reshape(len(flat), len(names))

@@ -1,7 +1,7 @@
 """Panels of a picture under a grid of tokens: what stays, in which role, which regions, links, boxes and ids.
 
-Roles differ in colour (Okabe and Ito's, told apart with any kind of colour vision) and in shape: kept cells have a thin
-blue frame, collectors a green one with a dot, pillars a thick orange one. Dropped cells are washed out.
+Roles differ in colour (Okabe and Ito's, which any kind of colour vision tells apart) and in shape: kept patches have a
+thin blue frame, collectors a green one with a dot, pillars a thick orange one. Dropped patches are washed out.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from nuwa.pruning.layout import Grid
 KEPT, COLLECTOR, PILLAR = "#0072B2", "#009E73", "#E69F00"
 LINK, MOVED, TRUE_BOX, PREDICTED = "#CC79A7", "#D55E00", "#FFFFFF", "#D55E00"
 PADDING = "#7F7F7F"
-SIDE, CAPTION = 336, 30
+PANEL_SIDE, CAPTION = 336, 30
 STRONGEST = 24
 """How many links of a collector are drawn, the strongest."""
 
 
 class Panel:
-    """The part ``frame`` of a picture under a grid, on which things are drawn in cells and in fractions of the grid."""
+    """The part ``frame`` of a picture under a grid; things are drawn on it by patch, or in fractions of the grid."""
 
     def __init__(self, picture: Image.Image, frame: Box, grid: Grid, caption: str) -> None:
-        self.grid, self.cell = grid, max(4, SIDE // max(grid))
-        self.size = (grid[1] * self.cell, grid[0] * self.cell)
+        self.grid, self.patch = grid, max(4, PANEL_SIDE // max(grid))
+        self.size = (grid[1] * self.patch, grid[0] * self.patch)
         extent = tuple(value * side for value, side in zip(frame, picture.size * 2, strict=True))
         self.clear = picture.convert("RGB").transform(
             self.size, Image.Transform.EXTENT, extent, Image.Resampling.BILINEAR, fillcolor=PADDING
@@ -35,52 +35,50 @@ class Panel:
         self.image = Image.blend(grey, Image.new("RGB", self.size, "white"), 0.65)
         self.caption = caption
 
-    def box_of(self, cell: int) -> tuple[int, int, int, int]:
-        """Pixels (x0, y0, x1, y1) of a cell, the last ones excluded."""
-        row, column = divmod(cell, self.grid[1])
-        return column * self.cell, row * self.cell, (column + 1) * self.cell, (row + 1) * self.cell
+    def box_of(self, patch: int) -> tuple[int, int, int, int]:
+        """Pixels (x0, y0, x1, y1) of a patch, the last ones excluded."""
+        row, column = divmod(patch, self.grid[1])
+        return column * self.patch, row * self.patch, (column + 1) * self.patch, (row + 1) * self.patch
 
     def center_of(self, row: float, column: float) -> tuple[float, float]:
-        """Pixel at the centre of the cell in a row and column; columns behind the last stay at the edge."""
-        return min((column + 0.5) * self.cell, self.size[0] - 2), (row + 0.5) * self.cell
+        """Pixel at the centre of the patch in a row and column; columns behind the last stay at the edge."""
+        return min((column + 0.5) * self.patch, self.size[0] - 2), (row + 0.5) * self.patch
 
-    def keep(self, cells: Iterable[int], pillars: Sequence[int] | None, collectors: Sequence[int] | None) -> None:
-        """Show cells as they are, framed by their role."""
-        cells = list(cells)
-        for cell in cells:
-            box = self.box_of(cell)
+    def keep(self, patches: Iterable[int], pillars: Sequence[int] | None, collectors: Sequence[int] | None) -> None:
+        """Show patches as they are, framed by their role."""
+        patches = list(patches)
+        for patch in patches:
+            box = self.box_of(patch)
             self.image.paste(self.clear.crop(box), box[:2])
         draw = ImageDraw.Draw(self.image)
-        for cell in cells:
-            x0, y0, x1, y1 = self.box_of(cell)
-            if cell in (pillars or ()):
-                draw.rectangle((x0, y0, x1 - 1, y1 - 1), outline=PILLAR, width=min(3, max(2, self.cell // 5)))
-            elif cell in (collectors or ()):
+        for patch in patches:
+            x0, y0, x1, y1 = self.box_of(patch)
+            if patch in (pillars or ()):
+                draw.rectangle((x0, y0, x1 - 1, y1 - 1), outline=PILLAR, width=min(3, max(2, self.patch // 5)))
+            elif patch in (collectors or ()):
                 draw.rectangle((x0, y0, x1 - 1, y1 - 1), outline=COLLECTOR)
-                x, y, radius = (x0 + x1) / 2, (y0 + y1) / 2, max(1, self.cell // 8)
+                x, y, radius = (x0 + x1) / 2, (y0 + y1) / 2, max(1, self.patch // 8)
                 draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=COLLECTOR)
             else:
                 draw.rectangle((x0, y0, x1 - 1, y1 - 1), outline=KEPT)
 
     def regions(self, side: int) -> None:
-        """Dotted borders of regions of ``side`` x ``side`` cells."""
-        step, pixels = side * self.cell, self.image.load()
+        """Dotted borders of regions of ``side`` x ``side`` patches."""
+        draw, step = ImageDraw.Draw(self.image), side * self.patch
         for x in range(step, self.size[0], step):
-            for y in range(0, self.size[1], 2):
-                pixels[x, y] = (0, 0, 0)
+            draw.point([(x, y) for y in range(0, self.size[1], 2)], fill="black")
         for y in range(step, self.size[1], step):
-            for x in range(0, self.size[0], 2):
-                pixels[x, y] = (0, 0, 0)
+            draw.point([(x, y) for x in range(0, self.size[0], 2)], fill="black")
 
     def links(self, collector: int, weights: Sequence[float]) -> None:
-        """Lines from a collector to the cells that it gathers most of, the heavier the wider."""
+        """Lines from a collector to the patches that it gathers most of, the heavier the wider."""
         draw = ImageDraw.Draw(self.image)
-        strongest = sorted(range(len(weights)), key=lambda cell: -weights[cell])[:STRONGEST]
-        heaviest = max((weights[cell] for cell in strongest if cell != collector), default=0)
-        for cell in strongest:
-            if cell != collector and weights[cell] > 0:
-                ends = (self.center_of(*divmod(at, self.grid[1])) for at in (collector, cell))
-                draw.line([*ends], fill=LINK, width=max(1, round(3 * weights[cell] / heaviest)))
+        strongest = sorted(range(len(weights)), key=lambda patch: -weights[patch])[:STRONGEST]
+        heaviest = max((weights[patch] for patch in strongest if patch != collector), default=0)
+        for patch in strongest:
+            if patch != collector and weights[patch] > 0:
+                ends = (self.center_of(*divmod(at, self.grid[1])) for at in (collector, patch))
+                draw.line([*ends], fill=LINK, width=max(1, round(3 * weights[patch] / heaviest)))
         draw.rectangle(self.box_of(collector), outline=LINK, width=2)
 
     def box(self, box: Box, colour: str, dashed: bool) -> None:
@@ -96,7 +94,7 @@ class Panel:
     def ids(self, moves: Iterable[tuple[tuple[int, int], tuple[int, int]]]) -> None:
         """Dots where tokens are by their ids: blue where they stand, else vermilion with a line to where they stand."""
         draw = ImageDraw.Draw(self.image)
-        radius = max(1, self.cell // 5)
+        radius = max(1, self.patch // 5)
         moves = list(moves)
         for here, there in moves:
             if here != there:
@@ -122,7 +120,7 @@ def _dashes(one: tuple[float, float], other: tuple[float, float], length: float 
     return list(zip(points[::2], points[1::2], strict=False))
 
 
-def beside(images: Sequence[Image.Image], gap: int = 8) -> Image.Image:
+def in_a_row(images: Sequence[Image.Image], gap: int = 8) -> Image.Image:
     """Images in a row, top edges in line."""
     width = sum(image.width for image in images) + gap * (len(images) - 1)
     sheet = Image.new("RGB", (width, max(image.height for image in images)), "white")
@@ -133,7 +131,7 @@ def beside(images: Sequence[Image.Image], gap: int = 8) -> Image.Image:
     return sheet
 
 
-def below(images: Sequence[Image.Image], gap: int = 8) -> Image.Image:
+def in_a_column(images: Sequence[Image.Image], gap: int = 8) -> Image.Image:
     """Images under each other, left edges in line."""
     height = sum(image.height for image in images) + gap * (len(images) - 1)
     sheet = Image.new("RGB", (max(image.width for image in images), height), "white")

@@ -10,59 +10,59 @@ from PIL import Image, ImageDraw
 
 from nuwa.benchmarks.base import Benchmark
 from nuwa.benchmarks.scoring import Box, parse_box
-from nuwa.pictures.canvas import COLLECTOR, KEPT, LINK, MOVED, PILLAR, PREDICTED, TRUE_BOX, Panel, below, beside
-from nuwa.pictures.looks import STRATEGIES, ImageLook, Place, ViewLook, id_places, token_places
-from nuwa.pictures.places import BoxError, center_cell, in_frame
+from nuwa.pictures.canvas import COLLECTOR, KEPT, LINK, MOVED, PILLAR, PREDICTED, TRUE_BOX, Panel, in_a_column, in_a_row
+from nuwa.pictures.geometry import BoxError, center_patch, in_frame
+from nuwa.pictures.traces import DRAWN_STRATEGIES, ImageTrace, Location, ViewTrace, id_locations, token_locations
 from nuwa.samples import Sample
 
-LEGEND = (
+PICTURE_LEGEND = (
     ("kept", KEPT), ("collector", COLLECTOR), ("pillar", PILLAR), ("links of the framed collector", LINK),
     ("white box: true", "#000000"), ("dashed box: predicted; dot: moved id", MOVED),
 )  # fmt: skip
-FOLDER = "pictures"
+PICTURE_FOLDER = "pictures"
 Boxes = dict[str, Box]
 """``true`` and ``predicted``, where they exist, in fractions of the picture."""
 
 
-def draw_look(look: ImageLook, boxes: Boxes, title: str) -> Image.Image:
+def draw_trace(trace: ImageTrace, boxes: Boxes, title: str) -> Image.Image:
     """All panels of one image: a row per view, a column per stage and per position strategy."""
     rows = []
-    for number in range(len(look.views)):
-        panels = [stage_panel(look, number, index, boxes) for index in range(len(look.stages))]
-        panels += [ids_panel(look, number, strategy) for strategy in STRATEGIES]
-        rows.append(beside([panel.finished() for panel in panels]))
-    return below([text_line([(title, "#000000")]), *rows, text_line(LEGEND)])
+    for number in range(len(trace.views)):
+        panels = [stage_panel(trace, number, index, boxes) for index in range(len(trace.stages))]
+        panels += [ids_panel(trace, number, strategy) for strategy in DRAWN_STRATEGIES]
+        rows.append(in_a_row([panel.finished() for panel in panels]))
+    return in_a_column([text_line([(title, "#000000")]), *rows, text_line(PICTURE_LEGEND)])
 
 
-def cells_of(look: ImageLook, number: int, tokens: Sequence[int]) -> list[int]:
-    """The cells of a view among an image's tokens; newlines are no cells."""
-    columns, places = look.views[number].view.grid[1], token_places(look.layout)
+def kept_patches(trace: ImageTrace, number: int, tokens: Sequence[int]) -> list[int]:
+    """The patches of a view among an image's tokens; newlines are no patches."""
+    columns, places = trace.views[number].view.grid[1], token_locations(trace.layout)
     mine = [places[token][1:] for token in tokens if places[token][0] == number]
     return [row * columns + column for row, column in mine if column < columns]
 
 
-def choose_collector(view: ViewLook, boxes: Boxes) -> int | None:
+def choose_collector(view: ViewTrace, boxes: Boxes) -> int | None:
     """The collector nearest to the true box's centre, or to the middle; None where there are no links to show."""
     if not view.weights:
         return None
     try:
-        near = center_cell(view.view.grid, in_frame(boxes.get("true", (0.0, 0.0, 1.0, 1.0)), view.frame))
+        near = center_patch(view.view.grid, in_frame(boxes.get("true", (0.0, 0.0, 1.0, 1.0)), view.frame))
     except BoxError:
-        near = center_cell(view.view.grid, (0.0, 0.0, 1.0, 1.0))
+        near = center_patch(view.view.grid, (0.0, 0.0, 1.0, 1.0))
     columns = view.view.grid[1]
     return min(view.weights, key=lambda c: (c // columns - near // columns) ** 2 + (c % columns - near % columns) ** 2)
 
 
-def stage_panel(look: ImageLook, number: int, index: int, boxes: Boxes) -> Panel:
+def stage_panel(trace: ImageTrace, number: int, index: int, boxes: Boxes) -> Panel:
     """What of a view goes on from a stage; the first shows regions and the links of a collector too."""
-    view, stage = look.views[number], look.stages[index]
-    cells = cells_of(look, number, stage.kept)
-    caption = f"enters layer {stage.layer}: {len(cells)} of {len(view.view.tokens)}"
-    panel = Panel(look.picture, view.frame, view.view.grid, caption)
-    panel.keep(cells, view.pillars, view.collectors)
+    view, stage = trace.views[number], trace.stages[index]
+    patches = kept_patches(trace, number, stage.kept)
+    caption = f"enters layer {stage.layer}: {len(patches)} of {len(view.view.tokens)}"
+    panel = Panel(trace.picture, view.frame, view.view.grid, caption)
+    panel.keep(patches, view.pillars, view.collectors)
     if index == 0:
-        if look.region is not None:
-            panel.regions(look.region)
+        if trace.region is not None:
+            panel.regions(trace.region)
         collector = choose_collector(view, boxes)
         if collector is not None:
             panel.links(collector, view.weights[collector].tolist())
@@ -74,24 +74,24 @@ def stage_panel(look: ImageLook, number: int, index: int, boxes: Boxes) -> Panel
     return panel
 
 
-def ids_panel(look: ImageLook, number: int, strategy: str) -> Panel:
+def ids_panel(trace: ImageTrace, number: int, strategy: str) -> Panel:
     """Where the tokens of a view that enter the LLM are by their ids, under a strategy."""
-    view = look.views[number]
-    moves = [pair for pair in id_moves(look, strategy) if pair[0][0] == number]
+    view = trace.views[number]
+    moves = [pair for pair in id_moves(trace, strategy) if pair[0][0] == number]
     shown = [(here[1:], there[1:]) for here, there in moves if there is not None and there[0] == number]
-    used = " (in use)" if strategy == look.position else ""
+    used = " (in use)" if strategy == trace.position else ""
     caption = f"{strategy.upper()}{used}: {sum(a == b for a, b in shown)} of {len(moves)} ids in place"
     if len(shown) < len(moves):
         caption += f"\n{len(moves) - len(shown)} ids are of no cell here"
-    panel = Panel(look.picture, view.frame, view.view.grid, caption)
+    panel = Panel(trace.picture, view.frame, view.view.grid, caption)
     panel.ids(shown)
     return panel
 
 
-def id_moves(look: ImageLook, strategy: str) -> list[tuple[Place, Place | None]]:
+def id_moves(trace: ImageTrace, strategy: str) -> list[tuple[Location, Location | None]]:
     """Of every token that enters the LLM, where it is and where its id is."""
-    places, stage = token_places(look.layout), look.stages[0]
-    there = id_places(stage.ids[strategy], look.start, look.layout)
+    places, stage = token_locations(trace.layout), trace.stages[0]
+    there = id_locations(stage.ids[strategy], trace.start, trace.layout)
     return list(zip(map(places.__getitem__, stage.kept), there, strict=True))
 
 
@@ -108,10 +108,12 @@ def text_line(parts: Sequence[tuple[str, str]]) -> Image.Image:
 
 def boxes_of(benchmark: Benchmark, sample: Sample, row: Mapping[str, Any]) -> Boxes:
     """The true box of a sample whose task is a box, and the one that its journal row names."""
-    if sample.task not in benchmark.unit_box_tasks:
+    if sample.task not in benchmark.unit_box_tasks or not isinstance(sample.target, list | tuple):
         return {}
+    x0, y0, x1, y1 = sample.target
+    boxes: Boxes = {"true": (x0, y0, x1, y1)}
     said = parse_box(row.get("scored", row["prediction"]))
-    return {"true": sample.target} | ({} if said is None else {"predicted": said})
+    return boxes if said is None else boxes | {"predicted": said}
 
 
 def title_of(method: str, position: str, sample: Sample, row: Mapping[str, Any]) -> str:

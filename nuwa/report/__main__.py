@@ -2,7 +2,7 @@
 
 python -m nuwa.report outputs/<name> [more folders]      every run below the folders, in one table
 python -m nuwa.report outputs/<name> --expected table5   ours / paper / difference; --check: status 1 if one is off
-python -m nuwa.report --expected table5                  does the printed retention follow from the printed cells?
+python -m nuwa.report --expected table5                  the printed numbers alone
 """
 
 from __future__ import annotations
@@ -12,16 +12,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from nuwa.evaluation.runs import Result
+from nuwa.evaluation.runs import Run, collect, find_runs
 from nuwa.report.dashboard import log_report
-from nuwa.report.expected import ExpectedError, PaperTable, load_table, table_names
-from nuwa.report.plots import PlotsError, write_plots
-from nuwa.report.sections import Section, paper_sections, printed_sections, runs_section
-from nuwa.report.table import TableError, collect, find_runs
+from nuwa.report.figures.plots import PlotsError, write_plots
+from nuwa.report.paper.printed import ExpectedError, load_table, table_names
+from nuwa.report.paper.sections import paper_sections, printed_section
+from nuwa.report.tables.runs import TableError, runs_section
+from nuwa.report.tables.section import FORMS, Section
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
+def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line, where its options go together; ``expected`` becomes a list of names."""
     words = argparse.ArgumentParser(prog="python -m nuwa.report", description="Tables of runs, and the papers' beside.")
     words.add_argument(
         "folders", type=Path, nargs="*", help="outputs, outputs/<name>, a run's folder, or an experiment"
@@ -30,44 +31,56 @@ def parser() -> argparse.ArgumentParser:
     words.add_argument("--full", action="store_true", help="95 %% intervals, leaving tokens, a method's own cost")
     words.add_argument("--beside", default="", help="a choice whose values stand side by side, e.g. position")
     words.add_argument("--check", action="store_true", help="exit with 1 if a number is outside its tolerance")
-    words.add_argument("--format", choices=("table", "markdown", "csv", "latex"), default="table")
+    words.add_argument("--format", choices=FORMS, default="table")
     words.add_argument("--plots", type=Path, help="folder for plots of the runs, PNG and SVG (needs the extra plots)")
     words.add_argument("--wandb", action="store_true", help="log the report to W&B, beside the runs (conf/logger)")
-    return words
+    options = words.parse_args(arguments)
+    names = options.expected.split(",")
+    options.expected = table_names() if names == ["all"] else [name for name in names if name]
+    if not options.folders and not options.expected:
+        words.error("needs a folder of runs, or --expected with a printed table, e.g. table5")
+    if (options.full or options.beside) and options.expected:
+        words.error("--full and --beside are about a table of runs, --expected about printed ones: one or the other")
+    if options.check and not (options.expected and options.folders):
+        words.error("--check needs a folder of runs, and --expected with what to check them against")
+    if (options.plots or options.wandb) and not options.folders:
+        words.error("--plots and --wandb need a folder of runs")
+    return options
+
+
+def report_sections(runs: Sequence[Run], options: argparse.Namespace) -> list[Section]:
+    """The tables that were asked for.
+
+    Raises:
+        ExpectedError, TableError: there is no such table.
+    """
+    if not options.expected:
+        title = ", ".join(map(str, options.folders))
+        return [runs_section(runs, title, options.full, options.beside)]
+    tables = [load_table(name) for name in options.expected]
+    if not runs:
+        return [printed_section(table) for table in tables]
+    return [section for table in tables for section in paper_sections(table, runs)]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print what was asked for; exit status 1 if there is nothing to show, or a check fails."""
-    words = parser()
-    options = words.parse_args(arguments)
-    names = table_names() if options.expected == "all" else [name for name in options.expected.split(",") if name]
-    if not options.folders and not names:
-        words.error("needs a folder of runs, or --expected with a printed table, e.g. table5")
-    if (options.full or options.beside) and names:
-        words.error("--full and --beside are about a table of runs, --expected about printed ones: one or the other")
-    if options.check and not names:
-        words.error("--check needs --expected: there is nothing to check against")
-    if (options.plots or options.wandb) and not options.folders:
-        words.error("--plots and --wandb need a folder of runs")
+    options = read_options(arguments)
     try:
-        tables = [load_table(name) for name in names]
-        runs = find_runs(*map(folder_of, options.folders))
-        if options.folders and not runs:
+        folders = [_outputs_of(folder) for folder in options.folders]
+        runs = collect(find_runs(*folders))
+        if folders and not runs:
             raise ExpectedError(f"no runs below {', '.join(map(str, options.folders))}")
-        results = collect(runs)
-        if not tables:
-            title = ", ".join(map(str, options.folders))
-            sections = [runs_section(results, title, options.full, options.beside)]
-        else:
-            sections = [part for table in tables for part in _table_sections(table, results)]
-    except (ExpectedError, TableError) as error:
+        sections = report_sections(runs, options)
+        for number, section in enumerate(sections):
+            print(end="\n" * (number > 0))
+            section.show(options.format)
+        for path in write_plots(runs, options.plots) if options.plots else ():
+            print(f"wrote {path}", file=sys.stderr)
+        if options.wandb and not log_report(runs, sections, folders[0]):
+            raise ExpectedError("the report is not on W&B")
+    except (ExpectedError, TableError, PlotsError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
-    show(sections, options.format)
-    if options.plots and not _plotted(results, options.plots):
-        return 1
-    if options.wandb and not log_report(results, sections, folder_of(options.folders[0])):
-        print("error: the report is not on W&B", file=sys.stderr)
         return 1
     off = [section.title for section in sections if section.fails] if options.check else []
     for title in off:
@@ -75,30 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(bool(off))
 
 
-def _plotted(results: Sequence[Result], folder: Path) -> bool:
-    """Write the plots; False, with the reason, if there can be none."""
-    try:
-        for path in write_plots(results, folder):
-            print(f"wrote {path}", file=sys.stderr)
-    except PlotsError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return False
-    return True
-
-
-def _table_sections(table: PaperTable, results: Sequence[Result]) -> list[Section]:
-    return paper_sections(table, results) if results else printed_sections(table)
-
-
-def show(sections: Sequence[Section], form: str) -> None:
-    """Print sections one after the other, an empty line between them."""
-    for number, section in enumerate(sections):
-        if number:
-            print()
-        section.show(form)
-
-
-def folder_of(path: Path) -> Path:
+def _outputs_of(path: Path) -> Path:
     """The folder itself, or outputs/<experiment> where that is what was named."""
     return path if path.exists() or not (Path("outputs") / path).is_dir() else Path("outputs") / path
 

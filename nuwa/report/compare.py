@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from nuwa.evaluation.journal import JOURNAL, JournalError, Row, read_rows
-from nuwa.evaluation.pairs import compare
+from nuwa.evaluation.journal import JOURNAL, JournalError, read_answers
+from nuwa.evaluation.pairs import paired_tests
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -18,7 +18,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("second", type=Path, help="another run's folder, on the same dataset")
     options = parser.parse_args(arguments)
     try:
-        found = compare(_answered(options.first), _answered(options.second))
+        for folder in (options.first, options.second):
+            if not (folder / JOURNAL).is_file():
+                raise JournalError(f"{folder} has no {JOURNAL}: name the folder of a run")
+        found = paired_tests(read_answers(options.first), read_answers(options.second))
         if not found:
             raise ValueError(f"{options.first} and {options.second} have no scored sample in common")
     except (JournalError, ValueError) as error:
@@ -28,17 +31,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for row in found:
         print(f"{row.metric:28} {row.n:6d} {row.first:8.4f} {row.second:8.4f} {row.p:8.4f}  {row.test}")
     return 0
-
-
-def _answered(folder: Path) -> list[Row]:
-    """The samples that a run has answered.
-
-    Raises:
-        JournalError: the folder has no journal, or a broken one.
-    """
-    if not (folder / JOURNAL).is_file():
-        raise JournalError(f"{folder} has no {JOURNAL}: name the folder of a run")
-    return [row for row in read_rows(folder / JOURNAL) if row["status"] == "ok"]
 
 
 if __name__ == "__main__":

@@ -20,13 +20,16 @@ from pathlib import Path
 import numpy as np
 
 from nuwa.benchmarks.scoring import Box, parse_box
-from nuwa.evaluation.journal import JOURNAL, Row, read_rows
-from nuwa.evaluation.result import read_result
+from nuwa.evaluation.journal import JournalError, Row, read_answers
+from nuwa.evaluation.runs import Run
 from nuwa.evaluation.statistics import answered_by_both
+from nuwa.report.figures.offsets import plot_offsets
 
 OUTCOMES = ("both", "only first", "only second", "neither")
-SIZES = ("small", "medium", "large")
-PLACES = tuple(f"{row} {column}" for row in ("top", "middle", "bottom") for column in ("left", "centre", "right"))
+OBJECT_SIZES = ("small", "medium", "large")
+OBJECT_PLACES = tuple(
+    f"{row} {column}" for row in ("top", "middle", "bottom") for column in ("left", "centre", "right")
+)
 
 
 @dataclass(frozen=True)
@@ -57,38 +60,39 @@ def is_right(row: Row) -> bool:
 def true_box(row: Row) -> Box | None:
     """The target, if it is a box: four numbers."""
     target = row["target"]
-    is_box = isinstance(target, list) and len(target) == 4 and all(isinstance(value, int | float) for value in target)
-    return tuple(target) if is_box else None
+    if not isinstance(target, list) or not all(isinstance(value, int | float) for value in target):
+        return None
+    return (target[0], target[1], target[2], target[3]) if len(target) == 4 else None
 
 
 def offset(row: Row) -> tuple[float, float]:
     """Predicted minus true centre of a row's box; nan where the answer holds no box."""
-    target, said = true_box(row), parse_box(row.get("scored", row["prediction"]))
+    target, said = true_box(row), parse_box(str(row.get("scored", row["prediction"])))
     if target is None or said is None:
         return math.nan, math.nan
-    return tuple((said[i] + said[i + 2] - target[i] - target[i + 2]) / 2 for i in (0, 1))
+    dx, dy = ((said[i] + said[i + 2] - target[i] - target[i + 2]) / 2 for i in (0, 1))
+    return dx, dy
 
 
 def place_of(box: Box) -> str:
     """The ninth of the picture that a box's centre lies in."""
     column, row = (min(max(int(3 * (box[i] + box[i + 2]) / 2), 0), 2) for i in (0, 1))
-    return PLACES[3 * row + column]
+    return OBJECT_PLACES[3 * row + column]
 
 
 def thirds(areas: Sequence[float]) -> list[str]:
     """Which third of the areas each belongs to, by rank; equal areas share the lower one."""
     edges = [sorted(areas)[math.ceil(len(areas) * k / 3) - 1] for k in (1, 2)]
-    return [SIZES[sum(area > edge for edge in edges)] for area in areas]
+    return [OBJECT_SIZES[sum(area > edge for edge in edges)] for area in areas]
 
 
-def compare(first: Sequence[Row], second: Sequence[Row]) -> list[Case]:
-    """Every sample that both runs answered.
+def failure_cases(first: Sequence[Row], second: Sequence[Row]) -> list[Case]:
+    """Every sample that both runs answered, given their answered rows.
 
     Raises:
         ValueError: there is none.
     """
-    answered = [[row for row in rows if row["status"] == "ok"] for rows in (first, second)]
-    pairs = list(zip(*answered_by_both(*answered), strict=True))
+    pairs = list(zip(*answered_by_both(first, second), strict=True))
     if not pairs:
         raise ValueError("the two runs answered no sample in common")
     boxes = {row["id"]: box for row, _ in pairs if (box := true_box(row)) is not None}
@@ -108,7 +112,7 @@ def compare(first: Sequence[Row], second: Sequence[Row]) -> list[Case]:
 def count_outcomes(cases: Iterable[Case], key: str) -> list[dict[str, str | int]]:
     """Outcomes by the values of a field of the cases; cases without a value are left out."""
     counts = Counter((getattr(case, key), case.outcome) for case in cases if getattr(case, key))
-    known = {"size": SIZES, "place": PLACES}.get(key) or sorted({value for value, _ in counts})
+    known = {"size": OBJECT_SIZES, "place": OBJECT_PLACES}.get(key) or sorted({value for value, _ in counts})
     values = [value for value in known if any(counts[value, outcome] for outcome in OUTCOMES)]
     return [{key: value} | {outcome: counts[value, outcome] for outcome in OUTCOMES} for value in values]
 
@@ -119,9 +123,7 @@ def mean_offsets(cases: Sequence[Case], names: Sequence[str]) -> list[dict[str, 
     for run, name in zip(("first", "second"), names, strict=True):
         wrong = ("neither", f"only {'second' if run == 'first' else 'first'}")
         for which, chosen in (("all", OUTCOMES), ("wrong", wrong)):
-            moves = np.array([
-                (getattr(case, f"{run}_dx"), getattr(case, f"{run}_dy")) for case in cases if case.outcome in chosen
-            ]).reshape(-1, 2)  # fmt: skip
+            moves = np.array([_move(case, run) for case in cases if case.outcome in chosen]).reshape(-1, 2)
             moves = moves[~np.isnan(moves).any(1)]
             row: dict[str, str | int | float] = {"run": name, "boxes": which, "n": len(moves)}
             for axis, label in enumerate(("dx", "dy")):
@@ -133,32 +135,17 @@ def mean_offsets(cases: Sequence[Case], names: Sequence[str]) -> list[dict[str, 
     return rows
 
 
-def plot_offsets(cases: Sequence[Case], names: Sequence[str], path: Path) -> None:
-    """Where the predicted centres lie around the true ones, a panel per run; the mean as a cross."""
-    import matplotlib
-    from matplotlib.figure import Figure
+def _panel(
+    cases: Sequence[Case], run: str, name: str
+) -> tuple[str, list[tuple[float, float]], list[tuple[float, float]]]:
+    """What `plot_offsets` shows of a run: its name, the moves of right and of wrong answers."""
+    boxes = [case for case in cases if case.place]
+    right = [_move(case, run) for case in boxes if case.outcome in ("both", f"only {run}")]
+    return name, right, [_move(case, run) for case in boxes if case.outcome not in ("both", f"only {run}")]
 
-    from nuwa.report.plots import COLOURS, SETTINGS
 
-    with matplotlib.rc_context(SETTINGS):
-        figure = Figure(figsize=(8, 4), layout="constrained")
-        for axes, run, name in zip(
-            figure.subplots(1, 2, sharex=True, sharey=True), ("first", "second"), names, strict=True
-        ):
-            for wrong, colour, marker in ((False, COLOURS[0], "o"), (True, COLOURS[5], "x")):
-                right = ("both", f"only {run}")
-                own = [case for case in cases if case.place and (case.outcome not in right) == wrong]
-                places = [(getattr(case, f"{run}_dx"), getattr(case, f"{run}_dy")) for case in own]
-                x, y = zip(*places, strict=True) if places else ((), ())
-                axes.scatter(x, y, c=colour, marker=marker, s=18, linewidths=1, label="wrong" if wrong else "right")
-            every = [(getattr(case, f"{run}_dx"), getattr(case, f"{run}_dy")) for case in cases]
-            axes.scatter(*np.nanmean(every, 0), c="black", marker="+", s=160, label="mean")
-            axes.axhline(0, color="#999999", linewidth=0.6)
-            axes.axvline(0, color="#999999", linewidth=0.6)
-            axes.set(title=name, xlabel="dx, below 0: too far left", ylabel="dy, below 0: too far up", aspect="equal")
-        axes.invert_yaxis()
-        axes.legend(fontsize=8, frameon=False)
-        figure.savefig(path, dpi=110, metadata={"Software": None})
+def _move(case: Case, run: str) -> tuple[float, float]:
+    return getattr(case, f"{run}_dx"), getattr(case, f"{run}_dy")
 
 
 def write_table(path: Path, rows: Sequence[dict]) -> None:
@@ -186,17 +173,16 @@ def labels(folders: Sequence[Path]) -> list[str]:
     Raises:
         ValueError: a folder holds no finished run.
     """
-    results = [read_result(folder) for folder in folders]
-    for folder, result in zip(folders, results, strict=True):
-        if result is None or result["status"] != "done":
+    runs = [Run.read(folder) for folder in folders]
+    for folder, run in zip(folders, runs, strict=True):
+        if not run.done:
             raise ValueError(f"{folder}: no finished run (result.json)")
-    options = [result["config"].get("pruner", {}) for result in results]
-    one_method = len({result["method"] for result in results}) == 1
+    options = [run.config.get("pruner", {}) for run in runs]
+    one_method = len({run.method for run in runs}) == 1
     told = [key for key in options[0] if one_method and len({str(o.get(key)) for o in options}) > 1]
     names = []
-    for result, own in zip(results, options, strict=True):
-        budget = result["config"]["budget"]
-        parts = (result["method"], budget["average"] or budget["ratio"], result["position"])
+    for run, own in zip(runs, options, strict=True):
+        parts = (run.method, run.config["budget"]["average"] or run.config["budget"]["ratio"], run.position)
         names.append(" ".join([str(part) for part in parts if part is not None] + [f"{k}={own[k]}" for k in told]))
     return names
 
@@ -209,8 +195,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         names = labels(given.runs)
-        cases = compare(*(read_rows(run / JOURNAL) for run in given.runs))
-    except ValueError as error:
+        cases = failure_cases(*map(read_answers, given.runs))
+    except (JournalError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     out = given.out or given.runs[1] / "failures"
@@ -224,7 +210,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         offsets = mean_offsets(cases, names)
         write_table(out / "offsets.csv", offsets)
         print_table(offsets)
-        plot_offsets(cases, names, out / "offsets.png")
+        plot_offsets([_panel(cases, *run) for run in zip(("first", "second"), names, strict=True)], out / "offsets.png")
     print(out)
     return 0
 

@@ -16,7 +16,7 @@ from nuwa.pruners.catalogue import find_method, method_names
 from nuwa.pruners.contexts import Tower
 from nuwa.pruning.budget import Budget, BudgetError, Schedule
 
-COLUMNS = (
+METHOD_COLUMNS = (
     "method",
     "stage",
     "signal",
@@ -71,7 +71,7 @@ class Setting:
         return absolute + [(f"{ratio:.0%}", Budget(ratio=ratio)) for ratio in self.ratios]
 
 
-SETTINGS = (
+BUDGET_SETTINGS = (
     Setting("1.5", Tower("clip_vision_model", {}, True, (24, 24)), 576, 32, averages=(192, 128, 64)),
     Setting("NeXT", Tower("clip_vision_model", {}, True), 2880, 32, averages=(640, 320, 160)),
     Setting("Qwen", Tower("qwen2_5_vl", {}), 1000, 28, ratios=(0.75, 0.5, 0.25)),
@@ -132,7 +132,7 @@ def _shown(schedule: Schedule, setting: Setting) -> str:
 
 def _budget_rows() -> tuple[list[list[str]], list[str]]:
     """Rows of the table of budgets, and the reasons for its empty cells."""
-    columns = [(setting, label, budget) for setting in SETTINGS for label, budget in setting.budgets]
+    columns = [(setting, label, budget) for setting in BUDGET_SETTINGS for label, budget in setting.budgets]
     rows = [["method", "counts", *(f"{setting.name}: {label}" for setting, label, _ in columns)]]
     reasons: dict[str, list[str]] = {}
     for name in method_names():
@@ -154,7 +154,7 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
 def page() -> str:
     """The whole page."""
     budgets, reasons = _budget_rows()
-    methods = _table([COLUMNS, *map(_row, method_names())])
+    methods = _table([METHOD_COLUMNS, *map(_row, method_names())])
     return "\n".join([INTRODUCTION, methods + BUDGETS, _table(budgets), *reasons, ""])
 
 

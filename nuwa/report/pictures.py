@@ -13,46 +13,47 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from nuwa import prune
 from nuwa.engine.blocking import configured_block
 from nuwa.evaluation.check import check
-from nuwa.evaluation.journal import JOURNAL, read_rows
-from nuwa.evaluation.one_model import load
-from nuwa.evaluation.result import read_result
-from nuwa.pictures.canvas import below
-from nuwa.pictures.drawing import FOLDER, boxes_of, draw_look, file_name, title_of
-from nuwa.pictures.looks import look_at
+from nuwa.evaluation.journal import read_answers
+from nuwa.evaluation.model_cache import load_once
+from nuwa.evaluation.runs import Run
+from nuwa.pictures.canvas import in_a_column
+from nuwa.pictures.drawing import PICTURE_FOLDER, boxes_of, draw_trace, file_name, title_of
+from nuwa.pictures.traces import trace_decisions
 from nuwa.schema import Config
 
 
-def read_run(folder: Path, count: int) -> Iterator[tuple[str, list[Image.Image]]]:
+def sample_pictures(folder: Path, count: int) -> Iterator[tuple[str, list[Image.Image]]]:
     """The ids and pictures of a run's first samples, those that it answered, as its config decides them today.
 
     Raises:
         ValueError: the folder holds no finished run.
     """
-    result = read_result(folder)
-    if result is None or result["status"] != "done":
+    run = Run.read(folder)
+    if not run.done:
         raise ValueError(f"{folder}: no finished run (result.json)")
-    cfg = OmegaConf.merge(OmegaConf.structured(Config), result["config"])
+    cfg = OmegaConf.merge(OmegaConf.structured(Config), run.config)
+    assert isinstance(cfg, DictConfig)
     parts = check(cfg)
-    loaded = load(parts.model)
-    rows = {row["id"]: row for row in read_rows(folder / JOURNAL)}
+    loaded = load_once(parts.model)
+    rows = {row["id"]: row for row in read_answers(folder)}
     with (
         prune(loaded.model, parts.pruner, position=cfg.position.strategy) as session,
         configured_block(session, **cfg.blocking),
     ):
         for index in range(min(count, parts.benchmark.take(cfg.limit))):
             row = rows.get(parts.benchmark.sample_id(index))
-            if row is None or row["status"] != "ok":
+            if row is None:
                 continue
             sample = parts.benchmark[index]
-            title = title_of(result["method"], session.strategy, sample, row)
+            title = title_of(run.method, session.strategy, sample, row)
             boxes = boxes_of(parts.benchmark, sample, row)
-            yield sample.id, [draw_look(look, boxes, title) for look in look_at(session, loaded, sample)]
+            yield sample.id, [draw_trace(trace, boxes, title) for trace in trace_decisions(session, loaded, sample)]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -65,16 +66,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     found: dict[str, list[Image.Image]] = {}
     try:
         for run in given.runs:
-            for name, pictures in read_run(run, given.samples):
+            for name, pictures in sample_pictures(run, given.samples):
                 found.setdefault(name, []).extend(pictures)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    out = given.out or given.runs[0] / FOLDER
+    out = given.out or given.runs[0] / PICTURE_FOLDER
     out.mkdir(parents=True, exist_ok=True)
     for name, pictures in found.items():
         path = out / f"{file_name(name)}{'-side-by-side' if len(given.runs) > 1 else ''}.png"
-        below(pictures).save(path)
+        in_a_column(pictures).save(path)
         print(path)
     return 0
 

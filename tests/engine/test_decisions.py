@@ -140,6 +140,20 @@ def test_a_method_may_count_by_itself():
     assert session.report().tokens_per_layer == [40, 40, 5, 5, 5, 5]
 
 
+@pytest.mark.parametrize("name", ["prumerge", "prumerge_plus"])
+def test_images_that_decide_on_their_numbers_are_as_alone(name):
+    model, names = LLAVA.model(), ("middle", "two", "last")
+    with torch.no_grad(), nuwa.prune(model, nuwa.load_pruner(name, adaptive=True)) as session:
+        together = model(**LLAVA.inputs(*names)).logits
+        kept = [image.stages[0][1] for image in session.report().images]
+        alone = []
+        for row, prompt in enumerate(names):
+            logits = model(**LLAVA.inputs(prompt)).logits[0]
+            torch.testing.assert_close(together[row, -len(logits) :], logits, atol=3e-6, rtol=0)
+            alone += [image.stages[0][1] for image in session.report().images]
+    assert kept == alone and len({len(tokens) for tokens in kept}) > 1
+
+
 def test_an_image_with_less_left_than_planned_keeps_all_of_it():
     few = Answers(indices(*range(4)), lambda c, k: first(c, 8), counts=(4, 8))
     with torch.no_grad(), nuwa.prune(LLAVA.model(), few) as session:

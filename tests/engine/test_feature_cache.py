@@ -90,13 +90,15 @@ def test_the_folder_may_vanish(tmp_path):
 
 
 def test_what_others_keep_in_the_folder_stays(tmp_path):
-    mine = tmp_path / "thesis" / "draft.txt"
-    mine.parent.mkdir()
-    mine.write_bytes(b"years of work" * 1000)
+    mine = [tmp_path / name for name in ("thesis/draft.txt", "models/model.safetensors", "model.safetensors")]
+    for path in mine:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"years of work" * 1000)
+        os.utime(path.parent, (0, 0))
     loose = filled(tmp_path, "old", 1, age=50).folder / "notes.txt"
     loose.write_text("mine, too")
     cache = filled(tmp_path, "own", 3, limit=2 * 10**3)
-    assert mine.exists() and loose.exists() and cache.refused < 2 * 10**3
+    assert all(path.exists() for path in [*mine, loose]) and cache.refused < 2 * 10**3
     assert [path.name for path in loose.parent.iterdir()] == ["notes.txt"]
 
 

@@ -14,6 +14,8 @@ from transformers import DynamicCache, StaticCache
 import nuwa
 from nuwa.engine.guards import SessionError
 from nuwa.pruners import KeepAll
+from nuwa.pruners.base import Pruner, VisionDecision
+from nuwa.pruning.budget import Schedule
 
 
 @pytest.fixture
@@ -24,6 +26,23 @@ def model():
 @pytest.fixture
 def inputs():
     return batch(prompt(3, "image", 5)) | {"pixel_values": pixels(1)}
+
+
+class Asks(Pruner):
+    """Keeps everything, and notes questions and names."""
+
+    name = "asks"
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.seen = []
+
+    def schedule(self, n_tokens, layers):
+        return Schedule(n_tokens)
+
+    def prune_vision(self, context, keep):
+        self.seen.append((context.questions, context.ids))
+        return VisionDecision(torch.arange(keep)[None])
 
 
 def traces(model) -> list:
@@ -105,6 +124,30 @@ def test_static_caches_are_refused(model, inputs):
 def test_chunked_prefill_is_refused(model, inputs):
     with nuwa.prune(model, Fixed(3)), pytest.raises(SessionError):
         model.generate(**inputs, max_new_tokens=2, prefill_chunk_size=16)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("shape", [(1, 9), (2, 73), (1, 1, 73, 73), (73,)])
+def test_masks_of_another_shape_are_refused(model, inputs, shape):
+    inputs["attention_mask"] = torch.ones(shape, dtype=torch.long)
+    with nuwa.prune(model, Fixed(3)), pytest.raises(SessionError, match=r"attention mask must be 2-D, \(1, 73\)"):
+        model(**inputs)
+
+
+@torch.no_grad()
+def test_a_sliding_window_is_refused(model, inputs):
+    model.config.text_config.sliding_window = 4
+    with nuwa.prune(model, Fixed(3)), pytest.raises(SessionError, match="sliding window"):
+        model(**inputs)
+
+
+@torch.no_grad()
+def test_a_cache_cut_into_its_prompt_is_refused(model, inputs):
+    with nuwa.prune(model, Fixed(3)):
+        cache = model(**inputs).past_key_values
+        cache.crop(-1)
+        with pytest.raises(SessionError, match="continue with the new ids only"):
+            model(input_ids=torch.tensor([[7]]), past_key_values=cache)
 
 
 @torch.no_grad()
@@ -216,6 +259,17 @@ def test_image_names_must_match_the_call(model, inputs):
         session.image_ids = ["a", "b"]
         with pytest.raises(SessionError, match="image_ids is about 2 images, but this call has 1"):
             model(**inputs)
+
+
+@torch.no_grad()
+def test_questions_and_names_are_about_one_call(model, inputs):
+    with nuwa.prune(model, Asks()) as session:
+        session.questions, session.image_ids = ["what?"], ["a"]
+        model(**inputs)
+        assert session.pruner.seen == [(["what?"], ["a"])]
+        model(**inputs)
+    questions, (name,) = session.pruner.seen[1]
+    assert questions is None and name != "a"
 
 
 def test_unsupported_models_are_named(model):

@@ -13,8 +13,8 @@ from transformers import MistralConfig
 
 import nuwa
 from nuwa.models import adapter_for
-from nuwa.pruners.base import Tap
-from nuwa.pruning.budget import Budget
+from nuwa.pruners.base import LLMDecision, Pruner, Tap
+from nuwa.pruning.budget import Budget, Schedule
 
 FAMILY = FAMILIES["llava_next"]
 
@@ -183,3 +183,41 @@ def test_extras_say_what_holds_of_every_cell_of_a_view():
         stay = kept & set(cells)
         assert pillars <= stay
         assert len(pillars) == len(stay) - math.ceil(0.75 * (len(stay) - 1))
+
+
+class Turning(Pruner):
+    """Keeps every second patch of each image at layer 2, moved up, the last first if ``turned``; all of them at 4."""
+
+    name = "turning"
+
+    def __init__(self, turned):
+        super().__init__()
+        self.turned = turned
+
+    def schedule(self, n_tokens, layers):
+        return Schedule(n_tokens, ((2, (n_tokens + 1) // 2), (4, (n_tokens + 1) // 2)))
+
+    def prune_llm(self, context, keep):
+        kept = torch.zeros_like(context.valid)
+        order = torch.arange(kept.shape[1]).repeat(len(kept), 1)
+        for row, _, mine in context.each_image():
+            stay = mine[::2] if context.layer == 2 else mine
+            kept[row, stay] = True
+            order[row, stay.flip(0) if self.turned else stay] = mine[: len(stay)]
+        return LLMDecision(kept, order=order) if context.layer == 2 else kept
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_newlines_follow_the_last_of_their_row_or_leave_with_the_order_of_rows(turned):
+    """Also of images whose rows in the batch are padded, with places that were newlines."""
+    names, numbers = ("middle", "two", "last"), (0, 1, 2, 3)
+    with torch.no_grad(), nuwa.prune(FAMILY.model(), Turning(turned)) as session:
+        together = session.adapter.model(**FAMILY.inputs(*names)).logits
+        images = session.report().images
+        for row, name in enumerate(names):
+            alone = session.adapter.model(**FAMILY.inputs(name)).logits[0]
+            torch.testing.assert_close(together[row, -len(alone) :], alone, atol=3e-6, rtol=0)
+    for image, number in zip(images, numbers, strict=True):
+        patches = sorted(token for view in FAMILY.patches(number) for token in view)[::2]
+        expected = patches[::-1] if turned else FAMILY.with_newlines(number, set(patches))
+        assert [kept for _, kept, _ in image.stages[1:]] == [expected] * 2

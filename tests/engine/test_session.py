@@ -12,6 +12,7 @@ from helpers.support import Fixed, Merging, batch, kept_tokens, pixels, plain_de
 
 import nuwa
 from nuwa.pruners import KeepAll
+from nuwa.pruning.budget import Budget
 
 BATCH = ("middle", "two", "last")
 """Three prompts of different lengths with 1, 2 and 1 images."""
@@ -163,6 +164,17 @@ class TestAgainstPlainDecoding:
                     got[i].append(int(logits[0, -1].argmax()))
         assert [g[2:] for g in got] == expected
 
+    @pytest.mark.parametrize("pruner", [Fixed(3, (2, 4)), Merging((0, 3))], ids=["drops", "merges"])
+    def test_layers_cache_what_the_report_says(self, family, model, pruner):
+        text = [family.ids(name).count(4) for name in BATCH]
+        text = [len(family.ids(name)) - placeholders for name, placeholders in zip(BATCH, text, strict=True)]
+        with torch.no_grad(), nuwa.prune(model, pruner) as session:
+            out = model(**family.inputs(*BATCH))
+        images = session.report().images
+        for layer, cached in enumerate(out.past_key_values.layers):
+            visual = [sum(image.per_layer[layer] for image in images if image.row == row) for row in range(len(BATCH))]
+            assert cached.keys.shape[2] == max(a + b for a, b in zip(text, visual, strict=True))
+
     def test_layers_cache_what_they_saw(self, llava):
         with torch.no_grad(), nuwa.prune(llava, Fixed(3, (2, 4)), "pesp") as session:
             out = llava(**FAMILIES["llava"].inputs("first"))
@@ -171,6 +183,33 @@ class TestAgainstPlainDecoding:
         assert [layer.keys.shape[2] - text for layer in out.past_key_values.layers] == counts
         assert session.report().tokens_per_layer == counts
         assert session.report().images[0].stages[1][1] == kept_tokens(64, 3, 2)
+
+
+class TestReport:
+    @pytest.mark.parametrize("options", [{"num_beams": 3}, {"num_return_sequences": 2, "do_sample": True}])
+    def test_an_image_counts_once_however_many_answers_it_gets(self, family, model, options):
+        with torch.no_grad(), nuwa.prune(model, Fixed(3, (2,))) as session:
+            model.generate(**family.inputs(*BATCH), max_new_tokens=3, **options)
+        report = session.report()
+        assert [image.row for image in report.images] == [0, 1, 1, 2] and report.images_seen == 4
+        expected = torch.tensor([image.per_layer for image in report.images]).float().mean(0)
+        torch.testing.assert_close(torch.tensor(report.tokens_per_layer).float(), expected)
+
+    def test_counts_are_a_mean_over_the_images_of_all_calls(self, family, model):
+        counts = []
+        with torch.no_grad(), nuwa.prune(model, Fixed(3, (2,))) as session:
+            for names in (("middle", "two"), ("last",)):
+                model(**family.inputs(*names))
+                counts += [image.per_layer for image in session.report().images]
+        assert len(counts) == session.report().images_seen == 4
+        mean = [sum(layer) / 4 for layer in zip(*counts, strict=True)]
+        assert session.report().tokens_per_layer == mean
+
+
+@pytest.mark.parametrize(("name", "strategy"), [("visionzip", "perc"), ("nuwa", "pesp"), ("pyramiddrop", "perc")])
+def test_native_is_the_authors_strategy_and_pesp_on_several_axes(family, model, name, strategy):
+    session = nuwa.prune(model, nuwa.load_pruner(name, budget=Budget(ratio=0.5)))
+    assert session.strategy == ("pesp" if family.name == "qwen2_5_vl" else strategy)
 
 
 TURN = torch.tensor([[0, 0, 9], [11, 12, 13]]), torch.tensor([[0, 0, 1], [1, 1, 1]])
@@ -196,11 +235,12 @@ class TestPaddingBehindThePrompt:
 
     @pytest.mark.parametrize("position", ["perc", "pesp"])
     @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-    def test_rows_equal_rows_alone(self, family, attention, position):
+    @pytest.mark.parametrize("prompts", [("first", "middle"), ("first", "first")], ids=["padded", "of one length"])
+    def test_rows_equal_rows_alone(self, family, attention, position, prompts):
         model, turns = family.model(attention), (TURN, ANSWER, THIRD)
         with nuwa.prune(model, Fixed(3, (2, 4)), position):
-            together = continued(model, family.inputs("first", "middle"), turns)
-            for row, name in enumerate(("first", "middle")):
+            together = continued(model, family.inputs(*prompts), turns)
+            for row, name in enumerate(prompts):
                 real = [(ids[row, new[row] == 1][None], new[row, new[row] == 1][None]) for ids, new in turns]
                 alone = continued(model, family.inputs(name), real)
                 torch.testing.assert_close(together[row], alone[0], atol=2e-6, rtol=0)

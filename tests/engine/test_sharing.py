@@ -249,5 +249,35 @@ def test_other_images_order_taps_layer_or_space_are_other_entries(tmp_path):
     found = answers(model, asked(family, *ASKED), KeepAll(), cache=cache, **last)[1]
     assert torch.equal(found, answers(model, asked(family, *ASKED), KeepAll(), **last)[1])
     assert (cache.hits, cache.misses) == (0, 4)
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 4
     answers(model, asked(family, *ASKED), KeepAll(), cache=FeatureCache(tmp_path, "other", 10**8))
     assert len(list(tmp_path.rglob("*.safetensors"))) == 5
+
+
+def test_features_of_a_smaller_image_are_another_entry(tmp_path):
+    """Methods without taps would be served what `downsample` has encoded, and it what other budgets made it encode."""
+    family = FAMILIES["llava"]
+    model, inputs, cache = family.model(), asked(family, *ASKED), FeatureCache(tmp_path, "space", 10**8)
+    for pruner in (*(nuwa.load_pruner("downsample", budget=budget) for budget in (16, 32)), KeepAll()):
+        expected, found = (answers(model, inputs, pruner, cache=used)[1] for used in (None, cache))
+        assert torch.equal(found, expected)
+    assert (cache.hits, cache.misses) == (0, 3)
+
+
+def test_what_a_call_asks_for_by_any_name_makes_another_entry(tmp_path):
+    family = FAMILIES["llava"]
+    arguments, cache = family.pictures(0), FeatureCache(tmp_path, "space", 10**8)
+    with torch.no_grad(), nuwa.prune(family.model(), KeepAll(), cache=cache) as session:
+        for more in ({}, {"interpolate_pos_encoding": True}, {"interpolate_pos_encoding": False}):
+            session.adapter.multimodal.get_image_features(**arguments, **more)
+    assert (cache.hits, cache.misses) == (0, 3)
+
+
+def test_pictures_of_equal_pixels_and_other_sizes_are_two():
+    """Padding that was cut off one of them is part of the other."""
+    family = FAMILIES["llava_next"]
+    pictures = family.pictures(0, 0)
+    pictures["image_sizes"] = torch.tensor([[8, 32], [16, 32]])
+    with torch.no_grad(), nuwa.prune(family.model(), KeepAll(), share=True) as session:
+        images = session.adapter.multimodal.get_image_features(**pictures).pooler_output
+    assert len(images[0]) < len(images[1])

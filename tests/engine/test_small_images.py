@@ -10,9 +10,10 @@ from helpers.families_qwen import Qwen
 from helpers.support import Fixed, batch, pixels, prompt
 
 import nuwa
+from nuwa.engine.vision import schedule_for
 from nuwa.models import adapter_for
 from nuwa.pruners import KeepAll
-from nuwa.pruning.budget import Budget, BudgetError
+from nuwa.pruning.budget import Budget, BudgetError, Schedule
 
 PROMPTS = ("first", "middle", "two", "last")
 
@@ -26,6 +27,7 @@ def of_sizes(*sizes):
 
 TINY = of_sizes((1, 1), (1, 2), (2, 1), (2, 2))
 THIN = of_sizes((1, 5), (3, 1), (2, 3), (3, 3))
+TINY_SHAPE = adapter_for(TINY.model()).shape
 MIXED = of_sizes((6, 7), (1, 1), (5, 5), (1, 2))
 
 
@@ -58,6 +60,19 @@ def test_an_image_too_small_for_its_share_stays_whole_and_a_large_one_is_refused
     beyond = nuwa.load_pruner("fastv", budget=Budget(ratio=0.1))
     with torch.no_grad(), nuwa.prune(model, beyond), pytest.raises(BudgetError, match="see all 81 tokens"):
         model(**large.inputs("first"))
+
+
+def test_the_largest_small_image_has_64_tokens():
+    pruner = nuwa.load_pruner("fastv", budget=Budget(ratio=0.1))
+    assert schedule_for(pruner, 64, TINY_SHAPE) == (Schedule(64), True)
+    with pytest.raises(BudgetError, match="see all 65 tokens"):
+        schedule_for(pruner, 65, TINY_SHAPE)
+
+
+@pytest.mark.parametrize(("n_tokens", "small"), [(99, True), (100, True), (101, False)])
+def test_an_image_of_exactly_the_budget_stays_whole(n_tokens, small):
+    schedule, found = schedule_for(nuwa.load_pruner("random", budget=100), n_tokens, TINY_SHAPE)
+    assert (schedule.vision, found) == (min(n_tokens, 100), small)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

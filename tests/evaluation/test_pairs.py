@@ -6,8 +6,9 @@ import json
 import numpy as np
 import pytest
 
+from nuwa.benchmarks.local import Local
 from nuwa.evaluation import statistics
-from nuwa.evaluation.pairs import Benchmarked, compare, mcnemar, mean_retention, permutation
+from nuwa.evaluation.pairs import Benchmarked, mcnemar, mean_retention, paired_tests, permutation
 from nuwa.report.compare import main
 
 
@@ -19,9 +20,8 @@ def rows(values, task="t", **cells):
     ]
 
 
-def mean(chosen):
-    values = [value for row in chosen for value in row["scores"].values()]
-    return {next(iter(chosen[0]["scores"])): sum(values) / len(values)}
+MEANS = Local.unloaded({})
+"""A benchmark whose numbers are the means of its scores."""
 
 
 def test_mcnemar_by_hand():
@@ -43,27 +43,27 @@ def test_permutation_against_all_signs():
 
 def test_the_test_fits_the_metric():
     right, wrong = rows([1] * 12), rows([1] * 4 + [0] * 8)
-    (found,) = compare(right, wrong)
+    (found,) = paired_tests(right, wrong)
     assert (found.test, found.n, found.first, found.second) == ("McNemar", 12, 1.0, pytest.approx(1 / 3))
     assert found.p == mcnemar(8, 0)
-    (found,) = compare(rows([0.9, 0.8, 0.7]), rows([0.1, 0.2, 0.3]))
+    (found,) = paired_tests(rows([0.9, 0.8, 0.7]), rows([0.1, 0.2, 0.3]))
     assert found.test == "permutation"
     grouped = [rows(values, meta={"group": "one"}) for values in ([1] * 12, [0] * 12)]
-    (found,) = compare(*grouped)
+    (found,) = paired_tests(*grouped)
     assert (found.test, found.p) == ("permutation", 1.0)  # one group is no evidence
-    assert compare(rows([1], "a"), rows([1], "b")) == []
+    assert paired_tests(rows([1], "a"), rows([1], "b")) == []
 
 
 def test_samples_are_paired_by_id():
     first, second = rows([1, 0, 1]), rows([1, 0, 1, 0])[::-1]
-    (found,) = compare(first, second)
+    (found,) = paired_tests(first, second)
     assert (found.n, found.first, found.p) == (3, found.second, 1.0)
 
 
 def test_a_metric_that_one_run_lacks_for_a_sample():
     first, second = rows([1, 0, 1]), rows([1, 1, 0])
     del second[1]["scores"]["t/m"]
-    (found,) = compare(first, second)
+    (found,) = paired_tests(first, second)
     assert (found.n, found.first, found.second) == (2, 1.0, 0.5)
 
 
@@ -71,23 +71,23 @@ def test_samples_of_two_data_sets_are_refused():
     """Rows without an id of their own are called alike in every file."""
     first, second = rows([1, 0], target=["red"]), rows([1, 0], target=["two"])
     with pytest.raises(ValueError, match="two data sets: t0 has the target"):
-        compare(first, second)
+        paired_tests(first, second)
     asked_otherwise = rows([1, 0], target=["red"], prompt="What colour?")
-    assert compare(first, asked_otherwise)[0].n == 2
+    assert paired_tests(first, asked_otherwise)[0].n == 2
 
 
 def test_mean_retention(monkeypatch):
     monkeypatch.setattr(statistics, "RESAMPLES", 200)
-    easy = Benchmarked(rows([1, 1, 0, 0] * 20, "a"), rows([1] * 80, "a"), mean, "a/m")
-    same = Benchmarked(rows([1, 0] * 20, "b"), rows([1, 0] * 20, "b"), mean, "b/m")
+    easy = Benchmarked(rows([1, 1, 0, 0] * 20, "a"), rows([1] * 80, "a"), MEANS, "a/m")
+    same = Benchmarked(rows([1, 0] * 20, "b"), rows([1, 0] * 20, "b"), MEANS, "b/m")
     found = mean_retention([easy, same])
     assert found["value"] == pytest.approx(0.75)
     assert 0.68 < found["low"] < 0.75 < found["high"] < 0.82
     assert mean_retention([same]) == {"value": 1.0, "low": 1.0, "high": 1.0}
-    alone = statistics.retention(easy.rows, easy.unpruned, mean)["a/m"]
+    alone = statistics.retention(easy.rows, easy.unpruned, MEANS)["a/m"]
     assert mean_retention([easy]) == alone
     with pytest.raises(ValueError, match="b/m has no retention"):
-        mean_retention([easy, Benchmarked(rows([1], "b"), rows([0], "b"), mean, "b/m")])
+        mean_retention([easy, Benchmarked(rows([1], "b"), rows([0], "b"), MEANS, "b/m")])
 
 
 def test_command_line(tmp_path, capsys):

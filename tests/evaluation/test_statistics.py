@@ -15,17 +15,13 @@ def rows(values, task="vqa"):
     return [{"id": f"{task}{i}", "task": task, "scores": {f"{task}/m": float(v)}} for i, v in enumerate(values)]
 
 
-def mean(chosen):
-    columns: dict[str, list[float]] = {}
-    for row in chosen:
-        for name, value in row["scores"].items():
-            columns.setdefault(name, []).append(value)
-    return {name: float(np.mean(column)) for name, column in columns.items()}
+MEANS = Local.unloaded({})
+"""A benchmark whose numbers are the means of its scores."""
 
 
 def test_standard_error_of_a_share():
     data = rows([1] * 30 + [0] * 70) + rows([1, 0] * 20, "vg")
-    errors = standard_errors(data, mean)
+    errors = standard_errors(data, MEANS)
     assert errors["vqa/m"] == pytest.approx((0.3 * 0.7 / 100) ** 0.5, rel=0.1)
     assert errors["vg/m"] == pytest.approx((0.25 / 40) ** 0.5, rel=0.1)
 
@@ -71,17 +67,19 @@ def test_independent_samples_in_groups_lose_little():
 
 def test_retention_is_paired():
     full, pruned = rows([1, 1, 0, 1] * 25), rows([1, 0, 0, 1] * 25)
-    found = retention(pruned, full, mean)["vqa/m"]
+    found = retention(pruned, full, MEANS)["vqa/m"]
     assert found["value"] == pytest.approx(2 / 3)
     assert found["low"] < 2 / 3 < found["high"]
-    same = retention(full, full, mean)["vqa/m"]
+    same = retention(full, full, MEANS)["vqa/m"]
     assert same == {"value": 1.0, "low": 1.0, "high": 1.0}  # an unpaired interval would have a width
 
 
 def test_retention_uses_common_samples_and_skips_zero_baselines():
-    assert retention(rows([1, 1]), rows([1]), mean)["vqa/m"]["value"] == 1.0
-    assert retention(rows([1, 1]), rows([0, 0]), mean) == {}
-    assert retention(rows([1]), [], mean) == {}
+    """Of the unpruned run's four samples only the two that the other answered count: 1/2 over 1/2, not over 3/4."""
+    assert retention(rows([1, 0]), rows([1, 0, 1, 1]), MEANS)["vqa/m"]["value"] == 1.0
+    assert retention(rows([1, 0, 1, 1]), rows([1, 0]), MEANS)["vqa/m"]["value"] == 1.0
+    assert retention(rows([1, 1]), rows([0, 0]), MEANS) == {}
+    assert retention(rows([1]), [], MEANS) == {}
 
 
 def test_samples_of_a_group_are_drawn_together():
@@ -90,9 +88,9 @@ def test_samples_of_a_group_are_drawn_together():
         {"id": str(i), "task": "mme", "scores": {"mme/m": float(i % 2)}, "meta": {"group": str(i // 2)}}
         for i in range(40)
     ]
-    assert standard_errors(pairs, mean) == {"mme/m": 0.0}
+    assert standard_errors(pairs, MEANS) == {"mme/m": 0.0}
     alone = [{key: value for key, value in row.items() if key != "meta"} for row in pairs]
-    assert standard_errors(alone, mean)["mme/m"] == pytest.approx(0.5 / 40**0.5, rel=0.2)
+    assert standard_errors(alone, MEANS)["mme/m"] == pytest.approx(0.5 / 40**0.5, rel=0.2)
 
 
 def drawn_rows(kind, number, rng):
@@ -117,7 +115,7 @@ def drawn_rows(kind, number, rng):
     ],
 )
 def test_a_benchmarks_numbers_need_no_loop_over_rows(kind, options, monkeypatch):
-    """The same draws as through the rows themselves, which a plain function makes statistics go through."""
+    """The same as summing up the drawn rows themselves."""
     monkeypatch.setattr(statistics, "RESAMPLES", 50)
     benchmark, rng = kind.unloaded(options), np.random.default_rng(0)
     runs = [
@@ -127,12 +125,18 @@ def test_a_benchmarks_numbers_need_no_loop_over_rows(kind, options, monkeypatch)
         ]
         for _ in range(2)
     ]
-    slow = lambda rows: benchmark.metrics(rows)  # noqa: E731
-    assert standard_errors(runs[0], benchmark.metrics) == pytest.approx(standard_errors(runs[0], slow), rel=1e-9)
-    found, expected = (retention(*runs, way) for way in (benchmark.metrics, slow))
-    assert found.keys() == expected.keys() and found
-    for name in found:
-        assert found[name] == pytest.approx(expected[name], rel=1e-9)
+    fast = standard_errors(runs[0], benchmark), retention(*runs, benchmark)
+
+    def through_rows(tasks, benchmark):
+        groups = [group for task in tasks for group in task]
+        return lambda chosen: benchmark.metrics([row for place in chosen for row in groups[place]])
+
+    monkeypatch.setattr(statistics, "_drawn", through_rows)
+    assert fast[0] == pytest.approx(standard_errors(runs[0], benchmark), rel=1e-9)
+    slow = retention(*runs, benchmark)
+    assert slow and fast[1].keys() == slow.keys()
+    for name in slow:
+        assert fast[1][name] == pytest.approx(slow[name], rel=1e-9)
 
 
 def test_pictures_of_mme_are_drawn_whole():
@@ -144,9 +148,9 @@ def test_pictures_of_mme_are_drawn_whole():
         for i in range(20)
     ]  # fmt: skip
     mme = MME.unloaded({})
-    assert mme.metrics(rows)["mme/count"] == 50.0 and set(standard_errors(rows, mme.metrics).values()) == {0.0}
+    assert mme.metrics(rows)["mme/count"] == 50.0 and set(standard_errors(rows, mme).values()) == {0.0}
     rows[1]["prediction"] = "yes"  # one picture of ten has 200 points
-    assert standard_errors(rows, mme.metrics)["mme/count"] == pytest.approx(150 * (0.1 * 0.9 / 10) ** 0.5, rel=0.1)
+    assert standard_errors(rows, mme)["mme/count"] == pytest.approx(150 * (0.1 * 0.9 / 10) ** 0.5, rel=0.1)
 
 
 def test_groups_are_drawn_whole():

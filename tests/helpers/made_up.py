@@ -1,6 +1,7 @@
-"""Made-up results of runs, as result.json has them."""
+"""Made-up results of runs, as result.json has them and as reports read them."""
 
 from nuwa.evaluation.result import write_result
+from nuwa.evaluation.runs import Run
 from nuwa.pruners.catalogue import find_method
 
 
@@ -32,6 +33,11 @@ def result(method, metrics, dataset="gqa", model="llava_1_5_7b", average=None, r
         "llm_tflops": 0.01 * (average or 576.0),
         **extra,
     }
+
+
+def runs_of(results):
+    """The runs that results are read as."""
+    return [Run.of(content) for content in results]
 
 
 def write(folder, results):

@@ -10,8 +10,8 @@ from PIL import Image, ImageColor, ImageDraw
 from nuwa import load_pruner, prune
 from nuwa.evaluation.run import run_job
 from nuwa.pictures.canvas import CAPTION, COLLECTOR, KEPT, MOVED, PADDING, PILLAR, PREDICTED, Panel
-from nuwa.pictures.drawing import cells_of, choose_collector, draw_look, id_moves, stage_panel
-from nuwa.pictures.looks import id_places, look_at, token_places
+from nuwa.pictures.drawing import choose_collector, draw_trace, id_moves, kept_patches, stage_panel
+from nuwa.pictures.traces import id_locations, token_locations, trace_decisions
 from nuwa.pruning.budget import Budget
 from nuwa.pruning.layout import ImageLayout, VisionView
 from nuwa.report.pictures import main
@@ -33,21 +33,21 @@ def planted():
     return picture
 
 
-def looks(family, pruner="nuwa", **options):
+def traces(family, pruner="nuwa", **options):
     loaded = toy(family, weights_boost=3.0)
     sample = Sample("one", "vg", (planted(),), "where is the dog?", BOX)
     method = load_pruner(pruner, Budget(average=8) if family == "llava" else Budget(ratio=0.5), **options)
     with prune(loaded.model, method) as session:
-        (look,) = look_at(session, loaded, sample)
+        (trace,) = trace_decisions(session, loaded, sample)
         report = session.report().images[0]
-    return look, report, method
+    return trace, report, method
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_planted_box_lies_under_its_drawn_frame_in_every_view(family):
-    look, _, _ = looks(family, "random")
-    for view in look.views:
-        panel = Panel(look.picture, view.frame, view.view.grid, "")
+    trace, _, _ = traces(family, "random")
+    for view in trace.views:
+        panel = Panel(trace.picture, view.frame, view.view.grid, "")
         pixels = np.asarray(panel.clear).astype(int)
         rows, columns = np.nonzero((pixels[..., 1] > 180) & (pixels[..., 0] < 60))
         found = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
@@ -56,7 +56,7 @@ def test_a_planted_box_lies_under_its_drawn_frame_in_every_view(family):
             y0, y1 = (33 + y0 * 84) / 150, (33 + y1 * 84) / 150
             assert panel.clear.getpixel((5, 5)) == colour(PADDING)
         wide, high = panel.size
-        tolerance = 0.75 * panel.cell if view.view.newlines is not None else 3  # tiles: whole rows of tokens only
+        tolerance = 0.75 * panel.patch if view.view.newlines is not None else 3  # tiles: whole rows of tokens only
         for got, wanted in zip(found, (x0 * wide, y0 * high, x1 * wide, y1 * high), strict=True):
             assert abs(got - wanted) <= tolerance
         panel.box((0.2, 0.4, 0.6, 0.9), PREDICTED, dashed=False)
@@ -66,22 +66,22 @@ def test_a_planted_box_lies_under_its_drawn_frame_in_every_view(family):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_kept_cells_are_the_reports(family):
-    look, report, _ = looks(family)
-    assert [(stage.layer, stage.kept) for stage in look.stages] == [(layer, kept) for layer, kept, _ in report.stages]
-    assert look.stages[0].ids[look.position][0].tolist() == report.stages[0][2]
+    trace, report, _ = traces(family)
+    assert [(stage.layer, stage.kept) for stage in trace.stages] == [(layer, kept) for layer, kept, _ in report.stages]
+    assert trace.stages[0].ids[trace.position][0].tolist() == report.stages[0][2]
     kept, total = set(report.stages[0][1]), 0
-    for number, view in enumerate(look.views):
-        cells = cells_of(look, number, look.stages[0].kept)
-        assert cells == [cell for cell, token in enumerate(view.view.tokens.tolist()) if token in kept]
-        total += len(cells)
-        panel = stage_panel(look, number, 0, {})
-        for cell in range(len(view.view.tokens)):
-            x0, y0, x1, y1 = panel.box_of(cell)
+    for number, view in enumerate(trace.views):
+        patches = kept_patches(trace, number, trace.stages[0].kept)
+        assert patches == [patch for patch, token in enumerate(view.view.tokens.tolist()) if token in kept]
+        total += len(patches)
+        panel = stage_panel(trace, number, 0, {})
+        for patch in range(len(view.view.tokens)):
+            x0, y0, x1, y1 = panel.box_of(patch)
             inside = (x0 + 3 * (x1 - x0) // 4, y0 + 3 * (y1 - y0) // 4)
-            assert (x0, y0) == (cell % view.view.grid[1] * panel.cell, cell // view.view.grid[1] * panel.cell)
-            if cell not in cells:
+            assert (x0, y0) == (patch % view.view.grid[1] * panel.patch, patch // view.view.grid[1] * panel.patch)
+            if patch not in patches:
                 assert panel.image.getpixel(inside) != panel.clear.getpixel(inside)
-    newlines = {int(token) for view in look.views if view.view.newlines is not None for token in view.view.newlines}
+    newlines = {int(token) for view in trace.views if view.view.newlines is not None for token in view.view.newlines}
     assert total == len(kept - newlines)
 
 
@@ -100,23 +100,23 @@ def test_links_are_the_weights_that_made_the_features(family, method):
 
     pruner.prune_vision = spy
     with prune(loaded.model, pruner) as session:
-        (look,) = look_at(session, loaded, sample)
-    for view, (context, decision) in zip(look.views, seen, strict=True):
+        (trace,) = trace_decisions(session, loaded, sample)
+    for view, (context, decision) in zip(trace.views, seen, strict=True):
         assert view.weights and sorted([*view.pillars, *view.collectors]) == sorted(decision.keep[0].tolist())
-        for cell, weights in view.weights.items():
-            made = decision.features[0, decision.keep[0].tolist().index(cell)].float()
+        for patch, weights in view.weights.items():
+            made = decision.features[0, decision.keep[0].tolist().index(patch)].float()
             assert torch.allclose(weights @ context.features[0].float(), made, atol=1e-4)
 
 
 def test_roles_have_colours_of_their_own():
     panel = Panel(Image.new("RGB", (80, 80), "green"), (0, 0, 1, 1), (4, 4), "")
     panel.keep([0, 5, 10], pillars=[5], collectors=[10])
-    corners = [panel.image.getpixel(panel.box_of(cell)[:2]) for cell in (0, 5, 10)]
+    corners = [panel.image.getpixel(panel.box_of(patch)[:2]) for patch in (0, 5, 10)]
     assert corners == [colour(KEPT), colour(PILLAR), colour(COLLECTOR)]
     x0, y0, x1, y1 = panel.box_of(10)
     assert panel.image.getpixel(((x0 + x1) // 2, (y0 + y1) // 2)) == colour(COLLECTOR)
     panel.regions(2)
-    assert panel.image.getpixel((2 * panel.cell, 0)) == (0, 0, 0) and panel.image.getpixel((panel.cell, 10)) != (
+    assert panel.image.getpixel((2 * panel.patch, 0)) == (0, 0, 0) and panel.image.getpixel((panel.patch, 10)) != (
         0,
         0,
         0,
@@ -125,56 +125,56 @@ def test_roles_have_colours_of_their_own():
 
 
 def test_places_of_one_axis_by_hand():
-    """Four cells, then two rows of three with newlines: tokens 4 5 6 N 8 9 10 N."""
+    """Four patches, then two rows of three with newlines: tokens 4 5 6 N 8 9 10 N."""
     views = (
         VisionView((2, 2), torch.arange(4)),
         VisionView((2, 3), torch.tensor([4, 5, 6, 8, 9, 10]), torch.tensor([7, 11])),
     )
     layout = ImageLayout(12, torch.tensor([0, 1, 2, 3, 4, 5, 6, -1, 7, 8, 9, -1]), views)
-    places = token_places(layout)
+    places = token_locations(layout)
     assert places[3] == (0, 1, 1) and places[6:9] == [(1, 0, 2), (1, 0, 3), (1, 1, 0)]
-    moved = id_places(torch.tensor([[20, 27, 31, 32, 19]]), torch.tensor([20]), layout)
+    moved = id_locations(torch.tensor([[20, 27, 31, 32, 19]]), torch.tensor([20]), layout)
     assert moved == [(0, 0, 0), (1, 0, 3), (1, 1, 3), None, None]
 
 
 def test_places_of_three_axes_by_hand():
     layout = ImageLayout.single((2, 3))
     ids = torch.tensor([[9, 9, 9, 12], [9, 10, 10, 12], [9, 11, 12, 12]])
-    assert id_places(ids, torch.tensor([9, 9, 9]), layout) == [(0, 0, 0), (0, 1, 2), None, None]
+    assert id_locations(ids, torch.tensor([9, 9, 9]), layout) == [(0, 0, 0), (0, 1, 2), None, None]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_original_ids_stay_in_place_and_others_move(family):
-    look, _, _ = looks(family, "random")
-    assert all(here == there for here, there in id_moves(look, "pesp"))
-    compact = [there for _, there in id_moves(look, "perc")]
+    trace, _, _ = traces(family, "random")
+    assert all(here == there for here, there in id_moves(trace, "pesp"))
+    compact = [there for _, there in id_moves(trace, "perc")]
     if family == "qwen2_5_vl":  # a shared rank on both axes: down the diagonal and out of the grid
-        rows, columns = look.layout.views[0].grid
+        rows, columns = trace.layout.views[0].grid
         assert compact == [(0, k, k) if k < min(rows, columns) else None for k in range(len(compact))]
         return
-    places, stretched = token_places(look.layout), id_moves(look, "rpme")
+    places, stretched = token_locations(trace.layout), id_moves(trace, "rpme")
     assert compact == places[: len(compact)]
     assert (stretched[0][1], stretched[-1][1]) == (places[0], places[-1])
     assert any(here != there for here, there in stretched)
 
 
 def test_a_collector_near_the_object_is_shown():
-    look, _, _ = looks("llava")
-    view = look.views[0]
+    trace, _, _ = traces("llava")
+    view = trace.views[0]
     chosen = choose_collector(view, {"true": BOX})
     rows, columns = view.view.grid
     x, y = (BOX[0] + BOX[2]) / 2 * columns, (33 + (BOX[1] + BOX[3]) / 2 * 84) / 150 * rows
 
-    def distance(cell):
-        return (cell // columns - int(y)) ** 2 + (cell % columns - int(x)) ** 2
+    def distance(patch):
+        return (patch // columns - int(y)) ** 2 + (patch % columns - int(x)) ** 2
 
     assert distance(chosen) == min(map(distance, view.collectors))
-    assert choose_collector(looks("llava", "random")[0].views[0], {"true": BOX}) is None
+    assert choose_collector(traces("llava", "random")[0].views[0], {"true": BOX}) is None
 
 
 def test_a_box_outside_the_picture_is_said_not_drawn():
-    look, _, _ = looks("llava", "random")
-    assert "true box (1.2" in stage_panel(look, 0, 0, {"true": (1.2, 0.1, 1.4, 0.3)}).caption
+    trace, _, _ = traces("llava", "random")
+    assert "true box (1.2" in stage_panel(trace, 0, 0, {"true": (1.2, 0.1, 1.4, 0.3)}).caption
 
 
 def test_moved_ids_are_dots():
@@ -203,9 +203,9 @@ def test_two_runs_side_by_side_and_the_callback(tmp_path, capsys):
 
 
 def test_every_panel_is_on_the_sheet():
-    look, _, _ = looks("llava_next")
-    sheet = draw_look(look, {"true": BOX}, "title")
-    panels = [stage_panel(look, number, 0, {}) for number in range(2)]
-    across = len(look.stages) + 3
+    trace, _, _ = traces("llava_next")
+    sheet = draw_trace(trace, {"true": BOX}, "title")
+    panels = [stage_panel(trace, number, 0, {}) for number in range(2)]
+    across = len(trace.stages) + 3
     assert sheet.height >= sum(panel.size[1] + CAPTION for panel in panels)
     assert sheet.width == max(across * panel.size[0] + 8 * (across - 1) for panel in panels)

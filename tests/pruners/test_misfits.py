@@ -7,8 +7,9 @@ from nuwa.evaluation import compute as compute_module
 from nuwa.evaluation.check import check
 from nuwa.evaluation.result import read_result
 from nuwa.evaluation.run import run_job
+from nuwa.evaluation.runs import collect
 from nuwa.pruners.base import MisfitError
-from nuwa.report.table import collect, rows_of
+from nuwa.report.tables.runs import RunsTable
 
 TINY = ("model=tiny_qwen", "budget=ratio50", "pruner=prumerge", "callbacks=none", "logger=none", "baseline=skip")
 
@@ -23,5 +24,5 @@ def test_a_refused_job_leaves_its_reason(tmp_path, monkeypatch):
     folder = run_job(compose(*TINY, f"paths.outputs={tmp_path}"))
     result = read_result(folder)
     assert (result["status"], "traceback" in result) == ("refused", False)
-    (row,) = rows_of(collect([folder]))
+    (row,) = RunsTable(collect([folder])).rows()
     assert (row["method"], row["status"]) == ("prumerge", "refused") and "CLS token" in row["reason"]

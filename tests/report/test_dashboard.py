@@ -1,37 +1,42 @@
-"""Results as cells, and a report of several folders on W&B."""
+"""Scores as flat rows, and a report of several folders on W&B."""
 
 import sys
 from pathlib import Path
 
 import pytest
-from helpers.made_up import result, write
+from helpers.made_up import result, runs_of, write
 from helpers.wandb_files import read_run
 
-from nuwa.evaluation.cells import CELL_COLUMNS, cells_of
+from nuwa.evaluation.runs import Run
+from nuwa.evaluation.scores import scores_of
 from nuwa.report.__main__ import main
-from nuwa.report.dashboard import log_report, logged_with, typed
+from nuwa.report.dashboard import log_report, logged_with, one_type_per_column
 
 GQA = "gqa/exact_match"
 
 
-def test_cells_of_a_run():
+def records(content):
+    return [score.record for score in scores_of(Run.of(content))]
+
+
+def test_scores_of_a_run():
     kept = {GQA: {"value": 0.9, "low": 0.85, "high": 0.95}}
     run = result("nuwa", {GQA: 0.55, "gqa/parsed": 1.0}, average=64, options={"d_thresh": 18.0}, retention=kept)
-    first, second = cells_of(run)
-    assert tuple(first) == tuple(second) == CELL_COLUMNS
+    first, second = records(run)
+    assert list(first) == list(second) and (first["run"], first["tokens"]) == (run["run_key"], 64)
     assert (first["method"], first["options"], first["budget"]) == ("nuwa", "d_thresh=18", "64 tokens")
     assert (first["metric"], first["value"], first["retained"], first["retained_high"]) == (GQA, 0.55, 0.9, 0.95)
     assert (second["metric"], second["value"], second["retained"]) == ("gqa/parsed", 1.0, None)
 
 
-def test_a_failed_run_has_a_cell():
-    (cell,) = cells_of(result("nuwa", {}, average=64, status="failed"))
+def test_a_failed_run_has_a_score():
+    (cell,) = records(result("nuwa", {}, average=64, status="failed"))
     assert (cell["status"], cell["value"], cell["metric"]) == ("failed", None, "")
 
 
 def test_numbers_are_numbers():
-    rows = [{"a": "1.5", "b": "x", "c": ""}, {"a": "", "b": "2", "c": ""}]
-    assert typed(rows) == [{"a": 1.5, "b": "x", "c": None}, {"a": None, "b": "2", "c": None}]
+    rows = [{"a": 1.5, "b": "x", "c": ""}, {"a": "", "b": 2, "c": None}]
+    assert one_type_per_column(rows) == [{"a": 1.5, "b": "x", "c": None}, {"a": None, "b": "2", "c": None}]
 
 
 @pytest.fixture
@@ -66,7 +71,7 @@ def test_folders_that_are_no_names(folders):
 
 def test_options_of_another_version():
     recorded = {"kind": "wandb", "project": "mine", "gone": 1}
-    options = logged_with([{}, {"config": {"logger": {"kind": "none"}}}, {"config": {"logger": recorded}}])
+    options = logged_with(runs_of([{"config": {"logger": options}} for options in (None, {"kind": "none"}, recorded)]))
     assert options.project == "mine" and "gone" not in options
 
 
@@ -79,4 +84,4 @@ def test_no_run_no_report(folders, tmp_path, monkeypatch, capsys):
 
 def test_without_matplotlib(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    assert log_report([result("none", {GQA: 0.62})], [], tmp_path)
+    assert log_report(runs_of([result("none", {GQA: 0.62})]), [], tmp_path)

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from helpers.jobs import CONF
 
-from nuwa.report.expected import UNPRUNED, load_table
+from nuwa.report.paper.printed import UNPRUNED, load_table
 
 EXPERIMENTS = {file.stem: file for file in sorted((CONF / "experiment").glob("*.yaml"))}
 TABLES = {name: name.split("_")[0] for name in EXPERIMENTS if re.match(r"table\d+_", name)}

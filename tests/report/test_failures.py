@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from nuwa.report.failures import compare, count_outcomes, is_right, labels, main, mean_offsets, place_of, thirds
+from nuwa.evaluation.journal import answered
+from nuwa.report.failures import count_outcomes, failure_cases, is_right, labels, main, mean_offsets, place_of, thirds
 
 SQUARE = [0.1, 0.1, 0.3, 0.3]
 
@@ -47,7 +48,7 @@ SECOND.append(vg("f", SQUARE, "[0, 0, 1, 1]", 0.0) | {"status": "ok"})
 
 
 def test_outcomes_sizes_and_places():
-    cases = compare(FIRST, SECOND)
+    cases = failure_cases(answered(FIRST), answered(SECOND))
     assert [case.outcome for case in cases] == ["both", "only first", "both", "only first", "neither"]
     assert [case.size for case in cases] == ["", "", "medium", "small", "large"]
     assert [case.place for case in cases[2:]] == ["top left", "bottom centre", "middle centre"]
@@ -55,12 +56,14 @@ def test_outcomes_sizes_and_places():
         {"task": "vg", "both": 1, "only first": 1, "only second": 0, "neither": 1},
         {"task": "vqa", "both": 1, "only first": 1, "only second": 0, "neither": 0},
     ]
-    swapped = compare(SECOND, FIRST)
+    swapped = failure_cases(answered(SECOND), answered(FIRST))
     assert [case.outcome for case in swapped] == ["both", "only second", "both", "only second", "neither"]
 
 
 def test_offsets():
-    first_all, first_wrong, second_all, second_wrong = mean_offsets(compare(FIRST, SECOND), ["one", "two"])
+    first_all, first_wrong, second_all, second_wrong = mean_offsets(
+        failure_cases(answered(FIRST), answered(SECOND)), ["one", "two"]
+    )
     assert (first_all["n"], first_all["dx"], first_all["dy"]) == (2, pytest.approx(0), pytest.approx(0))
     assert first_wrong["n"] == 0 and math.isnan(first_wrong["dx"])
     assert second_all["dx"] == pytest.approx((0.1 - 0.2 - 0.3) / 3) and second_all["dy"] == pytest.approx(-0.4 / 3)

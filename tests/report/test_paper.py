@@ -4,16 +4,24 @@ import csv
 import io
 
 import pytest
-from helpers.made_up import result, write
+from helpers.made_up import result, runs_of, write
 
 from nuwa.report.__main__ import main
-from nuwa.report.cost import cost_rows
-from nuwa.report.expected import load_table
-from nuwa.report.paper import compare
-from nuwa.report.points import points_of
-from nuwa.report.side_by_side import failed, remarks, wide_rows
+from nuwa.report.figures.points import points_of
+from nuwa.report.paper.cost import cost_rows
+from nuwa.report.paper.matching import match_paper
+from nuwa.report.paper.printed import load_table
+from nuwa.report.paper.side_by_side import failed, remarks, wide_rows
 
 GQA, MMB = "gqa/exact_match", "mmbench/circular"
+
+
+def compare(table, results):
+    return match_paper(table, runs_of(results))
+
+
+def costs(results, table="table4"):
+    return cost_rows(load_table(table), runs_of(results))
 
 
 def cell(results, table, method, tokens, column="gqa", pruner=None):
@@ -132,7 +140,7 @@ def test_options_of_the_model_are_no_seed():
         for run, value in zip(runs, ("one", "other"), strict=True):
             run["config"]["model"][option] = value
         assert cell(runs, "table5", "nuwa", "64").judged == same
-        assert len(points_of(runs)) == (1 if same else 2)
+        assert len(points_of(runs_of(runs))) == (1 if same else 2)
 
 
 def test_a_run_of_all_samples_goes_before_one_of_a_part():
@@ -191,16 +199,16 @@ def test_costs_of_any_model():
     }  # fmt: skip
     common = {"dataset": "scenes", "model": "llava_1_5_7b_random", "environment": {"device": "cpu"}}
     runs = [result("none", {}, **common), result("nuwa", {}, average=64, speed=[probe], **common)]
-    rows = {row["method"]: row for row in cost_rows(load_table("table4"), runs)}
+    rows = {row["method"]: row for row in costs(runs)}
     ours = rows["nuwa"]
     assert ours["TFLOPs left, %"] == f"{100 * 0.64 / 5.76:.2f} / {100 * 0.6476 / 5.973:.2f}"
     assert ours["prefill speed-up"] == f"2.50 (2.40 to 2.60) / {124 / 46:.2f}" and ours["reached"] == "50%"
     assert rows["fastv"]["TFLOPs left, %"].startswith("missing / ")
     prefill = cell(runs, "table4", "nuwa", "64", "prefill_ms_a100")
     assert prefill.ours == 40 and not prefill.judged and prefill.note == "ours on cpu, batch 1"
-    assert cost_rows(load_table("table5"), runs) == []
+    assert costs(runs, "table5") == []
     larger = result("none", {}, **common | {"dataset": "gqa"}, llm_tflops=11.52)
-    assert ours in cost_rows(load_table("table4"), [*runs, larger])  # other images, other costs
+    assert ours in costs([*runs, larger])  # other images, other costs
 
 
 @pytest.mark.parametrize("named", [True, False])
@@ -213,7 +221,7 @@ def test_costs_of_pictures_of_several_sizes(named):
             run["config"]["dataset"]["picture_side"] = side
             run["llm_tflops"] *= scale
             runs.append(run | ({"baseline": f"none{side}"} if named else {}))
-    rows = [row for row in cost_rows(load_table("table4"), runs) if row["method"] in ("vanilla", "nuwa")]
+    rows = [row for row in costs(runs) if row["method"] in ("vanilla", "nuwa")]
     shares = [row["TFLOPs left, %"].split(" / ")[0] for row in rows if row["TFLOPs left, %"][0].isdigit()]
     assert shares == ["100.00", "100.00", "11.11", "11.11"]
 

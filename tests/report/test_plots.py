@@ -3,11 +3,17 @@
 import sys
 
 import pytest
-from helpers.made_up import result, write
+from helpers.made_up import result, runs_of, write
 
 from nuwa.report.__main__ import main
-from nuwa.report.plots import COLOURS, PlotsError, _figure, _plots, write_plots
-from nuwa.report.points import distance_points, part_points, points_of
+from nuwa.report.figures import points as points_module
+from nuwa.report.figures.plots import COLOURS, PlotsError, _figure, _plots, write_plots
+from nuwa.report.figures.points import distance_points, part_points
+
+
+def points_of(results):
+    return points_module.points_of(runs_of(results))
+
 
 SCORES = {"vqa/exact_match": 0.8, "vg/acc@0.5": 0.4, "vg/miou": 0.3}
 
@@ -120,20 +126,22 @@ def test_files(runs, tmp_path, capsys):
 def test_the_same_numbers_give_the_same_files(runs, tmp_path):
     """Whatever the order of folders."""
     assert points_of(runs) == points_of(reversed(runs))
-    first, second = (write_plots(part, tmp_path / str(len(part))) for part in (runs[:2], [runs[0], runs[1], runs[-1]]))
+    first, second = (
+        write_plots(runs_of(part), tmp_path / str(len(part))) for part in (runs[:2], [runs[0], runs[1], runs[-1]])
+    )
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
 
 
 def test_without_matplotlib(runs, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(PlotsError, match=r"\[plots\]"):
-        write_plots(runs, tmp_path)
+        write_plots(runs_of(runs), tmp_path)
     assert main([str(write(tmp_path / "runs", runs))]) == 0  # tables need none
 
 
 def test_nothing_to_plot(tmp_path):
     with pytest.raises(PlotsError, match="no finished run"):
-        write_plots([scenes("nuwa", 64, status="failed")], tmp_path)
+        write_plots(runs_of([scenes("nuwa", 64, status="failed")]), tmp_path)
 
 
 def test_a_table_without_plots(tmp_path, capsys):

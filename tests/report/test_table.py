@@ -4,11 +4,19 @@ import csv
 import io
 
 import pytest
+from helpers.made_up import runs_of
 
 from nuwa.evaluation.result import write_result
+from nuwa.evaluation.runs import collect, find_runs
 from nuwa.report.__main__ import main
-from nuwa.report.formats import latex_text, markdown_text
-from nuwa.report.table import beside, collect, csv_table, find_runs, markdown_table, rows_of
+from nuwa.report.tables.formats import latex_text, markdown_text
+from nuwa.report.tables.runs import runs_section
+
+
+def rows_of(results, **options):
+    """The rows as they are printed."""
+    section = runs_section(runs_of(results), "", **options)
+    return section.texts(section.rows)
 
 
 def result(method, score, **pruner):
@@ -41,7 +49,8 @@ def runs(tmp_path):
 
 
 def test_rows(runs):
-    rows = rows_of(collect(find_runs(runs)))
+    section = runs_section(collect(find_runs(runs)), "")
+    rows = section.texts(section.rows)
     assert [row["method"] for row in rows] == ["none", "?", "nuwa", "nuwa", "nuwa"]
     assert [row["d_thresh"] for row in rows] == ["", "", "9", "18", "280"]
     assert [row["status"] for row in rows] == ["done", "unfinished", "failed", "done", "done"]
@@ -74,23 +83,23 @@ def test_values_of_a_choice_side_by_side(capsys):
 
     failed = {"status": "refused", "reason": "no", "metrics": {}, "standard_errors": {}}
     results = [run("fastv", 0.5, "native"), run("fastv", 0.25, "rpme"), run("nuwa", 0.1, "rpme", **failed)]
-    rows = beside(rows_of([run("none", 0.9, "native"), *results], full=True), "position")
+    rows = rows_of([run("none", 0.9, "native"), *results], full=True, choice="position")
     assert [row["method"] for row in rows] == ["none", "fastv", "nuwa"]
     assert (rows[1]["vqa/exact_match, native"], rows[1]["vg/acc@0.5, rpme"]) == ("0.500 ±0.010", "0.125 ±0.020")
     assert rows[0]["vqa/exact_match, rpme"] == "" and rows[1]["tokens"] == "64.0" and rows[1]["LLM TFLOPs"] == "0.6476"
     assert (rows[2]["status"], rows[2]["reason"], rows[2]["vqa/exact_match, rpme"]) == ("refused", "no", "")
     with pytest.raises(ValueError, match="--beside budget: runs differ in position only"):
-        beside(rows_of(results), "budget")
+        rows_of(results, choice="budget")
 
 
 def test_formats(runs, capsys):
-    rows = rows_of(collect(find_runs(runs)))
-    assert "a | b [bold]" in markdown_table(rows)
+    section = runs_section(collect(find_runs(runs)), "")
+    assert "a | b [bold]" in section.text("markdown")
     assert "a &lt;b>x&lt;/b> \\| &amp; c |" in markdown_text([{"one": "a <b>x</b>\n| & c"}], ["one"], ["<script>\nx"])
     assert markdown_text([{"one": ""}], ["one"], ["<script>\nx"]).endswith("\n\n&lt;script> x")
     assert markdown_text([{"a|<b": ""}], ["a|<b"]).startswith("| a\\|&lt;b |\n")
     assert r"\textless{}b\textgreater{} \textbar{} \_" in latex_text([{"one": "<b> | _"}], ["one"])
-    assert next(csv.DictReader(io.StringIO(csv_table(rows))))["method"] == "none"
+    assert next(csv.DictReader(io.StringIO(section.text("csv"))))["method"] == "none"
     for form in ("table", "markdown", "csv"):
         assert main([str(runs), "--format", form]) == 0
         assert "a " in (printed := capsys.readouterr().out) and "[bold]" in printed
@@ -107,9 +116,8 @@ def test_beside_names_the_costs_of_all_and_runs_without_the_choice():
     large |= {"tokens_entering": 192.0, "llm_tflops": 1.95}
     whole = result("none", 0.9)
     whole["config"]["budget"] = {"average": None}
-    first, second = beside(
-        rows_of([{"run_key": str(i)} | run for i, run in enumerate((small, large, whole))]), "budget"
-    )
+    runs = [{"run_key": str(i)} | run for i, run in enumerate((small, large, whole))]
+    first, second = rows_of(runs, choice="budget")
     assert first["vqa/exact_match"] == "0.900 ±0.010" and first["vqa/exact_match, 192"] == ""
     assert (second["vqa/exact_match, 64"], second["vqa/exact_match, 192"]) == ("0.500 ±0.010", "0.600 ±0.010")
     assert (second["tokens"], second["LLM TFLOPs"], second["n"]) == ("64.0 / 192.0", "0.6476 / 1.95", "10")
@@ -117,7 +125,8 @@ def test_beside_names_the_costs_of_all_and_runs_without_the_choice():
 
 def test_runs_that_were_cut_short_all_stand_beside(runs):
     cut = [{"run_key": name, "status": "unfinished", "reason": "cut"} for name in "ab"]
-    rows = beside(rows_of([*collect(find_runs(runs)), *cut]), "d_thresh")
+    section = runs_section([*collect(find_runs(runs)), *runs_of(cut)], "", choice="d_thresh")
+    rows = section.rows
     assert [row["run"] for row in rows if row["status"] == "unfinished"] == ["run9", "a", "b"]
 
 

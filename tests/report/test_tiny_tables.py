@@ -5,7 +5,7 @@ import importlib.util
 from helpers.jobs import ROOT, compose
 from helpers.made_up import result, write
 
-from nuwa.report.table import collect, find_runs
+from nuwa.evaluation.runs import collect, find_runs
 
 
 def script():
@@ -32,10 +32,10 @@ def test_runs_of_another_size_are_left_out(tmp_path, monkeypatch):
     write(tmp_path / tiny.NAME, runs)
     monkeypatch.setattr(tiny, "run_tables", lambda *_: 0.0)
     seen = []
-    monkeypatch.setattr(tiny, "write_page", lambda results, *_: seen.append(results))
+    monkeypatch.setattr(tiny, "write_page", lambda runs, *_: seen.append(runs))
     for samples in (100, 1000, 7):
         assert tiny.main(["--samples", str(samples), "--outputs", str(tmp_path)]) == (samples == 7)
-    assert [[one["config"]["dataset"]["samples"] for one in results] for results in seen] == [[100], [1000]]
+    assert [[run.config["dataset"]["samples"] for run in runs] for runs in seen] == [[100], [1000]]
 
 
 def test_page(tmp_path):

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
+from typing import TypeVar
 
-from nuwa.evaluation.runs import Choices, Result, choices_of
-from nuwa.report.table import headline
+from nuwa.evaluation.choices import Choices
+from nuwa.evaluation.runs import Run
+from nuwa.evaluation.scores import Score
 
-PARTS = ("region", "pillar", "random")
-COSTS = ("tokens_entering", "llm_tflops")
+METHOD_PARTS = ("region", "pillar", "random")
+Key = TypeVar("Key", bound=Hashable)
 INTERVAL = 1.96  # standard errors on either side: 95 %
 
 
@@ -50,14 +52,13 @@ class Point:
         return all(name in own for name in names) and self.choices.has_options({name: own[name] for name in names})
 
 
-def points_of(results: Iterable[Result]) -> list[Point]:
+def points_of(runs: Iterable[Run]) -> list[Point]:
     """Points of all finished runs that block nothing, those of several seeds as one.
 
     Shares become percent; a metric in points (MME, always above 1) counts as it is.
     """
-    done = [result for result in results if result.get("status") == "done" and result.keys() >= set(COSTS)]
-    points = [point for result in done for point in _points(result) if point.choices.blocking is None]
-    groups = grouped(points, _but_seed)
+    free = [run for run in runs if run.done and run.choices.blocking is None]
+    groups = grouped((point for run in free for point in _points(run)), _but_seed)
     return [_merged(groups[key]) for key in sorted(groups, key=str)]  # the same plot whatever the order of folders
 
 
@@ -67,25 +68,25 @@ def _but_seed(point: Point) -> Hashable:
     return (c.model, point.panel, c.method, c.position, c.average, c.ratio, str(sorted(c.options.items())), c.rest)
 
 
-def _points(result: Result) -> list[Point]:
-    choices = choices_of(result)
+def _points(run: Run) -> list[Point]:
+    """The headlines of a run; none where its costs are not known."""
+    tokens, tflops = run.tokens_entering, run.llm_tflops
+    if tokens is None or tflops is None:
+        return []
     points = []
-    for name in headline([result]):
-        scale = 100.0 if result["metrics"][name] <= 1 else 1.0
-        numbers = (scale * number for number in (result["metrics"][name], *_interval(result, name)))
-        points.append(
-            Point(choices, (choices.dataset, name), result["tokens_entering"], result["llm_tflops"], *numbers)
-        )
+    for score in (Score(run, name) for name in run.headlines.values()):
+        value = run.metrics[score.metric]
+        scale = 100.0 if value <= 1 else 1.0
+        low, high = score.interval or _error_interval(value, score.error or 0.0)
+        panel = (run.choices.dataset, score.metric)
+        points.append(Point(run.choices, panel, tokens, tflops, scale * value, scale * low, scale * high))
     return points
 
 
-def _interval(result: Result, name: str) -> tuple[float, float]:
-    """The interval that a result gives for a share; otherwise 1.96 standard errors, as far as the metric goes."""
-    if name in result.get("intervals", {}):
-        low, high = result["intervals"][name]
-        return low, high
-    value, error = result["metrics"][name], INTERVAL * result.get("standard_errors", {}).get(name, 0.0)
-    return max(0.0, value - error), min(1.0, value + error) if value <= 1 else value + error
+def _error_interval(value: float, error: float) -> tuple[float, float]:
+    """1.96 standard errors on either side, as far as the metric goes."""
+    high = value + INTERVAL * error
+    return max(0.0, value - INTERVAL * error), min(1.0, high) if value <= 1 else high
 
 
 def _merged(group: Sequence[Point]) -> Point:
@@ -98,9 +99,9 @@ def _merged(group: Sequence[Point]) -> Point:
     return Point(first.choices, first.panel, tokens, tflops, value, value - error, value + error)
 
 
-def grouped(points: Iterable[Point], key: Callable[[Point], Hashable]) -> dict[Hashable, list[Point]]:
+def grouped(points: Iterable[Point], key: Callable[[Point], Key]) -> dict[Key, list[Point]]:
     """Points by a key, in the order in which keys appear."""
-    groups: dict[Hashable, list[Point]] = {}
+    groups: dict[Key, list[Point]] = {}
     for point in points:
         groups.setdefault(key(point), []).append(point)
     return groups
@@ -119,10 +120,11 @@ def distance_points(points: Iterable[Point]) -> list[Point]:
 
 def part_points(points: Iterable[Point]) -> list[Point]:
     """Points that differ in region, pillar and random alone, of methods with two combinations or more."""
-    found = grouped((point for point in points if point.varied(*PARTS)), lambda p: (p.method, p.budget, p.panel))
-    return [p for group in found.values() if len({parts_of(q) for q in group}) > 1 for p in group]
+    found = grouped((point for point in points if point.varied(*METHOD_PARTS)), lambda p: (p.method, p.budget, p.panel))
+    return [p for group in found.values() if len({method_parts(q) for q in group}) > 1 for p in group]
 
 
-def parts_of(point: Point) -> tuple[bool, bool, bool]:
+def method_parts(point: Point) -> tuple[bool, bool, bool]:
     """Whether regions, pillars and a random second stage are on."""
-    return tuple(bool(point.choices.options[name]) for name in PARTS)
+    region, pillar, random = (bool(point.choices.options[name]) for name in METHOD_PARTS)
+    return region, pillar, random

@@ -12,9 +12,9 @@ from typing import Any
 
 import yaml
 
-from nuwa.pruners.catalogue import find_method
+from nuwa.evaluation.choices import known_method
 
-EXPECTED = Path(__file__).resolve().parents[2] / "experiments" / "expected"
+EXPECTED = Path(__file__).resolve().parents[3] / "experiments" / "expected"
 UNPRUNED = "vanilla"
 SUMMARIES = ("retention_avg", "score_avg")
 """Printed columns that are made from the others."""
@@ -27,7 +27,7 @@ class ExpectedError(ValueError):
 
 
 @dataclass(frozen=True)
-class Benchmark:
+class PrintedBenchmark:
     """A printed column: which runs and which of their numbers stand for it, and how far those may be off.
 
     ``runs`` maps a data set (``name`` or ``name:split``) to a metric; ``result`` names a cost that any run has,
@@ -71,7 +71,7 @@ class PrintedRow:
     def pruners(self) -> tuple[str, ...]:
         """Methods of conf/pruner that stand for the row, none if there is none."""
         names = _yaml("methods").get(self.base, [self.base])
-        return tuple(name for name in names if _known(name))
+        return tuple(name for name in names if known_method(name))
 
     @property
     def position(self) -> str:
@@ -99,7 +99,9 @@ class PrintedRow:
 
     def share(self, whole: PrintedRow) -> float:
         """The budget as a share of the unpruned row's tokens."""
-        return float(self.tokens[:-1]) / 100 if self.average is None else self.average / whole.average
+        if self.average is None or whole.average is None:
+            return float(self.tokens[:-1]) / 100
+        return self.average / whole.average
 
 
 @dataclass(frozen=True)
@@ -157,9 +159,9 @@ def load_table(name: str) -> PaperTable:
     return PaperTable(name, columns=columns, rows=ordered, unpruned=unpruned, notes=notes, **facts)
 
 
-def benchmark(name: str) -> Benchmark:
+def printed_benchmark(name: str) -> PrintedBenchmark:
     """What stands for a printed column; one that nothing stands for is known by its name alone."""
-    return Benchmark(name, **_yaml("benchmarks").get(name, {}))
+    return PrintedBenchmark(name, **_yaml("benchmarks").get(name, {}))
 
 
 def _read(name: str) -> tuple[tuple[str, ...], list[PrintedRow]]:
@@ -190,12 +192,3 @@ def _yaml(name: str) -> dict[str, Any]:
     if not path.is_file():
         raise ExpectedError(f"{path} is missing: the printed numbers are part of a clone, not of the wheel")
     return yaml.safe_load(path.read_text(encoding="utf-8"))
-
-
-@lru_cache
-def _known(pruner: str) -> bool:
-    try:
-        find_method(pruner)
-    except ValueError:
-        return False
-    return True

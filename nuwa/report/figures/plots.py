@@ -11,8 +11,16 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from nuwa.evaluation.runs import Result
-from nuwa.report.points import Point, budget_points, distance_points, grouped, part_points, parts_of, points_of
+from nuwa.evaluation.runs import Run
+from nuwa.report.figures.points import (
+    Point,
+    budget_points,
+    distance_points,
+    grouped,
+    method_parts,
+    part_points,
+    points_of,
+)
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
@@ -24,7 +32,12 @@ IDS = {
 ASIDE = 1.6  # points between methods at one place
 GIGA = 0.1  # TFLOPs below which an axis is in GFLOPs
 PANELS = 4  # in a row
-SETTINGS = {"svg.hashsalt": "nuwa", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+PLOT_SETTINGS: dict[Any, Any] = {
+    "svg.hashsalt": "nuwa",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
 Drawing = Callable[[Any, Sequence[Point]], None]
 
 
@@ -32,7 +45,7 @@ class PlotsError(ValueError):
     """Plots cannot be made."""
 
 
-def write_plots(results: Iterable[Result], folder: Path) -> list[Path]:
+def write_plots(runs: Iterable[Run], folder: Path) -> list[Path]:
     """Every plot that the runs have data for, one file per model and format.
 
     Raises:
@@ -43,8 +56,8 @@ def write_plots(results: Iterable[Result], folder: Path) -> list[Path]:
     except ImportError as error:
         raise PlotsError('--plots needs matplotlib: pip install -c constraints.txt -e ".[plots]"') from error
     written = []
-    with matplotlib.rc_context(SETTINGS):
-        for model, points in grouped(points_of(results), lambda point: point.choices.model).items():
+    with matplotlib.rc_context(PLOT_SETTINGS):
+        for model, points in grouped(points_of(runs), lambda point: point.choices.model).items():
             for name, chosen, draw in _plots(points):
                 if chosen:
                     written += _write(_figure(chosen, draw, f"{model}, bars: 95 %"), folder / f"{name}_{model}")
@@ -80,7 +93,7 @@ def _styles(points: Sequence[Point]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _looks() -> list[dict[str, str]]:
+def _looks() -> list[dict[str, Any]]:
     """More looks than there are methods: colours and markers go round at different lengths."""
     count = len(COLOURS) * len(MARKERS)
     pairs = zip(itertools.cycle(COLOURS), itertools.cycle(MARKERS), range(count), strict=False)
@@ -96,10 +109,9 @@ def _figure(points: Sequence[Point], draw: Drawing, caption: str) -> Any:
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(4.2 * columns + 1.6, 3.4 * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False).flatten()
-    for axes, (panel, own) in itertools.zip_longest(grid, panels.items(), fillvalue=(None, ())):
-        if panel is None:
-            axes.set_visible(False)
-            continue
+    for axes in grid[len(panels) :]:
+        axes.set_visible(False)
+    for axes, (panel, own) in zip(grid, panels.items(), strict=False):
         draw(axes, own)
         axes.set_title(" ".join(panel), fontsize=9)
         shares = max(point.value for point in own) <= 100
@@ -172,13 +184,13 @@ def _bars(axes: Any, own: Sequence[Point], whole: Sequence[Point]) -> None:
     """One bar per combination of parts, a random second stage hatched beside the chosen one."""
     _unpruned(axes, own, whole)
     lines = grouped(own, lambda point: f"{point.method}, {point.budget}")
-    places = {parts: place for place, parts in enumerate(itertools.product((False, True), repeat=2))}
+    places = {(False, False): 0, (False, True): 1, (True, False): 2, (True, True): 3}
     width = 0.8 / (2 * len(lines))
     for number, ((name, line), colour) in enumerate(zip(lines.items(), itertools.cycle(COLOURS), strict=False)):
-        for at_random, some in grouped(line, lambda point: parts_of(point)[2]).items():
+        for at_random, some in grouped(line, lambda point: method_parts(point)[2]).items():
             shift = (2 * number + at_random + 0.5) * width - 0.4
             axes.bar(
-                [places[parts_of(point)[:2]] + shift for point in some],
+                [places[method_parts(point)[:2]] + shift for point in some],
                 [point.value for point in some],
                 width,
                 yerr=list(zip(*(point.errors for point in some), strict=True)),

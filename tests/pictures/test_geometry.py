@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 from nuwa.models import adapter_for
 from nuwa.models.llava import Llava
 from nuwa.models.processors import PictureOptions
-from nuwa.pictures.places import BoxError, cell_at, cells_in_box, center_cell, in_frame, view_frames
+from nuwa.pictures.geometry import BoxError, center_patch, in_frame, patch_at, patches_in_box, view_frames
 
 SIZES = [(96, 96), (140, 61), (52, 133), (200, 150)]
 PLACES = [(0.2, 0.3), (0.55, 0.5), (0.83, 0.71)]
@@ -58,7 +58,7 @@ def test_planted_patch(family, size):
         assert len(views) == (2 if family == "llava_next" else 1)
         for (grid, red), frame in zip(views, frames, strict=True):
             where = in_frame(box, frame)
-            found, named = int(red.argmax()), center_cell(grid, where)
+            found, named = int(red.argmax()), center_patch(grid, where)
             distance = max(abs(found // grid[1] - named // grid[1]), abs(found % grid[1] - named % grid[1]))
             share = red[named] / red[found]
             assert distance == 0 or (distance == 1 and share > 0.4), (
@@ -66,7 +66,7 @@ def test_planted_patch(family, size):
                 divmod(found, grid[1]),
                 divmod(named, grid[1]),
             )
-            inside = cells_in_box(grid, where)
+            inside = patches_in_box(grid, where)
             around = [i for i in range(grid[0] * grid[1]) if touches(grid, i, where)]
             assert set(inside) <= set(around)
             assert float(red[around].clamp(min=0).sum() / red.clamp(min=0).sum()) > 0.9
@@ -88,11 +88,11 @@ def test_square_frames(frame):
     assert found == ((0.0, -0.5, 1.0, 1.5) if frame == "pad" else (0.25, 0.0, 0.75, 1.0))
 
 
-def test_cells_by_hand():
-    assert cells_in_box((4, 4), (0.0, 0.0, 0.5, 0.5)) == [0, 1, 4, 5]
-    assert cells_in_box((4, 4), (0.3, 0.55, 0.31, 0.56)) == [9]  # smaller than a cell: the one it lies in
-    assert center_cell((2, 3), (0.0, 0.0, 1.0, 1.0)) == 4
-    assert cell_at((2, 3), 1.0, 1.0) == 5
+def test_patches_by_hand():
+    assert patches_in_box((4, 4), (0.0, 0.0, 0.5, 0.5)) == [0, 1, 4, 5]
+    assert patches_in_box((4, 4), (0.3, 0.55, 0.31, 0.56)) == [9]  # smaller than a cell: the one it lies in
+    assert center_patch((2, 3), (0.0, 0.0, 1.0, 1.0)) == 4
+    assert patch_at((2, 3), 1.0, 1.0) == 5
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """Everything that a session decides about the images of one sample, in a form that can be drawn.
 
-Shape letters: C axes of the position ids, K kept tokens, N cells of a view.
+Shape letters: C axes of the position ids, K kept tokens, N patches of a view.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from nuwa.engine.calls import check_session, read_prompt_once
 from nuwa.engine.session import PruningSession
 from nuwa.engine.state import state_of
 from nuwa.models.loaded import LoadedModel
-from nuwa.pictures.places import view_frames
+from nuwa.pictures.geometry import view_frames
 from nuwa.pruners.base import Pruner, VisionContext, VisionDecision
 from nuwa.pruners.nuwa import Nuwa, cohesion
 from nuwa.pruners.nuwa_release import NuwaRelease, release_weights
@@ -27,13 +27,13 @@ from nuwa.pruning.positions import remap
 from nuwa.pruning.segments import Prompt, Segment
 from nuwa.samples import Sample
 
-STRATEGIES = ("perc", "pesp", "rpme")
-Place = tuple[int, int, int]
-"""View, row and column of a cell; a newline stands in the column behind its row."""
+DRAWN_STRATEGIES = ("perc", "pesp", "rpme")
+Location = tuple[int, int, int]
+"""View, row and column of a patch; a newline stands in the column behind its row."""
 
 
 @dataclass
-class Stage:
+class StageTrace:
     """What goes on from a layer: ``kept`` tokens of the image in the LLM's order, their ``ids`` (C, K) by strategy."""
 
     layer: int
@@ -42,11 +42,11 @@ class Stage:
 
 
 @dataclass
-class ViewLook:
+class ViewTrace:
     """One grid of an image: the part of the picture that it covers, and what the vision stage did there.
 
-    ``pillars`` and ``collectors`` are cells, None where the method has no such roles; ``weights`` maps a collector to
-    the weights (N,) with which it gathered the cells.
+    ``pillars`` and ``collectors`` are patches, None where the method has no such roles; ``weights`` maps a collector to
+    the weights (N,) with which it gathered the patches.
     """
 
     view: VisionView
@@ -57,42 +57,44 @@ class ViewLook:
 
 
 @dataclass
-class ImageLook:
+class ImageTrace:
     """One image of a sample: the picture, its views, its stages, the ids (C,) of its first token, and its regions.
 
-    ``region`` is the side of the method's regions in cells, None where it has none; ``position`` the strategy in use.
+    ``region`` is the side of the method's regions in patches, None where it has none; ``position`` the strategy in use.
     """
 
     id: str
     picture: Image.Image
     layout: ImageLayout
-    views: list[ViewLook]
-    stages: list[Stage]
+    views: list[ViewTrace]
+    stages: list[StageTrace]
     start: Tensor
     region: int | None
     position: str
 
 
-def look_at(session: PruningSession, loaded: LoadedModel, sample: Sample) -> list[ImageLook]:
+def trace_decisions(session: PruningSession, loaded: LoadedModel, sample: Sample) -> list[ImageTrace]:
     """Read a sample's prompt in an open session and tell what happened to each of its images."""
     check_session(session)
     session.image_ids, session.questions = sample.image_ids or None, loaded.questions([sample])
     with _decisions(session.pruner) as seen:
         output = read_prompt_once(session, loaded.encode([sample]))
     state = state_of(output.past_key_values)
-    looks = []
-    for ordinal, plan in enumerate(state.prompt.rows[0] if state else ()):
+    if state is None:
+        return []
+    traces = []
+    for ordinal, plan in enumerate(state.prompt.rows[0]):
         picture = sample.images[ordinal]
         frames = view_frames(loaded.pictures, picture.size, len(plan.layout.views))
         views = [
-            _view_look(session.pruner, view, frame, seen.get(plan.id + (f"/{number}" if number else "")))
+            _view_trace(session.pruner, view, frame, seen.get(plan.id + (f"/{number}" if number else "")))
             for number, (view, frame) in enumerate(zip(plan.layout.views, frames, strict=True))
         ]
         region = getattr(session.pruner, "region_size", None) if getattr(session.pruner, "region", False) else None
         start = state.prompt.spans[0, :, 0, ordinal].cpu()
         stages = _stages(state.prompt, state.segments, ordinal)
-        looks.append(ImageLook(plan.id, picture, plan.layout, views, stages, start, region, session.strategy))
-    return looks
+        traces.append(ImageTrace(plan.id, picture, plan.layout, views, stages, start, region, session.strategy))
+    return traces
 
 
 @contextmanager
@@ -114,68 +116,71 @@ def _decisions(pruner: Pruner) -> Iterator[dict[str, tuple[VisionContext, Vision
 
 
 def aggregation_weights(pruner: Pruner, context: VisionContext, decision: VisionDecision) -> Tensor | None:
-    """The weights (B, K, N) with which Nüwa's collectors gather cells; None for methods that say nothing of theirs."""
+    """The weights (B, K, N) with which Nüwa's collectors gather patches; None for methods that do not tell theirs."""
     pillar = decision.extras.get("pillar")
     if isinstance(pruner, Nuwa):
         weight = cohesion(context.features, decision.keep, context.grid, pruner.d_thresh)
         return weight / weight.sum(-1, keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny)
     if isinstance(pruner, NuwaRelease):
         similar = context.taps[pruner.taps[1]]
-        return release_weights(similar, decision.keep, pillar, context.grid, pruner.d_thresh)
+        if similar is not None and pillar is not None:
+            return release_weights(similar, decision.keep, pillar, context.grid, pruner.d_thresh)
     return None
 
 
-def _view_look(
+def _view_trace(
     pruner: Pruner, view: VisionView, frame: Box, seen: tuple[VisionContext, VisionDecision, int] | None
-) -> ViewLook:
+) -> ViewTrace:
     if seen is None or seen[1].extras.get("pillar") is None:
-        return ViewLook(view, frame)
+        return ViewTrace(view, frame)
     context, decision, row = seen
     kept, pillar = decision.keep[row].tolist(), decision.extras["pillar"][row].tolist()
     weights = aggregation_weights(pruner, context, decision)
     gathered = {} if weights is None else dict(zip(kept, weights[row].cpu(), strict=True))
-    pillars = [cell for cell, own in zip(kept, pillar, strict=True) if own]
-    collectors = [cell for cell, own in zip(kept, pillar, strict=True) if not own]
-    return ViewLook(view, frame, pillars, collectors, {cell: gathered[cell] for cell in collectors if cell in gathered})
+    pillars = [patch for patch, own in zip(kept, pillar, strict=True) if own]
+    collectors = [patch for patch, own in zip(kept, pillar, strict=True) if not own]
+    return ViewTrace(
+        view, frame, pillars, collectors, {patch: gathered[patch] for patch in collectors if patch in gathered}
+    )
 
 
-def _stages(prompt: Prompt, segments: list[Segment], ordinal: int) -> list[Stage]:
+def _stages(prompt: Prompt, segments: list[Segment], ordinal: int) -> list[StageTrace]:
     """The stages of the first row's image; of stages before the same layer the last counts."""
     stages = {}
     for segment in segments:
         mine = (segment.image[0] == ordinal).cpu()
         ids = {}
-        for strategy in STRATEGIES:
+        for strategy in DRAWN_STRATEGIES:
             moved, _ = remap(
                 strategy, segment.original, segment.image, segment.valid, prompt.spans, prompt.whole.next_id
             )
             ids[strategy] = moved[:, 0].cpu()[:, mine]
-        stages[segment.start] = Stage(segment.start, segment.token[0].cpu()[mine].tolist(), ids)
+        stages[segment.start] = StageTrace(segment.start, segment.token[0].cpu()[mine].tolist(), ids)
     return list(stages.values())
 
 
-def token_places(layout: ImageLayout) -> list[Place]:
+def token_locations(layout: ImageLayout) -> list[Location]:
     """Where each of an image's tokens sits."""
-    places: list[Place] = [(0, 0, 0)] * layout.n_tokens
+    places: list[Location] = [(0, 0, 0)] * layout.n_tokens
     for number, view in enumerate(layout.views):
-        for cell, token in enumerate(view.tokens.tolist()):
-            places[token] = number, cell // view.grid[1], cell % view.grid[1]
+        for patch, token in enumerate(view.tokens.tolist()):
+            places[token] = number, patch // view.grid[1], patch % view.grid[1]
         for row, token in enumerate(() if view.newlines is None else view.newlines.tolist()):
             places[token] = number, row, view.grid[1]
     return places
 
 
-def id_places(ids: Tensor, start: Tensor, layout: ImageLayout) -> list[Place | None]:
-    """The cell whose own id each of ``ids`` (C, K) is, given the ids ``start`` (C,) of the image's first token.
+def id_locations(ids: Tensor, start: Tensor, layout: ImageLayout) -> list[Location | None]:
+    """The patch whose own id each of ``ids`` (C, K) is, given the ids ``start`` (C,) of the image's first token.
 
     One axis counts the image's tokens, newlines included; of three (M-RoPE) the last two are row and column. None: no
-    cell of the image has this id.
+    patch of the image has this id.
     """
     offset = (ids - start[:, None]).tolist()
     if len(offset) == 1:
-        places = token_places(layout)
+        places = token_locations(layout)
         return [places[at] if 0 <= at < len(places) else None for at in offset[0]]
     rows, columns = layout.views[0].grid
     inside = [0 <= row < rows and 0 <= column < columns for row, column in zip(*offset[1:], strict=True)]
-    cells = zip(*offset[1:], inside, strict=True)
-    return [(0, row, column) if within else None for row, column, within in cells]
+    patches = zip(*offset[1:], inside, strict=True)
+    return [(0, row, column) if within else None for row, column, within in patches]

@@ -4,32 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nuwa.report.expected import SUMMARIES, PaperTable, PrintedRow
-from nuwa.report.formats import Cells
-from nuwa.report.paper import DONE, FAILED, LIMITED, NO_RUN, Cell
+from nuwa.report.paper.matching import DONE, FAILED, LIMITED, NO_RUN, PaperValue
+from nuwa.report.paper.printed import SUMMARIES, PaperTable, PrintedRow
+from nuwa.report.tables.formats import TableRow
 
-LEGEND = "ours / paper / difference; ! outside its tolerance, ~ from a part of the samples, * see below (not judged)"
+PAPER_LEGEND = (
+    "ours / paper / difference; ! outside its tolerance, ~ from a part of the samples, * see below (not judged)"
+)
 Line = tuple[PrintedRow, str]
 
 
-def lines_of(cells: Sequence[Cell]) -> dict[Line, dict[str, Cell]]:
+def lines_of(cells: Sequence[PaperValue]) -> dict[Line, dict[str, PaperValue]]:
     """Cells by printed row and method here, then by column."""
-    lines: dict[Line, dict[str, Cell]] = {}
+    lines: dict[Line, dict[str, PaperValue]] = {}
     for cell in cells:
         lines.setdefault((cell.row, cell.pruner), {})[cell.benchmark.name] = cell
     return lines
 
 
-def wide_rows(table: PaperTable, cells: Sequence[Cell]) -> list[Cells]:
+def wide_rows(table: PaperTable, cells: Sequence[PaperValue]) -> list[TableRow]:
     """One row per printed row, the unpruned one first; ``retained`` over the benchmarks that ours has."""
     lines = lines_of(cells)
     columns = list(dict.fromkeys(cell.benchmark.name for cell in cells))
     rows = []
     for (row, pruner), own in lines.items():
-        text = {"method": label(row, pruner), "tokens": row.tokens}
+        text: TableRow = {"method": label(row, pruner), "tokens": row.tokens}
         if len(table.models) > 1:
             text = {"model": row.model, **text}
-        text |= {name: cell_text(own[name]) if name in own else "" for name in columns}
+        text |= {name: value_beside(own[name]) if name in own else "" for name in columns}
         rows.append(text | {"retained": retained_text(table, row, own, lines)})
     return rows
 
@@ -39,7 +41,7 @@ def label(row: PrintedRow, pruner: str) -> str:
     return row.method if not pruner or pruner in (row.base, "none") else f"{row.method} ({pruner})"
 
 
-def cell_text(cell: Cell) -> str:
+def value_beside(cell: PaperValue) -> str:
     """``58.1 / 58.3 / -0.2`` and its marks, or the state in the place of ours."""
     digits = decimals(cell.printed)
     paper = f"{cell.printed:.{digits}f}{'*' if cell.note else ''}"
@@ -56,43 +58,45 @@ def decimals(printed: float) -> int:
 
 
 def retained(
-    table: PaperTable, row: PrintedRow, own: dict[str, Cell], lines: dict[Line, dict[str, Cell]]
+    table: PaperTable, row: PrintedRow, own: dict[str, PaperValue], lines: dict[Line, dict[str, PaperValue]]
 ) -> tuple[float, float, int] | None:
     """Mean retention in percent, ours and the paper's, over the benchmarks that ours and its unpruned run have."""
     whole = table.unpruned.get(row.model)
-    full = lines.get((whole, "none"), {})
-    shares = [
-        (100 * cell.ours / full[name].ours, 100 * cell.printed / full[name].printed)
-        for name, cell in own.items()
-        if cell.benchmark.task and cell.ours is not None and name in full and full[name].ours
-    ]
+    full = lines.get((whole, "none"), {}) if whole is not None else {}
+    shares = []
+    for name, cell in own.items():
+        unpruned = full[name].ours if name in full else None
+        if cell.benchmark.task and cell.ours is not None and unpruned:
+            shares.append((100 * cell.ours / unpruned, 100 * cell.printed / full[name].printed))
     if not shares:
         return None
     ours, paper = (sum(values) / len(shares) for values in zip(*shares, strict=True))
     return ours, paper, len(shares)
 
 
-def retained_text(table: PaperTable, row: PrintedRow, own: dict[str, Cell], lines: dict[Line, dict[str, Cell]]) -> str:
+def retained_text(
+    table: PaperTable, row: PrintedRow, own: dict[str, PaperValue], lines: dict[Line, dict[str, PaperValue]]
+) -> str:
     """``95.1 / 94.9 / +0.2 (3 columns)``, empty where there is no such mean."""
     found = retained(table, row, own, lines)
     return "" if found is None else f"{found[0]:.1f} / {found[1]:.1f} / {found[0] - found[1]:+.1f} ({found[2]} columns)"
 
 
-def long_rows(table: PaperTable, cells: Sequence[Cell]) -> list[Cells]:
+def long_rows(table: PaperTable, cells: Sequence[PaperValue]) -> list[TableRow]:
     """One row per cell, with everything that is known of it."""
     return [
         {
             "table": table.name,
             "model": cell.row.model,
-            "tokens": cell.row.tokens,
+            "tokens": cell.row.tokens if cell.row.average is None else cell.row.average,
             "method": cell.row.method,
             "pruner": cell.pruner,
             "column": cell.benchmark.name,
-            "ours": _number(cell.ours),
-            "error": _number(cell.error),
-            "paper": _number(cell.printed),
-            "difference": _number(cell.difference),
-            "tolerance": _number(cell.benchmark.allowed(cell.printed)) if cell.benchmark.known else "",
+            "ours": cell.ours,
+            "error": cell.error,
+            "paper": cell.printed,
+            "difference": cell.difference,
+            "tolerance": cell.benchmark.allowed(cell.printed) if cell.benchmark.known else None,
             "state": "outside" if cell.outside else cell.state,
             "reason": cell.reason or cell.note,
         }
@@ -100,11 +104,7 @@ def long_rows(table: PaperTable, cells: Sequence[Cell]) -> list[Cells]:
     ]
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None else format(value, ".6g")
-
-
-def remarks(cells: Sequence[Cell]) -> list[str]:
+def remarks(cells: Sequence[PaperValue]) -> list[str]:
     """A count of the cells, and by name those without a number, those outside, and those that are not judged."""
     counts = {state: sum(cell.state == state for cell in cells) for state in dict.fromkeys(c.state for c in cells)}
     judged, outside = sum(cell.judged for cell in cells), [cell for cell in cells if cell.outside]
@@ -120,7 +120,7 @@ def remarks(cells: Sequence[Cell]) -> list[str]:
     return found + [f"* {_name(cell)}: {cell.note}" for cell in cells if cell.note]
 
 
-def _grouped(cells: Sequence[Cell], state: str) -> list[tuple[str, str]]:
+def _grouped(cells: Sequence[PaperValue], state: str) -> list[tuple[str, str]]:
     """Reasons of a state and the cells that have it: the rows that lack the same columns, with these."""
     groups: dict[str, dict[Line, list[str]]] = {}
     for cell in cells:
@@ -139,10 +139,10 @@ def _sharing(lines: dict[Line, list[str]]) -> list[str]:
     return [f"{', '.join(names)}: {text}" for text, names in rows.items()]
 
 
-def _name(cell: Cell) -> str:
+def _name(cell: PaperValue) -> str:
     return f"{label(cell.row, cell.pruner)} {cell.row.tokens} {cell.benchmark.name}"
 
 
-def failed(cells: Sequence[Cell]) -> bool:
+def failed(cells: Sequence[PaperValue]) -> bool:
     """Whether a check of these cells fails: one is outside, a run of one failed, or none could be judged."""
     return any(c.outside or c.state == FAILED for c in cells) or not any(c.judged for c in cells)

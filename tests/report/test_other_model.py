@@ -1,10 +1,17 @@
 """Runs of another model beside a printed table: what they keep of their own unpruned scores."""
 
-from helpers.made_up import result
+from helpers.made_up import result, runs_of
 
-from nuwa.report.expected import load_table
-from nuwa.report.sections import paper_sections
-from nuwa.report.stand_in import reasons, stand_in_rows
+from nuwa.report.paper import other_model, sections
+from nuwa.report.paper.printed import load_table
+
+
+def retention_rows(table, results):
+    return other_model.retention_rows(load_table(table), runs_of(results))
+
+
+def paper_sections(table, results):
+    return sections.paper_sections(load_table(table), runs_of(results))
 
 
 def test_another_model_is_shown_by_its_retention():
@@ -16,7 +23,7 @@ def test_another_model_is_shown_by_its_retention():
     run = result("nuwa", scores, dataset="scenes", model="tiny_llava", average=64, retention=kept)
 
     def rows(table, *runs):
-        return {(row["method"], row["tokens"]): row for row in stand_in_rows(load_table(table), runs)}
+        return {(row["method"], row["tokens"]): row for row in retention_rows(table, runs)}
 
     row = rows("table6", run)["nuwa", "64"]
     assert (row["questions"], row["boxes"]) == ("90.0 [80.0, 95.0]", "50.0 / 47.2")
@@ -38,12 +45,13 @@ def test_rows_of_another_model_are_named_where_there_is_no_score():
     short = {**result("sparsevlm", {}, average=32, status="unreachable", reason="too few", run_key="abc", **common)}
     del short["tokens_per_image"]  # that of the other runs of its model counts
     runs = [result("none", {"vqa/exact_match": 0.9}, **common), short]
-    found = {(row["method"], row["tokens"]): row for row in stand_in_rows(load_table("table12"), runs)}
+    found = {(row["method"], row["tokens"]): row for row in retention_rows("table12", runs)}
     assert len(found) == len(load_table("table12").rows)
     assert found["sparsevlm", "160"]["questions"] == "unreachable / 82.0"
     assert found["visionzip", "160"]["questions"] == "missing / 89.1" and found["visionzip", "160"]["boxes"] == ""
-    assert reasons(list(found.values())) == ["sparsevlm 160: abc: too few"]
-    first = {row["method"]: row for row in stand_in_rows(load_table("table1"), runs)}
+    (section,) = paper_sections("table12", runs)
+    assert section.remarks[1:] == ["sparsevlm 160: abc: too few"]
+    first = {row["method"]: row for row in retention_rows("table1", runs)}
     assert first["random@fastv"]["questions"].startswith("none here / ")
 
 
@@ -54,6 +62,6 @@ def test_a_run_that_was_cut_short_is_named():
     cut = {"run_key": "abc", "status": "unfinished", "reason": "7 samples computed, no result yet"}
     for model in ("tiny_llava", "llava_1_5_7b"):
         runs = [cut, result("nuwa_release", scores, average=64, **common | {"model": model})]
-        (section,) = paper_sections(load_table("table6"), runs)
+        (section,) = paper_sections("table6", runs)
         assert "abc: 7 samples computed, no result yet" in section.remarks
         assert any(row["method"] == "nuwa" and row["tokens"] == "64" for row in section.rows)

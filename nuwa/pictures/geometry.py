@@ -74,26 +74,26 @@ def in_frame(box: Sequence[float], frame: Box) -> Box:
         raise BoxError(f"box {tuple(box)} lies outside of the picture")
     wide, high = frame[2] - frame[0], frame[3] - frame[1]
     moved = ((x0 - frame[0]) / wide, (y0 - frame[1]) / high, (x1 - frame[0]) / wide, (y1 - frame[1]) / high)
-    clipped = tuple(min(max(value, 0.0), 1.0) for value in moved)
-    if clipped[0] >= clipped[2] or clipped[1] >= clipped[3]:
+    x0, y0, x1, y1 = (min(max(value, 0.0), 1.0) for value in moved)
+    if x0 >= x1 or y0 >= y1:
         raise BoxError(f"box {tuple(box)} lies in a part of the picture that no token sees")
-    return clipped
+    return x0, y0, x1, y1
 
 
-def cell_at(grid: Grid, x: float, y: float) -> int:
-    """The cell, in raster order, that covers a place in fractions of the grid."""
+def patch_at(grid: Grid, x: float, y: float) -> int:
+    """The patch, in raster order, that covers a place in fractions of the grid."""
     rows, columns = grid
     row, column = min(int(y * rows), rows - 1), min(int(x * columns), columns - 1)
     return row * columns + column
 
 
-def center_cell(grid: Grid, box: Box) -> int:
-    """The cell at a box's centre."""
-    return cell_at(grid, (box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
+def center_patch(grid: Grid, box: Box) -> int:
+    """The patch at a box's centre."""
+    return patch_at(grid, (box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
 
 
-def cells_in_box(grid: Grid, box: Box) -> list[int]:
-    """The tokens of a box: cells whose centre lies in it, and the one at its centre, in raster order."""
+def patches_in_box(grid: Grid, box: Box) -> list[int]:
+    """The tokens of a box: patches whose centre lies in it, and the one at its centre, in raster order."""
     rows, columns = grid
     inside = {
         row * columns + column
@@ -101,4 +101,4 @@ def cells_in_box(grid: Grid, box: Box) -> list[int]:
         for column in range(columns)
         if box[0] <= (column + 0.5) / columns <= box[2] and box[1] <= (row + 0.5) / rows <= box[3]
     }
-    return sorted(inside | {center_cell(grid, box)})
+    return sorted(inside | {center_patch(grid, box)})

@@ -1,4 +1,4 @@
-"""Rows of text as a table: for a terminal, Markdown, LaTeX, CSV."""
+"""Rows as a table: for a terminal, Markdown, LaTeX, CSV."""
 
 from __future__ import annotations
 
@@ -10,15 +10,29 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-Cells = dict[str, str]
+Value = str | int | float | None
+TableRow = dict[str, Value]
+"""A row by column, before numbers become text."""
+TextRow = dict[str, str]
 LOG_WIDTH = 160  # a log file has room
 LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"}
 LATEX |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
 LATEX |= {sign: f"\\{sign}" for sign in "&%$#_{}"}
 
 
-def print_text(rows: Sequence[Cells], columns: Sequence[str], title: str, notes: Sequence[str] = ()) -> None:
-    """On a terminal, the notes below."""
+def value_text(value: Value, form: str = "") -> str:
+    """A value as text: numbers by a format, fractions otherwise with six digits; None is empty.
+
+    >>> value_text(576, ".1f"), value_text(280.0), value_text(None), value_text("nuwa")
+    ('576.0', '280', '', 'nuwa')
+    """
+    if value is None or isinstance(value, str):
+        return value or ""
+    return format(value, form or ("g" if isinstance(value, float) else ""))
+
+
+def print_text(rows: Sequence[TextRow], columns: Sequence[str], title: str, notes: Sequence[str] = ()) -> None:
+    """Print a table on the terminal, the notes below it."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=LOG_WIDTH)
@@ -32,8 +46,14 @@ def print_text(rows: Sequence[Cells], columns: Sequence[str], title: str, notes:
         console.print(Text(note), soft_wrap=True)
 
 
-def markdown_text(rows: Sequence[Cells], columns: Sequence[str], notes: Sequence[str] = ()) -> str:
-    """GitHub's Markdown, each note a paragraph below the table."""
+def markdown_text(rows: Sequence[TextRow], columns: Sequence[str], notes: Sequence[str] = ()) -> str:
+    r"""GitHub's Markdown, each note a paragraph below the table.
+
+    >>> print(markdown_text([{"method": "nuwa", "note": "a|b"}], ["method", "note"]))
+    | method | note |
+    | --- | --- |
+    | nuwa | a\|b |
+    """
     cells = [list(columns), *([row[name] for name in columns] for row in rows)]
     head, *body = ([_one_line(text).replace("|", "\\|") for text in line] for line in cells)
     lines = [head, ["---"] * len(columns), *body]
@@ -45,7 +65,7 @@ def _one_line(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace("\n", " ")
 
 
-def latex_text(rows: Sequence[Cells], columns: Sequence[str], notes: Sequence[str] = ()) -> str:
+def latex_text(rows: Sequence[TextRow], columns: Sequence[str], notes: Sequence[str] = ()) -> str:
     """A tabular with booktabs rules, the notes as comments below it."""
     lines = [" & ".join(map(_escaped, columns)), *(" & ".join(_escaped(row[name]) for name in columns) for row in rows)]
     head, *body = (f"{line} \\\\" for line in lines)
@@ -57,8 +77,13 @@ def _escaped(text: str) -> str:
     return "".join(LATEX.get(sign, sign) for sign in text.replace("\n", " "))
 
 
-def csv_text(rows: Sequence[Cells]) -> str:
-    """Comma-separated, every column of the first row."""
+def csv_text(rows: Sequence[TextRow]) -> str:
+    """Comma-separated values of every column of the first row.
+
+    >>> print(csv_text([{"method": "nuwa", "n": "100"}]))
+    method,n
+    nuwa,100
+    """
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()

@@ -1,0 +1,108 @@
+"""The choices a run was made with, as a reader tells runs apart."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from nuwa.config import UNSCIENTIFIC
+from nuwa.models import axes_of
+from nuwa.pruners.base import Pruner
+from nuwa.pruners.catalogue import find_method
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What a run was asked to do.
+
+    ``options`` are the method's; the budget is an ``average`` in tokens or a ``ratio`` of the image's; ``blocking`` is
+    whose attention to the image was cut and in which layers. ``rest`` is, as JSON, what else changes a result, except
+    the seed: options of data set and model, decoding, the limit and the protocol.
+    """
+
+    method: str
+    options: dict[str, Any]
+    average: float | None
+    ratio: float | None
+    position: str
+    model: str
+    dataset: str
+    split: str | None
+    limited: bool
+    blocking: tuple[str, str] | None = None
+    rest: str = ""
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any], method: str, position: str, protocol: int) -> Choices:
+        """The choices in a recorded config; ``position`` is the strategy that was used, if that is known."""
+        groups = ("pruner", "dataset", "model", "budget", "blocking", "position")
+        pruner, dataset, model, budget, blocking, ids = (config.get(group) or {} for group in groups)
+        rest = [_samples(dataset), _answering(model), protocol, config.get("generation"), config.get("limit")]
+        return cls(
+            method=method,
+            options={key: _whole(value) for key, value in pruner.items() if key != "_target_"},
+            average=budget.get("average"),
+            ratio=budget.get("ratio"),
+            position=_native(method, position or ids.get("strategy", "native"), model.get("family")),
+            model=model.get("name", ""),
+            dataset=dataset.get("name", ""),
+            split=dataset.get("split"),
+            limited=config.get("limit") is not None,
+            blocking=(blocking["source"], str(blocking["layers"])) if blocking.get("source") else None,
+            rest=json.dumps(rest, sort_keys=True, default=str),
+        )
+
+    @property
+    def budget(self) -> str:
+        """The budget in words: ``64 tokens``, ``50%`` or ``all tokens``."""
+        if self.average is not None:
+            return f"{self.average:g} tokens"
+        return "all tokens" if self.ratio is None else f"{self.ratio:.0%}"
+
+    @property
+    def changed(self) -> dict[str, Any]:
+        """Options of the method that differ from its config file."""
+        known = known_method(self.method)
+        usual = {} if known is None else known[1]
+        return {key: value for key, value in self.options.items() if str(value) != str(_whole(usual.get(key, "")))}
+
+    def has_options(self, wanted: Mapping[str, Any]) -> bool:
+        """Whether the method ran with the ``wanted`` options and otherwise as its config file says."""
+        known = known_method(self.method)
+        if known is None:
+            return False
+        asked = {**known[1], **wanted}
+        return all(str(self.options.get(key, asked[key])) == str(_whole(asked[key])) for key in asked)
+
+
+@lru_cache
+def known_method(name: str) -> tuple[type[Pruner], dict[str, Any]] | None:
+    """Class and options of a method; None if there is no such method."""
+    try:
+        return find_method(name)
+    except ValueError:
+        return None
+
+
+def _samples(dataset: Mapping[str, Any]) -> dict[str, Any]:
+    """A data set's options, except where this machine keeps its copy of what is on the hub."""
+    return {key: value for key, value in dataset.items() if not dataset.get("hub") or key not in ("path", "streaming")}
+
+
+def _answering(model: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's options, except those that change no answer. ``path`` counts: two folders may hold two checkpoints."""
+    return {key: value for key, value in model.items() if key not in UNSCIENTIFIC["model"]}
+
+
+def _native(method: str, position: str, family: str | None) -> str:
+    """``native`` also where a run names the strategy that its method's authors use."""
+    known = known_method(method)
+    return "native" if known is not None and position == known[0].position_on(axes_of(family)) else position
+
+
+def _whole(value: Any) -> Any:
+    """Whole numbers without a fraction: 280.0 and 280 are one choice."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value

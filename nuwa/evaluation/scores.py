@@ -1,0 +1,76 @@
+"""One row per run and metric, for tables, plots and dashboards. Numbers become text where they are shown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from nuwa.evaluation.runs import Run
+
+
+@dataclass(frozen=True)
+class Score:
+    """One metric of a run; a run without a result has one without a metric, which says what became of it."""
+
+    run: Run
+    metric: str = ""
+
+    @property
+    def value(self) -> float | None:
+        """The metric, in its benchmark's unit."""
+        return self.run.metrics.get(self.metric)
+
+    @property
+    def error(self) -> float | None:
+        """Its standard error."""
+        return self.run.standard_errors.get(self.metric)
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Its 95 % interval, of a metric that is right or wrong on each sample."""
+        return self.run.intervals.get(self.metric)
+
+    @property
+    def retained(self) -> dict[str, float]:
+        """``value``, ``low`` and ``high`` of its retention; empty where there is none."""
+        return self.run.retention.get(self.metric, {})
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The score and the choices behind it as one flat typed row, for dashboards that sort, filter and group."""
+        run, choices = self.run, self.run.choices
+        return {
+            "model": choices.model,
+            "dataset": choices.dataset,
+            "method": choices.method,
+            "options": ", ".join(f"{name}={value}" for name, value in choices.changed.items()),
+            "position": choices.position,
+            "budget": choices.budget,
+            "seed": run.config.get("seed"),
+            "metric": self.metric,
+            "value": self.value,
+            "error": self.error,
+            "retained": self.retained.get("value"),
+            "retained_low": self.retained.get("low"),
+            "retained_high": self.retained.get("high"),
+            "tokens": run.tokens_entering,
+            "llm_tflops": run.llm_tflops,
+            "n": run.n,
+            "status": run.status,
+            "run": run.run_key,
+        }
+
+
+def scores_of(run: Run) -> list[Score]:
+    """The scores of a run, at least one."""
+    return [Score(run, metric) for metric in run.metrics or ("",)]
+
+
+def headlines(runs: Iterable[Run]) -> list[str]:
+    """The first metric of every task that any run has."""
+    first: dict[str, str] = {}
+    for run in runs:
+        for task, name in run.headlines.items():
+            first.setdefault(task, name)
+    return list(first.values())

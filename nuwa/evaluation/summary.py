@@ -1,0 +1,55 @@
+"""What the answered rows of a run add up to: its quality and its costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from nuwa.benchmarks.base import Benchmark
+from nuwa.evaluation.journal import Row
+from nuwa.evaluation.statistics import retention, share_intervals, standard_errors
+from nuwa.pruners.base import Pruner
+from nuwa.pruning.budget import ModelShape, Schedule, average_entering, average_leaving, kv_cache_bytes, llm_flops
+
+
+def summarise(benchmark: Benchmark, rows: Sequence[Row], unpruned: Sequence[Row] | None) -> dict[str, Any]:
+    """Metrics with their errors and intervals, and the retention if there are rows of the ``unpruned`` run.
+
+    The keys are those of result.json (`nuwa.evaluation.runs.Run`).
+    """
+    found: dict[str, Any] = {
+        "metrics": benchmark.metrics(rows),
+        "standard_errors": standard_errors(rows, benchmark),
+        "intervals": share_intervals(rows),
+    }
+    return found if unpruned is None else found | {"retention": retention(rows, unpruned, benchmark)}
+
+
+def images_per_layer(rows: Sequence[Row], layers: int) -> list[list[int]]:
+    """Visual tokens entering each layer, for every image of the rows, from the stages that the journal holds."""
+    images = []
+    for row in rows:
+        for (_, vision), *later in row["kept"]:
+            images.append(Schedule(vision, tuple((layer, count) for layer, count in later)).per_layer(layers))
+    return images
+
+
+def costs(rows: Sequence[Row], pruner: Pruner, shape: ModelShape, value_bytes: int) -> dict[str, Any]:
+    """What the visual tokens of an image cost, as measured: means over all images of the rows.
+
+    ``llm_tflops`` and ``metric_mflops`` follow the Nüwa paper (Appendix C, Table 4), visual tokens only.
+    """
+    images = images_per_layer(rows, shape.layers)
+    if not images:
+        return {}
+    per_layer = [sum(counts) / len(images) for counts in zip(*images, strict=True)]
+    tokens = [count for row in rows for count in row["image_tokens"]]
+    return {
+        "tokens_per_layer": per_layer,
+        "tokens_entering": average_entering(per_layer),
+        "tokens_leaving": average_leaving(per_layer),
+        "tokens_per_image": sum(tokens) / len(tokens),
+        "llm_tflops": sum(llm_flops(image, shape) for image in images) / len(images) / 1e12,
+        "metric_mflops": sum(pruner.metric_flops(count, shape) for count in tokens) / len(tokens) / 1e6,
+        "kv_cache_bytes": kv_cache_bytes(per_layer, shape, value_bytes),
+    }

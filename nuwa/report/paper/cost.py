@@ -1,0 +1,70 @@
+"""Runs of any model beside a printed table of costs: FLOPs left, prefill sped up. Shown, never judged.
+
+Models and machines differ, shares can be compared: what is left of the unpruned model's FLOPs, and how many times
+faster the prefill is, measured in turn with the unpruned model in one process (``probe=speed``, batch 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping
+from typing import Any
+
+from nuwa.evaluation.runs import Run
+from nuwa.report.paper.matching import ABSENT, MISSING, matches, with_image_tokens
+from nuwa.report.paper.printed import PaperTable, PrintedRow
+from nuwa.report.paper.side_by_side import label
+from nuwa.report.tables.formats import TableRow
+
+FLOPS, PREFILL = "llm_tflops", "prefill_ms_a100"
+COST_LEGEND = (
+    "percent of the unpruned model's LLM TFLOPs, ours / paper; prefill speed-up, ours (quartiles) / paper; promised: "
+    "the ratio of FLOPs, text included; reached: the share of it that was measured"
+)
+
+
+def cost_rows(table: PaperTable, runs: Iterable[Run]) -> list[TableRow]:
+    """Every printed row for each model that has runs of it; none for a table without FLOPs."""
+    if FLOPS not in table.columns:
+        return []
+    runs = with_image_tokens(runs)
+    wholes: dict[Hashable, float] = {}
+    for run in runs:
+        if run.method == "none" and run.llm_tflops is not None:
+            wholes |= {run.run_key: run.llm_tflops, _alike(run): run.llm_tflops}
+    return [_row(table, model, wholes, *match) for model, own in matches(table, runs).items() for match in own]
+
+
+def _alike(run: Run) -> tuple[str, str, str]:
+    """What a run shares with its unpruned run, where it names none: images of other sizes have other costs."""
+    return run.choices.model, run.choices.dataset, run.choices.rest
+
+
+def _row(
+    table: PaperTable, model: str, wholes: Mapping[Hashable, float], row: PrintedRow, pruner: str, run: Run | None
+) -> TableRow:
+    left = (MISSING if pruner else ABSENT) if run is None else _left(run, wholes)
+    probe = {} if run is None else run.probe
+    unpruned = table.unpruned[row.model].cells
+    return {
+        "model": model,
+        "method": label(row, pruner),
+        "tokens": row.tokens,
+        "TFLOPs left, %": f"{left} / {100 * row.cells[FLOPS] / unpruned[FLOPS]:.2f}",
+        "prefill speed-up": f"{_speed_up(probe)} / {unpruned[PREFILL] / row.cells[PREFILL]:.2f}",
+        "promised": f"{probe['theoretical_prefill_speedup']:.2f}" if "speedup" in probe else "",
+        "reached": f"{probe['reached']:.0%}" if "speedup" in probe else "",
+        "device": "" if run is None else run.environment.get("device", ""),
+    }
+
+
+def _left(run: Run, wholes: Mapping[Hashable, float]) -> str:
+    """Percent of the FLOPs of the unpruned run that a run names, else of one with the same options; or its status."""
+    whole = wholes.get(run.baseline, wholes.get(_alike(run)))
+    return f"{100 * run.llm_tflops / whole:.2f}" if whole and run.llm_tflops is not None else run.status
+
+
+def _speed_up(probe: Mapping[str, Any]) -> str:
+    if "speedup" not in probe:
+        return "1" if probe else "not measured"
+    found = probe["speedup"]["prefill_ms"]
+    return f"{found['median']:.2f} ({found['q1']:.2f} to {found['q3']:.2f})"

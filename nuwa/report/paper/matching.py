@@ -1,0 +1,203 @@
+"""Runs beside a printed table, number by number: ours, the paper's, and why there is none where there is none."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from statistics import mean, stdev
+
+from nuwa.evaluation.choices import Choices
+from nuwa.evaluation.runs import Run
+from nuwa.report.paper.printed import SUMMARIES, PaperTable, PrintedBenchmark, PrintedRow, printed_benchmark
+
+DONE, LIMITED, MISSING, FAILED, REFUSED, UNREACHABLE, UNFINISHED, ABSENT = (
+    "done", "limited", "missing", "failed", "refused", "unreachable", "unfinished", "none here",
+)  # fmt: skip
+NO_RUN = "no run"
+MIXED = (
+    "ours is the mean of runs that differ in the options of data set or model, in decoding, limit or protocol: "
+    "report on one of them"
+)
+Match = tuple[PrintedRow, str, Run | None]
+"""A printed row, the method here that stands for it (empty: none) and a run of it."""
+QUARTERS = {"0-7": "1/4", "8-15": "2/4", "16-23": "3/4", "24-31": "4/4"}  # Table 15's layers, of 32
+RANDOM_WEIGHTS = "_random"  # such a model costs what the trained one costs, and its answers mean nothing
+SAME_SHARE = 0.01  # 0.0556 of the tokens is 160 of 2880
+
+
+@dataclass(frozen=True)
+class PaperValue:
+    """One printed number and ours, in the printed unit; ``pruner`` is the method here that stands for the row's.
+
+    ``ours`` is the mean over runs (seeds); ``error`` their standard deviation, of a single run its standard error.
+    The state ``limited`` means: computed from a part of the benchmark's samples. ``note``: the printed number stands
+    for something else. Neither is judged.
+    """
+
+    row: PrintedRow
+    pruner: str
+    benchmark: PrintedBenchmark
+    printed: float
+    state: str
+    ours: float | None = None
+    error: float | None = None
+    reason: str = ""
+    note: str = ""
+
+    @property
+    def difference(self) -> float | None:
+        """Ours less the paper's."""
+        return None if self.ours is None else self.ours - self.printed
+
+    @property
+    def judged(self) -> bool:
+        """Whether ours has to be the printed number."""
+        return self.state == DONE and not self.note
+
+    @property
+    def outside(self) -> bool:
+        """Whether ours is further from the printed number than it may be."""
+        allowed = self.benchmark.allowed(self.printed) + 1e-9
+        return self.judged and self.difference is not None and abs(self.difference) > allowed
+
+
+def model_name(printed: str) -> str:
+    """``llava-1.5-7b`` as conf/model has it."""
+    return re.sub(r"[-.]", "_", printed)
+
+
+def with_image_tokens(runs: Iterable[Run]) -> list[Run]:
+    """Runs, of which those that failed and so counted no tokens have those of another run of their model and data."""
+    runs = list(runs)
+    counted = {_images(run): run.tokens_per_image for run in runs if run.tokens_per_image is not None}
+    return [
+        replace(run, tokens_per_image=counted.get(_images(run))) if run.tokens_per_image is None else run
+        for run in runs
+    ]
+
+
+def _images(run: Run) -> tuple[str, str]:
+    return run.choices.model, run.choices.dataset
+
+
+def matches(table: PaperTable, runs: Sequence[Run]) -> dict[str, list[Match]]:
+    """For each model with runs of a table, each printed row with the methods here and the runs that stand for it.
+
+    A row's first method comes with None where it has no run.
+    """
+    found: dict[str, list[Match]] = {}
+    for model in dict.fromkeys(run.choices.model for run in runs):
+        own = [run for run in runs if run.choices.model == model]
+        rows: list[Match] = []
+        for row, pruner in printed_methods(table):
+            mine: list[Match] = [(row, pruner, run) for run in own if made_for(table, row, pruner, run)]
+            rows += mine or [(row, pruner, None)] * (pruner in row.pruners[:1] or not pruner)
+        if any(run is not None for *_, run in rows):
+            found[model] = rows
+    return found
+
+
+def printed_methods(table: PaperTable) -> list[tuple[PrintedRow, str]]:
+    """Every printed row with each of the methods here that stand for it, an empty one if there is none."""
+    return [(row, pruner) for row in table.rows for pruner in row.pruners or ("",)]
+
+
+def match_paper(table: PaperTable, runs: Iterable[Run]) -> list[PaperValue]:
+    """Every printed number of a table but its summaries, in its order.
+
+    A row that several methods stand for appears once for each that has a run, at least for the first.
+    """
+    runs, values = with_image_tokens(runs), []
+    for row, pruner in printed_methods(table):
+        own = [run for run in runs if _same_model(run.choices, row) and made_for(table, row, pruner, run)]
+        if own or not pruner or pruner == row.pruners[0]:
+            values += [_value(table, row, pruner, column, own) for column in row.cells if column not in SUMMARIES]
+    return values
+
+
+def made_for(table: PaperTable, row: PrintedRow, pruner: str, run: Run) -> bool:
+    """Whether a run, on whatever model and data, has the method, options, ids and budget of a row."""
+    choices = run.choices
+    if choices.method != pruner or not choices.has_options(row.options) or not _same_blocking(choices, row):
+        return False
+    if pruner == "none":  # where nothing is pruned, budget and ids do not matter
+        return True
+    return choices.position == row.position and _same_budget(run, row, table.unpruned.get(row.model))
+
+
+def _same_blocking(choices: Choices, row: PrintedRow) -> bool:
+    if choices.blocking is None or row.blocking is None:
+        return choices.blocking == row.blocking
+    (source, layers), (printed_source, printed) = choices.blocking, row.blocking
+    return source == printed_source and layers in (printed, QUARTERS[printed])
+
+
+def _same_model(choices: Choices, row: PrintedRow) -> bool:
+    return choices.model.removesuffix(RANDOM_WEIGHTS) == model_name(row.model)
+
+
+def _same_budget(run: Run, row: PrintedRow, whole: PrintedRow | None) -> bool:
+    if whole is None:
+        return False
+    choices = run.choices
+    if _same_model(choices, row) and choices.average is not None and row.average is not None:
+        return choices.average == row.average
+    share = choices.ratio
+    tokens = run.tokens_per_image or whole.average
+    if choices.average is not None and tokens:
+        share = choices.average / tokens
+    return share is not None and abs(share / row.share(whole) - 1) < SAME_SHARE
+
+
+def _value(table: PaperTable, row: PrintedRow, pruner: str, column: str, runs: Sequence[Run]) -> PaperValue:
+    """The value of one column, from the runs of its row."""
+    asked, printed, note = printed_benchmark(column), row.cells[column], table.note(row, column)
+    if not pruner or not asked.known:
+        reason = f"there is no method for {row.method}" if not pruner else f"nothing here measures {column}"
+        return PaperValue(row, pruner, asked, printed, ABSENT, reason=reason, note=note)
+    runs = [run for run in runs if _metric(asked, run.choices) is not None]
+    done = [(number, run) for run in runs if (number := _number(asked, run)) is not None]
+    done = [(number, run) for number, run in done if not run.choices.limited] or done
+    if not done:
+        state, reason = _why_not(runs)
+        return PaperValue(row, pruner, asked, printed, state, reason=reason, note=note)
+    numbers, used = [number for number, _ in done], [run for _, run in done]
+    error = stdev(numbers) if len(numbers) > 1 else _error(asked, used[0])
+    if asked.speed:
+        note = f"ours on {used[0].environment.get('device')}, batch 1"
+    elif asked.runs and len({run.choices.rest for run in used}) > 1:
+        note = MIXED
+    partial = asked.runs and any(run.choices.limited or run.n_failed for run in used)
+    return PaperValue(row, pruner, asked, printed, LIMITED if partial else DONE, mean(numbers), error, note=note)
+
+
+def _metric(asked: PrintedBenchmark, choices: Choices) -> str | None:
+    """The metric by which a run stands for a column; None if it has another data set, or answers by random weights."""
+    if not asked.runs:
+        return asked.result or asked.speed
+    if choices.model.endswith(RANDOM_WEIGHTS):
+        return None
+    return asked.runs.get(choices.dataset, asked.runs.get(f"{choices.dataset}:{choices.split}"))
+
+
+def _number(asked: PrintedBenchmark, run: Run) -> float | None:
+    """A run's value in the printed unit, None where it has none."""
+    metric = _metric(asked, run.choices) or ""
+    values = run.times if asked.speed else vars(run) if asked.result else run.metrics
+    return None if values.get(metric) is None else asked.scale * values[metric]
+
+
+def _error(asked: PrintedBenchmark, run: Run) -> float | None:
+    """Its standard error in the printed unit."""
+    error = run.standard_errors.get(_metric(asked, run.choices) or "")
+    return None if error is None else asked.scale * error
+
+
+def _why_not(runs: Sequence[Run]) -> tuple[str, str]:
+    """State and reason of a value that no finished run gives."""
+    for state in (FAILED, REFUSED, UNREACHABLE, UNFINISHED):
+        for run in runs:
+            if run.status == state:
+                return state, f"{run.run_key}: {run.reason}"
+    return MISSING, f"{runs[0].run_key}: done, without this metric" if runs else NO_RUN

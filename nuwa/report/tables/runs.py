@@ -1,0 +1,192 @@
+"""One table from many runs: what each answered, how sure that is, what it cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from nuwa.evaluation.runs import Run
+from nuwa.evaluation.scores import Score, headlines
+from nuwa.report.tables.formats import TableRow, Value, value_text
+from nuwa.report.tables.section import Section, filled_columns
+
+CHOICE_GROUPS = ("pruner", "budget", "position", "blocking", "model", "dataset", "generation", "seed", "limit")
+SHARED_GROUPS = ("model", "dataset", "generation", "seed", "limit", "protocol")
+"""Groups in which a run and its unpruned run agree."""
+NUMBER_FORMATS = {"tokens": ".1f", "leaving": ".1f", "LLM TFLOPs": ".4g", "metric MFLOPs": ".3g", "s/sample": ".3f"}
+
+
+class TableError(ValueError):
+    """A table that was asked for cannot be made of these runs."""
+
+
+class RunsTable:
+    """Runs as rows of the same columns: the unpruned run first, then by method and choices.
+
+    ``full`` gives 95 % intervals in place of standard errors, and more of the costs in place of times.
+    """
+
+    def __init__(self, runs: Sequence[Run], full: bool = False):
+        self.columns = _choice_columns(runs)
+        self.runs = sorted(runs, key=self._rank)
+        self.full = full
+        self.metrics = headlines(self.runs)
+
+    def rows(self) -> list[TableRow]:
+        """One row for each run."""
+        return [
+            self.choices(run) | self._tokens(run) | self._scores(run) | self._costs(run) | _outcome(run)
+            for run in self.runs
+        ]
+
+    def beside(self, choice: str) -> list[TableRow]:
+        """One row for runs that differ in ``choice`` alone, each metric once for each of its values.
+
+        Costs in which these runs differ stand one after the other.
+
+        Raises:
+            TableError: the runs do not differ in ``choice``.
+        """
+        if choice not in self.columns.values():
+            known = ", ".join(self.columns.values()) or "their methods"
+            raise TableError(f"--beside {choice}: runs differ in {known} only")
+        values = list(dict.fromkeys(self._value(run, choice) for run in self.runs))
+        groups: dict[tuple[Value, ...], dict[str, Run]] = {}
+        for run in self.runs:
+            key = tuple(value for name, value in self.choices(run).items() if name != choice)
+            while self._value(run, choice) in groups.setdefault(key, {}):  # cut short: nothing is known of its choices
+                key += ("again",)
+            groups[key][self._value(run, choice)] = run
+        return [self._merged(group, choice, values) for group in groups.values()]
+
+    def choices(self, run: Run) -> TableRow:
+        """The method of a run, and its choices as far as runs differ in them."""
+        flat = _flat(run)
+        return {"method": run.method} | {name: _plain(flat.get(key)) for key, name in self.columns.items()}
+
+    def _value(self, run: Run, choice: str) -> str:
+        return value_text(self.choices(run)[choice])
+
+    def _merged(self, group: dict[str, Run], choice: str, values: Sequence[str]) -> TableRow:
+        first = min(group.values(), key=lambda run: run.done)  # what went wrong is not to be hidden
+        row = {name: value for name, value in self.choices(first).items() if name != choice}
+        row |= _shared([self._tokens(run) for run in group.values()])
+        for metric in self.metrics:
+            for value in values:
+                shown = self._score(Score(group[value], metric)) if value in group else ""
+                row[f"{metric}, {value}" if value else metric] = shown
+        return row | _shared([self._costs(run) for run in group.values()]) | _outcome(first)
+
+    def _rank(self, run: Run) -> tuple:
+        """Sorts runs: numbers by size, texts by letter, missing values first."""
+        flat = _flat(run)
+        ranks = []
+        for value in map(flat.get, self.columns):
+            ranks.append((0, value, "") if isinstance(value, int | float) else (value is not None, 0, str(value)))
+        return run.method != "none", run.method, ranks
+
+    def _tokens(self, run: Run) -> TableRow:
+        row: TableRow = {"tokens": run.tokens_entering}
+        return row | {"leaving": run.tokens_leaving} if self.full else row
+
+    def _scores(self, run: Run) -> TableRow:
+        scores = [Score(run, name) for name in self.metrics]
+        row: TableRow = {score.metric: self._score(score) for score in scores}
+        return row | {f"{score.metric.split('/')[0]} retained": _retained(score) for score in scores}
+
+    def _score(self, score: Score) -> str:
+        """A metric with its standard error, or its 95 % interval if it has one."""
+        if score.value is None:
+            return ""
+        if self.full and score.interval:
+            low, high = score.interval
+            return f"{score.value:.3f} [{low:.3f}, {high:.3f}]"
+        return f"{score.value:.3f}" + ("" if score.error is None else f" ±{score.error:.3f}")
+
+    def _costs(self, run: Run) -> TableRow:
+        other: TableRow = {"metric MFLOPs": run.metric_mflops}
+        if not self.full:
+            other = {"s/sample": run.timings.get("seconds_per_sample")}
+        answered = f"{run.n} ({run.n_failed} failed)" if run.n_failed else run.n
+        return {"LLM TFLOPs": run.llm_tflops} | other | {"n": answered}
+
+
+def runs_section(runs: Sequence[Run], title: str, full: bool = False, choice: str = "") -> Section:
+    """Every run, whatever became of it; ``full`` as in `RunsTable`, ``choice`` as in `RunsTable.beside`."""
+    table = RunsTable(runs, full)
+    rows = table.beside(choice) if choice else table.rows()
+    all_done = all(row["status"] == "done" for row in rows)
+    columns = filled_columns(rows, hidden=("run", "reason", "status") if all_done else ("run", "reason"))
+    return Section(title, rows, columns, _reasons(rows), number_formats=NUMBER_FORMATS)
+
+
+def _outcome(run: Run) -> TableRow:
+    return {"status": run.status, "reason": run.reason, "run": run.run_key}
+
+
+def _retained(score: Score) -> str:
+    """A retention with its interval, if that has a width: the unpruned run retains all of itself for sure."""
+    kept = score.retained
+    if not kept:
+        return ""
+    value = f"{kept['value']:.1%}"
+    return value if kept["low"] == kept["high"] else f"{value} [{kept['low']:.1%}, {kept['high']:.1%}]"
+
+
+def _shared(rows: Sequence[TableRow]) -> TableRow:
+    """In each column the value that all rows have which have one, or theirs one after the other."""
+    merged: TableRow = {}
+    for name in rows[0]:
+        known = [text for row in rows if (text := value_text(row[name], NUMBER_FORMATS.get(name, "")))]
+        merged[name] = known[0] if len(set(known)) == 1 else " / ".join(known)
+    return merged
+
+
+def _reasons(rows: Iterable[TableRow]) -> list[str]:
+    """Why runs have no result, and which they are."""
+    groups: dict[str, list[str]] = {}
+    for row in rows:
+        if row["status"] != "done":
+            groups.setdefault(str(row["reason"]), []).append(str(row["run"]))
+    return [f"{runs[0]}{f' and {len(runs) - 1} more' * (len(runs) > 1)}: {reason}" for reason, runs in groups.items()]
+
+
+def _choice_columns(runs: Sequence[Run]) -> dict[str, str]:
+    """Choices that differ between runs of one method, which its name therefore does not tell apart, and their columns.
+
+    Those that a method shares with its unpruned run count among all runs, but the options of a model or a data set only
+    among runs of one name.
+    """
+    seen: dict[tuple[str, str, str], set[str]] = {}
+    for run in runs:
+        flat = _flat(run)
+        for key, value in flat.items():
+            named = "" if key.endswith(".name") else flat.get(f"{key.split('.')[0]}.name", "")
+            method = "" if key.split(".")[0] in SHARED_GROUPS else run.method
+            seen.setdefault((method, named, key), set()).add(value_text(_plain(value)))
+    varying = list(dict.fromkeys(key for (*_, key), values in seen.items() if len(values) > 1))
+    short = [_short(key) for key in varying]
+    return {key: name if short.count(name) == 1 else key for key, name in zip(varying, short, strict=True)}
+
+
+def _short(key: str) -> str:
+    """``pruner.d_thresh`` -> ``d_thresh``, but ``budget.average`` -> ``budget``: what a reader looks for."""
+    group, _, option = key.rpartition(".")
+    return group if option in ("average", "strategy", "source", "name") else option
+
+
+def _flat(run: Run) -> dict[str, Any]:
+    """The choices of a run as ``group.option`` -> value."""
+    flat: dict[str, Any] = {"protocol": run.protocol} if run.done else {}
+    for group in CHOICE_GROUPS:
+        value = run.config.get(group)
+        if isinstance(value, dict):
+            flat |= {f"{group}.{key}": item for key, item in value.items() if key != "_target_"}
+        elif value is not None:
+            flat[group] = value
+    return flat
+
+
+def _plain(value: Any) -> Value:
+    """A choice as the cell of a table: numbers stay numbers."""
+    return value if value is None or (isinstance(value, int | float) and not isinstance(value, bool)) else str(value)
