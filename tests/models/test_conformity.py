@@ -1,21 +1,27 @@
 """Every family does what `helpers.conformity` asks, and one that forgets a norm of its attention is found out."""
 
 import dataclasses
+import re
+import shutil
+import sys
 
 import pytest
 import torch
-from helpers.conformity import CHECKS, every_layer_is_read
-from helpers.families_toy import NAMES, toy
+from helpers import families_toy
+from helpers.conformity import CHECKS, conformity, every_layer_is_read
+from helpers.families_toy import toy
+from helpers.jobs import CONF, ROOT
 from transformers import LlavaConfig, LlavaForConditionalGeneration, Qwen3Config
 
-from nuwa.models import base
+from nuwa import models
+from nuwa.models import base, family_names
 from nuwa.pruning.scores import split_heads
 
 pytestmark = pytest.mark.filterwarnings("ignore:llava_onevision interpolates")
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("family", NAMES)
+@pytest.mark.parametrize("family", family_names())
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 def test_conformity(check, family):
     check(toy(family))
@@ -38,3 +44,23 @@ def test_a_norm_of_queries_and_keys_is_read_and_missed_where_it_is_forgotten(mon
     monkeypatch.setattr(base, "_normed_heads", forgotten)
     with pytest.raises(AssertionError):
         every_layer_is_read(loaded)
+
+
+def test_two_files_make_a_family(tmp_path, monkeypatch):
+    """Those of CONTRIBUTING, in a temporary folder."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    section = text.split("## A new model family")[1].split("\n## ")[0]
+    files = dict(re.findall(r"^`([\w/.]+)`:\n```\w+\n(.*?)^```", section, re.MULTILINE | re.DOTALL))
+    assert list(files) == ["nuwa/models/qwen2_vl.py", "conf/model/qwen2_vl_random.yaml"]
+    shutil.copytree(CONF, tmp_path / "conf")
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    monkeypatch.setattr(models, "__path__", [*models.__path__, str(tmp_path / "nuwa/models")])
+    monkeypatch.setattr(families_toy, "CONF", tmp_path / "conf")
+    try:
+        assert "qwen2_vl" in models.family_names() and models.axes_of("qwen2_vl") == 3
+        conformity(toy("qwen2_vl"))
+    finally:
+        sys.modules.pop("nuwa.models.qwen2_vl", None)
+        vars(models).pop("qwen2_vl", None)
