@@ -21,7 +21,7 @@ def argument(*names: str, **settings: Any) -> Callable[[ArgumentParser], object]
 
 def command(
     description: str, *arguments: Callable[[ArgumentParser], object], also: tuple[type[Exception], ...] = ()
-) -> Callable[[Callable[[Namespace], int | None]], Callable[[Sequence[str] | None], int]]:
+) -> Callable[[Callable[[Namespace], int | None]], Callable[..., int]]:
     """Make a function of parsed arguments a ``main(arguments=None)`` that returns an exit status.
 
     The status is what the function returns (None counts as 0), or 1 after `BAD_INPUT` or an error of ``also``, which
@@ -36,7 +36,7 @@ def command(
     0
     """
 
-    def decorate(function: Callable[[Namespace], int | None]) -> Callable[[Sequence[str] | None], int]:
+    def decorate(function: Callable[[Namespace], int | None]) -> Callable[..., int]:
         @wraps(function)
         def main(given: Sequence[str] | None = None) -> int:
             parser = ArgumentParser(
