@@ -126,7 +126,8 @@ class PruningSession:
         def get_image_features(*args: Any, **kwargs: Any) -> Any:
             arguments = signature.bind(*args, **kwargs).arguments
             smaller = self.pruner.image_grid(self.adapter.grid, self.adapter.shape.layers)
-            seen = run_tower(self.adapter, original, arguments, self.pruner.taps, smaller, self.share, self.cache)
+            taps = list(self.pruner.taps.values())
+            seen = run_tower(self.adapter, original, arguments, taps, smaller, self.share, self.cache)
             images, output = seen.images, seen.output
             layouts = self.adapter.layouts(images, arguments)
             names, questions = self._told(arguments, len(images))
@@ -191,7 +192,8 @@ class PruningSession:
         ids = self.adapter.position_ids(kwargs.get("position_ids"), batch, length, device)
         placeholders = input_ids.to(device) == self.adapter.image_token_id
         prompt = read_prompt(placeholders, valid, ids, self._images.plans)
-        prompt, segment = self.pruner.reframe(prompt, first_segment(prompt, self.strategy), self.strategy)
+        segment = first_segment(prompt, self.strategy)
+        prompt, segment = self.pruner.tiling.rewrite_prompt(prompt, segment, self.strategy)
         inputs, stages = gather_tokens(embeddings, segment.index), prompt.stages()
         use_cache = kwargs.get("use_cache")
         if cache is None and (module.config.use_cache if use_cache is None else use_cache):
@@ -200,7 +202,7 @@ class PruningSession:
         shared = self.share and not module.training and cache is not None and 0 not in stages
         split = split_prefixes(segment, inputs) if shared else None
         if split is not None:
-            split.watch = layers_to_watch(stages, self.pruner.looks_back)
+            split.watch = layers_to_watch(stages, "previous" in self.pruner.needs)
             self._beginnings = Step(PrefillState(prompt, [split.beginnings]), False, split.length, split=split)
             run_beginnings(module, split, inputs, cache)
             segment, inputs = split.segment, split.inputs_of_ends(inputs)
@@ -244,14 +246,14 @@ class PruningSession:
             return args, kwargs
         if segment is not step.called_with:
             kwargs |= step.override(segment, self.adapter.language_model, hidden)
-        if index == 0 and step.stages:
+        if index == 0 and step.stages and "first" in self.pruner.needs:
             step.first = look_at(self.adapter, step, index, hidden, segment, kwargs["position_embeddings"])
         if index in step.stages:
             context = look_at(self.adapter, step, index, hidden, segment, kwargs["position_embeddings"])
             segment, hidden = prune_at(self.pruner, step, context, segment, self.strategy)
             kwargs |= step.override(segment, self.adapter.language_model, hidden)
         step.previous = None
-        if self.pruner.looks_back and index + 1 in step.stages:
+        if "previous" in self.pruner.needs and index + 1 in step.stages:
             step.previous = look_at(self.adapter, step, index, hidden, segment, kwargs["position_embeddings"])
         return (hidden, *args[1:]), kwargs
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from nuwa.engine.decisions import kept_cells
 from nuwa.models.base import Family
 from nuwa.models.towers import Recording
-from nuwa.pruners.base import Pruner, Tap, VisionContext
+from nuwa.pruners.base import Pruner, VisionContext
 from nuwa.pruning.budget import BudgetError, ModelShape, Schedule
 from nuwa.pruning.layout import Grid, ImageLayout, VisionView
 from nuwa.pruning.segments import ImagePlan
@@ -22,7 +22,7 @@ FEW = 64
 
 @dataclass
 class Look:
-    """Piece ``number`` of ``of`` of an image: ``keep`` of its tokens shall stay. ``taps`` without a batch, or None."""
+    """Piece ``number`` of ``of`` of an image: ``keep`` of its tokens shall stay. ``taps`` without a batch."""
 
     image: int
     number: int
@@ -30,7 +30,7 @@ class Look:
     view: VisionView
     keep: int
     features: Tensor
-    taps: dict[Tap, Tensor | None]
+    taps: dict[str, Tensor]
 
     @property
     def kind(self) -> tuple:
@@ -40,7 +40,7 @@ class Look:
             self.view.grid,
             self.keep,
             self.features.shape,
-            tuple(value is None for value in self.taps.values()),
+            tuple(self.taps),
         )
 
 
@@ -61,7 +61,7 @@ def schedule_for(pruner: Pruner, n_tokens: int, shape: ModelShape) -> tuple[Sche
     """
     if shape.image_tokens is not None:
         return pruner.schedule(n_tokens, shape.layers), False
-    highest, average = pruner.highest(n_tokens, shape.layers), pruner.budget.average
+    highest, average = pruner.max_schedule(n_tokens, shape.layers), pruner.budget.average
     if average is not None and average >= highest.average(shape.layers):
         return highest, True
     try:
@@ -92,7 +92,7 @@ def plan_images(
     """
     plans, looks = [], []
     for image, (name, layout) in enumerate(zip(ids, layouts, strict=True)):
-        layout = pruner.arrange(layout)
+        layout = pruner.tiling.prepare_layout(layout)
         schedule, small = schedule_for(pruner, layout.patches, adapter.shape)
         plans.append(ImagePlan(name, layout, schedule))
         if pruner.prunes_vision and not small:
@@ -104,14 +104,14 @@ def plan_images(
         every = kept_cells(pruner, context, decision, group[0].keep)
         projected = None if decision.features is None else adapter.project(decision.features)
         for row, (look, cells) in enumerate(zip(group, every, strict=True)):
-            kept[look.image, look.number] = look.view.closed(cells, pruner.all_newlines)
+            kept[look.image, look.number] = pruner.tiling.close_rows(look.view, cells)
             plans[look.image].extras |= {
                 _numbered(name, look): _by_cell(values[row], cells, look) for name, values in decision.extras.items()
             }
             if projected is not None:
                 images[look.image] = _replaced(images[look.image], look.view, cells, projected[row, : len(cells)])
     for image in {look.image for look in looks}:
-        plans[image].keep = pruner.join([kept[key] for key in sorted(kept) if key[0] == image])
+        plans[image].keep = pruner.tiling.concat_views([kept[key] for key in sorted(kept) if key[0] == image])
     return plans
 
 
@@ -138,16 +138,17 @@ def _looks(
     pruner: Pruner, recording: Recording, image: int, plan: ImagePlan, device: torch.device, encoded: Grid | None
 ) -> list[Look]:
     """The pieces of an image that get any tokens, with what was recorded of them, on the projector's device."""
-    views = pruner.pieces(plan.layout)
+    tiling = pruner.tiling
+    views = tiling.views_to_prune(plan.layout)
     looks = []
-    for number, keep in enumerate(pruner.shares(plan.schedule.vision, views)):
+    for number, keep in enumerate(tiling.split_budget(plan.schedule.vision, views)):
         if keep:
             view = views[number]
             rows = plan.layout.source[view.tokens] if view.rows is None else view.rows
             if encoded is not None:
                 rows = torch.arange(encoded[0] * encoded[1])
-            seen = {tap: recording.view(tap, image, rows) for tap in pruner.taps}
-            taps = {tap: None if values is None else values.to(device) for tap, values in seen.items()}
+            seen = {name: recording.view(tap, image, rows) for name, tap in pruner.taps.items()}
+            taps = {name: values.to(device) for name, values in seen.items() if values is not None}
             features = recording.features(image, rows).to(device)
             looks.append(Look(image, number, len(views), view, keep, features, taps))
     return looks
@@ -167,14 +168,10 @@ def _context(
     group: Sequence[Look],
     questions: Sequence[str] | None,
 ) -> VisionContext:
-    taps = {
-        tap: None if value is None else torch.stack([look.taps[tap] for look in group])
-        for tap, value in group[0].taps.items()
-    }
     return VisionContext(
         grid=group[0].view.grid,
         features=torch.stack([look.features for look in group]),
-        taps=taps,
+        taps={name: torch.stack([look.taps[name] for look in group]) for name in group[0].taps},
         ids=[_numbered(plans[look.image].id, look) for look in group],
         project=adapter.project,
         views=group[0].of,

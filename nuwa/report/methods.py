@@ -1,6 +1,6 @@
 """Which method is which, as a Markdown table: python -m nuwa.report.methods [--write docs/methods.md]
 
-The facts stand next to each method (`nuwa.pruners.base.Facts`), the counts are what each makes of a budget. A test
+The facts stand next to each method (`nuwa.pruners.base.MethodInfo`), the counts are what each makes of a budget. A test
 checks that docs/methods.md is up to date.
 """
 
@@ -91,19 +91,19 @@ def _paper(reference: str) -> str:
 
 def _row(name: str) -> list[str]:
     kind, options = find_method(name)
-    facts = kind.facts
+    info = kind.info
     yes = {True: "yes", False: ""}
     return [
         f"`{name}`",
         _stage(kind(**options)),
-        facts.signal,
-        yes[facts.merges],
-        yes[facts.text_aware],
-        yes[facts.needs_cls],
+        info.signal,
+        yes[info.merges],
+        yes[info.text_aware],
+        yes[info.needs_cls],
         kind.native_position,
-        "yes, rows recomputed" if "attention" in facts.signal.lower() else "yes",
-        _paper(facts.paper),
-        facts.source,
+        "yes, rows recomputed" if "attention" in info.signal.lower() else "yes",
+        _paper(info.paper),
+        info.source,
     ]
 
 
@@ -139,7 +139,7 @@ def _budget_rows() -> tuple[list[list[str]], list[str]]:
         if name == "none":
             continue
         cells = [_counts(name, setting, budget) for setting, _, budget in columns]
-        rows.append([f"`{name}`", find_method(name)[0].facts.counts, *(shown for shown, _ in cells)])
+        rows.append([f"`{name}`", find_method(name)[0].info.counts, *(shown for shown, _ in cells)])
         for (setting, label, _), (_, reason) in zip(columns, cells, strict=True):
             if reason:
                 reasons.setdefault(reason, []).append(f"{setting.name}: {label}")
