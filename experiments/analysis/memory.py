@@ -49,7 +49,7 @@ def main() -> None:
         rows.append({"what": what, "tokens": ids.shape[1] - 1, "peak, MB": round(megabytes("VmHWM") - before, 1)})
 
     def flow() -> None:
-        with watch_layers(session, lambda call: [None for _ in call.portions()]):
+        with watch_layers(session, lambda call: [None for _ in call.attention_chunks()]):
             read_prompt_once(session, inputs)
 
     def gradients() -> None:

@@ -57,7 +57,7 @@ def attention_flow(loaded: LoadedModel, sample: Sample) -> list[Record]:
     records: list[Record] = []
 
     def watch(call: LayerCall) -> None:
-        records.extend(_flow_records(sample, call, call.groups(), call.portions()))
+        records.extend(_flow_records(sample, call, call.groups(), call.attention_chunks()))
 
     read_layers(loaded, sample, watch)
     return records

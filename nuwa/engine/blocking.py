@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from nuwa.engine.calls import check_unshared, choose_layers
-from nuwa.engine.groups import GROUPS, LAST, VISION, token_groups, with_answer
+from nuwa.engine.groups import GROUPS, LAST, VISION, extend_groups, token_groups
 from nuwa.engine.guards import SessionError
 from nuwa.engine.session import PruningSession
 from nuwa.engine.state import state_of
@@ -63,6 +63,7 @@ def cut(mask: Tensor | None, lost: Tensor, implementation: str, valid: Tensor, d
     """A layer's own mask (None, or (B or 1, 1, Q, K) bool or additive) without the ``lost`` (B, Q, K) entries."""
     if mask is None:
         mask = format_mask(implementation, valid, lost.shape[1], True, dtype)
+    assert mask is not None  # eager and sdpa have one for padded rows
     if mask.dtype == torch.bool:
         return mask & ~lost[:, None]
     return torch.where(lost[:, None], torch.finfo(dtype).min, mask)
@@ -82,7 +83,8 @@ def block(session: PruningSession, source: str, layers: range | list[int] | None
     check_unshared(session)
     if source not in SOURCES:
         raise ValueError(f"source {source!r} is unknown; choose one of {', '.join(SOURCES)}")
-    implementation = session.adapter.language_model.config._attn_implementation
+    config: Any = session.adapter.language_model.config
+    implementation: str = config._attn_implementation
     if implementation not in ("sdpa", "eager"):
         raise ValueError(f"model.attention={implementation} takes no masks to block with; use sdpa or eager")
 
@@ -96,7 +98,7 @@ def block(session: PruningSession, source: str, layers: range | list[int] | None
             return None
         segment, hidden = state.at(index), args[0]
         new = past + hidden.shape[1] - segment.length
-        keys = with_answer(token_groups(segment.image, segment.valid), new)
+        keys = extend_groups(token_groups(segment.image, segment.valid), new)
         valid = nn.functional.pad(segment.valid, (0, new), value=True)
         lost = blocked_pairs(keys[:, past:], keys, source)
         mask = cut(kwargs.get("attention_mask"), lost, implementation, valid, hidden.dtype)

@@ -18,7 +18,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 log = logging.getLogger(__name__)
-ENDING = ".safetensors"
+_ENDING = ".safetensors"
 GIGABYTE = 2**30
 _SPACE = re.compile("[0-9a-f]{16}")
 
@@ -61,7 +61,7 @@ class FeatureCache:
         if not self._make_room(needed):
             return
         path = self._path(key)
-        temporary = path.with_name(f".{uuid4().hex}{ENDING}")
+        temporary = path.with_name(f".{uuid4().hex}{_ENDING}")
         # copies: tensors that share memory are refused
         own = {name: x.detach().clone(memory_format=torch.contiguous_format) for name, x in tensors.items()}
         try:
@@ -78,7 +78,7 @@ class FeatureCache:
             log.warning("%s: vision features are no longer kept (%s)", self.root, error)
 
     def _path(self, key: str) -> Path:
-        return self.folder / (hashlib.blake2b(key.encode(), digest_size=16).hexdigest() + ENDING)
+        return self.folder / (hashlib.blake2b(key.encode(), digest_size=16).hexdigest() + _ENDING)
 
     def _make_room(self, needed: int) -> bool:
         """Whether ``needed`` bytes fit, once other spaces are gone as far as it takes, but never in vain."""
@@ -111,7 +111,7 @@ class FeatureCache:
 
 def _entries(folder: Path) -> list[Path]:
     try:
-        return list(folder.glob(f"*{ENDING}"))
+        return list(folder.glob(f"*{_ENDING}"))
     except OSError:  # gone meanwhile
         return []
 

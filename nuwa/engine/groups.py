@@ -37,6 +37,6 @@ def token_groups(image: Tensor, valid: Tensor, answers: Tensor | None = None) ->
     return groups.masked_fill(remaining <= ending, LAST).masked_fill(~valid, NOBODY)
 
 
-def with_answer(groups: Tensor, count: int) -> Tensor:
+def extend_groups(groups: Tensor, count: int) -> Tensor:
     """The groups of a prompt (B, L) and of ``count`` tokens generated after it: (B, L + count)."""
     return functional.pad(groups, (0, count), value=LAST)

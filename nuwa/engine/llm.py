@@ -17,22 +17,22 @@ from nuwa.models.base import Adapter
 from nuwa.pruners.base import LLMContext, Pruner
 from nuwa.pruning.masks import gather_tokens
 from nuwa.pruning.scores import llm_attention_rows, llm_keys, rotary_kernel
-from nuwa.pruning.segments import Segment, next_segment
+from nuwa.pruning.segments import Segment
 
 
-def look_at(
+def context_at(
     adapter: Adapter, step: Step, layer: int, hidden: Tensor, segment: Segment, rotary: tuple[Tensor, Tensor]
 ) -> LLMContext:
     """What a method may see of the input ``hidden`` (B, L, D) of a layer and its ``rotary`` embeddings.
 
-    Where rows share beginnings, ``hidden`` and ``rotary`` are those of their ends.
+    Where rows share a prefix, ``hidden`` and ``rotary`` are those of what stands behind it.
     """
     prompt, module = step.state.prompt, adapter.layers[layer]
     if step.split is not None and segment is step.called_with:
         hidden = step.split.whole(layer, hidden)
         rotary = rotary_embeddings(adapter.language_model, hidden, segment.ids)
-    hidden, *rotary = (x.to(segment.image.device) for x in (hidden, *rotary))
-    _, newline = prompt.lines(segment)
+    hidden, cos, sin = (x.to(segment.image.device) for x in (hidden, *rotary))
+    rotary, (_, newline) = (cos, sin), prompt.newlines(segment)
     return LLMContext(
         layer=layer,
         hidden=hidden,
@@ -54,14 +54,16 @@ def prune_at(
     pruner: Pruner, step: Step, context: LLMContext, segment: Segment, strategy: str
 ) -> tuple[Segment, Tensor]:
     """The tokens that go on from a layer, and their states (B, P, D)."""
-    layer, prompt = context.layer, step.state.prompt
-    decision = step.images.recall(context, step.input_ids, segment)
+    layer, prompt, images, input_ids = context.layer, step.state.prompt, step.images, step.input_ids
+    assert images is not None and input_ids is not None  # a prefill has both
+    decision = images.recall(context, input_ids, segment)
     if decision is None:
         planned = step.stages[layer]
         decision = with_text(pruner, context, pruner.prune_llm(context, planned.to(segment.image.device)))
         check_counts(pruner, context, decision.keep, planned)
         decision = close_rows(prompt, segment, decision)
-        step.images.remember(layer, step.input_ids, segment, decision)
-    narrower, rows = next_segment(prompt, segment, decision.keep, layer, strategy, decision.order)
+        images.remember(layer, input_ids, segment, decision)
+    lengths = decision.keep.sum(1).tolist()
+    narrower, places = prompt.narrow(segment, decision.keep, lengths, layer, strategy, decision.order)
     step.state.segments.append(narrower)
-    return narrower, gather_tokens(context.hidden if decision.hidden is None else decision.hidden, rows)
+    return narrower, gather_tokens(context.hidden if decision.hidden is None else decision.hidden, places)

@@ -19,7 +19,7 @@ from nuwa.models.base import Adapter, Recording, remove_hooks
 from nuwa.pruners.base import Tap, Tower
 from nuwa.pruning.budget import ModelShape
 from nuwa.pruning.layout import ImageLayout
-from nuwa.pruning.scores import CHUNK, rotate, softmax_rows
+from nuwa.pruning.scores import CHUNK, apply_rotary, softmax_rows
 from nuwa.pruning.windows import window_order
 
 WITHOUT_CLS = ("cls_feature", "reader_query", "reader_keys")
@@ -96,7 +96,7 @@ class QwenRecording(Recording):
         windows at the border shrink; divided by the image's, uniform attention gives every patch the same.
         """
         cos, sin = (part.float()[None] for part in rotary)
-        queries, keys = (rotate(x.float().transpose(0, 1)[None], cos, sin)[0] for x in (queries, keys))
+        queries, keys = (apply_rotary(x.float().transpose(0, 1)[None], cos, sin)[0] for x in (queries, keys))
         scale = queries.shape[-1] ** -0.5
         lengths = ends.diff().tolist()
         segments = zip(queries.split(lengths, 1), keys.split(lengths, 1), strict=True)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from nuwa.models.base import Adapter, remove_hooks
 from nuwa.models.qwen2_5_vl import QwenRecording
 from nuwa.pruners.base import Tap
-from nuwa.pruning.scores import CHUNK, rotate, softmax_rows, split_heads
+from nuwa.pruning.scores import CHUNK, apply_rotary, softmax_rows, split_heads
 
 STATES = Tap("hidden_mean")
 """The name under which a recording holds the states of one layer."""
@@ -82,7 +82,7 @@ class QwenCall(TowerCall):
         normed = self.layer.norm1(self.hidden[patches])
         queries, keys, _ = attention.qkv(normed).unflatten(-1, (3, attention.num_heads, -1)).unbind(1)
         cos, sin = (part[patches].float()[None] for part in self.kwargs["position_embeddings"])
-        queries, keys = (rotate(x.float().transpose(0, 1)[None], cos, sin) for x in (queries, keys))
+        queries, keys = (apply_rotary(x.float().transpose(0, 1)[None], cos, sin) for x in (queries, keys))
         window = torch.searchsorted(self.kwargs["cu_seqlens"].to(patches.dtype), patches, right=True)
         for first in range(0, len(order), chunk):
             asking = slice(first * unit, (first + chunk) * unit)

@@ -8,6 +8,8 @@ Shape letters: B images or rows, H heads, Q queries, L tokens, D width, d head w
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -33,7 +35,7 @@ def softmax_rows(queries: Tensor, keys: Tensor, scale: float, allowed: Tensor | 
     return logits.softmax(-1)
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Apply rotary embeddings ``cos``, ``sin`` (B or 1, L, d) to ``x`` (B, H, L, d), halves rotated as in Llama."""
     first, second = x.chunk(2, -1)
     return x * cos[:, None] + torch.cat([-second, first], -1) * sin[:, None]
@@ -71,14 +73,13 @@ def llm_attention_rows(
         rotary: False leaves the rotary embeddings out.
         among: (B, L) bool, the tokens that the softmax runs over; a row that has none of them gets NaN.
     """
-    attention = layer.self_attn
-    normed = layer.input_layernorm(hidden)  # on the layer's device, if a model is spread over several
+    attention, normed = _attention_and_input(layer, hidden)
     among = valid if among is None else valid & among
     query, among, cos, sin = (x.to(normed.device) for x in (query, among, *embeddings))
     keys = split_heads(attention.k_proj(normed), attention.head_dim)
     queries = split_heads(attention.q_proj(normed[:, query]), attention.head_dim)
     if rotary:
-        keys, queries = rotate(keys, cos, sin), rotate(queries, cos[:, query], sin[:, query])
+        keys, queries = apply_rotary(keys, cos, sin), apply_rotary(queries, cos[:, query], sin[:, query])
     causal = torch.arange(hidden.shape[1], device=query.device)[None] <= query[:, None]
     allowed = causal[None, None] & among[:, None, None]
     return softmax_rows(queries, keys, attention.scaling, allowed).to(hidden.device)
@@ -90,13 +91,19 @@ def rotary_kernel(embeddings: tuple[Tensor, Tensor], query: Tensor) -> Tensor:
     The scaled dot product of queries and keys whose every entry is one.
     """
     cos, sin = embeddings
-    ones = rotate(torch.ones_like(cos)[:, None], cos, sin)[:, 0].float()
+    ones = apply_rotary(torch.ones_like(cos)[:, None], cos, sin)[:, 0].float()
     return ones[:, query] @ ones.mT / cos.shape[-1] ** 0.5
 
 
 def llm_keys(layer: nn.Module, hidden: Tensor, embeddings: tuple[Tensor, Tensor]) -> Tensor:
     """Rotated keys of a Llama-like decoder layer, heads concatenated: (B, L, D) -> (B, L, heads * width)."""
-    attention = layer.self_attn
-    keys = split_heads(attention.k_proj(layer.input_layernorm(hidden)), attention.head_dim)
+    attention, normed = _attention_and_input(layer, hidden)
+    keys = split_heads(attention.k_proj(normed), attention.head_dim)
     cos, sin = (x.to(keys.device) for x in embeddings)
-    return rotate(keys, cos, sin).transpose(1, 2).flatten(2).to(hidden.device)
+    return apply_rotary(keys, cos, sin).transpose(1, 2).flatten(2).to(hidden.device)
+
+
+def _attention_and_input(layer: nn.Module, hidden: Tensor) -> tuple[Any, Tensor]:
+    """A decoder layer's attention and what it projects, on the layer's device (a model may be spread over several)."""
+    decoder: Any = layer  # transformers declares no types for the modules of a layer
+    return decoder.self_attn, decoder.input_layernorm(hidden)

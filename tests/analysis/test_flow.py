@@ -36,7 +36,7 @@ def test_attention_flow(family):
     inputs, flows = family.inputs(*PAIR), {}
 
     def watch(call):
-        flows[call.index] = flow_of(call, call.portions(chunk=17))
+        flows[call.index] = flow_of(call, call.attention_chunks(chunk=17))
 
     with session_of(family) as session, watch_layers(session, watch):
         read_prompt_once(session, inputs)
@@ -103,7 +103,7 @@ def test_no_map_of_all_heads_is_ever_made():
     heads, length = 4, inputs["input_ids"].shape[1]
 
     def attention():
-        with watch_layers(session, lambda call: list(call.portions(8))):
+        with watch_layers(session, lambda call: list(call.attention_chunks(8))):
             read_prompt_once(session, inputs)
 
     def gradients():

@@ -6,7 +6,7 @@ from helpers.analysis_cases import PAIR, session_of, written_groups
 from helpers.families import FAMILIES
 
 from nuwa.engine.calls import read_prompt_once, watch_layers
-from nuwa.engine.groups import LAST, NOBODY, SYSTEM, TEXT, VISION, token_groups, with_answer
+from nuwa.engine.groups import LAST, NOBODY, SYSTEM, TEXT, VISION, extend_groups, token_groups
 
 
 def test_groups_by_hand():
@@ -15,7 +15,7 @@ def test_groups_by_hand():
     groups = token_groups(image, valid)
     two_images = [NOBODY, SYSTEM, SYSTEM, VISION, VISION, TEXT, VISION, TEXT, LAST]
     assert groups.tolist() == [two_images, [NOBODY] * 6 + [TEXT, TEXT, LAST]]
-    assert with_answer(groups, 2)[:, -3:].tolist() == [[LAST] * 3] * 2
+    assert extend_groups(groups, 2)[:, -3:].tolist() == [[LAST] * 3] * 2
     ended = token_groups(image, valid, torch.tensor([1, 0]))
     assert ended.tolist() == [[*two_images[:7], LAST, LAST], groups[1].tolist()]
 
