@@ -11,6 +11,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from nuwa import pruners
+from nuwa.options import check_options
+from nuwa.pruners.base import Pruner
 from nuwa.pruners.catalogue import find_method
 from nuwa.pruning.budget import Budget
 
@@ -34,11 +36,11 @@ def load_pruner(name: str, budget: float | Budget | None = None, **options: Any)
         options: fields of the method.
 
     Raises:
-        ValueError: an unknown method or an impossible option.
+        ValueError: an unknown method, an unknown option or an impossible value; the message names what there is.
     """
     kind, defaults = find_method(name)
     spent = budget if isinstance(budget, Budget) else Budget(average=budget)
-    return kind(budget=spent, **(defaults | options))
+    return kind(budget=spent, **check_options(kind, defaults | options, "pruner", provided=("budget",)))
 
 
 def prune(

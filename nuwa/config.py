@@ -7,22 +7,18 @@ that an option is declared once, where it is used. The other groups are the data
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
-from collections.abc import Callable
-from dataclasses import field, is_dataclass, make_dataclass
-from functools import cache
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from hydra.utils import get_object
+from hydra.utils import get_method, get_object
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from nuwa.files import fingerprint, local_path
 from nuwa.models import axes_of
-from nuwa.schema import BlockingConfig, Config
+from nuwa.options import ConfigError, check_options
+from nuwa.schema import BlockingConfig, Config, PathsConfig
 
 PROTOCOL = 1
 """Raised when prompts, scoring or counting change, so that older results are not taken for finished ones."""
@@ -47,10 +43,6 @@ SAMPLING = ("temperature", "top_p")
 """Options of decoding that matter where tokens are drawn."""
 
 
-class ConfigError(ValueError):
-    """A value that cannot work; the message starts with its config key."""
-
-
 def register() -> None:
     """Make the schema and the ``${run_key:}`` resolver known to Hydra; safe to call again."""
     ConfigStore.instance().store(name="base_config", node=Config)
@@ -63,68 +55,25 @@ def typed(cfg: DictConfig, group: str) -> dict[str, Any]:
     Raises:
         ConfigError: an unknown target, an unknown option or a value of the wrong type.
     """
-    node = cfg[group]
-    target = node.get("_target_")
+    values = plain(cfg[group])
+    target = values.pop("_target_", None)
     try:
-        schema, choices = _schema(get_object(target), PROVIDED[group])
+        built = get_method(target)
     except Exception as error:
         raise ConfigError(f"{group}._target_={target}: cannot be imported ({error})") from error
-    values = {str(key): value for key, value in OmegaConf.to_container(node, resolve=True).items() if key != "_target_"}
-    for key, value in values.items():
-        known = schema.__dataclass_fields__
-        if key not in known:
-            raise ConfigError(f"{group}.{key}: unknown option of {target}; it has {', '.join(known)}")
-        if key in choices and value not in choices[key]:
-            raise ConfigError(f"{group}.{key}={value}: expected one of {', '.join(map(str, choices[key]))}")
-    try:
-        merged = OmegaConf.merge(OmegaConf.structured(schema), values)
-    except OmegaConfBaseException as error:
-        key = error.full_key or "?"
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"{group}.{key}={values.get(key)}: {reason}") from error
-    missing = sorted(OmegaConf.missing_keys(merged))
-    if missing:
-        raise ConfigError(f"{group}.{missing[0]}: needs a value")
-    return {"_target_": target, **OmegaConf.to_container(merged, resolve=True, enum_to_str=True)}
+    return {"_target_": target, **check_options(built, values, group, PROVIDED[group])}
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """A config as nested dicts and lists, with interpolations resolved and enums by name."""
+    container = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items()}
 
 
 def build(options: dict[str, Any], **provided: Any) -> Any:
     """Call the ``_target_`` of typed options. Hydra's instantiate would turn dataclass arguments into dicts."""
     return get_object(options["_target_"])(**{k: v for k, v in options.items() if k != "_target_"}, **provided)
-
-
-@cache
-def _schema(target: Callable, provided: tuple[str, ...]) -> tuple[type, dict[str, tuple]]:
-    """A dataclass with the parameters of a class or function, and the choices of its Literal parameters."""
-    plain_class = inspect.isclass(target) and not is_dataclass(target)
-    hints = get_type_hints(target.__init__ if plain_class else target)
-    fields, choices = [], {}
-    for name, parameter in inspect.signature(target).parameters.items():
-        if name in provided or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
-            continue
-        hint = hints.get(name, Any)
-        if get_origin(hint) is Literal:
-            choices[name] = get_args(hint)
-        fields.append((name, _supported(hint), _default(parameter)))
-    return make_dataclass("Options", fields), choices
-
-
-def _supported(hint: Any) -> Any:
-    """``hint`` if OmegaConf can check it, otherwise Any."""
-    try:
-        OmegaConf.structured(make_dataclass("One", [("value", hint, field(default="???"))]))
-    except Exception:
-        return Any
-    return hint
-
-
-def _default(parameter: inspect.Parameter) -> Any:
-    default = parameter.default
-    if default is parameter.empty:
-        return field(default="???")
-    if repr(default) == "<factory>" or isinstance(default, list | dict | tuple):
-        return field(default_factory=list if repr(default) == "<factory>" else lambda: list(default))
-    return field(default=default)
 
 
 def choices(cfg: DictConfig) -> dict[str, Any]:
@@ -134,9 +83,9 @@ def choices(cfg: DictConfig) -> dict[str, Any]:
     blocked is not named. Where things lie and run (paths, devices, loggers) is left out: a local file or folder counts
     by what it holds.
     """
-    cfg = OmegaConf.create(OmegaConf.to_container(cfg, resolve=False, enum_to_str=True))
-    written = {Path(path).resolve() for path in OmegaConf.to_container(cfg.paths, resolve=True).values()}
-    cfg.paths = {key: f"<{key}>" for key in cfg.paths}
+    cfg = cfg.copy()
+    written = {Path(path).resolve() for path in plain(cfg.paths).values()}
+    cfg.paths = PathsConfig("<outputs>", "<features>")
     built = {group: _typed_or_raw(cfg, group) for group in BUILT}
     for group, options in UNSCIENTIFIC.items():
         built[group] = {key: value for key, value in built[group].items() if key not in options}
@@ -144,18 +93,12 @@ def choices(cfg: DictConfig) -> dict[str, Any]:
         content = fingerprint(local_path(built[group][key]), suffixes, written) if built[group].get(key) else None
         if content is not None:
             built[group][key] = f"<{content}>"
-    position = cfg.position.strategy
-    if is_baseline(cfg):
-        budget, position = {}, "native"
-    else:
-        budget = OmegaConf.to_container(cfg.budget)
-        if position == "native":
-            position = _native(built["pruner"]["_target_"], built["model"].get("family"))
+    pruned = not is_baseline(cfg)
     return {
         **built,
-        "budget": budget,
-        "position": position,
-        **({} if cfg.blocking.source is None else {"blocking": OmegaConf.to_container(cfg.blocking)}),
+        "budget": plain(cfg.budget) if pruned else {},
+        "position": _position(cfg, built["model"].get("family")) if pruned else "native",
+        **({} if cfg.blocking.source is None else {"blocking": plain(cfg.blocking)}),
         "generation": _decoding(cfg),
         "seed": cfg.seed,
         "limit": cfg.limit,
@@ -163,13 +106,12 @@ def choices(cfg: DictConfig) -> dict[str, Any]:
     }
 
 
-def _native(target: str, family: str | None) -> str:
-    """The position strategy that ``native`` stands for; itself where the method cannot be found."""
+def _position(cfg: DictConfig, family: str | None) -> str:
+    """The position strategy of a job; the one asked for where the method cannot be found."""
     try:
-        method = get_object(target)
+        return get_object(cfg.pruner._target_).position_on(axes_of(family), cfg.position.strategy)
     except Exception:  # refused, with its reason, when its job is checked
-        return "native"
-    return method.native_on(axes_of(family)) if hasattr(method, "native_on") else "native"
+        return cfg.position.strategy
 
 
 def _decoding(cfg: DictConfig) -> dict[str, Any]:
@@ -183,7 +125,7 @@ def _typed_or_raw(cfg: DictConfig, group: str) -> dict[str, Any]:
     try:
         return typed(cfg, group)
     except ConfigError:  # a run that will be refused needs a folder all the same, to leave its reason in
-        return OmegaConf.to_container(cfg[group], resolve=True)
+        return plain(cfg[group])
 
 
 def run_key(cfg: DictConfig) -> str:

@@ -22,7 +22,7 @@ from hydra.utils import get_object
 from tqdm import tqdm
 
 from nuwa.benchmarks.judge import JudgeError, OpenAIJudge
-from nuwa.benchmarks.mmvet import JUDGE_PROMPT, MMVet, read_judge_prompt, score
+from nuwa.benchmarks.mmvet import JUDGE_PROMPT, MMVet, read_judge_prompt, score_mmvet
 from nuwa.evaluation.journal import JOURNAL, Journal, JournalError, Row, answered, read_answers
 from nuwa.evaluation.result import read_result, write_result
 from nuwa.evaluation.run import LOCK
@@ -58,7 +58,7 @@ class Marker:
         left = [row for row in ours if (row["id"], row["prediction"]) not in known]
         with (folder / MARKS).open("a", encoding="utf-8") as file:
             for row in tqdm(left, desc=f"{self.judge.model} {folder.name}", disable=None):
-                scores = score(row["target"], row["prediction"].strip(), self.judge, self.words)
+                scores = score_mmvet(row["target"], row["prediction"].strip(), self.judge, self.words)
                 known[row["id"], row["prediction"]] = scores
                 line = {"judge": self.name, "id": row["id"], "prediction": row["prediction"], "scores": scores}
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -21,7 +22,11 @@ class SampleError(Refusal):
 
 
 def spelt_out(text: str) -> str:
-    """Text that can be written: lone surrogates, which JSON can hold and UTF-8 cannot, become their escapes."""
+    r"""Text that can be written: lone surrogates, which JSON can hold and UTF-8 cannot, become their escapes.
+
+    >>> spelt_out("half \ud83d") == r"half \ud83d"
+    True
+    """
     return text.encode(errors="backslashreplace").decode()
 
 
@@ -29,18 +34,19 @@ def spelt_out(text: str) -> str:
 class Sample:
     """One question to a model.
 
-    ``text`` is the user's turn with the task's prompt, without image placeholders. ``target`` is whatever the
-    benchmark's ``score`` compares with: accepted answers (tuple of strings) for ``task="vqa"``, a box
-    (x0, y0, x1, y1) in 0..1 of the original picture for ``task="vg"``. ``meta`` holds JSON-able facts worth recording.
-    ``expression`` is what to find, alone, for models that are asked for boxes in words of their own.
+    ``text`` is the user's turn with the task's prompt, without image placeholders. ``target`` is what the benchmark's
+    ``score`` compares with, JSON-able: accepted answers (tuple of strings) for ``task="vqa"``, a box (x0, y0, x1, y1)
+    in 0..1 of the original picture for ``task="vg"``, columns by name for published data sets. ``meta`` holds JSON-able
+    facts worth recording. ``expression`` is what to find, alone, for models that are asked for boxes in words of their
+    own.
     """
 
     id: str
     task: str
     images: tuple[Image.Image, ...]
     text: str
-    target: object
-    meta: Mapping[str, object] = field(default_factory=dict)
+    target: Any
+    meta: Mapping[str, Any] = field(default_factory=dict)
     expression: str | None = None
 
     @property

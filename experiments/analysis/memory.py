@@ -53,7 +53,7 @@ def main() -> None:
             read_prompt_once(session, inputs)
 
     def gradients() -> None:
-        watch_gradients(session, inputs, ids, torch.tensor([1]), lambda seen: [None for _ in seen.portions()])
+        watch_gradients(session, inputs, ids, torch.tensor([1]), lambda seen: [None for _ in seen.attention_chunks()])
 
     with prune(loaded.model, KeepAll()) as session:
         read_prompt_once(session, inputs)

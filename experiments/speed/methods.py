@@ -72,11 +72,11 @@ class Watch:
         return wrapper
 
     def noted(self, function: Callable) -> Callable:
-        """``function`` of (layer, hidden, ...), the length of ``hidden`` written down."""
+        """``function`` of (queries and keys, layer, hidden, ...), the length of ``hidden`` written down."""
 
-        def wrapper(layer, hidden, *args, **kwargs):
+        def wrapper(queries_keys, layer, hidden, *args, **kwargs):
             self.lengths.append(hidden.shape[1])
-            return function(layer, hidden, *args, **kwargs)
+            return function(queries_keys, layer, hidden, *args, **kwargs)
 
         return wrapper
 

@@ -28,7 +28,7 @@ import nuwa
 from nuwa.config import register, typed
 from nuwa.evaluation.check import check
 from nuwa.evaluation.journal import JOURNAL, read_rows
-from nuwa.evaluation.one_model import load
+from nuwa.evaluation.model_cache import load_once
 from nuwa.evaluation.run import run_job
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -45,7 +45,7 @@ def compose(outputs: str, *overrides: str) -> DictConfig:
 def one_by_one(cfg: DictConfig) -> tuple[float, dict[str, str]]:
     """Seconds and answers of plain `generate`, one sample after the other."""
     parts = check(cfg)
-    loaded = load(parts.model)
+    loaded = load_once(parts.model)
     kept = cfg.pruner._target_.endswith("KeepAll")
     plain = nullcontext() if kept else nuwa.prune(loaded.model, parts.pruner, cfg.position.strategy)
     answers, start = {}, time.perf_counter()

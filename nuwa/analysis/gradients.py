@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nuwa.engine.calls import LayerCall, read_prompt_once, watch_layers
 from nuwa.engine.session import PruningSession
 from nuwa.models.base import remove_hooks
-from nuwa.pruning.scores import CHUNK
+from nuwa.pruning.scores import CHUNK, split_heads
 
 
 @dataclass
@@ -31,7 +31,7 @@ class GradientCall:
     values: Tensor
     gradient: Tensor
 
-    def portions(self, chunk: int = CHUNK) -> Iterator[tuple[Tensor, Tensor]]:
+    def attention_chunks(self, chunk: int = CHUNK) -> Iterator[tuple[Tensor, Tensor]]:
         """All positions in portions: (Q,) and ReLU(A * dA), head mean, (B, Q, L) float32."""
         repeats = self.gradient.shape[1] // self.values.shape[1]
         values = self.values.float().repeat_interleave(repeats, 1).mT
@@ -90,11 +90,12 @@ def watch_gradients(
 
 def _step_back(call: LayerCall, slope: Tensor) -> tuple[Tensor, GradientCall]:
     """The gradient of a layer's input, from that of its output, and what is to be seen of the layer's attention."""
-    attention = call.layer.self_attn
+    attention = call.layer.get_submodule("self_attn")
     seen: dict[str, Tensor] = {}
+    values, mixed = attention.get_submodule("v_proj"), attention.get_submodule("o_proj")
     handles = [
-        attention.v_proj.register_forward_hook(lambda module, args, output: seen.update(values=output)),
-        attention.o_proj.register_forward_pre_hook(lambda module, args: seen.update(mixed=args[0])),
+        values.register_forward_hook(lambda module, args, output: seen.update(values=output)),
+        mixed.register_forward_pre_hook(lambda module, args: seen.update(mixed=args[0])),
     ]
     try:
         with torch.enable_grad():
@@ -102,13 +103,8 @@ def _step_back(call: LayerCall, slope: Tensor) -> tuple[Tensor, GradientCall]:
             kwargs = call.kwargs | {"past_key_values": None, "use_cache": False}
             # not called as a module: sessions and blocks have had their say when the prompt was read
             output = call.layer.forward(hidden, **kwargs)
-            below, mixed = torch.autograd.grad(output, [hidden, seen["mixed"]], grad_outputs=slope)
+            below, above = torch.autograd.grad(output, [hidden, seen["mixed"]], grad_outputs=slope)
     finally:
         remove_hooks(handles)
-    values, gradient = (_heads(attention, x) for x in (seen["values"].detach(), mixed))
-    return below, GradientCall(call, values, gradient)
-
-
-def _heads(attention: nn.Module, x: Tensor) -> Tensor:
-    """(B, L, heads * d) -> (B, heads, L, d)."""
-    return x.unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
+    width = call.family.shape.head_dim
+    return below, GradientCall(call, split_heads(seen["values"].detach(), width), split_heads(above, width))

@@ -58,7 +58,7 @@ def mean_entropy(entropies: Tensor) -> Tensor:
     return entropies[..., 1:].mean(-1)
 
 
-def cohesion(hidden: Tensor, members: Tensor, center: int) -> float:
+def object_cohesion(hidden: Tensor, members: Tensor, center: int) -> float:
     """Object-Centric Cohesion (Eq. 2): IoU of an object's tokens with the k tokens most like its centre token.
 
     ``hidden`` (N, D) of one view, ``members`` (k,) the tokens of the object's box, ``center`` the token at its centre,

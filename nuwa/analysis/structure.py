@@ -6,17 +6,19 @@ Records as in `nuwa.analysis.survey`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from nuwa.analysis.measures import cohesion, mean_entropy, text_alignment, top_overlap, visual_attention_entropy
+from nuwa.analysis.measures import mean_entropy, object_cohesion, text_alignment, top_overlap, visual_attention_entropy
 from nuwa.analysis.survey import Record, read_layers, read_tower, record
 from nuwa.benchmarks.base import Benchmark
+from nuwa.benchmarks.scoring import Box
 from nuwa.engine.calls import LayerCall
 from nuwa.engine.groups import LAST, TEXT
 from nuwa.models.loaded import LoadedModel
-from nuwa.models.towers import TowerCall
+from nuwa.models.towers import LayerRun, Recording
 from nuwa.pictures.geometry import BoxError, center_patch, in_frame, patches_in_box, view_frames
 from nuwa.pruning.layout import ImageLayout
 from nuwa.pruning.scores import CHUNK
@@ -41,7 +43,7 @@ def object_cells(
     frames = view_frames(loaded.pictures, sample.images[0].size, len(layout.views))
     for view, frame in zip(layout.views, frames, strict=True):
         try:
-            box = in_frame(sample.target, frame)
+            box = in_frame(cast(Box, sample.target), frame)
             found.append(ObjectCells(torch.tensor(patches_in_box(view.grid, box)), center_patch(view.grid, box)))
         except BoxError as error:
             found.append(str(error))
@@ -63,9 +65,9 @@ def llm_entropy(call: LayerCall) -> float:
     return float(mean_entropy(torch.cat(parts)))
 
 
-def tower_entropy(call: TowerCall, causal: bool = True) -> float:
+def tower_entropy(recording: Recording, run: LayerRun, causal: bool = True) -> float:
     """VAE of a tower layer, mean over the crops of the first image; ``causal`` as Eq. 1 has it."""
-    parts = [visual_attention_entropy(rows, first, causal) for first, rows in call.portions(0)]
+    parts = [visual_attention_entropy(rows, first, causal) for first, rows in recording.attention_chunks(run, 0)]
     return float(mean_entropy(torch.cat(parts, 1)).mean())
 
 
@@ -78,7 +80,7 @@ def spatial_structure(loaded: LoadedModel, benchmark: Benchmark, sample: Sample)
     records: list[Record] = []
     layouts: list[ImageLayout] = []
 
-    def note(call: LayerCall | TowerCall, part: str, measure: str, value: float | None, **more: object) -> None:
+    def note(call: LayerCall | LayerRun, part: str, measure: str, value: float | None, **more: object) -> None:
         records.append(record(sample, call.index, value, part=part, measure=measure, **more))
 
     def watch_llm(call: LayerCall) -> None:
@@ -88,15 +90,15 @@ def spatial_structure(loaded: LoadedModel, benchmark: Benchmark, sample: Sample)
         for number, cells in enumerate(object_cells(loaded, benchmark, sample, layouts[0])):
             if isinstance(cells, ObjectCells):
                 states = call.output[0, places[layouts[0].views[number].tokens]]
-                note(call, "llm", "occ", cohesion(states, cells.members, cells.center), view=number)
+                note(call, "llm", "occ", object_cohesion(states, cells.members, cells.center), view=number)
 
-    def watch_vision(call: TowerCall) -> None:
-        note(call, "tower", "vae", tower_entropy(call))
-        note(call, "tower", "vae_all", tower_entropy(call, causal=False))
+    def watch_vision(recording: Recording, run: LayerRun) -> None:
+        note(run, "tower", "vae", tower_entropy(recording, run))
+        note(run, "tower", "vae_all", tower_entropy(recording, run, causal=False))
         for number, cells in enumerate(object_cells(loaded, benchmark, sample, layouts[0])):
             if isinstance(cells, ObjectCells):
-                states = call.states(0, layouts[0].source[layouts[0].views[number].tokens])
-                note(call, "tower", "occ", cohesion(states, cells.members, cells.center), view=number)
+                states = recording.states(run, 0, layouts[0].source[layouts[0].views[number].tokens])
+                note(run, "tower", "occ", object_cohesion(states, cells.members, cells.center), view=number)
 
     read_layers(loaded, sample, watch_llm)
     read_tower(loaded, sample, watch_vision)
@@ -145,7 +147,7 @@ def registers(loaded: LoadedModel, sample: Sample, count: int = 3) -> list[Recor
         layout, groups = call.prompt.rows[0][0].layout, call.groups()[0]
         if not features:
             rows = layout.source[patches(layout)]
-            features.append(read_tower(loaded, sample, lambda tower: None).features(0, rows))
+            features.append(read_tower(loaded, sample, lambda recording, run: None).features(0, rows))
         at = call.places(0, 0)[patches(layout)]
         text = ((groups == TEXT) | (groups == LAST)).nonzero()[:, 0]
         attended = call.rows(text)[0].mean((0, 1))[at]

@@ -6,6 +6,7 @@ leave a layer. Of a sample with several images the first is looked at. `average`
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -22,7 +23,7 @@ from nuwa.engine.calls import LayerCall, read_prompt_once, watch_layers
 from nuwa.engine.groups import GROUPS
 from nuwa.models import adapter_for
 from nuwa.models.loaded import LoadedModel
-from nuwa.models.towers import TowerCall, watch_tower
+from nuwa.models.towers import LayerRun, Recording
 from nuwa.pruners.none import KeepAll
 from nuwa.samples import Sample
 
@@ -41,13 +42,14 @@ def read_layers(loaded: LoadedModel, sample: Sample, watch: Callable[[LayerCall]
 
 
 @torch.no_grad()
-def read_tower(loaded: LoadedModel, sample: Sample, watch: Callable[[TowerCall], None]) -> Any:
+def read_tower(loaded: LoadedModel, sample: Sample, watch: Callable[[Recording, LayerRun], None]) -> Recording:
     """Call ``watch`` after every layer of the vision tower while it sees a sample; returns a recording of features."""
-    adapter, inputs = adapter_for(loaded.model), loaded.encode([sample])
-    encode = adapter.multimodal.get_image_features
+    family, inputs = adapter_for(loaded.model), loaded.encode([sample])
+    encode = family.encode_images
     known = inspect.signature(encode).parameters
     arguments = {name: value for name, value in inputs.items() if name in known}
-    with adapter.record((), arguments) as recording, watch_tower(adapter, arguments, watch):
+    recording = family.new_recording(arguments)
+    with recording.reading((), functools.partial(watch, recording)):
         encode(**arguments)
     return recording
 
@@ -76,13 +78,13 @@ def gradient_flow(loaded: LoadedModel, benchmark: Benchmark, sample: Sample) -> 
         answers = torch.tensor([ids.shape[1] - inputs["input_ids"].shape[1]], device=ids.device)
 
         def watch(seen: GradientCall) -> None:
-            records.extend(_flow_records(sample, seen.call, seen.call.groups(answers - 1), seen.portions()))
+            records.extend(_flow_records(sample, seen.call, seen.call.groups(answers - 1), seen.attention_chunks()))
 
-        watch_gradients(session, with_answer(inputs, ids), ids, answers, watch)
+        watch_gradients(session, prompt_and_answer(inputs, ids), ids, answers, watch)
     return records
 
 
-def with_answer(inputs: dict[str, Tensor], ids: Tensor) -> dict[str, Tensor]:
+def prompt_and_answer(inputs: dict[str, Tensor], ids: Tensor) -> dict[str, Tensor]:
     """The inputs of a prompt that goes on with all but the last of ``ids`` (B, L + n)."""
     more = ids.shape[1] - 1 - inputs["input_ids"].shape[1]
     longer = inputs | {"input_ids": ids[:, :-1]}
@@ -93,10 +95,10 @@ def with_answer(inputs: dict[str, Tensor], ids: Tensor) -> dict[str, Tensor]:
 
 
 def _flow_records(
-    sample: Sample, call: LayerCall, groups: Tensor, portions: Iterable[tuple[Tensor, Tensor]]
+    sample: Sample, call: LayerCall, groups: Tensor, chunks: Iterable[tuple[Tensor, Tensor]]
 ) -> list[Record]:
     """Mean and sum over the queries of each group; a group without tokens has no record."""
-    parts = [group_flow(rows, groups[:, query], groups) for query, rows in portions]
+    parts = [group_flow(rows, groups[:, query], groups) for query, rows in chunks]
     sums, counts = (sum(part)[0] for part in zip(*parts, strict=True))
     records = []
     for one, source in enumerate(GROUPS):

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 from PIL import Image
 
+from nuwa.benchmarks import column_checks as column
 from nuwa.benchmarks.base import Scores
-from nuwa.benchmarks.cells import Doc, a_text, identifier
-from nuwa.benchmarks.hub import Entry, HubBenchmark
+from nuwa.benchmarks.column_checks import Doc
+from nuwa.benchmarks.hub import HubBenchmark
 from nuwa.benchmarks.rows import Rows
 from nuwa.benchmarks.scoring import exact_match
 from nuwa.samples import SampleError
 
 
-def score(doc: Doc, text: str) -> Scores:
+def score_gqa(doc: Doc, text: str) -> Scores:
     """Equal to ``doc["answer"]`` once stripped, lowered and without ASCII punctuation."""
     return {"gqa/exact_match": exact_match((doc["answer"],), text)}
 
@@ -28,7 +28,9 @@ class GQA(HubBenchmark):
     image_config: str
 
     task: ClassVar = "gqa"
-    columns: ClassVar = {"id": identifier, "imageId": identifier, "question": a_text, "answer": a_text}
+    columns: ClassVar = {
+        "id": column.identifier, "imageId": column.identifier, "question": column.text, "answer": column.text,
+    }  # fmt: skip
     keys: ClassVar = ("id",)
     subject: ClassVar = "imageId"
     pictures: ClassVar = ()
@@ -44,9 +46,6 @@ class GQA(HubBenchmark):
             self.photo_rows = {str(keys["id"]): row for row, keys in enumerate(self.photos.keys(("id",))) if keys}
         return rows
 
-    def entries(self, row: int, keys: Doc) -> Iterator[Entry]:
-        yield identifier(keys["id"]), None
-
     def images(self, row: int, doc: Doc) -> list[Image.Image]:
         if self.photo_rows is not None:
             if doc["imageId"] not in self.photo_rows:
@@ -54,8 +53,5 @@ class GQA(HubBenchmark):
             row = self.photo_rows[doc["imageId"]]
         return self.photos.pictures(row, "image")
 
-    def fill(self, doc: Doc) -> Mapping[str, str]:
-        return {"question": doc["question"]}
-
     def score_document(self, doc: Doc, text: str) -> Scores:
-        return score(doc, text)
+        return score_gqa(doc, text)

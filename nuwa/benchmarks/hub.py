@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from nuwa.benchmarks.base import Benchmark, BenchmarkError, Scores
-from nuwa.benchmarks.cells import Doc, checked
+from nuwa.benchmarks.column_checks import Check, Doc, checked, identifier
 from nuwa.benchmarks.rows import Rows
 from nuwa.benchmarks.sources import load_rows
 from nuwa.samples import Sample, SampleError
@@ -27,6 +27,15 @@ Entry = tuple[str, str | None]
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _SLOT = re.compile(r"\{(\w+)\}")
+
+
+class _Place(NamedTuple):
+    """A sample, and where it comes from: ``part`` counts the samples of its row."""
+
+    id: str
+    group: str | None
+    row: int
+    part: int
 
 
 @dataclass(kw_only=True, eq=False)
@@ -57,10 +66,10 @@ class HubBenchmark(Benchmark):
     answer_tokens: int
 
     task: ClassVar[str]
-    columns: ClassVar[Mapping[str, Callable[[object], object]]]
-    """Text columns, each with the check that its cells must pass."""
+    columns: ClassVar[Mapping[str, Check]]
+    """Text columns, each with the check that its values must pass."""
     keys: ClassVar[tuple[str, ...]] = ()
-    """Columns that ids and groups are made of."""
+    """Columns that ids and groups are made of; without any, a sample is named after its row."""
     subject: ClassVar[str | None] = None
     """The column that names a row's picture, where rows share pictures; a copy may lack it."""
     grouped: ClassVar[bool] = False
@@ -75,6 +84,7 @@ class HubBenchmark(Benchmark):
         if self.answer_tokens < 1:
             raise BenchmarkError(f"dataset.answer_tokens={self.answer_tokens} must be at least 1")
         self.rows = self.load()
+        self.source = self.rows.source
         self.require(self.rows, (*self.columns, *self.pictures))
         self._index()
 
@@ -86,13 +96,13 @@ class HubBenchmark(Benchmark):
         """The rows of a config of the data set; pictures that they only name lie in ``images``."""
         return load_rows(self.hub, config, self.split, self.revision, self.path, images, self.streaming)
 
-    @property
-    def source(self) -> str:
-        return self.rows.source
-
     def entries(self, row: int, keys: Doc) -> Iterator[Entry]:
-        """The samples that a row makes; raises whatever it likes for a row that makes none."""
-        yield str(row), None
+        """The samples that a row makes: one, named by the first of ``keys``.
+
+        Raises:
+            TypeError, ValueError, KeyError: the row makes none that could be used.
+        """
+        yield identifier(keys[self.keys[0]]) if self.keys else str(row), None
 
     def document(self, doc: Doc, part: int, images: Sequence[Image.Image]) -> Doc:
         """The document of sample ``part`` of a row."""
@@ -102,9 +112,9 @@ class HubBenchmark(Benchmark):
         """The pictures of a sample."""
         return [image for column in self.pictures for image in self.rows.pictures(row, column)]
 
-    @abstractmethod
     def fill(self, doc: Doc) -> Mapping[str, str]:
-        """What goes into the prompt's slots."""
+        """What goes into the prompt's slots: the columns of their names."""
+        return {slot: doc[slot] for slot in self.slots}
 
     def text(self, doc: Doc) -> str:
         """The user's turn."""
@@ -173,38 +183,51 @@ class HubBenchmark(Benchmark):
 
     def _index(self) -> None:
         """Ids and places of all samples, without reading pictures. Members of a group stand together."""
-        found: list[tuple[str, str | None, int, int]] = []
-        near: list[tuple[str, int]] = []
-        words = [slot for slot in self.slots if slot in self.columns]
-        shared = [self.subject] if self.subject in self.rows.columns else []
-        columns = tuple(dict.fromkeys([*self.keys, *words, *shared]))
-        for row, keys in enumerate(self.rows.keys(columns) if columns else ({} for _ in range(len(self.rows)))):
-            near.append((str(keys.get(self.subject) or row), sum(len(str(keys.get(word))) for word in words)))
-            try:
-                samples = list(self.entries(row, keys))
-            except (TypeError, ValueError, KeyError):
-                samples = [(f"row-{row}", f"row-{row}" if self.grouped else None)]  # fails when its turn comes
-            found += [(name, group, row, part) for part, (name, group) in enumerate(samples)]
-        if self.grouped:
-            first = {group: place for place, (_, group, _, _) in reversed(list(enumerate(found)))}
-            found.sort(key=lambda entry: first[entry[1]])
-        if not found:
+        places, near = self._scan()
+        if not places:
             raise BenchmarkError(f"dataset {self.name}: no row of {self.rows.source} belongs to it")
-        self._ids = [entry[0] for entry in found]
-        self._groups = [entry[1] for entry in found] if self.grouped else []
-        self._near = [(group or near[row][0], near[row][1]) for _, group, row, _ in found]
-        self._rows = np.array([entry[2] for entry in found], dtype=np.int32)
-        self._parts = np.array([entry[3] for entry in found], dtype=np.int32)
+        if self.grouped:
+            first = {place.group: number for number, place in reversed(list(enumerate(places)))}
+            places.sort(key=lambda place: first[place.group])
+        self._refuse_twins(places)
+        self._ids = [place.id for place in places]
+        self._groups = [place.group for place in places] if self.grouped else []
+        self._near = [(place.group or near[place.row][0], near[place.row][1]) for place in places]
+        self._rows = np.array([place.row for place in places], dtype=np.int32)
+        self._parts = np.array([place.part for place in places], dtype=np.int32)
+
+    def _scan(self) -> tuple[list[_Place], list[tuple[str, int]]]:
+        """The samples of every row in order; and of every row the name of its picture and its question's length."""
+        words = [slot for slot in self.slots if slot in self.columns]
+        subject = [column for column in self.rows.columns if column == self.subject]
+        columns = tuple(dict.fromkeys([*self.keys, *words, *subject]))
+        places, near = [], []
+        for row, keys in enumerate(self.rows.keys(columns) if columns else ({} for _ in range(len(self.rows)))):
+            picture = next((keys.get(column) for column in subject), None) or row
+            near.append((str(picture), sum(len(str(keys.get(word))) for word in words)))
+            try:
+                entries = list(self.entries(row, keys))
+            except (TypeError, ValueError, KeyError):
+                entries = [(f"row-{row}", f"row-{row}" if self.grouped else None)]  # fails when its turn comes
+            places += [_Place(name, group, row, part) for part, (name, group) in enumerate(entries)]
+        return places, near
+
+    def _refuse_twins(self, places: Sequence[_Place]) -> None:
+        """Refuse two samples with one id."""
         seen: dict[str, int] = {}
-        for place, name in enumerate(self._ids):
-            if name in seen:
-                rows = f"rows {self._rows[seen[name]]} and {self._rows[place]}"
-                raise BenchmarkError(f"dataset {self.name}: {rows} of {self.rows.source} have the same id {name!r}")
-            seen[name] = place
+        for place in places:
+            if place.id in seen:
+                rows = f"rows {seen[place.id]} and {place.row}"
+                raise BenchmarkError(f"dataset {self.name}: {rows} of {self.rows.source} have the same id {place.id!r}")
+            seen[place.id] = place.row
 
 
 def fill_slots(prompt: str, slots: Mapping[str, str]) -> str:
-    """Fill all slots in one pass: what the data says may hold braces."""
+    """Fill all slots in one pass: what the data says may hold braces.
+
+    >>> fill_slots("{question} {hint}", {"question": "What is {hint}?", "hint": "Look."})
+    'What is {hint}? Look.'
+    """
     return _SLOT.sub(lambda found: slots.get(found[1], found[0]), prompt)
 
 
@@ -220,5 +243,9 @@ def option_letters(options: Sequence[str]) -> str:
 
 
 def option_lines(options: Sequence[str]) -> str:
-    """``A. first`` and so on, one per line."""
+    """``A. first`` and so on, one per line.
+
+    >>> option_lines(["cat", "dog"])
+    'A. cat\\nB. dog'
+    """
     return "\n".join(f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False))

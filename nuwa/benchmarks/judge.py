@@ -9,6 +9,7 @@ import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from http.client import HTTPException
+from typing import Any
 
 from nuwa.benchmarks.base import BenchmarkError
 
@@ -70,7 +71,7 @@ class OpenAIJudge:
         raise JudgeError(f"judge {self.model} at {self.url}: {reason}") from reason
 
 
-def _reply(answer: object) -> str:
+def _reply(answer: Any) -> str:
     """The text of a chat completion; empty where there is none."""
     try:
         content = answer["choices"][0]["message"]["content"]

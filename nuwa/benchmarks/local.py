@@ -11,24 +11,22 @@ strings; ``box`` is in pixels; ``id`` is optional.
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from PIL import Image, ImageOps
-
+from nuwa.benchmarks import column_checks as column
 from nuwa.benchmarks.base import Benchmark, BenchmarkError, Scores
-from nuwa.benchmarks.cells import a_string, a_text, checked
-from nuwa.benchmarks.scoring import Box, exact_match, grounding_scores, to_padded_frame
-from nuwa.samples import Sample, SampleError, spelt_out, to_rgb
+from nuwa.benchmarks.column_checks import checked
+from nuwa.benchmarks.images import read_image
+from nuwa.benchmarks.jsonl import read_jsonl
+from nuwa.benchmarks.scoring import Box, exact_match, grounding_scores, in_both_frames, leaves_picture
+from nuwa.samples import Sample, SampleError
 
 DEFAULT_FILE = "data.jsonl"
 FRAMES = ("original", "padded")
 BOX_FORMATS = ("xyxy", "xywh")
 PLACEHOLDER = "<image>"
-SLACK = 1.0  # pixels by which an annotated box may leave its picture; COCO's are rounded
 
 
 class Local(Benchmark):
@@ -69,51 +67,49 @@ class Local(Benchmark):
         self.ignore_punctuation = ignore_punctuation
         self.limits = {"vqa": vqa_max_new_tokens, "vg": vg_max_new_tokens}
         self.file = find_jsonl(path)
-        self.rows = read_rows(self.file)[:samples]
+        self.rows = read_jsonl(self.file)[:samples]
         self._check_rows()
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def sample_id(self, index: int) -> str:
-        return self.rows[index]["id"]
+        return self.rows[index].id
 
     def neighbourhood(self, index: int) -> tuple[str, int]:
-        content = self.rows[index]["content"] or {}
+        content = self.rows[index].content
         return str(content.get("image")), len(str(content.get("question") or content.get("expression")))
 
     def __getitem__(self, index: int) -> Sample:
         row = self.rows[index]
-        where = f"{self.file.name} line {row['line']}"
-        if row["error"]:
-            raise SampleError(f"{where}: {row['error']}")
-        content = row["content"]
+        where = f"{self.file.name} line {row.line}"
+        if row.error:
+            raise SampleError(f"{where}: {row.error}")
+        content = row.content
         try:
             task, text = self._task_and_text(content)
             files = checked(content, {"image": image_files})["image"]
             if text.count(PLACEHOLDER) not in (0, len(files)):
                 raise SampleError(f"the text places {text.count(PLACEHOLDER)} pictures, the row has {len(files)}")
             images = tuple(read_image(self.file.parent, name) for name in files)
-            meta: dict[str, object] = {"image": files}
+            meta: dict[str, Any] = {"image": files}
             if task == "vqa":
                 answers = checked(content, {"answer": accepted_answers})["answer"]
-                return Sample(row["id"], task, images, text, answers, meta)
+                return Sample(row.id, task, images, text, answers, meta)
             if len(images) != 1:
                 raise SampleError(f"an expression needs one picture, the row has {len(images)}")
             size = images[0].size
-            box = normalised_box(content["box"], self.box_format, *size)
+            numbers = checked(content, {"box": column.four_numbers})["box"]
+            box = normalised_box(numbers, self.box_format, *size)
             meta |= {"width": size[0], "height": size[1]}
-            return Sample(row["id"], task, images, text, box, meta, content["expression"].strip())
+            return Sample(row.id, task, images, text, box, meta, content["expression"].strip())
         except SampleError as error:
             raise SampleError(f"{where}: {error}") from error
 
     def score(self, sample: Sample, prediction: str) -> Scores:
         if sample.task == "vqa":
             return {"vqa/exact_match": exact_match(sample.target, prediction, self.ignore_punctuation)}
-        targets = {
-            "original": sample.target,
-            "padded": to_padded_frame(sample.target, sample.meta["width"], sample.meta["height"]),
-        }
+        targets = in_both_frames(sample.target, sample.meta["width"], sample.meta["height"])
         other = FRAMES[1 - FRAMES.index(self.box_frame)]
         scores = grounding_scores(targets[self.box_frame], prediction)
         beside = grounding_scores(targets[other], prediction, f"vg_{other}")
@@ -130,7 +126,7 @@ class Local(Benchmark):
         lacking = [column for column in needed if column not in content]
         if lacking:
             raise SampleError(f"lacks {', '.join(lacking)} (its columns: {', '.join(map(str, content)) or 'none'})")
-        words = checked(content, {needed[1]: a_text})[needed[1]]
+        words = checked(content, {needed[1]: column.text})[needed[1]]
         prompt = self.vg_prompt if task == "vg" else self.vqa_prompt
         return task, prompt.replace(f"{{{needed[1]}}}", words.strip())
 
@@ -138,21 +134,21 @@ class Local(Benchmark):
         """Refuse a file of which no row can be used, or whose ids are not unique; single bad rows may stay."""
         first: dict[str, int] = {}
         for row in self.rows:
-            if row["id"] in first:
-                lines = f"lines {first[row['id']]} and {row['line']}"
-                raise BenchmarkError(f"dataset.path: {self.file}: {lines} have the same id {row['id']!r}")
-            first[row["id"]] = row["line"]
-            if not row["error"]:
+            if row.id in first:
+                lines = f"lines {first[row.id]} and {row.line}"
+                raise BenchmarkError(f"dataset.path: {self.file}: {lines} have the same id {row.id!r}")
+            first[row.id] = row.line
+            if not row.error:
                 try:
-                    self._task_and_text(row["content"])
+                    self._task_and_text(row.content)
                 except SampleError as error:
-                    row["error"] = str(error)
+                    row.error = str(error)
         if not self.rows:
             raise BenchmarkError(f"dataset.path: {self.file} holds no rows")
-        if all(row["error"] for row in self.rows):
+        if all(row.error for row in self.rows):
             row = self.rows[0]
             raise BenchmarkError(
-                f"dataset.path: no row of {self.file} can be used; line {row['line']}: {row['error']}. A row is "
+                f"dataset.path: no row of {self.file} can be used; line {row.line}: {row.error}. A row is "
                 f"image + question + answer, or image + expression + box"
             )
 
@@ -176,80 +172,37 @@ def find_jsonl(path: str | None) -> Path:
     return found[0]
 
 
-def read_rows(file: Path) -> list[dict]:
-    """Every line that is not blank as {line, id, content, error}; ``error`` tells why ``content`` is no JSON object."""
-    rows = []
-    for number, raw in enumerate(file.read_bytes().splitlines(), start=1):
-        if not raw.strip():
-            continue
-        content, error = {}, ""
-        try:
-            content = json.loads(raw.decode("utf-8-sig"))
-            if not isinstance(content, dict):
-                content, error = {}, f"is a JSON {type(content).__name__}, not an object"
-        except ValueError as problem:
-            error = f"is not valid JSON: {problem}"
-        name = content.get("id")
-        rows.append(
-            {
-                "line": number,
-                "id": f"{file.stem}-{number}" if name is None else spelt_out(str(name)),
-                "content": content,
-                "error": error,
-            }
-        )
-    return rows
-
-
-def image_files(cell: object) -> list[str]:
+def image_files(value: object) -> list[str]:
     """A row's picture files as a list."""
-    files = cell if isinstance(cell, list) else [cell]
+    files = value if isinstance(value, list) else [value]
     if not all(isinstance(name, str) and name for name in files):
         raise TypeError("must be a file name or a list of file names")
-    return [a_string(name) for name in files]
+    return [column.string(name) for name in files]
 
 
-def read_image(folder: Path, name: str) -> Image.Image:
-    """Decode a picture inside ``folder`` to RGB, turned upright by its EXIF orientation.
-
-    Raises:
-        SampleError: the file is outside the folder, missing, or not a whole picture; or its name can be no file's.
-    """
-    try:
-        file = (folder / name).resolve()
-        exists = file.is_file()
-    except (OSError, ValueError) as error:
-        raise SampleError(f"image {name!r} can be no file: {error}") from error
-    if not file.is_relative_to(folder.resolve()):
-        raise SampleError(f"image {name} leads outside the folder {folder}")
-    if not exists:
-        raise SampleError(f"image {name} does not exist in {folder}")
-    try:
-        with Image.open(file) as image:
-            return to_rgb(ImageOps.exif_transpose(image))
-    except Exception as error:  # decoders raise many kinds of errors on broken files
-        raise SampleError(f"image {name} cannot be read: {error}") from error
-
-
-def accepted_answers(cell: object) -> tuple[str, ...]:
-    """One or several accepted answers as strings; numbers are accepted as answers too."""
-    answers = cell if isinstance(cell, list) else [cell]
+def accepted_answers(value: object) -> tuple[str, ...]:
+    """One or several accepted answers as strings; numbers count as answers too."""
+    answers = value if isinstance(value, list) else [value]
     if not answers or not all(isinstance(one, (str, int, float)) and not isinstance(one, bool) for one in answers):
         raise TypeError("must be a text or a list of texts")
-    return tuple(a_string(str(one)) for one in answers)
+    return tuple(column.string(str(one)) for one in answers)
 
 
-def normalised_box(box: object, box_format: str, width: int, height: int) -> Box:
-    """A pixel box (``xyxy`` corners or ``xywh`` corner and size) as fractions of the picture's sides."""
-    numbers = isinstance(box, list) and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in box)
-    if not numbers or len(box) != 4 or not all(math.isfinite(value) for value in box):
-        raise SampleError(f"box must be four numbers, not {box!r}")
+def normalised_box(box: list[float], box_format: str, width: int, height: int) -> Box:
+    """A pixel box (``xyxy`` corners, or ``xywh`` corner and size) as fractions of the picture's sides.
+
+    >>> normalised_box([40, 20, 160, 100], "xywh", 400, 200)
+    (0.1, 0.1, 0.5, 0.6)
+
+    Raises:
+        SampleError: the box is empty, leaves the picture, or seems to be fractions already.
+    """
     x0, y0, x1, y1 = box
     if box_format == "xywh":
         x1, y1 = x0 + x1, y0 + y1
     if x1 <= x0 or y1 <= y0:
         raise SampleError(f"box {box} is empty as {box_format}; is dataset.box_format right?")
-    if min(x0, y0) < -SLACK or x1 > width + SLACK or y1 > height + SLACK:
+    if leaves_picture((x0, y0, x1, y1), width, height):
         raise SampleError(f"box {box} ({box_format}) leaves the picture of {width} x {height} pixels")
     if max(x1, y1) <= 1 < min(width, height):
         raise SampleError(f"box {box} looks like fractions; pixels are expected")

@@ -12,31 +12,37 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from nuwa.benchmarks import column_checks as column
 from nuwa.benchmarks.base import Scores
-from nuwa.benchmarks.cells import Doc, a_letter, a_text, an_integer, maybe_text
+from nuwa.benchmarks.column_checks import Doc
 from nuwa.benchmarks.hub import Entry, HubBenchmark, option_lines
 
 ROTATION = 1_000_000
 """A rotation's index is the base question's plus a multiple of this."""
-OPTIONS, LETTERS = "ABCD", "ABCDE"
-ABSENT = "nan"
-SEED = 2680
+OPTIONS = "ABCD"
+_ANSWERS = "ABCDE"  # what the reference looks for, and draws from
+_ABSENT = "nan"
+_SEED = 2680
 _FORMS = (
     "{}.", "{},", "{}:", "{})", "{}).", "({})", "({}).", ":{}", ":{},", ":{}.", ":{})", ":{}).",
 )  # fmt: skip
 _ARTICLE_BEYOND = 3  # words from which on an "A" may be an article
 
 
-def parse(doc: Doc, text: str) -> str | None:
+def parse_answer(doc: Doc, text: str) -> str | None:
     """The letter an answer means: a letter by itself, a letter with a sign, or else the one option text it holds."""
     return parse_letter(text) or parse_option_text(doc, text)
 
 
 def parse_letter(text: str) -> str | None:
-    """The only letter among the words, by itself or with a sign; a bare ``A`` in a longer text may be an article."""
+    """The only letter among the words, by itself or with a sign; a bare ``A`` in a longer text may be an article.
+
+    >>> parse_letter("B. a dog"), parse_letter("A dog and a cat"), parse_letter("A or B")
+    ('B', None, None)
+    """
     words = text.split()
     for form in ("{}", *_FORMS):
-        found = [letter for letter in LETTERS if form.format(letter) in words]
+        found = [letter for letter in _ANSWERS if form.format(letter) in words]
         if len(found) == 1 and not (form == "{}" and "A" in words and len(words) > _ARTICLE_BEYOND):
             return found[0]
     return None
@@ -48,17 +54,17 @@ def parse_option_text(doc: Doc, text: str) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
-def score(doc: Doc, text: str, unparsed: str = "wrong") -> Scores:
+def score_mmbench(doc: Doc, text: str, unparsed: str = "wrong") -> Scores:
     """Whether one rotation is right. ``unparsed="random"`` draws a letter where the parser finds none."""
-    letter = parse(doc, text)
+    letter = parse_answer(doc, text)
     if letter is None and unparsed == "random":
-        letter = random.Random(f"{SEED}/{doc['index']}").choice(LETTERS)
+        letter = random.Random(f"{_SEED}/{doc['index']}").choice(_ANSWERS)
     return {"mmbench/hit": float(letter == doc["answer"])}
 
 
-def option(cell: object) -> str:
+def option(value: object) -> str:
     """An option or a hint; what is missing is the text "nan"."""
-    return maybe_text(cell) or ABSENT
+    return column.optional_text(value) or _ABSENT
 
 
 @dataclass(kw_only=True, eq=False)
@@ -70,8 +76,8 @@ class MMBench(HubBenchmark):
 
     task: ClassVar = "mmbench"
     columns: ClassVar = {
-        "index": an_integer, "question": a_text, "hint": option, "answer": a_letter, **dict.fromkeys(OPTIONS, option),
-        "category": a_text, "L2-category": a_text,
+        "index": column.integer, "question": column.text, "hint": option, "answer": column.letter,
+        **dict.fromkeys(OPTIONS, option), "category": column.text, "L2-category": column.text,
     }  # fmt: skip
     keys: ClassVar = ("index",)
     slots: ClassVar = ("question", "hint", "options")
@@ -79,17 +85,17 @@ class MMBench(HubBenchmark):
     grouped: ClassVar = True
 
     def entries(self, row: int, keys: Doc) -> Iterator[Entry]:
-        index = an_integer(keys["index"])
+        index = column.integer(keys["index"])
         if self.circular or index < ROTATION:
             yield str(index), str(index % ROTATION)
 
     def fill(self, doc: Doc) -> Mapping[str, str]:
-        options = [doc[letter] for letter in OPTIONS if doc[letter] != ABSENT]
-        hint = "" if doc["hint"] == ABSENT else f"{doc['hint']} "
+        options = [doc[letter] for letter in OPTIONS if doc[letter] != _ABSENT]
+        hint = "" if doc["hint"] == _ABSENT else f"{doc['hint']} "
         return {"question": doc["question"], "hint": hint, "options": option_lines(options)}
 
     def score_document(self, doc: Doc, text: str) -> Scores:
-        return score(doc, text, self.unparsed)
+        return score_mmbench(doc, text, self.unparsed)
 
     def units(self, rows: Sequence[Mapping]) -> list[Scores]:
         """Of every base question: ``circular`` (every rotation present is right), ``vanilla`` (the base row is).
@@ -104,7 +110,7 @@ class MMBench(HubBenchmark):
             doc, hit = row["target"], row["scores"]["mmbench/hit"]
             if doc["index"] < ROTATION:
                 name, headline = ("circular", min(hits[doc["index"]])) if self.circular else ("vanilla", hit)
-                parts = [f"mmbench/{name}/{column}/{doc[column]}" for column in ("category", "L2-category")]
+                parts = [f"mmbench/{name}/{kind}/{doc[kind]}" for kind in ("category", "L2-category")]
                 units.append({f"mmbench/{name}": headline, "mmbench/vanilla": hit, **dict.fromkeys(parts, headline)})
         return units
 

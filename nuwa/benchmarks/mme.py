@@ -7,31 +7,36 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from nuwa.benchmarks import column_checks as column
 from nuwa.benchmarks.base import Scores
-from nuwa.benchmarks.cells import Doc, a_text, identifier
+from nuwa.benchmarks.column_checks import Doc
 from nuwa.benchmarks.hub import Entry, HubBenchmark
 
 PERCEPTION = (
     "existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR",
 )  # fmt: skip
 COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
-ENDING = " Please answer yes or no."
-START = 4  # characters in which a longer answer must hold its yes or no
+_REQUEST = " Please answer yes or no."
+_START = 4  # characters in which a longer answer must hold its yes or no
 
 
-def parse(text: str) -> str:
-    """``yes``, ``no`` or ``other``: the whole answer or its letter; else "yes", then "no", in the first characters."""
+def parse_yes_no(text: str) -> str:
+    """``yes``, ``no`` or ``other``: the whole answer or its letter; else "yes", then "no", in its first characters.
+
+    >>> parse_yes_no("Y."), parse_yes_no("No, it is not"), parse_yes_no("It is not")
+    ('yes', 'no', 'other')
+    """
     said = text.strip().lower().replace(".", "")
     if said in ("yes", "y"):
         return "yes"
     if said in ("no", "n"):
         return "no"
-    return next((word for word in ("yes", "no") if word in said[:START]), "other")
+    return next((word for word in ("yes", "no") if word in said[:_START]), "other")
 
 
-def score(doc: Doc, text: str) -> Scores:
+def score_mme(doc: Doc, text: str) -> Scores:
     """Whether one question is right."""
-    return {"mme/accuracy": float(parse(text) == doc["answer"].strip().lower())}
+    return {"mme/accuracy": float(parse_yes_no(text) == doc["answer"].strip().lower())}
 
 
 @dataclass(kw_only=True, eq=False)
@@ -39,30 +44,32 @@ class MME(HubBenchmark):
     """``limit`` takes pictures with both of their questions."""
 
     task: ClassVar = "mme"
-    columns: ClassVar = {"question_id": identifier, "question": a_text, "answer": a_text, "category": a_text}
+    columns: ClassVar = {
+        "question_id": column.identifier, "question": column.text, "answer": column.text, "category": column.text,
+    }  # fmt: skip
     keys: ClassVar = ("question_id", "category")
     scored: ClassVar = ("question_id", "answer", "category")
     grouped: ClassVar = True
 
     def entries(self, row: int, keys: Doc) -> Iterator[Entry]:
         """``question_id`` names the picture, mostly with its category, so the row tells its questions apart."""
-        category, name = a_text(keys["category"]), identifier(keys["question_id"])
+        category, name = column.text(keys["category"]), column.identifier(keys["question_id"])
         name = name if name.startswith(category) else f"{category}/{name}"
         yield f"{name}-{row}", name
 
     def fill(self, doc: Doc) -> Mapping[str, str]:
         """The question's own request for yes or no is replaced by the prompt's."""
-        return {"question": doc["question"].replace(ENDING, "").strip()}
+        return {"question": doc["question"].replace(_REQUEST, "").strip()}
 
     def score_document(self, doc: Doc, text: str) -> Scores:
-        return score(doc, text)
+        return score_mme(doc, text)
 
     def units(self, rows: Sequence[Mapping]) -> list[Scores]:
         """Points of every picture of which no question is missing: 100 for the share that is right, 100 if all are."""
         right: dict[tuple[str, str], list[float]] = defaultdict(list)
         for row in rows:
             doc = row["target"]
-            right[doc["category"], doc["question_id"]].append(score(doc, row["prediction"])["mme/accuracy"])
+            right[doc["category"], doc["question_id"]].append(score_mme(doc, row["prediction"])["mme/accuracy"])
         return [
             {f"mme/{category}": 100 * sum(answers) / len(answers) + 100 * all(answers)}
             for (category, _), answers in right.items()

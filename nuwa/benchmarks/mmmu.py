@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from PIL import Image
 
+from nuwa.benchmarks import column_checks as column
 from nuwa.benchmarks.base import Scores
-from nuwa.benchmarks.cells import Doc, a_string, a_text, identifier
-from nuwa.benchmarks.hub import LETTERS, Entry, HubBenchmark, option_letters, option_lines
+from nuwa.benchmarks.column_checks import Doc
+from nuwa.benchmarks.hub import LETTERS, HubBenchmark, option_letters, option_lines
 from nuwa.samples import SampleError
 
 _PICTURE = re.compile(r"<image (\d+)>")
@@ -37,6 +38,9 @@ def parse_choice(options: Sequence[str], text: str) -> str | None:
 
     Looked for in turn: ``(A)``; ``A`` before a space, even as the end of a word; ``A.``; in longer answers an option's
     text.
+
+    >>> parse_choice(["red", "blue"], "It is (B), not (A)")
+    'A'
     """
     for sign in _STRIPPED:
         text = text.strip(sign)
@@ -55,10 +59,14 @@ def parse_choice(options: Sequence[str], text: str) -> str | None:
 
 
 def parse_open(text: str) -> list[Value]:
-    """What an open answer may mean: the shortest end of each line after a cue, and the numbers in it, normalised."""
+    """What an open answer may mean: the shortest end of each line after a cue, and the numbers in it, normalised.
+
+    >>> parse_open("So the answer is 1.5 kg.")
+    ['1.5 kg', 1.5]
+    """
     ends = _key_ends(text)
     numbers = [number for end in ends for pattern in _NUMBERS for number in pattern.findall(end)]
-    values = [value for part in (*ends, *numbers) for value in normalise(part)]
+    values = [value for part in (*ends, *numbers) for value in normalise_open(part)]
     return list(dict.fromkeys(values))
 
 
@@ -85,8 +93,12 @@ def _shortest(ends: Sequence[str]) -> str:
     return best
 
 
-def normalise(text: str) -> list[Value]:
-    """A number, rounded to two decimals; or the text in lower case, a single letter with a space on either side."""
+def normalise_open(text: str) -> list[Value]:
+    """A number, rounded to two decimals; or the text in lower case, a single letter with a space on either side.
+
+    >>> normalise_open("1,200.456"), normalise_open("Rome"), normalise_open("X")
+    ([1200.46], ['rome'], [' x', 'x '])
+    """
     text = text.strip()
     try:
         return [round(float(text.replace(",", "")), 2)]
@@ -97,7 +109,7 @@ def normalise(text: str) -> list[Value]:
 
 def open_is_right(answer: str, text: str) -> bool:
     """Whether an accepted number is among the parsed ones, or the accepted text is part of a parsed one."""
-    accepted = normalise(answer)
+    accepted = normalise_open(answer)
     return any(
         any(isinstance(truth, str) and truth in value for truth in accepted) if isinstance(value, str)
         else value in accepted
@@ -105,7 +117,7 @@ def open_is_right(answer: str, text: str) -> bool:
     )  # fmt: skip
 
 
-def score(doc: Doc, text: str) -> Scores:
+def score_mmmu(doc: Doc, text: str) -> Scores:
     """``doc``: ``question_type`` (multiple-choice or open), ``options`` (as a Python list in a text) and ``answer``."""
     if doc["question_type"] == "multiple-choice":
         right = parse_choice(listed(doc["options"]), text) == doc["answer"]
@@ -117,6 +129,9 @@ def score(doc: Doc, text: str) -> Scores:
 def listed(options: str) -> list[str]:
     """The options out of their text.
 
+    >>> listed("['one', 2]")
+    ['one', '2']
+
     Raises:
         ValueError: it is no list.
     """
@@ -126,13 +141,14 @@ def listed(options: str) -> list[str]:
         raise ValueError("must be a list in a text") from error
     if not isinstance(found, list):
         raise ValueError("must be a list in a text")
-    return [a_string(str(one)) for one in found]
+    return [column.string(str(one)) for one in found]
 
 
-def option_list(cell: object) -> str:
+def option_list(value: object) -> str:
     """Options that can be read."""
-    listed(a_string(cell))
-    return cell
+    words = column.string(value)
+    listed(words)
+    return words
 
 
 @dataclass(kw_only=True, eq=False)
@@ -143,7 +159,8 @@ class MMMU(HubBenchmark):
 
     task: ClassVar = "mmmu"
     columns: ClassVar = {
-        "id": identifier, "question": a_text, "options": option_list, "answer": a_text, "question_type": a_text,
+        "id": column.identifier, "question": column.text, "options": option_list, "answer": column.text,
+        "question_type": column.text,
     }  # fmt: skip
     keys: ClassVar = ("id",)
     pictures: ClassVar = ("image_1",)
@@ -154,13 +171,10 @@ class MMMU(HubBenchmark):
         self.check_prompt("open_prompt", self.open_prompt)
         super().__post_init__()
 
-    def entries(self, row: int, keys: Doc) -> Iterator[Entry]:
-        yield identifier(keys["id"]), None
-
     def images(self, row: int, doc: Doc) -> list[Image.Image]:
         named = sorted({f"image_{number}" for number in _PICTURE.findall(self.text(doc))})
-        lacking = [column for column in named if column not in self.rows.columns]
-        found = [] if lacking else [image for column in named for image in self.rows.pictures(row, column)]
+        lacking = [name for name in named if name not in self.rows.columns]
+        found = [] if lacking else [image for name in named for image in self.rows.pictures(row, name)]
         if len(found) != len(named):
             raise SampleError(f"it names {', '.join(named)}, of which {len(found)} are there")
         return found
@@ -181,4 +195,4 @@ class MMMU(HubBenchmark):
         return {"question": doc["question"], "options": option_lines(listed(doc["options"]))}
 
     def score_document(self, doc: Doc, text: str) -> Scores:
-        return score(doc, text)
+        return score_mmmu(doc, text)

@@ -7,14 +7,15 @@ MM-Vet's rules; for numbers to compare with published ones, give MM-Vet's prompt
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from nuwa.benchmarks import column_checks as column
 from nuwa.benchmarks.base import BenchmarkError, Scores
-from nuwa.benchmarks.cells import Doc, a_text, identifier
-from nuwa.benchmarks.hub import Entry, HubBenchmark, fill_slots
+from nuwa.benchmarks.column_checks import Doc
+from nuwa.benchmarks.hub import HubBenchmark, fill_slots
 from nuwa.benchmarks.judge import Judge, OpenAIJudge
 
 CAPABILITIES = ("rec", "ocr", "know", "gen", "spat", "math")
@@ -49,7 +50,7 @@ def mark(judge: Judge, prompt: str) -> float:
     return 0.0
 
 
-def score(doc: Doc, text: str, judge: Judge | None, judge_prompt: str = JUDGE_PROMPT) -> Scores:
+def score_mmvet(doc: Doc, text: str, judge: Judge | None, judge_prompt: str = JUDGE_PROMPT) -> Scores:
     """The mark of an answer; nothing without a judge. ``doc``: ``question`` and ``answer``."""
     if judge is None:
         return {}
@@ -67,7 +68,9 @@ class MMVet(HubBenchmark):
     judge_prompt: str | None = None
 
     task: ClassVar = "mmvet"
-    columns: ClassVar = {"question_id": identifier, "question": a_text, "answer": a_text, "capability": a_text}
+    columns: ClassVar = {
+        "question_id": column.identifier, "question": column.text, "answer": column.text, "capability": column.text,
+    }  # fmt: skip
     keys: ClassVar = ("question_id",)
     scored: ClassVar = ("question", "answer", "capability")
 
@@ -81,14 +84,8 @@ class MMVet(HubBenchmark):
             self.judge_words = read_judge_prompt(self.judge_prompt)
         super().__post_init__()
 
-    def entries(self, row: int, keys: Doc) -> Iterator[Entry]:
-        yield identifier(keys["question_id"]), None
-
-    def fill(self, doc: Doc) -> Mapping[str, str]:
-        return {"question": doc["question"]}
-
     def score_document(self, doc: Doc, text: str) -> Scores:
-        return score(doc, text, self.judge, self.judge_words)
+        return score_mmvet(doc, text, self.judge, self.judge_words)
 
     def units(self, rows: Sequence[Mapping]) -> list[Scores]:
         """The mark of every answer that has one, for all and for each capability that the question needs."""

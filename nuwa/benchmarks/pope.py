@@ -6,13 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from nuwa.benchmarks import column_checks as column
 from nuwa.benchmarks.base import Scores
-from nuwa.benchmarks.cells import Doc, a_text, identifier
+from nuwa.benchmarks.column_checks import Doc
 from nuwa.benchmarks.hub import Entry, HubBenchmark
 from nuwa.benchmarks.scoring import exact_match, normalise_answer
 
 
-def score(doc: Doc, text: str) -> Scores:
+def score_pope(doc: Doc, text: str) -> Scores:
     """Exactly ``doc["answer"]`` but for case and white space: "Yes." is wrong."""
     return {"pope/accuracy": exact_match((doc["answer"],), text, ignore_punctuation=False)}
 
@@ -49,7 +50,9 @@ class POPE(HubBenchmark):
     yes_ratio_of: Literal["truth", "prediction"] = "truth"
 
     task: ClassVar = "pope"
-    columns: ClassVar = {"question_id": identifier, "question": a_text, "answer": a_text, "category": a_text}
+    columns: ClassVar = {
+        "question_id": column.identifier, "question": column.text, "answer": column.text, "category": column.text,
+    }  # fmt: skip
     keys: ClassVar = ("question_id", "category")
     subject: ClassVar = "image_source"
     scored: ClassVar = ("answer", "category")
@@ -57,13 +60,13 @@ class POPE(HubBenchmark):
     def entries(self, row: int, keys: Doc) -> Iterator[Entry]:
         """Question ids count within a category."""
         if self.category in (None, keys["category"]):
-            yield f"{a_text(keys['category'])}-{identifier(keys['question_id'])}", None
+            yield f"{column.text(keys['category'])}-{column.identifier(keys['question_id'])}", None
 
     def fill(self, doc: Doc) -> Mapping[str, str]:
         return {"question": doc["question"].strip()}
 
     def score_document(self, doc: Doc, text: str) -> Scores:
-        return score(doc, text)
+        return score_pope(doc, text)
 
     def units(self, rows: Sequence[Mapping]) -> list[Scores]:
         """What every answer is counted as, among all and in its category."""

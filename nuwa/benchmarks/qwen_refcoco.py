@@ -13,11 +13,12 @@ from typing import ClassVar
 
 from PIL import Image
 
+from nuwa.benchmarks import column_checks as column
 from nuwa.benchmarks.base import Scores
-from nuwa.benchmarks.cells import Doc, a_text, an_integer
+from nuwa.benchmarks.column_checks import Doc
 from nuwa.benchmarks.hub import HubBenchmark
 from nuwa.benchmarks.rows import Rows
-from nuwa.benchmarks.scoring import Box
+from nuwa.benchmarks.scoring import NO_BOX, Box, corners
 from nuwa.samples import SampleError
 
 FACTOR, MIN_PIXELS, MAX_PIXELS = 28, 28 * 28, 28 * 28 * 1280
@@ -28,7 +29,11 @@ _BOX = re.compile(r"\[(\d+),\s*(\d+),\s*(\d+),\s*(\d+)\]")
 
 
 def resized(width: int, height: int) -> tuple[int, int]:
-    """(width, height) that Qwen2.5-VL's ``smart_resize`` gives: multiples of 28 with an area within the limits."""
+    """(width, height) that Qwen2.5-VL's ``smart_resize`` gives: multiples of 28 with an area within the limits.
+
+    >>> resized(640, 480)
+    (644, 476)
+    """
     wide, high = (max(FACTOR, round(side / FACTOR) * FACTOR) for side in (width, height))
     if wide * high > MAX_PIXELS:
         shrink = math.sqrt(width * height / MAX_PIXELS)
@@ -40,8 +45,12 @@ def resized(width: int, height: int) -> tuple[int, int]:
 
 
 def parse_boxes(text: str) -> list[Box]:
-    """All ``[a, b, c, d]`` of whole numbers; one empty box if there is none."""
-    return [tuple(map(float, found)) for found in _BOX.findall(text)] or [(0.0, 0.0, 0.0, 0.0)]
+    """All ``[a, b, c, d]`` of whole numbers; one empty box if there is none.
+
+    >>> parse_boxes('{"bbox_2d": [10, 20, 30, 40]}')
+    [(10.0, 20.0, 30.0, 40.0)]
+    """
+    return [corners(map(float, found)) for found in _BOX.findall(text)] or [NO_BOX]
 
 
 def to_picture(box: Box, width: int, height: int) -> Box:
@@ -60,7 +69,7 @@ def pixel_iou(first: Box, second: Box) -> float:
     return shared / union if union else 0.0
 
 
-def score(doc: Doc, text: str) -> Scores:
+def score_qwen_refcoco(doc: Doc, text: str) -> Scores:
     """Right if any box of the answer overlaps ``doc["solution"]`` (x0, y0, x1, y1 in pixels) by more than a half."""
     boxes = [to_picture(box, doc["width"], doc["height"]) for box in parse_boxes(text)]
     best = max(pixel_iou(box, tuple(doc["solution"])) for box in boxes)
@@ -71,12 +80,12 @@ def score(doc: Doc, text: str) -> Scores:
     }
 
 
-def a_solution(cell: object) -> list[float]:
-    """Corners in pixels, in order."""
-    numbers = isinstance(cell, list) and all(isinstance(one, int | float) and math.isfinite(one) for one in cell)
-    if not numbers or len(cell) != 4 or cell[2] <= cell[0] or cell[3] <= cell[1]:
-        raise TypeError("must be four numbers x0, y0, x1, y1 in order")
-    return cell
+def ordered_corners(value: object) -> list[float]:
+    """Corners x0, y0, x1, y1 in pixels, in order."""
+    box = column.four_numbers(value)
+    if box[2] <= box[0] or box[3] <= box[1]:
+        raise ValueError("must be four numbers x0, y0, x1, y1 in order")
+    return box
 
 
 @dataclass(kw_only=True, eq=False)
@@ -86,7 +95,9 @@ class QwenRefCOCO(HubBenchmark):
     images_folder: str | None = None
 
     task: ClassVar = "qwen_refcoco"
-    columns: ClassVar = {"normal_caption": a_text, "solution": a_solution, "width": an_integer, "height": an_integer}
+    columns: ClassVar = {
+        "normal_caption": column.text, "solution": ordered_corners, "width": column.integer, "height": column.integer,
+    }  # fmt: skip
     slots: ClassVar = ("caption",)
     scored: ClassVar = ("solution", "width", "height")
 
@@ -105,4 +116,4 @@ class QwenRefCOCO(HubBenchmark):
         return {"caption": _ARTICLE.sub("", doc["normal_caption"])}
 
     def score_document(self, doc: Doc, text: str) -> Scores:
-        return score(doc, text)
+        return score_qwen_refcoco(doc, text)

@@ -5,59 +5,58 @@ Source: lmms-eval v0.3.4 (a863517), tasks ``*_bbox_rec_*``.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from PIL import Image
 
+from nuwa.benchmarks import column_checks as column
 from nuwa.benchmarks.base import Scores
-from nuwa.benchmarks.cells import Doc, identifier, texts
+from nuwa.benchmarks.column_checks import Doc
 from nuwa.benchmarks.hub import Entry, HubBenchmark
-from nuwa.benchmarks.scoring import NO_BOX, Box, box_iou, center_inside, parse_box, to_padded_frame
+from nuwa.benchmarks.scoring import NO_BOX, Box, box_iou, center_inside, in_both_frames, leaves_picture, parse_box
 from nuwa.samples import SampleError
 
 THRESHOLDS = (0.5, 0.1, 0.3, 0.7, 0.9)  # the printed one first
-SLACK = 1.0  # pixels by which an annotated box may leave its picture; COCO's are rounded
 
 
-def score(doc: Doc, text: str, box_frame: str = "original") -> Scores:
+def score_refcoco(doc: Doc, text: str, box_frame: str = "original") -> Scores:
     """``doc``: ``bbox`` (x0, y0, x1, y1) as fractions of a picture of ``image_width`` x ``image_height`` pixels.
 
     ``box_frame`` is the frame in which the answer's box is taken to be. The paper's numbers take the ``original``,
     although LLaVA-1.5 answers in the frame of the ``padded`` square; overlap in the other frame comes beside.
     """
-    box = parse_box(text.strip())
-    truth = tuple(doc["bbox"])
-    targets = {"original": truth, "padded": to_padded_frame(truth, doc["image_width"], doc["image_height"])}
-    target, overlap = targets.pop(box_frame), box_iou
-    value = overlap(target, box or NO_BOX)
-    scores = {f"refcoco/ACC@{threshold}": float(value >= threshold) for threshold in THRESHOLDS}
-    scores |= {
-        "refcoco/IoU": value,
-        "refcoco/Center_ACC": center_inside(target, box or NO_BOX),
-        "refcoco/parsed": float(box is not None),
+    found = parse_box(text.strip())
+    box = found or NO_BOX
+    targets = in_both_frames(tuple(doc["bbox"]), doc["image_width"], doc["image_height"])
+    target = targets.pop(box_frame)
+    overlap = box_iou(target, box)
+    ((other, other_target),) = targets.items()
+    other_overlap = box_iou(other_target, box)
+    return {
+        **{f"refcoco/ACC@{threshold}": float(overlap >= threshold) for threshold in THRESHOLDS},
+        "refcoco/IoU": overlap,
+        "refcoco/Center_ACC": center_inside(target, box),
+        "refcoco/parsed": float(found is not None),
+        f"refcoco_{other}/ACC@0.5": float(other_overlap >= 0.5),
+        f"refcoco_{other}/IoU": other_overlap,
     }
-    ((other, target),) = targets.items()
-    value = overlap(target, box or NO_BOX)
-    return scores | {f"refcoco_{other}/ACC@0.5": float(value >= 0.5), f"refcoco_{other}/IoU": value}
-
-
-def a_box(cell: object) -> list[float]:
-    """Four finite numbers: corner, then size, in pixels."""
-    numbers = isinstance(cell, list) and all(isinstance(one, int | float) and math.isfinite(one) for one in cell)
-    if not numbers or len(cell) != 4:
-        raise TypeError("must be four numbers")
-    return cell
 
 
 def unit_box(box: Sequence[float], width: int, height: int) -> Box:
-    """A pixel box (x, y, width, height) as corners in 0..1 of a picture of ``width`` x ``height`` pixels."""
+    """A pixel box (x, y, width, height) as corners in 0..1 of a picture of ``width`` x ``height`` pixels.
+
+    >>> unit_box([40, 20, 160, 100], 400, 200)
+    (0.1, 0.1, 0.5, 0.6)
+
+    Raises:
+        SampleError: the box is empty or leaves the picture.
+    """
     x, y, wide, high = box
     if wide <= 0 or high <= 0:
         raise SampleError(f"bbox {list(box)} (x, y, width, height) is empty or reversed")
-    if min(x, y) < -SLACK or x + wide > width + SLACK or y + high > height + SLACK:
+    if leaves_picture((x, y, x + wide, y + high), width, height):
         raise SampleError(f"bbox {list(box)} (x, y, width, height) leaves the picture of {width} x {height} pixels")
     return x / width, y / height, (x + wide) / width, (y + high) / height
 
@@ -70,15 +69,15 @@ class RefCOCO(HubBenchmark):
 
     task: ClassVar = "refcoco"
     unit_box_tasks: ClassVar = (task,)
-    columns: ClassVar = {"question_id": identifier, "answer": texts, "bbox": a_box}
+    columns: ClassVar = {"question_id": column.identifier, "answer": column.texts, "bbox": column.four_numbers}
     keys: ClassVar = ("question_id", "answer")
     slots: ClassVar = ("expression",)
     scored: ClassVar = ("bbox", "image_width", "image_height")
 
     def entries(self, row: int, keys: Doc) -> Iterator[Entry]:
         """Ids hold the row, because two splits of the literature, which share boxes, are joined in one here."""
-        for number in range(len(texts(keys["answer"]))):
-            yield f"{identifier(keys['question_id'])}-{row}-{number}", None
+        for number in range(len(column.texts(keys["answer"]))):
+            yield f"{column.identifier(keys['question_id'])}-{row}-{number}", None
 
     def document(self, doc: Doc, part: int, images: Sequence[Image.Image]) -> Doc:
         if len(images) != 1:
@@ -87,11 +86,8 @@ class RefCOCO(HubBenchmark):
         box = unit_box(doc["bbox"], width, height)
         return {"expression": doc["answer"][part], "bbox": box, "image_width": width, "image_height": height}
 
-    def fill(self, doc: Doc) -> Mapping[str, str]:
-        return {"expression": doc["expression"]}
-
     def expression(self, doc: Doc) -> str:
         return doc["expression"]
 
     def score_document(self, doc: Doc, text: str) -> Scores:
-        return score(doc, text, self.box_frame)
+        return score_refcoco(doc, text, self.box_frame)

@@ -15,8 +15,8 @@ from nuwa.scenes.scene import IMAGE_SIZE, Scene, draw_scene
 
 HELD_OUT = 7
 """Third word of every seed here; training never draws from it (`nuwa.scenes.scene`)."""
-TASKS = ("vqa", "vg")
-TRIES = 20
+_TASKS = ("vqa", "vg")
+_TRIES = 20
 """How often a further question about a scene is drawn, as most scenes do not allow questions of every kind."""
 
 
@@ -26,8 +26,9 @@ def scene_and_questions(seed: int, number: int, tasks: tuple[str, ...]) -> tuple
     rng = np.random.default_rng([seed, number, HELD_OUT])
     while True:
         scene = draw_scene(rng)
-        questions = [_try_to_ask(scene, rng, task, TRIES if place else 1) for place, task in enumerate(tasks)]
-        if None not in questions:
+        drawn = [_try_to_ask(scene, rng, task, _TRIES if place else 1) for place, task in enumerate(tasks)]
+        questions = [question for question in drawn if question is not None]
+        if len(questions) == len(tasks):
             return scene, questions
 
 
@@ -47,7 +48,7 @@ class Scenes(Benchmark):
     def __init__(
         self,
         samples: int,
-        tasks: list[str] = TASKS,
+        tasks: tuple[str, ...] = _TASKS,
         seed: int = 0,
         vqa_prompt: str = "{question}",
         vg_prompt: str = "{question}",
@@ -57,9 +58,9 @@ class Scenes(Benchmark):
         questions: int = 1,
         name: str = "scenes",
     ) -> None:
-        unknown = [task for task in tasks if task not in TASKS]
+        unknown = [task for task in tasks if task not in _TASKS]
         if unknown or not tasks:
-            raise BenchmarkError(f"dataset.tasks={list(tasks)}: choose from {', '.join(TASKS)}")
+            raise BenchmarkError(f"dataset.tasks={list(tasks)}: choose from {', '.join(_TASKS)}")
         if samples < 1 or seed < 0:
             raise BenchmarkError(f"dataset.samples={samples} must be at least 1, dataset.seed={seed} at least 0")
         for key, value in (("picture_side", picture_side), ("questions", questions)):
@@ -87,7 +88,8 @@ class Scenes(Benchmark):
         asked = tuple(self._task(first + later) for later in range(self.questions))
         scene, questions = scene_and_questions(self.seed, number, asked)
         question = questions[place]
-        target = (question.answer,) if task == "vqa" else tuple(value / IMAGE_SIZE for value in question.box)
+        box = question.box
+        target = (question.answer,) if box is None else tuple(value / IMAGE_SIZE for value in box)
         text = self.prompts[task].replace("{question}", question.text)
         meta = {"kind": question.kind, "objects": len(scene.objects)}
         side = (self.picture_side, self.picture_side)

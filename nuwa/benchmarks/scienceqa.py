@@ -9,15 +9,16 @@ from typing import ClassVar
 
 from PIL import Image
 
+from nuwa.benchmarks import column_checks as column
 from nuwa.benchmarks.base import Scores
-from nuwa.benchmarks.cells import Doc, a_text, an_integer, maybe_text, texts
+from nuwa.benchmarks.column_checks import Doc
 from nuwa.benchmarks.hub import LETTERS, HubBenchmark, option_letters, option_lines
 from nuwa.samples import SampleError
 
 _PREFIX = re.compile(r"([A-Z])\.")
 
 
-def score(doc: Doc, text: str, accept_prefix: bool = False) -> Scores:
+def score_scienceqa(doc: Doc, text: str, accept_prefix: bool = False) -> Scores:
     """Right if the answer is the letter and nothing else, in any case.
 
     ``accept_prefix`` takes "A. the dog" too, as later versions of lmms-eval do; v0.3.4 meant to, but does not.
@@ -35,7 +36,9 @@ class ScienceQA(HubBenchmark):
     accept_prefix: bool = False
 
     task: ClassVar = "scienceqa"
-    columns: ClassVar = {"question": a_text, "choices": texts, "answer": an_integer, "hint": maybe_text}
+    columns: ClassVar = {
+        "question": column.text, "choices": column.texts, "answer": column.integer, "hint": column.optional_text,
+    }  # fmt: skip
     slots: ClassVar = ("question", "context", "options")
     scored: ClassVar = ("answer",)
 
@@ -51,4 +54,4 @@ class ScienceQA(HubBenchmark):
         return {"question": doc["question"], "context": context, "options": option_lines(doc["choices"])}
 
     def score_document(self, doc: Doc, text: str) -> Scores:
-        return score(doc, text, self.accept_prefix)
+        return score_scienceqa(doc, text, self.accept_prefix)

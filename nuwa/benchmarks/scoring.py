@@ -1,7 +1,7 @@
-"""Scores as pure functions, each doing exactly what the named evaluation code does, quirks included.
+"""Scores as pure functions that do exactly what lmms-eval does, quirks included.
 
-A box is (x0, y0, x1, y1) as fractions of a picture's width and height. Reference: lmms-eval v0.3.4, the version behind
-the paper's numbers; golden data in ``tests/golden/scoring``.
+A box is (x0, y0, x1, y1) as fractions of a picture's width and height, unless pixels are named. Source: lmms-eval
+v0.3.4 (a863517), the version behind the paper's numbers; golden data in ``tests/golden/scoring``.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ Box = tuple[float, float, float, float]
 
 NO_BOX: Box = (0.0, 0.0, 0.0, 0.0)
 """What lmms-eval scores when an answer holds no box."""
+SLACK = 1.0
+"""Pixels by which an annotated box may leave its picture; COCO's are rounded."""
 
 _NUMBER = r"(-?\d+(?:\.\d+)?)"
 _BOX = re.compile(r"\[\s*" + r",\s*".join([_NUMBER] * 4) + r"\s*\]")
@@ -21,13 +23,21 @@ _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def normalise_answer(text: str, ignore_punctuation: bool = True) -> str:
-    """Strip, lower, and delete ASCII punctuation (GQA's rule; POPE keeps it, so that "Yes." is wrong)."""
+    """Strip, lower, and delete ASCII punctuation (GQA's rule; POPE keeps it, so that "Yes." is wrong).
+
+    >>> normalise_answer(" T-shirt. ")
+    'tshirt'
+    """
     text = text.strip().lower()
     return text.translate(_NO_PUNCTUATION) if ignore_punctuation else text
 
 
 def exact_match(answers: Iterable[str], prediction: str, ignore_punctuation: bool = True) -> float:
-    """1.0 if the prediction equals one of the accepted answers after `normalise_answer`, else 0.0."""
+    """1.0 if the prediction equals one of the accepted answers after `normalise_answer`, else 0.0.
+
+    >>> exact_match(["sofa", "couch"], " Couch.")
+    1.0
+    """
     said = normalise_answer(prediction, ignore_punctuation)
     return float(any(said == normalise_answer(answer, ignore_punctuation) for answer in answers))
 
@@ -36,13 +46,30 @@ def parse_box(text: str) -> Box | None:
     """The first ``[a, b, c, d]`` in a text: four plain numbers, no space before a comma; None if there is none.
 
     Values are taken as they are, also outside 0..1 (lmms-eval's ``parse_float_sequence_within``).
+
+    >>> parse_box("It is at [0.1, 0.2, 0.5, 1].")
+    (0.1, 0.2, 0.5, 1.0)
     """
     found = _BOX.search(text)
-    return tuple(float(number) for number in found.groups()) if found else None
+    return corners(map(float, found.groups())) if found else None
+
+
+def corners(numbers: Iterable[float]) -> Box:
+    """Four numbers as a box.
+
+    Raises:
+        ValueError: there are more or fewer.
+    """
+    x0, y0, x1, y1 = numbers
+    return x0, y0, x1, y1
 
 
 def box_iou(target: Box, predicted: Box) -> float:
-    """Intersection over union. Areas are signed: a box with swapped corners meets nothing and scores 0."""
+    """Intersection over union. Areas are signed: a box with swapped corners meets nothing and scores 0.
+
+    >>> box_iou((0, 0, 1, 1), (0, 0, 0.5, 1))
+    0.5
+    """
     wide = max(0.0, min(target[2], predicted[2]) - max(target[0], predicted[0]))
     high = max(0.0, min(target[3], predicted[3]) - max(target[1], predicted[1]))
     shared = wide * high
@@ -75,14 +102,22 @@ def pad_offset(width: int, height: int) -> tuple[int, int, int]:
 
 
 def to_padded_frame(box: Box, width: int, height: int) -> Box:
-    """A box of a ``width`` x ``height`` picture, as fractions of the square that LLaVA-1.5 pads it to."""
+    """A box of a ``width`` x ``height`` picture, as fractions of the square that LLaVA-1.5 pads it to.
+
+    >>> to_padded_frame((0, 0, 1, 1), 400, 200)
+    (0.0, 0.25, 1.0, 0.75)
+    """
     side, left, top = pad_offset(width, height)
     x, y = [(value * width + left) / side for value in box[::2]], [(value * height + top) / side for value in box[1::2]]
     return x[0], y[0], x[1], y[1]
 
 
-def to_original_frame(box: Box, width: int, height: int) -> Box:
-    """The inverse of `to_padded_frame`."""
-    side, left, top = pad_offset(width, height)
-    x, y = [(value * side - left) / width for value in box[::2]], [(value * side - top) / height for value in box[1::2]]
-    return x[0], y[0], x[1], y[1]
+def in_both_frames(box: Box, width: int, height: int) -> dict[str, Box]:
+    """A box of a ``width`` x ``height`` picture in the ``original`` frame, and in that of the ``padded`` square."""
+    return {"original": box, "padded": to_padded_frame(box, width, height)}
+
+
+def leaves_picture(box: Box, width: int, height: int) -> bool:
+    """Whether a box in pixels leaves a ``width`` x ``height`` picture by more than `SLACK`."""
+    x0, y0, x1, y1 = box
+    return min(x0, y0) < -SLACK or x1 > width + SLACK or y1 > height + SLACK

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from nuwa.benchmarks import column_checks as column
 from nuwa.benchmarks.base import Scores
-from nuwa.benchmarks.cells import Doc, a_letter, a_string, a_text, identifier
+from nuwa.benchmarks.column_checks import Doc
 from nuwa.benchmarks.hub import Entry, HubBenchmark, option_lines
+from nuwa.benchmarks.rows import Rows
 
-CHOICES = tuple(f"choice_{letter}" for letter in "abcd")
+_CHOICES = tuple(f"choice_{letter}" for letter in "abcd")
 
 
-def score(doc: Doc, text: str) -> Scores:
+def score_seedbench(doc: Doc, text: str) -> Scores:
     """Whether the first character of the answer is the letter, in any case: "a dog" counts as A."""
     return {"seed_image/accuracy": float(text.strip()[:1].lower() == doc["answer"].strip().lower())}
 
@@ -25,20 +27,22 @@ class SEEDBench(HubBenchmark):
     data_type: str = "image"
 
     task: ClassVar = "seed_image"
-    columns: ClassVar = {"question": a_text, "answer": a_letter, **dict.fromkeys(CHOICES, a_string)}
+    columns: ClassVar = {
+        "question": column.text, "answer": column.letter, **dict.fromkeys(_CHOICES, column.string),
+    }  # fmt: skip
     keys: ClassVar = ("question_id", "data_type")
     slots: ClassVar = ("question", "options")
     scored: ClassVar = ("answer",)
 
-    def require(self, rows, columns) -> None:
+    def require(self, rows: Rows, columns: Sequence[str]) -> None:
         super().require(rows, (*columns, *self.keys))
 
     def entries(self, row: int, keys: Doc) -> Iterator[Entry]:
         if keys["data_type"] == self.data_type:
-            yield f"{row}-{identifier(keys['question_id'])}", None
+            yield f"{row}-{column.identifier(keys['question_id'])}", None
 
     def fill(self, doc: Doc) -> Mapping[str, str]:
-        return {"question": doc["question"], "options": option_lines([doc[choice] for choice in CHOICES])}
+        return {"question": doc["question"], "options": option_lines([doc[choice] for choice in _CHOICES])}
 
     def score_document(self, doc: Doc, text: str) -> Scores:
-        return score(doc, text)
+        return score_seedbench(doc, text)

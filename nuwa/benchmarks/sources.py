@@ -73,25 +73,40 @@ def find_files(path: str, config: str | None, split: str) -> list[Path]:
     folders = [place / config, place / config / "data"] if config else []
     for folder in (*folders, place, place / "data"):
         for suffix in ("parquet", "jsonl", "json"):
-            found = sorted(folder.glob(f"*.{suffix}"))
-            chosen = [file for file in found if file.stem == split or file.name.startswith((f"{split}-", f"{split}."))]
-            chosen = chosen or [file for file in found if len(found) == 1 and not _SHARD.fullmatch(file.stem)]
-            missing = missing_shards([file.stem for file in chosen])
-            if missing:
-                names = _listed([f"{name}.{suffix}" for name in missing])
-                raise BenchmarkError(f"dataset.path={path} lacks shards of {split}: {names}")
-            if len(chosen) > 1 and suffix != "parquet":
-                names = _listed([file.name for file in chosen])
-                raise BenchmarkError(f"dataset.path={path} may be {names}; give the one file that is meant")
-            if chosen:
-                return chosen
+            files = _files_of_split(folder, suffix, split)
+            if files:
+                _refuse_parts(path, files, split)
+                return files
     names = _listed(sorted(str(file.relative_to(place)) for file in place.rglob("*.*"))) or "nothing"
     wanted = f"{config}/{split}" if config else split
     raise BenchmarkError(f"dataset.path={path} lacks {wanted}-*.parquet or {split}.jsonl; it holds {names}")
 
 
+def _files_of_split(folder: Path, suffix: str, split: str) -> list[Path]:
+    """The files of one kind that are named after a split, or else the only one if no other split's shard."""
+    found = sorted(folder.glob(f"*.{suffix}"))
+    named = [file for file in found if file.stem == split or file.name.startswith((f"{split}-", f"{split}."))]
+    return named or [file for file in found if len(found) == 1 and not _SHARD.fullmatch(file.stem)]
+
+
+def _refuse_parts(path: str, files: Sequence[Path], split: str) -> None:
+    """Refuse parquet of which shards are missing, and more than one jsonl or json."""
+    suffix = files[0].suffix
+    missing = missing_shards([file.stem for file in files])
+    if missing:
+        names = _listed([f"{name}{suffix}" for name in missing])
+        raise BenchmarkError(f"dataset.path={path} lacks shards of {split}: {names}")
+    if len(files) > 1 and suffix != ".parquet":
+        names = _listed([file.name for file in files])
+        raise BenchmarkError(f"dataset.path={path} may be {names}; give the one file that is meant")
+
+
 def missing_shards(stems: Sequence[str]) -> list[str]:
-    """The stems that are not there, of every series ``<split>-NNNNN-of-MMMMM`` of which one is."""
+    """The stems that are not there, of every series ``<split>-NNNNN-of-MMMMM`` of which one is.
+
+    >>> missing_shards(["test-00000-of-00003", "test-00002-of-00003"])
+    ['test-00001-of-00003']
+    """
     shards = [found for found in map(_SHARD.fullmatch, stems) if found]
     there = {(found["split"], found["count"], int(found["number"])) for found in shards}
     return [
@@ -130,8 +145,7 @@ def _from_hub(hub: Sequence[str], config: str | None, split: str, revision: str 
     for name in hub:
         try:
             builder = datasets.load_dataset_builder(name, config, revision=revision)
-            _check_revision(builder, revision)
-            return _rows_of(builder, name, split, streaming)
+            return _rows_of(builder, name, split, revision, streaming)
         except (OSError, ValueError, RuntimeError) as error:  # not there, not reachable, no such revision or split
             reasons.append(f"{name}: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
     wanted = f"config {config}, split {split}, revision {revision or 'newest'}"
@@ -141,21 +155,16 @@ def _from_hub(hub: Sequence[str], config: str | None, split: str, revision: str 
     )
 
 
-def _check_revision(builder: DatasetBuilder, revision: str | None) -> None:
-    """Refuse another version than the one that was asked for: without network ``datasets`` takes what its cache has."""
-    if revision is not None and not builder.config.data_files and not builder.hash.startswith(revision):
+def _rows_of(builder: DatasetBuilder, name: str, split: str, revision: str | None, streaming: bool) -> Rows:
+    """The rows of a split; their source names the commit. A ValueError says why there are none."""
+    source, splits = f"{name}@{builder.hash}", builder.config.data_files
+    if not splits and streaming:
+        raise ValueError("the hub cannot be reached, which dataset.streaming=true needs")
+    if not splits and revision is not None and not builder.hash.startswith(revision):  # datasets would take any
         raise ValueError(f"the hub cannot be reached, and the cache holds revision {builder.hash}")
-
-
-def _rows_of(builder: DatasetBuilder, name: str, split: str, streaming: bool) -> Rows:
-    """The rows of a split; their source names the commit."""
-    source = f"{name}@{builder.hash}"
     if not streaming:
         builder.download_and_prepare()
         return ArrowRows(builder.as_dataset(split=split), source)
-    splits = builder.config.data_files
-    if not splits:
-        raise ValueError("the hub cannot be reached, which dataset.streaming=true needs")
     if split not in splits:
         raise ValueError(f"it has the splits {', '.join(splits)}")
     if not all(file.endswith(".parquet") for file in splits[split]):

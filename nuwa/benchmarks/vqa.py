@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+from nuwa.benchmarks import column_checks as column
 from nuwa.benchmarks import evalai
 from nuwa.benchmarks.base import Scores
-from nuwa.benchmarks.cells import Doc, a_string, a_text, identifier, texts
-from nuwa.benchmarks.hub import Entry, HubBenchmark
+from nuwa.benchmarks.column_checks import Doc
+from nuwa.benchmarks.hub import HubBenchmark
 
 
 def score_vqav2(doc: Doc, text: str) -> Scores:
     """``doc["answers"]``: ten texts. They are normalised (but not lowered) only where annotators disagree."""
     answers = [evalai.on_one_line(answer) for answer in doc["answers"]]
-    said = evalai.normalise(text)
+    said = evalai.normalise_vqa(text)
     if len(set(answers)) > 1:
         answers = [evalai.plain_words(evalai.without_punctuation(answer)) for answer in answers]
         said = evalai.plain_words(evalai.without_punctuation(said))
@@ -24,14 +25,14 @@ def score_vqav2(doc: Doc, text: str) -> Scores:
 
 def score_textvqa(doc: Doc, text: str) -> Scores:
     """``doc["answers"]``: ten texts, normalised as the prediction is."""
-    answers = [evalai.normalise(answer) for answer in doc["answers"]]
-    return {"textvqa/exact_match": evalai.soft_accuracy(answers, evalai.normalise(text))}
+    answers = [evalai.normalise_vqa(answer) for answer in doc["answers"]]
+    return {"textvqa/exact_match": evalai.soft_accuracy(answers, evalai.normalise_vqa(text))}
 
 
-def annotations(cell: object) -> list[str]:
+def annotator_answers(value: object) -> list[str]:
     """VQAv2's annotators as their answers: a list of ``{"answer": ...}``, or of texts."""
-    answers = [one.get("answer") if isinstance(one, Mapping) else one for one in cell] if isinstance(cell, list) else []
-    return texts(answers)
+    found = value if isinstance(value, list) else []
+    return column.texts([one.get("answer") if isinstance(one, Mapping) else one for one in found])
 
 
 @dataclass(kw_only=True, eq=False)
@@ -39,26 +40,20 @@ class VQAv2(HubBenchmark):
     """Questions about COCO photographs. lmms-eval v0.3.4 asks the bare question, by a mistake that v0.3.5 mends."""
 
     task: ClassVar = "vqav2"
-    columns: ClassVar = {"question_id": identifier, "question": a_text, "answers": annotations}
+    columns: ClassVar = {"question_id": column.identifier, "question": column.text, "answers": annotator_answers}
     keys: ClassVar = ("question_id",)
     subject: ClassVar = "image_id"
     scored: ClassVar = ("answers",)
-
-    def entries(self, row: int, keys: Doc) -> Iterator[Entry]:
-        yield identifier(keys["question_id"]), None
-
-    def fill(self, doc: Doc) -> Mapping[str, str]:
-        return {"question": doc["question"]}
 
     def score_document(self, doc: Doc, text: str) -> Scores:
         return score_vqav2(doc, text)
 
 
-def words_read(cell: object) -> list[str]:
-    """OCR tokens; a picture may have none."""
-    if not isinstance(cell, list):
+def ocr_words(value: object) -> list[str]:
+    """Words that an OCR system read; a picture may have none."""
+    if not isinstance(value, list):
         raise TypeError("must be a list of texts")
-    return [a_string(one) for one in cell]
+    return [column.string(one) for one in value]
 
 
 @dataclass(kw_only=True, eq=False)
@@ -66,14 +61,13 @@ class TextVQA(HubBenchmark):
     """Questions about text in pictures. ``{ocr}`` in the prompt is the line of words that an OCR system read."""
 
     task: ClassVar = "textvqa"
-    columns: ClassVar = {"question_id": identifier, "question": a_text, "answers": texts, "ocr_tokens": words_read}
+    columns: ClassVar = {
+        "question_id": column.identifier, "question": column.text, "answers": column.texts, "ocr_tokens": ocr_words,
+    }  # fmt: skip
     keys: ClassVar = ("question_id",)
     subject: ClassVar = "image_id"
     slots: ClassVar = ("question", "ocr")
     scored: ClassVar = ("answers",)
-
-    def entries(self, row: int, keys: Doc) -> Iterator[Entry]:
-        yield identifier(keys["question_id"]), None
 
     def fill(self, doc: Doc) -> Mapping[str, str]:
         """``capitalize`` also lowers the rest of the question, as in the reference."""

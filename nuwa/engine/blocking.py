@@ -1,4 +1,4 @@
-"""Attention blocking (paper B.5, Table 15): some tokens lose sight of the image in a range of layers.
+"""Attention blocking (paper B.5, Table 15): some tokens cannot attend to the image in a range of layers.
 
 Only masks change, and only in those layers. A token always sees itself, so that no row is left empty.
 
@@ -25,12 +25,15 @@ from nuwa.models.base import remove_hooks
 from nuwa.pruning.masks import format_mask
 
 SOURCES = GROUPS[VISION:]
-"""Who can be blocked; what stands before an image never sees it."""
+"""The groups that can be blocked; what stands before an image never sees it."""
 _RANGE, _PART = re.compile(r"(\d+)-(\d+)"), re.compile(r"(\d+)/(\d+)")
 
 
 def layer_range(text: str, depth: int) -> range:
     """Layers as a person writes them: ``8-15``, both included, or ``2/4``, the second of four equal parts.
+
+    >>> layer_range("8-15", 32), layer_range("2/4", 32)
+    (range(8, 16), range(8, 16))
 
     Raises:
         ValueError: not written so, out of order, or layers that a model of ``depth`` layers does not have.

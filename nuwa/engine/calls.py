@@ -20,7 +20,7 @@ from nuwa.engine.groups import token_groups
 from nuwa.engine.guards import SessionError
 from nuwa.engine.session import PruningSession
 from nuwa.engine.state import state_of
-from nuwa.models.base import Adapter, remove_hooks
+from nuwa.models.base import Family, remove_hooks
 from nuwa.pruning.scores import CHUNK, llm_attention_rows
 from nuwa.pruning.segments import Prompt, Segment
 
@@ -34,6 +34,7 @@ class LayerCall:
     layer's own arguments.
     """
 
+    family: Family
     index: int
     layer: nn.Module
     hidden: Tensor
@@ -49,8 +50,9 @@ class LayerCall:
 
     def rows(self, query: Tensor) -> Tensor:
         """Attention rows (B, H, Q, L) float32 of the positions ``query`` (Q,), zeros where padding asks."""
-        rows = llm_attention_rows(self.layer, self.hidden, self.rotary, self.segment.valid, query)
-        return rows.masked_fill_(~self.segment.valid[:, None, query, None], 0)
+        valid = self.segment.valid
+        rows = llm_attention_rows(self.family.queries_keys, self.layer, self.hidden, self.rotary, valid, query)
+        return rows.masked_fill_(~valid[:, None, query, None], 0)
 
     def attention_chunks(self, chunk: int = CHUNK) -> Iterator[tuple[Tensor, Tensor]]:
         """All positions, ``chunk`` at a time: (Q,) and their attention rows, head mean, (B, Q, L)."""
@@ -78,7 +80,7 @@ def check_unshared(session: PruningSession) -> None:
         raise SessionError("rows that share their beginnings cannot be looked into: open the session with share=False")
 
 
-def choose_layers(adapter: Adapter, layers: range | list[int] | None) -> list[int]:
+def choose_layers(adapter: Family, layers: range | list[int] | None) -> list[int]:
     """The asked layers, all by default.
 
     Raises:
@@ -107,7 +109,7 @@ def watch_layers(
         state = state_of(cache)
         if cache is not None and state is not None and cache.get_seq_length(index) == hidden.shape[1]:
             rotary, segment = kwargs["position_embeddings"], state.at(index)
-            watch(LayerCall(index, module, hidden, output, rotary, segment, state.prompt, kwargs))
+            watch(LayerCall(session.adapter, index, module, hidden, output, rotary, segment, state.prompt, kwargs))
 
     handles = []
     for index in choose_layers(session.adapter, layers):

@@ -1,4 +1,4 @@
-"""Uses of a model that pruning does not support, refused with what to do instead."""
+"""Refuses uses of a model that pruning does not support, and says what to do instead."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The LLM stage: shows a pruner what enters a decoder layer, and takes out the tokens that it drops there.
+"""The LLM stage: shows a pruner what enters a decoder layer and removes the tokens that it drops.
 
-Where a model is spread over several GPUs, everything here happens on the one that holds the embeddings; layers and
-`nuwa.pruning.scores` see to it that weights meet states.
+If a model is spread over several GPUs, everything here happens on the one that holds the embeddings. Layers and
+`nuwa.pruning.scores` move states to their weights.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import functools
 
 from torch import Tensor
 
-from nuwa.engine.decisions import check_counts, with_text
+from nuwa.engine.decisions import row_lengths, with_text
 from nuwa.engine.newlines import close_rows
 from nuwa.engine.state import Step, rotary_embeddings
-from nuwa.models.base import Adapter
+from nuwa.models.base import Family
 from nuwa.pruners.base import LLMContext, Pruner
 from nuwa.pruning.masks import gather_tokens
 from nuwa.pruning.scores import llm_attention_rows, llm_keys, rotary_kernel
@@ -21,7 +21,7 @@ from nuwa.pruning.segments import Segment
 
 
 def context_at(
-    adapter: Adapter, step: Step, layer: int, hidden: Tensor, segment: Segment, rotary: tuple[Tensor, Tensor]
+    adapter: Family, step: Step, layer: int, hidden: Tensor, segment: Segment, rotary: tuple[Tensor, Tensor]
 ) -> LLMContext:
     """What a method may see of the input ``hidden`` (B, L, D) of a layer and its ``rotary`` embeddings.
 
@@ -40,8 +40,8 @@ def context_at(
         token=segment.token,
         valid=segment.valid,
         ids=[[plan.id for plan in row] for row in prompt.rows],
-        attention=functools.partial(llm_attention_rows, module, hidden, rotary, segment.valid),
-        keys=functools.partial(llm_keys, module, hidden, rotary),
+        attention=functools.partial(llm_attention_rows, adapter.queries_keys, module, hidden, rotary, segment.valid),
+        keys=functools.partial(llm_keys, adapter.queries_keys, module, hidden, rotary),
         rotary_kernel=functools.partial(rotary_kernel, rotary),
         final_norm=adapter.final_norm,
         layouts=[[plan.layout for plan in row] for row in prompt.rows],
@@ -56,14 +56,13 @@ def prune_at(
     """The tokens that go on from a layer, and their states (B, P, D)."""
     layer, prompt, images, input_ids = context.layer, step.state.prompt, step.images, step.input_ids
     assert images is not None and input_ids is not None  # a prefill has both
+    planned = step.stages[layer]
     decision = images.recall(context, input_ids, segment)
     if decision is None:
-        planned = step.stages[layer]
         decision = with_text(pruner, context, pruner.prune_llm(context, planned.to(segment.image.device)))
-        check_counts(pruner, context, decision.keep, planned)
         decision = close_rows(prompt, segment, decision)
         images.remember(layer, input_ids, segment, decision)
-    lengths = decision.keep.sum(1).tolist()
+    lengths = row_lengths(pruner, context, decision.keep, planned)
     narrower, places = prompt.narrow(segment, decision.keep, lengths, layer, strategy, decision.order)
     step.state.segments.append(narrower)
     return narrower, gather_tokens(context.hidden if decision.hidden is None else decision.hidden, places)

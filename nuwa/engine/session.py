@@ -1,4 +1,4 @@
-"""Attaches a pruner to a model and keeps masks, cache and positions in step. The only place that knows hooks.
+"""Attaches a pruner to a model and keeps masks, cache and positions in step. The only place that sets hooks.
 
 The vision stage keeps the shape of the image features, so the processor, the placeholder checks and ``generate`` work
 on the original prompt. Tokens really leave in a pre-hook of the language model, before layer 0, and in pre-hooks of
@@ -68,7 +68,7 @@ class PruningSession:
         self.share, self.cache = share, cache
         self.adapter = adapter_for(model)
         self.pruner = pruner
-        self.strategy = pruner.native_on(self.adapter.axes) if position == "native" else position
+        self.strategy = pruner.position_on(self.adapter.axes, position)
         if self.strategy not in STRATEGIES:
             raise ValueError(f"position={position!r} is unknown; choose native, {', '.join(STRATEGIES)}")
         pruner.check_tower(self.adapter.tower)

@@ -1,4 +1,4 @@
-"""What later steps of a generation need to know of a pruned prompt."""
+"""What later steps of a generation need to know about a pruned prompt."""
 
 from __future__ import annotations
 
@@ -117,24 +117,17 @@ class Step:
         """(B, K) bool over the keys a layer of this segment sees."""
         return torch.cat([segment.valid, self.new], 1)
 
-    def padded(self, segment: Segment) -> bool:
-        """Whether a layer of this segment sees any padding."""
-        return segment.padded or not bool(self.new.all())
-
     def override(self, segment: Segment, language_model: Any, hidden: Tensor) -> dict[str, Any]:
         """Mask and rotary embeddings for the layers of a segment that the model was not called with."""
         if segment.start not in self.overrides:
             implementation = language_model.config._attn_implementation
-            valid, padded = self.valid(segment), self.padded(segment)
+            valid, queries = self.valid(segment), segment.length if self.prefill else self.queries
+            padded = segment.padded or not bool(self.new.all())
             self.overrides[segment.start] = {
-                "attention_mask": format_mask(implementation, valid, self.queries_in(segment), padded, hidden.dtype),
+                "attention_mask": format_mask(implementation, valid, queries, padded, hidden.dtype),
                 "position_embeddings": rotary_embeddings(language_model, hidden, self.position_ids(segment)),
             }
         return self.overrides[segment.start]
-
-    def queries_in(self, segment: Segment) -> int:
-        """Tokens of this step that a layer of the segment computes."""
-        return segment.length if self.prefill else self.queries
 
 
 def rotary_embeddings(language_model: Any, hidden: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:

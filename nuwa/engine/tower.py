@@ -12,7 +12,8 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from nuwa.engine.feature_cache import FeatureCache
-from nuwa.models.base import Adapter, Recording
+from nuwa.models.base import Family
+from nuwa.models.towers import Recording
 from nuwa.pruners.base import Tap
 from nuwa.pruning.layout import Grid
 
@@ -40,7 +41,7 @@ def pixel_digest(pixels: Tensor, size: Sequence[int]) -> str:
 
 
 def run_tower(
-    adapter: Adapter,
+    adapter: Family,
     encode: Callable[..., Any],
     arguments: Mapping[str, Any],
     taps: Sequence[Tap],
@@ -62,27 +63,27 @@ def run_tower(
             distinct = list(dict.fromkeys(digests))
             owners = [distinct.index(digest) for digest in digests]
             if len(distinct) < count:
-                arguments = adapter.choose(arguments, [digests.index(digest) for digest in distinct])
+                arguments = adapter.select_images(arguments, [digests.index(digest) for digest in distinct])
                 digests = distinct
         key = "\n".join([*digests, *sorted(map(str, taps)), str(smaller), _asked(arguments)])
     tensors = None if cache is None else cache.load(key, next(adapter.model.parameters()).device)
     if tensors is None:
         encoded = _run(adapter, encode, arguments, taps, smaller)
         if cache is not None:
-            cache.store(key, encoded.recording.frozen(taps) | _named(encoded.output.pooler_output))
+            cache.store(key, encoded.recording.state_dict(taps) | _named(encoded.output.pooler_output))
     else:
         recording = adapter.new_recording(arguments)
-        recording.thaw(tensors, taps)
+        recording.load_state_dict(tensors, taps)
         names = _named(range(len(set(owners))))
         pooled: Any = tensors[_STACKED] if _STACKED in tensors else [tensors[name] for name in names]
         encoded = Encoded(BaseModelOutputWithPooling(pooler_output=pooled), list(pooled), recording)
-    encoded.recording.repeat(owners)
+    encoded.recording.expand_to(owners)
     encoded.images = [encoded.images[owner] for owner in owners]
     return encoded
 
 
 def _run(
-    adapter: Adapter, encode: Callable[..., Any], arguments: Mapping[str, Any], taps: Sequence[Tap], grid: Grid | None
+    adapter: Family, encode: Callable[..., Any], arguments: Mapping[str, Any], taps: Sequence[Tap], grid: Grid | None
 ) -> Encoded:
     with adapter.record(taps, arguments) as recording:
         if grid is None:

@@ -1,4 +1,4 @@
-"""The vision stage: asks a pruner which tokens of each image stay, before the LLM sees any."""
+"""The vision stage: a pruner decides which tokens of each image enter the LLM."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ import torch
 from torch import Tensor
 
 from nuwa.engine.decisions import kept_cells
-from nuwa.models.base import Adapter, Recording
+from nuwa.models.base import Family
+from nuwa.models.towers import Recording
 from nuwa.pruners.base import Pruner, Tap, VisionContext
 from nuwa.pruning.budget import BudgetError, ModelShape, Schedule
 from nuwa.pruning.layout import Grid, ImageLayout, VisionView
 from nuwa.pruning.segments import ImagePlan
 
 FEW = 64
-"""Tokens of an image that may stay whole where its method cannot reach a share of it: 8 x 8, 224 pixels of Qwen's."""
+"""Images of this size may stay whole where a method cannot reach its share: 8 x 8 tokens, 224 pixels of Qwen's."""
 
 
 @dataclass
@@ -68,7 +69,7 @@ def schedule_for(pruner: Pruner, n_tokens: int, shape: ModelShape) -> tuple[Sche
 
 def plan_images(
     pruner: Pruner,
-    adapter: Adapter,
+    adapter: Family,
     images: list[Tensor],
     layouts: Sequence[ImageLayout],
     ids: Sequence[str],
@@ -157,7 +158,7 @@ def _groups(pieces: Sequence[VisionPiece]) -> list[list[VisionPiece]]:
 
 def _context(
     pruner: Pruner,
-    adapter: Adapter,
+    adapter: Family,
     plans: Sequence[ImagePlan],
     group: Sequence[VisionPiece],
     questions: Sequence[str] | None,

@@ -1,59 +1,63 @@
-"""What is shown while a run computes: a progress bar, and pictures of the kept tokens of its first samples."""
+"""What is shown while a run computes: a progress bar and pictures of the tokens kept of its first samples."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-import lightning
+from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from nuwa.evaluation.journal import Journal
 from nuwa.evaluation.module import Evaluation
 from nuwa.pictures.drawing import PICTURE_FOLDER, boxes_of, draw_trace, file_name, title_of
 from nuwa.pictures.traces import trace_decisions
 
 
 class KeptTokenPictures(Callback):
-    """Draws the first ``count`` images that a run sees; their prompts are read once more for it."""
+    """Draws the first ``count`` images of a run; their prompts are read once more for it."""
 
     def __init__(self, folder: Path, count: int):
         self.folder, self.left = Path(folder) / PICTURE_FOLDER, count
 
-    def on_test_batch_end(self, trainer: lightning.Trainer, module: Evaluation, *args: Any) -> None:
-        """Draw what this batch decided, if pictures are still wanted."""
-        for sample, images, row in module.reports:
+    def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
+        """Draw what was decided for this batch while pictures are still wanted."""
+        assert isinstance(pl_module, Evaluation)
+        for sample, images, row in pl_module.reports:
             if self.left <= 0 or not images:
                 continue
-            title = title_of(module.session.pruner.name, module.session.strategy, sample, row)
-            boxes = boxes_of(module.benchmark, sample, row)
-            for number, trace in enumerate(trace_decisions(module.session, module.loaded, sample)[: self.left]):
+            session = pl_module.session
+            title = title_of(session.pruner.name, session.strategy, sample, row)
+            boxes = boxes_of(pl_module.benchmark, sample, row)
+            for number, trace in enumerate(trace_decisions(session, pl_module.loaded, sample)[: self.left]):
                 self.left -= 1
                 self.folder.mkdir(exist_ok=True)
                 draw_trace(trace, boxes, title).save(self.folder / f"{file_name(sample.id)}-{number}.png")
 
 
 class SampleProgress(Callback):
-    """A bar that counts samples, those of an earlier, interrupted process included."""
+    """A bar that counts the rows of a journal, those of an earlier, interrupted process included."""
 
-    def __init__(self, label: str, total: int):
+    def __init__(self, label: str, journal: Journal, total: int):
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         self.progress = Progress(*columns, TextColumn("left"), TimeRemainingColumn())
         self.task = self.progress.add_task(label, total=total)
+        self.journal = journal
 
-    def on_test_start(self, trainer: lightning.Trainer, module: Evaluation) -> None:
+    def on_test_start(self, *args: Any, **kwargs: Any) -> None:
         """Show the bar."""
-        self.progress.update(self.task, completed=len(module.journal))
+        self.progress.update(self.task, completed=len(self.journal))
         self.progress.start()
 
-    def on_test_batch_end(self, trainer: lightning.Trainer, module: Evaluation, *args: Any) -> None:
-        """Count what is on disk."""
-        self.progress.update(self.task, completed=len(module.journal))
+    def on_test_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        """Count the rows on disk."""
+        self.progress.update(self.task, completed=len(self.journal))
 
-    def on_test_end(self, trainer: lightning.Trainer, module: Evaluation) -> None:
+    def on_test_end(self, *args: Any, **kwargs: Any) -> None:
         """Leave the finished bar on the screen."""
         self.progress.stop()
 
-    def on_exception(self, trainer: lightning.Trainer, module: Evaluation, exception: BaseException) -> None:
+    def on_exception(self, *args: Any, **kwargs: Any) -> None:
         """Give the terminal back."""
         self.progress.stop()

@@ -100,7 +100,7 @@ def _answering(model: Mapping[str, Any]) -> dict[str, Any]:
 def _native(method: str, position: str, family: str | None) -> str:
     """``native`` also where a run names the strategy that its method's authors use."""
     known = known_method(method)
-    return "native" if known is not None and position == known[0].native_on(axes_of(family)) else position
+    return "native" if known is not None and position == known[0].position_on(axes_of(family)) else position
 
 
 def _whole(value: Any) -> Any:

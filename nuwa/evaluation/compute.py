@@ -14,8 +14,7 @@ from typing import Any
 import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.plugins.environments import TorchElasticEnvironment
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig
 
@@ -38,11 +37,11 @@ from nuwa.evaluation.journal import (
     read_answers,
 )
 from nuwa.evaluation.loggers import log_result, run_logger
+from nuwa.evaluation.model_cache import load_once
 from nuwa.evaluation.module import TIMINGS, Evaluation, read_timings
-from nuwa.evaluation.one_model import load
 from nuwa.evaluation.processes import Processes
 from nuwa.evaluation.result import environment
-from nuwa.evaluation.speed import SpeedOptions, probe_speed
+from nuwa.evaluation.speed import probe_speed
 from nuwa.evaluation.summary import costs, summarise
 from nuwa.models import adapter_for
 from nuwa.models.loading import LoadedModel
@@ -54,9 +53,9 @@ log = logging.getLogger(__name__)
 
 
 def compute(cfg: DictConfig, folder: Path, parts: Parts, baseline: Path | None, processes: Processes) -> dict[str, Any]:
-    """Everything of result.json for a run that works; ``baseline`` is the folder of the unpruned run, if there is one.
+    """Everything that result.json holds of a run that works; ``baseline`` is the folder of the unpruned run, if any.
 
-    Only the first of several processes sums up; the others return when all samples are answered.
+    Of several processes only the first sums up; the others return when all samples are answered.
 
     Raises:
         Exception: whatever goes wrong; the journal keeps what was computed before.
@@ -69,10 +68,10 @@ def compute(cfg: DictConfig, folder: Path, parts: Parts, baseline: Path | None, 
     with ExitStack() as stack:
         with processes.together():
             loading = time.perf_counter()
-            loaded = load(parts.model)
+            loaded = load_once(parts.model)
             load_seconds = time.perf_counter() - loading
             logger = stack.enter_context(run_logger(cfg, folder, folder.name)) if processes.lead else None
-            if processes.size > 1:
+            if journal is None or processes.size > 1:
                 journal = Journal(part_path(folder, processes.rank), folder.name)
             _answer(cfg, folder, parts, loaded, journal, done, count, processes)
         if not processes.lead:
@@ -99,7 +98,7 @@ def compute(cfg: DictConfig, folder: Path, parts: Parts, baseline: Path | None, 
 
 
 def _opened(cfg: DictConfig, folder: Path) -> Journal:
-    """What earlier processes have left, or nothing if it is not wanted."""
+    """The journal of earlier calls; an empty one without ``resume``."""
     for pattern in () if cfg.resume else (JOURNAL, PARTS, TIMINGS):
         for path in folder.glob(pattern):
             path.unlink()
@@ -107,7 +106,7 @@ def _opened(cfg: DictConfig, folder: Path) -> Journal:
 
 
 def _places(rows: list[Row]) -> dict[str, Row]:
-    """What cutting batches needs to know of the rows that are there, by id."""
+    """Task and status of the finished rows by id, as cutting batches needs them."""
     return {row["id"]: {key: row[key] for key in ("task", "status")} for row in rows}
 
 
@@ -133,11 +132,13 @@ def _answer(
     generation = {
         key: value for key, value in cfg.generation.items() if cfg.generation.do_sample or key not in SAMPLING
     }
+    on_gpu = loaded.device.type == "cuda"
     trainer = Trainer(
-        accelerator=cfg.trainer.accelerator.name,
-        **_shared(processes),
+        accelerator="gpu" if on_gpu else "cpu",
+        devices=[loaded.device.index or 0] if on_gpu else 1,
+        plugins=[LightningEnvironment()],  # each of several processes has a trainer of its own
         logger=False,  # the result is logged when it is there: a logger that fails must not stop the trainer
-        callbacks=_callbacks(cfg, folder, parts, count - len(done) + len(journal), processes),
+        callbacks=_callbacks(cfg, folder, parts, journal, count - len(done) + len(journal), processes),
         enable_progress_bar=False,
         enable_checkpointing=False,
         enable_model_summary=False,
@@ -156,27 +157,16 @@ def _answer(
             raise SystemExit(128 + signal.SIGTERM) from stopped
 
 
-def _shared(processes: Processes) -> dict[str, Any]:
-    """What the trainer is told about the processes; batches are shared out by the data module, not by a sampler."""
-    if processes.size == 1:
-        return {"devices": 1}
-    return {
-        "devices": processes.local_size,
-        "num_nodes": processes.nodes,
-        "strategy": DDPStrategy(process_group_backend="gloo"),
-        "plugins": [TorchElasticEnvironment()],
-        "use_distributed_sampler": False,
-    }
-
-
-def _callbacks(cfg: DictConfig, folder: Path, parts: Parts, total: int, processes: Processes) -> list[Callback]:
-    """Pictures and a bar, of the first process alone: its bar counts its share of the ``total``."""
+def _callbacks(
+    cfg: DictConfig, folder: Path, parts: Parts, journal: Journal, total: int, processes: Processes
+) -> list[Callback]:
+    """Pictures and a bar, in the first process alone: its bar counts its share of the ``total``."""
     if not processes.lead:
         return []
     callbacks: list[Callback] = [KeptTokenPictures(folder, cfg.callbacks.pictures)]
     if cfg.callbacks.progress:
         label = f"{parts.pruner.name} {folder.name}" + (f" 1/{processes.size}" if processes.size > 1 else "")
-        callbacks.append(SampleProgress(label, math.ceil(total / processes.size)))
+        callbacks.append(SampleProgress(label, journal, math.ceil(total / processes.size)))
     return callbacks
 
 
@@ -187,14 +177,14 @@ def _summarise(
     ours = answered(rows)
     if not ours:
         raise JournalError(f"none of the {len(rows)} samples could be used; the first: {rows[0]['reason']}")
-    adapter, asked = adapter_for(loaded.model), cfg.position.strategy
+    adapter = adapter_for(loaded.model)
     outcome: dict[str, Any] = {
         "status": "done",
         "method": parts.pruner.name,
         "model": loaded.name,
         "dataset": parts.benchmark.name,
         "data": parts.benchmark.source,
-        "position": parts.pruner.native_on(adapter.axes) if asked == "native" else asked,
+        "position": parts.pruner.position_on(adapter.axes, cfg.position.strategy),
         "seed": cfg.seed,
         "protocol": PROTOCOL,
         "n": len(ours),
@@ -210,15 +200,13 @@ def _summarise(
 
 
 def _speed(cfg: DictConfig, parts: Parts, loaded: LoadedModel) -> dict[str, Any]:
-    """The speed probe, on the first samples; an unpruned job measures the unpruned model alone.
+    """The speed probe on the first samples; an unpruned job measures the unpruned model alone.
 
-    What goes wrong in it is recorded, and costs the times only.
+    An error in it is recorded and costs the times only.
     """
     pruner = None if is_baseline(cfg) else parts.pruner
-    probe = cfg.probe
-    options = SpeedOptions(list(probe.batch_sizes), probe.new_tokens, probe.warmup, probe.repeats)
     try:
-        return {"speed": probe_speed(loaded, parts.benchmark, pruner, cfg.position.strategy, options)}
+        return {"speed": probe_speed(loaded, parts.benchmark, pruner, cfg.position.strategy, cfg.probe)}
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         log.error("probe.speed: nothing was measured (%s); the answers stand", reason)

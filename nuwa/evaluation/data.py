@@ -1,9 +1,10 @@
-"""Samples in the order and portions in which they are computed, without those that the journal already has."""
+"""The samples that the journal lacks, in the order and batches in which they are computed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -28,9 +29,9 @@ class Failure:
 
 @dataclass(frozen=True)
 class Done:
-    """A sample that the journal already has; keeps its place, so that batches are cut where they were cut before.
+    """A sample that the journal already has. It keeps its place, so that batches are cut as before.
 
-    ``alone``: it could not be read, and had a batch of its own.
+    ``alone``: it could not be read and had a batch of its own.
     """
 
     id: str
@@ -39,13 +40,15 @@ class Done:
 
 
 Item = Sample | Failure | Done
+Encode = Callable[[Sequence[Sample]], dict[str, torch.Tensor]]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples that are answered together; ``number`` counts all batches of a run, whoever computes them, and when.
+    """Samples that are answered together.
 
-    ``inputs``: the tensors of its samples, if they were made ahead of time.
+    ``number`` counts the batches of a whole run, over all its processes and restarts. ``inputs`` are the tensors of the
+    samples, if they were made ahead of time.
     """
 
     number: int
@@ -54,7 +57,7 @@ class Batch:
 
     @property
     def samples(self) -> list[Sample]:
-        """Those that could be read."""
+        """The items that could be read."""
         return [item for item in self.items if isinstance(item, Sample)]
 
     def __iter__(self) -> Iterator[Sample | Failure]:
@@ -62,7 +65,7 @@ class Batch:
 
 
 def computing_order(benchmark: Benchmark, count: int) -> list[int]:
-    """The first ``count`` samples, those about the same pictures together, and such of like length: a permutation."""
+    """Indices of the first ``count`` samples: samples on the same pictures together, then by length of the question."""
     known = [benchmark.neighbourhood(index) for index in range(count)]
     first: dict[str, int] = {}
     for index, (pictures, _) in enumerate(known):
@@ -94,11 +97,11 @@ class Samples(Dataset):
 
 
 class TaskBatches:
-    """Batches of one task each, so that all rows of a batch share the length of their answers.
+    """Batches of one task each, so that all rows of a batch have the same limit on new tokens.
 
-    A sample joins the open batch of its task; a full batch is handed out, the open ones at the end. A sample that
-    failed is handed out at once, alone; without ``record`` it ends the run. Of the batches that hold something to do,
-    process ``rank`` of ``size`` gets every ``size``-th: together they get each batch once, cut as for one process.
+    A sample joins the open batch of its task. A full batch is handed out; the open ones follow at the end. A sample
+    that cannot be read is a batch of its own; without ``record`` it ends the run. Process ``rank`` of ``size`` gets
+    every ``size``-th of the batches that are left to do, so that each batch is computed once, cut as for one process.
     """
 
     def __init__(self, loader: DataLoader, batch_size: int, record: bool, rank: int = 0, size: int = 1):
@@ -125,9 +128,9 @@ class TaskBatches:
 
 
 class EvaluationData(lightning.LightningDataModule):
-    """What is left of a benchmark to compute, for process ``rank`` of ``size``.
+    """The rest of a benchmark to compute, for process ``rank`` of ``size``.
 
-    ``encode`` makes tensors of the samples of ``ahead`` batches while the model is busy with an earlier one.
+    ``encode`` makes the tensors of up to ``ahead`` batches while the model is busy with an earlier one.
     """
 
     def __init__(
@@ -140,7 +143,7 @@ class EvaluationData(lightning.LightningDataModule):
         record: bool,
         rank: int = 0,
         size: int = 1,
-        encode: Callable[[Sequence[Sample]], dict[str, torch.Tensor]] | None = None,
+        encode: Encode | None = None,
         ahead: int = 0,
     ):
         super().__init__()
@@ -152,19 +155,20 @@ class EvaluationData(lightning.LightningDataModule):
         """Batches of samples; pictures are read ahead by ``workers`` processes."""
         loader = DataLoader(self.samples, batch_size=None, num_workers=self.workers, collate_fn=_as_is)
         batches = TaskBatches(loader, self.batch_size, self.record, self.rank, self.size)
-        return batches if self.encode is None else Prefetched(batches, self._encoded, self.ahead)
-
-    def _encoded(self, batch: Batch) -> Batch:
-        """With the tensors of its samples; without, if one of them cannot be put, which answering will find again."""
-        try:
-            return replace(batch, inputs=self.encode(batch.samples) if batch.samples else None)
-        except (PromptError, SampleError):
-            return batch
+        return batches if self.encode is None else Prefetched(batches, partial(_encoded, self.encode), self.ahead)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Samples are pictures and text; `LoadedModel.encode` moves their tensors."""
         return batch
 
 
-def _as_is(item: Item) -> Item:
+def _encoded(encode: Encode, batch: Batch) -> Batch:
+    """The batch with its tensors; without them if a sample cannot be used, which answering will find out again."""
+    try:
+        return replace(batch, inputs=encode(batch.samples) if batch.samples else None)
+    except (PromptError, SampleError):
+        return batch
+
+
+def _as_is(item: Any) -> Any:
     return item

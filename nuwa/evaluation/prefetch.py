@@ -5,40 +5,43 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
-_END = object()
 
 
 class Prefetched(Generic[T]):
-    """The items of ``source`` after ``prepare``, up to ``ahead`` of them made in advance by one thread, in order.
+    """The items of ``source`` after ``prepare``, in order; one thread makes up to ``ahead`` of them in advance.
 
-    What reading or preparing raises is raised where the item would have come. ``ahead=0`` prepares each when it is due.
-    The first item, for which nothing else can be done meanwhile, is made by the caller: processes that ``source``
-    starts are then not forked from the thread, in which case they end with an error.
+    An error in reading or preparing is raised where the item would have come. ``ahead=0`` prepares each item when it is
+    due. The caller makes the first item itself, because processes that ``source`` starts must not be forked from the
+    thread.
+
+    >>> list(Prefetched([1, 2, 3], lambda number: 10 * number, ahead=2))
+    [10, 20, 30]
     """
 
     def __init__(self, source: Iterable[T], prepare: Callable[[T], T], ahead: int) -> None:
         self.source, self.prepare, self.ahead = source, prepare, ahead
 
     def __iter__(self) -> Iterator[T]:
+        prepared = map(self.prepare, self.source)
         if not self.ahead:
-            yield from map(self.prepare, self.source)
+            yield from prepared
             return
-        iterator = iter(self.source)
 
-        def make() -> object:
-            item = next(iterator, _END)
-            return item if item is _END else self.prepare(item)
+        def make() -> list[T]:
+            """The next item; empty at the end."""
+            return list(islice(prepared, 1))
 
-        item = make()
+        made = make()
         with ThreadPoolExecutor(1, thread_name_prefix="prefetch") as thread:
-            waiting: deque[Future] = deque(thread.submit(make) for _ in range(self.ahead))
+            waiting: deque[Future[list[T]]] = deque(thread.submit(make) for _ in range(self.ahead))
             try:
-                while item is not _END:
-                    yield item
-                    item = waiting.popleft().result()
+                while made:
+                    yield made[0]
+                    made = waiting.popleft().result()
                     waiting.append(thread.submit(make))
             finally:
                 for future in waiting:

@@ -13,7 +13,7 @@ from filelock import FileLock
 from omegaconf import DictConfig, OmegaConf
 
 from nuwa.command import BAD_INPUT
-from nuwa.config import baseline_of, is_baseline, run_key
+from nuwa.config import PROTOCOL, baseline_of, is_baseline, plain, run_key
 from nuwa.evaluation.check import check, check_outputs, normalised
 from nuwa.evaluation.journal import JournalError
 from nuwa.evaluation.processes import ProcessError, Processes, check_processes, meet
@@ -21,7 +21,7 @@ from nuwa.evaluation.result import RESULT, write_result
 from nuwa.evaluation.runs import Run
 from nuwa.pruners.base import MisfitError
 from nuwa.pruning.budget import BudgetError
-from nuwa.schema import Baseline
+from nuwa.schema import Baseline, Config
 
 log = logging.getLogger(__name__)
 LOCK = ".lock"
@@ -42,6 +42,8 @@ def run_job(cfg: DictConfig) -> Path:
         if processes.share(cfg.resume and _is_finished(cfg, folder)):
             log.info("%s: finished before, skipped", folder)
             return folder
+        if processes.lead:
+            _name_outdated(folder)
         outcome = _outcome(cfg, folder, processes)
         if processes.lead:
             _record(folder, outcome)
@@ -50,19 +52,27 @@ def run_job(cfg: DictConfig) -> Path:
 
 
 def _is_finished(cfg: DictConfig, folder: Path) -> bool:
-    """Whether a run has all that is asked for: its answers, the comparison with the unpruned run, the probe's times."""
+    """Whether a run has all that was asked for: answers, comparison with the unpruned run, times of the probe."""
     found = Run.read(folder)
     if not found.done or (cfg.baseline == Baseline.auto and found.baseline is None):
         return False
-    probe = OmegaConf.to_container(cfg.probe, resolve=True)
-    return not cfg.probe.speed or (found.speed is not None and found.config["probe"] == probe)
+    return not cfg.probe.speed or (found.speed is not None and found.config["probe"] == plain(cfg.probe))
+
+
+def _name_outdated(folder: Path) -> None:
+    """Log which run made the same choices under an earlier protocol and is computed again here."""
+    usual = plain(OmegaConf.structured(Config))
+    for file in folder.parent.glob(f"*/{RESULT}"):
+        found = Run.read(file.parent)
+        if found.protocol != PROTOCOL and run_key(OmegaConf.create(usual | found.config)) == folder.name:
+            log.info("%s: computed again, because %s is of protocol %s", folder, file.parent, found.protocol)
 
 
 def _outcome(cfg: DictConfig, folder: Path, processes: Processes) -> dict[str, Any]:
-    """What result.json will hold: what was computed, or the reason why there is nothing."""
+    """The contents of result.json: what was computed, or why nothing was."""
     before = Run.read(folder)
     (folder / RESULT).unlink(missing_ok=True)
-    outcome: dict[str, Any] = {"run_key": folder.name, "config": _resolved(cfg)}
+    outcome: dict[str, Any] = {"run_key": folder.name, "config": plain(cfg)}
     if cfg.resume and before.judge:  # whose marks are in the journal
         outcome["judge"] = before.judge
     try:
@@ -104,7 +114,3 @@ def _baseline(cfg: DictConfig, processes: Processes) -> Path | None:
         log.info("unpruned run first: %s", folder)
         run_job(unpruned)
     return folder if Run.read(folder).done else None
-
-
-def _resolved(cfg: DictConfig) -> dict[str, Any]:
-    return OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)

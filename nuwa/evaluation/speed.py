@@ -22,25 +22,16 @@ from torch import Tensor, nn
 from nuwa.benchmarks.base import Benchmark
 from nuwa.engine.session import PruningSession
 from nuwa.models import adapter_for
-from nuwa.models.base import Adapter, remove_hooks
+from nuwa.models.base import Family, remove_hooks
 from nuwa.models.loaded import LoadedModel
 from nuwa.pruners.base import Pruner
 from nuwa.pruning.budget import llm_flops
 from nuwa.samples import Sample, SampleError
+from nuwa.schema import ProbeConfig
 
 VANILLA, PRUNED = "vanilla", "pruned"
 RATIOS = ("encode_ms", "prefill_ms", "ttft_ms", "decode_ms_per_token")
 MEGABYTE = 2**20
-
-
-@dataclass(frozen=True)
-class SpeedOptions:
-    """How to measure: ``warmup`` rounds are thrown away, ``repeats`` count; ``new_tokens`` are decoded in each."""
-
-    batch_sizes: Sequence[int]
-    new_tokens: int
-    warmup: int
-    repeats: int
 
 
 @dataclass
@@ -73,11 +64,12 @@ class Clock:
 
 
 def probe_speed(
-    loaded: LoadedModel, benchmark: Benchmark, pruner: Pruner | None, position: str, options: SpeedOptions
+    loaded: LoadedModel, benchmark: Benchmark, pruner: Pruner | None, position: str, options: ProbeConfig
 ) -> list[dict[str, Any]]:
     """One entry per batch size: medians and quartiles of every part, vanilla and pruned, and their ratios.
 
     ``pruner=None`` measures the unpruned model alone. A benchmark with fewer samples than a batch repeats them.
+    ``warmup`` rounds of the ``options`` are thrown away, ``repeats`` count; each decodes ``new_tokens``.
 
     Raises:
         SampleError: no sample has a picture.
@@ -109,7 +101,7 @@ def _probe_batch(
     questions: Sequence[str] | None,
     pruner: Pruner | None,
     position: str,
-    options: SpeedOptions,
+    options: ProbeConfig,
 ) -> dict[str, Any]:
     adapter, device = adapter_for(model), inputs["input_ids"].device
     names = [VANILLA] if pruner is None else [VANILLA, PRUNED]
@@ -118,8 +110,8 @@ def _probe_batch(
     for repeat in range(options.warmup + options.repeats):
         for name in names:
             clock = Clock(device)
-            session = nullcontext()
-            if name == PRUNED:
+            session: AbstractContextManager = nullcontext()
+            if pruner is not None and name == PRUNED:
                 session = PruningSession(model, _watched(pruner, clock), position)
                 session.questions = questions
             measured, lengths[name] = _round(adapter, inputs, session, clock, options.new_tokens)
@@ -142,25 +134,24 @@ def _watched(pruner: Pruner, clock: Clock) -> Pruner:
     """The same method, the time of its choices inside the LLM added to the clock."""
     watched = copy.copy(pruner)
     if watched.prunes_llm:
-        watched.prune_llm = clock.timed("llm_selection_ms", watched.prune_llm)
+        vars(watched)["prune_llm"] = clock.timed("llm_selection_ms", watched.prune_llm)
     return watched
 
 
 def _round(
-    adapter: Adapter, inputs: dict[str, Tensor], session: AbstractContextManager, clock: Clock, new_tokens: int
+    adapter: Family, inputs: dict[str, Tensor], session: AbstractContextManager, clock: Clock, new_tokens: int
 ) -> tuple[dict[str, float], list[int]]:
     """Encode the pictures, run the prompt, decode; what each took, and the tokens that each layer cached."""
     model, cuda = adapter.model, clock.device.type == "cuda"
     if cuda:
         torch.cuda.reset_peak_memory_stats(clock.device)
     with session:
-        encode = adapter.multimodal.get_image_features
-        known = inspect.signature(encode).parameters
+        known = inspect.signature(adapter.encode_images).parameters
         pictures = {name: value for name, value in inputs.items() if name in known and name != "input_ids"}
         rest = {name: value for name, value in inputs.items() if name != "pixel_values"}
         handles = _time_projector(adapter.projector, clock)
         start = clock.now()
-        encoded = encode(**pictures)
+        encoded = adapter.encode_images(**pictures)
         clock.add("encode_ms", start)
         remove_hooks(handles)
         middle = clock.now()
@@ -181,7 +172,7 @@ def _round(
     return measured, lengths
 
 
-def _decode(adapter: Adapter, mask: Tensor, output: Any, clock: Clock, new_tokens: int) -> None:
+def _decode(adapter: Family, mask: Tensor, output: Any, clock: Clock, new_tokens: int) -> None:
     """Greedy steps on a filled cache; under M-RoPE one id on all axes, as the place of a step costs nothing."""
     start, cache = clock.now(), output.past_key_values
     for _ in range(new_tokens):
@@ -208,7 +199,7 @@ def _time_projector(projector: nn.Module, clock: Clock) -> list[Any]:
 
 
 def _comparison(
-    adapter: Adapter, rounds: dict[str, list[dict[str, float]]], lengths: dict[str, list[int]]
+    adapter: Family, rounds: dict[str, list[dict[str, float]]], lengths: dict[str, list[int]]
 ) -> dict[str, Any]:
     """Speed-ups of the pruned run, and how much of what the prefill's FLOPs promise is reached."""
     pairs = list(zip(rounds[VANILLA], rounds[PRUNED], strict=True))

@@ -1,31 +1,76 @@
-"""Model families: one file each, found by the checkpoint's ``model_type``."""
+"""Model families: one file each, named as its ``model_type``, and found by that name."""
 
 from __future__ import annotations
 
-from torch import nn
+import pkgutil
+from importlib import import_module
+from typing import TYPE_CHECKING, cast
 
-from nuwa.models.base import Adapter
-from nuwa.models.llava import LlavaAdapter
-from nuwa.models.llava_next import LlavaNextAdapter
-from nuwa.models.llava_onevision import LlavaOnevisionAdapter
-from nuwa.models.qwen2_5_vl import Qwen2_5_VLAdapter
+from nuwa.models.base import Family
 
-FAMILIES: tuple[type[Adapter], ...] = (LlavaAdapter, LlavaNextAdapter, LlavaOnevisionAdapter, Qwen2_5_VLAdapter)
-ADAPTERS = {family.model_type: family for family in FAMILIES}
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedConfig
 
-
-def axes_of(family: str | None) -> int:
-    """Axes of a family's position ids; 1 for a family that is not known."""
-    return ADAPTERS[family].axes if family in ADAPTERS else 1
+    from nuwa.models.base import GenerativeModel
 
 
-def adapter_for(model: nn.Module) -> Adapter:
-    """The adapter of a loaded model.
+def family_names() -> tuple[str, ...]:
+    """The supported families: the files here that are named as a model type of transformers."""
+    from transformers import CONFIG_MAPPING
+
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name in CONFIG_MAPPING))
+
+
+def family_class(model_type: str) -> type[Family]:
+    """The family of a model type.
 
     Raises:
         ValueError: the family is not supported; the message lists those that are.
+
+    >>> family_class("llava").placeholder
+    '<image>'
     """
-    model_type = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
-    if model_type not in ADAPTERS:
-        raise ValueError(f"model family {model_type!r} is not supported; supported: {', '.join(sorted(ADAPTERS))}")
-    return ADAPTERS[model_type](model)
+    found = _found(model_type)
+    if found is None:
+        raise ValueError(f"model family {model_type!r} is not supported; supported: {', '.join(family_names())}")
+    return found
+
+
+def axes_of(model_type: str | None) -> int:
+    """Axes of a family's position ids; 1 for a family that is not known. Imports no transformers.
+
+    >>> axes_of("qwen2_5_vl"), axes_of(None)
+    (3, 1)
+    """
+    found = _found(model_type)
+    return 1 if found is None else found.axes
+
+
+def _found(model_type: str | None) -> type[Family] | None:
+    """The family in the file of that name."""
+    if any(module.name == model_type for module in pkgutil.iter_modules(__path__)):
+        for kind in vars(import_module(f"{__name__}.{model_type}")).values():
+            if isinstance(kind, type) and issubclass(kind, Family) and vars(kind).get("model_type") == model_type:
+                return kind
+    return None
+
+
+def family_of(config: PreTrainedConfig) -> Family:
+    """The family of a checkpoint's config, without a model.
+
+    Raises:
+        ValueError: the family is not supported, or the config is one that it does not support.
+    """
+    return family_class(config.model_type)(config)
+
+
+def adapter_for(model: nn.Module) -> Family:
+    """The family of a loaded model, attached to it.
+
+    Raises:
+        ValueError: the family is not supported, or the model is one that it does not support.
+    """
+    config = getattr(model, "config", None)
+    kind = family_class(getattr(config, "model_type", type(model).__name__))
+    return kind(cast("PreTrainedConfig", config), cast("GenerativeModel", model))

@@ -1,127 +1,177 @@
-"""The contract of a model family: where its tokens, layers and ids are. The only rooms that know transformers' names.
+"""The contract of a model family: where its tokens, layers and ids are. The only folder that knows transformers' names.
 
-Shape letters: N tokens of a view, D vision width, H LLM width, C axes of the position ids.
+A family is one file, named as its ``model_type``. It imports transformers inside functions only, because that takes
+seconds, and `nuwa.models.axes_of` reads families without a model.
+
+Shape letters: B prompts, L length, N tokens of an image, D tower width, H LLM width, C axes of the position ids.
 """
 
 from __future__ import annotations
 
-import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
-from typing import Any, ClassVar
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
+from nuwa.models.towers import Recording, SelfAttention
 from nuwa.pruners.base import Tap, Tower
 from nuwa.pruning.budget import ModelShape
 from nuwa.pruning.layout import Grid, ImageLayout
+from nuwa.pruning.scores import Heads, rotate, split_heads
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+
+    from nuwa.models.processors import PictureOptions, PictureProcessor, Source
+    from nuwa.models.random_configs import Sizes, SpecialTokens
+
+    class GenerativeModel(PreTrainedModel):
+        """What every supported architecture is."""
+
+        generate: Callable[..., Any]
 
 
-class Recording(ABC):
-    """What was read off one run of a vision tower of ``depth`` layers, by image; images may differ in size.
+class Family(ABC):
+    """One family of models. A checkpoint's config is enough for what stands above ``model``; the rest needs a model.
 
-    ``rows`` (N,) are row numbers among an image's vision features (`ImageLayout.source`), in raster order of a view.
-    ``selected`` are the features of all images as the tower returned them. Whatever is costly is computed once for all
-    images and kept.
+    ``architecture`` is the name of its class in transformers, ``placeholder`` the token that stands for one visual
+    token in a prompt, ``axes`` the axes of its position ids. ``special`` are the tokens of its tokenizer, ``half`` the
+    half precision of its checkpoints.
+
+    Args:
+        config: the config of a checkpoint.
+        model: the loaded, unmodified model.
+
+    Raises:
+        ValueError: a config that the family does not support.
     """
 
-    def __init__(self, depth: int) -> None:
-        self.depth = depth
-        self.selected: Tensor | None = None
-        self.hidden_sum: dict[Tap, Tensor] = {}
-        self.computed: dict[Tap, Tensor] = {}
-
-    def record_means(self, taps: Sequence[Tap], layers: Sequence[nn.Module]) -> list[Any]:
-        """Hooks on the tower's layers that add up, in float32, what ``hidden_mean`` averages."""
-        return [
-            layers[index].register_forward_hook(functools.partial(self._add_hidden, tap))
-            for tap in dict.fromkeys(taps)
-            if tap.kind == "hidden_mean"
-            for index in tap.layers_in(self.depth)
-        ]
-
-    def hidden_mean(self, tap: Tap) -> Tensor:
-        """Mean of the hidden states of a tap, float32, in the tower's shape and order."""
-        return self.hidden_sum[tap] / len(tap.layers_in(self.depth))
-
-    def _add_hidden(self, tap: Tap, module: nn.Module, inputs: tuple, output: Any) -> None:
-        self.hidden_sum[tap] = first_of(output).float() + self.hidden_sum.get(tap, 0)
-
-    def value(self, tap: Tap) -> Tensor:
-        """The tapped quantity of all images, in the tower's shape and order."""
-        if tap not in self.computed:
-            self.computed[tap] = self._compute(tap)
-        return self.computed[tap]
-
-    def frozen(self, taps: Sequence[Tap]) -> dict[str, Tensor]:
-        """All that can be asked of this recording, if nothing but ``taps`` is, as tensors by name."""
-        return self._features() | {str(tap): self.value(tap) for tap in taps if self.has(tap)}
-
-    def thaw(self, tensors: Mapping[str, Tensor], taps: Sequence[Tap]) -> None:
-        """Fill an empty recording of the same images with what `frozen` gave."""
-        for name in self._features():
-            setattr(self, name, tensors[name])
-        self.computed = {tap: tensors[str(tap)] for tap in taps if self.has(tap)}
-
-    def _features(self) -> dict[str, Tensor | None]:
-        return {"selected": self.selected}
-
-    @abstractmethod
-    def repeat(self, owners: Sequence[int]) -> None:
-        """Show as image i what was read of image ``owners[i]``."""
-
-    @abstractmethod
-    def has(self, tap: Tap) -> bool:
-        """Whether this tower has what a tap asks for."""
-
-    @abstractmethod
-    def _compute(self, tap: Tap) -> Tensor:
-        """What `value` keeps."""
-
-    @abstractmethod
-    def features(self, image: int, rows: Tensor) -> Tensor:
-        """(N, D) features at which tokens are kept or merged."""
-
-    @abstractmethod
-    def view(self, tap: Tap, image: int, rows: Tensor) -> Tensor | None:
-        """The tapped quantity of some rows of an image: shapes as in `nuwa.pruners.base.Tap`, without the batch."""
-
-
-class Adapter(ABC):
-    """One supported model: a thin view on an unmodified transformers model."""
-
     model_type: ClassVar[str]
+    architecture: ClassVar[str]
     axes: ClassVar[int] = 1
+    placeholder: ClassVar[str] = "<image>"
+    special: ClassVar[SpecialTokens]
+    half: ClassVar[torch.dtype] = torch.float16
 
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
+    def __init__(self, config: PreTrainedConfig, model: GenerativeModel | None = None) -> None:
+        self.config = config
+        self._model = model
+
+    @classmethod
+    @abstractmethod
+    def random_config(cls, tokenizer: PreTrainedTokenizerFast, sizes: Sizes) -> PreTrainedConfig:
+        """The config of a model of any size that has the real architecture.
+
+        Raises:
+            nuwa.models.checkpoint.ModelError: the sizes do not fit the architecture.
+        """
+
+    @classmethod
+    @abstractmethod
+    def pictures(cls, config: PreTrainedConfig, source: Source, options: PictureOptions) -> PictureProcessor:
+        """What turns pictures into the inputs of a model, and into the text that stands for them in its prompt.
+
+        Raises:
+            nuwa.models.checkpoint.ModelError: options that the family does not have, or that are impossible.
+        """
+
+    @property
+    @abstractmethod
+    def tower(self) -> Tower:
+        """What the vision tower is."""
+
+    @property
+    @abstractmethod
+    def vision_width(self) -> int:
+        """Width D of the features at which tokens are kept or merged."""
+
+    @property
+    def grid(self) -> Grid | None:
+        """The token grid of every image, None if images differ."""
+        return None
+
+    @property
+    def shape(self) -> ModelShape:
+        """Sizes for budgets and accounting."""
+        text = self.config.text_config
+        return ModelShape(
+            layers=text.num_hidden_layers,
+            hidden=text.hidden_size,
+            intermediate=text.intermediate_size,
+            kv_heads=text.num_key_value_heads,
+            head_dim=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
+            vision_hidden=self.vision_width,
+            image_tokens=None if self.grid is None else self.grid[0] * self.grid[1],
+        )
+
+    @property
+    def image_token_id(self) -> int:
+        """The id of the placeholder."""
+        return self.config.image_token_id
+
+    # The images of a call. ``arguments`` are those of ``get_image_features``, by name.
+
+    @abstractmethod
+    def layouts(self, images: Sequence[Tensor], arguments: Mapping[str, Any]) -> list[ImageLayout]:
+        """Layout of each image, from its features (N, H)."""
+
+    def pixels(self, arguments: Mapping[str, Any]) -> Sequence[Tensor]:
+        """The pixels of each image, without the padding of its batch."""
+        return arguments["pixel_values"]
+
+    def sizes(self, arguments: Mapping[str, Any]) -> Sequence[tuple[int, ...]]:
+        """What the features of each image depend on besides its pixels."""
+        return [() for _ in self.pixels(arguments)]
+
+    def select_images(self, arguments: Mapping[str, Any], images: Sequence[int]) -> dict[str, Any]:
+        """The arguments for some of the images only, in this order."""
+        return {**arguments, "pixel_values": arguments["pixel_values"][list(images)]}
+
+    # Attached to a model.
+
+    @property
+    def model(self) -> GenerativeModel:
+        """The model.
+
+        Raises:
+            ValueError: the family was made of a config alone.
+        """
+        if self._model is None:
+            raise ValueError(f"this {self.model_type} has a config, but no model")
+        return self._model
 
     @property
     def multimodal(self) -> nn.Module:
         """The module that owns ``get_image_features`` and calls the language model."""
-        return self.model.model
+        return self.model.get_submodule("model")
+
+    @property
+    def encode_images(self) -> Callable[..., Any]:
+        """``get_image_features`` of the model, or what stands in its place."""
+        return cast(Callable[..., Any], self.multimodal.get_image_features)
 
     @property
     def language_model(self) -> nn.Module:
         """The decoder without its head."""
-        return self.multimodal.language_model
-
-    @property
-    def projector(self) -> nn.Module:
-        """What maps the tower's features to the LLM's width."""
-        return self.multimodal.multi_modal_projector
+        return self.multimodal.get_submodule("language_model")
 
     @property
     def layers(self) -> Sequence[nn.Module]:
         """Decoder layers."""
-        return self.language_model.layers
+        return list(self.language_model.get_submodule("layers").children())
 
     @property
-    def image_token_id(self) -> int:
-        """The placeholder that stands for one visual token in the prompt."""
-        return self.model.config.image_token_id
+    @abstractmethod
+    def projector(self) -> nn.Module:
+        """What maps the tower's features to the LLM's width."""
+
+    @property
+    @abstractmethod
+    def tower_layers(self) -> Sequence[nn.Module]:
+        """The layers of the vision tower."""
 
     def position_ids(self, incoming: Tensor | None, batch: int, length: int, device: torch.device) -> Tensor:
         """Position ids (C, B, L) that the unpruned model would use for a prompt.
@@ -135,28 +185,33 @@ class Adapter(ABC):
 
     def final_norm(self, hidden: Tensor) -> Tensor:
         """The norm between the last decoder layer and the head: (..., H) -> (..., H)."""
-        return self.language_model.norm(hidden).to(hidden.device)
+        return self.language_model.get_submodule("norm")(hidden).to(hidden.device)
 
-    @property
-    def grid(self) -> Grid | None:
-        """The token grid of every image, None if images differ."""
-        return None
+    def queries_keys(
+        self, layer: nn.Module, hidden: Tensor, rotary: tuple[Tensor, Tensor] | None, query: Tensor
+    ) -> Heads:
+        """Queries of the positions ``query`` (Q,), and keys, as a decoder layer's attention multiplies them.
 
-    def pixels(self, arguments: Mapping[str, Any]) -> Sequence[Tensor]:
-        """The pixels of each image, whatever else its batch holds, from the arguments of ``get_image_features``."""
-        return arguments["pixel_values"]
+        Llama's and Qwen's layers, with a norm of every head's queries and keys where they have one (Qwen3).
 
-    def sizes(self, arguments: Mapping[str, Any]) -> list[tuple[int, ...]]:
-        """What else than its pixels tells the features of each image, from the arguments of ``get_image_features``."""
-        return [() for _ in self.pixels(arguments)]
-
-    def choose(self, arguments: Mapping[str, Any], images: Sequence[int]) -> dict[str, Any]:
-        """The arguments of ``get_image_features`` for some of its images only, in this order."""
-        return {**arguments, "pixel_values": arguments["pixel_values"][list(images)]}
+        Args:
+            layer: one of `layers`.
+            hidden: (B, L, H) input of the layer.
+            rotary: cos and sin of its positions, each (B or 1, L, d); None leaves the rotation out.
+        """
+        attention = cast(SelfAttention, layer.self_attn)
+        normed = layer.get_submodule("input_layernorm")(hidden)
+        query = query.to(normed.device)
+        queries = _normed_heads(attention, "q", normed[:, query])
+        keys = _normed_heads(attention, "k", normed)
+        if rotary is not None:
+            cos, sin = (part.to(normed.device) for part in rotary)
+            keys, queries = rotate(keys, cos, sin), rotate(queries, cos[:, query], sin[:, query])
+        return Heads(queries, keys, attention.scaling)
 
     @abstractmethod
-    def new_recording(self, arguments: Mapping[str, Any]) -> Recording:
-        """An empty recording of the images of ``arguments``."""
+    def project(self, features: Tensor) -> Tensor:
+        """Map features (..., D) to the LLM's width."""
 
     def encode_smaller(self, encode: Callable[..., Any], arguments: Mapping[str, Any], grid: Grid) -> Any:
         """Call ``encode`` (``get_image_features``) on images shrunk to ``grid`` patches.
@@ -165,32 +220,23 @@ class Adapter(ABC):
         """
         raise NotImplementedError(f"{self.model_type} models cannot encode smaller images here")
 
-    @property
     @abstractmethod
-    def shape(self) -> ModelShape:
-        """Sizes for budgets and accounting."""
+    def new_recording(self, arguments: Mapping[str, Any]) -> Recording:
+        """An empty recording of the images of a call."""
 
-    @property
-    @abstractmethod
-    def tower(self) -> Tower:
-        """What the vision tower is, read from the config alone."""
-
-    @abstractmethod
-    def layouts(self, images: Sequence[Tensor], arguments: Mapping[str, Any]) -> list[ImageLayout]:
-        """Layout of each image, from its features (n_tokens, H) and the arguments of ``get_image_features``."""
-
-    @abstractmethod
-    def record(self, taps: Sequence[Tap], arguments: Mapping[str, Any]) -> AbstractContextManager[Recording]:
-        """Read ``taps`` off the vision tower while the context is open, for ``arguments`` of ``get_image_features``."""
-
-    @abstractmethod
-    def project(self, features: Tensor) -> Tensor:
-        """Map features (..., D) to the LLM's width."""
+    @contextmanager
+    def record(self, taps: Sequence[Tap], arguments: Mapping[str, Any]) -> Iterator[Recording]:
+        """Read ``taps`` off the vision tower while the context is open."""
+        recording = self.new_recording(arguments)
+        with recording.reading(taps):
+            yield recording
 
 
-def first_of(output: Tensor | tuple[Tensor, ...]) -> Tensor:
-    """The hidden states in what a layer returns."""
-    return output if torch.is_tensor(output) else output[0]
+def _normed_heads(attention: SelfAttention, name: str, states: Tensor) -> Tensor:
+    """States (B, L, H) as queries (``q``) or keys (``k``) before their rotation: (B, heads, L, d)."""
+    heads = split_heads(getattr(attention, f"{name}_proj")(states), attention.head_dim)
+    norm = getattr(attention, f"{name}_norm", None)
+    return heads if norm is None else norm(heads)
 
 
 def remove_hooks(handles: Iterator[Any] | Sequence[Any]) -> None:

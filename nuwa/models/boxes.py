@@ -7,17 +7,45 @@ Benchmarks score fractions.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
+from typing import Literal
 
-BOX_FRAMES = ("unit", "pixel")
+from nuwa.models.checkpoint import ModelError, check_choice
+
+BoxFrame = Literal["unit", "pixel"]
 DECIMALS = 5
 """Enough that a box on a picture of 10,000 pixels moves by less than a tenth of one."""
 _PIXEL_BOX = re.compile(r"\[\s*" + r"\s*,\s*".join([r"(-?\d+)"] * 4) + r"\s*\]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoxOptions:
+    """What ``conf/model`` says about boxes.
+
+    ``box_frame`` says how the model writes them: ``unit``, fractions of the picture, or ``pixel``, whole pixels of the
+    resized picture. ``box_prompt`` (slot ``{expression}``) is how it was taught to be asked for one, null to ask as the
+    benchmark does.
+
+    Raises:
+        ModelError: an unknown frame, or a prompt without its slot.
+    """
+
+    box_frame: BoxFrame = "unit"
+    box_prompt: str | None = None
+
+    def __post_init__(self) -> None:
+        check_choice("model.box_frame", self.box_frame, BoxFrame)
+        if self.box_prompt is not None and "{expression}" not in self.box_prompt:
+            raise ModelError(f"model.box_prompt={self.box_prompt!r} lacks the slot {{expression}}")
 
 
 def to_unit_boxes(text: str, size: tuple[int, int]) -> str:
     """Every box of four whole numbers in ``text``, pixels of a (width, height) picture, as LLaVA would have written it.
 
     Numbers with a decimal point are fractions already and stay.
+
+    >>> to_unit_boxes("It is at [20, 10, 100, 50].", (200, 100))
+    'It is at [0.10000,0.10000,0.50000,0.50000].'
     """
     width, height = size
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any, get_args
 
-from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 
 from nuwa.files import PACKAGE, local_path
@@ -23,6 +23,16 @@ class ModelError(ValueError):
     """A model cannot be loaded as asked; the message names the config key."""
 
 
+def check_choice(key: str, value: str, literal: Any) -> None:
+    """Refuse a value that a ``Literal`` does not list.
+
+    Raises:
+        ModelError: it does not.
+    """
+    if value not in get_args(literal):
+        raise ModelError(f"{key}={value} is unknown; choose one of {', '.join(get_args(literal))}")
+
+
 def find_folder(path: str, revision: str | None = None, key: str = MODEL) -> Path:
     """The local folder of a checkpoint that the config names under ``key``.
 
@@ -32,6 +42,8 @@ def find_folder(path: str, revision: str | None = None, key: str = MODEL) -> Pat
     Raises:
         ModelError: there is no such folder, and no such id in the cache or on the hub.
     """
+    from huggingface_hub import snapshot_download
+
     folder = local_path(path)
     if folder.is_dir():
         return folder

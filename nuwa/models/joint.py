@@ -18,7 +18,13 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 from torch.nn import functional
-from transformers import CLIPConfig, CLIPTextModelWithProjection, PreTrainedTokenizerFast
+from transformers import (
+    CLIPConfig,
+    CLIPTextConfig,
+    CLIPTextModelWithProjection,
+    CLIPVisionConfig,
+    PreTrainedTokenizerFast,
+)
 
 from nuwa.files import local_path
 from nuwa.models.checkpoint import ModelError, check_safetensors, find_folder, read_json, weight_files
@@ -74,7 +80,7 @@ def check_joint_space(path: str, tower: Mapping[str, int]) -> None:
     content = read_json(folder / "config.json", KEY)
     if content.get("model_type") != "clip":
         raise ModelError(f"{KEY}={path}: its config.json says model_type {content.get('model_type')}, not clip")
-    vision = CLIPConfig.from_dict(content).vision_config
+    vision = _vision_config(CLIPConfig.from_dict(content))
     for name, size in tower.items():
         found = getattr(vision, name)
         if found != size:
@@ -94,7 +100,7 @@ def load_joint_space(path: str, device: torch.device) -> JointSpace:
         ModelError: weights are missing or do not fit its config.json.
     """
     folder, config = _folder(path), _config(path)
-    text, weights = CLIPTextModelWithProjection(config.text_config).float(), _weights(folder)
+    text, weights = CLIPTextModelWithProjection(_text_config(path)).float(), _weights(folder)
     try:
         norm = torch.stack([weights[f"{NORM}.{name}"] for name in ("weight", "bias")])
         projection = weights[PROJECTION]
@@ -102,7 +108,7 @@ def load_joint_space(path: str, device: torch.device) -> JointSpace:
     except (KeyError, RuntimeError) as error:
         raise ModelError(f"{KEY}={path}: weights are missing or do not fit config.json: {error}") from error
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
-    return JointSpace(tokenizer, text.to(device).eval(), norm, config.vision_config.layer_norm_eps, projection)
+    return JointSpace(tokenizer, text.to(device).eval(), norm, _vision_config(config).layer_norm_eps, projection)
 
 
 def _folder(path: str) -> Path:
@@ -112,15 +118,25 @@ def _folder(path: str) -> Path:
 
 @lru_cache(maxsize=1)
 def _config(path: str) -> CLIPConfig:
-    config = CLIPConfig.from_pretrained(_folder(path), local_files_only=True)
+    return CLIPConfig.from_pretrained(_folder(path), local_files_only=True)
+
+
+def _vision_config(config: CLIPConfig) -> CLIPVisionConfig:
+    assert isinstance(config.vision_config, CLIPVisionConfig)
+    return config.vision_config
+
+
+def _text_config(path: str) -> CLIPTextConfig:
+    config = _config(path)
+    assert isinstance(config.text_config, CLIPTextConfig)
     # the text half alone would read its own width, which whole CLIPs need not set
     config.text_config.projection_dim = config.projection_dim
-    return config
+    return config.text_config
 
 
 def _weights(folder: Path) -> dict[str, Tensor]:
     """The weights of a checkpoint that are not layers of the picture half, in float32."""
-    found = {}
+    found: dict[str, Tensor] = {}
     for file in weight_files(folder, KEY):
         with safe_open(file, framework="pt") as content:
             names = [name for name in content.keys() if name.startswith(NEEDED)]  # noqa: SIM118
@@ -130,15 +146,13 @@ def _weights(folder: Path) -> dict[str, Tensor]:
 
 def relevance_flops(path: str, patches: int, width: int) -> float:
     """FLOPs of one segment through the text half, ``patches`` of ``width`` to the joint space, and their cosines."""
-    config = _config(path)
-    text, joint = config.text_config, config.projection_dim
-    head = text.hidden_size // text.num_attention_heads
+    text, joint = _text_config(path), int(_config(path).to_dict()["projection_dim"])
     shape = ModelShape(
         layers=text.num_hidden_layers,
         hidden=text.hidden_size,
         intermediate=text.intermediate_size,
         kv_heads=text.num_attention_heads,
-        head_dim=head,
+        head_dim=text.hidden_size // text.num_attention_heads,
         vision_hidden=width,
     )
     reading = llm_flops([text.max_position_embeddings] * text.num_hidden_layers, shape)

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nuwa.models.base import Adapter
-from nuwa.models.clip import ClipRecording, record_clip
-from nuwa.pruners.base import Tap, Tower
-from nuwa.pruning.budget import ModelShape
+from nuwa.models.base import Family
+from nuwa.models.crops import CropRecording
+from nuwa.models.processors import PictureOptions, PictureProcessor, Source, SquareProcessor, make_pil, text_processor
+from nuwa.models.random_configs import Sizes, SpecialTokens, ends_of, token_id
+from nuwa.pruners.base import Tower
 from nuwa.pruning.layout import Grid, ImageLayout
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
-class LlavaAdapter(Adapter):
+    from nuwa.models.base import GenerativeModel
+
+
+class Llava(Family):
     """`LlavaForConditionalGeneration` with a CLIP vision tower.
 
     Raises:
@@ -24,11 +29,13 @@ class LlavaAdapter(Adapter):
     """
 
     model_type = "llava"
+    architecture = "LlavaForConditionalGeneration"
+    special = SpecialTokens(("<pad>", "<s>", "</s>", "<unk>", "<image>"))
     selection = "default"
+    """The ``vision_feature_select_strategy`` of the family."""
 
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__(model)
-        config = model.config
+    def __init__(self, config: PreTrainedConfig, model: GenerativeModel | None = None) -> None:
+        super().__init__(config, model)
         if config.vision_feature_select_strategy != self.selection or not isinstance(config.vision_feature_layer, int):
             raise ValueError(
                 f"{self.model_type} models need one vision_feature_layer and vision_feature_select_strategy="
@@ -36,10 +43,55 @@ class LlavaAdapter(Adapter):
                 f"{config.vision_feature_select_strategy!r}"
             )
 
+    @classmethod
+    def random_config(cls, tokenizer: PreTrainedTokenizerFast, sizes: Sizes) -> PreTrainedConfig:
+        """CLIP with a CLS token, penultimate layer, two-layer projector, Llama."""
+        from transformers import LlavaConfig
+
+        return LlavaConfig(
+            **cls.random_parts(tokenizer, sizes), vision_feature_layer=-2, vision_feature_select_strategy="default"
+        )
+
+    @classmethod
+    def random_parts(cls, tokenizer: PreTrainedTokenizerFast, sizes: Sizes) -> dict[str, Any]:
+        """What the configs of LLaVA-1.5 and LLaVA-NeXT share."""
+        from transformers import CLIPVisionConfig, LlamaConfig
+
+        sizes.require_whole_patches()
+        text = LlamaConfig(**sizes.text, **ends_of(tokenizer), max_position_embeddings=4096, rms_norm_eps=1e-5)
+        return {
+            "vision_config": CLIPVisionConfig(**sizes.vision, projection_dim=sizes.vision_hidden_size).to_dict(),
+            "text_config": text.to_dict(),
+            "image_token_index": token_id(tokenizer, cls.placeholder),
+            "image_seq_length": (sizes.image_size // sizes.patch) ** 2,
+        }
+
+    @classmethod
+    def pictures(cls, config: PreTrainedConfig, source: Source, options: PictureOptions) -> PictureProcessor:
+        from transformers import LlavaProcessor
+        from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
+
+        options.require_only(cls.model_type, "image_frame")
+        size, settings = config.vision_config.image_size, {}
+        if options.image_frame != "folder":
+            shape = {"do_resize": True, "size": {"shortest_edge": size}, "crop_size": {"height": size, "width": size}}
+            settings = {"do_pad": options.image_frame != "crop", "do_center_crop": True, **shape}
+        pil = make_pil(LlavaImageProcessorPil, source, settings)
+        return SquareProcessor(pil, text_processor(LlavaProcessor, pil, cls.placeholder, **cls.text_settings(config)))
+
+    @classmethod
+    def text_settings(cls, config: PreTrainedConfig) -> dict[str, Any]:
+        """What the processors of LLaVA-1.5 and LLaVA-NeXT count tokens with."""
+        return {
+            "patch_size": config.vision_config.patch_size,
+            "num_additional_image_tokens": 1,
+            "vision_feature_select_strategy": config.vision_feature_select_strategy,
+        }
+
     @property
     def square(self) -> Grid:
         """The patch grid of one crop."""
-        side = self.model.config.vision_config.image_size // self.model.config.vision_config.patch_size
+        side = self.config.vision_config.image_size // self.config.vision_config.patch_size
         return side, side
 
     @property
@@ -47,60 +99,50 @@ class LlavaAdapter(Adapter):
         return self.square
 
     @property
-    def shape(self) -> ModelShape:
-        text, vision = self.model.config.text_config, self.model.config.vision_config
-        head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-        return ModelShape(
-            layers=text.num_hidden_layers,
-            hidden=text.hidden_size,
-            intermediate=text.intermediate_size,
-            kv_heads=text.num_key_value_heads,
-            head_dim=head_dim,
-            vision_hidden=vision.hidden_size,
-            image_tokens=None if self.grid is None else self.grid[0] * self.grid[1],
-        )
-
-    @property
     def tower(self) -> Tower:
-        vision = self.model.config.vision_config
+        vision = self.config.vision_config
         names = ("hidden_size", "num_hidden_layers", "patch_size", "image_size")
         return Tower(vision.model_type, {name: getattr(vision, name) for name in names}, True, self.grid)
 
+    @property
+    def vision_width(self) -> int:
+        return self.config.vision_config.hidden_size
+
+    @property
+    def feature_layer(self) -> int:
+        """The layer of the vision tower whose output are the features."""
+        at = self.config.vision_feature_layer
+        return self.config.vision_config.num_hidden_layers + at if at < 0 else at - 1
+
     def layouts(self, images: Sequence[Tensor], arguments: Mapping[str, Any]) -> list[ImageLayout]:
         return [ImageLayout.single(self.square) for _ in images]
-
-    def encode_smaller(self, encode: Callable[..., Any], arguments: Mapping[str, Any], grid: Grid) -> Any:
-        arguments = dict(arguments)
-        pixels, extra = arguments.pop("pixel_values"), arguments.pop("kwargs", {})
-        size = [side * self.model.config.vision_config.patch_size for side in grid]
-        small = functional.interpolate(pixels.float(), size, mode="bicubic", antialias=True).to(pixels.dtype)
-        output = encode(pixel_values=small, **arguments, **extra, interpolate_pos_encoding=True)
-        whole = self.square[0] * self.square[1]
-        output.pooler_output = [image.new_zeros(whole, image.shape[-1]) for image in output.pooler_output]
-        return output
-
-    def project(self, features: Tensor) -> Tensor:
-        return self.multimodal.multi_modal_projector(features)
 
     def crops(self, arguments: Mapping[str, Any]) -> list[int]:
         """How many crops the vision tower sees of each image."""
         return [1] * len(arguments["pixel_values"])
 
-    def record(self, taps: Sequence[Tap], arguments: Mapping[str, Any]) -> AbstractContextManager[ClipRecording]:
-        return record_clip(
-            self.new_recording(arguments),
-            self.multimodal.vision_tower.encoder.layers,
-            self.multimodal.multi_modal_projector,
-            taps,
-        )
+    @property
+    def projector(self) -> nn.Module:
+        return self.multimodal.get_submodule("multi_modal_projector")
 
     @property
-    def tower_sizes(self) -> tuple[int, int, int]:
-        """Head width and depth of the vision tower, and the layer whose output are the features."""
-        vision, at = self.model.config.vision_config, self.model.config.vision_feature_layer
-        depth = vision.num_hidden_layers
-        return vision.hidden_size // vision.num_attention_heads, depth, depth + at if at < 0 else at - 1
+    def tower_layers(self) -> Sequence[nn.Module]:
+        return list(self.multimodal.get_submodule("vision_tower.encoder.layers").children())
 
-    def new_recording(self, arguments: Mapping[str, Any]) -> ClipRecording:
-        """An empty recording of the tower's sizes."""
-        return ClipRecording(*self.tower_sizes, self.crops(arguments))
+    def project(self, features: Tensor) -> Tensor:
+        return self.projector(features)
+
+    def new_recording(self, arguments: Mapping[str, Any]) -> CropRecording:
+        return CropRecording(
+            self.tower_layers, self.projector, self.feature_layer, self.tower.cls, self.crops(arguments)
+        )
+
+    def encode_smaller(self, encode: Callable[..., Any], arguments: Mapping[str, Any], grid: Grid) -> Any:
+        arguments = dict(arguments)
+        pixels, extra = arguments.pop("pixel_values"), arguments.pop("kwargs", {})
+        size = [side * self.config.vision_config.patch_size for side in grid]
+        small = functional.interpolate(pixels.float(), size, mode="bicubic", antialias=True).to(pixels.dtype)
+        output = encode(pixel_values=small, **arguments, **extra, interpolate_pos_encoding=True)
+        whole = self.square[0] * self.square[1]
+        output.pooler_output = [image.new_zeros(whole, image.shape[-1]) for image in output.pooler_output]
+        return output

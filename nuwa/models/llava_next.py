@@ -8,20 +8,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers.models.llava_next.modeling_llava_next import get_anyres_image_grid_shape
 
-from nuwa.models.llava import LlavaAdapter
+from nuwa.models.llava import Llava
+from nuwa.models.processors import PictureOptions, PictureProcessor, Source, TiledProcessor, make_pil, text_processor
+from nuwa.models.random_configs import Sizes
 from nuwa.pruning.layout import Grid, ImageLayout, VisionView
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
 
 def tiled_layout(source: Tensor, base: Grid, tiles: Grid, size: Grid) -> ImageLayout:
     """The layout of a base view followed by a tile view: ``source`` (n_tokens,) and ``size`` as in `ImageLayout`.
 
     Nothing is left of the tile view of an image that is thinner than a patch.
+
+    >>> layout = tiled_layout(torch.tensor([0, 1, -1, 2, -1]), base=(1, 1), tiles=(2, 1), size=(20, 10))
+    >>> [view.grid for view in layout.views], layout.views[1].newlines
+    ([(1, 1), (2, 1)], tensor([2, 4]))
     """
     cells = base[0] * base[1]
     views = [VisionView(base, torch.arange(cells))]
@@ -33,10 +41,32 @@ def tiled_layout(source: Tensor, base: Grid, tiles: Grid, size: Grid) -> ImageLa
     return ImageLayout(len(source), source, tuple(views), size)
 
 
-class LlavaNextAdapter(LlavaAdapter):
+class LlavaNext(Llava):
     """`LlavaNextForConditionalGeneration` with a CLIP vision tower."""
 
     model_type = "llava_next"
+    architecture = "LlavaNextForConditionalGeneration"
+
+    @classmethod
+    def random_config(cls, tokenizer: PreTrainedTokenizerFast, sizes: Sizes) -> PreTrainedConfig:
+        """As LLaVA-1.5, with up to four tiles in five arrangements."""
+        from transformers import LlavaNextConfig
+
+        arrangements = ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))
+        pinpoints = [[sizes.image_size * side for side in sides] for sides in arrangements]
+        return LlavaNextConfig(**cls.random_parts(tokenizer, sizes), image_grid_pinpoints=pinpoints)
+
+    @classmethod
+    def pictures(cls, config: PreTrainedConfig, source: Source, options: PictureOptions) -> PictureProcessor:
+        from transformers import LlavaNextImageProcessorPil, LlavaNextProcessor
+
+        options.require_only(cls.model_type)
+        vision, side = config.vision_config, config.vision_config.image_size
+        shape = {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
+        settings = shape | {"image_grid_pinpoints": config.image_grid_pinpoints}
+        pil = make_pil(LlavaNextImageProcessorPil, source, settings)
+        texts = text_processor(LlavaNextProcessor, pil, cls.placeholder, **cls.text_settings(config))
+        return TiledProcessor(pil, texts, side, side // vision.patch_size)
 
     @property
     def grid(self) -> None:
@@ -44,25 +74,24 @@ class LlavaNextAdapter(LlavaAdapter):
 
     def tiles(self, arguments: Mapping[str, Any]) -> list[Grid]:
         """How many tiles high and wide each image is cut."""
-        config = self.model.config
-        return [
-            get_anyres_image_grid_shape(size, config.image_grid_pinpoints, config.vision_config.image_size)
-            for size in arguments["image_sizes"]
-        ]
+        from transformers.models.llava_next.modeling_llava_next import get_anyres_image_grid_shape
+
+        pinpoints, side = self.config.image_grid_pinpoints, self.config.vision_config.image_size
+        return [get_anyres_image_grid_shape(size, pinpoints, side) for size in arguments["image_sizes"]]
 
     def crops(self, arguments: Mapping[str, Any]) -> list[int]:
         return [1 + height * width for height, width in self.tiles(arguments)]
 
-    def pixels(self, arguments: Mapping[str, Any]) -> list[Tensor]:
+    def pixels(self, arguments: Mapping[str, Any]) -> Sequence[Tensor]:
         pixels, crops = arguments["pixel_values"], self.crops(arguments)
         if pixels.dim() == 4:
             return list(pixels.split(crops))
         return [image[:count] for image, count in zip(pixels, crops, strict=True)]
 
-    def sizes(self, arguments: Mapping[str, Any]) -> list[tuple[int, ...]]:
-        return [tuple(map(int, size)) for size in arguments["image_sizes"]]
+    def sizes(self, arguments: Mapping[str, Any]) -> Sequence[Grid]:
+        return [(int(height), int(width)) for height, width in arguments["image_sizes"]]
 
-    def choose(self, arguments: Mapping[str, Any], images: Sequence[int]) -> dict[str, Any]:
+    def select_images(self, arguments: Mapping[str, Any], images: Sequence[int]) -> dict[str, Any]:
         pixels, chosen = arguments["pixel_values"], list(images)
         if pixels.dim() == 4:
             every = self.pixels(arguments)
@@ -85,9 +114,10 @@ class LlavaNextAdapter(LlavaAdapter):
 
     def pack_rows(self, arguments: Mapping[str, Any], image: int, crops: int) -> Tensor:
         """Row numbers of an image's vision features, packed by the model as it packs the features; -1 for newlines."""
+        from transformers import LlavaNextModel
+
         size, cells = arguments["image_sizes"][image], self.square[0] * self.square[1]
         rows = torch.arange(crops * cells).view(crops, cells, 1)
-        packed, _ = self.multimodal.pack_image_features(
-            [rows], [size], vision_feature_select_strategy=self.selection, image_newline=torch.tensor([-1])
-        )
+        pack: Any = LlavaNextModel.pack_image_features  # reads nothing of the model but its config
+        packed, _ = pack(self, [rows], [size], self.selection, image_newline=torch.tensor([-1]))
         return packed[0][:, 0]

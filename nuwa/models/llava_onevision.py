@@ -9,52 +9,101 @@ published with that, which a warning says where it happens.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from nuwa.models.clip import ClipRecording, record_clip
-from nuwa.models.llava_next import LlavaNextAdapter
+from nuwa.models.crops import CropRecording
+from nuwa.models.llava_next import LlavaNext
+from nuwa.models.processors import PictureOptions, PictureProcessor, Source, TiledProcessor, make_pil, text_processor
+from nuwa.models.random_configs import Sizes, SpecialTokens, ends_of, plain_rope, token_id
 from nuwa.pruners.base import Tap, Tower
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
 UNLIMITED = "anyres_max_1000000"
 """A limit on tokens under which nothing is interpolated."""
+Pack = Callable[[Tensor, int], Tensor]
 
 
-class PackedRecording(ClipRecording):
+class PackedRecording(CropRecording):
     """Rows are placeholders: ``pack(values, image)`` puts (crops, N, D) in their order, (n_tokens, D)."""
 
-    def __init__(self, pack: Callable[[Tensor, int], Tensor], *sizes: Any) -> None:
-        super().__init__(*sizes, cls=False)
+    def __init__(self, pack: Pack, *args: Any) -> None:
+        super().__init__(*args)
         self.pack = pack
-        self.projected: Tensor | None = None
-
-    def _features(self) -> dict[str, Tensor | None]:
-        return {**super()._features(), "projected": self.projected}
-
-    def repeat(self, owners: Sequence[int]) -> None:
-        super().repeat(owners)
-        pack = self.pack
-        self.pack = lambda values, image: pack(values, owners[image])
+        self._projected: Tensor | None = None
 
     def features(self, image: int, rows: Tensor) -> Tensor:
-        return self._patches(self.projected, image, rows)
+        return self.rows(self._features()["projected"], image, rows)
 
-    def _patches(self, values: Tensor, image: int, rows: Tensor) -> Tensor:
+    def rows(self, values: Tensor, image: int, rows: Tensor) -> Tensor:
         mine = values[self.crops[image]]
         packed = self.pack(mine.flatten(2) if mine.dim() > 2 else mine[..., None], image)
         return packed[rows.to(values.device)].view(len(rows), *values.shape[2:])
 
+    def expand_to(self, owners: Sequence[int]) -> None:
+        super().expand_to(owners)
+        pack = self.pack
+        self.pack = lambda values, image: pack(values, owners[image])
 
-class LlavaOnevisionAdapter(LlavaNextAdapter):
+    def load_state_dict(self, tensors: Mapping[str, Tensor], taps: Sequence[Tap]) -> None:
+        super().load_state_dict(tensors, taps)
+        self._projected = tensors["projected"]
+
+    def _features(self) -> dict[str, Tensor]:
+        assert self._projected is not None, "the projector runs right after the tower"
+        return {"selected": self.selected, "projected": self._projected}
+
+    def _leave_reader(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        super()._leave_reader(module, inputs, output)
+        self._projected = output
+
+
+class LlavaOnevision(LlavaNext):
     """`LlavaOnevisionForConditionalGeneration` with a SigLIP vision tower, one image per prompt."""
 
     model_type = "llava_onevision"
+    architecture = "LlavaOnevisionForConditionalGeneration"
+    special = SpecialTokens.chat("<image>", "<video>")
     selection = "full"
+
+    @classmethod
+    def random_config(cls, tokenizer: PreTrainedTokenizerFast, sizes: Sizes) -> PreTrainedConfig:
+        """SigLIP without a CLS token, last layer, up to 6 x 6 tiles, Qwen2."""
+        from transformers import LlavaOnevisionConfig, Qwen2Config, SiglipVisionConfig
+
+        sides = [sizes.image_size * count for count in range(1, 7)]
+        return LlavaOnevisionConfig(
+            vision_config=SiglipVisionConfig(**sizes.vision, vision_use_head=False).to_dict(),
+            text_config=Qwen2Config(**sizes.text, **ends_of(tokenizer), rope_parameters=plain_rope(1e6)).to_dict(),
+            image_token_index=token_id(tokenizer, "<image>"),
+            video_token_index=token_id(tokenizer, "<video>"),
+            image_grid_pinpoints=[[height, width] for height in sides for width in sides],
+        )
+
+    @classmethod
+    def pictures(cls, config: PreTrainedConfig, source: Source, options: PictureOptions) -> PictureProcessor:
+        from transformers import LlavaOnevisionImageProcessorPil, LlavaOnevisionProcessor
+
+        options.require_only(cls.model_type)
+        size = config.vision_config.image_size
+        side = size // config.vision_config.patch_size
+        settings = {"size": {"height": size, "width": size}, "image_grid_pinpoints": config.image_grid_pinpoints}
+        pil = make_pil(LlavaOnevisionImageProcessorPil, source, settings)
+        texts = text_processor(
+            LlavaOnevisionProcessor,
+            pil,
+            cls.placeholder,
+            num_image_tokens=side**2,
+            vision_feature_select_strategy=cls.selection,
+            vision_aspect_ratio=config.vision_aspect_ratio,
+        )
+        return TiledProcessor(pil, texts, size, side)
 
     @property
     def tower(self) -> Tower:
@@ -71,10 +120,12 @@ class LlavaOnevisionAdapter(LlavaNextAdapter):
 
     def pack(self, values: Tensor, arguments: Mapping[str, Any], image: int, limit: str | None = None) -> Tensor:
         """Values (crops, N, D) of an image in prompt order: (n_tokens, D), -1 for newlines."""
-        limit = limit or arguments.get("vision_aspect_ratio") or self.model.config.vision_aspect_ratio
+        from transformers import LlavaOnevisionModel
+
+        limit = limit or arguments.get("vision_aspect_ratio") or self.config.vision_aspect_ratio
         newline = values.new_full((values.shape[-1],), -1)
-        size = arguments["image_sizes"][image]
-        return self.multimodal.pack_image_features([values], [size], newline, limit)[0][0]
+        pack: Any = LlavaOnevisionModel.pack_image_features  # reads nothing of the model but its config
+        return pack(self, [values], [arguments["image_sizes"][image]], newline, limit)[0][0]
 
     def pack_rows(self, arguments: Mapping[str, Any], image: int, crops: int) -> Tensor:
         blank = torch.zeros(crops, self.square[0] * self.square[1], 1)
@@ -90,19 +141,9 @@ class LlavaOnevisionAdapter(LlavaNextAdapter):
     def project(self, features: Tensor) -> Tensor:
         return features
 
-    @contextmanager
-    def record(self, taps: Sequence[Tap], arguments: Mapping[str, Any]) -> Iterator[PackedRecording]:
-        recording = self.new_recording(arguments)
-        tower, projector = self.multimodal.vision_tower, self.multimodal.multi_modal_projector
-        handle = projector.register_forward_hook(lambda module, inputs, output: setattr(recording, "projected", output))
-        try:
-            with record_clip(recording, tower.encoder.layers, projector, taps):
-                yield recording
-        finally:
-            handle.remove()
-
     def new_recording(self, arguments: Mapping[str, Any]) -> PackedRecording:
         def pack(values: Tensor, image: int) -> Tensor:
             return self.pack(values, arguments, image)
 
-        return PackedRecording(pack, *self.tower_sizes, self.crops(arguments))
+        parts = self.tower_layers, self.projector, self.feature_layer, self.tower.cls, self.crops(arguments)
+        return PackedRecording(pack, *parts)

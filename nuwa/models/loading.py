@@ -1,79 +1,155 @@
-"""From ``conf/model/*.yaml`` to a model that is ready to answer: check the choices and the files, load."""
+"""From ``conf/model/*.yaml`` to a model that is ready to answer: check the choices and the files, load.
+
+The options of a model are dataclasses. The YAML files are flat, so that `load_model` takes the fields of all of them.
+"""
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 import torch
+import transformers
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import is_flash_attn_2_available
 
-from nuwa.models.checkpoint import ModelError, check_folder, find_folder
-from nuwa.models.families import FAMILIES, ImageFrame, PictureOptions
-from nuwa.models.loaded import LoadedModel, check_boxes
+from nuwa.models import family_class, family_names
+from nuwa.models.base import Family
+from nuwa.models.boxes import BoxOptions
+from nuwa.models.checkpoint import ModelError, check_choice, check_folder, find_folder
+from nuwa.models.loaded import LoadedModel
+from nuwa.models.processors import ImageFrame, PictureOptions, Source
 from nuwa.models.prompts import IMAGE, PromptFormat
+
+if TYPE_CHECKING:
+    from nuwa.models.base import GenerativeModel
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Attention = Literal["sdpa", "eager", "flash_attention_2"]
-BoxFrame = Literal["unit", "pixel"]
 
 
-def load_model(
-    path: str,
-    prompt: str,
-    family: str = "llava",
-    name: str = "",
-    revision: str | None = None,
-    dtype: Dtype = "auto",
-    attention: Attention = "sdpa",
-    device: str = "auto",
-    device_map: str | None = None,
-    image_frame: ImageFrame = "auto",
-    min_pixels: int | None = None,
-    max_pixels: int | None = None,
-    jpeg_quality: int | None = None,
-    image: str = IMAGE,
-    image_joiner: str = " ",
-    image_end: str = "\n",
-    box_frame: BoxFrame = "unit",
-    box_prompt: str | None = None,
-) -> LoadedModel:
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Where a model runs, in what precision, with what attention kernel.
+
+    ``dtype="auto"`` is float32 on a CPU and the checkpoint's own elsewhere; ``device="auto"`` is the first GPU, or the
+    CPU where there is none.
+    """
+
+    dtype: Dtype = "auto"
+    attention: Attention = "sdpa"
+    device: str = "auto"
+
+    def resolved(self) -> tuple[torch.device, torch.dtype | None, str]:
+        """Device, dtype (None: the checkpoint's own) and kernel.
+
+        Raises:
+            ModelError: a choice is unknown or impossible on this machine.
+        """
+        check_choice("model.dtype", self.dtype, Dtype)
+        check_choice("model.attention", self.attention, Attention)
+        place = _device(self.device)
+        if self.attention == "flash_attention_2":
+            if place.type != "cuda" or not is_flash_attn_2_available():
+                raise ModelError("model.attention=flash_attention_2 needs a CUDA device and the package flash-attn")
+            if self.dtype == "float32":
+                raise ModelError("model.attention=flash_attention_2 needs model.dtype=float16 or bfloat16")
+        if self.dtype == "auto":
+            return place, torch.float32 if place.type == "cpu" else None, self.attention
+        return place, DTYPES[self.dtype], self.attention
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions(Placement, PictureOptions, BoxOptions, ABC):
+    """What every file of ``conf/model`` says; ``prompt`` is the template of a `PromptFormat`.
+
+    Raises:
+        ModelError: a choice is unknown, or impossible on this machine.
+    """
+
+    prompt: str
+    family: str = "llava"
+    name: str = ""
+    image: str = IMAGE
+    image_joiner: str = " "
+    image_end: str = "\n"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("model.image_frame", self.image_frame, ImageFrame)
+        if self.family not in family_names():
+            raise ModelError(f"model.family={self.family} is unknown; choose one of {', '.join(family_names())}")
+        self.resolved()
+
+    @property
+    def kind(self) -> type[Family]:
+        """The family."""
+        return family_class(self.family)
+
+    @abstractmethod
+    def load(self) -> LoadedModel:
+        """Make the model."""
+
+    def completed(self, model: GenerativeModel, tokenizer: PreTrainedTokenizerFast, source: Source) -> LoadedModel:
+        """A model with its pictures, made from ``source``, and its prompt."""
+        pictures = self.kind.pictures(model.config, source, self)
+        prompt = PromptFormat(self.prompt, self.image_joiner, self.image_end, self.image)
+        return LoadedModel(model.eval(), tokenizer, pictures, prompt, self.family, self.name or str(source), self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint(ModelOptions):
     """Load a checkpoint from a folder, ``package:<folder inside nuwa>``, or the Hugging Face hub.
 
-    Only safetensors are read and no code of a checkpoint is run. ``dtype="auto"`` is float32 on a CPU and the
-    checkpoint's own elsewhere. The picture options are those of `PictureOptions`, the box options of `LoadedModel`.
+    Only safetensors are read and no code of a checkpoint is run. ``device_map="auto"`` spreads the layers over several
+    GPUs.
 
     Raises:
         ModelError: a choice is unknown or impossible here, a file is missing or broken, or weights are missing.
     """
-    prompt_format = PromptFormat(prompt, image_joiner, image_end, image)
-    choose("model.image_frame", image_frame, get_args(ImageFrame))
-    check_boxes(box_frame, box_prompt)
-    place = resolve_device(device)
-    settings = {"dtype": resolve_dtype(dtype, place), "attn_implementation": resolve_attention(attention, dtype, place)}
-    if device_map is not None and importlib.util.find_spec("accelerate") is None:
-        raise ModelError(f"model.device_map={device_map} needs the package accelerate: pip install accelerate")
-    choose("model.family", family, tuple(FAMILIES))
-    known = FAMILIES[family]
-    folder = find_folder(path, revision)
-    check_folder(folder, tuple(FAMILIES), family)
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
-    model = _load_weights(folder, known.architecture, settings | {"device_map": device_map})
-    if device_map is None:
-        model = model.to(place)
-    options = PictureOptions(image_frame, min_pixels, max_pixels, jpeg_quality)
-    pictures = known.processor(folder, model.config, options)
-    return LoadedModel(
-        model.eval(), tokenizer, pictures, prompt_format, known.placeholder, family, name or path, box_frame, box_prompt
-    )
+
+    path: str
+    revision: str | None = None
+    device_map: str | None = None
+
+    def load(self) -> LoadedModel:
+        """The model, from its files."""
+        place, dtype, kernel = self.resolved()
+        if self.device_map is not None and importlib.util.find_spec("accelerate") is None:
+            raise ModelError(f"model.device_map={self.device_map} needs the package accelerate: pip install accelerate")
+        folder = find_folder(self.path, self.revision)
+        check_folder(folder, family_names(), self.family)
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+        settings = {"dtype": dtype or "auto", "attn_implementation": kernel, "device_map": self.device_map}
+        model = _load_weights(folder, getattr(transformers, self.kind.architecture), settings)
+        if self.device_map is None:
+            torch.nn.Module.to(model, place)
+        return self.completed(model, tokenizer, folder)
 
 
-def resolve_device(device: str) -> torch.device:
-    """``auto`` is the first GPU, or the CPU where there is none."""
+def flat(options: type[ModelOptions]) -> Callable[..., LoadedModel]:
+    """A function that makes a model of the fields of ``options``, by name; its signature is theirs."""
+
+    @functools.wraps(options, assigned=("__doc__", "__module__"), updated=())
+    def load(**fields: Any) -> LoadedModel:
+        return options(**fields).load()
+
+    load.__annotations__ = get_type_hints(options)
+    return load
+
+
+load_model = flat(Checkpoint)
+"""The ``_target_`` of checkpoints in ``conf/model``."""
+
+
+def _device(device: str) -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -85,32 +161,7 @@ def resolve_device(device: str) -> torch.device:
     return place
 
 
-def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype | str:
-    """A torch dtype, or ``auto`` (the checkpoint's own); half precision is not worth having on a CPU."""
-    choose("model.dtype", dtype, get_args(Dtype))
-    if dtype == "auto":
-        return torch.float32 if device.type == "cpu" else "auto"
-    return DTYPES[dtype]
-
-
-def resolve_attention(attention: str, dtype: str, device: torch.device) -> str:
-    """The attention kernel, refused where it cannot run."""
-    choose("model.attention", attention, get_args(Attention))
-    if attention == "flash_attention_2":
-        if device.type != "cuda" or not is_flash_attn_2_available():
-            raise ModelError("model.attention=flash_attention_2 needs a CUDA device and the package flash-attn")
-        if dtype == "float32":
-            raise ModelError("model.attention=flash_attention_2 needs model.dtype=float16 or bfloat16")
-    return attention
-
-
-def choose(key: str, value: str, known: tuple[str, ...]) -> None:
-    """Refuse a value that is not one of the ``known`` ones."""
-    if value not in known:
-        raise ModelError(f"{key}={value} is unknown; choose one of {', '.join(known)}")
-
-
-def _load_weights(folder: Path, architecture: type, settings: dict) -> torch.nn.Module:
+def _load_weights(folder: Path, architecture: Any, settings: dict[str, Any]) -> GenerativeModel:
     """Load a checkpoint, refusing one whose keys leave parts of the model at their random start."""
     try:
         model, report = architecture.from_pretrained(

@@ -1,54 +1,114 @@
-"""Pictures as each family's vision tower takes them, and how many placeholders each needs. PIL only, no torchvision.
+"""Pictures as each family's vision tower takes them, and the text that stands for them in a prompt.
 
-Shape letters: M pictures, T tiles, S side of a square, P patches of all pictures, D values of a patch.
+PIL only, no torchvision. Shape letters: M pictures, T tiles, S side of a square, P patches of all pictures, D values of
+a patch.
 """
 
 from __future__ import annotations
 
 import io
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import LlavaNextImageProcessorPil, LlavaOnevisionImageProcessorPil, Qwen2VLImageProcessorPil
-from transformers.image_processing_utils import select_best_resolution
-from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
+from nuwa.models.checkpoint import ModelError
 from nuwa.samples import SampleError, to_rgb
+
+if TYPE_CHECKING:
+    from transformers import ProcessorMixin
 
 Size = tuple[int, int]
 """(width, height) in pixels, as PIL counts."""
-LONGEST = 8192
+Source = Path | dict[str, Any]
+"""Where a processor's settings come from: a checkpoint's folder, or the settings themselves."""
+ImageFrame = Literal["auto", "pad", "crop", "folder"]
+_LONGEST = 8192
 """Longest side, in pixels, of a picture that is padded to a square; longer ones are shrunk before, or a thin strip of a
 picture would take gigabytes."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class PictureOptions:
+    """What ``conf/model`` says about pictures. ``image_frame`` is LLaVA-1.5's, the others are Qwen2.5-VL's.
+
+    ``image_frame`` says how a picture becomes a square: ``pad`` it with the mean colour as LLaVA-1.5 was trained
+    (``auto``), ``crop`` its centre as Hugging Face processors do, or as the ``folder`` says. ``min_pixels`` and
+    ``max_pixels`` bound the area to which a picture is resized (null: as the folder says); ``jpeg_quality`` sends it
+    through a JPEG.
+    """
+
+    image_frame: ImageFrame = "auto"
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+    jpeg_quality: int | None = None
+
+    def require_only(self, family: str, *own: str) -> None:
+        """Refuse options that a family does not have.
+
+        Raises:
+            ModelError: one is set; the message names it.
+        """
+        for option in fields(PictureOptions):
+            value = getattr(self, option.name)
+            if option.name not in own and value != option.default:
+                raise ModelError(f"model.{option.name}={value}: {family} models have no such option")
+
+
+def make_pil(kind: Any, source: Source, settings: dict[str, Any]) -> Any:
+    """transformers' PIL processor ``kind`` with the means and deviations of ``source``, and with other settings."""
+    if isinstance(source, dict):
+        return kind(**source | settings)
+    return kind.from_pretrained(source, local_files_only=True, **settings)
+
+
+def text_processor(kind: type[ProcessorMixin], pil: Any, placeholder: str, **settings: Any) -> ProcessorMixin:
+    """As much of transformers' processor ``kind`` as writes the text for a picture (``replace_image_token``).
+
+    Its constructor would want a video processor, which needs torchvision. ``settings`` are attributes that it reads.
+    """
+    processor = kind.__new__(kind)
+    vars(processor).update(image_processor=pil, image_token=placeholder, **settings)
+    return processor
+
+
 class PictureProcessor(ABC):
-    """Turns pictures into the image inputs of one family; ``pil`` is transformers' processor behind it.
+    """Turns pictures into the image inputs of one family.
 
     ``marks_placeholders``: the model wants ``mm_token_type_ids``, 1 on placeholders, to know where pictures are.
+
+    Args:
+        pil: transformers' processor of pictures.
+        texts: what writes the text for a picture; see `text_processor`.
     """
 
     marks_placeholders: ClassVar[bool] = False
 
-    def __init__(self, pil) -> None:
-        self.pil = pil
+    def __init__(self, pil: Any, texts: ProcessorMixin) -> None:
+        self.pil, self._texts = pil, texts
+
+    def check(self, image: Image.Image) -> None:
+        """Refuse a picture that the tower cannot take.
+
+        Raises:
+            SampleError: it has no pixels, or an impossible shape.
+        """
+        if 0 in image.size:
+            raise SampleError("a picture has no pixels")
 
     def encode(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
         """Inputs of ``get_image_features`` for M pictures of any mode."""
         return dict(self.pil([to_rgb(image) for image in images], return_tensors="pt"))
 
-    @abstractmethod
-    def tokens(self, image: Image.Image) -> int:
-        """Placeholders that a picture needs in the prompt.
-
-        Raises:
-            SampleError: the tower cannot take a picture of this shape.
-        """
+    def texts(self, inputs: Mapping[str, Tensor], count: int) -> list[str]:
+        """What stands in a prompt for each of ``count`` pictures, given their `encode`."""
+        given = {**inputs, "batch_num_images": [1] * count}
+        return [self._texts.replace_image_token(given, number) for number in range(count)]
 
     @abstractmethod
     def seen(self, image: Image.Image) -> Image.Image:
@@ -56,17 +116,10 @@ class PictureProcessor(ABC):
 
 
 class SquareProcessor(PictureProcessor):
-    """LLaVA-1.5: every picture becomes one square, ``pixel_values`` (M, 3, S, S); ``count`` placeholders each."""
-
-    def __init__(self, pil: LlavaImageProcessorPil, count: int) -> None:
-        super().__init__(pil)
-        self.count = count
+    """LLaVA-1.5: every picture becomes one square, ``pixel_values`` (M, 3, S, S)."""
 
     def encode(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
-        return super().encode([bounded(image, LONGEST) for image in images] if self.pil.do_pad else images)
-
-    def tokens(self, image: Image.Image) -> int:
-        return self.count
+        return super().encode([bounded(image, _LONGEST) for image in images] if self.pil.do_pad else images)
 
     def seen(self, image: Image.Image) -> Image.Image:
         return restore(self.encode([image])["pixel_values"][0], self.pil.image_mean, self.pil.image_std)
@@ -75,34 +128,17 @@ class SquareProcessor(PictureProcessor):
 class TiledProcessor(PictureProcessor):
     """LLaVA-NeXT and OneVision: the whole picture as one square, and tiles of a larger copy that keeps its shape.
 
-    ``pixel_values`` (M, T, 3, S, S), tiles filled up with zeros, and ``image_sizes`` (M, 2), height first. A tile has
-    ``side`` x ``side`` tokens; ``most`` is the area, in tiles, beyond which OneVision shrinks the grid of tokens.
+    ``pixel_values`` (M, T, 3, S, S), tiles filled up with zeros, and ``image_sizes`` (M, 2), height first. A tile is a
+    square of ``tile`` pixels and has ``side`` x ``side`` tokens.
     """
 
-    def __init__(
-        self,
-        pil: LlavaNextImageProcessorPil | LlavaOnevisionImageProcessorPil,
-        tile: int,
-        side: int,
-        most: int | None = None,
-    ) -> None:
-        super().__init__(pil)
-        self.tile, self.side, self.most = tile, side, most
+    def __init__(self, pil: Any, texts: ProcessorMixin, tile: int, side: int) -> None:
+        super().__init__(pil, texts)
+        self.tile, self.side = tile, side
 
     def encode(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
         inputs = super().encode(images)
         return {name: inputs[name] for name in ("pixel_values", "image_sizes")}
-
-    def tokens(self, image: Image.Image) -> int:
-        rows, columns = self.stitched(image)
-        return self.side**2 + rows * (columns + 1)
-
-    def stitched(self, image: Image.Image) -> tuple[int, int]:
-        """Rows and columns of the tiles' tokens, put together and without those of the padding."""
-        width, height = image.size
-        best = select_best_resolution((height, width), self.pil.image_grid_pinpoints)
-        grid = unpadded([self.side * pixels // self.tile for pixels in best], (height, width))
-        return grid if self.most is None else shrunk(grid, self.most * self.side**2)
 
     def seen(self, image: Image.Image) -> Image.Image:
         return restore(self.encode([image])["pixel_values"][0, 0], self.pil.image_mean, self.pil.image_std)
@@ -114,20 +150,20 @@ class NativeProcessor(PictureProcessor):
     ``jpeg_quality``: send every picture through a JPEG first, as lmms-eval's wrapper does (75).
     """
 
-    marks_placeholders: ClassVar[bool] = True  # without, its positions silently become one-dimensional
+    marks_placeholders = True  # without, its positions silently become one-dimensional
 
-    def __init__(self, pil: Qwen2VLImageProcessorPil, jpeg_quality: int | None = None) -> None:
-        super().__init__(pil)
+    def __init__(self, pil: Any, texts: ProcessorMixin, jpeg_quality: int | None = None) -> None:
+        super().__init__(pil, texts)
         self.jpeg_quality = jpeg_quality
+
+    def check(self, image: Image.Image) -> None:
+        super().check(image)
+        self.resized(image)
 
     def encode(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
         if self.jpeg_quality is not None:
             images = [recompress(to_rgb(image), self.jpeg_quality) for image in images]
         return super().encode(images)
-
-    def tokens(self, image: Image.Image) -> int:
-        width, height = self.resized(image)
-        return width * height // (self.pil.patch_size * self.pil.merge_size) ** 2
 
     def resized(self, image: Image.Image) -> Size:
         """The size to which a picture is brought, in whose pixels the model answers boxes.
@@ -135,6 +171,8 @@ class NativeProcessor(PictureProcessor):
         Raises:
             SampleError: one side is more than 200 times the other.
         """
+        from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
+
         width, height = image.size
         limits = self.pil.size["shortest_edge"], self.pil.size["longest_edge"]
         try:
@@ -148,26 +186,16 @@ class NativeProcessor(PictureProcessor):
 
 
 def bounded(image: Image.Image, longest: int) -> Image.Image:
-    """The picture, its longer side shrunk to ``longest`` pixels if it has more."""
+    """The picture, its longer side shrunk to ``longest`` pixels if it has more.
+
+    >>> bounded(Image.new("RGB", (400, 30)), 100).size
+    (100, 8)
+    """
     scale = longest / max(image.size)
     if scale >= 1:
         return image
-    return to_rgb(image).resize([max(1, round(side * scale)) for side in image.size], Image.Resampling.BICUBIC)
-
-
-def unpadded(grid: Sequence[int], size: Sequence[int]) -> tuple[int, int]:
-    """Rows and columns that a picture of ``size`` (height, width), centred on a grid (rows, columns), covers."""
-    rows, columns = grid
-    height, width = size
-    if width / height > columns / rows:
-        return rows - (rows - int(round(height * (columns / width), 7))) // 2 * 2, columns
-    return rows, columns - (columns - int(round(width * (rows / height), 7))) // 2 * 2
-
-
-def shrunk(grid: tuple[int, int], most: int) -> tuple[int, int]:
-    """A grid scaled down to ``most`` cells, if it has many more (LLaVA-OneVision's anyres_max)."""
-    ratio = (grid[0] * grid[1] / most) ** 0.5
-    return (int(grid[0] // ratio), int(grid[1] // ratio)) if ratio > 1.1 else grid
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    return to_rgb(image).resize((width, height), Image.Resampling.BICUBIC)
 
 
 def recompress(image: Image.Image, quality: int) -> Image.Image:

@@ -41,6 +41,9 @@ class PromptFormat:
 
         Raises:
             PromptError: the text holds placeholders, but not as many as there are images.
+
+        >>> PromptFormat("USER: {images}{text} ASSISTANT:").render("Is it red?", 1)
+        'USER: <image>\\nIs it red? ASSISTANT:'
         """
         placed = text.count(IMAGE)
         if placed and placed != n_images:
@@ -56,14 +59,17 @@ class PromptFormat:
         return before + lead + after
 
 
-def expand_images(ids: Sequence[int], placeholder: int, counts: Sequence[int]) -> list[int]:
-    """Repeat the i-th ``placeholder`` of a prompt's ids ``counts[i]`` times: as often as its image has vision tokens.
+def put_images(prompt: str, placeholder: str, texts: Sequence[str]) -> str:
+    """A rendered prompt whose i-th ``placeholder`` is ``texts[i]``, the text that stands for a picture.
 
     Raises:
-        PromptError: the prompt does not hold one placeholder per image.
+        PromptError: the prompt does not hold one placeholder per picture.
+
+    >>> put_images("<s><image> or <image>?", "<image>", ["<image>" * 2, "<image>"])
+    '<s><image><image> or <image>?'
     """
-    found = sum(token == placeholder for token in ids)
-    if found != len(counts):
-        raise PromptError(f"the prompt holds {found} image placeholder(s) for {len(counts)} image(s)")
-    left = iter(counts)
-    return [copy for token in ids for copy in [token] * (next(left) if token == placeholder else 1)]
+    found = prompt.count(placeholder)
+    if found != len(texts):
+        raise PromptError(f"the prompt holds {found} image placeholder(s) for {len(texts)} image(s)")
+    pieces = prompt.split(placeholder)
+    return pieces[0] + "".join(text + piece for text, piece in zip(texts, pieces[1:], strict=True))

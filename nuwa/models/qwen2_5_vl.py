@@ -9,21 +9,23 @@ Shape letters: P patches of all images, N tokens of all images, H heads, d head 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from nuwa.models.base import Adapter, Recording, remove_hooks
-from nuwa.pruners.base import Tap, Tower
-from nuwa.pruning.budget import ModelShape
+from nuwa.models.base import Family
+from nuwa.models.checkpoint import ModelError
+from nuwa.models.processors import NativeProcessor, PictureOptions, Source, make_pil, text_processor
+from nuwa.models.random_configs import Sizes, SpecialTokens, ends_of, plain_rope, token_id
+from nuwa.models.towers import LayerRun, Recording
+from nuwa.pruners.base import Tower
 from nuwa.pruning.layout import ImageLayout
-from nuwa.pruning.scores import CHUNK, apply_rotary, softmax_rows
+from nuwa.pruning.scores import CHUNK, Heads, rotate, softmax_rows
 from nuwa.pruning.windows import window_order
 
-WITHOUT_CLS = ("cls_feature", "reader_query", "reader_keys")
-"""Taps that need a CLS token."""
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
 
 def received_by_head(queries: Tensor, keys: Tensor, scale: float, chunk: int = CHUNK) -> Tensor:
@@ -38,120 +40,155 @@ def received_by_head(queries: Tensor, keys: Tensor, scale: float, chunk: int = C
 
 
 class QwenRecording(Recording):
-    """Quantities of a tower, of images of ``grids`` (frames, rows, columns) tokens."""
+    """Quantities of a tower, of images of ``grids`` (frames, rows, columns) tokens.
 
-    def __init__(self, visual: nn.Module, grids: Sequence[Sequence[int]]) -> None:
-        super().__init__(len(visual.blocks))
-        self.visual = visual
-        self.unit = visual.spatial_merge_size**2
-        self.order = window_order(grids, visual.window_size // visual.spatial_merge_size // visual.patch_size)
+    ``full`` are the layers whose attention spans whole images; by default taps read the last of them.
+    """
+
+    def __init__(
+        self, layers: Sequence[nn.Module], merger: nn.Module, vision: Any, grids: Sequence[Sequence[int]]
+    ) -> None:
+        super().__init__(layers, merger, max(vision.fullatt_block_indexes), cls=False, windows=True)
+        self.unit = vision.spatial_merge_size**2
+        self.order = window_order(grids, vision.window_size // vision.spatial_merge_size // vision.patch_size)
         self.sizes = [frames * rows * columns for frames, rows, columns in grids]
         self.starts = torch.tensor([0, *self.sizes]).cumsum(0).tolist()
-        self.projections: dict[int, Tensor] = {}
-        self.calls: dict[int, dict[str, Any]] = {}
 
-    def features(self, image: int, rows: Tensor) -> Tensor:
-        return self._tokens(self.selected, image, rows)
+    def _leave_reader(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if self._selected is None:
+            self._selected = output
 
-    def view(self, tap: Tap, image: int, rows: Tensor) -> Tensor | None:
-        if not self.has(tap):
-            return None
-        values = self._tokens(self.value(tap), image, rows)
-        return values.T if tap.kind == "cls_attention" else values
+    def projections(self, run: LayerRun) -> Heads:
+        attention, normed = run.layer.get_submodule("attn"), run.layer.get_submodule("norm1")(run.hidden[0])
+        projected = attention.get_submodule("qkv")(normed).unflatten(-1, (3, attention.num_heads, -1))
+        queries, keys, _ = (part.transpose(0, 1)[None] for part in projected.unbind(1))
+        return Heads(queries, keys, queries.shape[-1] ** -0.5)
 
-    def has(self, tap: Tap) -> bool:
-        return tap.kind not in WITHOUT_CLS
+    def heads(self, run: LayerRun) -> Heads:
+        queries, keys, scale = self.projections(run)
+        cos, sin = (part.float().to(queries.device)[None] for part in run.kwargs["position_embeddings"])
+        return Heads(rotate(queries.float(), cos, sin), rotate(keys.float(), cos, sin), scale)
 
-    def repeat(self, owners: Sequence[int]) -> None:
-        self.starts = [self.starts[owner] for owner in owners]
-
-    def block_of(self, tap: Tap) -> int:
-        """The block a tap reads: by default the last one whose attention spans whole images."""
-        return tap.layer_in(self.depth, max(self.visual.fullatt_block_indexes), windows=True)
-
-    def _tokens(self, values: Tensor, image: int, rows: Tensor) -> Tensor:
-        """Rows of an image out of values by token in window order (N, ...)."""
-        return values[self.order[self.starts[image] + rows.cpu()].to(values.device)]
-
-    def _compute(self, tap: Tap) -> Tensor:
-        """The tapped quantity of every token in window order: (N, H), (N,), (N, D) or (N, L)."""
-        if tap.kind == "hidden_mean":
-            return self.visual.merger(self.hidden_mean(tap).to(self.selected.dtype))
-        block = self.block_of(tap)
-        heads = self.visual.blocks[block].attn.num_heads
-        queries, keys, _ = self.projections[block].unflatten(-1, (3, heads, -1)).unbind(1)
-        if tap.kind == "keys":
-            return self._by_token(keys.flatten(1))
-        received = self._by_token(self._received(queries, keys, **self.calls[block]))
-        return received if tap.kind == "cls_attention" else received.mean(1)
-
-    def _by_token(self, values: Tensor) -> Tensor:
-        """Mean over the patches of each merge unit: (P, ...) -> (N, ...)."""
-        return values.unflatten(0, (-1, self.unit)).mean(1)
-
-    def _received(self, queries: Tensor, keys: Tensor, rotary: tuple[Tensor, Tensor], ends: Tensor) -> Tensor:
-        """Attention that each patch receives in every head, mean over the queries of its image: (P, H) float32.
+    def received(self, run: LayerRun, heads: Heads) -> Tensor:
+        """As in `Recording`.
 
         A window's patches are asked by its own queries only. Divided by the window's size their shares would grow as
         windows at the border shrink; divided by the image's, uniform attention gives every patch the same.
         """
-        cos, sin = (part.float()[None] for part in rotary)
-        queries, keys = (apply_rotary(x.float().transpose(0, 1)[None], cos, sin)[0] for x in (queries, keys))
-        scale = queries.shape[-1] ** -0.5
-        lengths = ends.diff().tolist()
-        segments = zip(queries.split(lengths, 1), keys.split(lengths, 1), strict=True)
-        received = torch.cat([received_by_head(*segment, scale) for segment in segments], 1)
+        lengths = run.kwargs["cu_seqlens"].diff().tolist()
+        segments = zip(heads.queries[0].split(lengths, 1), heads.keys[0].split(lengths, 1), strict=True)
+        received = torch.cat([received_by_head(*segment, heads.scale) for segment in segments], 1)
         asking = torch.tensor(self.sizes).repeat_interleave(torch.tensor(self.sizes) * self.unit) * self.unit
-        return (received / asking.to(received.device)).T
+        return (received / asking.to(received.device))[None]
+
+    def tokens(self, values: Tensor) -> Tensor:
+        """Mean over the patches of each merge unit: (1, P, ...) -> (N, ...)."""
+        return values[0].unflatten(0, (-1, self.unit)).mean(1)
+
+    def as_features(self, states: Tensor) -> Tensor:
+        return self.reader(states[0].to(self.selected.dtype))
+
+    def rows(self, values: Tensor, image: int, rows: Tensor) -> Tensor:
+        return values[self.order[self.starts[image] + rows.cpu()].to(values.device)]
+
+    def expand_to(self, owners: Sequence[int]) -> None:
+        self.starts = [self.starts[owner] for owner in owners]
+
+    def attention_chunks(self, run: LayerRun, image: int, chunk: int = CHUNK) -> Iterator[tuple[int, Tensor]]:
+        """As in `Recording`: the mean over a token's patches, summed over those of the token looked at."""
+        start, device, unit = self.starts[image], run.hidden.device, self.unit
+        order = self.order[start : start + self.sizes[image]].to(device)
+        patches = (order[:, None] * unit + torch.arange(unit, device=device)).flatten()
+        queries, keys, scale = self.heads(run)
+        window = torch.searchsorted(run.kwargs["cu_seqlens"].to(patches.dtype), patches, right=True)
+        for first in range(0, len(order), chunk):
+            asking = slice(first * unit, (first + chunk) * unit)
+            together = window[asking, None] == window
+            rows = softmax_rows(queries[:, :, patches[asking]], keys[:, :, patches], scale, together).mean(1)
+            yield first, rows.unflatten(2, (-1, unit)).sum(3).unflatten(1, (-1, unit)).mean(2)
 
 
-class Qwen2_5_VLAdapter(Adapter):
+class Qwen2_5_VL(Family):
     """`Qwen2_5_VLForConditionalGeneration`, for images."""
 
     model_type = "qwen2_5_vl"
+    architecture = "Qwen2_5_VLForConditionalGeneration"
     axes = 3
+    placeholder = "<|image_pad|>"
+    special = SpecialTokens.chat("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+    half = torch.bfloat16
 
-    @property
-    def shape(self) -> ModelShape:
-        text = self.model.config.text_config
-        return ModelShape(
-            layers=text.num_hidden_layers,
-            hidden=text.hidden_size,
-            intermediate=text.intermediate_size,
-            kv_heads=text.num_key_value_heads,
-            head_dim=text.hidden_size // text.num_attention_heads,
-            vision_hidden=self.model.config.vision_config.out_hidden_size,
+    @classmethod
+    def random_config(cls, tokenizer: PreTrainedTokenizerFast, sizes: Sizes) -> PreTrainedConfig:
+        """Windows of 4 x 4 tokens, every fourth part of the tower ends in full attention, M-RoPE."""
+        from transformers import Qwen2_5_VLConfig
+
+        half = sizes.hidden_size // sizes.heads // 2
+        if half % 8:
+            raise ModelError(f"model.hidden_size={sizes.hidden_size} must be a multiple of 16 times model.heads")
+        period = max(sizes.vision_layers // 4, 2)
+        vision = {
+            "depth": sizes.vision_layers,
+            "hidden_size": sizes.vision_hidden_size,
+            "intermediate_size": sizes.vision["intermediate_size"],
+            "num_heads": sizes.vision_heads,
+            "out_hidden_size": sizes.hidden_size,
+            "patch_size": sizes.patch,
+            "window_size": 8 * sizes.patch,
+            "fullatt_block_indexes": list(range(period - 1, sizes.vision_layers, period)),
+        }
+        rope = plain_rope(1e6) | {"mrope_section": [half // 4, 3 * half // 8, 3 * half // 8]}
+        return Qwen2_5_VLConfig(
+            vision_config=vision,
+            text_config=sizes.text | ends_of(tokenizer) | {"rope_parameters": rope},
+            image_token_id=token_id(tokenizer, "<|image_pad|>"),
+            video_token_id=token_id(tokenizer, "<|video_pad|>"),
+            vision_start_token_id=token_id(tokenizer, "<|vision_start|>"),
+            vision_end_token_id=token_id(tokenizer, "<|vision_end|>"),
         )
+
+    @classmethod
+    def pictures(cls, config: PreTrainedConfig, source: Source, options: PictureOptions) -> NativeProcessor:
+        from transformers import Qwen2_5_VLProcessor, Qwen2VLImageProcessorPil
+
+        options.require_only(cls.model_type, "min_pixels", "max_pixels", "jpeg_quality")
+        if options.jpeg_quality is not None and not 1 <= options.jpeg_quality <= 100:
+            raise ModelError(f"model.jpeg_quality={options.jpeg_quality} must be in 1 to 100")
+        vision = config.vision_config
+        settings = {name: getattr(vision, name) for name in ("patch_size", "temporal_patch_size")}
+        pil = make_pil(Qwen2VLImageProcessorPil, source, settings | {"merge_size": vision.spatial_merge_size})
+        limits = {"shortest_edge": options.min_pixels, "longest_edge": options.max_pixels}
+        pil.size = {**dict(pil.size), **{edge: pixels for edge, pixels in limits.items() if pixels is not None}}
+        least, most = pil.size["shortest_edge"], pil.size["longest_edge"]
+        if not 0 < least <= most:
+            raise ModelError(f"model.min_pixels={least} must be positive and at most model.max_pixels={most}")
+        return NativeProcessor(pil, text_processor(Qwen2_5_VLProcessor, pil, cls.placeholder), options.jpeg_quality)
 
     @property
     def tower(self) -> Tower:
-        vision = self.model.config.vision_config
+        vision = self.config.vision_config
         names = ("hidden_size", "depth", "patch_size", "spatial_merge_size")
         return Tower(vision.model_type, {name: getattr(vision, name) for name in names})
 
     @property
-    def projector(self) -> nn.Module:
-        return self.multimodal.visual.merger
+    def vision_width(self) -> int:
+        return self.config.vision_config.out_hidden_size
 
     def grids(self, arguments: Mapping[str, Any]) -> list[tuple[int, int, int]]:
         """Frames, rows and columns of the tokens of each image."""
-        merge = self.model.config.vision_config.spatial_merge_size
+        merge = self.config.vision_config.spatial_merge_size
         return [(t, h // merge, w // merge) for t, h, w in arguments["image_grid_thw"].tolist()]
-
-    def pixels(self, arguments: Mapping[str, Any]) -> Sequence[Tensor]:
-        return arguments["pixel_values"].split(arguments["image_grid_thw"].prod(1).tolist())
 
     def layouts(self, images: Sequence[Tensor], arguments: Mapping[str, Any]) -> list[ImageLayout]:
         return [ImageLayout.single((frames * rows, columns)) for frames, rows, columns in self.grids(arguments)]
 
-    def project(self, features: Tensor) -> Tensor:
-        """The merger's output has the LLM's width already."""
-        return features
+    def pixels(self, arguments: Mapping[str, Any]) -> Sequence[Tensor]:
+        return arguments["pixel_values"].split(arguments["image_grid_thw"].prod(1).tolist())
 
-    def sizes(self, arguments: Mapping[str, Any]) -> list[tuple[int, ...]]:
+    def sizes(self, arguments: Mapping[str, Any]) -> Sequence[tuple[int, ...]]:
         return self.grids(arguments)
 
-    def choose(self, arguments: Mapping[str, Any], images: Sequence[int]) -> dict[str, Any]:
+    def select_images(self, arguments: Mapping[str, Any], images: Sequence[int]) -> dict[str, Any]:
         pixels = self.pixels(arguments)
         return {
             **arguments,
@@ -159,43 +196,17 @@ class Qwen2_5_VLAdapter(Adapter):
             "image_grid_thw": arguments["image_grid_thw"][list(images)],
         }
 
+    @property
+    def projector(self) -> nn.Module:
+        return self.multimodal.get_submodule("visual.merger")
+
+    @property
+    def tower_layers(self) -> Sequence[nn.Module]:
+        return list(self.multimodal.get_submodule("visual.blocks").children())
+
+    def project(self, features: Tensor) -> Tensor:
+        """The merger's output has the LLM's width already."""
+        return features
+
     def new_recording(self, arguments: Mapping[str, Any]) -> QwenRecording:
-        return QwenRecording(self.multimodal.visual, self.grids(arguments))
-
-    @contextmanager
-    def record(self, taps: Sequence[Tap], arguments: Mapping[str, Any]) -> Iterator[QwenRecording]:
-        visual = self.multimodal.visual
-        recording = self.new_recording(arguments)
-        handles = [visual.merger.register_forward_hook(_capture_merged(recording))]
-        handles += recording.record_means(taps, visual.blocks)
-        read = {recording.block_of(tap) for tap in taps if recording.has(tap) and tap.kind != "hidden_mean"}
-        for block in sorted(read):
-            attention = visual.blocks[block].attn
-            handles.append(attention.register_forward_pre_hook(_capture_call(recording, block), with_kwargs=True))
-            handles.append(attention.qkv.register_forward_hook(_capture_projections(recording, block)))
-        try:
-            yield recording
-        finally:
-            remove_hooks(handles)
-
-
-def _capture_merged(recording: QwenRecording):
-    def hook(module: nn.Module, inputs: tuple, output: Tensor) -> None:
-        if recording.selected is None:
-            recording.selected = output
-
-    return hook
-
-
-def _capture_call(recording: QwenRecording, block: int):
-    def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        recording.calls[block] = {"rotary": kwargs["position_embeddings"], "ends": kwargs["cu_seqlens"]}
-
-    return hook
-
-
-def _capture_projections(recording: QwenRecording, block: int):
-    def hook(module: nn.Module, inputs: tuple, output: Tensor) -> None:
-        recording.projections[block] = output
-
-    return hook
+        return QwenRecording(self.tower_layers, self.projector, self.config.vision_config, self.grids(arguments))

@@ -1,118 +1,214 @@
-"""Reads the layers of a vision tower while it runs: states and attention between the patches of an image.
+"""Reads a vision tower while it runs, once for methods (`Tap`) and for analyses (``watch``).
 
-CLIP and SigLIP (LLaVA, LLaVA-NeXT, OneVision) see every crop as a sequence of its own, with a CLS token or without.
-Qwen2.5-VL's tower works on patches in window order; here every state and row is of a token (the mean over the patches
-of its merge unit, attention summed over those looked at) in raster order.
+CLIP and SigLIP see every crop as a sequence of its own; Qwen2.5-VL sees the patches of all images as one sequence.
 
-Shape letters: S sequences of an image, Q queries, N patches (tokens) of a sequence, H heads, D width, d head width.
+Shape letters: C sequences, P places of a sequence (a CLS token, if there is one, comes first), N tokens of an image,
+V rows asked for, Q queries, H heads, D tower width, d head width.
 """
 
 from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from nuwa.models.base import Adapter, remove_hooks
-from nuwa.models.qwen2_5_vl import QwenRecording
 from nuwa.pruners.base import Tap
-from nuwa.pruning.scores import CHUNK, apply_rotary, softmax_rows, split_heads
+from nuwa.pruning.scores import CHUNK, Heads, softmax_rows
 
-STATES = Tap("hidden_mean")
-"""The name under which a recording holds the states of one layer."""
+NEED_CLS = ("cls_feature", "reader_query", "reader_keys")
+"""Taps of the CLS token."""
+TAP_KINDS = ("cls_attention", "received_attention", "keys", "hidden_mean", *NEED_CLS)
+
+
+class SelfAttention(Protocol):
+    """What is read of transformers' attention modules, in towers and decoders."""
+
+    q_proj: nn.Module
+    k_proj: nn.Module
+    head_dim: int
+    scaling: float
 
 
 @dataclass
-class TowerCall(ABC):
-    """Layer ``index`` of a tower after it ran: what entered it, what left it, and the layer's own arguments."""
+class LayerRun:
+    """Layer ``index`` of a tower after it ran: what entered and left it (C, P, D), and its other arguments."""
 
     index: int
     layer: nn.Module
     hidden: Tensor
     output: Tensor
     kwargs: dict[str, Any]
-    recording: Any
 
-    def states(self, image: int, rows: Tensor) -> Tensor:
-        """What left the layer for some rows (N,) of an image, as `ImageLayout.source` counts them: (N, D)."""
-        self.recording.computed[STATES] = self.by_row()
-        return self.recording.view(STATES, image, rows)
+
+class Recording(ABC):
+    """What was read off one run of a vision tower. Images may differ in size.
+
+    Rows (V,) are row numbers among an image's vision features (`ImageLayout.source`). ``selected`` are the features of
+    all images as the tower returned them. What is costly is computed once for all images and kept.
+
+    Args:
+        layers: the layers of the tower.
+        reader: the module that reads the tower's features.
+        feature_layer: the layer that taps read by default, whose output are the features.
+        cls: whether every sequence begins with a CLS token.
+        windows: whether most layers see windows only.
+    """
+
+    def __init__(
+        self, layers: Sequence[nn.Module], reader: nn.Module, feature_layer: int, cls: bool, windows: bool = False
+    ) -> None:
+        self.layers, self.reader, self.feature_layer = layers, reader, feature_layer
+        self.cls, self.windows = int(cls), windows
+        self._selected: Tensor | None = None
+        self._runs: dict[int, LayerRun] = {}
+        self._sums: dict[Tap, Tensor] = {}
+        self._computed: dict[Tap, Tensor] = {}
+
+    @contextmanager
+    def reading(self, taps: Sequence[Tap], watch: Callable[[LayerRun], None] | None = None) -> Iterator[None]:
+        """Read ``taps``, and call ``watch`` after each layer, while the context is open."""
+        depth = len(self.layers)
+        means = {tap: tap.layers_in(depth) for tap in taps if tap.kind == "hidden_mean"}
+        needed = {self.layer_of(tap) for tap in taps if tap not in means and self.has(tap)}
+
+        def leave(index: int, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
+            states = output if torch.is_tensor(output) else output[0]
+            hidden, states = (x if x.dim() == 3 else x[None] for x in (args[0], states))
+            run = LayerRun(index, module, hidden, states, kwargs)
+            if index in needed:
+                self._runs[index] = run
+            for tap in (tap for tap, layers in means.items() if index in layers):
+                self._sums[tap] = states.float() + self._sums.get(tap, 0)
+            if watch is not None:
+                watch(run)
+
+        with ExitStack() as stack:
+            stack.callback(self.reader.register_forward_hook(self._leave_reader).remove)
+            for index, layer in enumerate(self.layers):
+                if watch is not None or index in needed or any(index in layers for layers in means.values()):
+                    hook = functools.partial(leave, index)
+                    stack.callback(layer.register_forward_hook(hook, with_kwargs=True).remove)
+            yield
+
+    @property
+    def selected(self) -> Tensor:
+        """The features of all images as the tower returned them."""
+        if self._selected is None:
+            raise RuntimeError("the vision tower has not run")
+        return self._selected
+
+    def has(self, tap: Tap) -> bool:
+        """Whether this tower has what a tap asks for."""
+        return bool(self.cls) or tap.kind not in NEED_CLS
+
+    def layer_of(self, tap: Tap) -> int:
+        """The layer a tap reads."""
+        if tap.kind.startswith("reader"):
+            return min(self.feature_layer + 1, len(self.layers) - 1)
+        return tap.layer_in(len(self.layers), self.feature_layer, self.windows)
+
+    def features(self, image: int, rows: Tensor) -> Tensor:
+        """(V, D) features at which tokens are kept or merged."""
+        return self.rows(self.selected, image, rows)
+
+    def view(self, tap: Tap, image: int, rows: Tensor) -> Tensor | None:
+        """The tapped quantity of some rows of an image: shapes as in `nuwa.pruners.base.Tap`, without the batch.
+
+        Raises:
+            ValueError: there is no such kind of tap.
+        """
+        if tap.kind not in TAP_KINDS:
+            raise ValueError(f"a vision tower has no tap {tap.kind!r}")
+        if not self.has(tap):
+            return None
+        values = self.rows(self.value(tap), image, rows)
+        return values.T if tap.kind == "cls_attention" else values
+
+    def states(self, run: LayerRun, image: int, rows: Tensor) -> Tensor:
+        """What left a layer for some rows of an image: (V, D)."""
+        return self.rows(self.tokens(run.output), image, rows)
+
+    def value(self, tap: Tap) -> Tensor:
+        """The tapped quantity of all images, in the tower's shape and order."""
+        if tap not in self._computed:
+            self._computed[tap] = self._compute(tap)
+        return self._computed[tap]
+
+    def _compute(self, tap: Tap) -> Tensor:
+        if tap.kind == "hidden_mean":
+            return self.as_features(self._sums[tap] / len(tap.layers_in(len(self.layers))))
+        run = self._runs[self.layer_of(tap)]
+        if tap.kind == "cls_feature":
+            return run.output[:, :1]
+        if tap.kind.endswith("attention"):
+            return self._attention(tap, run)
+        queries, keys = (x.transpose(1, 2).flatten(2) for x in self.projections(run)[:2])
+        if tap.kind == "keys":
+            return self.tokens(keys)
+        return keys if tap.kind == "reader_keys" else queries[:, :1]
+
+    def _attention(self, tap: Tap, run: LayerRun) -> Tensor:
+        """Attention of the CLS token, or received by tokens: by token and head, or their mean."""
+        heads = self.heads(run)
+        if tap.kind == "cls_attention" and self.cls:
+            return softmax_rows(heads.queries[:, :, :1], heads.keys, heads.scale)[:, :, 0, 1:].transpose(1, 2)
+        received = self.tokens(self.received(run, heads).transpose(1, 2))
+        return received if tap.kind == "cls_attention" else received.mean(-1)
+
+    def state_dict(self, taps: Sequence[Tap]) -> dict[str, Tensor]:
+        """All that can be asked of this recording, if nothing but ``taps`` is, as tensors by name."""
+        return self._features() | {str(tap): self.value(tap) for tap in taps if self.has(tap)}
+
+    def load_state_dict(self, tensors: Mapping[str, Tensor], taps: Sequence[Tap]) -> None:
+        """Fill an empty recording of the same images with what `state_dict` gave."""
+        self._selected = tensors["selected"]
+        self._computed = {tap: tensors[str(tap)] for tap in taps if self.has(tap)}
+
+    def _features(self) -> dict[str, Tensor]:
+        return {"selected": self.selected}
+
+    def _leave_reader(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        """Keep the features; the reader's first run in a context counts."""
+        if self._selected is None:
+            self._selected = inputs[0]
+
+    def heads(self, run: LayerRun) -> Heads:
+        """Queries and keys of a layer as its attention multiplies them: (C, H, P, d) each."""
+        return self.projections(run)
 
     @abstractmethod
-    def by_row(self) -> Tensor:
-        """The states that left the layer as the family's recording keeps them."""
+    def projections(self, run: LayerRun) -> Heads:
+        """Queries and keys of a layer before their rotation, if they are rotated: (C, H, P, d) each."""
 
     @abstractmethod
-    def portions(self, image: int, chunk: int = CHUNK) -> Iterator[tuple[int, Tensor]]:
-        """The first query of each portion, and its attention rows, head mean, (S, Q, N), CLS left out."""
+    def received(self, run: LayerRun, heads: Heads) -> Tensor:
+        """Attention that each place receives in every head, mean over the queries of its image: (C, H, P) float32."""
 
+    @abstractmethod
+    def tokens(self, values: Tensor) -> Tensor:
+        """Values by place (C, P, ...) as values by token, in the tower's shape and order."""
 
-class ClipCall(TowerCall):
-    """A layer of CLIP or SigLIP."""
+    @abstractmethod
+    def as_features(self, states: Tensor) -> Tensor:
+        """Float32 hidden states (C, P, D) as features of tokens."""
 
-    def by_row(self) -> Tensor:
-        return self.output[:, self.recording.cls :]
+    @abstractmethod
+    def rows(self, values: Tensor, image: int, rows: Tensor) -> Tensor:
+        """Rows (V,) of an image out of values by token: (V, ...)."""
 
-    def portions(self, image: int, chunk: int = CHUNK) -> Iterator[tuple[int, Tensor]]:
-        attention, cls = self.layer.self_attn, self.recording.cls
-        normed = self.layer.layer_norm1(self.hidden[self.recording.crops[image]])
-        queries, keys = (split_heads(part(normed), attention.head_dim) for part in (attention.q_proj, attention.k_proj))
-        for first in range(0, queries.shape[2] - cls, chunk):
-            part = queries[:, :, cls + first : cls + first + chunk]
-            yield first, softmax_rows(part, keys, attention.scale)[..., cls:].mean(1)
+    @abstractmethod
+    def expand_to(self, owners: Sequence[int]) -> None:
+        """Show as image i what was read of image ``owners[i]``."""
 
+    @abstractmethod
+    def attention_chunks(self, run: LayerRun, image: int, chunk: int = CHUNK) -> Iterator[tuple[int, Tensor]]:
+        """The first query of each chunk, and its attention rows between tokens, head mean: (S, Q, N).
 
-class QwenCall(TowerCall):
-    """A block of Qwen2.5-VL's tower."""
-
-    def by_row(self) -> Tensor:
-        return self.output.unflatten(0, (-1, self.recording.unit)).mean(1)
-
-    def portions(self, image: int, chunk: int = CHUNK) -> Iterator[tuple[int, Tensor]]:
-        attention, unit = self.layer.attn, self.recording.unit
-        start, device = self.recording.starts[image], self.hidden.device
-        order = self.recording.order[start : start + self.recording.sizes[image]].to(device)
-        patches = (order[:, None] * unit + torch.arange(unit, device=device)).flatten()
-        normed = self.layer.norm1(self.hidden[patches])
-        queries, keys, _ = attention.qkv(normed).unflatten(-1, (3, attention.num_heads, -1)).unbind(1)
-        cos, sin = (part[patches].float()[None] for part in self.kwargs["position_embeddings"])
-        queries, keys = (apply_rotary(x.float().transpose(0, 1)[None], cos, sin) for x in (queries, keys))
-        window = torch.searchsorted(self.kwargs["cu_seqlens"].to(patches.dtype), patches, right=True)
-        for first in range(0, len(order), chunk):
-            asking = slice(first * unit, (first + chunk) * unit)
-            together = window[asking, None] == window
-            rows = softmax_rows(queries[:, :, asking], keys, attention.scaling, together).mean(1)
-            yield first, rows.unflatten(2, (-1, unit)).sum(3).unflatten(1, (-1, unit)).mean(2)
-
-
-def tower_layers(adapter: Adapter) -> nn.ModuleList:
-    """The layers of a model's vision tower."""
-    owner = adapter.multimodal
-    return owner.visual.blocks if hasattr(owner, "visual") else owner.vision_tower.encoder.layers
-
-
-@contextmanager
-def watch_tower(adapter: Adapter, inputs: Mapping[str, Any], watch: Callable[[TowerCall], None]) -> Iterator[None]:
-    """Call ``watch`` after each layer of the vision tower whenever it runs on the images of ``inputs``."""
-    if hasattr(adapter.multimodal, "visual"):
-        kind, recording = QwenCall, QwenRecording(adapter.multimodal.visual, adapter.grids(inputs))
-    else:
-        kind, recording = ClipCall, adapter.new_recording(inputs)
-
-    def leave(index: int, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
-        watch(kind(index, module, args[0], output if torch.is_tensor(output) else output[0], kwargs, recording))
-
-    handles = [
-        layer.register_forward_hook(functools.partial(leave, index), with_kwargs=True)
-        for index, layer in enumerate(tower_layers(adapter))
-    ]
-    try:
-        yield
-    finally:
-        remove_hooks(handles)
+        S are the sequences of the image: its crops, or one.
+        """

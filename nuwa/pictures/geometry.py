@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from transformers.image_processing_utils import select_best_resolution
 
 from nuwa.benchmarks.scoring import Box
-from nuwa.models.processors import PictureProcessor, Size, SquareProcessor, TiledProcessor, unpadded
+from nuwa.models.processors import PictureProcessor, Size, SquareProcessor, TiledProcessor
 from nuwa.pruning.layout import Grid
 
 WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
@@ -47,9 +47,18 @@ def _tiled_frame(pictures: TiledProcessor, width: int, height: int) -> Box:
     scale = min(wide / width, high / height)
     grid = [pictures.side * pixels // pictures.tile for pixels in (high, wide)]
     patch = pictures.tile / pictures.side
-    rows, columns = unpadded(grid, (height, width))
+    rows, columns = _unpadded(grid, (height, width))
     across, down = columns * patch / (width * scale), rows * patch / (height * scale)
     return (1 - across) / 2, (1 - down) / 2, (1 + across) / 2, (1 + down) / 2
+
+
+def _unpadded(grid: Sequence[int], size: Sequence[int]) -> tuple[int, int]:
+    """Rows and columns that a picture of ``size`` (height, width), centred on a grid (rows, columns), covers."""
+    rows, columns = grid
+    height, width = size
+    if width / height > columns / rows:
+        return rows - (rows - int(round(height * (columns / width), 7))) // 2 * 2, columns
+    return rows, columns - (columns - int(round(width * (rows / height), 7))) // 2 * 2
 
 
 def in_frame(box: Sequence[float], frame: Box) -> Box:

@@ -85,12 +85,14 @@ class Pruner:
                 require(typed, option.name, f"of type {option.type}", value)
 
     @classmethod
-    def native_on(cls, axes: int) -> str:
-        """The position strategy of the method's authors on a model whose position ids have ``axes`` axes.
+    def position_on(cls, axes: int, asked: str = "native") -> str:
+        """The position strategy ``asked`` for; ``native`` is that of the method's authors.
 
-        Under M-RoPE it is PESP: published code for Qwen keeps the ids, and a rank shared by all axes would put every
-        token on one diagonal.
+        On a model whose position ids have several ``axes`` (M-RoPE) it is PESP: published code for Qwen keeps the ids,
+        and a rank shared by all axes would put every token on one diagonal.
         """
+        if asked != "native":
+            return asked
         return cls.native_position if axes == 1 else "pesp"
 
     @property

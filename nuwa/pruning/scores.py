@@ -8,7 +8,8 @@ Shape letters: B images or rows, H heads, Q queries, L tokens, D width, d head w
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +18,21 @@ CHUNK = 64
 """Queries of a portion, where all rows are needed and no map of all by all may exist."""
 
 
+class Heads(NamedTuple):
+    """Queries (B, H, Q, d) and keys (B, H', L, d) of an attention, H' dividing H, and what scales their products."""
+
+    queries: Tensor
+    keys: Tensor
+    scale: float
+
+
+HeadsOf = Callable[[nn.Module, Tensor, "tuple[Tensor, Tensor] | None", Tensor], Heads]
+"""`nuwa.models.base.Family.queries_keys`: how a family's decoder layers make queries and keys of their input."""
+
+
 def split_heads(x: Tensor, width: int) -> Tensor:
     """(B, L, H * width) -> (B, H, L, width)."""
-    return x.view(*x.shape[:2], -1, width).transpose(1, 2)
+    return x.unflatten(-1, (-1, width)).transpose(1, 2)
 
 
 def softmax_rows(queries: Tensor, keys: Tensor, scale: float, allowed: Tensor | None = None) -> Tensor:
@@ -35,7 +48,7 @@ def softmax_rows(queries: Tensor, keys: Tensor, scale: float, allowed: Tensor | 
     return logits.softmax(-1)
 
 
-def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Apply rotary embeddings ``cos``, ``sin`` (B or 1, L, d) to ``x`` (B, H, L, d), halves rotated as in Llama."""
     first, second = x.chunk(2, -1)
     return x * cos[:, None] + torch.cat([-second, first], -1) * sin[:, None]
@@ -54,6 +67,7 @@ def received_attention(queries: Tensor, keys: Tensor, scale: float, chunk: int =
 
 
 def llm_attention_rows(
+    queries_keys: HeadsOf,
     layer: nn.Module,
     hidden: Tensor,
     embeddings: tuple[Tensor, Tensor],
@@ -62,10 +76,11 @@ def llm_attention_rows(
     rotary: bool = True,
     among: Tensor | None = None,
 ) -> Tensor:
-    """Softmax attention rows (B, H, Q, L) float32 of a Llama-like decoder layer, for the positions ``query`` (Q,).
+    """Softmax attention rows (B, H, Q, L) float32 of a decoder layer, for the positions ``query`` (Q,).
 
     Args:
-        layer: decoder layer with ``input_layernorm`` and ``self_attn.{q_proj,k_proj,head_dim,scaling}``.
+        queries_keys: how the model's family makes queries and keys.
+        layer: the decoder layer.
         hidden: (B, L, D) input of the layer.
         embeddings: cos and sin of the layer's positions, each (B or 1, L, d).
         valid: (B, L) bool, False on padding.
@@ -73,16 +88,12 @@ def llm_attention_rows(
         rotary: False leaves the rotary embeddings out.
         among: (B, L) bool, the tokens that the softmax runs over; a row that has none of them gets NaN.
     """
-    attention, normed = _attention_and_input(layer, hidden)
+    heads = queries_keys(layer, hidden, embeddings if rotary else None, query)
     among = valid if among is None else valid & among
-    query, among, cos, sin = (x.to(normed.device) for x in (query, among, *embeddings))
-    keys = split_heads(attention.k_proj(normed), attention.head_dim)
-    queries = split_heads(attention.q_proj(normed[:, query]), attention.head_dim)
-    if rotary:
-        keys, queries = apply_rotary(keys, cos, sin), apply_rotary(queries, cos[:, query], sin[:, query])
+    # on the layer's device, if a model is spread over several
+    query, among = query.to(heads.keys.device), among.to(heads.keys.device)
     causal = torch.arange(hidden.shape[1], device=query.device)[None] <= query[:, None]
-    allowed = causal[None, None] & among[:, None, None]
-    return softmax_rows(queries, keys, attention.scaling, allowed).to(hidden.device)
+    return softmax_rows(*heads, causal[None, None] & among[:, None, None]).to(hidden.device)
 
 
 def rotary_kernel(embeddings: tuple[Tensor, Tensor], query: Tensor) -> Tensor:
@@ -91,19 +102,11 @@ def rotary_kernel(embeddings: tuple[Tensor, Tensor], query: Tensor) -> Tensor:
     The scaled dot product of queries and keys whose every entry is one.
     """
     cos, sin = embeddings
-    ones = apply_rotary(torch.ones_like(cos)[:, None], cos, sin)[:, 0].float()
+    ones = rotate(torch.ones_like(cos)[:, None], cos, sin)[:, 0].float()
     return ones[:, query] @ ones.mT / cos.shape[-1] ** 0.5
 
 
-def llm_keys(layer: nn.Module, hidden: Tensor, embeddings: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotated keys of a Llama-like decoder layer, heads concatenated: (B, L, D) -> (B, L, heads * width)."""
-    attention, normed = _attention_and_input(layer, hidden)
-    keys = split_heads(attention.k_proj(normed), attention.head_dim)
-    cos, sin = (x.to(keys.device) for x in embeddings)
-    return apply_rotary(keys, cos, sin).transpose(1, 2).flatten(2).to(hidden.device)
-
-
-def _attention_and_input(layer: nn.Module, hidden: Tensor) -> tuple[Any, Tensor]:
-    """A decoder layer's attention and what it projects, on the layer's device (a model may be spread over several)."""
-    decoder: Any = layer  # transformers declares no types for the modules of a layer
-    return decoder.self_attn, decoder.input_layernorm(hidden)
+def llm_keys(queries_keys: HeadsOf, layer: nn.Module, hidden: Tensor, embeddings: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotated keys of a decoder layer, heads concatenated: (B, L, D) -> (B, L, heads * width)."""
+    nobody = torch.empty(0, dtype=torch.long, device=hidden.device)
+    return queries_keys(layer, hidden, embeddings, nobody).keys.transpose(1, 2).flatten(2).to(hidden.device)

@@ -20,7 +20,7 @@ from nuwa import prune
 from nuwa.engine.blocking import configured_block
 from nuwa.evaluation.check import check
 from nuwa.evaluation.journal import read_answers
-from nuwa.evaluation.one_model import load
+from nuwa.evaluation.model_cache import load_once
 from nuwa.evaluation.runs import Run
 from nuwa.pictures.canvas import in_a_column
 from nuwa.pictures.drawing import PICTURE_FOLDER, boxes_of, draw_trace, file_name, title_of
@@ -40,7 +40,7 @@ def sample_pictures(folder: Path, count: int) -> Iterator[tuple[str, list[Image.
     cfg = OmegaConf.merge(OmegaConf.structured(Config), run.config)
     assert isinstance(cfg, DictConfig)
     parts = check(cfg)
-    loaded = load(parts.model)
+    loaded = load_once(parts.model)
     rows = {row["id"]: row for row in read_answers(folder)}
     with (
         prune(loaded.model, parts.pruner, position=cfg.position.strategy) as session,

@@ -1,1 +1,1 @@
-"""The tiny LLaVA: generated scenes, questions about them, the model, its training and its shipped weights."""
+"""The two tiny models: their architectures, their training and their shipped weights."""

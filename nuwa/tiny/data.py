@@ -8,18 +8,18 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from nuwa.scenes.questions import Question, ask, sample_caption
-from nuwa.scenes.scene import COLORS, PATCH, SHAPES, SIZES, Scene, draw_scene
-from nuwa.tiny.family import Family
-from nuwa.tiny.recipe import Stage, stage_at
+from nuwa.scenes.scene import COLORS, OBJECT_SIZES, SHAPES, Scene, draw_scene
+from nuwa.tiny.base import PATCH_SIDE, TinyModel
+from nuwa.tiny.recipe import TrainingStage, stage_at
 from nuwa.tiny.vocabulary import Vocabulary
 
-LONGEST = 16  # words of the longest question and tokens of its answer, without the end token
+LONGEST_QUESTION = 16  # words of the longest question and tokens of its answer, without the end token
 MAX_OBJECTS = 7
 COVERED = 0.35  # share of a patch that a box must cover for the patch to belong to its object
 CAPTION_WORDS = {word: index for index, word in enumerate((*COLORS, *SHAPES))}
 TRAIN, BANK = 1, 2  # last word of the seeds; 7 is held-out evaluation
 
-Batch = dict[str, Tensor]
+TrainingBatch = dict[str, Tensor]
 
 
 class BatchStream(IterableDataset):
@@ -30,23 +30,23 @@ class BatchStream(IterableDataset):
 
     def __init__(
         self,
-        family: Family,
-        stages: list[Stage],
+        tiny: TinyModel,
+        stages: list[TrainingStage],
         seed: int,
         start: int = 0,
         captions: int = 2048,
         rank: int = 0,
         world: int = 1,
     ):
-        self.family, self.stages, self.seed, self.start = family, stages, seed, start
+        self.tiny, self.stages, self.seed, self.start = tiny, stages, seed, start
         self.rank, self.world = rank, world
         self.bank = caption_bank(seed, captions)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[TrainingBatch]:
         for step in range(self.start, sum(stage.steps for stage in self.stages)):
             rng = np.random.default_rng([self.seed, step, TRAIN, self.rank])
             stage, _ = stage_at(self.stages, step)
-            yield build_batch(self.family, stage, stage.batch // self.world, rng, self.bank)
+            yield build_batch(self.tiny, stage, stage.batch // self.world, rng, self.bank)
 
 
 def caption_bank(seed: int, size: int) -> Tensor:
@@ -64,33 +64,33 @@ def _count_words(caption: tuple[str, ...]) -> Tensor:
 
 def slot_length(vocabulary: Vocabulary) -> int:
     """Tokens of a slot that holds any question with its answer, without the end token."""
-    return LONGEST + len(vocabulary.lead) + len(vocabulary.cue)
+    return LONGEST_QUESTION + len(vocabulary.lead) + len(vocabulary.cue)
 
 
 def build_batch(
-    family: Family, stage: Stage, size: int, rng: np.random.Generator, bank: Tensor, negatives: int = 256
-) -> Batch:
+    tiny: TinyModel, stage: TrainingStage, size: int, rng: np.random.Generator, bank: Tensor, negatives: int = 256
+) -> TrainingBatch:
     """``size`` scenes of ``stage`` with patch labels, captions and, where the stage asks any, packed questions.
 
     Labels of patches (``owner``, ``classes``, ``sides``) and of visual tokens (``token_...``).
     """
-    scenes = [draw_scene(rng, stage.size, tuple(stage.objects)) for _ in range(size)]
-    origins = rng.integers(0, family.grid - stage.size // family.token + 1, (size, 2))
-    batch = _stack([_label_cells(scene, PATCH) for scene in scenes])
-    tokens = _stack([_label_cells(scene, family.token) for scene in scenes])
+    scenes = [draw_scene(rng, stage.size, (stage.objects[0], stage.objects[1])) for _ in range(size)]
+    origins = rng.integers(0, tiny.grid - stage.size // tiny.token + 1, (size, 2))
+    batch = _stack([_label_cells(scene, PATCH_SIDE) for scene in scenes])
+    tokens = _stack([_label_cells(scene, tiny.token) for scene in scenes])
     batch |= {f"token_{name}": tokens[name] for name in tokens}
     batch["pixels"] = torch.from_numpy(np.stack([scene.image for scene in scenes])).float() / 255
     batch["origin"] = torch.from_numpy(origins)
-    batch["roll"] = torch.from_numpy(rng.integers(0, family.grid, (size, 2)))
+    batch["roll"] = torch.from_numpy(rng.integers(0, tiny.grid, (size, 2)))
     batch["captions"] = torch.stack([_count_words(sample_caption(scene, rng)) for scene in scenes])
     batch["negatives"] = bank[torch.from_numpy(rng.choice(len(bank), negatives, replace=False))]
     if stage.questions:
-        places = zip(scenes, origins * family.token, strict=True)
-        batch |= _stack([_fill_slots(family.vocabulary, scene, rng, stage, place) for scene, place in places])
+        places = zip(scenes, origins * tiny.token, strict=True)
+        batch |= _stack([_fill_slots(tiny.vocabulary, scene, rng, stage, place) for scene, place in places])
     return batch
 
 
-def _stack(samples: list[dict[str, np.ndarray]]) -> Batch:
+def _stack(samples: list[dict[str, np.ndarray]]) -> TrainingBatch:
     return {name: torch.from_numpy(np.stack([sample[name] for sample in samples])) for name in samples[0]}
 
 
@@ -109,14 +109,14 @@ def _label_cells(scene: Scene, cell: int) -> dict[str, np.ndarray]:
         cover = wide.clip(0) * high.clip(0) / cell**2
         mine = cover >= best
         best[mine], owner[mine] = cover[mine], index + 1
-        names = (list(COLORS).index(item.color), SHAPES.index(item.shape), SIZES.index(item.size))
+        names = (list(COLORS).index(item.color), SHAPES.index(item.shape), OBJECT_SIZES.index(item.size))
         classes[mine] = np.array(names) + 1
         sides[mine] = np.stack([centers_x - x0, centers_y - y0, x1 - centers_x, y1 - centers_y], -1)[mine]
     return {"owner": owner.ravel(), "classes": classes.reshape(-1, 3), "sides": sides.reshape(-1, 4)}
 
 
 def _fill_slots(
-    words: Vocabulary, scene: Scene, rng: np.random.Generator, stage: Stage, place: np.ndarray
+    words: Vocabulary, scene: Scene, rng: np.random.Generator, stage: TrainingStage, place: np.ndarray
 ) -> dict[str, np.ndarray]:
     """Token ids (M, L), next-token targets (-100 = none), lengths, kinds and the objects behind words and answers.
 

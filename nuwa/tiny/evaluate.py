@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import OmegaConf
@@ -35,9 +36,9 @@ class Score:
         return (self.accuracy * (1 - self.accuracy) / self.asked) ** 0.5
 
 
-def load(folder: Path, family: str) -> LoadedModel:
-    """The weights in ``folder`` with the prompt and picture settings of ``conf/model/tiny_<family>.yaml``, in fp32."""
-    options = OmegaConf.to_container(OmegaConf.load(conf_folder() / "model" / f"tiny_{family}.yaml"))
+def load_tiny(folder: Path, name: str) -> LoadedModel:
+    """The weights in ``folder`` with the prompt and picture settings of ``conf/model/tiny_<name>.yaml``, in fp32."""
+    options: Any = OmegaConf.to_container(OmegaConf.load(conf_folder() / "model" / f"tiny_{name}.yaml"))
     return build(options | {"path": str(folder), "device": "cpu", "dtype": "float32"})
 
 
@@ -52,12 +53,12 @@ def answer(loaded: LoadedModel, samples: list[Sample], limit: int, batch: int = 
     return answers
 
 
-def evaluate(folder: Path, family: str, task: str, count: int, seed: int = 0) -> list[Score]:
+def evaluate(folder: Path, name: str, task: str, count: int, seed: int = 0) -> list[Score]:
     """Scores of the checkpoint in ``folder``: all questions of ``task`` first, then kind by kind."""
-    scenes, loaded = Scenes(count, [task], seed), load(folder, family)
+    scenes, loaded = Scenes(count, (task,), seed), load_tiny(folder, name)
     samples = [scenes[index] for index in range(count)]
     answers = answer(loaded, samples, scenes.max_new_tokens(task))
-    right = {}
+    right: dict[str, list[int]] = {}
     for sample, text in zip(samples, answers, strict=True):
         hit = scenes.score(sample, loaded.in_unit_frame(text, sample.images[0]))[RIGHT[task]]
         right.setdefault(sample.meta["kind"], []).append(int(hit))

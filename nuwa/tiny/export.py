@@ -13,16 +13,16 @@ from string import Template
 import torch
 from transformers import GenerationConfig
 
+from nuwa.tiny.base import TinyModel
 from nuwa.tiny.evaluate import Score, evaluate
-from nuwa.tiny.families import FAMILIES
-from nuwa.tiny.family import Family
+from nuwa.tiny.shipped import TINY_MODELS
 
 
-def export_weights(family: Family, checkpoint: Path, folder: Path) -> int:
+def export_weights(tiny: TinyModel, checkpoint: Path, folder: Path) -> int:
     """Save model, tokenizer and processor of ``checkpoint`` in ``folder``; returns the step it was trained to."""
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)
     weights = {name.removeprefix("model."): value for name, value in state["state_dict"].items()}
-    model, words = family.build_model(seed=0), family.vocabulary
+    model, words = tiny.build_model(seed=0), tiny.vocabulary
     model.load_state_dict({name: weights[name] for name in model.state_dict()})
     model.generation_config = GenerationConfig(
         bos_token_id=model.config.text_config.bos_token_id,
@@ -30,9 +30,9 @@ def export_weights(family: Family, checkpoint: Path, folder: Path) -> int:
         pad_token_id=words.ids[words.pad],
         do_sample=False,
     )
-    model.to(torch.bfloat16).save_pretrained(folder)
+    model.bfloat16().save_pretrained(folder)
     (folder / "model.safetensors").chmod(0o644)
-    family.save_processor(folder)
+    tiny.save_processor(folder)
     return state["global_step"]
 
 
@@ -42,8 +42,8 @@ def accuracy_table(scores: list[Score]) -> str:
     return "\n".join(["| questions | n | right, % | s.e. |", "| --- | --- | --- | --- |", *rows])
 
 
-def write_card(family: Family, folder: Path, scores: list[Score], steps: int, notes: str) -> None:
-    """Fill the family's card with what was measured and with ``notes`` on the run (hardware, time, restarts)."""
+def write_card(tiny: TinyModel, folder: Path, scores: list[Score], steps: int, notes: str) -> None:
+    """Fill the model's card with what was measured and with ``notes`` on the run (hardware, time, restarts)."""
     weights = folder / "model.safetensors"
     values = {
         "accuracy": accuracy_table(scores),
@@ -51,27 +51,27 @@ def write_card(family: Family, folder: Path, scores: list[Score], steps: int, no
         "notes": notes.strip(),
         "megabytes": f"{weights.stat().st_size / 1e6:.1f}",
     }
-    (folder / "README.md").write_text(Template(family.card.read_text()).substitute(values))
+    (folder / "README.md").write_text(Template(tiny.card.read_text()).substitute(values))
 
 
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("family", choices=FAMILIES)
-    parser.add_argument("--run", type=Path, help="default: outputs/tiny_<family>")
+    parser.add_argument("model", choices=TINY_MODELS)
+    parser.add_argument("--run", type=Path, help="default: outputs/tiny_<model>")
     parser.add_argument("--out", type=Path, help="default: where the shipped weights are")
     parser.add_argument("--questions", type=int, default=500, help="held-out questions per task for the card")
     parser.add_argument("--notes", type=Path, help="text file about the run (hardware, time, restarts) for the card")
     arguments = parser.parse_args()
-    family = FAMILIES[arguments.family]
-    run, out = arguments.run or Path("outputs", f"tiny_{family.name}"), arguments.out or family.folder
+    tiny = TINY_MODELS[arguments.model]
+    run, out = arguments.run or Path("outputs", f"tiny_{tiny.name}"), arguments.out or tiny.folder
     notes = arguments.notes.read_text() if arguments.notes else "None."
-    steps = export_weights(family, run / "last.ckpt", out)
+    steps = export_weights(tiny, run / "last.ckpt", out)
     shutil.copyfile(run / "log.csv", out / "train_log.csv")
     tasks = ("vqa", "vg")
-    scores = [score for task in tasks for score in evaluate(out, family.name, task, arguments.questions)]
+    scores = [score for task in tasks for score in evaluate(out, tiny.name, task, arguments.questions)]
     print(accuracy_table(scores))
-    write_card(family, out, scores, steps, notes)
+    write_card(tiny, out, scores, steps, notes)
 
 
 if __name__ == "__main__":

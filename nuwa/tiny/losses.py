@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nuwa.scenes.scene import COLORS, IMAGE_SIZE, SHAPES, SIZES
-from nuwa.tiny.data import CAPTION_WORDS, Batch
-from nuwa.tiny.family import VISION_WIDTH, WIDTH
+from nuwa.scenes.scene import COLORS, IMAGE_SIZE, OBJECT_SIZES, SHAPES
+from nuwa.tiny.base import VISION_WIDTH, WIDTH
+from nuwa.tiny.data import CAPTION_WORDS, TrainingBatch
 from nuwa.tiny.vocabulary import Vocabulary
 
-CLASSES = (len(COLORS) + 1, len(SHAPES) + 1, len(SIZES) + 1)  # class 0 is background
+CLASSES = (len(COLORS) + 1, len(SHAPES) + 1, len(OBJECT_SIZES) + 1)  # class 0 is background
 BOX_SCALE = 16.0  # pixels; unit of the distances to a box's sides
 ALIGNMENT_SCALE = 12.0
 ANSWER_WEIGHT, FORMAT_WEIGHT = 2.0, 0.1  # an answer word and a bracket, comma or end token; numbers weigh 1
@@ -40,7 +40,7 @@ class TrainingHeads(nn.Module):
         return F.normalize(self.caption(F.gelu(4 * mean)), dim=-1)
 
 
-def patch_loss(heads: TrainingHeads, patches: Tensor, batch: Batch) -> tuple[Tensor, Metrics]:
+def patch_loss(heads: TrainingHeads, patches: Tensor, batch: TrainingBatch) -> tuple[Tensor, Metrics]:
     """Colour, shape and size of the object at every patch, and the distances to its box's sides."""
     outputs = heads.patch(patches).float()
     classes, front = batch["classes"], batch["owner"] > 0
@@ -55,18 +55,19 @@ def patch_loss(heads: TrainingHeads, patches: Tensor, batch: Batch) -> tuple[Ten
 def _naming(logits: Sequence[Tensor], classes: Tensor) -> Tensor:
     """Cross-entropies of ``logits`` (B, N, K) of colour, shape and size; background counts less."""
     weight = torch.where(classes[..., 0] > 0, 1.0, 0.3)
-    return sum(
+    losses = (
         (F.cross_entropy(part.transpose(1, 2), classes[..., i], reduction="none") * weight).mean()
         for i, part in enumerate(logits)
     )
+    return sum(losses, start=torch.zeros(()))
 
 
-def naming_loss(heads: TrainingHeads, visual: Tensor, batch: Batch) -> Tensor:
+def naming_loss(heads: TrainingHeads, visual: Tensor, batch: TrainingBatch) -> Tensor:
     """Colour, shape and size of the object at every visual token, read from states (B, N, d) in the language model."""
     return _naming(heads.names(visual).float().split(CLASSES, -1), batch["token_classes"])
 
 
-def caption_loss(heads: TrainingHeads, summary: Tensor, batch: Batch) -> tuple[Tensor, Metrics]:
+def caption_loss(heads: TrainingHeads, summary: Tensor, batch: TrainingBatch) -> tuple[Tensor, Metrics]:
     """InfoNCE of pictures' states (B, d) against their captions, the other captions and the text-only negatives."""
     counts = torch.cat([batch["captions"], batch["negatives"]])
     image = F.normalize(heads.image(summary).float(), dim=-1)
@@ -94,7 +95,7 @@ class Answers:
     bins: int
 
     @classmethod
-    def of(cls, batch: Batch, words: Vocabulary) -> "Answers":
+    def of(cls, batch: TrainingBatch, words: Vocabulary) -> "Answers":
         """Read the kinds off a batch; counts and coordinates may share tokens."""
         chosen = batch["targets"] >= 0
         targets = batch["targets"][chosen]
@@ -129,7 +130,7 @@ class Answers:
 
 
 def position_loss(
-    heads: TrainingHeads, visual: Tensor, cells: Tensor, grid: int, batch: Batch
+    heads: TrainingHeads, visual: Tensor, cells: Tensor, grid: int, batch: TrainingBatch
 ) -> tuple[Tensor, Metrics]:
     """Absolute centre of a token and absolute box, read from image states (B, N, d) inside the language model.
 
@@ -144,7 +145,7 @@ def position_loss(
     return place + box, {"position_cells": (outputs[..., :2] - centers).abs().mean() * grid}
 
 
-def alignment_loss(visual: Tensor, questions: Tensor, batch: Batch) -> Tensor:
+def alignment_loss(visual: Tensor, questions: Tensor, batch: TrainingBatch) -> Tensor:
     """-log share of the patches of the objects asked about, in a softmax over patches of the cosine to the question.
 
     ``visual`` (B, N, d) and ``questions`` (B, M*L, d) are states halfway through the language model; a question is the
@@ -169,8 +170,9 @@ class AttentionSupervision:
 
     WORD_HEADS, NOUN_HEADS, OBJECT_HEADS = slice(2, 4), slice(2, 4), slice(0, 2)
 
-    def __init__(self, batch: Batch, layers: dict[str, list[int]], words: Vocabulary):
-        self.layers, self.losses = layers, {name: [] for name in layers}
+    def __init__(self, batch: TrainingBatch, layers: dict[str, list[int]], words: Vocabulary):
+        self.layers = layers
+        self.losses: dict[str, list[Tensor]] = {name: [] for name in layers}
         self.first = len(words.before)
         position = torch.arange(batch["ids"].shape[-1])
         asked, length = batch["asked"][..., None], batch["length"][..., None]

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from nuwa.tiny.family import Family, attend, rms_norm, rotate, waves
+from nuwa.tiny.base import Network, TinyModel, apply_rope, attend, rms_norm, waves
 
 # Called with a layer's index and its attention weights from the question tokens: (B, H, M, L, P) to the image prefix
 # and (B, H, M, L, L) to the question's own tokens.
@@ -55,8 +55,8 @@ def _causal_mask(length: int, dtype: torch.dtype) -> Tensor:
 
 
 def packed_forward(
-    family: Family,
-    model: nn.Module,
+    tiny: TinyModel,
+    model: Network,
     visual: Tensor,
     cells: Tensor,
     questions: Tensor,
@@ -67,13 +67,13 @@ def packed_forward(
 
     ``taps``: numbers of layers after which the states are handed out, fewer than the model has.
     """
-    decoder, before = model.model.language_model, family.vocabulary.prefix
+    decoder, before = model.model.language_model, tiny.vocabulary.prefix
     (batch, slots, length), first = questions.shape, len(before)
     prefix = first + visual.shape[1]
     tokens = torch.cat([torch.tensor(before).expand(batch, -1), questions.flatten(1)], 1)
     words = decoder.embed_tokens(tokens).to(visual.dtype)
     hidden = torch.cat([words[:, :first], visual, words[:, first:]], 1)
-    rope = waves(family.angles(cells, slots, length)[:, None], visual.dtype)
+    rope = waves(tiny.angles(cells, slots, length)[:, None], visual.dtype)
     states = {}
     for index, layer in enumerate(decoder.layers):
         last = index == len(decoder.layers) - 1
@@ -82,8 +82,8 @@ def packed_forward(
         if last:  # nothing after it reads the image prefix
             hidden = hidden[:, prefix:]
         else:
-            head = (tensor[:, :, :prefix] for tensor in (query, key, value))
-            mixed = torch.cat([_attend_causal(*head), mixed], 2)
+            image = _attend_causal(query[:, :, :prefix], key[:, :, :prefix], value[:, :, :prefix])
+            mixed = torch.cat([image, mixed], 2)
         hidden = hidden + layer.self_attn.o_proj(mixed.transpose(1, 2).flatten(2))
         hidden = hidden + layer.mlp(rms_norm(layer.post_attention_layernorm, hidden))
         if index + 1 in taps:
@@ -91,16 +91,18 @@ def packed_forward(
     return Packed(rms_norm(decoder.norm, hidden), states, first, prefix)
 
 
-def _decoder_qkv(block: nn.Module, hidden: Tensor, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+def _decoder_qkv(block: Network, hidden: Tensor, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """Rotated queries and keys, and values, each (B, H, T, head)."""
     query, key, value = (
         proj(hidden).unflatten(-1, (-1, block.head_dim)).transpose(1, 2)
         for proj in (block.q_proj, block.k_proj, block.v_proj)
     )
-    return rotate(query, rope), rotate(key, rope), value
+    return apply_rope(query, rope), apply_rope(key, rope), value
 
 
-def _attend_slots(query, key, value, shape, index, observe) -> Tensor:
+def _attend_slots(
+    query: Tensor, key: Tensor, value: Tensor, shape: tuple[int, int, int], index: int, observe: Observer | None
+) -> Tensor:
     """Attention of the question tokens (B, H, M*L, head) to the image prefix and, causally, to their own slot."""
     prefix, slots, length = shape
     query = (query * query.shape[-1] ** -0.5).unflatten(2, (slots, length))

@@ -1,4 +1,4 @@
-"""A training recipe: stages, rates and loss weights, read from ``recipe_<family>.yaml``."""
+"""A training recipe: stages, rates and loss weights, read from ``recipe_<model>.yaml``."""
 
 import math
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ import yaml
 
 
 @dataclass(frozen=True)
-class Stage:
+class TrainingStage:
     """One stage of the recipe; see the comments in recipe_llava.yaml."""
 
     name: str
@@ -24,7 +24,7 @@ class Stage:
     mix: dict[str, float] = field(default_factory=dict)
 
 
-def stage_at(stages: list[Stage], step: int) -> tuple[Stage, int]:
+def stage_at(stages: list[TrainingStage], step: int) -> tuple[TrainingStage, int]:
     """The stage that ``step`` belongs to and the number of steps done in it."""
     for stage in stages:
         if step < stage.steps:
@@ -45,13 +45,13 @@ class Recipe:
     position_tap: int
     align_tap: int
     attention_layers: dict[str, list[int]]
-    stages: list[Stage]
+    stages: list[TrainingStage]
 
     @classmethod
     def load(cls, path: Path) -> "Recipe":
         """Read a recipe file."""
         values = yaml.safe_load(path.read_text())
-        values["stages"] = [Stage(**stage) for stage in values["stages"]]
+        values["stages"] = [TrainingStage(**stage) for stage in values["stages"]]
         return cls(**values)
 
     @property

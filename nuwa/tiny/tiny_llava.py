@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import (
     CLIPVisionConfig,
     LlamaConfig,
@@ -19,32 +19,34 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from nuwa.scenes.scene import IMAGE_SIZE, PATCH
-from nuwa.tiny.family import (
+from nuwa.scenes.scene import IMAGE_SIZE
+from nuwa.tiny.base import (
     HEADS,
     LAYERS,
     MLP_WIDTH,
+    PATCH_SIDE,
     PIXEL_MEAN,
     PIXEL_STD,
     VISION_HEADS,
     VISION_LAYERS,
     VISION_WIDTH,
     WIDTH,
-    Family,
+    Network,
+    TinyModel,
     attend,
-    cells_of,
     cut_patches,
     rescale,
+    window_cells,
 )
 from nuwa.tiny.vocabulary import LLAVA, llava_tokenizer
 
-GRID = IMAGE_SIZE // PATCH
+GRID = IMAGE_SIZE // PATCH_SIDE
 # The third rotary pair then has a wavelength of exactly one image row (24 ids), so that a column can be read from an
 # id, while the pairs after it turn slowly enough for matching by content.
-ROPE_THETA = (GRID / (2 * math.pi)) ** (WIDTH // HEADS // 4)
+_ROPE_THETA = (GRID / (2 * math.pi)) ** (WIDTH // HEADS // 4)
 
 
-def build_config() -> LlavaConfig:
+def _config() -> LlavaConfig:
     """Configuration of the tiny LLaVA."""
     vision = CLIPVisionConfig(
         hidden_size=VISION_WIDTH,
@@ -52,7 +54,7 @@ def build_config() -> LlavaConfig:
         num_hidden_layers=VISION_LAYERS,
         num_attention_heads=VISION_HEADS,
         image_size=IMAGE_SIZE,
-        patch_size=PATCH,
+        patch_size=PATCH_SIDE,
         projection_dim=64,
     )
     ids = LLAVA.ids
@@ -69,7 +71,7 @@ def build_config() -> LlavaConfig:
         eos_token_id=ids[LLAVA.eos],
         tie_word_embeddings=False,
         rms_norm_eps=1e-5,
-        rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
+        rope_parameters={"rope_type": "default", "rope_theta": _ROPE_THETA},
     )
     return LlavaConfig(
         vision_config=vision,
@@ -82,27 +84,27 @@ def build_config() -> LlavaConfig:
     )
 
 
-class TinyLlava(Family):
+class TinyLlava(TinyModel):
     """LLaVA-1.5's architecture: CLS token, absolute position table, one visual token per patch, 1-D ids."""
 
     name = "llava"
     vocabulary = LLAVA
     architecture = LlavaForConditionalGeneration
-    token = PATCH
+    token = PATCH_SIDE
 
     def build_model(self, seed: int) -> LlavaForConditionalGeneration:
         torch.manual_seed(seed)
-        model = LlavaForConditionalGeneration(build_config())
+        model = LlavaForConditionalGeneration(_config())
         text, tower = 2 * LAYERS, 2 * VISION_LAYERS
         endings = {"o_proj.weight": text, "down_proj.weight": text, "out_proj.weight": tower, "fc2.weight": tower}
         rescale(model, endings)
         _start_tower(model.model.vision_tower)
         return model
 
-    def encode(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def encode(self, model: Network, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         tower, patches = model.model.vision_tower, cut_patches(batch["pixels"])
         embed, count = tower.embeddings, len(patches)
-        cells = cells_of(patches.shape[1], batch["roll"], GRID, wrap=True)
+        cells = window_cells(patches.shape[1], batch["roll"], GRID, wrap=True)
         hidden = F.linear(patches.flatten(1, 2), embed.patch_embedding.weight.flatten(1))
         hidden = hidden + F.embedding(cells + 1, embed.position_embedding.weight)
         cls = (embed.class_embedding + embed.position_embedding.weight[0]).expand(count, 1, -1).to(hidden.dtype)
@@ -112,7 +114,7 @@ class TinyLlava(Family):
             hidden = hidden + layer.mlp(layer.layer_norm2(hidden))
         return hidden[:, 1:], tower.post_layernorm(hidden[:, 0])
 
-    def project(self, model: nn.Module, patches: Tensor) -> Tensor:
+    def project(self, model: Network, patches: Tensor) -> Tensor:
         return model.model.multi_modal_projector(patches)
 
     def angles(self, cells: Tensor, slots: int, length: int) -> Tensor:
@@ -121,7 +123,7 @@ class TinyLlava(Family):
         before, after = (ids.expand(len(cells), -1) for ids in (torch.arange(first), text))
         ids = torch.cat([before, first + cells, after], 1)
         half = WIDTH // HEADS // 2
-        return ids[..., None].float() * ROPE_THETA ** (-torch.arange(half).float() / half)
+        return ids[..., None].float() * _ROPE_THETA ** (-torch.arange(half).float() / half)
 
     def tokenizer(self) -> PreTrainedTokenizerFast:
         return llava_tokenizer()
@@ -143,7 +145,7 @@ class TinyLlava(Family):
         processor = LlavaProcessor(
             image_processor=image,
             tokenizer=self.tokenizer(),
-            patch_size=PATCH,
+            patch_size=PATCH_SIDE,
             vision_feature_select_strategy="default",
             num_additional_image_tokens=1,
         )
@@ -152,9 +154,9 @@ class TinyLlava(Family):
 
 
 @torch.no_grad()
-def _start_tower(tower: nn.Module) -> None:
+def _start_tower(tower: Network) -> None:
     """Patch embedding at the scale of its input; the learned position table starts as waves over rows and columns."""
-    tower.embeddings.patch_embedding.weight.normal_(std=(3 * PATCH * PATCH) ** -0.5)
+    tower.embeddings.patch_embedding.weight.normal_(std=(3 * PATCH_SIDE * PATCH_SIDE) ** -0.5)
     table = tower.embeddings.position_embedding.weight
     table.normal_(std=0.02)
     table[1:, : VISION_WIDTH // 2] += _fourier_table(harmonics=VISION_WIDTH // 8)
@@ -170,7 +172,7 @@ def _fourier_table(harmonics: int) -> Tensor:
     return torch.cat(columns, 1)
 
 
-def _tower_attention(block: nn.Module, hidden: Tensor) -> Tensor:
+def _tower_attention(block: Network, hidden: Tensor) -> Tensor:
     query, key, value = (
         proj(hidden).unflatten(-1, (block.num_heads, -1)).transpose(1, 2)
         for proj in (block.q_proj, block.k_proj, block.v_proj)

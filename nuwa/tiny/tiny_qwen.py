@@ -8,28 +8,30 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTextConfig, Qwen2_5_VLVisionConfig
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from nuwa.scenes.scene import IMAGE_SIZE, PATCH
-from nuwa.tiny.family import (
+from nuwa.scenes.scene import IMAGE_SIZE
+from nuwa.tiny.base import (
     HEADS,
     LAYERS,
     MLP_WIDTH,
+    PATCH_SIDE,
     PIXEL_MEAN,
     PIXEL_STD,
     VISION_HEADS,
     VISION_LAYERS,
     VISION_WIDTH,
     WIDTH,
-    Family,
+    Network,
+    TinyModel,
+    apply_rope,
     attend,
     cut_patches,
     rescale,
     rms_norm,
-    rotate,
     waves,
 )
 from nuwa.tiny.vocabulary import QWEN, qwen_tokenizer
@@ -41,10 +43,10 @@ VISION_MLP_WIDTH = 256
 # Rotary pairs of time, height and width. Rows are read from two pairs of 0.35 and 0.21 radians per step, columns from
 # 0.13 and 0.07; the nine slowest stay all but still over a prompt and match text to tokens by content.
 SECTIONS = (2, 2, 12)
-ROPE_THETA, VISION_THETA = 4000.0, 10000.0
+_ROPE_THETA, VISION_THETA = 4000.0, 10000.0
 
 
-def build_config() -> Qwen2_5_VLConfig:
+def _config() -> Qwen2_5_VLConfig:
     """Configuration of the tiny Qwen2.5-VL."""
     ids = QWEN.ids
     vision = Qwen2_5_VLVisionConfig(
@@ -52,7 +54,7 @@ def build_config() -> Qwen2_5_VLConfig:
         hidden_size=VISION_WIDTH,
         intermediate_size=VISION_MLP_WIDTH,
         num_heads=VISION_HEADS,
-        patch_size=PATCH,
+        patch_size=PATCH_SIDE,
         spatial_merge_size=MERGE,
         window_size=WINDOW,
         fullatt_block_indexes=list(FULL_ATTENTION),
@@ -69,7 +71,7 @@ def build_config() -> Qwen2_5_VLConfig:
         pad_token_id=ids[QWEN.pad],
         bos_token_id=None,
         eos_token_id=ids[QWEN.eos],
-        rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA, "mrope_section": list(SECTIONS)},
+        rope_parameters={"rope_type": "default", "rope_theta": _ROPE_THETA, "mrope_section": list(SECTIONS)},
     )
     return Qwen2_5_VLConfig(
         vision_config=vision,
@@ -82,39 +84,39 @@ def build_config() -> Qwen2_5_VLConfig:
     )
 
 
-class TinyQwen(Family):
+class TinyQwen(TinyModel):
     """Qwen2.5-VL's architecture: no CLS token, window attention, four patches per visual token, M-RoPE."""
 
     name = "qwen"
     vocabulary = QWEN
     architecture = Qwen2_5_VLForConditionalGeneration
-    token = PATCH * MERGE
+    token = PATCH_SIDE * MERGE
 
     def build_model(self, seed: int) -> Qwen2_5_VLForConditionalGeneration:
         torch.manual_seed(seed)
-        model = Qwen2_5_VLForConditionalGeneration(build_config())
+        model = Qwen2_5_VLForConditionalGeneration(_config())
         text, tower = 2 * LAYERS, 2 * VISION_LAYERS
         rescale(model, {"o_proj.weight": text, "attn.proj.weight": tower})
         with torch.no_grad():
-            model.model.visual.patch_embed.proj.weight.normal_(std=(2 * 3 * PATCH * PATCH) ** -0.5)
+            model.model.visual.patch_embed.proj.weight.normal_(std=(2 * 3 * PATCH_SIDE * PATCH_SIDE) ** -0.5)
             for layers, branches in ((model.model.language_model.layers, text), (model.model.visual.blocks, tower)):
                 for layer in layers:
                     layer.mlp.down_proj.weight.mul_(branches**-0.5)
         return model
 
-    def encode(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def encode(self, model: Network, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         tower, patches = model.model.visual, cut_patches(batch["pixels"])
         side = patches.shape[1]
         # a still picture is two equal frames, so that the two halves of the patch filter add up
         hidden = F.linear(patches.flatten(1, 2), tower.patch_embed.proj.weight.sum(2).flatten(1))
         angles = _tower_angles(side)
         for index, block in enumerate(tower.blocks):
-            window = side if index in FULL_ATTENTION else WINDOW // PATCH
+            window = side if index in FULL_ATTENTION else WINDOW // PATCH_SIDE
             hidden = hidden + _tower_attention(block.attn, rms_norm(block.norm1, hidden), angles, window)
             hidden = hidden + block.mlp(rms_norm(block.norm2, hidden))
         return hidden, hidden.mean(1)
 
-    def project(self, model: nn.Module, patches: Tensor) -> Tensor:
+    def project(self, model: Network, patches: Tensor) -> Tensor:
         merger = model.model.visual.merger
         return merger.mlp(merge_units(rms_norm(merger.ln_q, patches)))
 
@@ -126,7 +128,7 @@ class TinyQwen(Family):
         ids = torch.cat([before, place, after], 2)
         half = WIDTH // HEADS // 2
         axis = torch.arange(3).repeat_interleave(torch.tensor(SECTIONS))
-        return ids[:, axis].mT.float() * ROPE_THETA ** (-torch.arange(half).float() / half)
+        return ids[:, axis].mT.float() * _ROPE_THETA ** (-torch.arange(half).float() / half)
 
     def tokenizer(self) -> PreTrainedTokenizerFast:
         return qwen_tokenizer()
@@ -136,7 +138,7 @@ class TinyQwen(Family):
         self.tokenizer().save_pretrained(folder)
         Qwen2VLImageProcessorPil(
             size={"shortest_edge": (2 * self.token) ** 2, "longest_edge": IMAGE_SIZE**2},
-            patch_size=PATCH,
+            patch_size=PATCH_SIDE,
             temporal_patch_size=2,
             merge_size=MERGE,
             image_mean=[PIXEL_MEAN] * 3,
@@ -159,7 +161,7 @@ def _tower_angles(side: int) -> Tensor:
     return torch.cat([(cells // side)[:, None] * speed, (cells % side)[:, None] * speed], 1)
 
 
-def _tower_attention(block: nn.Module, hidden: Tensor, angles: Tensor, window: int) -> Tensor:
+def _tower_attention(block: Network, hidden: Tensor, angles: Tensor, window: int) -> Tensor:
     """Attention within squares of ``window`` x ``window`` patches, raster order in and out."""
     side = round(hidden.shape[1] ** 0.5)
     count = side // window
@@ -173,6 +175,6 @@ def _tower_attention(block: nn.Module, hidden: Tensor, angles: Tensor, window: i
     qkv = split(block.qkv(hidden)).unflatten(-1, (3, VISION_HEADS, -1))
     query, key, value = qkv.permute(3, 0, 1, 4, 2, 5)  # each (B, windows, heads, patches, width)
     rope = waves(split(angles[None])[:, :, None], query.dtype)
-    mixed = attend(rotate(query, rope), rotate(key, rope), value).transpose(2, 3).flatten(3)
+    mixed = attend(apply_rope(query, rope), apply_rope(key, rope), value).transpose(2, 3).flatten(3)
     mixed = mixed.reshape(len(hidden), count, count, window, window, -1).transpose(2, 3)
     return block.proj(mixed.reshape(hidden.shape))

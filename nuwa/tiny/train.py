@@ -1,22 +1,24 @@
 """Train a tiny model: ``python -m nuwa.tiny.train llava --out outputs/tiny_llava [--resume]``.
 
-One Lightning run over the stages of the family's recipe. Batches, learning rates and losses are functions of the step,
+One Lightning run over the stages of the model's recipe. Batches, learning rates and losses are functions of the step,
 so that a killed run continues from its last checkpoint to the same weights.
 """
 
 import argparse
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import lightning
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from nuwa.tiny.data import Batch, BatchStream
-from nuwa.tiny.families import FAMILIES
-from nuwa.tiny.family import Family, cells_of
-from nuwa.tiny.journal import Journal
+from nuwa.tiny.base import TinyModel, window_cells
+from nuwa.tiny.data import BatchStream, TrainingBatch
 from nuwa.tiny.losses import (
     Answers,
     AttentionSupervision,
@@ -29,7 +31,9 @@ from nuwa.tiny.losses import (
     position_loss,
 )
 from nuwa.tiny.packed import packed_forward
-from nuwa.tiny.recipe import Recipe, Stage, stage_at
+from nuwa.tiny.recipe import Recipe, TrainingStage, stage_at
+from nuwa.tiny.shipped import TINY_MODELS
+from nuwa.tiny.training_log import TrainingLog
 
 HIDDEN, TOWER = ("layers", "projector", "blocks", "merger"), ("vision_tower", "visual.blocks", "visual.patch")
 """Parts of the names of hidden matrices and of the tower's weights, what projects its features not among them."""
@@ -38,23 +42,23 @@ HIDDEN, TOWER = ("layers", "projector", "blocks", "merger"), ("vision_tower", "v
 class Training(lightning.LightningModule):
     """Model, training heads and their losses; Muon for the hidden matrices, AdamW for everything else."""
 
-    def __init__(self, family: Family, recipe: Recipe, captions: int = 2048):
+    def __init__(self, tiny: TinyModel, recipe: Recipe, captions: int = 2048):
         super().__init__()
         self.automatic_optimization = False
-        self.family, self.recipe, self.captions = family, recipe, captions
-        self.model = family.build_model(recipe.seed)
+        self.tiny, self.recipe, self.captions = tiny, recipe, captions
+        self.model = tiny.build_model(recipe.seed)
         self.heads = TrainingHeads()
 
     def train_dataloader(self) -> DataLoader:
         """Batches from the step that the run has reached."""
         trainer, recipe = self.trainer, self.recipe
         place = {"rank": trainer.global_rank, "world": trainer.world_size}
-        stream = BatchStream(self.family, recipe.stages, recipe.seed, trainer.global_step, self.captions, **place)
+        stream = BatchStream(self.tiny, recipe.stages, recipe.seed, trainer.global_step, self.captions, **place)
         return DataLoader(stream, batch_size=None)
 
     def configure_optimizers(self):
         """Muon and AdamW, each with one group for the tower, whose rate the stages scale, and one for the rest."""
-        groups = {(matrix, vision): [] for matrix in (True, False) for vision in (True, False)}
+        groups: dict[tuple[bool, bool], list[Tensor]] = defaultdict(list)  # (hidden matrix, tower) -> weights
         for name, weight in self.named_parameters():
             hidden = weight.ndim == 2 and any(part in name for part in HIDDEN)
             groups[hidden, any(part in name for part in TOWER)].append(weight)
@@ -71,49 +75,49 @@ class Training(lightning.LightningModule):
         )
         return muon, adam
 
-    def training_step(self, batch: Batch, _index: int) -> Metrics:
-        """One step of the stage that the run is in; returns its losses and metrics for the journal."""
+    def training_step(self, batch: TrainingBatch, _index: int) -> Metrics:
+        """One step of the stage that the run is in; returns its losses and metrics for the log."""
         stage, _ = stage_at(self.recipe.stages, self.global_step)
-        muon, adam = self.optimizers()
+        muon, adam = cast(list[LightningOptimizer], self.optimizers())  # two of them come as a list
         self._set_rates((muon, adam), stage)
         losses, metrics = self._losses(batch, stage)
         weights = {"answer": 1.0, **stage.weights}
-        loss = sum(weights[name] * value for name, value in losses.items())
+        loss = sum((weights[name] * value for name, value in losses.items()), start=torch.zeros(()))
         for optimizer in (muon, adam):
             optimizer.zero_grad()
         self.manual_backward(loss)
-        self.clip_gradients(adam, gradient_clip_val=1.0, gradient_clip_algorithm="norm")
+        self.clip_gradients(adam.optimizer, gradient_clip_val=1.0, gradient_clip_algorithm="norm")
         muon.optimizer.step()  # only the wrapped step below counts, so that global_step is the number of batches
         adam.step()
         return {name: value.detach() for name, value in {"loss": loss, **losses, **metrics}.items()}
 
-    def _set_rates(self, optimizers, stage: Stage) -> None:
+    def _set_rates(self, optimizers: Sequence[LightningOptimizer], stage: TrainingStage) -> None:
         factor = self.recipe.rate(self.global_step)
         for optimizer, base in zip(optimizers, (self.recipe.muon_lr, self.recipe.adam_lr), strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = base * factor * (stage.vision_lr if group["vision"] else 1.0)
 
-    def _losses(self, batch: Batch, stage: Stage) -> tuple[Metrics, Metrics]:
-        patches, summary = self.family.encode(self.model, batch)
+    def _losses(self, batch: TrainingBatch, stage: TrainingStage) -> tuple[Metrics, Metrics]:
+        patches, summary = self.tiny.encode(self.model, batch)
         patch, patch_metrics = patch_loss(self.heads, patches, batch)
         caption, caption_metrics = caption_loss(self.heads, summary, batch)
         losses, metrics = {"patch": patch, "caption": caption}, patch_metrics | caption_metrics
         if stage.questions:
-            visual = self.family.project(self.model, patches)
+            visual = self.tiny.project(self.model, patches)
             more_losses, more_metrics = self._language_losses(batch, visual, stage)
             losses, metrics = losses | more_losses, metrics | more_metrics
         return losses, metrics
 
-    def _language_losses(self, batch: Batch, visual: Tensor, stage: Stage) -> tuple[Metrics, Metrics]:
-        family, recipe, words = self.family, self.recipe, self.family.vocabulary
-        cells = cells_of(stage.size // family.token, batch["origin"], family.grid)
+    def _language_losses(self, batch: TrainingBatch, visual: Tensor, stage: TrainingStage) -> tuple[Metrics, Metrics]:
+        tiny, recipe, words = self.tiny, self.recipe, self.tiny.vocabulary
+        cells = window_cells(stage.size // tiny.token, batch["origin"], tiny.grid)
         attention = AttentionSupervision(batch, recipe.attention_layers, words)
         taps = (recipe.position_tap, recipe.align_tap)
-        packed = packed_forward(family, self.model, visual, cells, batch["ids"], taps, attention)
+        packed = packed_forward(tiny, self.model, visual, cells, batch["ids"], taps, attention)
         answers = Answers.of(batch, words)
         logits = self.model.lm_head(packed.text[batch["targets"].flatten(1) >= 0]).float()
         states = packed.visual(recipe.position_tap)
-        position, place = position_loss(self.heads, states, cells, family.grid, batch)
+        position, place = position_loss(self.heads, states, cells, tiny.grid, batch)
         losses = {"answer": answers.loss(logits, recipe.number_sigma), "position": position, **attention.means()}
         if "naming" in stage.weights:
             losses["naming"] = naming_loss(self.heads, states, batch)
@@ -124,7 +128,7 @@ class Training(lightning.LightningModule):
 
 
 def train(
-    family: Family,
+    tiny: TinyModel,
     recipe: Recipe,
     out: Path,
     resume: bool = False,
@@ -145,12 +149,12 @@ def train(
         strategy="auto" if processes == 1 else "ddp_find_unused_parameters_true",
         precision="bf16-mixed",
         max_steps=recipe.steps,
-        callbacks=[saver, Journal(out / "log.csv")],
+        callbacks=[saver, TrainingLog(out / "log.csv")],
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    module = Training(family, recipe, captions)
+    module = Training(tiny, recipe, captions)
     last = out / "last.ckpt"
     trainer.fit(module, ckpt_path=last if resume and last.exists() else None)
     return module
@@ -159,18 +163,18 @@ def train(
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("family", choices=FAMILIES)
+    parser.add_argument("model", choices=TINY_MODELS)
     parser.add_argument("--recipe", type=Path, help="default: the one that the shipped weights were trained with")
-    parser.add_argument("--out", type=Path, help="default: outputs/tiny_<family>")
+    parser.add_argument("--out", type=Path, help="default: outputs/tiny_<model>")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1, help="of every process")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    family = FAMILIES[arguments.family]
-    recipe = Recipe.load(arguments.recipe or family.recipe)
-    out = arguments.out or Path("outputs", f"tiny_{family.name}")
-    train(family, recipe, out, arguments.resume, arguments.processes)
+    tiny = TINY_MODELS[arguments.model]
+    recipe = Recipe.load(arguments.recipe or tiny.recipe)
+    out = arguments.out or Path("outputs", f"tiny_{tiny.name}")
+    train(tiny, recipe, out, arguments.resume, arguments.processes)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The tiny models' words: word-level vocabularies in which a box is nine tokens of the family's own text."""
+"""The tiny models' words: word-level vocabularies in which a box is nine tokens of the model's own text."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -7,14 +7,16 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from transformers import PreTrainedTokenizerFast
 
 from nuwa.scenes.questions import EXTREMES, MAX_COUNT, PLURALS
-from nuwa.scenes.scene import COLORS, IMAGE_SIZE, SHAPES, SIZES
+from nuwa.scenes.scene import COLORS, IMAGE_SIZE, OBJECT_SIZES, SHAPES
 
 SPACE = "▁"
 CONTENT_WORDS = (
-    *COLORS, *SHAPES, *PLURALS.values(), *SIZES, *EXTREMES, "left", "right", "above", "below"
+    *COLORS, *SHAPES, *PLURALS.values(), *OBJECT_SIZES, *EXTREMES, "left", "right", "above", "below"
 )  # fmt: skip
-_GRAMMAR = ("is", "there", "what", "color", "shape", "the", "how", "many", "are", "where", "object", "objects")
-_GRAMMAR += ("left", "right", "of", "above", "below", "yes", "no")
+_GRAMMAR = (
+    "is", "there", "what", "color", "shape", "the", "how", "many", "are", "where", "object", "objects", "left", "right",
+    "of", "above", "below", "yes", "no",
+)  # fmt: skip
 _COUNTS = tuple(str(n) for n in range(MAX_COUNT + 1))
 
 
@@ -114,8 +116,10 @@ def _llava() -> Vocabulary:
 
 def _qwen() -> Vocabulary:
     """Qwen's chat template word by word; a box is Qwen's JSON in whole pixels of the picture."""
-    special = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<unk>", "<|vision_start|>", "<|vision_end|>")
-    special += ("<|image_pad|>", "<|video_pad|>")
+    special = (
+        "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<unk>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>",
+        "<|video_pad|>",
+    )  # fmt: skip
     first = ("system", "You", "are", "a", "helpful", "assistant", "user")
     numbers = tuple(str(i) for i in range(IMAGE_SIZE + 1))
     words = [word for word in dict.fromkeys([*first, *_GRAMMAR, *CONTENT_WORDS]) if word not in numbers]

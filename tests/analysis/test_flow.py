@@ -58,7 +58,7 @@ def test_gradient_weighted_flow(family):
 
     def watch(seen):
         assert seen.call.index not in flows
-        flows[seen.call.index] = flow_of(seen.call, seen.portions(chunk=17), lengths - 1)[0]
+        flows[seen.call.index] = flow_of(seen.call, seen.attention_chunks(chunk=17), lengths - 1)[0]
 
     with session_of(family) as session:
         likelihood = watch_gradients(session, inputs, ids, lengths, watch)
@@ -107,7 +107,7 @@ def test_no_map_of_all_heads_is_ever_made():
             read_prompt_once(session, inputs)
 
     def gradients():
-        watch_gradients(session, inputs, ids, answers, lambda seen: list(seen.portions(8)))
+        watch_gradients(session, inputs, ids, answers, lambda seen: list(seen.attention_chunks(8)))
 
     with session_of(family) as session:
         for work in (attention, gradients):

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from nuwa.analysis.measures import (
-    cohesion,
     group_flow,
     mean_and_error,
     mean_entropy,
+    object_cohesion,
     row_entropy,
     text_alignment,
     top_overlap,
@@ -42,10 +42,10 @@ def test_cohesion_by_definition():
     angles = torch.tensor([0.0, 0.1, 0.2, 1.5, 0.15, 3.0])
     hidden = torch.stack([angles.cos(), angles.sin()], 1) * torch.tensor([1, 9, 0.1, 2, 5, 1.0])[:, None]
     # nearest to token 1 at 0.1: itself, 4 (0.05 away), then 0 and 2 (0.1 away)
-    assert cohesion(hidden, torch.tensor([1, 4]), 1) == 1
-    assert cohesion(hidden, torch.tensor([1, 3]), 1) == pytest.approx(1 / 3)
-    assert cohesion(hidden, torch.tensor([0, 1, 2, 4]), 1) == 1
-    assert cohesion(hidden, torch.tensor([1, 3, 5]), 1) == pytest.approx(1 / 5)
+    assert object_cohesion(hidden, torch.tensor([1, 4]), 1) == 1
+    assert object_cohesion(hidden, torch.tensor([1, 3]), 1) == pytest.approx(1 / 3)
+    assert object_cohesion(hidden, torch.tensor([0, 1, 2, 4]), 1) == 1
+    assert object_cohesion(hidden, torch.tensor([1, 3, 5]), 1) == pytest.approx(1 / 5)
 
 
 def test_alignment_by_definition():

@@ -119,6 +119,15 @@ def test_key_follows_scientific_choices(override):
     assert run_key(changed(override)) != run_key(compose())
 
 
+@pytest.mark.parametrize(
+    ("model", "pruner", "meant"), [("llava_1_5_random", "divprune", "perc"), ("qwen2_5_vl_random", "divprune", "pesp")]
+)
+def test_native_is_the_strategy_that_it_stands_for(model, pruner, meant):
+    """Under M-RoPE it is PESP for every method."""
+    keys = [run_key(compose(f"model={model}", f"pruner={pruner}", f"position={p}")) for p in ("native", "perc", "pesp")]
+    assert keys[0] == keys[1 + ("perc", "pesp").index(meant)] and keys[1] != keys[2]
+
+
 def test_key_follows_the_content_of_local_data(tmp_path):
     rows = tmp_path / "data.jsonl"
     keys = []

@@ -127,7 +127,8 @@ def test_llm_rows_equal_eager_attention(towers, number):
     handle.remove()
     length = inputs["input_ids"].shape[1]
     query = torch.tensor([length - 1, length - 4])
-    got = llm_attention_rows(layer, seen["hidden"], seen["rotary"], inputs["attention_mask"].bool(), query)
+    of_layer = adapter_for(sdpa).queries_keys, layer, seen["hidden"], seen["rotary"]
+    got = llm_attention_rows(*of_layer, inputs["attention_mask"].bool(), query)
     torch.testing.assert_close(got, attentions[:, :, query], atol=1e-6, rtol=0)
 
 
@@ -146,16 +147,15 @@ def test_llm_keys_rows_without_rotation_and_a_softmax_over_some_tokens(towers):
         normed = layer.input_layernorm(seen["hidden"])[0]
     handle.remove()
     expected = out.past_key_values.layers[2].keys[0].transpose(0, 1).flatten(1)
-    torch.testing.assert_close(llm_keys(layer, seen["hidden"], seen["rotary"])[0], expected, atol=1e-6, rtol=0)
+    of_layer = adapter_for(eager).queries_keys, layer, seen["hidden"], seen["rotary"]
+    torch.testing.assert_close(llm_keys(*of_layer)[0], expected, atol=1e-6, rtol=0)
 
     among = torch.arange(len(normed)) % 3 == 0
     q = layer.self_attn.q_proj(normed[-1]).view(4, 16)
     k = layer.self_attn.k_proj(normed).view(-1, 2, 16).repeat_interleave(2, 1)
     rows = [(k[among, head] @ q[head] / 4).softmax(0) for head in range(4)]
     last = torch.tensor([len(normed) - 1])
-    got = llm_attention_rows(
-        layer, seen["hidden"], seen["rotary"], among[None] | True, last, rotary=False, among=among[None]
-    )
+    got = llm_attention_rows(*of_layer, among[None] | True, last, rotary=False, among=among[None])
     torch.testing.assert_close(got[0, :, 0, among], torch.stack(rows), atol=1e-6, rtol=0)
     assert not got[0, :, 0, ~among].any()
 

@@ -5,18 +5,20 @@ import torch
 
 import nuwa
 from nuwa.benchmarks.scenes import Scenes
-from nuwa.evaluation.speed import SpeedOptions, probe_speed
+from nuwa.evaluation.speed import probe_speed
 from nuwa.pruning.budget import llm_flops
-from nuwa.tiny.evaluate import load
-from nuwa.tiny.families import FAMILIES
+from nuwa.schema import ProbeConfig
+from nuwa.tiny.evaluate import load_tiny
+from nuwa.tiny.shipped import TINY_MODELS
 
-ONCE = SpeedOptions(batch_sizes=(1, 3), new_tokens=2, warmup=0, repeats=2)
+TWICE = ProbeConfig(batch_sizes=[1, 3], new_tokens=2, warmup=0, repeats=2)
+ONCE = ProbeConfig(batch_sizes=[1], new_tokens=1, warmup=0, repeats=1)
 PARTS = {"encode_ms", "projector_ms", "prefill_ms", "ttft_ms", "decode_ms_per_token", "samples_per_second", "kv_mb"}
 
 
-@pytest.fixture(scope="module", params=list(FAMILIES))
+@pytest.fixture(scope="module", params=list(TINY_MODELS))
 def loaded(request):
-    return load(FAMILIES[request.param].folder, request.param)
+    return load_tiny(TINY_MODELS[request.param].folder, request.param)
 
 
 @pytest.fixture(scope="module")
@@ -26,12 +28,12 @@ def scenes():
 
 def test_a_pruned_run_stands_beside_the_unpruned_one(loaded, scenes):
     pruner = nuwa.load_pruner("nuwa", budget=nuwa.pruners.base.Budget(ratio=0.25))
-    small, large = probe_speed(loaded, scenes, pruner, "pesp", ONCE)
+    small, large = probe_speed(loaded, scenes, pruner, "pesp", TWICE)
     assert (small["batch"], large["batch"]) == (1, 3)
     assert set(small["variants"]["vanilla"]) == PARTS
     assert set(small["variants"]["pruned"]) == PARTS | {"llm_selection_ms"}
     sample = scenes[0]
-    image_tokens = loaded.pictures.tokens(sample.images[0])
+    image_tokens = int((loaded.encode([sample])["input_ids"] == loaded.model.config.image_token_id).sum())
     text = loaded.encode([sample])["input_ids"].shape[1] - image_tokens
     shape = nuwa.prune(loaded.model, pruner).adapter.shape
     kept = pruner.schedule(image_tokens, shape.layers).per_layer(shape.layers)
@@ -43,7 +45,7 @@ def test_a_pruned_run_stands_beside_the_unpruned_one(loaded, scenes):
 
 
 def test_an_unpruned_job_measures_the_model_alone(loaded, scenes):
-    (entry,) = probe_speed(loaded, scenes, None, "native", SpeedOptions((1,), 1, 0, 1))
+    (entry,) = probe_speed(loaded, scenes, None, "native", ONCE)
     assert list(entry["variants"]) == ["vanilla"]
     assert "speedup" not in entry
     quartiles = entry["variants"]["vanilla"]["prefill_ms"]
@@ -54,5 +56,5 @@ def test_the_probe_leaves_the_model_as_it_was(loaded, scenes):
     inputs = loaded.encode([scenes[0]])
     with torch.no_grad():
         before = loaded.model(**inputs).logits
-        probe_speed(loaded, scenes, nuwa.load_pruner("fastv", budget=40), "native", SpeedOptions((1,), 1, 0, 1))
+        probe_speed(loaded, scenes, nuwa.load_pruner("fastv", budget=40), "native", ONCE)
         assert torch.equal(loaded.model(**inputs).logits, before)

@@ -31,3 +31,9 @@ def toy(family: str, **changes) -> LoadedModel:
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         config = hydra.compose("config", [f"model={name}"]).model
     return hydra.utils.instantiate(config, **TOY | {"image_size": image_size} | changes)
+
+
+def tokens(loaded: LoadedModel, *images) -> list[int]:
+    """How many placeholders stand in a prompt for each picture."""
+    texts = loaded.pictures.texts(loaded.pictures.encode(images), len(images))
+    return [text.count(loaded.placeholder) for text in texts]

@@ -17,7 +17,7 @@ def offline(monkeypatch):
 
 @pytest.fixture(scope="module")
 def small():
-    return load_random(PROMPT, **SMALL)
+    return load_random(prompt=PROMPT, **SMALL)
 
 
 @pytest.fixture(scope="module")

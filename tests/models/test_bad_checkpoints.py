@@ -14,35 +14,35 @@ pytestmark = pytest.mark.usefixtures("offline")
 @pytest.mark.parametrize("path", ["no/such/folder", "./missing", "/no/such/place", "missing"])
 def test_missing_folder(path):
     with pytest.raises(ModelError, match=r"model\.path=.*does not exist"):
-        load_model(path, PROMPT)
+        load_model(path=path, prompt=PROMPT)
 
 
 def test_package_folder_that_does_not_exist():
     with pytest.raises(ModelError, match=r"model\.path=package:tiny/nothing.*does not exist"):
-        load_model("package:tiny/nothing", PROMPT)
+        load_model(path="package:tiny/nothing", prompt=PROMPT)
 
 
 def test_hub_id_that_cannot_be_fetched():
     with pytest.raises(ModelError, match=r"no such folder here, and the Hugging Face id"):
-        load_model("nuwa-test/not-there", PROMPT)
+        load_model(path="nuwa-test/not-there", prompt=PROMPT)
 
 
 def test_path_to_a_file(checkpoint):
     with pytest.raises(ModelError, match="is a file"):
-        load_model(str(checkpoint / "config.json"), PROMPT)
+        load_model(path=str(checkpoint / "config.json"), prompt=PROMPT)
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors", "preprocessor_config.json"])
 def test_missing_file_is_named(checkpoint, name):
     (checkpoint / name).unlink()
     with pytest.raises(ModelError, match=rf"model\.path=.* lacks {name}"):
-        load_model(str(checkpoint), PROMPT)
+        load_model(path=str(checkpoint), prompt=PROMPT)
 
 
 def test_pickled_weights_are_not_loaded(checkpoint):
     (checkpoint / "model.safetensors").rename(checkpoint / "pytorch_model.bin")
     with pytest.raises(ModelError, match=r"pytorch_model\.bin is pickled"):
-        load_model(str(checkpoint), PROMPT)
+        load_model(path=str(checkpoint), prompt=PROMPT)
 
 
 @pytest.mark.parametrize("size", [0, 7, 100, -1])
@@ -50,20 +50,20 @@ def test_truncated_weights(checkpoint, size):
     file = checkpoint / "model.safetensors"
     file.write_bytes(file.read_bytes()[:size])
     with pytest.raises(ModelError, match=r"model\.safetensors \(\d+ bytes\) is truncated"):
-        load_model(str(checkpoint), PROMPT)
+        load_model(path=str(checkpoint), prompt=PROMPT)
 
 
 def test_text_in_place_of_weights(checkpoint):
     (checkpoint / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\n")
     with pytest.raises(ModelError, match="not a safetensors file"):
-        load_model(str(checkpoint), PROMPT)
+        load_model(path=str(checkpoint), prompt=PROMPT)
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
 def test_broken_json(checkpoint, name):
     (checkpoint / name).write_text('{"model_type": ')
     with pytest.raises(ModelError, match=rf"{name} is not valid JSON"):
-        load_model(str(checkpoint), PROMPT)
+        load_model(path=str(checkpoint), prompt=PROMPT)
 
 
 def test_checkpoint_that_lacks_tensors_is_not_filled_with_random_ones(checkpoint):
@@ -71,51 +71,51 @@ def test_checkpoint_that_lacks_tensors_is_not_filled_with_random_ones(checkpoint
     lost = next(name for name in weights if "layers.1.self_attn.q_proj" in name)
     save_file({name: value for name, value in weights.items() if name != lost}, checkpoint / "model.safetensors")
     with pytest.raises(ModelError, match=r"1 tensors are missing, e\.g\. .*q_proj"):
-        load_model(str(checkpoint), PROMPT)
+        load_model(path=str(checkpoint), prompt=PROMPT)
 
 
 def test_checkpoint_of_another_model(checkpoint):
     save_file({"some.other.weight": torch.zeros(3)}, checkpoint / "model.safetensors")
     with pytest.raises(ModelError, match="weights do not fit"):
-        load_model(str(checkpoint), PROMPT)
+        load_model(path=str(checkpoint), prompt=PROMPT)
 
 
 def test_tensors_of_another_size(checkpoint):
     edit_config(checkpoint, lambda config: config["text_config"].update(intermediate_size=48))
     with pytest.raises(ModelError, match=r"model\.path=.*could not be loaded"):
-        load_model(str(checkpoint), PROMPT)
+        load_model(path=str(checkpoint), prompt=PROMPT)
 
 
 def test_tensors_that_nobody_uses_are_warned_about(checkpoint):
     edit_config(checkpoint, lambda config: config["text_config"].update(num_hidden_layers=1))
     with pytest.warns(UserWarning, match="are not used"):
-        load_model(str(checkpoint), PROMPT)
+        load_model(path=str(checkpoint), prompt=PROMPT)
 
 
 def test_unsupported_architecture_is_named_with_the_supported_ones(checkpoint):
     edit_config(checkpoint, lambda config: config.update(model_type="blip", architectures=["BlipModel"]))
     with pytest.raises(ModelError, match=r"BlipModel.*supported: llava, llava_next, llava_onevision, qwen2_5_vl$"):
-        load_model(str(checkpoint), PROMPT)
+        load_model(path=str(checkpoint), prompt=PROMPT)
 
 
 def test_a_folder_of_another_family_is_named(checkpoint):
     with pytest.raises(ModelError, match=r"model\.family=qwen2_5_vl, but the config\.json .* says llava"):
-        load_model(str(checkpoint), PROMPT, family="qwen2_5_vl", image="<|image_pad|>")
+        load_model(path=str(checkpoint), prompt=PROMPT, family="qwen2_5_vl", image="<|image_pad|>")
 
 
 def test_options_of_other_families_are_refused(checkpoint):
     with pytest.raises(ModelError, match=r"model\.max_pixels=9: llava models have no such option"):
-        load_model(str(checkpoint), PROMPT, max_pixels=9)
+        load_model(path=str(checkpoint), prompt=PROMPT, max_pixels=9)
     with pytest.raises(ModelError, match=r"model\.box_frame=pixel"):
-        load_model(str(checkpoint), PROMPT, box_frame="pixel")
+        load_model(path=str(checkpoint), prompt=PROMPT, box_frame="pixel")
     with pytest.raises(ModelError, match=r"model\.image must contain <image> once"):
-        load_model(str(checkpoint), PROMPT, image="<picture>")
+        load_model(path=str(checkpoint), prompt=PROMPT, image="<picture>")
 
 
 def test_tokenizer_of_another_model(checkpoint):
     edit_config(checkpoint, lambda config: config.update(image_token_index=7))
     with pytest.raises(ModelError, match=r"<image> is token 4 in tokenizer\.json, 7 in config\.json"):
-        load_model(str(checkpoint), PROMPT)
+        load_model(path=str(checkpoint), prompt=PROMPT)
 
 
 @pytest.mark.parametrize(
@@ -134,4 +134,4 @@ def test_tokenizer_of_another_model(checkpoint):
 )
 def test_unknown_choices_are_refused_before_any_file_is_read(choice, message):
     with pytest.raises(ModelError, match=message):
-        load_model("/no/such/folder", PROMPT, **choice)
+        load_model(path="/no/such/folder", prompt=PROMPT, **choice)

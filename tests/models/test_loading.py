@@ -17,10 +17,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import LlavaProcessor
 
-from nuwa.models import adapter_for
+from nuwa.models import adapter_for, family_names
 from nuwa.models.checkpoint import ModelError
-from nuwa.models.families import FAMILIES, PictureOptions, square
+from nuwa.models.llava import Llava
 from nuwa.models.loading import load_model
+from nuwa.models.processors import PictureOptions
 from nuwa.models.random_configs import Sizes
 from nuwa.models.random_vlm import build_tokenizer, load_random, random_vlm
 from nuwa.samples import Sample, to_rgb
@@ -43,7 +44,7 @@ def load_image_processor(folder, frame, size):
     config = SimpleNamespace(
         vision_config=SimpleNamespace(image_size=size, patch_size=14), vision_feature_select_strategy="default"
     )
-    return square(folder, config, PictureOptions(frame)).pil
+    return Llava.pictures(config, folder, PictureOptions(image_frame=frame)).pil
 
 
 def sample(text="is there a dog?", *images):
@@ -51,7 +52,7 @@ def sample(text="is there a dog?", *images):
 
 
 def test_saved_model_loads_bit_equal(small, saved):
-    loaded = load_model(str(saved), PROMPT)
+    loaded = load_model(path=str(saved), prompt=PROMPT)
     assert loaded.family == "llava" and loaded.device.type == "cpu" and not loaded.model.training
     batch = loaded.encode([sample("a", picture())])
     expected = small.encode([sample("a", picture())])
@@ -63,8 +64,8 @@ def test_saved_model_loads_bit_equal(small, saved):
 
 def test_half_precision_checkpoint_is_float32_on_a_cpu(small, checkpoint):
     copy.deepcopy(small.model).to(torch.bfloat16).save_pretrained(checkpoint)
-    assert load_model(str(checkpoint), PROMPT, device="cpu").model.dtype == torch.float32
-    loaded = load_model(str(checkpoint), PROMPT, device="cpu", dtype="bfloat16", attention="eager")
+    assert load_model(path=str(checkpoint), prompt=PROMPT, device="cpu").model.dtype == torch.float32
+    loaded = load_model(path=str(checkpoint), prompt=PROMPT, device="cpu", dtype="bfloat16", attention="eager")
     assert loaded.model.dtype == torch.bfloat16 and loaded.model.config._attn_implementation == "eager"
     assert loaded.encode([sample("a", picture())])["pixel_values"].dtype == torch.bfloat16
 
@@ -74,10 +75,10 @@ def test_sharded_checkpoint_loads(small, checkpoint):
     small.model.save_pretrained(checkpoint, max_shard_size="50KB")
     shards = sorted(checkpoint.glob("model-*.safetensors"))
     assert len(shards) > 1
-    load_model(str(checkpoint), PROMPT)
+    load_model(path=str(checkpoint), prompt=PROMPT)
     shards[1].unlink()
     with pytest.raises(ModelError, match=rf"model\.path=.* lacks {shards[1].name}"):
-        load_model(str(checkpoint), PROMPT)
+        load_model(path=str(checkpoint), prompt=PROMPT)
 
 
 def test_checkpoint_in_the_form_of_the_hubs_llava(small, checkpoint):
@@ -93,7 +94,7 @@ def test_checkpoint_in_the_form_of_the_hubs_llava(small, checkpoint):
     (checkpoint / "tokenizer_config.json").write_text(json.dumps(names | {"tokenizer_class": "LlamaTokenizer"}))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        loaded = load_model(str(checkpoint), PROMPT)
+        loaded = load_model(path=str(checkpoint), prompt=PROMPT)
     batch, expected = (model.encode([sample("is it é?", picture())]) for model in (loaded, small))
     assert all(torch.equal(batch[key], expected[key]) for key in expected)
     with torch.no_grad():
@@ -147,14 +148,15 @@ def test_every_checkpoint_config_names_its_revision_kernel_device_and_prompt(nam
     if options._target_.endswith("load_model"):
         assert set(options) >= PINNED
         assert options.path.startswith("package:") or options.path.count("/") == 1
-    assert options.name == name and options.family in FAMILIES
+    assert options.name == name and options.family in family_names()
 
 
 def test_random_llava_has_llavas_shapes_and_needs_no_checkpoint():
     loaded = instantiate(OmegaConf.load(ROOT / "conf/model/llava_1_5_random.yaml"))
     question = "Is there a dog in the image?\nAnswer the question using a single word or phrase."
     batch = loaded.encode([sample(question, picture(640, 480))])
-    assert loaded.pictures.count == 576 and batch["pixel_values"].shape == (1, 3, 336, 336)
+    assert (batch["input_ids"] == loaded.model.config.image_token_id).sum() == 576
+    assert batch["pixel_values"].shape == (1, 3, 336, 336)
     assert 576 + 40 < batch["input_ids"].shape[1] < 576 + 80  # about as long as with LLaVA's tokenizer
     ids = batch["input_ids"][0]
     text = loaded.tokenizer.decode(ids[ids != loaded.model.config.image_token_id][1:])
@@ -176,7 +178,7 @@ def test_random_weights_follow_the_seed_and_leave_torchs_own_alone():
 )  # fmt: skip
 def test_impossible_sizes_are_named(change, key):
     with pytest.raises(ModelError, match=rf"model\.{key}"):
-        load_random(PROMPT, **SMALL | change)
+        load_random(prompt=PROMPT, **SMALL | change)
 
 
 # pictures

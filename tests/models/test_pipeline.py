@@ -15,7 +15,7 @@ QUESTIONS = ("Is there a dog?", "What color is the car on the left?")
 def loaded():
     """A toy LLaVA-1.5 with an 8 x 8 grid."""
     return load_random(
-        "USER: {images}{text} ASSISTANT:",
+        prompt="USER: {images}{text} ASSISTANT:",
         layers=4,
         hidden_size=32,
         intermediate_size=64,

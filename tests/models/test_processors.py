@@ -6,16 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.families_toy import FAMILIES, TOY, toy
+from helpers.families_toy import FAMILIES, TOY, tokens, toy
 from PIL import Image
 from transformers import AutoConfig, LlavaNextProcessor, Qwen2VLImageProcessorPil
 
+from nuwa.models import family_class
 from nuwa.models.boxes import to_unit_boxes
 from nuwa.models.checkpoint import ModelError
-from nuwa.models.families import FAMILIES as LOADABLE
-from nuwa.models.families import PictureOptions, native
 from nuwa.models.loading import load_model
-from nuwa.models.processors import recompress, restore
+from nuwa.models.processors import PictureOptions, recompress, restore
+from nuwa.models.qwen2_5_vl import Qwen2_5_VL
 from nuwa.models.random_vlm import load_random
 from nuwa.samples import Sample
 
@@ -40,13 +40,12 @@ def test_placeholders_are_as_many_as_the_models_features(family):
     inputs = loaded.pictures.encode(images)
     with torch.no_grad():
         features = loaded.model.model.get_image_features(**inputs).pooler_output
-    assert [loaded.pictures.tokens(image) for image in images] == [len(image) for image in features]
+    assert tokens(loaded, *images) == [len(image) for image in features]
 
 
 def test_a_tower_of_many_tiles_shrinks_its_grid():
-    pictures = toy("llava_onevision").pictures
-    assert pictures.stitched(picture(320, 320)) == (12, 12)  # 6 x 6 tiles of 4 x 4 tokens, but nine at most
-    assert pictures.stitched(picture(58, 58)) == (4, 4)
+    # the whole picture in 4 x 4 tokens, rows closed by newlines; 6 x 6 tiles of 4 x 4 tokens, but nine at most
+    assert tokens(toy("llava_onevision"), picture(320, 320), picture(58, 58)) == [16 + 12 * 13, 16 + 4 * 5]
 
 
 def test_tiles_agree_with_hugging_faces_processor():
@@ -91,8 +90,8 @@ def test_a_saved_folder_of_every_family_loads(family, tmp_path):
         part.save_pretrained(tmp_path)
     prompt = small.prompt
     loaded = load_model(
-        str(tmp_path), prompt.template, family, image=prompt.image, image_joiner=prompt.image_joiner,
-        image_end=prompt.image_end, box_frame=small.box_frame, device="cpu",
+        path=str(tmp_path), prompt=prompt.template, family=family, image=prompt.image, image_joiner=prompt.image_joiner,
+        image_end=prompt.image_end, box_frame=small.boxes.box_frame, device="cpu",
     )  # fmt: skip
     row = [sample("what?", picture(90, 44))]
     expected, batch = small.encode(row), loaded.encode(row)
@@ -120,23 +119,24 @@ HUB = {
 
 
 @pytest.mark.parametrize(
-    ("family", "size", "tokens"),
+    ("family", "size", "expected"),
     [("qwen2_5_vl", (640, 480), 391), ("qwen2_5_vl", (4000, 3000), 15301), ("llava_next", (640, 480), 576 + 36 * 49),
      ("llava_next", (1000, 330), 576 + 24 * 73), ("llava_next", (672, 672), 2928)],
 )  # fmt: skip
-def test_published_processor_files_give_the_published_token_counts(family, size, tokens, tmp_path):
+def test_published_processor_files_give_the_published_token_counts(family, size, expected, tmp_path):
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(HUB[family]))
     config = AutoConfig.for_model(family)
-    pictures = LOADABLE[family].processor(tmp_path, config, PictureOptions())
-    assert pictures.tokens(Image.new("1", size)) == tokens
+    pictures = family_class(family).pictures(config, tmp_path, PictureOptions())
+    (text,) = pictures.texts(pictures.encode([Image.new("1", size)]), 1)
+    assert text == family_class(family).placeholder * expected
 
 
 # Qwen2.5-VL's sizes, boxes and JPEGs
 
 
 def test_resized_pictures_are_qwens():
-    pictures = toy("qwen2_5_vl").pictures
-    authors = native({}, toy("qwen2_5_vl").model.config, PictureOptions(min_pixels=784, max_pixels=784 * 1280))
+    loaded, limits = toy("qwen2_5_vl"), PictureOptions(min_pixels=784, max_pixels=784 * 1280)
+    pictures, authors = loaded.pictures, Qwen2_5_VL.pictures(loaded.model.config, {}, limits)
     for case in json.loads(GOLDEN.read_text(encoding="utf-8"))["smart_resize"]:
         blank = Image.new("1", (case["width"], case["height"]))
         assert list(authors.resized(blank)) == case["resized_w_h"]
@@ -147,24 +147,31 @@ def test_resized_pictures_are_qwens():
         assert (wide * 14, high * 14) == (width, height) == pictures.seen(image).size
 
 
+def areas(pictures):
+    """Tokens of a tiny and of a large picture."""
+    grids = pictures.encode([picture(1, 1), picture(999, 999)])["image_grid_thw"]
+    return (grids.prod(1) // 4).tolist()
+
+
 def test_area_limits_come_from_the_config_or_the_folder(tmp_path):
     vision = {"patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2}
     config = AutoConfig.for_model("qwen2_5_vl", vision_config=vision)
     Qwen2VLImageProcessorPil(min_pixels=28 * 28 * 4, max_pixels=28 * 28 * 16).save_pretrained(tmp_path)
-    plain = native(tmp_path, config, PictureOptions())
-    assert (plain.tokens(picture(1, 1)), plain.tokens(picture(999, 999))) == (4, 16)
-    chosen = native(tmp_path, config, PictureOptions(min_pixels=28 * 28 * 9, max_pixels=28 * 28 * 25))
-    assert (chosen.tokens(picture(1, 1)), chosen.tokens(picture(999, 999))) == (9, 25)
+    plain = Qwen2_5_VL.pictures(config, tmp_path, PictureOptions())
+    assert areas(plain) == [4, 16]
+    chosen = Qwen2_5_VL.pictures(config, tmp_path, PictureOptions(min_pixels=28 * 28 * 9, max_pixels=28 * 28 * 25))
+    assert areas(chosen) == [9, 25]
     assert chosen.encode([picture(999, 999)])["image_grid_thw"].tolist() == [[1, 10, 10]]
     with pytest.raises(ModelError, match=r"model\.min_pixels=50176 .* at most model\.max_pixels=12544"):
-        native(tmp_path, config, PictureOptions(min_pixels=28 * 28 * 64))
+        Qwen2_5_VL.pictures(config, tmp_path, PictureOptions(min_pixels=28 * 28 * 64))
     with pytest.raises(ModelError, match=r"model\.jpeg_quality=101"):
-        native(tmp_path, config, PictureOptions(jpeg_quality=101))
+        Qwen2_5_VL.pictures(config, tmp_path, PictureOptions(jpeg_quality=101))
 
 
 def test_jpeg_changes_pixels_as_pils_own_does():
     loaded, image = toy("qwen2_5_vl"), picture(84, 56)
-    rough = load_random(loaded.prompt.template, "qwen2_5_vl", image=loaded.prompt.image, jpeg_quality=75, **TOY)
+    words = {"prompt": loaded.prompt.template, "image": loaded.prompt.image}
+    rough = load_random(**words, family="qwen2_5_vl", jpeg_quality=75, **TOY)
     expected = loaded.pictures.encode([recompress(image, 75)])["pixel_values"]
     assert torch.equal(rough.pictures.encode([image])["pixel_values"], expected)
     assert not torch.equal(loaded.pictures.encode([image])["pixel_values"], expected)

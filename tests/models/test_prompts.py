@@ -8,7 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from nuwa.config import register
-from nuwa.models.prompts import IMAGE, PromptError, PromptFormat, expand_images
+from nuwa.models.prompts import IMAGE, PromptError, PromptFormat, put_images
 from nuwa.tiny.vocabulary import LLAVA, QWEN
 
 ROOT = Path(__file__).parents[2]
@@ -98,8 +98,9 @@ def test_a_picture_may_be_wrapped():
     assert prompt.render("first <image>, then <image>?", 2) == "A first <s><pad><e>, then <s><pad><e>? B"
 
 
-def test_placeholders_are_repeated():
-    assert expand_images([5, 4, 6, 4], 4, [1, 3]) == [5, 4, 6, 4, 4, 4]
-    for counts in ([1], [1, 2, 3]):
-        with pytest.raises(PromptError, match=rf"2 image placeholder\(s\) for {len(counts)} image"):
-            expand_images([5, 4, 6, 4], 4, counts)
+def test_texts_of_pictures_take_the_place_of_placeholders():
+    assert put_images("a <p> b<p>", "<p>", ["<p>", "<row><p><p>"]) == "a <p> b<row><p><p>"
+    assert put_images("nothing", "<p>", []) == "nothing"
+    for texts in (["<p>"], ["<p>"] * 3):
+        with pytest.raises(PromptError, match=rf"2 image placeholder\(s\) for {len(texts)} image"):
+            put_images("a <p> b<p>", "<p>", texts)

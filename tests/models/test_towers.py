@@ -1,5 +1,7 @@
 """States and attention rows of vision towers against eager weights, sequence by sequence, window by window."""
 
+import functools
+
 import pytest
 import torch
 from helpers.analysis_cases import session_of
@@ -8,21 +10,22 @@ from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl
 
 from nuwa.engine.calls import read_prompt_once
 from nuwa.models import adapter_for
-from nuwa.models.towers import tower_layers, watch_tower
 
 
 def seen_tower(family, inputs):
     """Per layer and image: the attention rows (S, N, N) and the states of every feature row."""
     adapter, seen = adapter_for(family.model()), []
 
-    def watch(call):
-        images = len(next(inputs[key] for key in ("image_grid_thw", "image_sizes", "pixel_values") if key in inputs))
-        rows = [torch.cat([part for _, part in call.portions(image, chunk=5)], 1) for image in range(images)]
-        firsts = [first for first, _ in call.portions(0, chunk=5)]
-        assert firsts == list(range(0, rows[0].shape[1], 5))
-        seen.append((call.index, rows, call))
+    recording = adapter.new_recording(inputs)
 
-    with session_of(family) as session, watch_tower(adapter, inputs, watch):
+    def watch(run):
+        images = len(next(inputs[key] for key in ("image_grid_thw", "image_sizes", "pixel_values") if key in inputs))
+        chunks = [list(recording.attention_chunks(run, image, chunk=5)) for image in range(images)]
+        rows = [torch.cat([part for _, part in mine], 1) for mine in chunks]
+        assert [first for first, _ in chunks[0]] == list(range(0, rows[0].shape[1], 5))
+        seen.append((run.index, rows, functools.partial(recording.states, run)))
+
+    with session_of(family) as session, recording.reading((), watch):
         read_prompt_once(session, inputs)
     return seen
 
@@ -35,7 +38,7 @@ def test_clip_and_siglip(name):
     weights, outputs = [], []
     handles = [
         handle
-        for layer in tower_layers(adapter_for(eager))
+        for layer in adapter_for(eager).tower_layers
         for handle in (
             layer.self_attn.register_forward_hook(lambda m, a, output: weights.append(output[1])),
             layer.register_forward_hook(lambda m, a, output: outputs.append(output)),
@@ -48,8 +51,7 @@ def test_clip_and_siglip(name):
     adapter = adapter_for(eager)
     counts, cls = adapter.crops(inputs), int(name != "llava_onevision")
     assert len(seen) == len(weights)
-    for (index, rows, call), whole, output in zip(seen, weights, outputs, strict=True):
-        assert index == call.index
+    for (_, rows, states_of), whole, output in zip(seen, weights, outputs, strict=True):
         start = 0
         for image, count in enumerate(counts):
             crops = whole[start : start + count].mean(1)[:, cls:, cls:]
@@ -58,7 +60,7 @@ def test_clip_and_siglip(name):
                 cells = crops.shape[1]
                 chosen = torch.tensor([3, cells - 1, count * cells - 2])
                 direct = torch.stack([output[start + int(r) // cells, cls + int(r) % cells] for r in chosen])
-                assert torch.allclose(call.states(image, chosen), direct, atol=1e-4)
+                assert torch.allclose(states_of(image, chosen), direct, atol=1e-4)
             start += count
 
 
@@ -67,16 +69,17 @@ def test_rows_of_siglip_are_placeholders():
     family = FAMILIES["llava_onevision"]
     model, inputs, found = family.model(), family.inputs("middle"), {}
     adapter = adapter_for(model)
+    recording = adapter.new_recording(inputs)
 
-    def watch(call):
-        found[call.index] = call.states(0, torch.arange(16))  # the base view, which is never interpolated
+    def watch(run):
+        found[run.index] = recording.states(run, 0, torch.arange(16))  # the base view, which is never interpolated
 
-    with session_of(family) as session, watch_tower(adapter, inputs, watch):
+    with session_of(family) as session, recording.reading((), watch):
         read_prompt_once(session, inputs)
     images = {name: inputs[name] for name in ("pixel_values", "image_sizes")}
     with torch.no_grad():
         features = model.model.get_image_features(**images).pooler_output[0][:16]
-        assert torch.allclose(adapter.projector(found[adapter.tower_sizes[2]]), features, atol=1e-4)
+        assert torch.allclose(adapter.projector(found[adapter.feature_layer]), features, atol=1e-4)
         assert not torch.allclose(adapter.projector(found[0]), features, atol=1e-2)
 
 
@@ -102,7 +105,7 @@ def test_qwen(monkeypatch):
     left = iter(weights)
     sizes = [rows * columns for rows, columns in (family.sizes[1], family.sizes[2])]
     order = torch.cat([window_by_window(*family.sizes[n], start=s) for n, s in ((1, 0), (2, sizes[0]))])
-    for (_, rows, call), output in zip(seen, outputs, strict=True):
+    for (_, rows, states_of), output in zip(seen, outputs, strict=True):
         whole, at = torch.zeros(total, total), 0
         while at < total:
             part = next(left)
@@ -113,7 +116,7 @@ def test_qwen(monkeypatch):
         for image, (start, size) in enumerate(((0, sizes[0]), (sizes[0], sizes[1]))):
             block = slice(start, start + size)
             assert torch.allclose(rows[image][0], by_token[block, block], atol=1e-5)
-            assert torch.allclose(call.states(image, torch.arange(size)), states[block], atol=1e-4)
+            assert torch.allclose(states_of(image, torch.arange(size)), states[block], atol=1e-4)
     assert next(left, None) is None
 
 

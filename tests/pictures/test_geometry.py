@@ -6,7 +6,8 @@ from helpers.families_toy import toy
 from PIL import Image, ImageDraw
 
 from nuwa.models import adapter_for
-from nuwa.models.families import PictureOptions, square
+from nuwa.models.llava import Llava
+from nuwa.models.processors import PictureOptions
 from nuwa.pictures.geometry import BoxError, center_patch, in_frame, patch_at, patches_in_box, view_frames
 
 SIZES = [(96, 96), (140, 61), (52, 133), (200, 150)]
@@ -82,7 +83,7 @@ def touches(grid, cell, box, margin=0.5):
 @pytest.mark.parametrize("frame", ["pad", "crop"])
 def test_square_frames(frame):
     loaded = toy("llava")
-    pictures = square({}, loaded.model.config, PictureOptions(frame=frame))
+    pictures = Llava.pictures(loaded.model.config, {}, PictureOptions(image_frame=frame))
     (found,) = view_frames(pictures, (200, 100), 1)
     assert found == ((0.0, -0.5, 1.0, 1.5) if frame == "pad" else (0.25, 0.0, 0.75, 1.0))
 

@@ -1,11 +1,14 @@
 """The other methods against golden data of their authors' published code."""
 
+import functools
+
 import pytest
 import torch
 from helpers.golden_cases import Golden, after, golden_runs, prompt, vision_context
 from torch.nn import functional
 
 import nuwa
+from nuwa.models.llava import Llava
 from nuwa.pruners import Dart, Feather, HiPrune, HoloV, PruMerge, PruMergePlus, PyramidDrop, SparseVLM, VisPruner
 from nuwa.pruners.base import Tap
 from nuwa.pruners.cdpruner import greedy_map, unit_range
@@ -105,7 +108,8 @@ def test_pyramiddrop(name, run):
     half = layer.head_dim // 2
     angle = torch.arange(hidden.shape[1])[:, None] * params["rope_base"] ** (-torch.arange(half) / half)
     rotary = tuple(torch.cat([f(angle), f(angle)], -1)[None] for f in (torch.cos, torch.sin))
-    context.attention = lambda query: llm_attention_rows(layer, hidden, rotary, context.valid, query)
+    queries_keys = functools.partial(Llava.queries_keys, None)
+    context.attention = lambda query: llm_attention_rows(queries_keys, layer, hidden, rotary, context.valid, query)
     last = torch.tensor([hidden.shape[1] - 1])
     torch.testing.assert_close(context.attention(last)[:, :, 0], case.inputs[f"last_row_{stage}"], atol=1e-6, rtol=1e-4)
     visual = slice(params["visual_start"], params["visual_start"] + params["n_current"])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nuwa.scenes.questions import VG_MIX, VQA_MIX, ask, box_text, sample_caption
-from nuwa.scenes.scene import COLORS, SHAPES, SIZES, SceneObject, draw_scene
+from nuwa.scenes.scene import COLORS, OBJECT_SIZES, SHAPES, SceneObject, draw_scene
 from nuwa.scenes.scene import Scene as SceneType
 
 
@@ -16,7 +16,7 @@ def scene_and_rng(index):
 def words_of(phrase):
     """(colour, shape, size) that a phrase names, each None when it names none."""
     words = [("cross" if w == "crosses" else w.removesuffix("s") if w not in ("cross",) else w) for w in phrase.split()]
-    return tuple(next((w for w in words if w in names), None) for names in (COLORS, SHAPES, SIZES))
+    return tuple(next((w for w in words if w in names), None) for names in (COLORS, SHAPES, OBJECT_SIZES))
 
 
 def named(objects, phrase):

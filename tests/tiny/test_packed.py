@@ -5,23 +5,23 @@ import pytest
 import torch
 
 from nuwa.scenes.questions import ask
-from nuwa.scenes.scene import PATCH, draw_scene
+from nuwa.scenes.scene import draw_scene
+from nuwa.tiny.base import PATCH_SIDE, window_cells
 from nuwa.tiny.data import BatchStream, caption_bank, slot_length
-from nuwa.tiny.families import FAMILIES
-from nuwa.tiny.family import cells_of
 from nuwa.tiny.losses import AttentionSupervision
 from nuwa.tiny.packed import packed_forward
 from nuwa.tiny.recipe import Recipe
+from nuwa.tiny.shipped import TINY_MODELS
 
 
-@pytest.fixture(scope="module", params=list(FAMILIES))
-def family(request):
-    return FAMILIES[request.param]
+@pytest.fixture(scope="module", params=list(TINY_MODELS))
+def tiny(request):
+    return TINY_MODELS[request.param]
 
 
 @pytest.fixture(scope="module")
-def model(family):
-    return family.build_model(seed=1).eval()
+def model(tiny):
+    return tiny.build_model(seed=1).eval()
 
 
 def packed_questions(words, scene, rng, count):
@@ -36,68 +36,68 @@ def packed_questions(words, scene, rng, count):
     return ids, lengths
 
 
-def own_inputs(family, model, image, ids):
-    """What transformers' forward takes: placeholders and pixels as the family's own processor gives them."""
+def own_inputs(tiny, model, image, ids):
+    """What transformers' forward takes: placeholders and pixels as the model's own processor gives them."""
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    if family.name == "llava":
+    if tiny.name == "llava":
         values = (torch.from_numpy(image)[None].float() / 255 - 0.5) / 0.25
         return inputs | {"pixel_values": values.permute(0, 3, 1, 2)}
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-    options = {"patch_size": PATCH, "merge_size": 2, "image_mean": [0.5] * 3, "image_std": [0.25] * 3}
+    options = {"patch_size": PATCH_SIDE, "merge_size": 2, "image_mean": [0.5] * 3, "image_std": [0.25] * 3}
     size = {"shortest_edge": 64, "longest_edge": 96 * 96}
     pictures = Qwen2VLImageProcessorPil(size=size, **options)(image, return_tensors="pt")
     return inputs | dict(pictures) | {"mm_token_type_ids": (ids == model.config.image_token_id).long()}
 
 
 @torch.no_grad()
-def test_packed_logits_equal_transformers(family, model):
-    rng, words = np.random.default_rng([5, 0, 7]), family.vocabulary
+def test_packed_logits_equal_transformers(tiny, model):
+    rng, words = np.random.default_rng([5, 0, 7]), tiny.vocabulary
     scene = draw_scene(rng)
     ids, lengths = packed_questions(words, scene, rng, 3)
     pixels = torch.from_numpy(scene.image)[None].float() / 255
     nowhere = torch.zeros(1, 2, dtype=torch.long)
-    cells = cells_of(family.grid, nowhere, family.grid)
-    patches, _ = family.encode(model, {"pixels": pixels, "roll": nowhere})
-    packed = packed_forward(family, model, family.project(model, patches), cells, ids, taps=(6,))
+    cells = window_cells(tiny.grid, nowhere, tiny.grid)
+    patches, _ = tiny.encode(model, {"pixels": pixels, "roll": nowhere})
+    packed = packed_forward(tiny, model, tiny.project(model, patches), cells, ids, taps=(6,))
     logits = model.lm_head(packed.text).view(3, ids.shape[-1], -1)
-    prefix = [*words.prefix, *[words.ids[words.image]] * family.grid**2]
+    prefix = [*words.prefix, *[words.ids[words.image]] * tiny.grid**2]
     for slot, length in enumerate(lengths):
         single = torch.tensor([[*prefix, *ids[0, slot, :length].tolist()]])
-        expected = model(**own_inputs(family, model, scene.image, single)).logits
+        expected = model(**own_inputs(tiny, model, scene.image, single)).logits
         torch.testing.assert_close(logits[slot, :length], expected[0, len(prefix) :], atol=1e-4, rtol=0)
 
 
 def test_windows_keep_the_ids_of_the_full_grid():
-    ids = cells_of(2, torch.tensor([[3, 5]]), 24)
+    ids = window_cells(2, torch.tensor([[3, 5]]), 24)
     assert ids.tolist() == [[3 * 24 + 5, 3 * 24 + 6, 4 * 24 + 5, 4 * 24 + 6]]
-    wrapped = cells_of(2, torch.tensor([[23, 0]]), 24, wrap=True)
+    wrapped = window_cells(2, torch.tensor([[23, 0]]), 24, wrap=True)
     assert wrapped.tolist() == [[23 * 24, 23 * 24 + 1, 0, 1]]
 
 
 @torch.no_grad()
-def test_attention_supervision_reads_masses_of_every_kind(family, model):
-    recipe = Recipe.load(family.recipe)
+def test_attention_supervision_reads_masses_of_every_kind(tiny, model):
+    recipe = Recipe.load(tiny.recipe)
     stage = next(stage for stage in recipe.stages if stage.questions)
-    stream = BatchStream(family, [stage], seed=0, captions=256, world=stage.batch // 2)
+    stream = BatchStream(tiny, [stage], seed=0, captions=256, world=stage.batch // 2)
     batch = next(iter(stream))
-    cells = cells_of(stage.size // family.token, batch["origin"], family.grid)
-    visual = family.project(model, family.encode(model, batch)[0])
-    supervision = AttentionSupervision(batch, recipe.attention_layers, family.vocabulary)
-    packed_forward(family, model, visual, cells, batch["ids"], (recipe.position_tap,), supervision)
+    cells = window_cells(stage.size // tiny.token, batch["origin"], tiny.grid)
+    visual = tiny.project(model, tiny.encode(model, batch)[0])
+    supervision = AttentionSupervision(batch, recipe.attention_layers, tiny.vocabulary)
+    packed_forward(tiny, model, visual, cells, batch["ids"], (recipe.position_tap,), supervision)
     means = supervision.means()
     assert set(means) == {"attend_words", "attend_nouns", "attend_objects"}
     assert all(0 < value < 9.3 for value in means.values())  # -log of a mass between 1e-4 and 1
 
 
-def test_a_slot_does_not_see_the_other_slots(family, model):
+def test_a_slot_does_not_see_the_other_slots(tiny, model):
     rng = np.random.default_rng([5, 1, 7])
-    ids, _ = packed_questions(family.vocabulary, draw_scene(rng), rng, 2)
-    cells = cells_of(2, torch.zeros(1, 2, dtype=torch.long), family.grid)
+    ids, _ = packed_questions(tiny.vocabulary, draw_scene(rng), rng, 2)
+    cells = window_cells(2, torch.zeros(1, 2, dtype=torch.long), tiny.grid)
     with torch.no_grad():
         visual = torch.randn(1, 4, 128)
-        both = packed_forward(family, model, visual, cells, ids, taps=(1,)).text[:, ids.shape[-1] :]
-        alone = packed_forward(family, model, visual, cells, ids[:, 1:], taps=(1,)).text
+        both = packed_forward(tiny, model, visual, cells, ids, taps=(1,)).text[:, ids.shape[-1] :]
+        alone = packed_forward(tiny, model, visual, cells, ids[:, 1:], taps=(1,)).text
     torch.testing.assert_close(both, alone, atol=1e-5, rtol=0)
 
 

@@ -6,37 +6,37 @@ import pytest
 from transformers import AutoProcessor, LlavaProcessor
 
 from nuwa.tiny.evaluate import evaluate
-from nuwa.tiny.families import FAMILIES
+from nuwa.tiny.shipped import TINY_MODELS
 
 
-@pytest.fixture(params=list(FAMILIES))
-def family(request):
-    return FAMILIES[request.param]
+@pytest.fixture(params=list(TINY_MODELS))
+def tiny(request):
+    return TINY_MODELS[request.param]
 
 
 @pytest.mark.parametrize(("task", "floor"), [("vqa", 0.85), ("vg", 0.9)])
-def test_accuracy_on_held_out_scenes(family, task, floor):
-    total, *kinds = evaluate(family.folder, family.name, task, count=40)
+def test_accuracy_on_held_out_scenes(tiny, task, floor):
+    total, *kinds = evaluate(tiny.folder, tiny.name, task, count=40)
     assert total.accuracy >= floor, [(score.kind, score.right, score.asked) for score in kinds]
 
 
-def test_configuration_is_the_documented_one(family):
-    config = family.architecture.from_pretrained(family.folder).config
+def test_configuration_is_the_documented_one(tiny):
+    config = tiny.architecture.from_pretrained(tiny.folder).config
     assert (config.text_config.num_hidden_layers, config.vision_config.num_hidden_layers) == (16, 4)
-    assert config.image_token_id == family.vocabulary.ids[family.vocabulary.image]
-    assert (family.folder / "model.safetensors").stat().st_size < 15e6
+    assert config.image_token_id == tiny.vocabulary.ids[tiny.vocabulary.image]
+    assert (tiny.folder / "model.safetensors").stat().st_size < 15e6
 
 
 def test_llava_processor_loads_and_expands_the_image_token():
-    processor = AutoProcessor.from_pretrained(FAMILIES["llava"].folder)
+    processor = AutoProcessor.from_pretrained(TINY_MODELS["llava"].folder)
     assert isinstance(processor, LlavaProcessor)
     assert (processor.patch_size, processor.num_additional_image_tokens) == (4, 1)
 
 
-def test_card_and_log_are_complete(family):
-    card = (family.folder / "README.md").read_text()
+def test_card_and_log_are_complete(tiny):
+    card = (tiny.folder / "README.md").read_text()
     assert "Supervision that could favour a method" in card
     assert "$" not in card
-    with (family.folder / "train_log.csv").open(newline="") as file:
+    with (tiny.folder / "train_log.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert rows[-1]["stage"] == "align"

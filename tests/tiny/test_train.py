@@ -9,12 +9,12 @@ from PIL import Image
 from transformers import LlavaImageProcessorPil
 
 from nuwa.tiny.export import export_weights
-from nuwa.tiny.families import FAMILIES
-from nuwa.tiny.journal import Journal
 from nuwa.tiny.recipe import Recipe, stage_at
+from nuwa.tiny.shipped import TINY_MODELS
 from nuwa.tiny.train import Training, train
+from nuwa.tiny.training_log import TrainingLog
 
-LLAVA = FAMILIES["llava"]
+LLAVA = TINY_MODELS["llava"]
 
 
 @pytest.fixture(scope="module")
@@ -23,8 +23,8 @@ def short():
     return shorten(LLAVA)
 
 
-def shorten(family):
-    recipe = Recipe.load(family.recipe)
+def shorten(tiny):
+    recipe = Recipe.load(tiny.recipe)
     tower, joint = recipe.stages[0], next(stage for stage in recipe.stages if stage.questions)
     stages = [replace(tower, steps=2, batch=2), replace(joint, steps=4, batch=2, questions=2)]
     return replace(recipe, stages=stages, warmup=2)
@@ -35,14 +35,14 @@ class Killed(Exception):
 
 
 def kill_after(step, monkeypatch):
-    end = Journal.on_train_batch_end
+    end = TrainingLog.on_train_batch_end
 
     def hook(self, trainer, module, *rest):
         end(self, trainer, module, *rest)
         if trainer.global_step == step:
             raise Killed
 
-    monkeypatch.setattr(Journal, "on_train_batch_end", hook)
+    monkeypatch.setattr(TrainingLog, "on_train_batch_end", hook)
 
 
 def test_a_killed_run_resumes_to_the_same_weights(short, tmp_path, monkeypatch):
@@ -55,15 +55,15 @@ def test_a_killed_run_resumes_to_the_same_weights(short, tmp_path, monkeypatch):
         torch.testing.assert_close(resumed.state_dict()[name], weight, atol=0, rtol=0, msg=name)
 
 
-@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
-def test_the_log_has_rows_and_the_checkpoint_exports(family, tmp_path, monkeypatch):
-    monkeypatch.setattr(Journal.__init__, "__defaults__", (2,))
-    train(family, shorten(family), tmp_path / "run", captions=256)
+@pytest.mark.parametrize("tiny", TINY_MODELS.values(), ids=TINY_MODELS)
+def test_the_log_has_rows_and_the_checkpoint_exports(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(TrainingLog.__init__, "__defaults__", (2,))
+    train(tiny, shorten(tiny), tmp_path / "run", captions=256)
     with (tmp_path / "run" / "log.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["step"] for row in rows] == ["2", "4", "6"]
     assert rows[0]["answer"] == "" and float(rows[2]["answer"]) > 0
-    assert export_weights(family, tmp_path / "run" / "last.ckpt", tmp_path / "export") == 6
+    assert export_weights(tiny, tmp_path / "run" / "last.ckpt", tmp_path / "export") == 6
     assert (tmp_path / "export" / "model.safetensors").stat().st_size < 15e6
 
 
@@ -74,9 +74,9 @@ def test_tower_stages_leave_the_language_model_alone(short, tmp_path):
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
-def test_rates_warm_up_and_fall_in_every_stage(family):
-    recipe = Recipe.load(family.recipe)
+@pytest.mark.parametrize("tiny", TINY_MODELS.values(), ids=TINY_MODELS)
+def test_rates_warm_up_and_fall_in_every_stage(tiny):
+    recipe = Recipe.load(tiny.recipe)
     done = 0
     for stage in (stage for stage in recipe.stages if stage.steps):
         assert recipe.rate(done) < recipe.rate(done + recipe.warmup)
@@ -93,9 +93,9 @@ def test_the_alignment_stage_trains(short, tmp_path):
     train(LLAVA, replace(short, stages=stages), tmp_path, captions=256)
 
 
-@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
-def test_every_batch_splits_over_two_processes(family):
-    assert all(stage.batch % 2 == 0 for stage in Recipe.load(family.recipe).stages)
+@pytest.mark.parametrize("tiny", TINY_MODELS.values(), ids=TINY_MODELS)
+def test_every_batch_splits_over_two_processes(tiny):
+    assert all(stage.batch % 2 == 0 for stage in Recipe.load(tiny.recipe).stages)
 
 
 def test_processor_pads_to_a_square_with_the_mean_color(tmp_path):

@@ -7,23 +7,23 @@ from omegaconf import OmegaConf
 from nuwa.pruners.catalogue import conf_folder
 from nuwa.scenes.questions import ask
 from nuwa.scenes.scene import draw_scene
-from nuwa.tiny.data import LONGEST
-from nuwa.tiny.families import FAMILIES
+from nuwa.tiny.data import LONGEST_QUESTION
+from nuwa.tiny.shipped import TINY_MODELS
 
 
-@pytest.fixture(scope="module", params=list(FAMILIES))
-def family(request):
-    return FAMILIES[request.param]
+@pytest.fixture(scope="module", params=list(TINY_MODELS))
+def tiny(request):
+    return TINY_MODELS[request.param]
 
 
 @pytest.fixture(scope="module")
-def tokenizer(family):
-    return family.tokenizer()
+def tokenizer(tiny):
+    return tiny.tokenizer()
 
 
 @pytest.fixture
-def words(family):
-    return family.vocabulary
+def words(tiny):
+    return tiny.vocabulary
 
 
 def some_questions():
@@ -43,8 +43,8 @@ def test_prompt_is_the_prefix_the_image_and_the_question(words, tokenizer):
         assert tokenizer(words.prompt(question.text))["input_ids"] == expected
 
 
-def test_configured_prompt_is_the_one_trained_with(family, words):
-    config = OmegaConf.load(conf_folder() / "model" / f"tiny_{family.name}.yaml")
+def test_configured_prompt_is_the_one_trained_with(tiny, words):
+    config = OmegaConf.load(conf_folder() / "model" / f"tiny_{tiny.name}.yaml")
     picture = config.get("image", words.image) + config.image_end
     prompt = config.prompt.replace("{images}", picture).replace("{text}", "is there a red circle ?")
     assert prompt == words.prompt("is there a red circle ?")
@@ -60,7 +60,7 @@ def test_answers_survive_the_round_trip(words, tokenizer):
 
 def test_every_question_fits_its_slot(words):
     for question in some_questions():
-        assert len(words.encode_words(question.text)) + len(answer_ids(words, question)) <= LONGEST
+        assert len(words.encode_words(question.text)) + len(answer_ids(words, question)) <= LONGEST_QUESTION
 
 
 @pytest.mark.parametrize(
@@ -71,8 +71,8 @@ def test_every_question_fits_its_slot(words):
     ],
 )
 def test_a_box_is_nine_tokens_in_the_frame_of_its_family(name, text):
-    tokenizer = FAMILIES[name].tokenizer()
-    ids = FAMILIES[name].vocabulary.encode_box((0, 12, 33, 96))
+    tokenizer = TINY_MODELS[name].tokenizer()
+    ids = TINY_MODELS[name].vocabulary.encode_box((0, 12, 33, 96))
     assert len(ids) == 9
     assert tokenizer.decode(ids) == text
     assert tokenizer(text, add_special_tokens=False)["input_ids"] == ids
@@ -81,7 +81,7 @@ def test_a_box_is_nine_tokens_in_the_frame_of_its_family(name, text):
 def test_llava_text_of_a_box_is_the_answer(words):
     for question in some_questions():
         if question.box is not None:
-            llava = FAMILIES["llava"].vocabulary
+            llava = TINY_MODELS["llava"].vocabulary
             assert llava.encode_box(question.box) == llava.encode_words(question.answer.replace("[", "▁[ ").replace(
                 ",", " , ").replace("]", " ]"))  # fmt: skip
 

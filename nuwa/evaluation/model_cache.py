@@ -1,4 +1,4 @@
-"""The model of a process: jobs that want the same share it, and there is never room for two."""
+"""Keeps the model of a process: jobs with the same options share it, and two models are never in memory at once."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from nuwa.models.loaded import LoadedModel
 _loaded: dict[str, LoadedModel] = {}
 
 
-def load(options: dict[str, Any]) -> LoadedModel:
-    """The model of the last call or, if its options differ, a new one in its place, once the old one is gone."""
+def load_once(options: dict[str, Any]) -> LoadedModel:
+    """The model of the last call; with other options a new one, loaded after the old one has been freed."""
     key = json.dumps(options, sort_keys=True)
     if key not in _loaded:
         _loaded.clear()

@@ -1,22 +1,27 @@
-"""What the two tiny models have in common: everything that training, evaluation and export need of a family."""
+"""What the two tiny models have in common: everything that training, evaluation and export need of one."""
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from nuwa.scenes.scene import IMAGE_SIZE, PATCH
+from nuwa.scenes.scene import IMAGE_SIZE
 from nuwa.tiny.vocabulary import Vocabulary
 
+PATCH_SIDE = 4
+"""Side of a patch of the towers in pixels."""
 VISION_WIDTH, VISION_LAYERS, VISION_HEADS = 96, 4, 3
 WIDTH, LAYERS, HEADS, MLP_WIDTH = 128, 16, 4, 256
 PIXEL_MEAN, PIXEL_STD = 0.5, 0.25
 
+Network = Any
+"""A stock transformers model or a part of one; what such a part holds has no declared type."""
 
-class Family(ABC):
+
+class TinyModel(ABC):
     """One tiny model; ``token`` is the side of a visual token in pixels. Shape letters: B pictures, N visual tokens."""
 
     name: ClassVar[str]
@@ -49,14 +54,14 @@ class Family(ABC):
         """A freshly initialised model."""
 
     @abstractmethod
-    def encode(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def encode(self, model: Network, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The tower on ``batch["pixels"]`` (B, S, S, 3) in [0, 1].
 
         Returns states (B, P, dv) of the patches in raster order, and one state (B, dv) of the whole picture.
         """
 
     @abstractmethod
-    def project(self, model: nn.Module, patches: Tensor) -> Tensor:
+    def project(self, model: Network, patches: Tensor) -> Tensor:
         """Patches (B, P, dv) to visual tokens (B, N, d)."""
 
     @abstractmethod
@@ -75,7 +80,7 @@ class Family(ABC):
         """Save what prepares pictures beside the weights."""
 
 
-def cells_of(side: int, origin: Tensor, grid: int, wrap: bool = False) -> Tensor:
+def window_cells(side: int, origin: Tensor, grid: int, wrap: bool = False) -> Tensor:
     """Row-major ids (B, side * side) of a window at ``origin`` (B, 2) = (row, column) in a square ``grid``."""
     steps = torch.arange(side)
     rows, columns = steps + origin[:, :1], steps + origin[:, 1:]
@@ -85,9 +90,9 @@ def cells_of(side: int, origin: Tensor, grid: int, wrap: bool = False) -> Tensor
 
 
 def cut_patches(pixels: Tensor) -> Tensor:
-    """Normalised patches (B, rows, columns, 3 * PATCH**2), channels first, of ``pixels`` (B, S, S, 3) in [0, 1]."""
-    batch, side = len(pixels), pixels.shape[1] // PATCH
-    patches = ((pixels - PIXEL_MEAN) / PIXEL_STD).view(batch, side, PATCH, side, PATCH, 3)
+    """Normalised patches (B, rows, columns, 3 * 4 * 4), channels first, of ``pixels`` (B, S, S, 3) in [0, 1]."""
+    batch, side = len(pixels), pixels.shape[1] // PATCH_SIDE
+    patches = ((pixels - PIXEL_MEAN) / PIXEL_STD).view(batch, side, PATCH_SIDE, side, PATCH_SIDE, 3)
     return patches.permute(0, 1, 3, 5, 2, 4).reshape(batch, side, side, -1)
 
 
@@ -105,19 +110,19 @@ def waves(angles: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
-def rotate(states: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+def apply_rope(states: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
     """Rotate ``states`` (..., T, head) by what `waves` gives."""
     first, second = states.chunk(2, -1)
     return states * rope[0] + torch.cat([-second, first], -1) * rope[1]
 
 
-def rms_norm(norm: nn.Module, hidden: Tensor) -> Tensor:
+def rms_norm(norm: Network, hidden: Tensor) -> Tensor:
     """A transformers RMSNorm in the dtype of ``hidden``."""
     return nn.functional.rms_norm(hidden, (hidden.shape[-1],), norm.weight.to(hidden.dtype), norm.variance_epsilon)
 
 
 @torch.no_grad()
-def rescale(model: nn.Module, deep: dict[str, int]) -> None:
+def rescale(model: Network, deep: dict[str, int]) -> None:
     """Draw all matrices anew: the stock standard deviation of 0.02 is too small for a width of 100.
 
     ``deep``: matrices that end a residual branch, by the end of their name, and how many such branches add up.

@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from nuwa.tiny.recipe import Stage, stage_at
+from nuwa.tiny.recipe import TrainingStage, stage_at
 
 LOGGED = (
     "loss",
@@ -32,11 +32,12 @@ LOGGED = (
 )
 
 
-class Journal(Callback):
+class TrainingLog(Callback):
     """Progress bar with stage and loss, and a CSV row of averages every ``every`` steps."""
 
     def __init__(self, path: Path, every: int = 20):
-        self.path, self.every, self.sums, self.started = path, every, {}, time.time() - _spent(path)
+        self.path, self.every, self.started = path, every, time.time() - _spent(path)
+        self.sums: dict[str, tuple[float, int]] = {}
 
     def on_train_start(self, trainer, module) -> None:
         """Show the bar from where the run stands, in the first process only."""
@@ -46,7 +47,7 @@ class Journal(Callback):
         if trainer.is_global_zero:
             self.progress.start()
 
-    def on_train_batch_end(self, trainer, module, outputs, *_) -> None:
+    def on_train_batch_end(self, trainer, module, outputs, *_rest) -> None:
         """Add the step up; write a row when it is time."""
         if not trainer.is_global_zero:
             return
@@ -60,7 +61,7 @@ class Journal(Callback):
         if step % self.every == 0:
             self._write(step, stage, module.recipe.rate(step - 1))
 
-    def _write(self, step: int, stage: Stage, rate: float) -> None:
+    def _write(self, step: int, stage: TrainingStage, rate: float) -> None:
         means = {name: round(total / number, 4) for name, (total, number) in self.sums.items()}
         seconds = round(time.time() - self.started, 1)
         row = {"step": step, "stage": stage.name, "seconds": seconds, "rate": round(rate, 4)}

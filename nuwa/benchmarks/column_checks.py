@@ -1,0 +1,98 @@
+"""What the columns of a data set may hold.
+
+A check takes a value and returns it, made plain. The TypeError or ValueError that it raises goes on where the column's
+name ends ("must be a text").
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from nuwa.samples import SampleError, spelt_out
+
+Doc = dict[str, Any]
+"""The columns of a row that a prompt or a score depends on."""
+Check = Callable[[object], object]
+
+
+def checked(doc: Mapping[str, Any], columns: Mapping[str, Check]) -> Doc:
+    """The columns of a document, each value checked.
+
+    Raises:
+        SampleError: a value is not what its column should hold.
+    """
+    out = {}
+    for column, check in columns.items():
+        try:
+            out[column] = check(doc[column])
+        except (TypeError, ValueError) as error:
+            raise SampleError(f"{column} {error}, not {doc[column]!r}") from error
+    return out
+
+
+def text(value: object) -> str:
+    """A text that says something."""
+    words = string(value)
+    if not words.strip():
+        raise TypeError("must be a text")
+    return words
+
+
+def optional_text(value: object) -> str:
+    """A text; "" where the value is missing."""
+    return "" if value is None else string(value)
+
+
+def string(value: object) -> str:
+    """A text that may be empty; neither a tokenizer nor a journal takes lone surrogates."""
+    if not isinstance(value, str):
+        raise TypeError("must be a text")
+    if value != spelt_out(value):
+        raise ValueError("must be a text without lone surrogates")
+    return value
+
+
+def texts(value: object) -> list[str]:
+    """At least one text."""
+    if not isinstance(value, list) or not value or not all(isinstance(one, str) for one in value):
+        raise TypeError("must be a list of at least one text")
+    return [string(one) for one in value]
+
+
+def identifier(value: object) -> str:
+    """A name or a number, as text."""
+    if not isinstance(value, str | int) or isinstance(value, bool) or value == "":
+        raise TypeError("must be a name or a number")
+    return string(str(value))
+
+
+def letter(value: object) -> str:
+    """The letter of one of four options, in any case.
+
+    >>> letter(" b ")
+    'B'
+    """
+    found = text(value).strip().upper()
+    if found not in ("A", "B", "C", "D"):
+        raise ValueError("must be A, B, C or D")
+    return found
+
+
+def integer(value: object) -> int:
+    """A whole number."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError("must be a whole number")
+    return value
+
+
+def four_numbers(value: object) -> list[float]:
+    """Four finite numbers."""
+    if not isinstance(value, list) or len(value) != 4 or not all(map(_is_number, value)):
+        raise TypeError("must be four numbers")
+    return value
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,52 @@
+"""Pictures of a data set: bytes in a table, or files of a folder, to upright RGB."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+
+from PIL import Image, ImageOps
+
+from nuwa.samples import SampleError, to_rgb
+
+
+def stored_image(value: object, folder: Path | None) -> Image.Image:
+    """A picture as the hub stores it (``{"bytes", "path"}``) or as a file name below ``folder``.
+
+    Raises:
+        SampleError: it is neither, or not a whole picture.
+    """
+    content, name = (value.get("bytes"), value.get("path")) if isinstance(value, Mapping) else (None, value)
+    if content is not None:
+        return _decoded(io.BytesIO(content), f"image {name}" if name else "image")
+    if not isinstance(name, str) or not name or folder is None:
+        raise SampleError(f"a picture must be its bytes or a file name, not {value!r}")
+    return read_image(folder, name)
+
+
+def read_image(folder: Path, name: str) -> Image.Image:
+    """The picture in a file inside ``folder``.
+
+    Raises:
+        SampleError: the file is outside the folder, missing, or not a whole picture; or its name can be no file's.
+    """
+    try:
+        file = (folder / name).resolve()
+        exists = file.is_file()
+    except (OSError, ValueError) as error:
+        raise SampleError(f"image {name!r} can be no file: {error}") from error
+    if not file.is_relative_to(folder.resolve()):
+        raise SampleError(f"image {name} leads outside the folder {folder}")
+    if not exists:
+        raise SampleError(f"image {name} does not exist in {folder}")
+    return _decoded(file, f"image {name}")
+
+
+def _decoded(content: Path | io.BytesIO, what: str) -> Image.Image:
+    """Decode a picture and turn it upright by its EXIF orientation."""
+    try:
+        with Image.open(content) as image:
+            return to_rgb(ImageOps.exif_transpose(image))
+    except Exception as error:  # decoders raise many kinds of errors on broken files
+        raise SampleError(f"{what} cannot be read: {error}") from error

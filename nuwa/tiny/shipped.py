@@ -1,0 +1,7 @@
+"""The tiny models by name."""
+
+from nuwa.tiny.base import TinyModel
+from nuwa.tiny.tiny_llava import TinyLlava
+from nuwa.tiny.tiny_qwen import TinyQwen
+
+TINY_MODELS: dict[str, TinyModel] = {tiny.name: tiny for tiny in (TinyLlava(), TinyQwen())}
