@@ -45,8 +45,7 @@ def context_at(
         rotary_kernel=functools.partial(rotary_kernel, rotary),
         final_norm=adapter.final_norm,
         layouts=[[plan.layout for plan in row] for row in prompt.rows],
-        previous=step.previous,
-        first=step.first,
+        earlier={name: c for name, c in (("previous", step.previous), ("first", step.first)) if c is not None},
     )
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from nuwa.engine.decisions import kept_cells
 from nuwa.models.base import Family
 from nuwa.models.towers import Recording
-from nuwa.pruners.base import Pruner, Tap, VisionContext
+from nuwa.pruners.base import Pruner, VisionContext
 from nuwa.pruning.budget import BudgetError, ModelShape, Schedule
 from nuwa.pruning.layout import Grid, ImageLayout, VisionView
 from nuwa.pruning.segments import ImagePlan
@@ -21,8 +21,13 @@ FEW = 64
 
 
 @dataclass
+<<<<<<< HEAD
 class VisionPiece:
     """Piece ``number`` of the ``pieces`` of an image, of which ``planned`` tokens stay. ``taps`` have no batch."""
+=======
+class Look:
+    """Piece ``number`` of ``of`` of an image: ``keep`` of its tokens shall stay. ``taps`` without a batch."""
+>>>>>>> main
 
     image: int
     number: int
@@ -30,13 +35,24 @@ class VisionPiece:
     view: VisionView
     planned: int
     features: Tensor
-    taps: dict[Tap, Tensor | None]
+    taps: dict[str, Tensor]
 
     @property
     def kind(self) -> tuple:
+<<<<<<< HEAD
         """Pieces of one kind can share one call of a method."""
         absent = tuple(value is None for value in self.taps.values())
         return self.pieces, self.view.grid, self.planned, self.features.shape, absent
+=======
+        """Looks of one kind can share one call of a method."""
+        return (
+            self.of,
+            self.view.grid,
+            self.keep,
+            self.features.shape,
+            tuple(self.taps),
+        )
+>>>>>>> main
 
 
 def content_id(pixels: Tensor) -> str:
@@ -56,7 +72,7 @@ def schedule_for(pruner: Pruner, n_tokens: int, shape: ModelShape) -> tuple[Sche
     """
     if shape.image_tokens is not None:
         return pruner.schedule(n_tokens, shape.layers), False
-    highest, average = pruner.highest(n_tokens, shape.layers), pruner.budget.average
+    highest, average = pruner.max_schedule(n_tokens, shape.layers), pruner.budget.average
     if average is not None and average >= highest.average(shape.layers):
         return highest, True
     try:
@@ -88,7 +104,7 @@ def plan_images(
     plans: list[ImagePlan] = []
     pieces: list[VisionPiece] = []
     for image, (name, layout) in enumerate(zip(ids, layouts, strict=True)):
-        layout = pruner.arrange(layout)
+        layout = pruner.tiling.prepare_layout(layout)
         schedule, small = schedule_for(pruner, layout.patches, adapter.shape)
         plans.append(ImagePlan(name, layout, schedule))
         if pruner.prunes_vision and not small:
@@ -99,6 +115,7 @@ def plan_images(
         decision = pruner.prune_vision(context, group[0].planned)
         every = kept_cells(pruner, context, decision, group[0].planned)
         projected = None if decision.features is None else adapter.project(decision.features)
+<<<<<<< HEAD
         for row, (piece, cells) in enumerate(zip(group, every, strict=True)):
             kept[piece.image, piece.number] = piece.view.closed(cells, pruner.all_newlines)
             plans[piece.image].extras |= {
@@ -108,6 +125,17 @@ def plan_images(
                 images[piece.image] = _replaced(images[piece.image], piece.view, cells, projected[row, : len(cells)])
     for image in {piece.image for piece in pieces}:
         plans[image].keep = pruner.join([kept[key] for key in sorted(kept) if key[0] == image])
+=======
+        for row, (look, cells) in enumerate(zip(group, every, strict=True)):
+            kept[look.image, look.number] = pruner.tiling.close_rows(look.view, cells)
+            plans[look.image].extras |= {
+                _numbered(name, look): _by_cell(values[row], cells, look) for name, values in decision.extras.items()
+            }
+            if projected is not None:
+                images[look.image] = _replaced(images[look.image], look.view, cells, projected[row, : len(cells)])
+    for image in {look.image for look in looks}:
+        plans[image].keep = pruner.tiling.concat_views([kept[key] for key in sorted(kept) if key[0] == image])
+>>>>>>> main
     return plans
 
 
@@ -134,16 +162,23 @@ def _pieces_of(
     pruner: Pruner, recording: Recording, image: int, plan: ImagePlan, device: torch.device, encoded: Grid | None
 ) -> list[VisionPiece]:
     """The pieces of an image that get any tokens, with what was recorded of them, on the projector's device."""
+<<<<<<< HEAD
     views = pruner.pieces(plan.layout)
     pieces = []
     for number, keep in enumerate(pruner.shares(plan.schedule.vision, views)):
+=======
+    tiling = pruner.tiling
+    views = tiling.views_to_prune(plan.layout)
+    looks = []
+    for number, keep in enumerate(tiling.split_budget(plan.schedule.vision, views)):
+>>>>>>> main
         if keep:
             view = views[number]
             rows = plan.layout.source[view.tokens] if view.rows is None else view.rows
             if encoded is not None:
                 rows = torch.arange(encoded[0] * encoded[1])
-            seen = {tap: recording.view(tap, image, rows) for tap in pruner.taps}
-            taps = {tap: None if values is None else values.to(device) for tap, values in seen.items()}
+            seen = {name: recording.view(tap, image, rows) for name, tap in pruner.taps.items()}
+            taps = {name: values.to(device) for name, values in seen.items() if values is not None}
             features = recording.features(image, rows).to(device)
             pieces.append(VisionPiece(image, number, len(views), view, keep, features, taps))
     return pieces
@@ -163,12 +198,20 @@ def _context(
     group: Sequence[VisionPiece],
     questions: Sequence[str] | None,
 ) -> VisionContext:
+<<<<<<< HEAD
     taps = {tap: _stacked([piece.taps[tap] for piece in group]) for tap in group[0].taps}
     return VisionContext(
         grid=group[0].view.grid,
         features=torch.stack([piece.features for piece in group]),
         taps=taps,
         ids=[_numbered(plans[piece.image].id, piece) for piece in group],
+=======
+    return VisionContext(
+        grid=group[0].view.grid,
+        features=torch.stack([look.features for look in group]),
+        taps={name: torch.stack([look.taps[name] for look in group]) for name in group[0].taps},
+        ids=[_numbered(plans[look.image].id, look) for look in group],
+>>>>>>> main
         project=adapter.project,
         views=group[0].pieces,
         questions=None if questions is None else [questions[piece.image] for piece in group],

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -20,9 +19,10 @@ from nuwa.engine.state import state_of
 from nuwa.models.loaded import LoadedModel
 from nuwa.pictures.geometry import view_frames
 from nuwa.pruners.base import Pruner, VisionContext, VisionDecision
-from nuwa.pruners.nuwa import Nuwa, cohesion
+from nuwa.pruners.nuwa import Nuwa
 from nuwa.pruners.nuwa_release import NuwaRelease, release_weights
 from nuwa.pruning.layout import ImageLayout, VisionView
+from nuwa.pruning.merging import collector_weights
 from nuwa.pruning.positions import remap
 from nuwa.pruning.segments import Prompt, Segment
 from nuwa.samples import Sample
@@ -119,10 +119,9 @@ def aggregation_weights(pruner: Pruner, context: VisionContext, decision: Vision
     """The weights (B, K, N) with which Nüwa's collectors gather patches; None for methods that do not tell theirs."""
     pillar = decision.extras.get("pillar")
     if isinstance(pruner, Nuwa):
-        weight = cohesion(context.features, decision.keep, context.grid, pruner.d_thresh)
-        return weight / weight.sum(-1, keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny)
+        return collector_weights(context.features, decision.keep, context.grid, pruner.d_thresh)
     if isinstance(pruner, NuwaRelease):
-        similar = context.taps[pruner.taps[1]]
+        similar = context.taps.get("states")
         if similar is not None and pillar is not None:
             return release_weights(similar, decision.keep, pillar, context.grid, pruner.d_thresh)
     return None

@@ -1,50 +1,17 @@
-"""Pruning methods, one per file. Methods are found by their files in ``conf/pruner``; this list is for importing."""
+"""Pruning methods, one per file, as attributes by the names of their classes: ``nuwa.pruners.VisionZip``."""
 
-from nuwa.pruners.cdpruner import CDPruner
-from nuwa.pruners.composed import Composed
-from nuwa.pruners.dart import Dart
-from nuwa.pruners.divprune import DivPrune
-from nuwa.pruners.downsample import Downsample
-from nuwa.pruners.fastv import FastV
-from nuwa.pruners.feather import Feather
-from nuwa.pruners.grid import StridedGrid
-from nuwa.pruners.hiprune import HiPrune
-from nuwa.pruners.holov import HoloV
-from nuwa.pruners.none import KeepAll
-from nuwa.pruners.nuwa import Nuwa
-from nuwa.pruners.nuwa_release import NuwaRelease
-from nuwa.pruners.nuwa_release_qwen import NuwaReleaseQwen
-from nuwa.pruners.pooling import Pooling
-from nuwa.pruners.prumerge import PruMerge, PruMergePlus
-from nuwa.pruners.pyramiddrop import PyramidDrop
-from nuwa.pruners.random import RandomPruner
-from nuwa.pruners.sparsevlm import SparseVLM
-from nuwa.pruners.sparsevlm_plus import SparseVLMPlus
-from nuwa.pruners.visionzip import VisionZip
-from nuwa.pruners.vispruner import VisPruner
+from __future__ import annotations
 
-__all__ = [
-    "CDPruner",
-    "Composed",
-    "Dart",
-    "DivPrune",
-    "Downsample",
-    "FastV",
-    "Feather",
-    "HiPrune",
-    "HoloV",
-    "KeepAll",
-    "Nuwa",
-    "NuwaRelease",
-    "NuwaReleaseQwen",
-    "Pooling",
-    "PruMerge",
-    "PruMergePlus",
-    "PyramidDrop",
-    "RandomPruner",
-    "SparseVLM",
-    "SparseVLMPlus",
-    "StridedGrid",
-    "VisPruner",
-    "VisionZip",
-]
+from nuwa.pruners.base import Pruner
+from nuwa.pruners.catalogue import find_method, method_names, method_of_class
+
+
+def __getattr__(name: str) -> type[Pruner]:
+    method = method_of_class(name) if name[0].isupper() else None
+    if method is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return find_method(method)[0]
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *(find_method(name)[0].__name__ for name in method_names())])

@@ -1,27 +1,28 @@
 """The contract of a pruning method: a dataclass whose fields are its config, with two optional stages.
 
-A method states what it needs and decides which tokens stay. It never touches hooks, masks, caches or transformers;
+A method says what it needs and decides which tokens stay. It never touches hooks, masks, caches or transformers;
 `nuwa.engine.session` does that, and hands it the contexts of `nuwa.pruners.contexts`. The batch dimension is always
 present, and a batch of N must give what N batches of one give.
+
+An ordinary method defines ``prune_vision`` alone, or derives from `LLMPruner` and defines ``prune_llm`` alone.
 
 Shape letters: B prompts, L sequence length, I images of a prompt.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field, fields
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args, get_origin, get_type_hints
 
-import torch
 from torch import Tensor
 
 from nuwa.pruners.contexts import LLMContext, LLMDecision, Tap, Tower, VisionContext, VisionDecision
-from nuwa.pruning.budget import Budget, ModelShape, Schedule, share_out
-from nuwa.pruning.layout import Grid, ImageLayout, VisionView
-from nuwa.pruning.segments import Prompt, Segment
+from nuwa.pruning.budget import Budget, ModelShape, Schedule, check_reached, layer_at, one_stage
+from nuwa.pruning.layout import Grid
+from nuwa.pruning.tiling import Tiling
 
-KINDS: dict[str, tuple[type, ...]] = {"bool": (bool,), "int": (int,), "float": (int, float)}
+_KINDS: dict[type, tuple[type, ...]] = {bool: (bool,), int: (int,), float: (int, float)}
 
 
 class MisfitError(ValueError):
@@ -39,11 +40,11 @@ def require(holds: bool, key: str, rule: str, value: object) -> None:
 
 
 @dataclass(frozen=True)
-class Facts:
+class MethodInfo:
     """What a table of methods says about one: where it was published, what it looks at, what it does with the rest.
 
     ``source``: the authors' repository and the commit that was read. ``signal``: what tokens are scored by. ``counts``:
-    whose the numbers of tokens are that a budget becomes. ``merges``: dropped tokens live on in others. ``text_aware``:
+    who found the numbers of tokens that a budget becomes. ``merges``: dropped tokens live on in others. ``text_aware``:
     the choice depends on the question. ``needs_cls``: it needs a vision tower with a CLS token.
     """
 
@@ -61,9 +62,7 @@ class Pruner:
     """Base of every method. Subclasses are dataclasses; a field is an option of ``conf/pruner/<name>.yaml``.
 
     ``budget`` says what an image may cost; ``seed`` feeds methods that draw at random. ``native_position`` is the
-    position strategy of the method's authors. ``looks_back`` asks for the context of the layer before each LLM stage.
-    ``all_newlines`` lets newlines into the LLM whose row has no token left. ``counts_by_itself``: the method may keep
-    other numbers of tokens than it is asked for, because an image or its shape decides; the engine then checks none.
+    position strategy of the method's authors.
     """
 
     budget: Budget = field(default_factory=Budget, kw_only=True)
@@ -71,18 +70,19 @@ class Pruner:
 
     name: ClassVar[str]
     native_position: ClassVar[str] = "pesp"
-    looks_back: ClassVar[bool] = False
-    all_newlines: ClassVar[bool] = False
-    counts_by_itself: ClassVar[bool] = False
-    facts: ClassVar[Facts] = Facts()
+    info: ClassVar[MethodInfo] = MethodInfo()
 
     def __post_init__(self) -> None:
-        """Check the type of every plain field; subclasses add the ranges (``require``) after calling this."""
+        """Check types, and the values of Literal fields; subclasses call this first and add ranges (``require``)."""
+        hints = get_type_hints(type(self))
         for option in fields(self):
-            value, kinds = getattr(self, option.name), KINDS.get(getattr(option.type, "__name__", option.type))
-            if kinds is not None:
-                typed = isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
-                require(typed, option.name, f"of type {option.type}", value)
+            value, hint = getattr(self, option.name), hints[option.name]
+            if get_origin(hint) is Literal:
+                *others, last = get_args(hint)
+                require(value in (*others, last), option.name, f"{', '.join(others)} or {last}", value)
+            elif hint in _KINDS:
+                typed = isinstance(value, _KINDS[hint]) and (hint is bool or not isinstance(value, bool))
+                require(typed, option.name, f"of type {hint.__name__}", value)
 
     @classmethod
     def position_on(cls, axes: int, asked: str = "native") -> str:
@@ -96,9 +96,24 @@ class Pruner:
         return cls.native_position if axes == 1 else "pesp"
 
     @property
-    def taps(self) -> tuple[Tap, ...]:
-        """What the vision tower has to hand over to ``prune_vision``."""
-        return ()
+    def taps(self) -> Mapping[str, Tap]:
+        """What the vision tower has to hand over to ``prune_vision``, by the name it has in ``context.taps``."""
+        return {}
+
+    @property
+    def needs(self) -> Set[str]:
+        """Contexts of other layers that ``prune_llm`` reads: ``previous``, ``first``."""
+        return frozenset()
+
+    @property
+    def tiling(self) -> Tiling:
+        """How the method is shown an image of several crops (LLaVA-NeXT)."""
+        return Tiling()
+
+    @property
+    def counts_by_itself(self) -> bool:
+        """Whether an image or its shape decides how many tokens stay: the engine then does not count them."""
+        return False
 
     @property
     def prunes_vision(self) -> bool:
@@ -116,47 +131,32 @@ class Pruner:
         Raises:
             MisfitError: it does not; the message says what is missing.
         """
-        if self.facts.needs_cls and not tower.cls:
+        if self.info.needs_cls and not tower.cls:
             raise MisfitError(f"pruner {self.name} scores with the CLS token, and a {tower.kind} has none")
 
     def schedule(self, n_tokens: int, layers: int) -> Schedule:
         """Turn the budget into counts for an image of ``n_tokens`` in an LLM of ``layers`` layers.
 
+        By default all of the budget is spent before the LLM.
+
         Raises:
             BudgetError: the method cannot reach the budget; the message names what it can reach.
         """
-        raise NotImplementedError
+        if self.prunes_llm:
+            raise NotImplementedError(f"pruner {self.name} has an LLM stage: its schedule has to say at which layer")
+        target = self.budget.tokens(n_tokens)
+        return check_reached(self.name, Schedule(round(target)), target, layers, "it keeps whole tokens, one or more")
 
-    def counts_near(self, count: float, n_tokens: int) -> list[int]:
+    def reachable_counts(self, count: float, n_tokens: int) -> list[int]:
         """Numbers of tokens next to ``count`` that `prune_vision` can keep of ``n_tokens``, nearest first."""
         return [max(1, round(count))]
 
-    def highest(self, n_tokens: int, layers: int) -> Schedule:
+    def max_schedule(self, n_tokens: int, layers: int) -> Schedule:
         """The most that an image of ``n_tokens`` can cost."""
         return Schedule(n_tokens)
 
-    def arrange(self, layout: ImageLayout) -> ImageLayout:
-        """The views that the method sees of an image."""
-        return layout
-
-    def pieces(self, layout: ImageLayout) -> Sequence[VisionView]:
-        """The grids that ``prune_vision`` is shown of an image, each by itself: its views."""
-        return layout.views
-
-    def shares(self, total: int, pieces: Sequence[VisionView]) -> list[int]:
-        """How many of ``total`` tokens each piece of an image keeps: in proportion to its cells."""
-        return share_out(total, [len(piece.tokens) for piece in pieces])
-
-    def join(self, kept: Sequence[Tensor]) -> Tensor:
-        """The tokens of an image in the order in which the LLM sees them, from those (K,) of each of its pieces."""
-        return torch.cat(list(kept))
-
-    def reframe(self, prompt: Prompt, segment: Segment, strategy: str) -> tuple[Prompt, Segment]:
-        """The prompt and what enters layer 0 of it, as the method understands them: roles and position ids."""
-        return prompt, segment
-
     def image_grid(self, grid: Grid | None, layers: int) -> Grid | None:
-        """The grid of patches that the vision tower shall see in place of ``grid`` (None: images differ), or None.
+        """The grid of patches that the vision tower is to see in place of ``grid`` (None: images differ), or None.
 
         ``prune_vision`` then gets the features of the smaller image, and has to place them in the whole grid.
         """
@@ -178,3 +178,23 @@ class Pruner:
     def metric_flops(self, n_tokens: int, shape: ModelShape) -> float:
         """FLOPs spent on deciding, by the paper's formulas (Appendix C, Table 4)."""
         return 0.0
+
+
+@dataclass
+class LLMPruner(Pruner):
+    """Base of methods that prune once, inside the LLM: on entry of ``layer``, a fraction of its depth.
+
+    All tokens enter the LLM; from ``layer`` on as many stay as spend the budget. The default is layer 2 of 32.
+    """
+
+    layer: float = 1 / 16
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 < self.layer < 1, "layer", "a fraction of the depth in (0, 1)", self.layer)
+
+    def schedule(self, n_tokens: int, layers: int) -> Schedule:
+        target, layer = self.budget.tokens(n_tokens), layer_at(self.layer, layers)
+        floor = (layer * n_tokens + layers - layer) / layers
+        reachable = f"the first {layer} see all {n_tokens} tokens, so that it needs {floor:.1f} or more"
+        return check_reached(self.name, one_stage(target, n_tokens, layers, layer), target, layers, reachable)

@@ -32,9 +32,19 @@ def find_method(name: str) -> tuple[type[Pruner], dict[str, Any]]:
     Raises:
         ValueError: there is no such method.
     """
-    path = conf_folder() / "pruner" / f"{name}.yaml"
-    if not path.is_file():
+    if name not in method_names():
         raise ValueError(f"pruner {name!r} is unknown; choose one of {', '.join(method_names())}")
-    options = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-    module, _, kind = options.pop("_target_").rpartition(".")
+    target, options = _read(name)
+    module, _, kind = target.rpartition(".")
     return getattr(import_module(module), kind), options
+
+
+def method_of_class(kind: str) -> str | None:
+    """The name of the method whose class is called ``kind``, None if there is none."""
+    return next((name for name in method_names() if _read(name)[0].rpartition(".")[2] == kind), None)
+
+
+def _read(name: str) -> tuple[str, dict[str, Any]]:
+    """The ``_target_`` of a config file, and its other options."""
+    options: Any = OmegaConf.to_container(OmegaConf.load(conf_folder() / "pruner" / f"{name}.yaml"), resolve=True)
+    return options.pop("_target_"), options

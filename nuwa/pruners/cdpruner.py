@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nuwa.pruners.base import Facts, LLMContext, MisfitError, Tower, VisionContext, VisionDecision
-from nuwa.pruners.nuwa import text_relevance
+from nuwa.pruners.base import LLMContext, MethodInfo, MisfitError, Tower, VisionContext, VisionDecision
 from nuwa.pruners.tiles import TileByTile
 from nuwa.pruning.budget import ModelShape, Schedule, check_reached, norm_flops
+from nuwa.pruning.selection import strongest, text_relevance
 
 
 def unit_range(relevance: Tensor) -> Tensor:
@@ -43,8 +43,8 @@ def greedy_map(features: Tensor, relevance: Tensor, keep: int) -> Tensor:
         left = gain.masked_fill(taken, float("-inf"))
         best = int(left.argmax())
         if left[best] <= spent:
-            rest = relevance.masked_fill(taken, float("-inf")).argsort(descending=True, stable=True)
-            return torch.tensor([*order, *rest[: keep - step].tolist()], device=direction.device)
+            rest = strongest(relevance.masked_fill(taken, float("-inf")), keep - step)
+            return torch.tensor([*order, *rest.tolist()], device=direction.device)
         row = direction @ direction[best] - rows[:step].T @ rows[:step, best]
         rows[step] = row / gain[best].sqrt()
         gain = gain - rows[step].square()
@@ -77,7 +77,7 @@ class CDPruner(TileByTile):
 
     name: ClassVar[str] = "cdpruner"
     native_position: ClassVar[str] = "perc"
-    facts: ClassVar[Facts] = Facts(
+    info: ClassVar[MethodInfo] = MethodInfo(
         paper="arXiv 2506.10967",
         source="Theia-4869/CDPruner@9541616",
         signal="DPP of projected features, weighted by the question's embedding (pruner.clip: as published, by CLIP)",
@@ -127,7 +127,7 @@ class CDPruner(TileByTile):
     def prune_llm(self, context: LLMContext, keep: Tensor) -> Tensor:
         """On entry of layer 0, where visual tokens are projected features and text tokens embeddings."""
         relevance = text_relevance(context.hidden, context.question)
-        kept = context.text.clone()
+        kept = torch.zeros_like(context.valid)
         for row, ordinal, visual in context.each_image():
             if count := min(int(keep[row, ordinal]), len(visual)):
                 chosen = greedy_map(context.hidden[row, visual], unit_range(relevance[row, visual]), count)

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from torch import Tensor
 
-from nuwa.pruners.base import Facts, LLMContext, LLMDecision, Pruner, Tap, Tower, VisionContext, VisionDecision, require
+from nuwa.pruners.base import (
+    LLMContext,
+    LLMDecision,
+    MethodInfo,
+    Pruner,
+    Tap,
+    Tower,
+    VisionContext,
+    VisionDecision,
+    require,
+)
 from nuwa.pruners.catalogue import find_method
 from nuwa.pruning.budget import Budget, ModelShape, Schedule
-from nuwa.pruning.layout import Grid, ImageLayout, VisionView
-from nuwa.pruning.segments import Prompt, Segment
+from nuwa.pruning.layout import Grid
+from nuwa.pruning.tiling import Tiling
 
 
 @dataclass
@@ -32,7 +42,7 @@ class Composed(Pruner):
 
     name: ClassVar[str] = "composed"
     native_position: ClassVar[str] = "perc"
-    facts: ClassVar[Facts] = Facts(
+    info: ClassVar[MethodInfo] = MethodInfo(
         signal="that of its two parts",
         counts="ours: the reduction divided evenly, in the logarithm",
     )
@@ -56,29 +66,26 @@ class Composed(Pruner):
         return kind(seed=self.seed, **options)
 
     @property
-    def taps(self) -> tuple[Tap, ...]:
+    def taps(self) -> Mapping[str, Tap]:
         return self._before.taps
 
     @property
-    def looks_back(self) -> bool:
-        """As the LLM method asks."""
-        return self._inside.looks_back
+    def needs(self) -> Set[str]:
+        return self._inside.needs
+
+    @property
+    def tiling(self) -> Tiling:
+        return replace(self._before, budget=self.budget).tiling  # without a budget all see whole views
 
     @property
     def counts_by_itself(self) -> bool:
-        """As either method asks."""
         return self._before.counts_by_itself or self._inside.counts_by_itself
-
-    @property
-    def all_newlines(self) -> bool:
-        """As the vision method asks."""
-        return self._before.all_newlines
 
     def _share(self, n_tokens: int) -> tuple[Pruner, Pruner, int]:
         """Both parts with their budgets, and how many tokens enter the LLM."""
         target = self.budget.tokens(n_tokens)
         wished = round(n_tokens * (target / n_tokens) ** self.split)
-        entering = min(self._before.counts_near(wished, n_tokens), key=lambda count: count < target)
+        entering = min(self._before.reachable_counts(wished, n_tokens), key=lambda count: count < target)
         before = replace(self._before, budget=Budget(average=entering))
         return before, replace(self._inside, budget=Budget(average=min(target, entering))), entering
 
@@ -91,21 +98,6 @@ class Composed(Pruner):
     def image_grid(self, grid: Grid | None, layers: int) -> Grid | None:
         before = self._before if grid is None else self._share(grid[0] * grid[1])[0]
         return before.image_grid(grid, layers)
-
-    def arrange(self, layout: ImageLayout) -> ImageLayout:
-        return self._before.arrange(layout)
-
-    def reframe(self, prompt: Prompt, segment: Segment, strategy: str) -> tuple[Prompt, Segment]:
-        return self._before.reframe(prompt, segment, strategy)
-
-    def pieces(self, layout: ImageLayout) -> Sequence[VisionView]:
-        return replace(self._before, budget=self.budget).pieces(layout)  # without a budget all see whole views
-
-    def shares(self, total: int, pieces: Sequence[VisionView]) -> list[int]:
-        return self._before.shares(total, pieces)
-
-    def join(self, kept: Sequence[Tensor]) -> Tensor:
-        return self._before.join(kept)
 
     def prune_vision(self, context: VisionContext, keep: int) -> VisionDecision:
         return self._before.prune_vision(context, keep)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from nuwa.pruning.layout import Grid, ImageLayout
+from nuwa.pruning.selection import top_of_each_image
 
 
 @dataclass(frozen=True)
@@ -72,15 +73,15 @@ class VisionContext:
     """What a vision-stage method may look at: B views of one grid (of any images), tokens in raster order.
 
     ``features`` (B, N, D): the features at which tokens are kept or merged (LLaVA: before the projector).
-    ``project`` maps features to the LLM's width. ``taps`` holds what the method asked for. ``ids`` names each view (the
-    sample's id, for later views of an image their number as well), the only source of randomness together with the
-    method's seed. ``views`` is how many each of the images has. ``questions``: what is asked about each view's image,
-    None where the session was not told.
+    ``project`` maps features to the LLM's width. ``taps`` holds what the method asked for, by the names it gave; a tap
+    that the tower does not have is missing. ``ids`` names each view (the sample's id, for later views of an image their
+    number as well), the only source of randomness together with the method's seed. ``views`` is how many each of the
+    images has. ``questions``: what is asked about each view's image, None where the session does not know.
     """
 
     grid: Grid
     features: Tensor
-    taps: dict[Tap, Tensor | None]
+    taps: Mapping[str, Tensor]
     ids: Sequence[str]
     project: Callable[[Tensor], Tensor]
     views: int = 1
@@ -93,7 +94,7 @@ class VisionContext:
 
 @dataclass
 class VisionDecision:
-    """Which tokens of a view stay, in the order in which the LLM shall see them.
+    """Which tokens of a view stay, in the order in which the LLM is to see them.
 
     ``keep`` (B, K): raster indices, unique per row; a token that has no place in the grid (a CLS token) takes the index
     of a dropped one. ``features`` (B, K, D): the features to use instead of the old ones (merged, pooled), or None.
@@ -107,12 +108,16 @@ class VisionDecision:
     counts: Tensor | None = None
 
 
+def _unavailable(*arguments: object, **options: object) -> Tensor:
+    raise NotImplementedError("this context cannot be asked for that")
+
+
 @dataclass
 class LLMContext:
     """What an LLM-stage method may look at: the input of one decoder layer, rows left-padded to one length.
 
-    ``hidden`` (B, L, D); ``image`` (B, L): ordinal of the row's image a patch belongs to, -1 for text and padding, -2
-    for newlines between rows of patches, which come and go with their rows and are nobody's choice;
+    ``hidden`` (B, L, D); ``image`` (B, L): ordinal of the row's image that a visual token belongs to, negative for all
+    other tokens (text, padding, and newlines between rows of patches, which come and go with their rows);
     ``token`` (B, L): index among that image's tokens, -1 for text; ``valid`` (B, L): False on padding;
     ``ids[row][image]`` names each image, ``layouts[row][image]`` says where its tokens sit.
 
@@ -120,8 +125,8 @@ class LLMContext:
     for the positions ``query`` (Q,) of the sequence (the last token is L - 1), recomputed for those rows only; without
     rotary embeddings if asked, and with the softmax over the tokens ``among`` (B, L) only. ``keys()`` gives the layer's
     rotated keys (B, L, heads * width), ``rotary_kernel(query)`` what its rotary embeddings alone make of distances
-    (B or 1, Q, L); ``final_norm`` is the norm before the model's head. ``previous`` is the context of the layer before,
-    if the method set ``looks_back``; ``first`` that of layer 0, before anything left in the LLM.
+    (B or 1, Q, L); ``final_norm`` is the norm before the model's head. ``earlier`` holds the contexts that the method
+    ``needs``.
     """
 
     layer: int
@@ -131,12 +136,26 @@ class LLMContext:
     valid: Tensor
     ids: Sequence[Sequence[str]]
     attention: Callable[..., Tensor]
-    keys: Callable[[], Tensor] | None = None
-    rotary_kernel: Callable[[Tensor], Tensor] | None = None
-    final_norm: Callable[[Tensor], Tensor] | None = None
+    keys: Callable[[], Tensor] = _unavailable
+    rotary_kernel: Callable[[Tensor], Tensor] = _unavailable
+    final_norm: Callable[[Tensor], Tensor] = _unavailable
     layouts: Sequence[Sequence[ImageLayout]] = ()
-    previous: LLMContext | None = None
-    first: LLMContext | None = None
+    earlier: Mapping[str, LLMContext] = field(default_factory=dict)
+
+    @property
+    def previous(self) -> LLMContext:
+        """The context of the layer before, for methods whose ``needs`` name it."""
+        return self.earlier["previous"]
+
+    @property
+    def first(self) -> LLMContext:
+        """The context of layer 0, before anything left inside the LLM, for methods whose ``needs`` name it."""
+        return self.earlier["first"]
+
+    @property
+    def visual(self) -> Tensor:
+        """(B, L) bool: the tokens that the method chooses from."""
+        return self.image >= 0
 
     @property
     def text(self) -> Tensor:
@@ -146,8 +165,7 @@ class LLMContext:
     @property
     def question(self) -> Tensor:
         """(B, L) bool: the text after a row's first visual token (all of its text, if it has no image)."""
-        seen = (self.image >= 0).cumsum(1) > 0
-        after = self.text & seen
+        after = self.text & (self.visual.cumsum(1) > 0)
         return torch.where(after.any(1, keepdim=True), after, self.text)
 
     def each_image(self) -> Iterator[tuple[int, int, Tensor]]:
@@ -157,16 +175,20 @@ class LLMContext:
                 yield row, ordinal, (self.image[row] == ordinal).nonzero()[:, 0]
 
     def top_k(self, score: Tensor, keep: Tensor) -> Tensor:
-        """Keep each image's best ``keep`` (B, I) visual tokens: scores (B, L) -> (B, L) bool, True on all text."""
-        kept = self.text.clone()
-        for ordinal in range(keep.shape[1]):
-            mine = self.image == ordinal
-            order = score.masked_fill(~mine, float("-inf")).argsort(dim=1, descending=True, stable=True)
-            rank = torch.empty_like(order).scatter_(
-                1, order, torch.arange(order.shape[1], device=order.device).expand_as(order)
-            )
-            kept |= mine & (rank < keep[:, ordinal, None])
-        return kept
+        """Keep each image's best ``keep`` (B, I) visual tokens: scores (B, L) -> (B, L) bool."""
+        return top_of_each_image(score, self.image, keep)
+
+    def last_attention(self, **options: object) -> Tensor:
+        """Attention of the last token in this layer, mean over heads: (B, L). ``options`` as of ``attention``."""
+        last = torch.tensor([self.hidden.shape[1] - 1], device=self.hidden.device)
+        return self.attention(last, **options).mean(1)[:, 0]
+
+    def random_scores(self, seed: int) -> Tensor:
+        """A random score (B, L) for each visual token that depends on the seed, the layer and the image's id only."""
+        score = torch.zeros(self.image.shape, device=self.image.device)
+        for row, ordinal, mine in self.each_image():
+            score[row, mine] = torch.rand(len(mine), generator=self.generator(row, ordinal, seed)).to(score.device)
+        return score
 
     def generator(self, row: int, image: int, seed: int) -> torch.Generator:
         """A CPU generator that depends only on the seed, the layer and the image's id."""

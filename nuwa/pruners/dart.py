@@ -6,6 +6,7 @@ attention is computed.
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -13,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nuwa.pruners.base import Facts, LLMContext, Pruner, require
-from nuwa.pruning.budget import ModelShape, Schedule, check_reached, layer_at, norm_flops, staged
+from nuwa.pruners.base import LLMContext, LLMPruner, MethodInfo, require
+from nuwa.pruning.budget import ModelShape, Schedule, norm_flops, staged
 
 
 def choose_unlike(states: Tensor, visual: Tensor, own: list[int], pivots: list[int], keep: int) -> list[int]:
@@ -45,7 +46,7 @@ def choose_unlike(states: Tensor, visual: Tensor, own: list[int], pivots: list[i
 
 
 @dataclass
-class Dart(Pruner):
+class Dart(LLMPruner):
     """Four visual and four text pivots at ``layer``, the authors' K = 2 of 32.
 
     The result depends on the order in which pivots choose. The paper names none: here the visual pivots come first,
@@ -55,15 +56,14 @@ class Dart(Pruner):
     budget.
     """
 
-    layer: float = 1 / 16
     visual_pivots: int = 4
     text_pivots: int = 4
     variant: Literal["paper", "release"] = "paper"
     counting: Literal["entering", "authors"] = "entering"
 
     name: ClassVar[str] = "dart"
-    looks_back: ClassVar[bool] = True
-    facts: ClassVar[Facts] = Facts(
+    needs: ClassVar[Set[str]] = {"previous"}
+    info: ClassVar[MethodInfo] = MethodInfo(
         paper="arXiv 2502.11494",
         source="ZichenWen1/DART (Chenfei-Liao/VTC-Bench@983e443)",
         signal="dissimilarity to pivots with large keys",
@@ -73,28 +73,20 @@ class Dart(Pruner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(0 < self.layer < 1, "layer", "a fraction of the depth in (0, 1)", self.layer)
         require(self.visual_pivots >= 1, "visual_pivots", "1 or more", self.visual_pivots)
         require(self.text_pivots >= 0, "text_pivots", "0 or more", self.text_pivots)
-        require(self.variant in ("paper", "release"), "variant", "paper or release", self.variant)
-        require(self.counting in ("entering", "authors"), "counting", "entering or authors", self.counting)
 
     def schedule(self, n_tokens: int, layers: int) -> Schedule:
-        target, layer = self.budget.tokens(n_tokens), layer_at(self.layer, layers)
-        if self.counting == "authors" and not self.budget.full:
-            pivots = self.visual_pivots + self.text_pivots
-            return staged(n_tokens, [self.layer], [self.visual_pivots + pivots * (int(target) // pivots)], layers)
-        schedule = staged(
-            n_tokens, [self.layer], [round((target * layers - layer * n_tokens) / (layers - layer))], layers
-        )
-        floor = (layer * n_tokens + layers - layer) / layers
-        reachable = f"the first {layer} see all {n_tokens} tokens, so that it needs {floor:.1f} or more"
-        return check_reached(self.name, schedule, target, layers, reachable)
+        if self.counting == "entering" or self.budget.full:
+            return super().schedule(n_tokens, layers)
+        pivots = self.visual_pivots + self.text_pivots
+        chosen = pivots * (int(self.budget.tokens(n_tokens)) // pivots)
+        return staged(n_tokens, [self.layer], [self.visual_pivots + chosen], layers)
 
     def prune_llm(self, context: LLMContext, keep: Tensor) -> Tensor:
         norm = context.previous.keys().float().norm(p=1, dim=-1)
         states = context.final_norm(context.hidden)
-        kept = context.text.clone()
+        kept = torch.zeros_like(context.valid)
         for row, ordinal, visual in context.each_image():
             count = min(int(keep[row, ordinal]), len(visual))
             own = _largest(norm[row], visual, min(self.visual_pivots, count))

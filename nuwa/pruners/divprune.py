@@ -5,7 +5,6 @@ Greedy max-min selection over projected features: every pick is the token that i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -13,10 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nuwa.pruners.base import Facts, Pruner, VisionContext, VisionDecision, require
-from nuwa.pruners.tiles import whole
-from nuwa.pruning.budget import ModelShape, Schedule, check_reached, cosine_flops
-from nuwa.pruning.layout import ImageLayout, VisionView
+from nuwa.pruners.base import MethodInfo, Pruner, VisionContext, VisionDecision
+from nuwa.pruning.budget import ModelShape, cosine_flops
+from nuwa.pruning.tiling import AllAtOnce, Tiling
 
 
 def nearest_similarity(direction: Tensor, chunk: int = 64) -> Tensor:
@@ -59,24 +57,16 @@ class DivPrune(Pruner):
 
     name: ClassVar[str] = "divprune"
     native_position: ClassVar[str] = "perc"
-    facts: ClassVar[Facts] = Facts(
+    info: ClassVar[MethodInfo] = MethodInfo(
         paper="arXiv 2503.02175",
         source="vbdi/divprune@799e2d9",
         signal="distance between projected features",
         counts="authors'",
     )
 
-    def schedule(self, n_tokens: int, layers: int) -> Schedule:
-        target = self.budget.tokens(n_tokens)
-        return check_reached(self.name, Schedule(round(target)), target, layers, "it keeps whole tokens, one or more")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.tiles in ("joint", "stitched"), "tiles", "joint or stitched", self.tiles)
-
-    def pieces(self, layout: ImageLayout) -> Sequence[VisionView]:
-        joint = self.tiles == "joint" and len(layout.views) > 1 and not self.budget.full
-        return whole(layout) if joint else layout.views
+    @property
+    def tiling(self) -> Tiling:
+        return Tiling() if self.tiles == "stitched" or self.budget.full else AllAtOnce()
 
     def prune_vision(self, context: VisionContext, keep: int) -> VisionDecision:
         chosen = [max_min(image, keep).sort().values for image in context.project(context.features)]

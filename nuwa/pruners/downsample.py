@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nuwa.pruners.base import Facts, MisfitError, Tower, VisionContext, VisionDecision
+from nuwa.pruners.base import MethodInfo, MisfitError, Tower, VisionContext, VisionDecision
 from nuwa.pruners.pooling import GridPruner, cell_centres, pooled_grid
 from nuwa.pruning.layout import Grid
 
@@ -22,7 +22,7 @@ class Downsample(GridPruner):
 
     name: ClassVar[str] = "downsample"
     native_position: ClassVar[str] = "perc"
-    facts: ClassVar[Facts] = Facts(
+    info: ClassVar[MethodInfo] = MethodInfo(
         signal="none: a smaller image",
         counts="ours: near-square grids",
     )
@@ -33,7 +33,9 @@ class Downsample(GridPruner):
                 "pruner downsample needs a model with one fixed image size; here, let the processor make images smaller"
             )
 
-    def image_grid(self, grid: Grid, layers: int) -> Grid | None:
+    def image_grid(self, grid: Grid | None, layers: int) -> Grid | None:
+        if grid is None:
+            return None
         size = pooled_grid(self.schedule(grid[0] * grid[1], layers).vision, grid)
         return None if size == grid else size
 

@@ -7,18 +7,18 @@ un-rotated queries and keys of the layer before, adds a strided grid at its firs
 from __future__ import annotations
 
 import math
+from collections.abc import Set
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from nuwa.pruners.base import Facts, LLMContext, Pruner, require
-from nuwa.pruners.pyramiddrop import LADDERS
+from nuwa.pruners.base import LLMContext, MethodInfo, Pruner, require
 from nuwa.pruning.budget import ModelShape, Schedule, attention_score_flops, check_reached, fit_schedule, staged
 from nuwa.pruning.layout import Grid
 
-DEPTHS = {name: depths[:2] for name, depths in LADDERS.items()}
+_LADDERS = {"late": (1 / 4, 1 / 2), "early": (1 / 16, 1 / 4)}
 """Depths of both stages: the authors' layers 8 and 16 of 32, and 2 and 8 for budgets that these cannot reach."""
 
 
@@ -29,14 +29,11 @@ def on_grid(grid: Grid, stride: int) -> Tensor:
 
 
 def unrotated_scores(context: LLMContext) -> Tensor:
-    """Attention of the last token in the layer before, un-rotated, softmax over each image alone: (B, L)."""
-    before = context.previous
-    last = torch.tensor([before.hidden.shape[1] - 1], device=before.hidden.device)
-    score = torch.zeros(context.image.shape, device=before.hidden.device)
+    """Attention of the last token in this layer, un-rotated, softmax over each image alone: (B, L)."""
+    score = torch.zeros(context.image.shape, device=context.hidden.device)
     for ordinal in range(max(map(len, context.ids))):
         mine = context.image == ordinal
-        row = before.attention(last, rotary=False, among=mine).mean(1)[:, 0]
-        score = torch.where(mine, row, score)
+        score = torch.where(mine, context.last_attention(rotary=False, among=mine), score)
     return score
 
 
@@ -54,8 +51,8 @@ class Feather(Pruner):
     stride: int = 3
 
     name: ClassVar[str] = "feather"
-    looks_back: ClassVar[bool] = True
-    facts: ClassVar[Facts] = Facts(
+    needs: ClassVar[Set[str]] = {"previous", "first"}
+    info: ClassVar[MethodInfo] = MethodInfo(
         paper="arXiv 2412.13180",
         source="markendo/FEATHER@c2a09b2",
         signal="attention of the last prompt token without rotary embeddings, and a grid",
@@ -75,14 +72,14 @@ class Feather(Pruner):
             first = min(n_tokens, max(1, round(n_tokens * share + grid * (1 - share))))
             return staged(n_tokens, depths, (first, max(1, round(first * share**2))), layers)
 
-        floors = {name: make(0.0, depths).average(layers) for name, depths in DEPTHS.items()}
+        floors = {name: make(0.0, depths).average(layers) for name, depths in _LADDERS.items()}
         ladder = "late" if floors["late"] <= target else "early"
-        best = fit_schedule(lambda share: make(share, DEPTHS[ladder]), target, layers)
+        best = fit_schedule(lambda share: make(share, _LADDERS[ladder]), target, layers)
         reachable = f"with a grid of {grid} tokens it needs {floors['early']:.1f} or more"
         return check_reached(self.name, best, target, layers, reachable)
 
     def prune_llm(self, context: LLMContext, keep: Tensor) -> Tensor:
-        score = unrotated_scores(context)
+        score = unrotated_scores(context.previous)
         # attention is below 1, so that the grid goes first
         return context.top_k(score + self._grid_tokens(context), keep)
 
@@ -98,6 +95,5 @@ class Feather(Pruner):
 
     def metric_flops(self, n_tokens: int, shape: ModelShape) -> float:
         """One attention row per stage."""
-        schedule = self.schedule(n_tokens, shape.layers)
-        before = [schedule.vision, *(count for _, count in schedule.llm)][: len(schedule.llm)]
-        return sum(attention_score_flops(1, count, shape.hidden) for count in before)
+        stages = self.schedule(n_tokens, shape.layers).before_stages()
+        return sum(attention_score_flops(1, count, shape.hidden) for count in stages)

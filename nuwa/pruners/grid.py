@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nuwa.pruners.base import Facts, VisionContext, VisionDecision
+from nuwa.pruners.base import MethodInfo, VisionContext, VisionDecision
 from nuwa.pruners.pooling import GridPruner, cell_centres, pooled_grid
 
 
@@ -14,7 +14,7 @@ class StridedGrid(GridPruner):
     """The tokens under the cell centres of a smaller grid of near-square shape (`pooling` averages the same cells)."""
 
     name: ClassVar[str] = "grid"
-    facts: ClassVar[Facts] = Facts(
+    info: ClassVar[MethodInfo] = MethodInfo(
         signal="place alone",
         counts="ours: near-square grids",
     )

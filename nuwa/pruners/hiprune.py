@@ -7,17 +7,18 @@ places go to the tokens that receive the most in the layer whose output are the 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from nuwa.pruners.base import Facts, Tap, VisionContext, VisionDecision, require
-from nuwa.pruners.nuwa import top_tokens
+from nuwa.pruners.base import MethodInfo, Tap, VisionContext, VisionDecision, require
 from nuwa.pruners.tiles import TileByTile
-from nuwa.pruning.budget import ModelShape, Schedule, attention_score_flops, check_reached
+from nuwa.pruning.budget import ModelShape, attention_score_flops
 from nuwa.pruning.layout import Grid
+from nuwa.pruning.selection import top_tokens
 
 
 def neighbourhood(anchors: Tensor, grid: Grid, wrap: bool) -> Tensor:
@@ -60,7 +61,7 @@ class HiPrune(TileByTile):
 
     name: ClassVar[str] = "hiprune"
     native_position: ClassVar[str] = "perc"
-    facts: ClassVar[Facts] = Facts(
+    info: ClassVar[MethodInfo] = MethodInfo(
         paper="arXiv 2508.00553",
         source="Danielement321/HiPrune@6e83a12",
         signal="attention received in a shallow and a deep layer of the tower",
@@ -72,21 +73,16 @@ class HiPrune(TileByTile):
         require(0 <= self.anchor_share <= 1, "anchor_share", "a share in [0, 1]", self.anchor_share)
         layer = self.object_layer
         require(layer is None or 0 < layer <= 1, "object_layer", "null or a fraction of the depth in (0, 1]", layer)
-        require(self.variant in ("paper", "release"), "variant", "paper or release", self.variant)
 
     @property
-    def taps(self) -> tuple[Tap, ...]:
+    def taps(self) -> Mapping[str, Tap]:
         shallow = Tap("received_attention", layer=self.object_layer)
         if self.object_layer is None:
             shallow = Tap("received_attention", layer=9 / 24, windowed=16 / 32)
-        return (shallow, Tap("received_attention"))
-
-    def schedule(self, n_tokens: int, layers: int) -> Schedule:
-        target = self.budget.tokens(n_tokens)
-        return check_reached(self.name, Schedule(round(target)), target, layers, "it keeps whole tokens, one or more")
+        return {"shallow": shallow, "deep": Tap("received_attention")}
 
     def prune_vision(self, context: VisionContext, keep: int) -> VisionDecision:
-        shallow, deep = (context.taps[tap] for tap in self.taps)
+        shallow, deep = context.taps["shallow"], context.taps["deep"]
         kept = hierarchical(shallow, deep, keep, self.anchor_share, context.grid, self.variant == "release")
         return VisionDecision(kept, extras={"salience": deep, "object": shallow})
 

@@ -6,6 +6,7 @@ most attended tokens stay.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -13,10 +14,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nuwa.pruners.base import Facts, Tap, VisionContext, VisionDecision, require
+from nuwa.pruners.base import MethodInfo, Tap, VisionContext, VisionDecision, require
 from nuwa.pruners.tiles import TileByTile
-from nuwa.pruning.budget import ModelShape, Schedule, attention_score_flops, check_reached, cosine_flops
+from nuwa.pruning.budget import ModelShape, attention_score_flops, cosine_flops
 from nuwa.pruning.layout import Grid, coordinates
+from nuwa.pruning.selection import strongest
 
 SCALE, EPS = 1e3, 1e-6
 """The release multiplies attention with the first and guards divisions with the second."""
@@ -81,29 +83,21 @@ class HoloV(TileByTile):
     name: ClassVar[str] = "holov"
     native_position: ClassVar[str] = "perc"
     in_raster_order: ClassVar[bool] = False
-    facts: ClassVar[Facts] = Facts(
+    info: ClassVar[MethodInfo] = MethodInfo(
         paper="arXiv 2510.02912",
         source="obananas/HoloV@1d2e65e",
         signal="CLS attention, quotas by attention and variety per crop",
         counts="authors' for 64",
     )
+    taps: ClassVar[Mapping[str, Tap]] = {"attention": Tap("cls_attention")}
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.crops >= 1, "crops", "1 or more", self.crops)
         require(self.alpha >= 0, "alpha", "0 or more", self.alpha)
-        require(self.variant in ("paper", "release"), "variant", "paper or release", self.variant)
-
-    @property
-    def taps(self) -> tuple[Tap, ...]:
-        return (Tap("cls_attention"),)
-
-    def schedule(self, n_tokens: int, layers: int) -> Schedule:
-        target = self.budget.tokens(n_tokens)
-        return check_reached(self.name, Schedule(round(target)), target, layers, "it keeps whole tokens, one or more")
 
     def prune_vision(self, context: VisionContext, keep: int) -> VisionDecision:
-        salience = context.taps[self.taps[0]].float().mean(1)
+        salience = context.taps["attention"].float().mean(1)
         if keep == salience.shape[1]:
             return VisionDecision(torch.arange(keep, device=salience.device).expand(len(salience), -1))
         crops = [c.to(salience.device) for c in crops_of(context.grid, self.crops, self.variant == "paper")]
@@ -115,7 +109,7 @@ class HoloV(TileByTile):
         scores = torch.stack([crop_score(features[crop], attention[crop], self.alpha) for crop in crops])
         chosen = []
         for crop, quota in zip(crops, quotas(scores, [len(crop) for crop in crops], keep), strict=True):
-            best = crop[attention[crop].argsort(descending=True, stable=True)[:quota]]
+            best = crop[strongest(attention[crop], quota)]
             chosen.append(crop if quota == len(crop) else best)
         return torch.cat(chosen)
 

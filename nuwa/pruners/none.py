@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nuwa.pruners.base import Facts, Pruner
+from nuwa.pruners.base import MethodInfo, Pruner
 from nuwa.pruning.budget import BudgetError, Schedule
 
 
@@ -14,7 +14,7 @@ class KeepAll(Pruner):
     """Keep every token."""
 
     name: ClassVar[str] = "none"
-    facts: ClassVar[Facts] = Facts(signal="nothing: every token stays")
+    info: ClassVar[MethodInfo] = MethodInfo(signal="nothing: every token stays")
 
     def schedule(self, n_tokens: int, layers: int) -> Schedule:
         """All tokens in every layer.

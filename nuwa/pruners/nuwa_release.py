@@ -10,36 +10,27 @@ half of the tokens are pillars. The released class for it has to be put in place
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
-from nuwa.pruners.base import Facts, LLMContext, Pruner, Tap, VisionContext, VisionDecision
-from nuwa.pruners.fastv import last_token_attention
-from nuwa.pruners.nuwa import (
-    check_options,
-    choose_tokens,
-    cohesion,
-    gather_tokens,
-    random_scores,
-    top_quantile,
-)
-from nuwa.pruners.release_next import misalign, swap_tiles, tile_shares
+from nuwa.pruners.base import LLMContext, MethodInfo, Tap, VisionContext, VisionDecision
+from nuwa.pruners.nuwa import NuwaStages
+from nuwa.pruners.release_next import ReleasedTiling
 from nuwa.pruning.budget import ModelShape, Schedule, attention_score_flops, check_reached, cosine_flops, layer_at
-from nuwa.pruning.layout import Grid, ImageLayout, VisionView
-from nuwa.pruning.segments import Prompt, Segment
+from nuwa.pruning.layout import Grid
+from nuwa.pruning.merging import affinity, aggregate
+from nuwa.pruning.selection import top_quantile
 
-STAGE1_COUNTS = {64: 112, 128: 224, 192: 336, 160: 290, 320: 582, 640: 1162}
+STAGE1_COUNTS: Mapping[float | None, int] = {64: 112, 128: 224, 192: 336, 160: 290, 320: 582, 640: 1162}
 """Stage-1 tokens of an image by average, where the released code lists them; the last three are LLaVA-NeXT's."""
 
 STAGE2_COUNTS = {112: 16, 224: 32, 336: 48}
 """Stage-2 tokens by stage-1 tokens where the released code lists them; a tenth otherwise."""
 
-
-TILED_CANDIDATES = {160: 2, 320: 3, 640: 3}
+TILED_CANDIDATES: Mapping[float | None, int] = {160: 2, 320: 3, 640: 3}
 """Candidates per region of LLaVA-NeXT by average, where the released code lists them."""
 
 
@@ -50,13 +41,13 @@ def stage2_count(first: int) -> int:
 
 def release_weights(similar: Tensor, keep: Tensor, pillar: Tensor, grid: Grid, d_thresh: float) -> Tensor:
     """Weights (B, K, N) from similarity features (B, N, D): rows normalised, then the own weight set to one."""
-    weight = cohesion(similar, keep, grid, d_thresh).masked_fill_(pillar[..., None], 0)
+    weight = affinity(similar, keep, grid, d_thresh).masked_fill_(pillar[..., None], 0)
     weight /= weight.sum(-1, keepdim=True) + 1e-8
     return weight.scatter_(-1, keep[..., None], 1.0)
 
 
 @dataclass
-class NuwaRelease(Pruner):
+class NuwaRelease(NuwaStages):
     """The released LLaVA code; options as in ``Nuwa``.
 
     The released base class has no switches; its ablation class has ``region``, ``pillar`` and ``random`` and, unlike
@@ -69,21 +60,13 @@ class NuwaRelease(Pruner):
     takes it, unless ``misaligned_ids``.
     """
 
-    d_thresh: float = 280.0
-    region: bool = True
-    pillar: bool = True
-    random: bool = False
     ablation_class: bool = False
-    region_size: int = 2
-    pillar_quantile: float | None = None
-    stage2_layer: float = 0.5
     swapped_tiles: bool = False
     misaligned_ids: bool = False
     all_newlines: bool = False
 
     name: ClassVar[str] = "nuwa_release"
-    looks_back: ClassVar[bool] = True
-    facts: ClassVar[Facts] = Facts(
+    info: ClassVar[MethodInfo] = MethodInfo(
         paper="arXiv 2602.02951",
         source="Man-PaperRejected/Nuwa@175b7d5",
         signal="CLS attention per region; attention of the last prompt token",
@@ -91,15 +74,16 @@ class NuwaRelease(Pruner):
         text_aware=True,
         counts="authors'",
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_options(self)
+    needs: ClassVar[Set[str]] = {"previous"}
+    # Layers 16 to 24 of CLIP-L's 24.
+    taps: ClassVar[Mapping[str, Tap]] = {
+        "attention": Tap("cls_attention"),
+        "states": Tap("hidden_mean", start=2 / 3),
+    }
 
     @property
-    def taps(self) -> tuple[Tap, ...]:
-        # Layers 16 to 24 of CLIP-L's 24.
-        return (Tap("cls_attention"), Tap("hidden_mean", start=2 / 3))
+    def tiling(self) -> ReleasedTiling:
+        return ReleasedTiling(self.swapped_tiles, self.misaligned_ids, self.all_newlines)
 
     def schedule(self, n_tokens: int, layers: int) -> Schedule:
         """The listed stage-1 count, or else the one whose released stage-2 count comes closest to the budget."""
@@ -111,40 +95,28 @@ class NuwaRelease(Pruner):
         listed = STAGE1_COUNTS.get(self.budget.average, n_tokens + 1)
         if listed <= n_tokens and self.stage2_layer == 0.5:
             best = Schedule(listed, ((stage2, stage2_count(listed)),))
-        highest = self.highest(n_tokens, layers).average(layers)
+        highest = self.max_schedule(n_tokens, layers).average(layers)
         lowest = Schedule(10, ((stage2, 1),)).average(layers)
         reachable = f"with stage 2 at a tenth of stage 1 it reaches {lowest:.1f} to {highest:.1f} of {n_tokens} tokens"
         return check_reached(self.name, best, target, layers, reachable)
 
-    def highest(self, n_tokens: int, layers: int) -> Schedule:
+    def max_schedule(self, n_tokens: int, layers: int) -> Schedule:
         """All tokens, and a tenth of them, one at least, in stage 2."""
         return Schedule(n_tokens, ((layer_at(self.stage2_layer, layers), max(1, stage2_count(n_tokens))),))
 
-    def arrange(self, layout: ImageLayout) -> ImageLayout:
-        return swap_tiles(layout) if self.swapped_tiles else layout
-
-    def shares(self, total: int, views: Sequence[VisionView]) -> list[int]:
-        return tile_shares(total, views)
-
-    def reframe(self, prompt: Prompt, segment: Segment, strategy: str) -> tuple[Prompt, Segment]:
-        return misalign(prompt, segment, strategy) if self.misaligned_ids else (prompt, segment)
-
     def prune_vision(self, context: VisionContext, keep: int) -> VisionDecision:
-        attention, similar = (context.taps[tap] for tap in self.taps)
-        salience, tiled = attention.float().sum(1), context.views > 1
-        offered = TILED_CANDIDATES.get(self.budget.average, 1) if tiled else 1
-        kept = choose_tokens(salience, context.grid, keep, self.region_size if self.region else None, offered)
+        salience, tiled = context.taps["attention"].float().sum(1), context.views > 1
+        candidates = TILED_CANDIDATES.get(self.budget.average, 1) if tiled else 1
+        kept = self.choose(salience, context.grid, keep, candidates)
         strength = context.features.float().norm(dim=-1) if self.ablation_class else salience
         quantile = (0.5 if tiled else 0.55) if self.pillar_quantile is None else self.pillar_quantile
         pillar = top_quantile(strength, kept, quantile) & self.pillar
-        weight = release_weights(similar, kept, pillar, context.grid, self.d_thresh)
-        merged = (weight @ context.features.float()).to(context.features.dtype)
-        features = torch.where(pillar[..., None], gather_tokens(context.features, kept), merged)
+        weight = release_weights(context.taps["states"], kept, pillar, context.grid, self.d_thresh)
+        features = aggregate(context.features, kept, pillar, weight)
         return VisionDecision(kept, features, {"salience": salience, "pillar": pillar})
 
-    def prune_llm(self, context: LLMContext, keep: Tensor) -> Tensor:
-        score = random_scores(context, self.seed) if self.random else last_token_attention(context)
-        return context.top_k(score, keep)
+    def rate(self, context: LLMContext) -> Tensor:
+        return context.previous.last_attention()
 
     def metric_flops(self, n_tokens: int, shape: ModelShape) -> float:
         """One attention row and all pairs of kept tokens, counted as the paper's Table 4 counts Nüwa."""

@@ -12,16 +12,26 @@ border are smaller instead; what is left of the padding is the diagonal.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from nuwa.pruners.base import Facts, LLMContext, Pruner, Tap, VisionContext, VisionDecision, require
-from nuwa.pruners.nuwa import candidates_per_region, cohesion, gather_tokens, regions, top_in_regions, top_quantile
-from nuwa.pruning.budget import ModelShape, Schedule, attention_score_flops, check_reached, cosine_flops, layer_at
+from nuwa.pruners.base import LLMContext, MethodInfo, Pruner, Tap, VisionContext, VisionDecision, require
+from nuwa.pruning.budget import (
+    ModelShape,
+    Schedule,
+    attention_score_flops,
+    check_reached,
+    cosine_flops,
+    layer_at,
+    two_stages,
+)
 from nuwa.pruning.layout import Grid
+from nuwa.pruning.merging import aggregate, collector_weights
+from nuwa.pruning.selection import candidates_per_region, regions, top_in_regions, top_quantile
 from nuwa.pruning.windows import window_order
 
 PRESETS = {0.25: (0.35, 0.42), 0.5: (0.6, 0.66), 0.75: (0.85, 0.7)}
@@ -40,27 +50,11 @@ def diagonal_threshold(grid: Grid, share: float) -> float:
     return share**2 * (height**2 + width**2)
 
 
-def choose(salience: Tensor, grid: Grid, keep: int) -> Tensor:
-    """The ``keep`` best of the three best of each 2 x 2 region, or of all four where three are too few: (B, K)."""
-    region = regions(grid, REGION)
-    return top_in_regions(salience, region, max(LEAST_CANDIDATES, candidates_per_region(region, keep)), keep)
-
-
-def release_features(
-    features: Tensor, similar: Tensor, keep: Tensor, pillar: Tensor, grid: Grid, d_thresh: float
-) -> Tensor:
-    """Pillars as they are, others their neighbourhood's mean by the likeness of ``similar``: (B, N, D) -> (B, K, D)."""
-    weight = cohesion(similar, keep, grid, d_thresh)
-    weight /= weight.sum(-1, keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny)
-    own = gather_tokens(features, keep)
-    return torch.where(pillar[..., None], own, (weight @ features.float()).to(own.dtype))
-
-
 def last_tokens_attention(context: LLMContext) -> Tensor:
-    """Attention rows of the layer before, mean over the prompt's last tokens, largest over heads: (B, L)."""
-    length = context.previous.hidden.shape[1]
+    """Attention of the prompt's last tokens in this layer, their mean, the largest over heads: (B, L)."""
+    length = context.hidden.shape[1]
     query = torch.arange(max(length - ASKING, 0), length, device=context.hidden.device)
-    return context.previous.attention(query).mean(2).amax(1)
+    return context.attention(query).mean(2).amax(1)
 
 
 @dataclass
@@ -79,8 +73,8 @@ class NuwaReleaseQwen(Pruner):
     window: int | None = None
 
     name: ClassVar[str] = "nuwa_release_qwen"
-    looks_back: ClassVar[bool] = True
-    facts: ClassVar[Facts] = Facts(
+    needs: ClassVar[Set[str]] = {"previous"}
+    info: ClassVar[MethodInfo] = MethodInfo(
         paper="arXiv 2602.02951",
         source="Man-PaperRejected/Nuwa@175b7d5",
         signal="received attention per region; attention of the last three prompt tokens",
@@ -88,6 +82,11 @@ class NuwaReleaseQwen(Pruner):
         text_aware=True,
         counts="authors'",
     )
+    # Blocks 7 to 23 of Qwen2.5-VL's 32.
+    taps: ClassVar[Mapping[str, Tap]] = {
+        "attention": Tap("received_attention"),
+        "states": Tap("hidden_mean", start=0.25, stop=0.75),
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -95,11 +94,6 @@ class NuwaReleaseQwen(Pruner):
         require(0 <= self.pillar_quantile <= 1, "pillar_quantile", "in [0, 1]", self.pillar_quantile)
         require(0 < self.stage2_layer < 1, "stage2_layer", "a fraction of the depth in (0, 1)", self.stage2_layer)
         require(self.window is None or self.window >= 1, "window", "null or 1 token or more", self.window)
-
-    @property
-    def taps(self) -> tuple[Tap, ...]:
-        # Blocks 7 to 23 of Qwen2.5-VL's 32.
-        return (Tap("received_attention"), Tap("hidden_mean", start=0.25, stop=0.75))
 
     def schedule(self, n_tokens: int, layers: int) -> Schedule:
         """The released counts, or those that spend another budget. Stage 2 acts behind the layer at half depth."""
@@ -110,24 +104,24 @@ class NuwaReleaseQwen(Pruner):
             return Schedule(count, ((layer, max(1, int(count * second))),))
         target = self.budget.tokens(n_tokens)
         nearest = min(PRESETS, key=lambda ratio: abs(ratio - target / n_tokens))
-        total, share = target * layers, PRESETS[nearest][1]
-        first = min(n_tokens, max(1, round(total / (layer + share * (layers - layer)))))
-        second = min(first, max(1, round((total - first * layer) / (layers - layer))))
-        schedule = Schedule(first, ((layer, second),) if second < first else ())
+        schedule = two_stages(target, n_tokens, layers, layer, ratio=PRESETS[nearest][1])
         return check_reached(self.name, schedule, target, layers, "it keeps one token or more in every layer")
 
     def prune_vision(self, context: VisionContext, keep: int) -> VisionDecision:
-        salience, similar = (context.taps[tap] for tap in self.taps)
+        salience, similar = context.taps["attention"], context.taps["states"]
         if self.window is not None:
             similar = similar[:, window_order([(1, *context.grid)], self.window).argsort().to(similar.device)]
-        kept = choose(salience, context.grid, keep)
+        region = regions(context.grid, REGION)
+        candidates = max(LEAST_CANDIDATES, candidates_per_region(region, keep))
+        kept = top_in_regions(salience, region, candidates, keep)
         pillar = top_quantile(salience, kept, self.pillar_quantile)
         d_thresh = diagonal_threshold(context.grid, self.distance)
-        features = release_features(context.features, similar, kept, pillar, context.grid, d_thresh)
+        weight = collector_weights(similar, kept, context.grid, d_thresh)
+        features = aggregate(context.features, kept, pillar, weight)
         return VisionDecision(kept, features, {"salience": salience, "pillar": pillar})
 
     def prune_llm(self, context: LLMContext, keep: Tensor) -> Tensor:
-        return context.top_k(last_tokens_attention(context), keep)
+        return context.top_k(last_tokens_attention(context.previous), keep)
 
     def metric_flops(self, n_tokens: int, shape: ModelShape) -> float:
         """Attention from all tokens to all and all pairs of kept tokens, counted as in the paper's Table 4."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nuwa.pruners.base import Facts, Pruner, VisionContext, VisionDecision
+from nuwa.pruners.base import MethodInfo, Pruner, VisionContext, VisionDecision
 from nuwa.pruning.budget import Schedule, check_reached
 from nuwa.pruning.layout import Grid
 
@@ -50,7 +50,8 @@ def pooled_grid(count: int, grid: Grid) -> Grid:
 
     fitting = [(h, w) for h, w in near_squares(count) if h <= grid[0] and w <= grid[1]]
     if not fitting:
-        shaped = [size for size in product(*(range(1, side + 1) for side in grid)) if stretch(size) <= 2]
+        sizes = product(range(1, grid[0] + 1), range(1, grid[1] + 1))
+        shaped = [size for size in sizes if stretch(size) <= 2]
         nearest = min(abs(h * w - count) for h, w in shaped)
         fitting = [(h, w) for h, w in shaped if abs(h * w - count) == nearest]
     return min(fitting, key=stretch)
@@ -73,7 +74,7 @@ class GridPruner(Pruner):
 
     counts_by_itself: ClassVar[bool] = True
 
-    def counts_near(self, count: float, n_tokens: int) -> list[int]:
+    def reachable_counts(self, count: float, n_tokens: int) -> list[int]:
         return nearest_counts(count, n_tokens)
 
     def schedule(self, n_tokens: int, layers: int) -> Schedule:
@@ -84,7 +85,7 @@ class GridPruner(Pruner):
         target = self.budget.tokens(n_tokens)
         if self.budget.average is None:
             return Schedule(max(1, round(target)))
-        options = self.counts_near(target, n_tokens)
+        options = self.reachable_counts(target, n_tokens)
         named = " or ".join(f"{count} ({h}x{w})" for count in sorted(options) for h, w in near_squares(count)[:1])
         return check_reached(self.name, Schedule(options[0]), target, layers, f"near-square grids have {named} tokens")
 
@@ -95,7 +96,7 @@ class Pooling(GridPruner):
 
     name: ClassVar[str] = "pooling"
     native_position: ClassVar[str] = "perc"
-    facts: ClassVar[Facts] = Facts(
+    info: ClassVar[MethodInfo] = MethodInfo(
         signal="place alone",
         merges=True,
         counts="ours: near-square grids",

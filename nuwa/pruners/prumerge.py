@@ -9,7 +9,7 @@ Shape letters: N tokens of an image, K kept tokens, D feature width.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -18,11 +18,12 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
-from nuwa.pruners.base import Facts, Tap, VisionContext, VisionDecision, require
-from nuwa.pruners.tiles import TileByTile, by_crop
-from nuwa.pruning.budget import BudgetError, ModelShape, Schedule, attention_score_flops, check_reached
-from nuwa.pruning.layout import ImageLayout, VisionView
+from nuwa.pruners.base import MethodInfo, Tap, VisionContext, VisionDecision, require
+from nuwa.pruners.tiles import TileByTile
+from nuwa.pruning.budget import BudgetError, ModelShape, Schedule, attention_score_flops
 from nuwa.pruning.scores import softmax_rows
+from nuwa.pruning.selection import strongest
+from nuwa.pruning.tiling import CropByCrop, Tiling
 
 
 def one_head_attention(query: Tensor, keys: Tensor) -> Tensor:
@@ -34,11 +35,6 @@ def outliers(attention: Tensor) -> int:
     """How many values (N,) are above the third quartile by more than 1.5 interquartile ranges."""
     low, high = attention.double().quantile(torch.tensor([0.25, 0.75], dtype=torch.double, device=attention.device))
     return int((attention > high + 1.5 * (high - low)).sum())
-
-
-def strongest(attention: Tensor, count: int) -> Tensor:
-    """Indices of the ``count`` largest of (N,), largest first."""
-    return attention.argsort(descending=True, stable=True)[:count]
 
 
 def with_grid(attention: Tensor, count: int, step: int) -> Tensor:
@@ -112,7 +108,7 @@ class PruMerge(TileByTile):
     name: ClassVar[str] = "prumerge"
     native_position: ClassVar[str] = "perc"
     in_raster_order: ClassVar[bool] = False
-    facts: ClassVar[Facts] = Facts(
+    info: ClassVar[MethodInfo] = MethodInfo(
         paper="arXiv 2403.15388",
         source="42Shawn/LLaVA-PruMerge@097c041",
         signal="CLS attention in the layer that reads the features",
@@ -120,24 +116,20 @@ class PruMerge(TileByTile):
         needs_cls=True,
         counts="ours: a fixed number; theirs by `adaptive=true`",
     )
+    taps: ClassVar[Mapping[str, Tap]] = {"query": Tap("reader_query"), "keys": Tap("reader_keys")}
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.tiles == "each", "tiles", "each, because stitched tiles have several CLS tokens", self.tiles)
         require(self.neighbours >= 1, "neighbours", "1 token or more", self.neighbours)
-        require(self.variant in ("paper", "release"), "variant", "paper or release", self.variant)
 
     @property
-    def taps(self) -> tuple[Tap, ...]:
-        return (Tap("reader_query"), Tap("reader_keys"))
+    def tiling(self) -> Tiling:
+        return CropByCrop(self.concat_tiles) if self.adaptive else super().tiling
 
     @property
     def counts_by_itself(self) -> bool:
-        """As published."""
         return self.adaptive
-
-    def pieces(self, layout: ImageLayout) -> Sequence[VisionView]:
-        return by_crop(layout) if self.adaptive else super().pieces(layout)
 
     def schedule(self, n_tokens: int, layers: int) -> Schedule:
         """One count; under ``adaptive`` an upper bound.
@@ -147,15 +139,14 @@ class PruMerge(TileByTile):
         """
         if self.adaptive and not self.budget.full:
             raise BudgetError(f"pruner {self.name}: with pruner.adaptive=true the image decides; use budget=full")
-        target = self.budget.tokens(n_tokens)
-        return check_reached(self.name, Schedule(round(target)), target, layers, "it keeps whole tokens, one or more")
+        return super().schedule(n_tokens, layers)
 
     def prune_vision(self, context: VisionContext, keep: int) -> VisionDecision:
-        query, keys = (context.taps[tap] for tap in self.taps)
         images, n_tokens = context.features.shape[:2]
         if keep == n_tokens and not self.adaptive:
             return VisionDecision(torch.arange(keep, device=context.features.device).expand(images, -1))
-        attention = one_head_attention(query, keys)
+        keys = context.taps["keys"]
+        attention = one_head_attention(context.taps["query"], keys)
         parts = [self._merge(*image, keep) for image in zip(context.features, keys[:, 1:], attention, strict=True)]
         counts = torch.tensor([len(index) for index, _ in parts])
         index, features = (pad_sequence(list(part), batch_first=True) for part in zip(*parts, strict=True))

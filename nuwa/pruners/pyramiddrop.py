@@ -9,20 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch
 from torch import Tensor
 
-from nuwa.pruners.base import Facts, LLMContext, Pruner, require
+from nuwa.pruners.base import LLMContext, MethodInfo, Pruner
 from nuwa.pruning.budget import ModelShape, Schedule, attention_score_flops, check_reached, fit_schedule, staged
 
 LADDERS = {"late": (1 / 4, 1 / 2, 3 / 4), "early": (1 / 16, 1 / 4, 1 / 2)}
 """Depths of the stages: the authors' layers 8, 16, 24 of 32, and 2, 8, 16 for budgets that these cannot reach."""
-
-
-def entering_attention(context: LLMContext) -> Tensor:
-    """Attention of the last token in the layer that is entered, mean over heads: (B, L)."""
-    last = torch.tensor([context.hidden.shape[1] - 1], device=context.hidden.device)
-    return context.attention(last).float().mean(1)[:, 0]
 
 
 def pyramid(n_tokens: int, share: float, depths: tuple[float, ...], layers: int) -> Schedule:
@@ -43,17 +36,13 @@ class PyramidDrop(Pruner):
 
     name: ClassVar[str] = "pyramiddrop"
     native_position: ClassVar[str] = "perc"
-    facts: ClassVar[Facts] = Facts(
+    info: ClassVar[MethodInfo] = MethodInfo(
         paper="arXiv 2410.17247",
         source="Cooperx521/PyramidDrop@6444f30",
         signal="attention of the last prompt token",
         text_aware=True,
         counts="ours: solved for the average (authors: 0.5, 0.25, 0.125, which is 270 of 576)",
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.ladder in ("auto", *LADDERS), "ladder", "auto, late or early", self.ladder)
 
     def schedule(self, n_tokens: int, layers: int) -> Schedule:
         target = self.budget.tokens(n_tokens)
@@ -64,10 +53,9 @@ class PyramidDrop(Pruner):
         return check_reached(self.name, best, target, layers, reachable)
 
     def prune_llm(self, context: LLMContext, keep: Tensor) -> Tensor:
-        return context.top_k(entering_attention(context), keep)
+        return context.top_k(context.last_attention(), keep)
 
     def metric_flops(self, n_tokens: int, shape: ModelShape) -> float:
         """One attention row per stage, over the tokens that are still there."""
-        schedule = self.schedule(n_tokens, shape.layers)
-        before = [schedule.vision, *(count for _, count in schedule.llm)][: len(schedule.llm)]
-        return sum(attention_score_flops(1, count, shape.hidden) for count in before)
+        stages = self.schedule(n_tokens, shape.layers).before_stages()
+        return sum(attention_score_flops(1, count, shape.hidden) for count in stages)

@@ -10,8 +10,7 @@ from typing import ClassVar
 
 import torch
 
-from nuwa.pruners.base import Facts, Pruner, VisionContext, VisionDecision
-from nuwa.pruning.budget import Schedule, check_reached
+from nuwa.pruners.base import MethodInfo, Pruner, VisionContext, VisionDecision
 
 
 @dataclass
@@ -19,14 +18,10 @@ class RandomPruner(Pruner):
     """Keep tokens drawn without replacement, in raster order."""
 
     name: ClassVar[str] = "random"
-    facts: ClassVar[Facts] = Facts(
+    info: ClassVar[MethodInfo] = MethodInfo(
         signal="a draw from the image's id and the seed",
         counts="ours",
     )
-
-    def schedule(self, n_tokens: int, layers: int) -> Schedule:
-        target = self.budget.tokens(n_tokens)
-        return check_reached(self.name, Schedule(round(target)), target, layers, "it keeps whole tokens, one or more")
 
     def prune_vision(self, context: VisionContext, keep: int) -> VisionDecision:
         images, n_tokens = context.features.shape[:2]

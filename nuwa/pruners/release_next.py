@@ -6,7 +6,7 @@ Shape letters: B rows (prompts), L tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -14,6 +14,28 @@ from torch import Tensor
 from nuwa.pruning.budget import share_out
 from nuwa.pruning.layout import Grid, ImageLayout, VisionView
 from nuwa.pruning.segments import Prompt, Segment
+from nuwa.pruning.tiling import Tiling
+
+
+@dataclass(frozen=True)
+class ReleasedTiling(Tiling):
+    """The same number of tokens for every tile, and of the released mistakes those that are asked for."""
+
+    swapped_tiles: bool
+    misaligned_ids: bool
+    all_newlines: bool
+
+    def prepare_layout(self, layout: ImageLayout) -> ImageLayout:
+        return swap_tiles(layout) if self.swapped_tiles else layout
+
+    def split_budget(self, total: int, views: Sequence[VisionView]) -> list[int]:
+        return tile_shares(total, views)
+
+    def close_rows(self, view: VisionView, cells: Tensor) -> Tensor:
+        return view.closed(cells, self.all_newlines)
+
+    def rewrite_prompt(self, prompt: Prompt, segment: Segment, strategy: str) -> tuple[Prompt, Segment]:
+        return misalign(prompt, segment, strategy) if self.misaligned_ids else (prompt, segment)
 
 
 def tile_shares(total: int, views: Sequence[VisionView]) -> list[int]:
@@ -35,25 +57,30 @@ def swap_tiles(layout: ImageLayout) -> ImageLayout:
     Where tokens belong to no one crop, as OneVision's, which may be interpolated, there are no tiles to stitch: the
     layout stays as it is.
     """
-    if layout.crop is None:
+    if layout.crop is None or layout.size is None:
         return layout
     base, *tiled = layout.views
-    return replace(layout, views=(base, *(_swapped(layout, view, base.grid) for view in tiled)))
+    return replace(layout, views=(base, *(_swapped(layout, layout.size, view, base.grid) for view in tiled)))
 
 
-def _swapped(layout: ImageLayout, view: VisionView, crop: Grid) -> VisionView:
+def _swapped(layout: ImageLayout, size: Grid, view: VisionView, crop: Grid) -> VisionView:
     wide, high = view.tiles
     cells = crop[0] * crop[1]
     rows = torch.arange(cells, cells * (1 + high * wide)).view(high, wide, *crop).transpose(1, 2)
-    rows = _cut(rows.reshape(high * crop[0], wide * crop[1]), layout.size)
+    rows = _cut(rows.reshape(high * crop[0], wide * crop[1]), size)
     place = torch.full((cells * (1 + high * wide),), -1)
     patches = layout.source >= 0
     place[layout.source[patches]] = torch.arange(layout.n_tokens)[patches]
     tokens = place[rows]
     # a row closes with the newline of the real row that its first patch with a token is in
     first = tokens.gather(1, (tokens >= 0).long().argmax(1, keepdim=True))[:, 0]
+<<<<<<< HEAD
     newlines = torch.where(first < 0, -1, layout.closed_by[first.clamp(min=0)])
     return VisionView(tuple(rows.shape), tokens.flatten(), newlines, (high, wide), rows.flatten())
+=======
+    newlines = torch.where(first < 0, -1, layout.line[first.clamp(min=0)])
+    return VisionView((rows.shape[0], rows.shape[1]), tokens.flatten(), newlines, (high, wide), rows.flatten())
+>>>>>>> main
 
 
 def _cut(rows: Tensor, size: Grid) -> Tensor:

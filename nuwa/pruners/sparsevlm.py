@@ -9,7 +9,7 @@ Shape letters as in `base`; M recycled tokens, C clusters.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar, Literal
@@ -17,7 +17,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from nuwa.pruners.base import Facts, LLMContext, LLMDecision, Pruner, require
+from nuwa.pruners.base import LLMContext, LLMDecision, MethodInfo, Pruner
 from nuwa.pruning.budget import (
     BudgetError,
     ModelShape,
@@ -28,14 +28,21 @@ from nuwa.pruning.budget import (
     layer_at,
     staged,
 )
+from nuwa.pruning.selection import strongest
 
-DEPTHS = (2.5 / 32, 6.5 / 32, 15.5 / 32)
+STAGE_DEPTHS = (2.5 / 32, 6.5 / 32, 15.5 / 32)
 """The authors prune on leaving layers 2, 6 and 15 of 32: the middles of these layers, so that halves round to them."""
 
 OF_TOKENS = 576
 """The tokens of an image that the authors' counts refer to: LLaVA-1.5's."""
 
-LISTS = {64: (66, 30, 17), 96: (238, 48, 26), 128: (303, 110, 36), 192: (300, 200, 110), OF_TOKENS: (OF_TOKENS,) * 3}
+SPARSEVLM_COUNTS = {
+    64: (66, 30, 17),
+    96: (238, 48, 26),
+    128: (303, 110, 36),
+    192: (300, 200, 110),
+    OF_TOKENS: (OF_TOKENS,) * 3,
+}
 """The authors' kept tokens (recycled ones come on top) at the three stages, by nominal budget."""
 
 
@@ -74,7 +81,7 @@ def density_clusters(points: Tensor, clusters: int, noise: Tensor | None = None)
         density = density + noise
     denser = density[None] > density[:, None]
     separation = torch.where(denser, distance, distance.max()).amin(1)
-    centres = (separation * density).argsort(descending=True, stable=True)[:clusters]
+    centres = strongest(separation * density, clusters)
     member = distance[centres].argmin(0)
     member[centres] = torch.arange(clusters, device=points.device)
     return centres, member
@@ -87,7 +94,7 @@ def cluster_means(points: Tensor, member: Tensor, clusters: int) -> Tensor:
 
 
 def profile(
-    n_tokens: int, nominal: float, layers: int, recycle: bool, lists: Mapping[int, Sequence[int]] = LISTS
+    n_tokens: int, nominal: float, layers: int, recycle: bool, lists: Mapping[int, Sequence[int]] = SPARSEVLM_COUNTS
 ) -> Schedule:
     """The counts for a nominal budget of `OF_TOKENS`: the authors' lists, in between interpolated in the logarithm."""
     if nominal < min(lists):
@@ -101,7 +108,7 @@ def profile(
         keep = max(1, min(round(count * n_tokens / OF_TOKENS), before - 1))
         before = min(before, keep + (clusters_for(before - keep)[1] if recycle else 0))
         counts.append(before)
-    return staged(n_tokens, DEPTHS, counts, layers)
+    return staged(n_tokens, STAGE_DEPTHS, counts, layers)
 
 
 def reach(
@@ -129,7 +136,7 @@ def find_raters(first: LLMContext) -> Tensor:
     """
     raters = torch.zeros_like(first.text)
     for row in range(len(raters)):
-        visual, question = first.image[row] >= 0, first.question[row]
+        visual, question = first.visual[row], first.question[row]
         if visual.any():
             above = text_raters(first.hidden[row, visual], first.hidden[row, question])[1]
             raters[row, question] = above | ~above.any()
@@ -166,8 +173,8 @@ class SparseVLM(Pruner):
 
     name: ClassVar[str] = "sparsevlm"
     native_position: ClassVar[str] = "perc"
-    looks_back: ClassVar[bool] = True
-    facts: ClassVar[Facts] = Facts(
+    needs: ClassVar[Set[str]] = {"previous", "first"}
+    info: ClassVar[MethodInfo] = MethodInfo(
         paper="arXiv 2410.04417",
         source="Gumpest/SparseVLMs@26a5f48",
         signal="attention of question tokens that resemble the image",
@@ -176,13 +183,8 @@ class SparseVLM(Pruner):
         counts="authors' lists, scaled to the average; as they are by `counting=authors`",
     )
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.counting in ("entering", "authors"), "counting", "entering or authors", self.counting)
-
     @property
     def counts_by_itself(self) -> bool:
-        """By the paper's rule."""
         return self.adaptive
 
     def schedule(self, n_tokens: int, layers: int) -> Schedule:
@@ -195,7 +197,7 @@ class SparseVLM(Pruner):
         if self.adaptive:
             if not self.budget.full:
                 raise BudgetError(f"pruner {self.name}: with pruner.adaptive=true the image decides; use budget=full")
-            return Schedule(n_tokens, tuple({layer_at(depth, layers): n_tokens for depth in DEPTHS}.items()))
+            return Schedule(n_tokens, tuple({layer_at(depth, layers): n_tokens for depth in STAGE_DEPTHS}.items()))
 
         def make(nominal: float) -> Schedule:
             return profile(n_tokens, nominal, layers, self.recycle)
@@ -206,7 +208,7 @@ class SparseVLM(Pruner):
         _, rows, weight = ratings(context)
         rows = rows.mean(1)
         score = (weight[:, None] @ rows)[:, 0]
-        kept, hidden = context.text.clone(), context.hidden.clone()
+        kept, hidden = torch.zeros_like(context.valid), context.hidden.clone()
         order = torch.arange(kept.shape[1], device=kept.device).repeat(len(kept), 1)
         for row, ordinal, mine in context.each_image():
             total = int(keep[row, ordinal])
@@ -224,7 +226,7 @@ class SparseVLM(Pruner):
         self, context: LLMContext, row: int, ordinal: int, mine: Tensor, score: Tensor, total: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Places that stay, places that merged tokens take, and their states, of one image at places ``mine``."""
-        states, best = context.hidden[row], mine[score.argsort(descending=True, stable=True)]
+        states, best = context.hidden[row], mine[strongest(score, len(mine))]
         if not self.recycle or total >= len(mine):
             return best[:total].sort().values, mine[:0], states[:0]
         keep = kept_before_recycling(total, len(mine))
@@ -241,9 +243,7 @@ class SparseVLM(Pruner):
     def metric_flops(self, n_tokens: int, shape: ModelShape) -> float:
         """One attention row per stage (the number of raters depends on the question) and all pairs of the recycled."""
         schedule, total = self.schedule(n_tokens, shape.layers), 0.0
-        before = n_tokens
-        for _, count in schedule.llm:
+        for before, (_, count) in zip(schedule.before_stages(), schedule.llm, strict=True):
             recycled = clusters_for(before - count)[0] if self.recycle else 0
             total += attention_score_flops(1, before, shape.hidden) + recycled**2 * shape.hidden
-            before = count
         return total

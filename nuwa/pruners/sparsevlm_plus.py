@@ -8,25 +8,32 @@ Shape letters as in `base`; Q raters.
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from nuwa.pruners.base import Facts, LLMContext, Pruner, require
+from nuwa.pruners.base import LLMContext, MethodInfo, Pruner, require
 from nuwa.pruners.sparsevlm import OF_TOKENS, profile, ratings, reach
 from nuwa.pruning.budget import ModelShape, Schedule, attention_score_flops
+from nuwa.pruning.selection import strongest
 
-LISTS = {64: (66, 34, 20), 96: (246, 54, 28), 128: (238, 108, 60), 192: (300, 200, 118), OF_TOKENS: (OF_TOKENS,) * 3}
+SPARSEVLM_PLUS_COUNTS = {
+    64: (66, 34, 20),
+    96: (246, 54, 28),
+    128: (238, 108, 60),
+    192: (300, 200, 118),
+    OF_TOKENS: (OF_TOKENS,) * 3,
+}
 """The authors' kept tokens at the three stages, by nominal budget."""
 
 
 def looking_heads(rows: Tensor, weight: Tensor, visual: Tensor, count: int) -> Tensor:
     """The ``count`` heads whose raters look at the image most, as ones: (B, H, Q, L), (B, Q), (B, L) -> (B, H)."""
     mass = (rows * weight[:, None, :, None] * visual[:, None, None]).sum((2, 3))
-    best = mass.argsort(dim=1, descending=True, stable=True)[:, :count]
-    return torch.zeros_like(mass).scatter_(1, best, 1.0)
+    return torch.zeros_like(mass).scatter_(1, strongest(mass, count), 1.0)
 
 
 @dataclass
@@ -44,8 +51,8 @@ class SparseVLMPlus(Pruner):
 
     name: ClassVar[str] = "sparsevlm_plus"
     native_position: ClassVar[str] = "pesp"
-    looks_back: ClassVar[bool] = True
-    facts: ClassVar[Facts] = Facts(
+    needs: ClassVar[Set[str]] = {"previous", "first"}
+    info: ClassVar[MethodInfo] = MethodInfo(
         paper="arXiv 2410.04417",
         source="Gumpest/SparseVLMs@26a5f48",
         signal="attention of question tokens in the heads that look at the image, corrected for distance",
@@ -55,12 +62,11 @@ class SparseVLMPlus(Pruner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.counting in ("entering", "authors"), "counting", "entering or authors", self.counting)
         require(0 < self.heads <= 1, "heads", "a share in (0, 1]", self.heads)
 
     def schedule(self, n_tokens: int, layers: int) -> Schedule:
         def make(nominal: float) -> Schedule:
-            return profile(n_tokens, nominal, layers, recycle=False, lists=LISTS)
+            return profile(n_tokens, nominal, layers, recycle=False, lists=SPARSEVLM_PLUS_COUNTS)
 
         return reach(self.name, make, self.budget.tokens(n_tokens), n_tokens, layers, self.counting)
 
@@ -68,12 +74,12 @@ class SparseVLMPlus(Pruner):
         queries, rows, weight = ratings(context)
         if self.correct_distance:
             rows = rows / context.previous.rotary_kernel(queries)[:, None]
-        rows = rows.masked_fill(context.image[:, None, None] < 0, 0)  # what text makes of text is not asked
-        heard = looking_heads(rows, weight, context.image >= 0, max(1, round(self.heads * rows.shape[1])))
+        rows = rows.masked_fill(~context.visual[:, None, None], 0)  # what text makes of text is not asked
+        heard = looking_heads(rows, weight, context.visual, max(1, round(self.heads * rows.shape[1])))
         score = torch.einsum("bhql,bq,bh->bl", rows, weight, heard)
         return context.top_k(score, keep)
 
     def metric_flops(self, n_tokens: int, shape: ModelShape) -> float:
         """One attention row per stage; the number of raters depends on the question."""
-        counts = [n_tokens, *(count for _, count in self.schedule(n_tokens, shape.layers).llm)]
-        return sum(attention_score_flops(1, count, shape.hidden) for count in counts[:-1])
+        stages = self.schedule(n_tokens, shape.layers).before_stages()
+        return sum(attention_score_flops(1, count, shape.hidden) for count in stages)

@@ -8,6 +8,7 @@ Shape letters as in `base`: B images, N tokens of a view, K kept tokens, H heads
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -15,10 +16,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nuwa.pruners.base import Facts, Tap, VisionContext, VisionDecision, require
-from nuwa.pruners.nuwa import gather_tokens, top_tokens
+from nuwa.pruners.base import MethodInfo, Tap, VisionContext, VisionDecision, require
 from nuwa.pruners.tiles import TileByTile
-from nuwa.pruning.budget import ModelShape, Schedule, attention_score_flops, check_reached, cosine_flops
+from nuwa.pruning.budget import ModelShape, attention_score_flops, cosine_flops
+from nuwa.pruning.masks import gather_tokens
+from nuwa.pruning.selection import top_tokens
 
 
 def key_metric(keys: Tensor, heads: int) -> Tensor:
@@ -72,29 +74,25 @@ class VisionZip(TileByTile):
 
     name: ClassVar[str] = "visionzip"
     native_position: ClassVar[str] = "perc"
-    facts: ClassVar[Facts] = Facts(
+    info: ClassVar[MethodInfo] = MethodInfo(
         paper="arXiv 2412.04467",
         source="dvlab-research/VisionZip@3151f6d",
         signal="CLS attention",
         merges=True,
         counts="authors'",
     )
+    taps: ClassVar[Mapping[str, Tap]] = {
+        "attention": Tap("cls_attention"),
+        "keys": Tap("keys"),
+        "cls": Tap("cls_feature"),
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(0 <= self.contextual < 1, "contextual", "a share of the tokens in [0, 1)", self.contextual)
-        require(self.variant in ("paper", "release"), "variant", "paper or release", self.variant)
-
-    @property
-    def taps(self) -> tuple[Tap, ...]:
-        return (Tap("cls_attention"), Tap("keys"), Tap("cls_feature"))
-
-    def schedule(self, n_tokens: int, layers: int) -> Schedule:
-        target = self.budget.tokens(n_tokens)
-        return check_reached(self.name, Schedule(round(target)), target, layers, "it keeps whole tokens, one or more")
 
     def prune_vision(self, context: VisionContext, keep: int) -> VisionDecision:
-        attention, keys, cls = (context.taps[tap] for tap in self.taps)
+        attention, cls = context.taps["attention"], context.taps.get("cls")
         salience = attention.float().sum(1)
         contextual = self._merged(keep)
         dominant = top_tokens(salience, keep - contextual - (cls is not None))
@@ -105,15 +103,15 @@ class VisionZip(TileByTile):
             features.insert(0, cls.to(context.features.dtype))
         if contextual:
             index.append(targets)
-            metric = key_metric(keys, attention.shape[1])
+            metric = key_metric(context.taps["keys"], attention.shape[1])
             features.append(merge_context(context.features, metric, targets, others, self.variant == "paper"))
         return VisionDecision(torch.cat(index, 1), torch.cat(features, 1), {"salience": salience})
 
-    def join_crops(self, first: Tensor, *tiles: Tensor) -> Tensor:
+    def concat_tiles(self, tiles: Sequence[Tensor]) -> Tensor:
         ends = [len(tile) - self._merged(len(tile)) for tile in tiles]
         dominant = torch.cat([tile[1:end] for tile, end in zip(tiles, ends, strict=True)]).sort().values
         merged = [tile[end:] for tile, end in zip(tiles, ends, strict=True)]
-        return torch.cat([first, dominant, *(tile[:1] for tile in tiles), *merged])
+        return torch.cat([dominant, *(tile[:1] for tile in tiles), *merged])
 
     def _merged(self, keep: int) -> int:
         """How many of ``keep`` tokens of a grid are merged ones."""

@@ -7,6 +7,7 @@ tokens most similar to an odd one go.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,9 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nuwa.pruners.base import Facts, Tap, VisionContext, VisionDecision, require
+from nuwa.pruners.base import MethodInfo, Tap, VisionContext, VisionDecision, require
 from nuwa.pruners.tiles import TileByTile
-from nuwa.pruning.budget import ModelShape, Schedule, attention_score_flops, check_reached, cosine_flops
+from nuwa.pruning.budget import ModelShape, attention_score_flops, cosine_flops
+from nuwa.pruning.selection import strongest
 
 PER_ROUND, PORTION = 8, 512
 """Tokens that go in one round, as released, and that are compared with all others at once."""
@@ -50,28 +52,21 @@ class VisPruner(TileByTile):
 
     name: ClassVar[str] = "vispruner"
     native_position: ClassVar[str] = "perc"
-    facts: ClassVar[Facts] = Facts(
+    info: ClassVar[MethodInfo] = MethodInfo(
         paper="arXiv 2412.01818",
         source="Theia-4869/VisPruner@aefa01a",
         signal="CLS attention, then distance between features",
         counts="authors'",
     )
+    taps: ClassVar[Mapping[str, Tap]] = {"attention": Tap("cls_attention")}
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(0 <= self.important <= 1, "important", "a share in [0, 1]", self.important)
 
-    @property
-    def taps(self) -> tuple[Tap, ...]:
-        return (Tap("cls_attention"),)
-
-    def schedule(self, n_tokens: int, layers: int) -> Schedule:
-        target = self.budget.tokens(n_tokens)
-        return check_reached(self.name, Schedule(round(target)), target, layers, "it keeps whole tokens, one or more")
-
     def prune_vision(self, context: VisionContext, keep: int) -> VisionDecision:
-        salience = context.taps[self.taps[0]].float().mean(1)
-        order = salience.argsort(dim=1, descending=True, stable=True)
+        salience = context.taps["attention"].float().mean(1)
+        order = strongest(salience, salience.shape[1])
         first = int(keep * self.important)
         kept = [
             torch.cat([row[:first], thin_out(features, row[first:], keep - first)])

@@ -37,8 +37,8 @@ class Budget:
 
     Tokens are patches: the newlines between rows of LLaVA-NeXT's tiles cost nothing here (640 of 2,880 in the paper
     counts none either), though the counts that are measured in every layer include them. Under dynamic resolution an
-    image for which ``average`` is more than its method can spend (`Pruner.highest`) costs that, or stays whole, and so
-    does one of so few tokens that its method cannot come near ``ratio``.
+    image for which ``average`` is more than its method can spend (`Pruner.max_schedule`) costs that, or stays whole,
+    and so does one of so few tokens that its method cannot come near ``ratio``.
     """
 
     average: float | None = None
@@ -80,7 +80,11 @@ class Schedule:
     llm: tuple[tuple[int, int], ...] = ()
 
     def per_layer(self, layers: int) -> list[int]:
-        """Visual tokens entering each of ``layers`` LLM layers."""
+        """Visual tokens entering each of ``layers`` LLM layers.
+
+        >>> Schedule(10, ((1, 6), (3, 2))).per_layer(5)
+        [10, 6, 6, 2, 2]
+        """
         counts = [self.vision] * layers
         for layer, count in self.llm:
             counts[layer:] = [count] * (layers - layer)
@@ -90,9 +94,21 @@ class Schedule:
         """Mean of ``per_layer``: the budget this schedule spends."""
         return average_entering(self.per_layer(layers))
 
+    def before_stages(self) -> list[int]:
+        """Visual tokens that each pruning layer chooses from.
+
+        >>> Schedule(10, ((1, 6), (3, 2))).before_stages()
+        [10, 6]
+        """
+        return [self.vision, *(count for _, count in self.llm)][: len(self.llm)]
+
 
 def share_out(total: int, sizes: Sequence[int]) -> list[int]:
-    """Divide ``total`` in proportion to ``sizes``: the largest remainders are rounded up, the first of equals."""
+    """Divide ``total`` in proportion to ``sizes``: the largest remainders are rounded up, the first of equals.
+
+    >>> share_out(5, [10, 20, 5])
+    [1, 3, 1]
+    """
     whole = sum(sizes)
     shares = [total * size // whole for size in sizes]
     remainders = [total * size % whole for size in sizes]
@@ -106,6 +122,9 @@ def layer_at(depth: float, layers: int) -> int:
 
     Raises:
         BudgetError: the LLM has one layer only.
+
+    >>> layer_at(1 / 16, 32), layer_at(0.5, 5), layer_at(0.01, 16)
+    (2, 3, 1)
     """
     if layers < 2:
         raise BudgetError(f"pruning inside the LLM needs 2 layers or more, this LLM has {layers}")
@@ -116,12 +135,38 @@ def staged(n_tokens: int, depths: Sequence[float], counts: Sequence[int], layers
     """All ``n_tokens`` enter the LLM, ``counts[i]`` go on at the fraction ``depths[i]`` of its depth.
 
     Counts only fall. In a shallow LLM two stages may meet in one layer: the later one counts.
+
+    >>> staged(576, depths=(1 / 4, 1 / 2, 3 / 4), counts=(288, 144, 72), layers=32).llm
+    ((8, 288), (16, 144), (24, 72))
     """
-    stages, before = {}, n_tokens
+    stages: dict[int, int] = {}
+    before = n_tokens
     for depth, count in zip(depths, counts, strict=True):
         if count < before:
             stages[layer_at(depth, layers)] = before = count
     return Schedule(n_tokens, tuple(stages.items()))
+
+
+def one_stage(target: float, n_tokens: int, layers: int, at: int, least: int = 0) -> Schedule:
+    """All ``n_tokens`` enter the LLM; from layer ``at`` on as many stay, ``least`` or more, as spend ``target``.
+
+    >>> one_stage(64, 576, layers=32, at=2)
+    Schedule(vision=576, llm=((2, 30),))
+    """
+    count = max(least, round((target * layers - n_tokens * at) / (layers - at)))
+    return Schedule(n_tokens, ((at, count),) if count < n_tokens else ())
+
+
+def two_stages(target: float, n_tokens: int, layers: int, at: int, ratio: float) -> Schedule:
+    """Some of ``n_tokens`` enter the LLM, and about ``ratio`` of these stay from layer ``at`` on, to spend ``target``.
+
+    The ratio gives way where more tokens would have to enter than there are.
+
+    >>> two_stages(64, 576, layers=32, at=16, ratio=1 / 7)
+    Schedule(vision=112, llm=((16, 16),))
+    """
+    entering = round(target * layers / (at + ratio * (layers - at)))
+    return one_stage(target, min(n_tokens, max(1, entering)), layers, at, least=1)
 
 
 def fit_schedule(make: Callable[[float], Schedule], target: float, layers: int, high: float = 1.0) -> Schedule:
@@ -164,12 +209,12 @@ def llm_flops(per_layer: Sequence[float], shape: ModelShape) -> float:
     return sum(8 * s * hidden**2 + 4 * s**2 * hidden + 4 * s * hidden * intermediate for s in per_layer)
 
 
-def attention_score_flops(queries: int, visual: int, hidden: int) -> float:
+def attention_score_flops(queries: int, visual: float, hidden: int) -> float:
     """Metric overhead of attention scores: 2 * Sq * Sv * H (Nüwa paper, Appendix C)."""
     return 2 * queries * visual * hidden
 
 
-def cosine_flops(visual: int, width: int) -> float:
+def cosine_flops(visual: float, width: int) -> float:
     """Metric overhead of all-pairs cosine similarity: Sv^2 * D (Nüwa paper, Appendix C)."""
     return visual**2 * width
 

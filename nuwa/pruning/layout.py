@@ -75,11 +75,6 @@ class ImageLayout:
         return sum(len(view.tokens) for view in self.views)
 
     @property
-    def has_newlines(self) -> bool:
-        """Whether newlines close the rows of any view."""
-        return any(view.newlines is not None for view in self.views)
-
-    @property
     def closed_by(self) -> Tensor:
         """(n_tokens,): the newline that closes each token's row (a newline closes its own), -1 where none does.
 

@@ -224,7 +224,8 @@ def read_prompt(placeholders: Tensor, valid: Tensor, ids: Tensor, plans: Sequenc
 
 def _closed_by(whole: Segment, rows: list[list[ImagePlan]]) -> Tensor | None:
     """`Prompt.closed_by` from the layouts of each row's images."""
-    if not any(plan.layout.has_newlines for plans in rows for plan in plans):
+    views = [view for plans in rows for plan in plans for view in plan.layout.views]
+    if all(view.newlines is None for view in views):
         return None
     closed_by = torch.full_like(whole.index, -1)
     for row, plans in enumerate(rows):

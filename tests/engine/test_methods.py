@@ -223,9 +223,9 @@ def test_nuwa_against_plain_decoding(model, position):
     pruner = nuwa.load_pruner("nuwa", budget=20)
     schedule = pruner.schedule(64, 6)
     adapter = adapter_for(model)
-    with torch.no_grad(), adapter.record(pruner.taps, images) as recording:
+    with torch.no_grad(), adapter.record(list(pruner.taps.values()), images) as recording:
         features = list(model.model.get_image_features(**images).pooler_output)
-        taps = {tap: tapped(recording, tap, 2) for tap in pruner.taps}
+        taps = {name: tapped(recording, tap, 2) for name, tap in pruner.taps.items()}
         context = VisionContext((8, 8), tapped_features(recording, 2), taps, "ab", None)
         decision = pruner.prune_vision(context, schedule.vision)
         for i in range(2):

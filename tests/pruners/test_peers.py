@@ -8,7 +8,6 @@ from helpers.golden_cases import noise, vision_context
 from transformers import Qwen2_5_VLConfig
 
 from nuwa.pruners import HiPrune, HoloV, PruMerge, PruMergePlus
-from nuwa.pruners.base import Tap
 from nuwa.pruners.cdpruner import greedy_map
 from nuwa.pruners.divprune import max_min
 from nuwa.pruners.holov import crop_score, crops_of, quotas
@@ -16,14 +15,12 @@ from nuwa.pruners.prumerge import fixed_with_grid, merge
 from nuwa.pruners.visionzip import merge_context
 from nuwa.pruners.vispruner import thin_out
 
-CLS = Tap("cls_attention")
-
 
 def reader_context(images=1, grid=(5, 6)):
     count = grid[0] * grid[1]
     taps = {
-        Tap("reader_query"): 3 * noise(images, 1, 8, seed=1),
-        Tap("reader_keys"): noise(images, 1 + count, 8, seed=2),
+        "query": 3 * noise(images, 1, 8, seed=1),
+        "keys": noise(images, 1 + count, 8, seed=2),
     }
     return vision_context(grid, noise(images, count, 4, seed=3), taps)
 
@@ -99,11 +96,11 @@ def test_hiprune_neighbours_stay_inside_the_image():
 @pytest.mark.parametrize(("depth", "windows", "layer"), [(24, False, 8), (32, True, 15)])
 def test_hiprune_looks_where_its_authors_do(depth, windows, layer):
     """methods.md 13: layer 9 of CLIP's 24, layer 16 of Qwen2.5-VL's 32, counted from 1."""
-    shallow, deep = HiPrune().taps
+    shallow, deep = HiPrune().taps["shallow"], HiPrune().taps["deep"]
     assert shallow.layer_in(depth, -1, windows) == layer
     assert deep.layer_in(depth, -1, windows) == -1
     assert not windows or layer in Qwen2_5_VLConfig().vision_config.fullatt_block_indexes
-    assert HiPrune(object_layer=0.25).taps[0].layer_in(depth, -1, windows) == depth // 4 - 1
+    assert HiPrune(object_layer=0.25).taps["shallow"].layer_in(depth, -1, windows) == depth // 4 - 1
 
 
 def test_visionzip_merges():
@@ -133,7 +130,7 @@ def test_holov_weighs_a_crop_of_one_token_as_any_other():
     """5 x 5 tokens are crops of 4, 2 and 1: the last token is one by itself, and the most attended of all."""
     attention = torch.full((1, 1, 25), 0.0125)
     attention[..., 24] = 0.7
-    context = vision_context((5, 5), noise(1, 25, 6), {CLS: attention})
+    context = vision_context((5, 5), noise(1, 25, 6), {"attention": attention})
     assert 24 in HoloV().prune_vision(context, 1).keep[0]
     scores = [crop_score(noise(n, 6), torch.full((n,), 0.04), 0.0) for n in (1, 2, 4)]
     torch.testing.assert_close(torch.stack(scores), torch.full((3,), 40.0))
@@ -142,7 +139,7 @@ def test_holov_weighs_a_crop_of_one_token_as_any_other():
 @pytest.mark.parametrize("keep", [1, 20, 63])
 @pytest.mark.parametrize("variant", ["paper", "release"])
 def test_holov_keeps_as_many_as_asked(keep, variant):
-    context = vision_context((8, 8), noise(2, 64, 6), {CLS: (3 * noise(2, 2, 64, seed=1)).softmax(-1)})
+    context = vision_context((8, 8), noise(2, 64, 6), {"attention": (3 * noise(2, 2, 64, seed=1)).softmax(-1)})
     kept = HoloV(variant=variant).prune_vision(context, keep).keep
     assert all(len(set(row.tolist())) == keep for row in kept)
 

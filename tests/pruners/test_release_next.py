@@ -10,8 +10,7 @@ from helpers.golden_cases import Golden, vision_context
 
 import nuwa
 from nuwa.models.llava_next import tiled_layout
-from nuwa.pruners import composed, nuwa_release
-from nuwa.pruners.base import Tap
+from nuwa.pruners import composed, release_next
 from nuwa.pruners.fastv import FastV
 from nuwa.pruners.nuwa import Nuwa
 from nuwa.pruners.nuwa_release import NuwaRelease
@@ -34,14 +33,14 @@ def released(case, run):
     assert layout.views[1].grid == tuple(params["unpadded_grid_hw"])
     schedule = pruner.schedule(layout.patches, 32)
     assert schedule.vision == params["stage1_budget"]
-    shares = pruner.shares(schedule.vision, layout.views)
+    shares = pruner.tiling.split_budget(schedule.vision, layout.views)
     assert shares == [params["num_global"], params["num_local"]]
     states = case.inputs["hidden_states_16_24"].flatten(1, 2)
     attention = case.inputs["cls_attention"].transpose(0, 1).flatten(1)
     decisions = []
     for view, keep in zip(layout.views, shares, strict=True):
         rows = layout.source[view.tokens]
-        taps = {Tap("cls_attention"): attention[None, :, rows], Tap("hidden_mean", 2 / 3): states.mean(0)[None, rows]}
+        taps = {"attention": attention[None, :, rows], "states": states.mean(0)[None, rows]}
         context = vision_context(view.grid, states[7][None, rows], taps)
         context.views = 2
         decisions.append(pruner.prune_vision(context, keep))
@@ -108,7 +107,7 @@ def swapped_by_hand(size):
 @pytest.mark.parametrize("size", [(330, 1000), (1000, 330), (336, 672), (300, 720), (640, 300), (640, 480)], ids=str)
 def test_swapped_tiles(size):
     layout, source = layout_of(size), source_of(size)
-    (_, view) = NuwaRelease(swapped_tiles=True).arrange(layout).views
+    (_, view) = NuwaRelease(swapped_tiles=True).tiling.prepare_layout(layout).views
     expected = swapped_by_hand(size)
     assert view.grid == (len(expected), len(expected[0]))
     assert view.rows.view(view.grid).tolist() == expected
@@ -138,15 +137,15 @@ def test_tokens_of_no_one_tile_stay_where_they_are(prompt):
 def test_swapped_tiles_keep_too_few_tokens(average, tokens):
     """The release's own numbers for a 1000x330 image."""
     pruner = NuwaRelease(budget=Budget(average=average), swapped_tiles=True)
-    views = pruner.arrange(layout_of((330, 1000))).views
+    views = pruner.tiling.prepare_layout(layout_of((330, 1000))).views
     assert views[1].grid == (8, 24)
-    assert sum(pruner.shares(pruner.schedule(2304, 32).vision, views)) == tokens
+    assert sum(pruner.tiling.split_budget(pruner.schedule(2304, 32).vision, views)) == tokens
 
 
 @pytest.mark.parametrize("total", [1, 3, 4, 5, 6])
 def test_an_image_with_fewer_tokens_than_tiles_keeps_some(total):
     """None for each, if every tile got the same."""
-    shares = NuwaRelease().shares(total, layout_of((1000, 1000)).views)
+    shares = NuwaRelease().tiling.split_budget(total, layout_of((1000, 1000)).views)
     assert sum(shares) == min(total, 5)
 
 
@@ -253,7 +252,11 @@ def test_composed_asks_its_vision_part(monkeypatch):
     monkeypatch.setattr(composed, "find_method", kinds.get)
     pruner = composed.Composed("nuwa_release", "fastv", budget=Budget(average=64))
     layout = layout_of((480, 640))
-    (_, ours), (_, theirs) = pruner.arrange(layout).views, NuwaRelease(swapped_tiles=True).arrange(layout).views
-    assert ours.grid == theirs.grid and ours.tokens.equal(theirs.tokens) and pruner.all_newlines
-    monkeypatch.setattr(nuwa_release, "misalign", lambda *asked: ("misaligned", *asked))
-    assert pruner.reframe("prompt", "segment", "pesp") == ("misaligned", "prompt", "segment", "pesp")
+    (_, ours), (_, theirs) = (
+        part.tiling.prepare_layout(layout).views for part in (pruner, NuwaRelease(swapped_tiles=True))
+    )
+    assert ours.grid == theirs.grid and ours.tokens.equal(theirs.tokens)
+    one = torch.tensor([0])
+    assert pruner.tiling.close_rows(ours, one).equal(ours.closed(one, every_row=True))
+    monkeypatch.setattr(release_next, "misalign", lambda *asked: ("misaligned", *asked))
+    assert pruner.tiling.rewrite_prompt("prompt", "segment", "pesp") == ("misaligned", "prompt", "segment", "pesp")

@@ -9,9 +9,10 @@ from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 import nuwa
 from nuwa.models import adapter_for
-from nuwa.pruners.divprune import max_min
-from nuwa.pruners.tiles import by_crop, even_shares
+from nuwa.pruners.divprune import DivPrune, max_min
+from nuwa.pruners.visionzip import VisionZip
 from nuwa.pruning.budget import Budget
+from nuwa.pruning.tiling import crops_of_image, even_shares
 
 NEXT = FAMILIES["llava_next"]
 SIDE, SQUARE = 4, 2
@@ -26,7 +27,7 @@ def test_crops_against_brute_force(size):
     for token, row in enumerate(source_of(size)):
         if row >= 0:
             seen.setdefault(row // 576, []).append((row % 576 // 24, row % 24, token))
-    pieces = by_crop(layout)
+    pieces = crops_of_image(layout)
     assert len(pieces) == len(seen)
     for piece, crop in zip(pieces, sorted(seen), strict=True):
         rows, columns, tokens = zip(*sorted(seen[crop]), strict=True)
@@ -163,10 +164,10 @@ def test_interpolated_tiles_stay_stitched():
     adapter = adapter_for(family.model())
     features = [torch.zeros(len(family.cells(0)), 1)]
     (layout,) = adapter.layouts(features, arguments)
-    assert by_crop(layout) == layout.views
+    assert crops_of_image(layout) == layout.views
 
 
-@pytest.mark.parametrize(("name", "key"), [("visionzip", "each or stitched"), ("divprune", "joint or stitched")])
-def test_other_words_are_refused(name, key):
+@pytest.mark.parametrize(("make", "key"), [(VisionZip, "each or stitched"), (DivPrune, "joint or stitched")])
+def test_other_words_are_refused(make, key):
     with pytest.raises(ValueError, match=f"pruner.tiles must be {key}, not 'one'"):
-        nuwa.load_pruner(name, tiles="one")
+        make(tiles="one")

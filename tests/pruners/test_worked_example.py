@@ -1,4 +1,4 @@
-"""CONTRIBUTING's method, done as it says: two new files, and everything finds them."""
+"""CONTRIBUTING's methods, done as it says: two new files each, and everything finds them."""
 
 import json
 import re
@@ -11,13 +11,12 @@ import pytest
 from helpers.jobs import SMALL
 
 ROOT = Path(__file__).parents[2]
-FAMILIES = ("family", "families", "families_tiles", "families_qwen", "support", "pruning/test_methods")
-COPIED = ("nuwa", "conf", "launch.py", "pyproject.toml", *(f"tests/{name}.py" for name in FAMILIES))
+COPIED = ("nuwa", "conf", "launch.py", "pyproject.toml", "tests/helpers", "tests/engine/test_methods.py")
 
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory):
-    """A copy of the project with the two files of the worked example."""
+    """A copy of the project with the files of the worked examples."""
     folder = tmp_path_factory.mktemp("clone")
     for name in COPIED:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -26,10 +25,14 @@ def clone(tmp_path_factory):
         else:
             shutil.copy(ROOT / name, folder / name)
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    text = text.split("## A new pruning method")[1].split("\n## ")[0]
     files = re.findall(r"^`([\w/.]+)`:\n```\w+\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    assert [name for name, _ in files] == ["nuwa/pruners/loudest.py", "conf/pruner/loudest.yaml"]
+    assert [name for name, _ in files] == [
+        *("nuwa/pruners/loudest.py", "conf/pruner/loudest.yaml"),
+        *("nuwa/pruners/nearest.py", "conf/pruner/nearest.yaml"),
+    ]
     for name, content in files:
-        assert content.count("\n") <= 40
+        assert content.count("\n") <= 25
         (folder / name).write_text(content, encoding="utf-8")
     return folder
 
@@ -38,10 +41,10 @@ SCRIPT = """
 import sys
 import nuwa, nuwa.report.methods as methods
 print(nuwa.__file__, type(nuwa.load_pruner("loudest", budget=20, power=2.0)))
-print(nuwa.load_pruner("composed", vision="loudest"))
+print(nuwa.load_pruner("composed", vision="loudest", llm="nearest"))
 print(methods.page())
 import pytest
-chosen = ["tests/engine/test_methods.py", "-k", "loudest and not beam"]
+chosen = ["tests/engine/test_methods.py", "-k", "(loudest or nearest) and not beam"]
 failed = pytest.main(["-q", "-n0", "-p", "no:cacheprovider", *chosen])
 import launch
 sys.argv = ["launch.py", *sys.argv[1:]]
@@ -52,9 +55,9 @@ sys.exit(failed or launch.main())
 def test_two_files_are_enough(clone, tmp_path):
     """One process, because importing transformers is what takes time here."""
     small = [choice for choice in SMALL if not choice.startswith("budget")]
-    choices = ["pruner=loudest,random", "budget.average=16", "baseline=skip", "limit=1", f"paths.outputs={tmp_path}"]
+    choices = ["pruner=loudest,nearest,random", "budget.average=24", "baseline=skip", "limit=1"]
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, "-m", *small, *choices],
+        [sys.executable, "-c", SCRIPT, "-m", *small, *choices, f"paths.outputs={tmp_path}"],
         cwd=clone,
         env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(clone), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
         capture_output=True,
@@ -66,6 +69,7 @@ def test_two_files_are_enough(clone, tmp_path):
     assert found.startswith(str(clone))
     assert "nuwa.pruners.loudest.Loudest" in found  # load_pruner, and as a part of a composition
     assert "| `loudest` | vision | feature norm |" in found  # the table of methods
-    assert re.search(r"\n22 passed", found), found  # the matrix: eight on LLaVA-1.5, seven on tiles, seven on Qwen
+    assert "| `nearest` | LLM | cosine with the last prompt token |" in found
+    assert re.search(r"\n30 passed", found), found  # the matrix: fifteen cases each
     jobs = [json.loads(path.read_text())["config"]["pruner"] for path in tmp_path.glob("main/*/result.json")]
-    assert sorted(job["_target_"].split(".")[-1] for job in jobs) == ["Loudest", "RandomPruner"]
+    assert sorted(job["_target_"].split(".")[-1] for job in jobs) == ["Loudest", "Nearest", "RandomPruner"]

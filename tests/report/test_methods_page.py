@@ -17,7 +17,7 @@ def test_every_method_has_a_row_and_a_signal():
     lines = page().split("## What a budget becomes")[0].splitlines()
     rows = {line.split("`")[1]: line for line in lines if line.startswith("| `")}
     assert sorted(rows) == method_names()
-    assert all(find_method(name)[0].facts.signal for name in rows)
+    assert all(find_method(name)[0].info.signal for name in rows)
     assert "| vision |" in rows["visionzip"]
     assert "| LLM |" in rows["fastv"]
     assert "| both |" in rows["nuwa"]

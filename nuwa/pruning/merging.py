@@ -1,0 +1,55 @@
+"""Nüwa's aggregation: kept tokens collect their like from nearby. Pure functions.
+
+Shape letters: B images, N tokens of a view, K kept tokens, D feature width.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from nuwa.pruning.layout import Grid, coordinates
+from nuwa.pruning.masks import gather_tokens
+
+
+def distance_weight(grid: Grid, keep: Tensor, d_thresh: float) -> Tensor:
+    """P_ij = 1 - min(1, d_ij / sqrt(d_thresh)) of kept tokens (..., K) to all cells: (..., K, N).
+
+    d_ij is the Euclidean distance on the grid; ``d_thresh`` is squared, as in the paper's Table 7. (The paper prints
+    max for min, which would make every weight zero or negative.)
+
+    >>> distance_weight((1, 4), torch.tensor([0]), d_thresh=4).tolist()
+    [[1.0, 0.5, 0.0, 0.0]]
+    """
+    place = coordinates(grid, keep.device)
+    # The matrix-product shortcut of cdist loses digits that neighbouring cells differ in.
+    distance = torch.cdist(place[keep], place, compute_mode="donot_use_mm_for_euclid_dist")
+    return distance.div_(math.sqrt(d_thresh)).clamp_(max=1).neg_().add_(1)
+
+
+def affinity(similar: Tensor, keep: Tensor, grid: Grid, d_thresh: float) -> Tensor:
+    """A * P of kept tokens (B, K) to all, A_ij = ReLU(cos(v_i, v_j)) of ``similar`` (B, N, D): (B, K, N)."""
+    direction = functional.normalize(similar.float(), dim=-1)
+    return (gather_tokens(direction, keep) @ direction.mT).relu_().mul_(distance_weight(grid, keep, d_thresh))
+
+
+def collector_weights(similar: Tensor, keep: Tensor, grid: Grid, d_thresh: float) -> Tensor:
+    """W: rows of `affinity`, each summing to one (to zero where a token resembles none, itself included): (B, K, N)."""
+    weight = affinity(similar, keep, grid, d_thresh)
+    return weight.div_(weight.sum(-1, keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny))
+
+
+def aggregate(features: Tensor, keep: Tensor, pillar: Tensor, weight: Tensor) -> Tensor:
+    """Pillars keep their features, the other kept tokens become weighted sums over all tokens of the image.
+
+    Features (B, N, D), keep (B, K), pillar (B, K) bool, weight (B, K, N) -> (B, K, D).
+
+    >>> features, weight = torch.tensor([[[1.0], [3.0]]]), torch.full((1, 2, 2), 0.5)
+    >>> aggregate(features, torch.tensor([[0, 1]]), torch.tensor([[True, False]]), weight).tolist()
+    [[[1.0], [2.0]]]
+    """
+    own = gather_tokens(features, keep)
+    return torch.where(pillar[..., None], own, (weight @ features.float()).to(own.dtype))

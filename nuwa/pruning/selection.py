@@ -1,0 +1,110 @@
+"""Scoring and choosing tokens: the operations that methods share. Pure functions.
+
+Equal scores go to the lower index, so that a choice is the same in every batch and on every machine.
+
+Shape letters: B images or prompts, N tokens of a view, K kept tokens, L sequence length, I images of a prompt, D width.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from nuwa.pruning.layout import Grid, coordinates
+
+
+def strongest(score: Tensor, count: int) -> Tensor:
+    """Indices of the ``count`` highest scores, highest first: (..., N) -> (..., count).
+
+    >>> strongest(torch.tensor([0.1, 0.7, 0.2, 0.7]), 3).tolist()
+    [1, 3, 2]
+    """
+    return score.argsort(dim=-1, descending=True, stable=True)[..., :count]
+
+
+def top_tokens(score: Tensor, keep: int) -> Tensor:
+    """Indices of the ``keep`` highest scores in ascending order: (..., N) -> (..., K).
+
+    >>> top_tokens(torch.tensor([[0.1, 0.7, 0.2, 0.7]]), 3).tolist()
+    [[1, 2, 3]]
+    """
+    return strongest(score, keep).sort(dim=-1).values
+
+
+def top_of_each_image(score: Tensor, image: Tensor, keep: Tensor) -> Tensor:
+    """Mark the best ``keep`` (B, I) tokens of every image: scores and image ordinals (B, L) -> (B, L) bool.
+
+    >>> score, image = torch.tensor([[3.0, 1, 2, 9, 8]]), torch.tensor([[0, 0, 0, -1, 1]])
+    >>> top_of_each_image(score, image, keep=torch.tensor([[2, 1]])).tolist()
+    [[True, False, True, False, True]]
+    """
+    kept = torch.zeros_like(image, dtype=torch.bool)
+    for ordinal in range(keep.shape[1]):
+        mine = image == ordinal
+        order = strongest(score.masked_fill(~mine, float("-inf")), score.shape[1])
+        rank = order.argsort(dim=1)
+        kept |= mine & (rank < keep[:, ordinal, None])
+    return kept
+
+
+def top_quantile(score: Tensor, keep: Tensor, quantile: float) -> Tensor:
+    """Mark the kept tokens (B, K) whose score (B, N) reaches the quantile of their image's kept tokens: (B, K) bool.
+
+    >>> top_quantile(torch.tensor([[9.0, 1, 2, 3]]), torch.tensor([[1, 2, 3]]), 0.5).tolist()
+    [[False, True, True]]
+    """
+    kept = score.float().gather(1, keep)
+    return kept >= kept.quantile(quantile, dim=1, keepdim=True)
+
+
+def regions(grid: Grid, size: int) -> Tensor:
+    """The ordinal of each cell's region (N,): ``size`` x ``size`` cells, fewer at the right and bottom borders.
+
+    >>> regions((3, 3), 2).tolist()
+    [0, 0, 1, 0, 0, 1, 2, 2, 3]
+    """
+    place = coordinates(grid).long() // size
+    return place[:, 0] * math.ceil(grid[1] / size) + place[:, 1]
+
+
+def candidates_per_region(region: Tensor, keep: int) -> int:
+    """The fewest candidates that each region has to offer for ``keep`` tokens to be chosen from them all.
+
+    On 24x24 tokens these are the released Nüwa's 1, 2, 3 for average 64, 128, 192 (commit 175b7d5).
+
+    >>> [candidates_per_region(regions((24, 24), 2), keep) for keep in (112, 224, 336)]
+    [1, 2, 3]
+    """
+    sizes = region.bincount()
+    count = math.ceil(keep / len(sizes))
+    while sizes.clamp(max=count).sum() < min(keep, len(region)):
+        count += 1
+    return count
+
+
+def top_in_regions(score: Tensor, region: Tensor, per_region: int, keep: int) -> Tensor:
+    """Each region offers its ``per_region`` best tokens, and the ``keep`` best of these stay, in ascending order.
+
+    Scores (B, N), region (N,) -> (B, K). All regions together must offer ``keep`` tokens.
+
+    >>> top_in_regions(torch.tensor([[4.0, 3, 2, 1]]), torch.tensor([0, 0, 1, 1]), 1, 2).tolist()
+    [[0, 2]]
+    """
+    region = region.to(score.device)
+    best = strongest(score, score.shape[1])
+    best = best.gather(1, region[best].argsort(dim=1, stable=True))  # region by region, best first
+    sizes = region.bincount()
+    starts = (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
+    offered = torch.arange(len(region), device=region.device) - starts < per_region
+    candidate = torch.zeros_like(score, dtype=torch.bool).scatter(1, best, offered.expand_as(best))
+    return top_tokens(score.masked_fill(~candidate, float("-inf")), keep)
+
+
+def text_relevance(hidden: Tensor, text: Tensor) -> Tensor:
+    """Cosine of every token with the mean text vector: (B, L, D), text (B, L) bool -> (B, L)."""
+    hidden = hidden.float()
+    query = hidden.masked_fill(~text[..., None], 0).sum(1) / text.sum(1, keepdim=True).clamp_min(1)
+    return functional.cosine_similarity(hidden, query[:, None], dim=-1)
