@@ -195,37 +195,22 @@ class PruningSession:
         valid = torch.ones(batch, length, dtype=torch.bool, device=device) if mask is None else mask.to(device).bool()
         ids = self.adapter.position_ids(kwargs.get("position_ids"), batch, length, device)
         placeholders = input_ids.to(device) == self.adapter.image_token_id
-<<<<<<< HEAD
         prompt = read_prompt(placeholders, valid, ids, images.plans)
-        prompt, segment = self.pruner.reframe(prompt, first_segment(prompt, self.strategy), self.strategy)
-=======
-        prompt = read_prompt(placeholders, valid, ids, self._images.plans)
         segment = first_segment(prompt, self.strategy)
         prompt, segment = self.pruner.tiling.rewrite_prompt(prompt, segment, self.strategy)
->>>>>>> main
         inputs, stages = gather_tokens(embeddings, segment.index), prompt.stages()
         use_cache = kwargs.get("use_cache")
         if cache is None and (config.use_cache if use_cache is None else use_cache):
             cache = DynamicCache(config=config)
         # a model that trains may checkpoint its layers, which then ignore the cache
-<<<<<<< HEAD
         shared = self.share and not module.training and 0 not in stages
         split = split_prefixes(segment, inputs) if shared and cache is not None else None
         if split is not None and cache is not None:
-            split.watch = layers_to_watch(stages, self.pruner.looks_back)
+            split.watch = layers_to_watch(stages, "previous" in self.pruner.needs)
             prefixes = PrefillState(prompt, [split.prefixes])
             self._prefix_step = Step(prefixes, False, split.length, split.prefixes.valid[:, :0], split=split)
             run_prefixes(module, split, inputs, cache)
             segment, inputs = split.segment, split.suffix_inputs(inputs)
-=======
-        shared = self.share and not module.training and cache is not None and 0 not in stages
-        split = split_prefixes(segment, inputs) if shared else None
-        if split is not None:
-            split.watch = layers_to_watch(stages, "previous" in self.pruner.needs)
-            self._beginnings = Step(PrefillState(prompt, [split.beginnings]), False, split.length, split=split)
-            run_beginnings(module, split, inputs, cache)
-            segment, inputs = split.segment, split.inputs_of_ends(inputs)
->>>>>>> main
         state, queries = PrefillState(prompt, [segment]), inputs.shape[1]
         self._step = Step(state, True, queries, segment.valid[:, :0], stages, images, input_ids, split=split)
         if cache is not None:
@@ -266,25 +251,15 @@ class PruningSession:
             return args, kwargs
         if segment is not step.called_with:
             kwargs |= step.override(segment, self.adapter.language_model, hidden)
-<<<<<<< HEAD
-        if index == 0 and step.stages:
-            step.first = context_at(self.adapter, step, index, hidden, segment, kwargs["position_embeddings"])
-=======
         if index == 0 and step.stages and "first" in self.pruner.needs:
-            step.first = look_at(self.adapter, step, index, hidden, segment, kwargs["position_embeddings"])
->>>>>>> main
+            step.first = context_at(self.adapter, step, index, hidden, segment, kwargs["position_embeddings"])
         if index in step.stages:
             context = context_at(self.adapter, step, index, hidden, segment, kwargs["position_embeddings"])
             segment, hidden = prune_at(self.pruner, step, context, segment, self.strategy)
             kwargs |= step.override(segment, self.adapter.language_model, hidden)
         step.previous = None
-<<<<<<< HEAD
-        if self.pruner.looks_back and index + 1 in step.stages:
-            step.previous = context_at(self.adapter, step, index, hidden, segment, kwargs["position_embeddings"])
-=======
         if "previous" in self.pruner.needs and index + 1 in step.stages:
-            step.previous = look_at(self.adapter, step, index, hidden, segment, kwargs["position_embeddings"])
->>>>>>> main
+            step.previous = context_at(self.adapter, step, index, hidden, segment, kwargs["position_embeddings"])
         return (hidden, *args[1:]), kwargs
 
     def _leave_language_model(self, module: nn.Module, args: tuple, output: Any) -> Any:

@@ -21,13 +21,8 @@ FEW = 64
 
 
 @dataclass
-<<<<<<< HEAD
 class VisionPiece:
     """Piece ``number`` of the ``pieces`` of an image, of which ``planned`` tokens stay. ``taps`` have no batch."""
-=======
-class Look:
-    """Piece ``number`` of ``of`` of an image: ``keep`` of its tokens shall stay. ``taps`` without a batch."""
->>>>>>> main
 
     image: int
     number: int
@@ -39,20 +34,8 @@ class Look:
 
     @property
     def kind(self) -> tuple:
-<<<<<<< HEAD
         """Pieces of one kind can share one call of a method."""
-        absent = tuple(value is None for value in self.taps.values())
-        return self.pieces, self.view.grid, self.planned, self.features.shape, absent
-=======
-        """Looks of one kind can share one call of a method."""
-        return (
-            self.of,
-            self.view.grid,
-            self.keep,
-            self.features.shape,
-            tuple(self.taps),
-        )
->>>>>>> main
+        return self.pieces, self.view.grid, self.planned, self.features.shape, tuple(self.taps)
 
 
 def content_id(pixels: Tensor) -> str:
@@ -115,27 +98,15 @@ def plan_images(
         decision = pruner.prune_vision(context, group[0].planned)
         every = kept_cells(pruner, context, decision, group[0].planned)
         projected = None if decision.features is None else adapter.project(decision.features)
-<<<<<<< HEAD
         for row, (piece, cells) in enumerate(zip(group, every, strict=True)):
-            kept[piece.image, piece.number] = piece.view.closed(cells, pruner.all_newlines)
+            kept[piece.image, piece.number] = pruner.tiling.close_rows(piece.view, cells)
             plans[piece.image].extras |= {
                 _numbered(name, piece): _by_cell(values[row], cells, piece) for name, values in decision.extras.items()
             }
             if projected is not None:
                 images[piece.image] = _replaced(images[piece.image], piece.view, cells, projected[row, : len(cells)])
     for image in {piece.image for piece in pieces}:
-        plans[image].keep = pruner.join([kept[key] for key in sorted(kept) if key[0] == image])
-=======
-        for row, (look, cells) in enumerate(zip(group, every, strict=True)):
-            kept[look.image, look.number] = pruner.tiling.close_rows(look.view, cells)
-            plans[look.image].extras |= {
-                _numbered(name, look): _by_cell(values[row], cells, look) for name, values in decision.extras.items()
-            }
-            if projected is not None:
-                images[look.image] = _replaced(images[look.image], look.view, cells, projected[row, : len(cells)])
-    for image in {look.image for look in looks}:
         plans[image].keep = pruner.tiling.concat_views([kept[key] for key in sorted(kept) if key[0] == image])
->>>>>>> main
     return plans
 
 
@@ -162,16 +133,10 @@ def _pieces_of(
     pruner: Pruner, recording: Recording, image: int, plan: ImagePlan, device: torch.device, encoded: Grid | None
 ) -> list[VisionPiece]:
     """The pieces of an image that get any tokens, with what was recorded of them, on the projector's device."""
-<<<<<<< HEAD
-    views = pruner.pieces(plan.layout)
-    pieces = []
-    for number, keep in enumerate(pruner.shares(plan.schedule.vision, views)):
-=======
     tiling = pruner.tiling
     views = tiling.views_to_prune(plan.layout)
-    looks = []
+    pieces = []
     for number, keep in enumerate(tiling.split_budget(plan.schedule.vision, views)):
->>>>>>> main
         if keep:
             view = views[number]
             rows = plan.layout.source[view.tokens] if view.rows is None else view.rows
@@ -198,27 +163,12 @@ def _context(
     group: Sequence[VisionPiece],
     questions: Sequence[str] | None,
 ) -> VisionContext:
-<<<<<<< HEAD
-    taps = {tap: _stacked([piece.taps[tap] for piece in group]) for tap in group[0].taps}
     return VisionContext(
         grid=group[0].view.grid,
         features=torch.stack([piece.features for piece in group]),
-        taps=taps,
+        taps={name: torch.stack([piece.taps[name] for piece in group]) for name in group[0].taps},
         ids=[_numbered(plans[piece.image].id, piece) for piece in group],
-=======
-    return VisionContext(
-        grid=group[0].view.grid,
-        features=torch.stack([look.features for look in group]),
-        taps={name: torch.stack([look.taps[name] for look in group]) for name in group[0].taps},
-        ids=[_numbered(plans[look.image].id, look) for look in group],
->>>>>>> main
         project=adapter.project,
         views=group[0].pieces,
         questions=None if questions is None else [questions[piece.image] for piece in group],
     )
-
-
-def _stacked(values: Sequence[Tensor | None]) -> Tensor | None:
-    """A batch of tapped values, None where pieces of this kind have none."""
-    there = [value for value in values if value is not None]
-    return torch.stack(there) if there else None

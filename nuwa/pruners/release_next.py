@@ -74,13 +74,8 @@ def _swapped(layout: ImageLayout, size: Grid, view: VisionView, crop: Grid) -> V
     tokens = place[rows]
     # a row closes with the newline of the real row that its first patch with a token is in
     first = tokens.gather(1, (tokens >= 0).long().argmax(1, keepdim=True))[:, 0]
-<<<<<<< HEAD
     newlines = torch.where(first < 0, -1, layout.closed_by[first.clamp(min=0)])
-    return VisionView(tuple(rows.shape), tokens.flatten(), newlines, (high, wide), rows.flatten())
-=======
-    newlines = torch.where(first < 0, -1, layout.line[first.clamp(min=0)])
     return VisionView((rows.shape[0], rows.shape[1]), tokens.flatten(), newlines, (high, wide), rows.flatten())
->>>>>>> main
 
 
 def _cut(rows: Tensor, size: Grid) -> Tensor:
