@@ -1,4 +1,4 @@
-"""Local files that a config names: where they are, and what they hold."""
+"""Local files that a config names: their paths and a fingerprint of their content."""
 
 from __future__ import annotations
 
@@ -14,18 +14,23 @@ _END = 1 << 20  # bytes
 
 
 def local_path(path: str) -> Path:
-    """``package:<folder inside nuwa>`` or an ordinary path, which may exist or not."""
+    """The path that is meant by ``package:<folder inside nuwa>`` or by an ordinary path, which need not exist.
+
+    >>> local_path("package:tiny/llava").parts[-3:]
+    ('nuwa', 'tiny', 'llava')
+    """
     if path.startswith(PACKAGE):
         return Path(__file__).parent / path.removeprefix(PACKAGE)
     return Path(path).expanduser()
 
 
 def fingerprint(path: Path, suffixes: tuple[str, ...] = ("",), without: Collection[Path] = ()) -> str | None:
-    """What a local file or folder holds, as far as that is cheap to tell; None if there is none.
+    """A digest of a local file or folder, cheap to compute; None if there is no such file.
 
-    Names, sizes, the text of JSON, text and Python files and both ends of weights and tables: new weights, an edited
-    question or another picture make a new run. Of a folder the files count that end in one of ``suffixes``, but for
-    hidden ones and those in the folders ``without``; of a file with JSON lines also the files that its rows name.
+    It covers names, sizes, the text of JSON, text and Python files, and both ends of weights and tables, so that new
+    weights, an edited question or another picture make a new run. In a folder, files count whose names end in one of
+    ``suffixes``, except hidden ones and those in the folders ``without``. With a ``.jsonl`` file, the files that its
+    rows name count too.
     """
     if not path.exists():
         return None
@@ -46,7 +51,7 @@ def fingerprint(path: Path, suffixes: tuple[str, ...] = ("",), without: Collecti
 
 
 def _below(folder: Path, without: Collection[Path]) -> Iterator[Path]:
-    """The files below a folder that are not hidden."""
+    """The files below a folder, except hidden ones."""
     for place, names, files in os.walk(folder):
         here = Path(place)
         names[:] = [name for name in names if name[0] != "." and (here / name).resolve() not in without]
@@ -54,7 +59,7 @@ def _below(folder: Path, without: Collection[Path]) -> Iterator[Path]:
 
 
 def _named_in(file: Path) -> set[Path]:
-    """The files that the rows of a ``.jsonl`` file name, from its own folder; rows that are none name nothing."""
+    """The files that the rows of a ``.jsonl`` file name, relative to its folder; broken rows are skipped."""
     found: set[Path] = set()
     if file.suffix != ".jsonl":
         return found
@@ -68,7 +73,7 @@ def _named_in(file: Path) -> set[Path]:
 
 
 def _is_file(path: Path) -> bool:
-    """Whether a text that may be no path at all, a question say, is one of a file."""
+    """Whether a text names a file; it may be any text, such as a question."""
     try:
         return path.is_file()
     except OSError:  # too long for a name

@@ -9,7 +9,6 @@ torchvision although it asks for it.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import hydra
@@ -21,6 +20,7 @@ from tqdm import tqdm
 import nuwa
 from nuwa.config import SAMPLING, build, register
 from nuwa.evaluation.check import check
+from nuwa.pruners.catalogue import conf_folder
 from nuwa.samples import Sample
 
 MANIFEST = ModelManifest("nuwa", simple_class_path="nuwa.lmms.NuwaModel")
@@ -32,8 +32,7 @@ def compose(
     pretrained: str, pruner: str, budget: float | None, position: str, options: dict[str, Any], like: str = LIKE
 ) -> DictConfig:
     """The config of a launch.py job on a model of ``conf/model``, or on a checkpoint of the form of ``like``."""
-    here = Path(nuwa.__file__).parent
-    conf = next(folder for folder in (here / "conf", here.parent / "conf") if folder.is_dir())
+    conf = conf_folder()
     known = (conf / "model" / f"{pretrained}.yaml").is_file()
     model = [f"model={pretrained}"] if known else [f"model={like}", f"model.path={pretrained}"]
     given = [f"pruner={pruner}", f"position.strategy={position}", f"budget.average={budget or 'null'}"]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, is_dataclass
+from dataclasses import is_dataclass
 from functools import cache
 from typing import Any, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 SETTINGS = ConfigDict(extra="forbid", coerce_numbers_to_str=True, validate_default=True, arbitrary_types_allowed=True)
 
@@ -25,24 +25,15 @@ def options_of(target: Callable, provided: tuple[str, ...] = ()) -> type[BaseMod
     >>> options_of(resize)(size="3")
     Options(size=3, exact=False)
     """
+    target = inspect.unwrap(target)
     plain_class = inspect.isclass(target) and not is_dataclass(target)
     hints = get_type_hints(target.__init__ if plain_class else target)
     options: dict[str, Any] = {
-        name: (hints.get(name, Any), _default(target, parameter))
+        name: (hints.get(name, Any), ... if parameter.default is parameter.empty else parameter.default)
         for name, parameter in inspect.signature(target).parameters.items()
         if name not in provided and parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
     }
     return create_model("Options", __config__=SETTINGS, **options)
-
-
-def _default(target: Callable, parameter: inspect.Parameter) -> Any:
-    """The default of a parameter; ``...`` says that there is none."""
-    if parameter.default is parameter.empty:
-        return ...
-    declared = getattr(target, "__dataclass_fields__", {}).get(parameter.name)
-    if declared is not None and declared.default_factory is not MISSING:
-        return Field(default_factory=declared.default_factory)
-    return parameter.default
 
 
 def check_options(
@@ -59,22 +50,22 @@ def check_options(
     try:
         options = dict(model(**values))
     except ValidationError as error:
-        raise ConfigError(_reason(error, target, values, group, model)) from error
+        first = error.errors()[0]
+        key = f"{group}.{first['loc'][0]}"
+        if first["type"] == "extra_forbidden":
+            owner, known = inspect.unwrap(target), ", ".join(model.model_fields)
+            reason = f"{key}: unknown option of {owner.__module__}.{owner.__qualname__}; it has {known}"
+        else:
+            reason = f"{key}: needs a value" if first["type"] == "missing" else complaint(error, group)
+        raise ConfigError(reason) from error
     for key, value in values.items():
         if isinstance(value, bool) and type(options[key]) in (int, float):
             raise ConfigError(f"{group}.{key}={value}: must be a number")
     return options
 
 
-def _reason(
-    error: ValidationError, target: Callable, values: Mapping[str, Any], group: str, model: type[BaseModel]
-) -> str:
-    """The first thing that is wrong."""
+def complaint(error: ValidationError, *group: str) -> str:
+    """The first thing that is wrong, as ``<key>=<value>: <rule>``; the keys are those of ``group``."""
     first = error.errors()[0]
-    key = first["loc"][0]
-    if first["type"] == "extra_forbidden":
-        name = f"{target.__module__}.{target.__qualname__}"
-        return f"{group}.{key}: unknown option of {name}; it has {', '.join(model.model_fields)}"
-    if first["type"] == "missing":
-        return f"{group}.{key}: needs a value"
-    return f"{group}.{key}={values.get(str(key))}: {first['msg'].replace('Input should be', 'must be')}"
+    key = ".".join(map(str, (*group, *first["loc"])))
+    return f"{key}={first['input']}: {first['msg'].replace('Input should be', 'must be')}"

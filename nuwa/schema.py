@@ -1,11 +1,18 @@
-"""The options of a job that build no object, with their types: one dataclass for each group of conf/."""
+"""The options of a job that build no object, with types and ranges: one dataclass for each group of conf/.
+
+OmegaConf checks the types while a config is composed, `nuwa.evaluation.check` the ranges.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Optional
+from typing import Annotated, Any, Optional
 
+from pydantic import Field
+
+Positive = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0)]
 Baseline = Enum("Baseline", ["auto", "skip"])
 OnError = Enum("OnError", ["record", "raise"])
 LoggerKind = Enum("LoggerKind", ["wandb", "csv", "tensorboard", "none"])
@@ -40,10 +47,10 @@ class GenerationConfig:
     """conf/generation: how an answer is decoded; ``max_new_tokens`` null leaves it to the benchmark."""
 
     do_sample: bool = False
-    num_beams: int = 1
-    temperature: float = 1.0
-    top_p: float = 1.0
-    max_new_tokens: Optional[int] = None  # noqa: UP045
+    num_beams: Positive = 1
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    max_new_tokens: Optional[Positive] = None  # noqa: UP045
 
 
 @dataclass
@@ -52,10 +59,10 @@ class ProbeConfig:
 
     memory: bool = False
     speed: bool = False
-    batch_sizes: list[int] = field(default_factory=lambda: [1])
-    new_tokens: int = 16
-    warmup: int = 2
-    repeats: int = 9
+    batch_sizes: Annotated[list[Positive], Field(min_length=1)] = field(default_factory=lambda: [1])
+    new_tokens: Positive = 16
+    warmup: Natural = 2
+    repeats: Positive = 9
 
 
 @dataclass
@@ -66,13 +73,13 @@ class TrainerConfig:
     """
 
     accelerator: Accelerator = Accelerator.auto
-    devices: Optional[int] = 1  # noqa: UP045
-    num_nodes: int = 1
-    batch_size: int = 8
-    num_workers: int = 0
-    prefetch: int = 2
+    devices: Optional[Positive] = 1  # noqa: UP045
+    num_nodes: Positive = 1
+    batch_size: Positive = 8
+    num_workers: Natural = 0
+    prefetch: Natural = 2
     share: bool = True
-    cache_gb: Optional[float] = None  # noqa: UP045
+    cache_gb: Optional[Annotated[float, Field(ge=0)]] = None  # noqa: UP045
 
 
 @dataclass
@@ -83,7 +90,7 @@ class LoggerConfig:
     project: str = "nuwa"
     entity: Optional[str] = None  # noqa: UP045
     offline: bool = True
-    table_rows: int = 200
+    table_rows: Natural = 200
 
 
 @dataclass
@@ -91,7 +98,7 @@ class CallbacksConfig:
     """conf/callbacks: what is shown while and after a run."""
 
     progress: bool = True
-    pictures: int = 4
+    pictures: Natural = 4
 
 
 @dataclass
@@ -107,8 +114,8 @@ class Config:
     """One job, as conf/config.yaml composes it."""
 
     name: str = "main"
-    seed: int = 0
-    limit: Optional[int] = None  # noqa: UP045
+    seed: Natural = 0
+    limit: Optional[Positive] = None  # noqa: UP045
     resume: bool = True
     baseline: Baseline = Baseline.auto
     on_error: OnError = OnError.record

@@ -88,6 +88,16 @@ class Benchmark(ABC):
         return means
 
 
+def require_slot(key: str, prompt: str, slot: str) -> None:
+    """Refuse a prompt without its slot.
+
+    Raises:
+        BenchmarkError: it lacks the slot.
+    """
+    if slot not in prompt:
+        raise BenchmarkError(f"dataset.{key}={prompt!r} lacks the slot {slot}")
+
+
 def mean_scores(units: Iterable[Scores]) -> Scores:
     """Mean of every score over the units that have it, in the order in which they first appear."""
     values: dict[str, list[float]] = defaultdict(list)

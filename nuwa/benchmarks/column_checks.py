@@ -69,11 +69,7 @@ def identifier(value: object) -> str:
 
 
 def letter(value: object) -> str:
-    """The letter of one of four options, in any case.
-
-    >>> letter(" b ")
-    'B'
-    """
+    """The letter of one of four options, in any case."""
     found = text(value).strip().upper()
     if found not in ("A", "B", "C", "D"):
         raise ValueError("must be A, B, C or D")

@@ -105,7 +105,7 @@ class HubBenchmark(Benchmark):
         yield identifier(keys[self.keys[0]]) if self.keys else str(row), None
 
     def document(self, doc: Doc, part: int, images: Sequence[Image.Image]) -> Doc:
-        """The document of sample ``part`` of a row."""
+        """The document of sample ``part`` of a row; its ``expression``, if there is one, is what to find."""
         return doc
 
     def images(self, row: int, doc: Doc) -> list[Image.Image]:
@@ -119,10 +119,6 @@ class HubBenchmark(Benchmark):
     def text(self, doc: Doc) -> str:
         """The user's turn."""
         return fill_slots(self.prompt, self.fill(doc))
-
-    def expression(self, doc: Doc) -> str | None:
-        """What a sample asks to find, alone, if it asks for a box."""
-        return None
 
     @abstractmethod
     def score_document(self, doc: Doc, text: str) -> Scores:
@@ -149,7 +145,7 @@ class HubBenchmark(Benchmark):
             raise SampleError(f"{self.name}, row {row}: {error}") from error
         target = {column: doc[column] for column in self.scored}
         meta = {"row": row} | ({"group": self._groups[index]} if self._groups else {})
-        return Sample(self._ids[index], self.task, tuple(images), self.text(doc), target, meta, self.expression(doc))
+        return Sample(self._ids[index], self.task, tuple(images), self.text(doc), target, meta, doc.get("expression"))
 
     def score(self, sample: Sample, prediction: str) -> Scores:
         return self.score_document(sample.target, prediction.strip())
@@ -243,9 +239,5 @@ def option_letters(options: Sequence[str]) -> str:
 
 
 def option_lines(options: Sequence[str]) -> str:
-    """``A. first`` and so on, one per line.
-
-    >>> option_lines(["cat", "dog"])
-    'A. cat\\nB. dog'
-    """
+    """``A. first`` and so on, one per line."""
     return "\n".join(f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False))

@@ -12,11 +12,12 @@ strings; ``box`` is in pixels; ``id`` is optional.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from nuwa.benchmarks import column_checks as column
-from nuwa.benchmarks.base import Benchmark, BenchmarkError, Scores
+from nuwa.benchmarks.base import Benchmark, BenchmarkError, Scores, require_slot
 from nuwa.benchmarks.column_checks import checked
 from nuwa.benchmarks.images import read_image
 from nuwa.benchmarks.jsonl import read_jsonl
@@ -29,6 +30,7 @@ BOX_FORMATS = ("xyxy", "xywh")
 PLACEHOLDER = "<image>"
 
 
+@dataclass(eq=False)
 class Local(Benchmark):
     """Questions (task ``vqa``) and referring expressions (task ``vg``) on pictures of a folder.
 
@@ -38,36 +40,27 @@ class Local(Benchmark):
     ``vg_original/*``). ``samples`` takes the first rows only (None: all).
     """
 
-    def __init__(
-        self,
-        path: str | None,
-        vqa_prompt: str = "{question}",
-        vg_prompt: str = "{expression}",
-        box_format: Literal["xyxy", "xywh"] = "xyxy",
-        box_frame: Literal["original", "padded"] = "original",
-        ignore_punctuation: bool = True,
-        samples: int | None = None,
-        vqa_max_new_tokens: int = 16,
-        vg_max_new_tokens: int = 64,
-        name: str = "local",
-    ) -> None:
-        for key, value, known in (("box_format", box_format, BOX_FORMATS), ("box_frame", box_frame, FRAMES)):
-            if value not in known:
-                raise BenchmarkError(f"dataset.{key}={value} is unknown; choose one of {', '.join(known)}")
-        if samples is not None and samples < 1:
-            raise BenchmarkError(f"dataset.samples={samples} must be at least 1, or null for all rows")
-        for key, prompt, slot in (
-            ("vqa_prompt", vqa_prompt, "{question}"),
-            ("vg_prompt", vg_prompt, "{expression}"),
-        ):
-            if slot not in prompt:
-                raise BenchmarkError(f"dataset.{key}={prompt!r} lacks the slot {slot}")
-        self.name, self.box_format, self.box_frame = name, box_format, box_frame
-        self.vqa_prompt, self.vg_prompt = vqa_prompt, vg_prompt
-        self.ignore_punctuation = ignore_punctuation
-        self.limits = {"vqa": vqa_max_new_tokens, "vg": vg_max_new_tokens}
-        self.file = find_jsonl(path)
-        self.rows = read_jsonl(self.file)[:samples]
+    path: str | None
+    vqa_prompt: str = "{question}"
+    vg_prompt: str = "{expression}"
+    box_format: Literal["xyxy", "xywh"] = "xyxy"
+    box_frame: Literal["original", "padded"] = "original"
+    ignore_punctuation: bool = True
+    samples: int | None = None
+    vqa_max_new_tokens: int = 16
+    vg_max_new_tokens: int = 64
+    name: str = "local"
+
+    def __post_init__(self) -> None:
+        for key, known in (("box_format", BOX_FORMATS), ("box_frame", FRAMES)):
+            if getattr(self, key) not in known:
+                raise BenchmarkError(f"dataset.{key}={getattr(self, key)} is unknown; choose one of {', '.join(known)}")
+        if self.samples is not None and self.samples < 1:
+            raise BenchmarkError(f"dataset.samples={self.samples} must be at least 1, or null for all rows")
+        require_slot("vqa_prompt", self.vqa_prompt, "{question}")
+        require_slot("vg_prompt", self.vg_prompt, "{expression}")
+        self.file = find_jsonl(self.path)
+        self.rows = read_jsonl(self.file)[: self.samples]
         self._check_rows()
 
     def __len__(self) -> int:
@@ -117,7 +110,7 @@ class Local(Benchmark):
         return scores | beside
 
     def max_new_tokens(self, task: str) -> int:
-        return self.limits[task]
+        return self.vqa_max_new_tokens if task == "vqa" else self.vg_max_new_tokens
 
     def _task_and_text(self, content: Mapping) -> tuple[str, str]:
         """The row's task by its columns, and the prompt's text."""

@@ -30,7 +30,7 @@ _NUMBERS = (
 )
 """With thousands separators, scientific, plain."""
 
-Value = str | float
+_Value = str | float
 
 
 def parse_choice(options: Sequence[str], text: str) -> str | None:
@@ -58,7 +58,7 @@ def parse_choice(options: Sequence[str], text: str) -> str | None:
     return next((letter for letter, place in named.items() if place == last), None) if last >= 0 else None
 
 
-def parse_open(text: str) -> list[Value]:
+def parse_open(text: str) -> list[_Value]:
     """What an open answer may mean: the shortest end of each line after a cue, and the numbers in it, normalised.
 
     >>> parse_open("So the answer is 1.5 kg.")
@@ -93,7 +93,7 @@ def _shortest(ends: Sequence[str]) -> str:
     return best
 
 
-def normalise_open(text: str) -> list[Value]:
+def normalise_open(text: str) -> list[_Value]:
     """A number, rounded to two decimals; or the text in lower case, a single letter with a space on either side.
 
     >>> normalise_open("1,200.456"), normalise_open("Rome"), normalise_open("X")

@@ -18,7 +18,7 @@ from nuwa.benchmarks.base import Scores
 from nuwa.benchmarks.column_checks import Doc
 from nuwa.benchmarks.hub import HubBenchmark
 from nuwa.benchmarks.rows import Rows
-from nuwa.benchmarks.scoring import NO_BOX, Box, corners
+from nuwa.benchmarks.scoring import NO_BOX, Box
 from nuwa.samples import SampleError
 
 FACTOR, MIN_PIXELS, MAX_PIXELS = 28, 28 * 28, 28 * 28 * 1280
@@ -50,7 +50,7 @@ def parse_boxes(text: str) -> list[Box]:
     >>> parse_boxes('{"bbox_2d": [10, 20, 30, 40]}')
     [(10.0, 20.0, 30.0, 40.0)]
     """
-    return [corners(map(float, found)) for found in _BOX.findall(text)] or [NO_BOX]
+    return [(float(a), float(b), float(c), float(d)) for a, b, c, d in _BOX.findall(text)] or [NO_BOX]
 
 
 def to_picture(box: Box, width: int, height: int) -> Box:

@@ -86,8 +86,5 @@ class RefCOCO(HubBenchmark):
         box = unit_box(doc["bbox"], width, height)
         return {"expression": doc["answer"][part], "bbox": box, "image_width": width, "image_height": height}
 
-    def expression(self, doc: Doc) -> str:
-        return doc["expression"]
-
     def score_document(self, doc: Doc, text: str) -> Scores:
         return score_refcoco(doc, text, self.box_frame)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 from PIL import Image
 
-from nuwa.benchmarks.base import Benchmark, BenchmarkError, Scores
+from nuwa.benchmarks.base import Benchmark, BenchmarkError, Scores, require_slot
 from nuwa.benchmarks.scoring import exact_match, grounding_scores
 from nuwa.samples import Sample
 from nuwa.scenes.questions import Question, ask
@@ -36,6 +37,7 @@ def _try_to_ask(scene: Scene, rng: np.random.Generator, task: str, tries: int) -
     return next((question for _ in range(tries) if (question := ask(scene, rng, task)) is not None), None)
 
 
+@dataclass(eq=False)
 class Scenes(Benchmark):
     """``samples`` questions about held-out scenes, the tasks taking turns, so that one job measures both.
 
@@ -45,34 +47,25 @@ class Scenes(Benchmark):
     pixels to that side, for models whose tokens depend on it.
     """
 
-    def __init__(
-        self,
-        samples: int,
-        tasks: tuple[str, ...] = _TASKS,
-        seed: int = 0,
-        vqa_prompt: str = "{question}",
-        vg_prompt: str = "{question}",
-        vqa_max_new_tokens: int = 8,
-        vg_max_new_tokens: int = 32,
-        picture_side: int = IMAGE_SIZE,
-        questions: int = 1,
-        name: str = "scenes",
-    ) -> None:
-        unknown = [task for task in tasks if task not in _TASKS]
-        if unknown or not tasks:
-            raise BenchmarkError(f"dataset.tasks={list(tasks)}: choose from {', '.join(_TASKS)}")
-        if samples < 1 or seed < 0:
-            raise BenchmarkError(f"dataset.samples={samples} must be at least 1, dataset.seed={seed} at least 0")
-        for key, value in (("picture_side", picture_side), ("questions", questions)):
-            if value < 1:
-                raise BenchmarkError(f"dataset.{key}={value} must be at least 1")
-        self.name, self.samples, self.tasks, self.seed = name, samples, tuple(tasks), seed
-        self.prompts = {"vqa": vqa_prompt, "vg": vg_prompt}
-        for task, prompt in self.prompts.items():
-            if "{question}" not in prompt:
-                raise BenchmarkError(f"dataset.{task}_prompt={prompt!r} lacks the slot {{question}}")
-        self.limits = {"vqa": vqa_max_new_tokens, "vg": vg_max_new_tokens}
-        self.picture_side, self.questions = picture_side, questions
+    samples: int
+    tasks: tuple[str, ...] = _TASKS
+    seed: int = 0
+    vqa_prompt: str = "{question}"
+    vg_prompt: str = "{question}"
+    vqa_max_new_tokens: int = 8
+    vg_max_new_tokens: int = 32
+    picture_side: int = IMAGE_SIZE
+    questions: int = 1
+    name: str = "scenes"
+
+    def __post_init__(self) -> None:
+        if not self.tasks or not set(self.tasks) <= set(_TASKS):
+            raise BenchmarkError(f"dataset.tasks={list(self.tasks)}: choose from {', '.join(_TASKS)}")
+        for key, least in (("samples", 1), ("seed", 0), ("picture_side", 1), ("questions", 1)):
+            if getattr(self, key) < least:
+                raise BenchmarkError(f"dataset.{key}={getattr(self, key)} must be at least {least}")
+        require_slot("vqa_prompt", self.vqa_prompt, "{question}")
+        require_slot("vg_prompt", self.vg_prompt, "{question}")
 
     def __len__(self) -> int:
         return self.samples
@@ -90,7 +83,7 @@ class Scenes(Benchmark):
         question = questions[place]
         box = question.box
         target = (question.answer,) if box is None else tuple(value / IMAGE_SIZE for value in box)
-        text = self.prompts[task].replace("{question}", question.text)
+        text = (self.vqa_prompt if task == "vqa" else self.vg_prompt).replace("{question}", question.text)
         meta = {"kind": question.kind, "objects": len(scene.objects)}
         side = (self.picture_side, self.picture_side)
         picture = Image.fromarray(scene.image).resize(side, Image.Resampling.NEAREST)
@@ -105,7 +98,7 @@ class Scenes(Benchmark):
         return grounding_scores(sample.target, prediction)
 
     def max_new_tokens(self, task: str) -> int:
-        return self.limits[task]
+        return self.vqa_max_new_tokens if task == "vqa" else self.vg_max_new_tokens
 
     def _task(self, index: int) -> str:
         return self.tasks[index % len(self.tasks)]

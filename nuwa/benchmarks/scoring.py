@@ -51,16 +51,9 @@ def parse_box(text: str) -> Box | None:
     (0.1, 0.2, 0.5, 1.0)
     """
     found = _BOX.search(text)
-    return corners(map(float, found.groups())) if found else None
-
-
-def corners(numbers: Iterable[float]) -> Box:
-    """Four numbers as a box.
-
-    Raises:
-        ValueError: there are more or fewer.
-    """
-    x0, y0, x1, y1 = numbers
+    if found is None:
+        return None
+    x0, y0, x1, y1 = map(float, found.groups())
     return x0, y0, x1, y1
 
 

@@ -102,11 +102,7 @@ def _refuse_parts(path: str, files: Sequence[Path], split: str) -> None:
 
 
 def missing_shards(stems: Sequence[str]) -> list[str]:
-    """The stems that are not there, of every series ``<split>-NNNNN-of-MMMMM`` of which one is.
-
-    >>> missing_shards(["test-00000-of-00003", "test-00002-of-00003"])
-    ['test-00001-of-00003']
-    """
+    """The stems that are not there, of every series ``<split>-NNNNN-of-MMMMM`` of which one is."""
     shards = [found for found in map(_SHARD.fullmatch, stems) if found]
     there = {(found["split"], found["count"], int(found["number"])) for found in shards}
     return [

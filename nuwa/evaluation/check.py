@@ -1,4 +1,4 @@
-"""What is refused before any model loads, in one line that names the config key."""
+"""Checks of a config before any model loads; a refusal is one line that names the config key."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
+from pydantic import TypeAdapter, ValidationError
 from transformers import AutoConfig
 
 from nuwa.benchmarks.base import Benchmark
@@ -23,15 +24,18 @@ from nuwa.files import PACKAGE
 from nuwa.models import family_names, family_of
 from nuwa.models.base import Family
 from nuwa.models.checkpoint import check_folder, find_folder
+from nuwa.options import complaint
 from nuwa.pruners.base import Pruner
 from nuwa.pruning.budget import Budget
 from nuwa.pruning.positions import STRATEGIES
-from nuwa.schema import Accelerator
+from nuwa.schema import Accelerator, Config
+
+_RANGES = TypeAdapter(Config)
 
 
 @dataclass
 class Parts:
-    """What a checked config builds without its model: the pruner, the benchmark and the model's options."""
+    """What a config describes, before the model is loaded: the pruner, the benchmark and the model's options."""
 
     pruner: Pruner
     benchmark: Benchmark
@@ -39,9 +43,9 @@ class Parts:
 
 
 class CheckFirst(Callback):
-    """Hydra callback: refuses bad input before Hydra makes a folder for it. A sweep checks its points one by one.
+    """Hydra callback that refuses bad input before Hydra makes a folder for it; a sweep checks each point later.
 
-    What is not refused and asks for several processes is handed to them here.
+    It also starts the processes of ``trainer=ddp``.
     """
 
     def on_run_start(self, config: DictConfig, **kwargs: object) -> None:
@@ -49,7 +53,7 @@ class CheckFirst(Callback):
         _stop_if_refused(config, check_outputs, check, start)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: object) -> None:
-        """Check what all points share."""
+        """Check what all points have in common."""
         _stop_if_refused(config, check_outputs, check_sweep, start)
 
 
@@ -64,19 +68,19 @@ def _stop_if_refused(config: DictConfig, *checks: Callable[[DictConfig], object]
 
 
 def normalised(cfg: DictConfig) -> DictConfig:
-    """The config as it is run: without pruning there is no budget to keep and no position to choose."""
+    """The config as it is run: without pruning, budget and position are reset."""
     return baseline_of(cfg) if is_baseline(cfg) else cfg
 
 
 def check(cfg: DictConfig) -> Parts:
-    """Refuse what cannot work and build everything but the model.
+    """Refuse what cannot work and build everything except the model.
 
     Raises:
-        ValueError: an impossible value; the message names its key. BudgetError, if the method cannot reach the budget,
-            MisfitError, if the model lacks what it needs.
+        ValueError: an impossible value; the message names its key. It is a BudgetError if the method cannot reach the
+            budget, and a MisfitError if the model lacks what the method needs.
     """
     cfg = normalised(cfg)
-    _check_numbers(cfg)
+    _check_ranges(cfg)
     options = {group: typed(cfg, group) for group in BUILT}
     pruner = _build(options["pruner"], "pruner", budget=Budget(**cfg.budget), seed=cfg.seed)
     model = options["model"] | {"device": _device(cfg, options["model"].get("device", "auto"))}
@@ -92,7 +96,11 @@ def check(cfg: DictConfig) -> Parts:
 
 
 def check_outputs(cfg: DictConfig) -> Path:
-    """The folder of all runs of this name, made and proved to be writable."""
+    """Make the folder of all runs of this name and try to write into it.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
     folder = Path(cfg.paths.outputs) / cfg.name
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -103,22 +111,11 @@ def check_outputs(cfg: DictConfig) -> Path:
     return folder
 
 
-def _check_numbers(cfg: DictConfig) -> None:
-    for key, least in (
-        ("limit", 1), ("trainer.batch_size", 1), ("trainer.num_workers", 0), ("trainer.prefetch", 0),
-        ("trainer.cache_gb", 0), ("trainer.devices", 1), ("trainer.num_nodes", 1), ("generation.num_beams", 1),
-        ("generation.max_new_tokens", 1), ("callbacks.pictures", 0), ("logger.table_rows", 0), ("seed", 0),
-        ("probe.new_tokens", 1), ("probe.warmup", 0), ("probe.repeats", 1),
-    ):  # fmt: skip
-        value = OmegaConf.select(cfg, key)
-        if value is not None and value < least:
-            raise ConfigError(f"{key}={value}: must be at least {least}")
-    if not cfg.probe.batch_sizes or min(cfg.probe.batch_sizes) < 1:
-        raise ConfigError(f"probe.batch_sizes={list(cfg.probe.batch_sizes)}: needs sizes of at least 1")
-    if cfg.generation.temperature <= 0:
-        raise ConfigError(f"generation.temperature={cfg.generation.temperature}: must be positive")
-    if not 0 < cfg.generation.top_p <= 1:
-        raise ConfigError(f"generation.top_p={cfg.generation.top_p}: must be in (0, 1]")
+def _check_ranges(cfg: DictConfig) -> None:
+    try:
+        _RANGES.validate_python(OmegaConf.to_container(cfg, resolve=True))
+    except ValidationError as error:
+        raise ConfigError(complaint(error)) from error
     if cfg.position.strategy not in ("native", *STRATEGIES):
         known = ", ".join(("native", *STRATEGIES))
         raise ConfigError(f"position.strategy={cfg.position.strategy}: expected one of {known}")
@@ -146,7 +143,7 @@ def _build(options: dict[str, Any], group: str, **provided: object) -> Any:
 
 
 def _device(cfg: DictConfig, device: str) -> str:
-    """Where the model goes: its own choice, or the trainer's; each of several processes has a GPU of its own."""
+    """The device of the model, from ``model.device`` or ``trainer``; each of several processes has its own GPU."""
     accelerator = cfg.trainer.accelerator
     if device != "auto" or (accelerator == Accelerator.auto and not is_shared(cfg)):
         return device
@@ -161,7 +158,7 @@ def _device(cfg: DictConfig, device: str) -> str:
 
 
 def _adapter(options: dict[str, Any]) -> Family | None:
-    """What the config.json of a model in a folder tells; None for other models, which must load first."""
+    """The family that the config.json in a model's folder describes; None for other models, which must load first."""
     path = options.get("path")
     if path is None or not (path.startswith((PACKAGE, ".", "/", "~")) or Path(path).exists() or path.count("/") != 1):
         return None

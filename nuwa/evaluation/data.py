@@ -1,4 +1,4 @@
-"""Samples in the order and portions in which they are computed, without those that the journal already has."""
+"""The samples that the journal lacks, in the order and batches in which they are computed."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class Failure:
 
 @dataclass(frozen=True)
 class Done:
-    """A sample that the journal already has; keeps its place, so that batches are cut where they were cut before.
+    """A sample that the journal already has. It keeps its place, so that batches are cut as before.
 
-    ``alone``: it could not be read, and had a batch of its own.
+    ``alone``: it could not be read and had a batch of its own.
     """
 
     id: str
@@ -45,9 +45,10 @@ Encode = Callable[[Sequence[Sample]], dict[str, torch.Tensor]]
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples that are answered together; ``number`` counts all batches of a run, whoever computes them, and when.
+    """Samples that are answered together.
 
-    ``inputs``: the tensors of its samples, if they were made ahead of time.
+    ``number`` counts the batches of a whole run, over all its processes and restarts. ``inputs`` are the tensors of the
+    samples, if they were made ahead of time.
     """
 
     number: int
@@ -56,7 +57,7 @@ class Batch:
 
     @property
     def samples(self) -> list[Sample]:
-        """Those that could be read."""
+        """The items that could be read."""
         return [item for item in self.items if isinstance(item, Sample)]
 
     def __iter__(self) -> Iterator[Sample | Failure]:
@@ -64,7 +65,7 @@ class Batch:
 
 
 def computing_order(benchmark: Benchmark, count: int) -> list[int]:
-    """The first ``count`` samples, those about the same pictures together, and such of like length: a permutation."""
+    """Indices of the first ``count`` samples: samples on the same pictures together, then by length of the question."""
     known = [benchmark.neighbourhood(index) for index in range(count)]
     first: dict[str, int] = {}
     for index, (pictures, _) in enumerate(known):
@@ -96,11 +97,11 @@ class Samples(Dataset):
 
 
 class TaskBatches:
-    """Batches of one task each, so that all rows of a batch share the length of their answers.
+    """Batches of one task each, so that all rows of a batch have the same limit on new tokens.
 
-    A sample joins the open batch of its task; a full batch is handed out, the open ones at the end. A sample that
-    failed is handed out at once, alone; without ``record`` it ends the run. Of the batches that hold something to do,
-    process ``rank`` of ``size`` gets every ``size``-th: together they get each batch once, cut as for one process.
+    A sample joins the open batch of its task. A full batch is handed out; the open ones follow at the end. A sample
+    that cannot be read is a batch of its own; without ``record`` it ends the run. Process ``rank`` of ``size`` gets
+    every ``size``-th of the batches that are left to do, so that each batch is computed once, cut as for one process.
     """
 
     def __init__(self, loader: DataLoader, batch_size: int, record: bool, rank: int = 0, size: int = 1):
@@ -127,9 +128,9 @@ class TaskBatches:
 
 
 class EvaluationData(lightning.LightningDataModule):
-    """What is left of a benchmark to compute, for process ``rank`` of ``size``.
+    """The rest of a benchmark to compute, for process ``rank`` of ``size``.
 
-    ``encode`` makes tensors of the samples of ``ahead`` batches while the model is busy with an earlier one.
+    ``encode`` makes the tensors of up to ``ahead`` batches while the model is busy with an earlier one.
     """
 
     def __init__(
@@ -162,7 +163,7 @@ class EvaluationData(lightning.LightningDataModule):
 
 
 def _encoded(encode: Encode, batch: Batch) -> Batch:
-    """The batch with the tensors of its samples; as it was if one cannot be used, which answering will find again."""
+    """The batch with its tensors; without them if a sample cannot be used, which answering will find out again."""
     try:
         return replace(batch, inputs=encode(batch.samples) if batch.samples else None)
     except (PromptError, SampleError):

@@ -1,4 +1,4 @@
-"""Which jobs may use each other's vision features."""
+"""The cache of vision features that jobs on the same pictures share."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ CPU_GIGABYTES = 4
 
 
 def feature_cache(cfg: DictConfig, loaded: LoadedModel) -> FeatureCache | None:
-    """The cache of a job, None if it may not take any space; by default it may on a CPU only.
+    """The cache of a job; None if it may take no space, which is the default on a GPU.
 
-    Jobs share features if model (of the hub: the very snapshot), data, packages, device (of CPUs: the instructions that
-    torch uses), kernel, threads and this package's code are the same.
+    Jobs share features if they have the same model (from the hub: the same snapshot), data, packages, device (on CPUs:
+    the instructions that torch uses), kernel, threads and code of this package.
     """
     gigabytes = cfg.trainer.cache_gb
     if gigabytes is None:

@@ -1,6 +1,6 @@
 """Loggers from ``conf/logger``: W&B (offline unless told otherwise), CSV, TensorBoard.
 
-What they show is a copy: the run folder has everything, so that a logger that fails costs a warning and never a result.
+They get a copy of what the run folder holds, so a logger that fails costs a warning and never a result.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from nuwa.schema import LoggerKind
 
 _COLUMNS = ("id", "task", "prompt", "target", "prediction", "scores", "kept", "status", "reason")
 START_SECONDS = 30
-"""How long a W&B server may take to answer before a run goes on offline."""
+"""How long to wait for a W&B server before the run goes on offline."""
 STAGING = "WANDB_DATA_DIR"
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def run_logger(cfg: DictConfig, folder: Path, key: str) -> Iterator[Logger | None]:
-    """The logger of one run; a W&B run is finished on leaving, so that the next job of a sweep gets its own."""
+    """The logger of one run; leaving finishes a W&B run, so that the next job of a sweep gets its own."""
     kind = cfg.logger.kind
     if kind == LoggerKind.wandb:
         name = f"{cfg.model.get('name')}-{cfg.pruner._target_.rsplit('.', 1)[-1]}-{key[:4]}"
@@ -55,9 +55,9 @@ def run_logger(cfg: DictConfig, folder: Path, key: str) -> Iterator[Logger | Non
 
 @contextmanager
 def wandb_run(options: DictConfig, folder: Path, **about: Any) -> Iterator[Any | None]:
-    """A W&B run below ``folder``, None if there can be none; a server that does not answer makes it an offline one.
+    """A W&B run below ``folder``, offline if the server does not answer; None if it cannot be started.
 
-    Made here and not by Lightning, which would turn the whole process offline.
+    Lightning's own way of starting it would take the whole process offline.
     """
     import wandb  # takes a second, and other loggers do not need it
 
@@ -79,13 +79,13 @@ def wandb_run(options: DictConfig, folder: Path, **about: Any) -> Iterator[Any |
 
 
 def _drop_earlier(folder: Path, key: str) -> None:
-    """Remove what a killed run of this key has left: ``wandb sync`` stops at it, and the new run says all of it."""
+    """Remove what a killed run of this key has left: ``wandb sync`` stops at it, and the new run holds all of it."""
     for old in (folder / "wandb").glob(f"*run-*-{key}"):
         shutil.rmtree(old, ignore_errors=True)
 
 
 def _started(options: dict[str, Any]) -> Any | None:
-    """A W&B run, None if it cannot be started."""
+    """A W&B run; None if it cannot be started."""
     import wandb
 
     with unharmed(f"no {options['mode']} run"):
@@ -95,7 +95,7 @@ def _started(options: dict[str, Any]) -> Any | None:
 
 
 def _restart() -> None:
-    """Leave wandb's own process, which may be dead or hold on to a run; the next run starts another."""
+    """Stop wandb's own process, which may be dead or hold on to a run; the next run starts another."""
     import wandb
 
     with suppress(Exception):
@@ -104,7 +104,7 @@ def _restart() -> None:
 
 @contextmanager
 def unharmed(what: str) -> Iterator[None]:
-    """Whatever goes wrong inside is a warning."""
+    """Turn any error inside into a warning."""
     try:
         yield
     except Exception as error:
@@ -114,9 +114,9 @@ def unharmed(what: str) -> Iterator[None]:
 
 @contextmanager
 def _staging_in(folder: Path) -> Iterator[None]:
-    """Copies that wandb keeps until they are synced go below ``folder``, not to HOME, where nobody would remove them.
+    """Keep wandb's copies of files to be synced below ``folder``; in HOME nobody would remove them.
 
-    wandb has no other way to say this than the environment; what a person has set there stays.
+    Only the environment can tell wandb so; a place that the user has set there stays.
     """
     if STAGING in os.environ:
         yield
@@ -161,7 +161,7 @@ def _log_media(run: Any, cfg: DictConfig, result: dict[str, Any], rows: Sequence
 
 
 def flat_summary(result: dict[str, Any]) -> dict[str, float]:
-    """The few numbers of a result that are worth comparing between runs."""
+    """The few numbers of a result that people compare between runs."""
     names = ("n", "n_failed", "tokens_entering", "tokens_leaving", "llm_tflops", "metric_mflops", "kv_cache_bytes")
     summary = {name: result[name] for name in names if name in result} | result["metrics"]
     summary |= {f"retention/{name}": value["value"] for name, value in result.get("retention", {}).items()}
@@ -169,5 +169,5 @@ def flat_summary(result: dict[str, Any]) -> dict[str, float]:
 
 
 def _cell(value: Any) -> str:
-    """W&B tables take one type per column; text is the one that holds everything."""
+    """The value as text: W&B tables take one type per column."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

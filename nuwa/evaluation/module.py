@@ -1,4 +1,4 @@
-"""The loop's inside: a batch of samples goes in, scored answers go to the journal."""
+"""One step of the loop: a batch of samples goes in, scored answers go to the journal."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ from nuwa.models.prompts import PromptError
 from nuwa.samples import Sample, SampleError
 
 TIMINGS = "timings*.jsonl"
-"""One file for the journal, and one for each of its parts; making a batch's tensors counts in none of them."""
+"""One file for the journal and one for each of its parts. The time to make a batch's tensors is not counted."""
 
 
 class Evaluation(lightning.LightningModule):
     """Answers, scores and records batches under a pruning session.
 
-    The model stays outside Lightning's care (it is not a submodule): it is loaded once and shared between runs.
-    ``generation`` holds arguments of ``generate``; a ``max_new_tokens`` in it goes before the benchmark's.
+    The model is not a submodule, so that Lightning leaves it alone: it is loaded once and shared between runs.
+    ``generation`` holds arguments of ``generate``; its ``max_new_tokens`` takes precedence over the benchmark's.
+    With ``record`` a sample that cannot be used becomes a failed row, otherwise it ends the run.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class Evaluation(lightning.LightningModule):
             self._note_time(rows, seconds)
 
     def _answer(self, samples: Sequence[Sample], inputs: dict[str, torch.Tensor] | None = None) -> list[Row]:
-        """Scored rows; a sample whose prompt or picture cannot be used fails alone."""
+        """Scored rows; if the prompt or picture of a sample cannot be used, only that sample fails."""
         if not samples:
             return []
         try:
@@ -89,11 +90,9 @@ class Evaluation(lightning.LightningModule):
         options = {"max_new_tokens": self.benchmark.max_new_tokens(samples[0].task)}
         options |= {key: value for key, value in self.generation.items() if value is not None}
         devices = [self.loaded.device] if self.loaded.device.type == "cuda" else []
-        with torch.random.fork_rng(
-            devices=devices
-        ):  # sampling depends on the seed and the samples, not on what ran before
-            names = "\n".join(sample.id for sample in samples)
-            digest = hashlib.blake2b(f"{self.seed}:{names}".encode(), digest_size=7).digest()
+        names = "\n".join(sample.id for sample in samples)
+        digest = hashlib.blake2b(f"{self.seed}:{names}".encode(), digest_size=7).digest()
+        with torch.random.fork_rng(devices=devices):  # sampling depends on seed and samples, not on what ran before
             torch.manual_seed(int.from_bytes(digest, "little"))
             ids = self.loaded.model.generate(**inputs, **options)
         if devices:
@@ -119,7 +118,7 @@ class Evaluation(lightning.LightningModule):
         return row
 
     def _as_scored(self, sample: Sample, answer: str) -> str:
-        """The answer as the benchmark reads it: boxes as fractions of the picture, whatever the model's own frame."""
+        """The answer as the benchmark reads it: boxes as fractions of the picture, whichever frame the model uses."""
         if sample.task not in self.benchmark.unit_box_tasks or len(sample.images) != 1:
             return answer
         return self.loaded.in_unit_frame(answer, sample.images[0])
@@ -144,9 +143,9 @@ def _failed_row(name: str, reason: str, task: str = "") -> Row:
 
 
 def read_timings(folder: Path) -> tuple[int, float]:
-    """Samples answered and seconds spent answering, over all processes that worked on a run.
+    """Number of samples answered and seconds spent on them, over all processes that worked on a run.
 
-    Samples that were computed twice, because a process was killed after them, count once.
+    Samples that were computed twice because a process was killed count once.
     """
     batches = {}
     paths = sorted(Path(folder).glob(TIMINGS))

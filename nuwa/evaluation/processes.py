@@ -1,8 +1,8 @@
 """Several processes that share a run (``trainer=ddp``): who they are, how they start, and where they meet.
 
 All of them go through the same jobs in the same order. The first one, the lead, decides, merges and writes results;
-the others answer their share. They are started by torchrun, by hand or from ``launch.py``. What they tell each other
-are small Python objects, so they meet over gloo, on GPUs too.
+the others answer their share. torchrun starts them, either by hand or from ``launch.py``. They exchange small Python
+objects only, so they meet over gloo, on GPUs too.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from nuwa.config import ConfigError
 from nuwa.schema import Accelerator
 
 PATIENCE = timedelta(days=7)
-"""How long a process waits for the others; one that dies is noticed at once, so this only bounds a lost network."""
+"""How long a process waits for the others. A death is noticed at once; this bounds a lost network."""
 
 
 class ProcessError(RuntimeError):
-    """What went wrong in another process of the run; the message names it."""
+    """Another process of the run failed; the message names it."""
 
 
 @dataclass(frozen=True)
 class Processes:
-    """The processes of a run, seen from one of them; by default it is the only one.
+    """The processes of a run, as one of them sees them; by default it is the only one.
 
-    ``rank`` counts over all nodes, ``local_rank`` on this one, whose ``local_rank``-th GPU the process uses.
+    ``rank`` counts over all nodes, ``local_rank`` on this node; the process uses the GPU of that number.
     """
 
     rank: int = 0
@@ -66,10 +66,10 @@ class Processes:
         return box[0]
 
     def wait(self) -> None:
-        """Go on when all are here.
+        """Wait until all processes are here.
 
         Raises:
-            SystemExit: one of them was lost, and the others can do nothing more.
+            SystemExit: one of them was lost, and the others can do no more.
         """
         try:
             self._gather(None)
@@ -78,10 +78,10 @@ class Processes:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Work that fails in all processes if it fails in one, once all are through with it.
+        """Make work fail in all processes if it fails in one, after all have finished it.
 
         Raises:
-            Exception: what this process raised, or a ProcessError that says what another one did.
+            Exception: the error of this process, or a ProcessError that names the error of another one.
         """
         error = None
         try:
@@ -113,19 +113,19 @@ def _noticing_a_loss() -> Iterator[None]:
 
 
 def is_shared(cfg: DictConfig) -> bool:
-    """Whether a config asks for more than one process, or for as many as there are GPUs."""
+    """Whether a config asks for several processes, or for as many as there are GPUs."""
     return cfg.trainer.devices != 1 or cfg.trainer.num_nodes != 1
 
 
 def current(cfg: DictConfig) -> Processes:
-    """The processes that torchrun has started for this job; one alone without torchrun or without need."""
+    """The processes that torchrun has started for this job; a single one without torchrun or ``trainer=ddp``."""
     if not is_shared(cfg) or not distributed.is_torchelastic_launched():
         return Processes()
     return Processes(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")))
 
 
 def meet(cfg: DictConfig) -> Processes:
-    """`current`, connected with each other; the connection stays for the jobs that follow."""
+    """Connect the `current` processes; the connection stays open for the jobs that follow."""
     processes = current(cfg)
     if processes.size > 1 and not distributed.is_initialized():
         distributed.init_process_group("gloo", rank=processes.rank, world_size=processes.size, timeout=PATIENCE)
@@ -133,7 +133,7 @@ def meet(cfg: DictConfig) -> Processes:
 
 
 def check_processes(cfg: DictConfig, processes: Processes) -> None:
-    """Refuse processes that are not those that the config asks for."""
+    """Refuse a number of processes other than the config's."""
     trainer, found = cfg.trainer, f"{processes.local_size} on each of {processes.nodes} nodes"
     if trainer.num_nodes != processes.nodes or trainer.devices not in (None, processes.local_size):
         raise ConfigError(
@@ -143,13 +143,13 @@ def check_processes(cfg: DictConfig, processes: Processes) -> None:
 
 
 def start(cfg: DictConfig) -> None:
-    """Run this command line in several processes if a config asks for them, and leave the program.
+    """Run this command line in several processes if the config asks for them, then end the program.
 
-    Nothing happens in a process that torchrun has started, except that all but the lead fall silent.
+    A process that torchrun has started goes on; all but the lead fall silent.
 
     Raises:
         ConfigError: the processes cannot be started from here.
-        SystemExit: they have ended.
+        SystemExit: the processes have ended.
     """
     if not is_shared(cfg):
         return
@@ -167,7 +167,7 @@ def start(cfg: DictConfig) -> None:
 
 
 def check_sweep(cfg: DictConfig) -> None:
-    """Refuse a sweep whose jobs run side by side, each in a process of its own."""
+    """Refuse ``trainer=ddp`` under a launcher that runs the jobs of a sweep side by side."""
     launcher = cfg.hydra.launcher._target_
     if is_shared(cfg) and not launcher.endswith(".BasicLauncher"):
         raise ConfigError(
@@ -177,14 +177,14 @@ def check_sweep(cfg: DictConfig) -> None:
 
 
 def _run(count: int) -> int:
-    """The exit status of this command line in ``count`` processes, as torchrun runs it.
+    """Run this command line in ``count`` processes under torchrun; returns the exit status.
 
-    The processor cores are divided among them, where torchrun would give each a single one.
+    The processes share the cores of the CPU, where torchrun would give each a single one.
     """
     main = sys.modules["__main__"].__spec__
     program = [sys.argv[0]] if main is None else ["--module", main.name]
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // count)))
-    logging.disable()  # what the processes did not say themselves is said below
+    logging.disable()  # the processes log for themselves; what they could not say is printed below
     try:
         torchrun.run(torchrun.parse_args(["--standalone", f"--nproc-per-node={count}", *program, *sys.argv[1:]]))
     except ChildFailedError as failed:
@@ -199,6 +199,6 @@ def _run(count: int) -> int:
 
 
 def _fall_silent() -> None:
-    """The lead says what there is to say, the errors of others included."""
+    """Leave all output to the lead, which reports the errors of the others too."""
     logging.disable()
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -146,13 +146,12 @@ def _round(
     if cuda:
         torch.cuda.reset_peak_memory_stats(clock.device)
     with session:
-        encode = adapter.multimodal.get_image_features
-        known = inspect.signature(encode).parameters
+        known = inspect.signature(adapter.encode_images).parameters
         pictures = {name: value for name, value in inputs.items() if name in known and name != "input_ids"}
         rest = {name: value for name, value in inputs.items() if name != "pixel_values"}
         handles = _time_projector(adapter.projector, clock)
         start = clock.now()
-        encoded = encode(**pictures)
+        encoded = adapter.encode_images(**pictures)
         clock.add("encode_ms", start)
         remove_hooks(handles)
         middle = clock.now()

@@ -8,6 +8,7 @@ Shape letters: P patches of all images, N tokens of all images, H heads, d head 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -40,19 +41,29 @@ def received_by_head(queries: Tensor, keys: Tensor, scale: float, chunk: int = C
 
 
 class QwenRecording(Recording):
-    """Quantities of a tower, of images of ``grids`` (frames, rows, columns) tokens.
+    """Quantities of a tower that merges patches.
 
-    ``full`` are the layers whose attention spans whole images; by default taps read the last of them.
+    Args:
+        layers, merger, feature_layer: as in `Recording`.
+        unit: patches of a token.
+        sizes: tokens of each image.
+        order: (N,) where the tower keeps each token, in raster order of the images.
     """
 
+    windows = True
+
     def __init__(
-        self, layers: Sequence[nn.Module], merger: nn.Module, vision: Any, grids: Sequence[Sequence[int]]
+        self,
+        layers: Sequence[nn.Module],
+        merger: nn.Module,
+        feature_layer: int,
+        unit: int,
+        sizes: Sequence[int],
+        order: Tensor,
     ) -> None:
-        super().__init__(layers, merger, max(vision.fullatt_block_indexes), cls=False, windows=True)
-        self.unit = vision.spatial_merge_size**2
-        self.order = window_order(grids, vision.window_size // vision.spatial_merge_size // vision.patch_size)
-        self.sizes = [frames * rows * columns for frames, rows, columns in grids]
-        self.starts = torch.tensor([0, *self.sizes]).cumsum(0).tolist()
+        super().__init__(layers, merger, feature_layer, cls=False)
+        self.unit, self.sizes, self.order = unit, sizes, order
+        self.starts = torch.tensor([0, *sizes]).cumsum(0).tolist()
 
     def _leave_reader(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         if self._selected is None:
@@ -123,9 +134,6 @@ class Qwen2_5_VL(Family):
         """Windows of 4 x 4 tokens, every fourth part of the tower ends in full attention, M-RoPE."""
         from transformers import Qwen2_5_VLConfig
 
-        half = sizes.hidden_size // sizes.heads // 2
-        if half % 8:
-            raise ModelError(f"model.hidden_size={sizes.hidden_size} must be a multiple of 16 times model.heads")
         period = max(sizes.vision_layers // 4, 2)
         vision = {
             "depth": sizes.vision_layers,
@@ -137,15 +145,18 @@ class Qwen2_5_VL(Family):
             "window_size": 8 * sizes.patch,
             "fullatt_block_indexes": list(range(period - 1, sizes.vision_layers, period)),
         }
+        return Qwen2_5_VLConfig(vision_config=vision, **cls.random_parts(tokenizer, sizes))
+
+    @classmethod
+    def random_parts(cls, tokenizer: PreTrainedTokenizerFast, sizes: Sizes) -> dict[str, Any]:
+        """What a config says besides the tower."""
+        half = sizes.hidden_size // sizes.heads // 2
+        if half % 8:
+            raise ModelError(f"model.hidden_size={sizes.hidden_size} must be a multiple of 16 times model.heads")
         rope = plain_rope(1e6) | {"mrope_section": [half // 4, 3 * half // 8, 3 * half // 8]}
-        return Qwen2_5_VLConfig(
-            vision_config=vision,
-            text_config=sizes.text | ends_of(tokenizer) | {"rope_parameters": rope},
-            image_token_id=token_id(tokenizer, "<|image_pad|>"),
-            video_token_id=token_id(tokenizer, "<|video_pad|>"),
-            vision_start_token_id=token_id(tokenizer, "<|vision_start|>"),
-            vision_end_token_id=token_id(tokenizer, "<|vision_end|>"),
-        )
+        names = {"image": "image_pad", "video": "video_pad", "vision_start": "vision_start", "vision_end": "vision_end"}
+        ids = {f"{name}_token_id": token_id(tokenizer, f"<|{token}|>") for name, token in names.items()}
+        return {"text_config": sizes.text | ends_of(tokenizer) | {"rope_parameters": rope}, **ids}
 
     @classmethod
     def pictures(cls, config: PreTrainedConfig, source: Source, options: PictureOptions) -> NativeProcessor:
@@ -209,4 +220,8 @@ class Qwen2_5_VL(Family):
         return features
 
     def new_recording(self, arguments: Mapping[str, Any]) -> QwenRecording:
-        return QwenRecording(self.tower_layers, self.projector, self.config.vision_config, self.grids(arguments))
+        vision, grids = self.config.vision_config, self.grids(arguments)
+        order = window_order(grids, vision.window_size // vision.spatial_merge_size // vision.patch_size)
+        # by default taps read the last layer whose attention spans whole images
+        whole, unit = max(vision.fullatt_block_indexes), vision.spatial_merge_size**2
+        return QwenRecording(self.tower_layers, self.projector, whole, unit, list(map(math.prod, grids)), order)

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -57,14 +57,13 @@ class Recording(ABC):
         reader: the module that reads the tower's features.
         feature_layer: the layer that taps read by default, whose output are the features.
         cls: whether every sequence begins with a CLS token.
-        windows: whether most layers see windows only.
     """
 
-    def __init__(
-        self, layers: Sequence[nn.Module], reader: nn.Module, feature_layer: int, cls: bool, windows: bool = False
-    ) -> None:
-        self.layers, self.reader, self.feature_layer = layers, reader, feature_layer
-        self.cls, self.windows = int(cls), windows
+    windows: ClassVar[bool] = False
+    """Whether most layers see windows only."""
+
+    def __init__(self, layers: Sequence[nn.Module], reader: nn.Module, feature_layer: int, cls: bool) -> None:
+        self.layers, self.reader, self.feature_layer, self.cls = layers, reader, feature_layer, int(cls)
         self._selected: Tensor | None = None
         self._runs: dict[int, LayerRun] = {}
         self._sums: dict[Tap, Tensor] = {}

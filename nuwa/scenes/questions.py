@@ -107,22 +107,16 @@ def _absent_pair(objects, rng) -> tuple[str, str]:
             return color, shape
 
 
-def _color(objects, rng, kind):
-    unique = [o for o in objects if len(_matches(objects, shape=o.shape)) == 1]
+def _property(objects, rng, kind):
+    """What color is the only object of a shape? What shape has the only one of a colour?"""
+    known = {"color": "shape", "shape": "color"}[kind]
+    unique = [o for o in objects if len(_matches(objects, **{known: getattr(o, known)})) == 1]
     if not unique:
         return None
     chosen = unique[rng.integers(len(unique))]
-    targets = _matches(objects, shape=chosen.shape)
-    return _question(objects, f"what color is the {chosen.shape} ?", chosen.color, kind, targets)
-
-
-def _shape(objects, rng, kind):
-    unique = [o for o in objects if len(_matches(objects, color=o.color)) == 1]
-    if not unique:
-        return None
-    chosen = unique[rng.integers(len(unique))]
-    targets = _matches(objects, color=chosen.color)
-    return _question(objects, f"what shape is the {chosen.color} object ?", chosen.shape, kind, targets)
+    noun = chosen.shape if known == "shape" else f"{chosen.color} object"
+    targets = _matches(objects, **{known: getattr(chosen, known)})
+    return _question(objects, f"what {kind} is the {noun} ?", getattr(chosen, kind), kind, targets)
 
 
 def _count(objects, rng, kind):
@@ -184,5 +178,5 @@ def _extreme(objects, rng, kind):
     return _question(objects, text, box_text(found.box), kind, (ranked[0],), found.box)
 
 
-_VQA = {"exist": _exist, "color": _color, "shape": _shape, "count": _count, "relation": _relation}
+_VQA = {"exist": _exist, "color": _property, "shape": _property, "count": _count, "relation": _relation}
 _VG = {name: _extreme if name == "extreme" else _referring for name in VG_MIX}

@@ -21,7 +21,7 @@ COLORS = {
     "white": (245, 245, 245),
 }
 SHAPES = ("circle", "square", "triangle", "diamond", "cross", "ring")
-OBJECT_SIZES = ("small", "large")
+SHAPE_SIZES = ("small", "large")
 SIDE_RANGE = {"small": (12, 18), "large": (22, 33)}
 PLACEMENT_TRIES = 12
 
@@ -94,7 +94,7 @@ def _place_objects(
     for _ in range(rng.integers(count[0], count[1] + 1)):
         for _ in range(PLACEMENT_TRIES):
             color, shape = str(rng.choice(colors)), str(rng.choice(shapes))
-            kind = OBJECT_SIZES[int(rng.random() < 0.5)]
+            kind = SHAPE_SIZES[int(rng.random() < 0.5)]
             side, aspect = rng.integers(*SIDE_RANGE[kind]), rng.uniform(0.88, 1.14)
             mask = shape_mask(shape, round(side * aspect**0.5), round(side / aspect**0.5))
             y, x = rng.integers(0, size - mask.shape[0] + 1), rng.integers(0, size - mask.shape[1] + 1)
@@ -108,16 +108,7 @@ def _place_objects(
     return objects, owner
 
 
-def _paint(
-    rng: np.random.Generator,
-    canvas: np.ndarray,
-    background: np.ndarray,
-    owner: np.ndarray,
-    mask: np.ndarray,
-    corner: tuple[int, int],
-    names: tuple[str, str, str],
-    index: int,
-) -> SceneObject:
+def _paint(rng, canvas, background, owner, mask, corner, names: tuple[str, str, str], index: int) -> SceneObject:
     """Fill ``mask`` at ``corner`` (y, x) with a slightly varied colour and describe the object."""
     y, x = corner
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))

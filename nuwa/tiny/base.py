@@ -1,6 +1,7 @@
 """What the two tiny models have in common: everything that training, evaluation and export need of one."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -28,6 +29,8 @@ class TinyModel(ABC):
     vocabulary: ClassVar[Vocabulary]
     architecture: ClassVar[type[PreTrainedModel]]
     token: ClassVar[int]
+    tokenizer: ClassVar[Callable[[], PreTrainedTokenizerFast]]
+    """Makes the tokenizer that is exported."""
 
     @property
     def grid(self) -> int:
@@ -72,10 +75,6 @@ class TinyModel(ABC):
         """
 
     @abstractmethod
-    def tokenizer(self) -> PreTrainedTokenizerFast:
-        """The tokenizer that is exported."""
-
-    @abstractmethod
     def save_processor(self, folder: Path) -> None:
         """Save what prepares pictures beside the weights."""
 
@@ -94,6 +93,12 @@ def cut_patches(pixels: Tensor) -> Tensor:
     batch, side = len(pixels), pixels.shape[1] // PATCH_SIDE
     patches = ((pixels - PIXEL_MEAN) / PIXEL_STD).view(batch, side, PATCH_SIDE, side, PATCH_SIDE, 3)
     return patches.permute(0, 1, 3, 5, 2, 4).reshape(batch, side, side, -1)
+
+
+def project_heads(block: Network, hidden: Tensor) -> Iterator[Tensor]:
+    """Queries, keys and values (B, H, T, head) of an attention block for ``hidden`` (B, T, d)."""
+    for projection in (block.q_proj, block.k_proj, block.v_proj):
+        yield projection(hidden).unflatten(-1, (-1, block.head_dim)).transpose(1, 2)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from nuwa.scenes.questions import Question, ask, sample_caption
-from nuwa.scenes.scene import COLORS, OBJECT_SIZES, SHAPES, Scene, draw_scene
+from nuwa.scenes.scene import COLORS, SHAPE_SIZES, SHAPES, Scene, draw_scene
 from nuwa.tiny.base import PATCH_SIDE, TinyModel
 from nuwa.tiny.recipe import TrainingStage, stage_at
 from nuwa.tiny.vocabulary import Vocabulary
@@ -109,7 +109,7 @@ def _label_cells(scene: Scene, cell: int) -> dict[str, np.ndarray]:
         cover = wide.clip(0) * high.clip(0) / cell**2
         mine = cover >= best
         best[mine], owner[mine] = cover[mine], index + 1
-        names = (list(COLORS).index(item.color), SHAPES.index(item.shape), OBJECT_SIZES.index(item.size))
+        names = (list(COLORS).index(item.color), SHAPES.index(item.shape), SHAPE_SIZES.index(item.size))
         classes[mine] = np.array(names) + 1
         sides[mine] = np.stack([centers_x - x0, centers_y - y0, x1 - centers_x, y1 - centers_y], -1)[mine]
     return {"owner": owner.ravel(), "classes": classes.reshape(-1, 3), "sides": sides.reshape(-1, 4)}

@@ -18,7 +18,7 @@ RIGHT = {"vqa": "vqa/exact_match", "vg": "vg/acc@0.5"}
 
 
 @dataclass(frozen=True)
-class Score:
+class KindAccuracy:
     """Share of right answers of one kind of question; ``error`` is its standard error."""
 
     kind: str
@@ -53,7 +53,7 @@ def answer(loaded: LoadedModel, samples: list[Sample], limit: int, batch: int = 
     return answers
 
 
-def evaluate(folder: Path, name: str, task: str, count: int, seed: int = 0) -> list[Score]:
+def evaluate(folder: Path, name: str, task: str, count: int, seed: int = 0) -> list[KindAccuracy]:
     """Scores of the checkpoint in ``folder``: all questions of ``task`` first, then kind by kind."""
     scenes, loaded = Scenes(count, (task,), seed), load_tiny(folder, name)
     samples = [scenes[index] for index in range(count)]
@@ -63,5 +63,5 @@ def evaluate(folder: Path, name: str, task: str, count: int, seed: int = 0) -> l
         hit = scenes.score(sample, loaded.in_unit_frame(text, sample.images[0]))[RIGHT[task]]
         right.setdefault(sample.meta["kind"], []).append(int(hit))
     everything = [hit for hits in right.values() for hit in hits]
-    kinds = [Score(kind, sum(hits), len(hits)) for kind, hits in sorted(right.items())]
-    return [Score(task, sum(everything), len(everything)), *kinds]
+    kinds = [KindAccuracy(kind, sum(hits), len(hits)) for kind, hits in sorted(right.items())]
+    return [KindAccuracy(task, sum(everything), len(everything)), *kinds]

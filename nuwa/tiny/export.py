@@ -14,7 +14,7 @@ import torch
 from transformers import GenerationConfig
 
 from nuwa.tiny.base import TinyModel
-from nuwa.tiny.evaluate import Score, evaluate
+from nuwa.tiny.evaluate import KindAccuracy, evaluate
 from nuwa.tiny.shipped import TINY_MODELS
 
 
@@ -36,13 +36,13 @@ def export_weights(tiny: TinyModel, checkpoint: Path, folder: Path) -> int:
     return state["global_step"]
 
 
-def accuracy_table(scores: list[Score]) -> str:
+def accuracy_table(scores: list[KindAccuracy]) -> str:
     """Markdown rows of scores with their standard errors."""
     rows = [f"| {s.kind} | {s.asked} | {100 * s.accuracy:.1f} | {100 * s.error:.1f} |" for s in scores]
     return "\n".join(["| questions | n | right, % | s.e. |", "| --- | --- | --- | --- |", *rows])
 
 
-def write_card(tiny: TinyModel, folder: Path, scores: list[Score], steps: int, notes: str) -> None:
+def write_card(tiny: TinyModel, folder: Path, scores: list[KindAccuracy], steps: int, notes: str) -> None:
     """Fill the model's card with what was measured and with ``notes`` on the run (hardware, time, restarts)."""
     weights = folder / "model.safetensors"
     values = {

@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nuwa.scenes.scene import COLORS, IMAGE_SIZE, OBJECT_SIZES, SHAPES
+from nuwa.scenes.scene import COLORS, IMAGE_SIZE, SHAPE_SIZES, SHAPES
 from nuwa.tiny.base import VISION_WIDTH, WIDTH
 from nuwa.tiny.data import CAPTION_WORDS, TrainingBatch
 from nuwa.tiny.vocabulary import Vocabulary
 
-CLASSES = (len(COLORS) + 1, len(SHAPES) + 1, len(OBJECT_SIZES) + 1)  # class 0 is background
+CLASSES = (len(COLORS) + 1, len(SHAPES) + 1, len(SHAPE_SIZES) + 1)  # class 0 is background
 BOX_SCALE = 16.0  # pixels; unit of the distances to a box's sides
 ALIGNMENT_SCALE = 12.0
 ANSWER_WEIGHT, FORMAT_WEIGHT = 2.0, 0.1  # an answer word and a bracket, comma or end token; numbers weigh 1

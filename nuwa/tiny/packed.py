@@ -12,7 +12,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from nuwa.tiny.base import Network, TinyModel, apply_rope, attend, rms_norm, waves
+from nuwa.tiny.base import Network, TinyModel, apply_rope, attend, project_heads, rms_norm, waves
 
 # Called with a layer's index and its attention weights from the question tokens: (B, H, M, L, P) to the image prefix
 # and (B, H, M, L, L) to the question's own tokens.
@@ -77,7 +77,8 @@ def packed_forward(
     states = {}
     for index, layer in enumerate(decoder.layers):
         last = index == len(decoder.layers) - 1
-        query, key, value = _decoder_qkv(layer.self_attn, rms_norm(layer.input_layernorm, hidden), rope)
+        query, key, value = project_heads(layer.self_attn, rms_norm(layer.input_layernorm, hidden))
+        query, key = apply_rope(query, rope), apply_rope(key, rope)
         mixed = _attend_slots(query[:, :, prefix:], key, value, (prefix, slots, length), index, observe)
         if last:  # nothing after it reads the image prefix
             hidden = hidden[:, prefix:]
@@ -89,15 +90,6 @@ def packed_forward(
         if index + 1 in taps:
             states[index + 1] = hidden
     return Packed(rms_norm(decoder.norm, hidden), states, first, prefix)
-
-
-def _decoder_qkv(block: Network, hidden: Tensor, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """Rotated queries and keys, and values, each (B, H, T, head)."""
-    query, key, value = (
-        proj(hidden).unflatten(-1, (-1, block.head_dim)).transpose(1, 2)
-        for proj in (block.q_proj, block.k_proj, block.v_proj)
-    )
-    return apply_rope(query, rope), apply_rope(key, rope), value
 
 
 def _attend_slots(

@@ -16,7 +16,6 @@ from transformers import (
     LlavaForConditionalGeneration,
     LlavaImageProcessorPil,
     LlavaProcessor,
-    PreTrainedTokenizerFast,
 )
 
 from nuwa.scenes.scene import IMAGE_SIZE
@@ -35,6 +34,7 @@ from nuwa.tiny.base import (
     TinyModel,
     attend,
     cut_patches,
+    project_heads,
     rescale,
     window_cells,
 )
@@ -90,6 +90,7 @@ class TinyLlava(TinyModel):
     name = "llava"
     vocabulary = LLAVA
     architecture = LlavaForConditionalGeneration
+    tokenizer = staticmethod(llava_tokenizer)
     token = PATCH_SIDE
 
     def build_model(self, seed: int) -> LlavaForConditionalGeneration:
@@ -124,9 +125,6 @@ class TinyLlava(TinyModel):
         ids = torch.cat([before, first + cells, after], 1)
         half = WIDTH // HEADS // 2
         return ids[..., None].float() * _ROPE_THETA ** (-torch.arange(half).float() / half)
-
-    def tokenizer(self) -> PreTrainedTokenizerFast:
-        return llava_tokenizer()
 
     def save_processor(self, folder: Path) -> None:
         """LLaVA-1.5's preprocessing at 96 pixels: pad to a square with the mean colour, resize, normalise."""
@@ -173,8 +171,4 @@ def _fourier_table(harmonics: int) -> Tensor:
 
 
 def _tower_attention(block: Network, hidden: Tensor) -> Tensor:
-    query, key, value = (
-        proj(hidden).unflatten(-1, (block.num_heads, -1)).transpose(1, 2)
-        for proj in (block.q_proj, block.k_proj, block.v_proj)
-    )
-    return block.out_proj(attend(query, key, value).transpose(1, 2).flatten(2))
+    return block.out_proj(attend(*project_heads(block, hidden)).transpose(1, 2).flatten(2))

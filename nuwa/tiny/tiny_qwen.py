@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTextConfig, Qwen2_5_VLVisionConfig
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
@@ -90,6 +90,7 @@ class TinyQwen(TinyModel):
     name = "qwen"
     vocabulary = QWEN
     architecture = Qwen2_5_VLForConditionalGeneration
+    tokenizer = staticmethod(qwen_tokenizer)
     token = PATCH_SIDE * MERGE
 
     def build_model(self, seed: int) -> Qwen2_5_VLForConditionalGeneration:
@@ -129,9 +130,6 @@ class TinyQwen(TinyModel):
         half = WIDTH // HEADS // 2
         axis = torch.arange(3).repeat_interleave(torch.tensor(SECTIONS))
         return ids[:, axis].mT.float() * _ROPE_THETA ** (-torch.arange(half).float() / half)
-
-    def tokenizer(self) -> PreTrainedTokenizerFast:
-        return qwen_tokenizer()
 
     def save_processor(self, folder: Path) -> None:
         """Qwen's preprocessing with patches of 4 pixels; pictures keep their shape and are at most 96 x 96 in area."""

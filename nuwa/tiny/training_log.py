@@ -11,25 +11,9 @@ from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedC
 from nuwa.tiny.recipe import TrainingStage, stage_at
 
 LOGGED = (
-    "loss",
-    "answer",
-    "vqa",
-    "relation",
-    "vg",
-    "patch",
-    "caption",
-    "patch_color",
-    "patch_shape",
-    "patch_side_px",
-    "caption_top1",
-    "position",
-    "position_cells",
-    "attend_words",
-    "attend_nouns",
-    "attend_objects",
-    "align",
-    "naming",
-)
+    "loss", "answer", "vqa", "relation", "vg", "patch", "caption", "patch_color", "patch_shape", "patch_side_px",
+    "caption_top1", "position", "position_cells", "attend_words", "attend_nouns", "attend_objects", "align", "naming",
+)  # fmt: skip
 
 
 class TrainingLog(Callback):

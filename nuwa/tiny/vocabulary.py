@@ -7,11 +7,11 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from transformers import PreTrainedTokenizerFast
 
 from nuwa.scenes.questions import EXTREMES, MAX_COUNT, PLURALS
-from nuwa.scenes.scene import COLORS, IMAGE_SIZE, OBJECT_SIZES, SHAPES
+from nuwa.scenes.scene import COLORS, IMAGE_SIZE, SHAPE_SIZES, SHAPES
 
 SPACE = "▁"
 CONTENT_WORDS = (
-    *COLORS, *SHAPES, *PLURALS.values(), *OBJECT_SIZES, *EXTREMES, "left", "right", "above", "below"
+    *COLORS, *SHAPES, *PLURALS.values(), *SHAPE_SIZES, *EXTREMES, "left", "right", "above", "below"
 )  # fmt: skip
 _GRAMMAR = (
     "is", "there", "what", "color", "shape", "the", "how", "many", "are", "where", "object", "objects", "left", "right",

@@ -77,12 +77,14 @@ def test_text_that_cannot_be_written_costs_its_sample_only(name, tmp_path):
     assert (result["n"], result["n_failed"], len(journal)) == (2, 4, 6)
 
 
-def test_the_first_bad_row_can_end_the_run(tmp_path):
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_first_bad_row_can_end_the_run(workers, tmp_path):
     rows = pope(4)
     rows[1]["image"] = cut(rows[1]["image"])
     write_parquet(rows, tmp_path / "data/data/test")
-    result, _ = run(tmp_path, "pope", "on_error=raise")
+    result, _ = run(tmp_path, "pope", "on_error=raise", f"trainer.num_workers={workers}")
     assert result["status"] == "failed" and "pope, row 1: image 1.jpg cannot be read" in result["reason"]
+    assert "\n" not in result["reason"], "a reason, not the traceback of another process"
 
 
 def spoiled(tmp_path, kind):

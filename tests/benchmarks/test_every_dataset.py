@@ -1,4 +1,7 @@
-"""Every file of conf/dataset through launch.py on the tiny model: rows of the published schema, limit, kill, resume."""
+"""Every kind of data set through launch.py on the tiny model: rows of the published schema, limit, kill, resume.
+
+Files of conf/dataset that differ in their split only are read in test_published.
+"""
 
 import importlib.util
 import json
@@ -6,7 +9,7 @@ import sys
 
 import pytest
 from helpers.jobs import CONF, ROOT
-from helpers.published import SETS, picture, write_set
+from helpers.published import ONE_OF_A_KIND, SETS, picture, write_set
 from omegaconf import OmegaConf
 
 from nuwa.evaluation.journal import JOURNAL, read_rows
@@ -20,6 +23,9 @@ FIXED = (
     "pruner=nuwa", "budget=avg64", "baseline=skip", "logger=none", "callbacks=none", "trainer=cpu", "limit=3",
     "generation.max_new_tokens=2", "trainer.batch_size=2",
 )  # fmt: skip
+KINDS = ("local", "nuwa_qwen_refcoco", "scenes", *ONE_OF_A_KIND)
+HEADLINES = {"mme": "mme/total_score", "mmmu_val": "mmmu/acc", "refcoco_test": "refcoco/ACC@0.5", "mmvet": None}
+PICTURES = {"mmmu_val": {1, 2, 3}, "seedbench": {1, 2}}
 WHOLE_GROUPS = {"mme": 2, "mmbench_en_dev": 2}
 """How many of three samples are whole groups of two."""
 
@@ -64,7 +70,7 @@ def launch(monkeypatch, tmp_path):
     return call
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", KINDS)
 def test_a_limited_run_that_is_killed_and_resumed(name, launch, tmp_path):
     data = tmp_path / "data"
     data.mkdir()
@@ -80,6 +86,9 @@ def test_a_limited_run_that_is_killed_and_resumed(name, launch, tmp_path):
     rows, content = read_rows(folder / JOURNAL), (folder / JOURNAL).read_bytes()
     assert len(rows) == count and all(row["status"] == "ok" and row["kept"] for row in rows)
     assert set(result["metrics"]) == set(result["standard_errors"]) and (result["metrics"] or name == "mmvet")
+    headline = next(iter(result["metrics"]), None)
+    assert headline == HEADLINES.get(name, headline)
+    assert {len(row["kept"]) for row in rows} == PICTURES.get(name, {1})
 
     ends = [i + 1 for i, byte in enumerate(content) if byte == ord("\n")]
     (folder / RESULT).unlink()

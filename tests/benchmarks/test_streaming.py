@@ -8,7 +8,6 @@ import pytest
 from helpers.published import ONE_OF_A_KIND, benchmark, pope, write_parquet, write_set
 
 from nuwa.benchmarks import streamed
-from nuwa.benchmarks.base import BenchmarkError
 from nuwa.evaluation.data import EvaluationData
 from nuwa.samples import SampleError
 
@@ -129,21 +128,3 @@ def test_a_file_that_cannot_be_reached_stops_the_run(tmp_path):
     next(path.rglob("*.parquet")).unlink()
     with pytest.raises(FileNotFoundError):
         list(EvaluationData(dataset, 8, {}, 2, 0, record=True).test_dataloader())
-
-
-@pytest.mark.parametrize("keep", [0, 4, 0.5])
-def test_a_parquet_that_was_cut(keep, tmp_path):
-    file = write_parquet(pope(4), tmp_path / "data/test")
-    content = file.read_bytes()
-    file.write_bytes(content[: int(keep * len(content)) if isinstance(keep, float) else keep])
-    with pytest.raises(
-        BenchmarkError, match=r"dataset\.path: .*test-00000-of-00001\.parquet is not a whole parquet file"
-    ):
-        benchmark("pope", tmp_path, STREAMING)
-
-
-def test_a_missing_column_is_named_with_those_that_exist(tmp_path):
-    rows = [{key: value for key, value in row.items() if key != "answer"} for row in pope(2)]
-    write_parquet(rows, tmp_path / "data/test")
-    with pytest.raises(BenchmarkError, match=r"pope: .* lacks answer; it has id, question_id, question, image"):
-        benchmark("pope", tmp_path, STREAMING)

@@ -17,6 +17,8 @@ import torch
 from evaluation.test_data import Mixed
 from helpers.jobs import ROOT, SMALL, compose, small
 from omegaconf import OmegaConf
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from nuwa.config import ConfigError
 from nuwa.evaluation.check import check
@@ -208,6 +210,33 @@ def test_what_several_processes_cannot_do_is_refused(tmp_path):
     cfg = OmegaConf.create({"hydra": side_by_side, "trainer": {"devices": 2, "num_nodes": 1}})
     with pytest.raises(ConfigError, match="hydra/launcher=JoblibLauncher: trainer=ddp"):
         check_sweep(cfg)
+
+
+@pytest.mark.parametrize(
+    ("stopped", "status", "said"),
+    [
+        (None, 0, ""),
+        (ChildFailedError("launch.py", {1: ProcessFailure(1, 7, 1, "none")}), 1, ""),
+        (
+            ChildFailedError("launch.py", {1: ProcessFailure(1, 7, -signal.SIGKILL, "none")}),
+            1,
+            "error: process 1 was ended by SIGKILL; the same command goes on from there\n",
+        ),
+        (SignalException("stopped", signal.SIGTERM), 128 + signal.SIGTERM, ""),
+    ],
+)
+def test_the_exit_status_says_how_the_processes_ended(stopped, status, said, tmp_path, monkeypatch, capsys):
+    def run(arguments):
+        assert arguments.nproc_per_node == "2"
+        if stopped is not None:
+            raise stopped
+
+    monkeypatch.setattr("torch.distributed.run.run", run)
+    monkeypatch.setattr("logging.disable", lambda: None)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    with pytest.raises(SystemExit) as left:
+        start(small(tmp_path, *TWO))
+    assert left.value.code == status and capsys.readouterr().err == said
 
 
 def test_every_process_has_a_gpu_of_its_own(tmp_path, monkeypatch):

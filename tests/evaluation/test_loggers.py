@@ -136,6 +136,23 @@ def test_what_a_killed_run_left_goes(tmp_path):
     assert read_run(mine).exit_code == 0 and other.name == "offline-run-20261121_120002-other"
 
 
+def test_copies_are_staged_below_each_run(tmp_path, monkeypatch):
+    monkeypatch.delenv(loggers.STAGING, raising=False)
+    staged = []
+    for name in ("one", "two"):
+        with loggers._staging_in(tmp_path / name):
+            staged.append(os.environ[loggers.STAGING])
+    assert staged == [str(tmp_path / name / "wandb") for name in ("one", "two")]
+    assert loggers.STAGING not in os.environ
+
+
+def test_copies_are_staged_where_a_person_says(tmp_path, monkeypatch):
+    monkeypatch.setenv(loggers.STAGING, str(tmp_path / "mine"))
+    with loggers._staging_in(tmp_path):
+        assert os.environ[loggers.STAGING] == str(tmp_path / "mine")
+    assert os.environ[loggers.STAGING] == str(tmp_path / "mine")
+
+
 @pytest.fixture
 def online(monkeypatch, tmp_path):
     """Options of an online run, and what takes them to an address."""

@@ -3,6 +3,7 @@
 import json
 import logging
 import weakref
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,11 +11,15 @@ from helpers.jobs import SMALL, compose, small
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from PIL import Image
 
+from nuwa.config import run_key
 from nuwa.evaluation import compute as compute_module
 from nuwa.evaluation import model_cache
 from nuwa.evaluation.journal import JOURNAL, read_rows
-from nuwa.evaluation.result import read_result
+from nuwa.evaluation.result import read_result, write_result
 from nuwa.evaluation.run import run_job
+from nuwa.evaluation.runs import Run
+
+EARLIER = json.loads(Path(__file__).with_name("result_e562ab8.json").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -70,19 +75,72 @@ def test_resume_false_computes_again(done):
     assert len(read_rows(done / JOURNAL)) == 6
 
 
+def test_the_old_result_goes_before_a_run_is_computed_again(tmp_path, monkeypatch):
+    """Killed in the middle, it is unfinished."""
+
+    def killed(cfg, folder, *rest):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(compute_module, "compute", killed)
+    cfg = small(tmp_path, "resume=false", "baseline=skip")
+    folder = tmp_path / "main" / run_key(cfg)
+    folder.mkdir(parents=True)
+    write_result(folder, {"status": "done"})
+    with pytest.raises(KeyboardInterrupt):
+        run_job(cfg)
+    assert Run.read(folder).status == "unfinished"
+
+
+def test_resume_false_goes_on_with_the_unpruned_run(tmp_path, monkeypatch):
+    """It is shared by all points of a sweep, which would otherwise compute it once each."""
+    resumed = {}
+
+    def compute(cfg, folder, *rest):
+        resumed[cfg.pruner._target_.rpartition(".")[-1]] = cfg.resume
+        return {"status": "done"}
+
+    monkeypatch.setattr(compute_module, "compute", compute)
+    run_job(small(tmp_path, "resume=false"))
+    assert resumed == {"KeepAll": True, "Nuwa": False}
+
+
+def store_earlier(folder, **changes):
+    """What a `small` job had found at e562ab8."""
+    folder.mkdir(parents=True)
+    write_result(folder, EARLIER | changes)
+    return folder
+
+
+def test_the_result_of_an_earlier_version_is_found(tmp_path, monkeypatch):
+    monkeypatch.setattr(compute_module, "compute", lambda *args: pytest.fail("computed again"))
+    folder = store_earlier(tmp_path / "main" / EARLIER["run_key"])
+    assert run_job(small(tmp_path)) == folder
+
+
+def test_the_result_of_an_earlier_protocol_is_named(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(compute_module, "compute", lambda *args: {"status": "done"})
+    same = store_earlier(tmp_path / "main" / "same", protocol=0)
+    store_earlier(tmp_path / "main" / "copy")
+    store_earlier(tmp_path / "main" / "other", protocol=0, config=EARLIER["config"] | {"seed": 1})
+    with caplog.at_level(logging.INFO, "nuwa"):
+        folder = run_job(small(tmp_path, "baseline=skip"))
+    (named,) = [record.getMessage() for record in caplog.records if "again" in record.getMessage()]
+    assert named == f"{folder}: computed again, because {same} is of protocol 0"
+
+
 def test_batch_size_does_not_change_answers(done, tmp_path):
     other = run_job(small(tmp_path, "trainer.batch_size=5", "baseline=skip"))
     one, two = ({row["id"]: row["prediction"] for row in read_rows(folder / JOURNAL)} for folder in (done, other))
     assert other.name == done.name and one == two
 
 
-def test_sampling_does_not_depend_on_what_ran_before(tmp_path):
+def test_sampling_depends_on_the_seed_and_not_on_what_ran_before(tmp_path):
     answers = []
-    for name in ("a", "b"):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         torch.manual_seed(len(answers))
-        folder = run_job(small(tmp_path / name, "generation=sample", "baseline=skip", "limit=2"))
-        answers.append((folder / JOURNAL).read_text())
-    assert answers[0] == answers[1]
+        folder = run_job(small(tmp_path / name, "generation=sample", "baseline=skip", "limit=2", f"seed={seed}"))
+        answers.append([row["prediction"] for row in read_rows(folder / JOURNAL)])
+    assert answers[0] == answers[1] != answers[2]
 
 
 def test_a_budget_out_of_reach_is_a_result(tmp_path):

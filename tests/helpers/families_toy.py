@@ -26,7 +26,7 @@ FAMILIES = ("llava_next", "llava_onevision", "qwen2_5_vl")
 @cache
 def toy(family: str, **changes) -> LoadedModel:
     """A model of conf/model at toy size, with other values."""
-    name, image_size = NAMES[family]
+    name, image_size = NAMES.get(family, (f"{family}_random", 336))
     register()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         config = hydra.compose("config", [f"model={name}"]).model

@@ -10,6 +10,7 @@ from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl
 
 from nuwa.engine.calls import read_prompt_once
 from nuwa.models import adapter_for
+from nuwa.pruners.base import Tap
 
 
 def seen_tower(family, inputs):
@@ -130,3 +131,33 @@ def window_by_window(rows, columns, start, window=2):
         for column in range(left, min(left + window, columns))
     ]
     return torch.tensor([start + order.index((r, c)) for r in range(rows) for c in range(columns)])
+
+
+@pytest.mark.parametrize(("positive", "negative"), [(4, -1), (3, -2), (2, -3)])
+def test_a_feature_layer_counts_from_either_end(positive, negative, monkeypatch):
+    """Of transformers' states, of which number 0 enters the first layer."""
+    family, tap, read = FAMILIES["llava"], Tap("keys"), []
+    model, images = family.model(), family.pictures(0, 1)
+    for layer in (positive, negative):
+        monkeypatch.setattr(model.config, "vision_feature_layer", layer)
+        with torch.no_grad(), adapter_for(model).record((tap,), images) as recording:
+            model.model.get_image_features(**images)
+        read.append((recording.value(tap), recording.selected))
+    for one, other in zip(*read, strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_recording_comes_back_from_its_tensors_and_shows_owners(name):
+    family, taps = FAMILIES[name], (Tap("received_attention"), Tap("keys"), Tap("hidden_mean", 0.5))
+    model, images = family.model(), family.pictures(1, 0)
+    adapter, rows = adapter_for(model), torch.arange(5)
+    with torch.no_grad(), adapter.record(taps, images) as recording:
+        model.model.get_image_features(**images)
+    again = adapter.new_recording(images)
+    again.load_state_dict(recording.state_dict(taps), taps)
+    again.expand_to([1, 0, 1])
+    for image, owner in enumerate((1, 0, 1)):
+        assert torch.equal(again.features(image, rows), recording.features(owner, rows))
+        for tap in taps:
+            assert torch.equal(again.view(tap, image, rows), recording.view(tap, owner, rows))

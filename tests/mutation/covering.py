@@ -8,6 +8,7 @@ import re
 import sys
 import threading
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
 
 from mutation.forks import ROOT, Task, pytest_in_fork, run
@@ -54,12 +55,12 @@ class Tracer:
     def table(self) -> dict:
         """``{"lines": [file|scope|source ...], "tests": {id: [seconds, places in lines]}}``."""
         files = {file for _, lines in self.tests.values() for file, _, _ in lines}
-        texts = {file: ["", *Path(file).read_text().splitlines(), ""] for file in files}  # line 1 of an empty file
+        texts = {file: dict(enumerate(map(str.strip, Path(file).read_text().splitlines()), 1)) for file in files}
         places: dict[str, int] = {}
         tests = {}
         for test, (seconds, lines) in self.tests.items():
             if seconds < float("inf"):
-                keys = {key_of(str(Path(f).relative_to(ROOT)), scope, texts[f][n].strip()) for f, scope, n in lines}
+                keys = {key_of(str(Path(f).relative_to(ROOT)), scope, texts[f].get(n, "")) for f, scope, n in lines}
                 tests[test] = [round(seconds, 3), sorted(places.setdefault(key, len(places)) for key in keys)]
         return {"lines": list(places), "tests": tests}
 
@@ -77,8 +78,7 @@ def collect(jobs: int, cache: Path, fresh: bool) -> None:
         file, digest = str(path.relative_to(ROOT)), hashlib.sha1(path.read_bytes()).hexdigest()
         known = _known(folder, file)
         if fresh or known is None or known["digest"] != digest:
-            scratch = cache / f"tmp_{path.stem}"
-            tasks.append(Task((file, digest), lambda file=file, scratch=scratch: _trace(file, scratch), 1500))
+            tasks.append(Task((file, digest), partial(_trace, file), 1500))
     total = len(tasks)
     for number, ((file, digest), table) in enumerate(run(lambda: tasks and tasks.pop(0), jobs, cache / "forks"), 1):
         table = {"error": "killed"} if table is None else table
@@ -103,8 +103,17 @@ def _known(folder: Path, file: str) -> dict | None:
     return json.loads(path.read_text()) if path.exists() else None
 
 
+def around(file: str, scope: str) -> list[tuple[str, str]]:
+    """A function and what is around it: functions and classes, its file, its folder."""
+    found = [(file, scope)]
+    while scope:
+        scope = scope.rpartition(".")[0].removesuffix(".<locals>")
+        found.append((file, scope))
+    return [*found, (str(Path(file).parent), "")]
+
+
 class Coverage:
-    """The tests of a mutant: those that run its line; else those that run its function, its class, or its file."""
+    """The tests of a mutant: those that run its line; else its function, or the next thing around it that is run."""
 
     def __init__(self, cache: Path):
         self.seconds: dict[str, float] = {}
@@ -115,33 +124,29 @@ class Coverage:
                 continue
             for test, (seconds, places) in table["tests"].items():
                 self.seconds[test] = seconds
-                for key in (table["lines"][place] for place in places):
+                keys = {table["lines"][place] for place in places}
+                for key in keys:
                     self.by_line[key].add(test)
-                    file, scope, _ = key.split("|", 2)
-                    while scope:
-                        self.by_scope[file, scope].add(test)
-                        scope = scope.rpartition(".")[0].removesuffix(".<locals>")
-                    self.by_scope[file, ""].add(test)
+                for scope in {tuple(key.split("|", 2)[:2]) for key in keys}:
+                    for place in around(*scope):
+                        self.by_scope[place].add(test)
 
     def tests(self, mutant: Mutant, limit: float) -> list[str]:
-        """Each test function's quickest case first, quick functions before slow ones; then their second cases, and so
-        on for ``limit`` seconds in all."""
-        found = self.by_line.get(key_of(mutant.file, mutant.scope, mutant.source))
-        scope = mutant.scope
-        while not found:
-            found = self.by_scope.get((mutant.file, scope))
-            if not scope:
-                break
-            scope = scope.rpartition(".")[0].removesuffix(".<locals>")
+        """Each test function's quickest case, quick functions before slow ones; then their second cases, and so on
+        for ``limit`` seconds in all."""
         groups = defaultdict(list)
-        for test in sorted(found or (), key=lambda test: (self.seconds[test], test)):
+        for test in sorted(self._running(mutant), key=lambda test: (self.seconds[test], test)):
             groups[test.partition("[")[0]].append(test)
-        ranked = sorted(
-            (turn, self.seconds[test], test) for group in groups.values() for turn, test in enumerate(group)
-        )
+        turns = [(turn, self.seconds[test], test) for group in groups.values() for turn, test in enumerate(group)]
         chosen, spent = [], 0.0
-        for _, seconds, test in ranked:
+        for _, seconds, test in sorted(turns):
             if spent + seconds <= limit or not chosen:
                 chosen.append(test)
                 spent += seconds
         return chosen
+
+    def _running(self, mutant: Mutant) -> set[str]:
+        found = self.by_line.get(key_of(mutant.file, mutant.scope, mutant.source), set())
+        for place in around(mutant.file, mutant.scope):
+            found = found or self.by_scope.get(place, set())
+        return found

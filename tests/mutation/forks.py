@@ -22,10 +22,13 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass(frozen=True)
 class Task:
-    """What a fork does: ``work()`` gives something that JSON can hold. ``seconds``: of processor time, then killed."""
+    """What a fork does: ``work(scratch)``, a folder it may use, gives what JSON can hold.
+
+    ``seconds``: of processor time, then it is killed.
+    """
 
     key: Any
-    work: Callable[[], Any]
+    work: Callable[[Path], Any]
     seconds: int
 
 
@@ -55,7 +58,7 @@ def run(following: Callable[[], Task | None], jobs: int, folder: Path) -> Iterat
     """
     running: dict[int, tuple[Task, int, float]] = {}
     folder.mkdir(parents=True, exist_ok=True)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     try:
         while True:
             while len(running) < jobs and (task := following()):
@@ -77,6 +80,7 @@ def run(following: Callable[[], Task | None], jobs: int, folder: Path) -> Iterat
         for pid in running:
             _end(pid)
             os.waitpid(pid, 0)
+        signal.signal(signal.SIGTERM, before)
 
 
 def _end(pid: int) -> None:
@@ -102,7 +106,7 @@ def _fork(task: Task, files: Path) -> int:
             signal.signal(number, signal.SIG_DFL)
         resource.setrlimit(resource.RLIMIT_CPU, (task.seconds, task.seconds + 2))
         try:
-            result = task.work()
+            result = task.work(files.with_suffix(".tmp"))
         except BaseException:
             result = {"error": traceback.format_exc()}
         part = files.with_suffix(".part")

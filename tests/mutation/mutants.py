@@ -90,9 +90,11 @@ def _edits(tree: ast.AST, scope: str = "") -> Iterator[tuple[str, Edit]]:
 
 
 def _children(node: ast.AST) -> Iterator[ast.AST]:
-    """The parts that are run for what they do: no annotations, decorators, docstrings, messages or imports of types."""
+    """The parts that are run for what they do: no types, decorators, docstrings, messages, checks."""
     test = getattr(node, "test", None)
     if isinstance(node, (ast.JoinedStr, ast.Raise, ast.Assert)) or getattr(test, "id", "") == "TYPE_CHECKING":
+        return
+    if isinstance(node, ast.keyword) and node.arg == "strict":
         return
     for name, value in ast.iter_fields(node):
         if name in ("annotation", "returns", "decorator_list", "type_params"):
@@ -174,7 +176,7 @@ def _constant(node: ast.Constant) -> list[Edit]:
 def _call(node: ast.Call) -> list[Edit]:
     out = []
     for place, keyword in enumerate(node.keywords):
-        if keyword.arg:
+        if keyword.arg not in (None, "strict"):
             rest = node.keywords[:place] + node.keywords[place + 1 :]
             out.append(_changed(node, f"argument {keyword.arg} left out", keywords=rest))
     return out

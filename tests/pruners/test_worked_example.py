@@ -25,6 +25,7 @@ def clone(tmp_path_factory):
         else:
             shutil.copy(ROOT / name, folder / name)
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    text = text.split("## A new pruning method")[1].split("\n## ")[0]
     files = re.findall(r"^`([\w/.]+)`:\n```\w+\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     assert [name for name, _ in files] == [
         *("nuwa/pruners/loudest.py", "conf/pruner/loudest.yaml"),

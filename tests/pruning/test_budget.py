@@ -46,6 +46,7 @@ def test_entering_and_leaving():
     counts = [576] * 3 + [82] * 4 + [32] * 9 + [18] * 16
     assert average_entering(counts) == pytest.approx(82.25)
     assert average_leaving(counts) == pytest.approx(64.81, abs=0.01)
+    assert average_leaving([4, 4, 1]) == 2  # what enters the last layer leaves it
 
 
 @pytest.mark.parametrize(

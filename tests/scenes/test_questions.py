@@ -1,22 +1,33 @@
 """Questions: every answer agrees with an independent reading of the question against the scene's objects."""
 
+import copy
+from functools import cache
+
 import numpy as np
 import pytest
 
 from nuwa.scenes.questions import VG_MIX, VQA_MIX, ask, box_text, sample_caption
-from nuwa.scenes.scene import COLORS, OBJECT_SIZES, SHAPES, SceneObject, draw_scene
+from nuwa.scenes.scene import COLORS, SHAPE_SIZES, SHAPES, SceneObject, draw_scene
 from nuwa.scenes.scene import Scene as SceneType
 
 
-def scene_and_rng(index):
+@cache
+def drawn(index):
+    """A scene, and the generator as drawing left it."""
     rng = np.random.default_rng([11, index, 7])
     return draw_scene(rng), rng
+
+
+def scene_and_rng(index):
+    """The scene and a copy of its generator: every test asks the same scenes."""
+    scene, rng = drawn(index)
+    return scene, copy.deepcopy(rng)
 
 
 def words_of(phrase):
     """(colour, shape, size) that a phrase names, each None when it names none."""
     words = [("cross" if w == "crosses" else w.removesuffix("s") if w not in ("cross",) else w) for w in phrase.split()]
-    return tuple(next((w for w in words if w in names), None) for names in (COLORS, SHAPES, OBJECT_SIZES))
+    return tuple(next((w for w in words if w in names), None) for names in (COLORS, SHAPES, SHAPE_SIZES))
 
 
 def named(objects, phrase):

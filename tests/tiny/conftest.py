@@ -1,7 +1,20 @@
 """One thread for the tests of the tiny model: its matrices are small, and waiting threads cost more than they save."""
 
+from functools import cache
+
 import pytest
 import torch
+
+from nuwa.tiny import data
+
+
+@pytest.fixture(autouse=True)
+def one_bank(monkeypatch):
+    """Draw a bank of captions once: it is a function of its seed and its size."""
+    monkeypatch.setattr(data, "caption_bank", BANK)
+
+
+BANK = cache(data.caption_bank)
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ def tiny(request):
 
 @pytest.mark.parametrize(("task", "floor"), [("vqa", 0.85), ("vg", 0.9)])
 def test_accuracy_on_held_out_scenes(tiny, task, floor):
-    total, *kinds = evaluate(tiny.folder, tiny.name, task, count=40)
+    total, *kinds = evaluate(tiny.folder, tiny.name, task, count=20)
     assert total.accuracy >= floor, [(score.kind, score.right, score.asked) for score in kinds]
 
 
