@@ -8,27 +8,20 @@ import traceback
 from argparse import ArgumentError, ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
 from functools import wraps
-from typing import Any, NamedTuple
+from typing import Any
 
 BAD_INPUT: tuple[type[Exception], ...] = (ValueError, OSError)
 """What is raised for bad input; the messages are written for the person who typed the command."""
 
 
-class Argument(NamedTuple):
-    """Names and settings of one argument, as ``ArgumentParser.add_argument`` takes them."""
-
-    names: tuple[str, ...]
-    settings: dict[str, Any]
-
-
-def argument(*names: str, **settings: Any) -> Argument:
-    """An argument of a `command`: ``argument("--limit", type=int, help="how many")``."""
-    return Argument(names, settings)
+def argument(*names: str, **settings: Any) -> Callable[[ArgumentParser], object]:
+    """An argument of a `command`, as ``ArgumentParser.add_argument`` takes it."""
+    return lambda parser: parser.add_argument(*names, **settings)
 
 
 def command(
-    description: str, *arguments: Argument, also: tuple[type[Exception], ...] = ()
-) -> Callable[[Callable[[Namespace], int | None]], Callable[[Sequence[str] | None], int]]:
+    description: str, *arguments: Callable[[ArgumentParser], object], also: tuple[type[Exception], ...] = ()
+) -> Callable[[Callable[[Namespace], int | None]], Callable[..., int]]:
     """Make a function of parsed arguments a ``main(arguments=None)`` that returns an exit status.
 
     The status is what the function returns (None counts as 0), or 1 after `BAD_INPUT` or an error of ``also``, which
@@ -43,14 +36,14 @@ def command(
     0
     """
 
-    def decorate(function: Callable[[Namespace], int | None]) -> Callable[[Sequence[str] | None], int]:
+    def decorate(function: Callable[[Namespace], int | None]) -> Callable[..., int]:
         @wraps(function)
         def main(given: Sequence[str] | None = None) -> int:
             parser = ArgumentParser(
                 _program(function), description=description, formatter_class=RawDescriptionHelpFormatter
             )
-            for names, settings in arguments:
-                parser.add_argument(*names, **settings)
+            for add in arguments:
+                add(parser)
             options = parser.parse_args(given)
             try:
                 status = function(options)

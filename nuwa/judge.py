@@ -8,11 +8,11 @@ answers all have marks gets its scores, in ``predictions.jsonl`` and ``result.js
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import os
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from nuwa.benchmarks.judge import JudgeError, OpenAIJudge
 from nuwa.benchmarks.mmvet import JUDGE_PROMPT, MMVet, read_judge_prompt, score_mmvet
+from nuwa.command import argument, command
 from nuwa.evaluation.journal import JOURNAL, Journal, JournalError, Row, answered, read_answers
 from nuwa.evaluation.result import read_result, write_result
 from nuwa.evaluation.run import LOCK
@@ -118,41 +119,33 @@ def unjudged_runs(roots: Sequence[Path]) -> list[Path]:
     return found
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    words = argparse.ArgumentParser(prog="python -m nuwa.judge", description="Mark saved MM-Vet answers.")
-    words.add_argument("folders", type=Path, nargs="+", help="outputs, outputs/<name>, or a run's folder")
-    words.add_argument("--url", required=True, help="a server with OpenAI's chat completions, up to its version")
-    words.add_argument("--model", required=True, help="the server's name for the judge")
-    words.add_argument("--key-variable", help="the environment variable that holds the server's key")
-    words.add_argument("--prompt", help="a text file with {question}, {answer} and {prediction}; else our own words")
-    return words
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
+@command(
+    "Mark saved MM-Vet answers.",
+    argument("folders", type=Path, nargs="+", help="outputs, outputs/<name>, or a run's folder"),
+    argument("--url", required=True, help="a server with OpenAI's chat completions, up to its version"),
+    argument("--model", required=True, help="the server's name for the judge"),
+    argument("--key-variable", help="the environment variable that holds the server's key"),
+    argument("--prompt", help="a text file with {question}, {answer} and {prediction}; else our own words"),
+    also=(JournalError,),
+)
+def main(options: Namespace) -> None:
     """Mark, then sum up; 1 if there is nothing to mark or the judge does not answer."""
-    options = parser().parse_args(arguments)
-    try:
-        judge = OpenAIJudge(options.url, options.model, options.key_variable)
-        marker = Marker(judge, read_judge_prompt(options.prompt) if options.prompt else JUDGE_PROMPT)
-        folders = unjudged_runs(options.folders)
-        if not folders:
-            raise JournalError(f"no finished MM-Vet run without a judge in {', '.join(map(str, options.folders))}")
-        for folder in folders:
+    judge = OpenAIJudge(options.url, options.model, options.key_variable)
+    marker = Marker(judge, read_judge_prompt(options.prompt) if options.prompt else JUDGE_PROMPT)
+    folders = unjudged_runs(options.folders)
+    if not folders:
+        raise JournalError(f"no finished MM-Vet run without a judge in {', '.join(map(str, options.folders))}")
+    for folder in folders:
+        try:
             with FileLock(folder / LOCK):
                 asked = marker.mark(folder)
-            print(f"{folder}: {asked} answers marked")
-        for folder in folders:
-            with FileLock(folder / LOCK):
-                numbers = marker.write_numbers(folder)
-            print(f"{folder}: " + ", ".join(f"{name} {value:.3f}" for name, value in numbers.items()))
-    except JudgeError as error:
-        print(f"error: {error}; the same command goes on from there", file=sys.stderr)
-        return 1
-    except (ValueError, OSError, JournalError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+        except JudgeError as error:
+            raise JournalError(f"{error}; the same command goes on from there") from error
+        print(f"{folder}: {asked} answers marked")
+    for folder in folders:
+        with FileLock(folder / LOCK):
+            numbers = marker.write_numbers(folder)
+        print(f"{folder}: " + ", ".join(f"{name} {value:.3f}" for name, value in numbers.items()))
 
 
 if __name__ == "__main__":

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, is_dataclass
+from dataclasses import is_dataclass
 from functools import cache
 from typing import Any, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 SETTINGS = ConfigDict(extra="forbid", coerce_numbers_to_str=True, validate_default=True, arbitrary_types_allowed=True)
 
@@ -29,21 +29,11 @@ def options_of(target: Callable, provided: tuple[str, ...] = ()) -> type[BaseMod
     plain_class = inspect.isclass(target) and not is_dataclass(target)
     hints = get_type_hints(target.__init__ if plain_class else target)
     options: dict[str, Any] = {
-        name: (hints.get(name, Any), _default(target, parameter))
+        name: (hints.get(name, Any), ... if parameter.default is parameter.empty else parameter.default)
         for name, parameter in inspect.signature(target).parameters.items()
         if name not in provided and parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
     }
     return create_model("Options", __config__=SETTINGS, **options)
-
-
-def _default(target: Callable, parameter: inspect.Parameter) -> Any:
-    """The default of a parameter; ``...`` says that there is none."""
-    if parameter.default is parameter.empty:
-        return ...
-    declared = getattr(target, "__dataclass_fields__", {}).get(parameter.name)
-    if declared is not None and declared.default_factory is not MISSING:
-        return Field(default_factory=declared.default_factory)
-    return parameter.default
 
 
 def check_options(

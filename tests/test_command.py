@@ -49,9 +49,10 @@ def test_wrong_usage_is_said_with_the_usage(capsys):
     assert left.value.code == 2 and printed.startswith("usage:") and "one or the other" in printed
 
 
-def test_a_reader_that_leaves_hears_nothing():
+@pytest.mark.parametrize("lines", [1, 100000])
+def test_a_reader_that_leaves_hears_nothing(lines):
     code = "import sys; from nuwa.command import command\n"
-    code += "main = command('Much.')(lambda options: print('line\\n' * 100000))\nsys.exit(main())"
+    code += f"main = command('Much.')(lambda options: print('line\\n' * {lines}))\nsys.exit(main())"
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     process.stdout.close()
     assert process.stderr.read() == b"" and process.wait() == 1

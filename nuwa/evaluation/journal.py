@@ -1,8 +1,8 @@
-"""predictions.jsonl: what a run has computed so far, safe against being killed.
+"""predictions.jsonl: what a run has computed so far. A kill loses at most the batch that is being written.
 
-Rows are appended batch by batch, each batch in one write that is on disk before the next begins. A run that was killed
-leaves at most a torn last batch, which is dropped on opening; the rows before it are never computed again. Where
-several processes share a run, each appends to a part of its own, and one of them merges the parts.
+Rows are appended batch by batch, and each batch is on disk before the next begins. A killed run leaves at most a torn
+last batch, which is dropped when the file is opened; the rows before it are never computed again. Where several
+processes share a run, each appends to a part of its own, and one of them merges the parts.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ Row = dict[str, Any]
 JOURNAL = "predictions.jsonl"
 PARTS = "predictions.*.jsonl"
 BATCH, BATCH_END = "batch", "batch_end"
-"""Keys of a row: the number of its batch, and whether it is the last one of it."""
+"""Keys of a row: the number of its batch, and whether it is the last row of that batch."""
 
 
 class JournalError(RuntimeError):
-    """A journal that cannot be used or written, or that holds no answer; the message says which."""
+    """A journal cannot be used or written, or holds no answer; the message says which."""
 
 
 class Journal:
-    """The rows of one run, in the order in which they were computed; on disk, so that memory does not grow with them.
+    """The rows of one run in the order in which they were computed; they stay on disk and take no memory.
 
-    Every row names its run, so that a file that was copied or edited into another run's folder is refused.
+    Every row names its run, so that a file that was copied into another run's folder is refused.
     """
 
     def __init__(self, path: Path, run_key: str):
@@ -50,7 +50,7 @@ class Journal:
         return read_rows(self.path)[: len(self)]
 
     def keep(self, count: int) -> None:
-        """Drop all rows after the first ``count``, and whatever is torn behind them."""
+        """Drop all rows after the first ``count``, and a torn end."""
         del self._ends[count:]
         if self.path.exists():
             try:
@@ -94,10 +94,10 @@ def part_path(folder: Path, rank: int) -> Path:
 
 
 def merged(folder: Path, run_key: str) -> Journal:
-    """The journal of a run with all that its processes wrote, batches in the order in which one process computes them.
+    """The journal of a run with all that its processes wrote, in the order in which one process computes batches.
 
-    A batch that a kill has cut short is dropped. Killed in the middle, merging is done again: a batch that stands both
-    in the journal and in a part counts once.
+    A batch that a kill has cut short is dropped. A batch that is both in the journal and in a part counts once, so that
+    a merge that was killed can be repeated.
     """
     folder = Path(folder)
     journal = Journal(folder / JOURNAL, run_key)
@@ -115,7 +115,11 @@ def merged(folder: Path, run_key: str) -> Journal:
 
 
 def whole_batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
-    """Rows, batch by batch, without a last batch whose end is missing."""
+    """Rows by batch, without a last batch that is incomplete.
+
+    >>> list(whole_batches([{"batch_end": False}, {"batch_end": True}, {"batch_end": False}]))
+    [[{'batch_end': False}, {'batch_end': True}]]
+    """
     batch = []
     for row in rows:
         batch.append(row)
@@ -125,7 +129,11 @@ def whole_batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The complete rows of a journal, whichever run wrote them; none if the file does not exist."""
+    """The complete rows of a journal, whichever run wrote them; none if there is no such file.
+
+    Raises:
+        JournalError: a row before the last one is broken.
+    """
     return [row for row, _ in _complete_rows(Path(path))]
 
 

@@ -1,6 +1,6 @@
-"""Is one run better than another? Tests over the samples that both answered, and the paper's mean retention.
+"""Whether one run is better than another: tests over the samples that both answered; and the paper's mean retention.
 
-Samples are compared in pairs, because the same questions are hard for both runs; samples that are scored together
+Samples are compared in pairs, because the same questions are hard for both runs. Samples that are scored together
 (``meta["group"]``) stay together.
 """
 
@@ -21,7 +21,7 @@ PERMUTATIONS = 10_000
 
 @dataclass(frozen=True)
 class Comparison:
-    """Mean of one metric in two runs, and how likely a difference this large is if the runs are alike (``p``)."""
+    """Mean of one metric in two runs over ``n`` samples, and the p-value of their difference."""
 
     metric: str
     n: int
@@ -42,14 +42,21 @@ class Benchmarked:
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """Exact two-sided McNemar: p that so uneven a split of the samples that one run alone has right is a coin's."""
+    """Exact two-sided p-value of McNemar's test, from the samples that only one of two runs has right.
+
+    >>> mcnemar(1, 8)
+    0.0390625
+    """
     total, fewer = only_first + only_second, min(only_first, only_second)
     tail = sum(comb(total, k) for k in range(fewer + 1))
     return min(1.0, 2 * tail / 2**total)
 
 
 def permutation(differences: Sequence[float], seed: int = 0) -> float:
-    """Two-sided p that differences with random signs have a mean as far from 0; the data count as one draw."""
+    """Two-sided p-value: how often differences with random signs have a mean as far from 0 as these.
+
+    Estimated from `PERMUTATIONS` draws; the data count as one more.
+    """
     values = np.asarray(differences, dtype=float)
     seen = abs(values.sum()) - 1e-9 * np.abs(values).sum()  # sums in another order differ in their last digits
     rng = np.random.default_rng(seed)

@@ -10,7 +10,7 @@ from nuwa.evaluation.runs import Run
 
 
 @dataclass(frozen=True)
-class Score:
+class RunScore:
     """One metric of a run; a run without a result has one without a metric, which says what became of it."""
 
     run: Run
@@ -62,9 +62,9 @@ class Score:
         }
 
 
-def scores_of(run: Run) -> list[Score]:
+def scores_of(run: Run) -> list[RunScore]:
     """The scores of a run, at least one."""
-    return [Score(run, metric) for metric in run.metrics or ("",)]
+    return [RunScore(run, metric) for metric in run.metrics or ("",)]
 
 
 def headlines(runs: Iterable[Run]) -> list[str]:

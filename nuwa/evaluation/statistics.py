@@ -1,9 +1,8 @@
-"""How sure a number is: bootstrap over samples, for any metric that a benchmark can aggregate from rows.
+"""How sure a number is: bootstrap over samples, for any metric that a benchmark computes from rows.
 
-Samples are drawn again within their task, so that every resample holds as many of each task as the data does. Samples
-that are scored together (``meta["group"]``: the questions to one picture, the rotations of one question) are drawn
-together.
-A retention compares two runs on the same samples, so both are resampled together (paired bootstrap).
+Samples are drawn with replacement within their task, so that every resample holds as many of each task as the data
+does. Samples that are scored together (``meta["group"]``: the questions to one picture, the rotations of one question)
+are drawn together. A retention compares two runs on the same samples, which both get in every resample (paired).
 """
 
 from __future__ import annotations
@@ -22,7 +21,12 @@ RESAMPLES = 500
 
 
 def wilson(successes: float, total: float, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's interval of a share; unlike the bootstrap it has a width when every sample agrees."""
+    """Wilson's interval of a share (Wilson 1927); unlike the bootstrap it has a width when every sample agrees.
+
+    >>> low, high = wilson(8, 10)
+    >>> f"{low:.3f} to {high:.3f}"
+    '0.490 to 0.943'
+    """
     if total == 0:
         return 0.0, 1.0
     share, spread = successes / total, z * z / total
@@ -45,10 +49,14 @@ def share_intervals(rows: Sequence[Row]) -> dict[str, tuple[float, float]]:
 
 
 def effective_count(groups: Sequence[Sequence[float]]) -> float:
-    """How many independent samples say as much about a share as these groups do, one group's samples being alike.
+    """How many independent samples say as much about a share as these groups of values 0 and 1.
 
-    Their number over the design effect (Kish 1965): the variance of the mean over groups, linearised, to that of as
-    many independent samples. Groups of one count as they are; where all samples agree, each group counts once.
+    It is the number of samples divided by the design effect (Kish 1965), which compares the variance of a mean over
+    groups (linearised) with that of as many independent samples. Groups of one sample count in full. Where all samples
+    agree, each group counts once.
+
+    >>> effective_count([[1.0], [0.0], [1.0]]), effective_count([[1.0, 1.0], [1.0, 1.0]])
+    (3, 2)
     """
     count, share = sum(map(len, groups)), _mean(groups)
     if len(groups) == count:
@@ -64,7 +72,7 @@ def _mean(groups: Sequence[Sequence[float]]) -> float:
 
 
 def standard_errors(rows: Sequence[Row], benchmark: Benchmark, seed: int = 0) -> dict[str, float]:
-    """Standard error of every metric: its spread over resampled sets of rows."""
+    """Standard error of every metric: its standard deviation over resampled sets of rows."""
     tasks = _grouped(rows)
     draws = [*map(_drawn(tasks, benchmark), _resamples(tasks, seed))]
     return {name: float(np.std([draw[name] for draw in draws if name in draw])) for name in benchmark.metrics(rows)}
@@ -73,9 +81,9 @@ def standard_errors(rows: Sequence[Row], benchmark: Benchmark, seed: int = 0) ->
 def retention(
     rows: Sequence[Row], baseline: Sequence[Row], benchmark: Benchmark, seed: int = 0
 ) -> dict[str, dict[str, float]]:
-    """Every metric relative to the unpruned run's, with a 95 % interval, over the samples that both answered.
+    """Every metric divided by the unpruned run's, over the samples that both answered.
 
-    A metric that is zero without pruning has no retention and is left out.
+    Returns ``value``, ``low`` and ``high`` (95 % interval) by metric. A metric that is 0 without pruning is left out.
     """
     ratios = resampled_ratios(rows, baseline, benchmark, seed)
     return {name: {"value": value, **interval(draws)} for name, (value, draws) in ratios.items()}
@@ -84,7 +92,7 @@ def retention(
 def resampled_ratios(
     rows: Sequence[Row], baseline: Sequence[Row], benchmark: Benchmark, seed: int = 0
 ) -> dict[str, tuple[float, list[float]]]:
-    """Every metric's retention, and its values over resamples, both runs drawn together."""
+    """Every metric's retention, and its values over resamples in which both runs have the same samples."""
     rows, pairs = answered_by_both(rows, baseline)
     if not rows:
         return {}
@@ -102,7 +110,11 @@ def resampled_ratios(
 
 
 def answered_by_both(rows: Sequence[Row], others: Sequence[Row]) -> tuple[list[Row], list[Row]]:
-    """The rows of two runs whose samples both have, marked by the same judge if by any, in the order of the first."""
+    """The rows of the samples that two runs share, in the order of the first; one judge must have marked both.
+
+    >>> answered_by_both([{"id": "b"}, {"id": "a"}], [{"id": "a"}, {"id": "c"}])
+    ([{'id': 'a'}], [{'id': 'a'}])
+    """
     known = {row["id"]: row for row in others}
     rows = [row for row in rows if row["id"] in known and row.get("judge") == known[row["id"]].get("judge")]
     return rows, [known[row["id"]] for row in rows]

@@ -62,10 +62,13 @@ def _unpadded(grid: Sequence[int], size: Sequence[int]) -> tuple[int, int]:
 
 
 def in_frame(box: Sequence[float], frame: Box) -> Box:
-    """A box of a picture as fractions of a frame of it.
+    """A box in fractions of the picture, as fractions of a part of it and cut at its edges.
 
     Raises:
-        BoxError: swapped or empty corners, or nothing of it lies in the picture, or in the frame.
+        BoxError: the box is empty, or nothing of it lies in the picture, or in the frame.
+
+    >>> in_frame((0.25, 0.2, 0.5, 0.4), (0.25, 0.0, 0.75, 1.0))
+    (0.0, 0.2, 0.5, 0.4)
     """
     x0, y0, x1, y1 = box
     if not (x0 < x1 and y0 < y1):
@@ -81,7 +84,11 @@ def in_frame(box: Sequence[float], frame: Box) -> Box:
 
 
 def patch_at(grid: Grid, x: float, y: float) -> int:
-    """The patch, in raster order, that covers a place in fractions of the grid."""
+    """The patch, counted row by row, that covers a point in fractions of the grid.
+
+    >>> patch_at((2, 3), 0.5, 0.9)
+    4
+    """
     rows, columns = grid
     row, column = min(int(y * rows), rows - 1), min(int(x * columns), columns - 1)
     return row * columns + column
@@ -93,7 +100,11 @@ def center_patch(grid: Grid, box: Box) -> int:
 
 
 def patches_in_box(grid: Grid, box: Box) -> list[int]:
-    """The tokens of a box: patches whose centre lies in it, and the one at its centre, in raster order."""
+    """The patches whose centre lies in a box, and the one at the box's centre, counted row by row.
+
+    >>> patches_in_box((4, 4), (0.0, 0.0, 0.5, 0.5))
+    [0, 1, 4, 5]
+    """
     rows, columns = grid
     inside = {
         row * columns + column

@@ -7,85 +7,86 @@ python -m nuwa.report --expected table5                  the printed numbers alo
 
 from __future__ import annotations
 
-import argparse
 import sys
+from argparse import ArgumentError, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
+from nuwa.command import argument, command
 from nuwa.evaluation.runs import Run, collect, find_runs
 from nuwa.report.dashboard import log_report
-from nuwa.report.figures.plots import PlotsError, write_plots
+from nuwa.report.figures.plots import write_plots
 from nuwa.report.paper.printed import ExpectedError, load_table, table_names
 from nuwa.report.paper.sections import paper_sections, printed_section
-from nuwa.report.tables.runs import TableError, runs_section
+from nuwa.report.tables.runs import runs_section
 from nuwa.report.tables.section import FORMS, Section
 
 
-def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The command line, where its options go together; ``expected`` becomes a list of names."""
-    words = argparse.ArgumentParser(prog="python -m nuwa.report", description="Tables of runs, and the papers' beside.")
-    words.add_argument(
-        "folders", type=Path, nargs="*", help="outputs, outputs/<name>, a run's folder, or an experiment"
-    )
-    words.add_argument("--expected", default="", help="printed tables to compare with: table5, table1,table2, all")
-    words.add_argument("--full", action="store_true", help="95 %% intervals, leaving tokens, a method's own cost")
-    words.add_argument("--beside", default="", help="a choice whose values stand side by side, e.g. position")
-    words.add_argument("--check", action="store_true", help="exit with 1 if a number is outside its tolerance")
-    words.add_argument("--format", choices=FORMS, default="table")
-    words.add_argument("--plots", type=Path, help="folder for plots of the runs, PNG and SVG (needs the extra plots)")
-    words.add_argument("--wandb", action="store_true", help="log the report to W&B, beside the runs (conf/logger)")
-    options = words.parse_args(arguments)
-    names = options.expected.split(",")
-    options.expected = table_names() if names == ["all"] else [name for name in names if name]
-    if not options.folders and not options.expected:
-        words.error("needs a folder of runs, or --expected with a printed table, e.g. table5")
-    if (options.full or options.beside) and options.expected:
-        words.error("--full and --beside are about a table of runs, --expected about printed ones: one or the other")
-    if options.check and not (options.expected and options.folders):
-        words.error("--check needs a folder of runs, and --expected with what to check them against")
-    if (options.plots or options.wandb) and not options.folders:
-        words.error("--plots and --wandb need a folder of runs")
-    return options
-
-
-def report_sections(runs: Sequence[Run], options: argparse.Namespace) -> list[Section]:
+def report_sections(runs: Sequence[Run], options: Namespace) -> list[Section]:
     """The tables that were asked for.
 
     Raises:
         ExpectedError, TableError: there is no such table.
     """
-    if not options.expected:
+    names = options.expected.split(",")
+    tables = [load_table(name) for name in (table_names() if names == ["all"] else names) if name]
+    if not tables:
         title = ", ".join(map(str, options.folders))
         return [runs_section(runs, title, options.full, options.beside)]
-    tables = [load_table(name) for name in options.expected]
     if not runs:
         return [printed_section(table) for table in tables]
     return [section for table in tables for section in paper_sections(table, runs)]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@command(
+    "Tables of runs, and the papers' beside.",
+    argument("folders", type=Path, nargs="*", help="outputs, outputs/<name>, a run's folder, or an experiment"),
+    argument("--expected", default="", help="printed tables to compare with: table5, table1,table2, all"),
+    argument("--full", action="store_true", help="95 %% intervals, leaving tokens, a method's own cost"),
+    argument("--beside", default="", help="a choice whose values stand side by side, e.g. position"),
+    argument("--check", action="store_true", help="exit with 1 if a number is outside its tolerance"),
+    argument("--format", choices=FORMS, default="table"),
+    argument("--plots", type=Path, help="folder for plots of the runs, PNG and SVG (needs the extra plots)"),
+    argument("--wandb", action="store_true", help="log the report to W&B, beside the runs (conf/logger)"),
+)
+def main(options: Namespace) -> int:
     """Print what was asked for; exit status 1 if there is nothing to show, or a check fails."""
-    options = read_options(arguments)
-    try:
-        folders = [_outputs_of(folder) for folder in options.folders]
-        runs = collect(find_runs(*folders))
-        if folders and not runs:
-            raise ExpectedError(f"no runs below {', '.join(map(str, options.folders))}")
-        sections = report_sections(runs, options)
-        for number, section in enumerate(sections):
-            print(end="\n" * (number > 0))
-            section.show(options.format)
-        for path in write_plots(runs, options.plots) if options.plots else ():
-            print(f"wrote {path}", file=sys.stderr)
-        if options.wandb and not log_report(runs, sections, folders[0]):
-            raise ExpectedError("the report is not on W&B")
-    except (ExpectedError, TableError, PlotsError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    _check_options(options)
+    folders = [_outputs_of(folder) for folder in options.folders]
+    runs = collect(find_runs(*folders))
+    if folders and not runs:
+        raise ExpectedError(f"no runs below {', '.join(map(str, options.folders))}")
+    sections = report_sections(runs, options)
+    for number, section in enumerate(sections):
+        print(end="\n" * (number > 0))
+        section.show(options.format)
+    for path in write_plots(runs, options.plots) if options.plots else ():
+        print(f"wrote {path}", file=sys.stderr)
+    if options.wandb and not log_report(runs, sections, folders[0]):
+        raise ExpectedError("the report is not on W&B")
     off = [section.title for section in sections if section.fails] if options.check else []
     for title in off:
         print(f"check failed: {title}", file=sys.stderr)
     return int(bool(off))
+
+
+def _check_options(options: Namespace) -> None:
+    """Refuse options that do not go together.
+
+    Raises:
+        ArgumentError: and why.
+    """
+    reason = ""
+    if not options.folders and not options.expected:
+        reason = "needs a folder of runs, or --expected with a printed table, e.g. table5"
+    elif (options.full or options.beside) and options.expected:
+        reason = "--full and --beside are about a table of runs, --expected about printed ones: one or the other"
+    elif options.check and not (options.expected and options.folders):
+        reason = "--check needs a folder of runs, and --expected with what to check them against"
+    elif (options.plots or options.wandb) and not options.folders:
+        reason = "--plots and --wandb need a folder of runs"
+    if reason:
+        raise ArgumentError(None, reason)
 
 
 def _outputs_of(path: Path) -> Path:

@@ -2,35 +2,32 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Sequence
+from argparse import Namespace
 from pathlib import Path
 
+from nuwa.command import argument, command
 from nuwa.evaluation.journal import JOURNAL, JournalError, read_answers
 from nuwa.evaluation.pairs import paired_tests
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@command(
+    "Compare two runs in pairs.",
+    argument("first", type=Path, help="a run's folder"),
+    argument("second", type=Path, help="another run's folder, on the same dataset"),
+    also=(JournalError,),
+)
+def main(options: Namespace) -> None:
     """Print every metric of both runs and the p-value of their difference; 1 if they cannot be compared."""
-    parser = argparse.ArgumentParser(prog="python -m nuwa.report.compare", description="Compare two runs in pairs.")
-    parser.add_argument("first", type=Path, help="a run's folder")
-    parser.add_argument("second", type=Path, help="another run's folder, on the same dataset")
-    options = parser.parse_args(arguments)
-    try:
-        for folder in (options.first, options.second):
-            if not (folder / JOURNAL).is_file():
-                raise JournalError(f"{folder} has no {JOURNAL}: name the folder of a run")
-        found = paired_tests(read_answers(options.first), read_answers(options.second))
-        if not found:
-            raise ValueError(f"{options.first} and {options.second} have no scored sample in common")
-    except (JournalError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    for folder in (options.first, options.second):
+        if not (folder / JOURNAL).is_file():
+            raise JournalError(f"{folder} has no {JOURNAL}: name the folder of a run")
+    found = paired_tests(read_answers(options.first), read_answers(options.second))
+    if not found:
+        raise ValueError(f"{options.first} and {options.second} have no scored sample in common")
     print(f"{'metric':28} {'n':>6} {'first':>8} {'second':>8} {'p':>8}  test")
     for row in found:
         print(f"{row.metric:28} {row.n:6d} {row.first:8.4f} {row.second:8.4f} {row.p:8.4f}  {row.test}")
-    return 0
 
 
 if __name__ == "__main__":

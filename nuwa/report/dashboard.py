@@ -1,4 +1,4 @@
-"""A report on W&B: one more run in the group of a sweep, with the table of all cells, comparisons and plots.
+"""A report on W&B: one more run in the group of a sweep, with the scores of all runs, comparisons and plots.
 
 At the end of every sweep with ``logger=wandb``, and by ``python -m nuwa.report <folders> --wandb``.
 """

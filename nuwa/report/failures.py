@@ -1,4 +1,4 @@
-"""Which samples one run gets right and another wrong, by task, by size and place of the object, and where boxes go.
+"""Which samples one run gets right and another wrong, by task, size and place of the object, and where boxes go.
 
     python -m nuwa.report.failures outputs/main/<key> outputs/main/<key>
 
@@ -8,10 +8,9 @@ prints tables. A sample is right when its first score is at least one half: exac
 
 from __future__ import annotations
 
-import argparse
-import csv
 import math
 import sys
+from argparse import Namespace
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -20,16 +19,16 @@ from pathlib import Path
 import numpy as np
 
 from nuwa.benchmarks.scoring import Box, parse_box
+from nuwa.command import argument, command
 from nuwa.evaluation.journal import JournalError, Row, read_answers
 from nuwa.evaluation.runs import Run
 from nuwa.evaluation.statistics import answered_by_both
 from nuwa.report.figures.offsets import plot_offsets
+from nuwa.report.tables.formats import csv_text, value_text
 
 OUTCOMES = ("both", "only first", "only second", "neither")
-OBJECT_SIZES = ("small", "medium", "large")
-OBJECT_PLACES = tuple(
-    f"{row} {column}" for row in ("top", "middle", "bottom") for column in ("left", "centre", "right")
-)
+BOX_THIRDS = ("small", "medium", "large")
+BOX_PLACES = tuple(f"{row} {column}" for row in ("top", "middle", "bottom") for column in ("left", "centre", "right"))
 
 
 @dataclass(frozen=True)
@@ -75,15 +74,23 @@ def offset(row: Row) -> tuple[float, float]:
 
 
 def place_of(box: Box) -> str:
-    """The ninth of the picture that a box's centre lies in."""
+    """The ninth of the picture that a box's centre lies in.
+
+    >>> place_of((0.7, 0.0, 0.9, 0.2))
+    'top right'
+    """
     column, row = (min(max(int(3 * (box[i] + box[i + 2]) / 2), 0), 2) for i in (0, 1))
-    return OBJECT_PLACES[3 * row + column]
+    return BOX_PLACES[3 * row + column]
 
 
 def thirds(areas: Sequence[float]) -> list[str]:
-    """Which third of the areas each belongs to, by rank; equal areas share the lower one."""
+    """Which third of the areas each belongs to, by rank; equal areas share the lower one.
+
+    >>> thirds([5, 1, 9])
+    ['medium', 'small', 'large']
+    """
     edges = [sorted(areas)[math.ceil(len(areas) * k / 3) - 1] for k in (1, 2)]
-    return [OBJECT_SIZES[sum(area > edge for edge in edges)] for area in areas]
+    return [BOX_THIRDS[sum(area > edge for edge in edges)] for area in areas]
 
 
 def failure_cases(first: Sequence[Row], second: Sequence[Row]) -> list[Case]:
@@ -112,7 +119,7 @@ def failure_cases(first: Sequence[Row], second: Sequence[Row]) -> list[Case]:
 def count_outcomes(cases: Iterable[Case], key: str) -> list[dict[str, str | int]]:
     """Outcomes by the values of a field of the cases; cases without a value are left out."""
     counts = Counter((getattr(case, key), case.outcome) for case in cases if getattr(case, key))
-    known = {"size": OBJECT_SIZES, "place": OBJECT_PLACES}.get(key) or sorted({value for value, _ in counts})
+    known = {"size": BOX_THIRDS, "place": BOX_PLACES}.get(key) or sorted({value for value, _ in counts})
     values = [value for value in known if any(counts[value, outcome] for outcome in OUTCOMES)]
     return [{key: value} | {outcome: counts[value, outcome] for outcome in OUTCOMES} for value in values]
 
@@ -149,11 +156,9 @@ def _move(case: Case, run: str) -> tuple[float, float]:
 
 
 def write_table(path: Path, rows: Sequence[dict]) -> None:
-    """Rows as CSV, numbers with five digits."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({k: f"{v:.5g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+    """Rows as CSV, fractions with five digits."""
+    texts = [{k: value_text(v, ".5g" if isinstance(v, float) else "") for k, v in row.items()} for row in rows]
+    path.write_text(csv_text(texts) + "\n", encoding="utf-8")
 
 
 def print_table(rows: Sequence[dict]) -> None:
@@ -161,10 +166,8 @@ def print_table(rows: Sequence[dict]) -> None:
     cells = [[str(key) for key in rows[0]]]
     cells += [[f"{v:.3f}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    print(
-        "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in cells),
-        "\n",
-    )
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in cells)
+    print("\n".join(lines), "\n")
 
 
 def labels(folders: Sequence[Path]) -> list[str]:
@@ -187,18 +190,16 @@ def labels(folders: Sequence[Path]) -> list[str]:
     return names
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@command(
+    "Which samples one run gets right and another wrong.",
+    argument("runs", nargs=2, type=Path, help="folders of two finished runs of one data set"),
+    argument("--out", type=Path, help="by default `failures` below the second run"),
+    also=(JournalError,),
+)
+def main(given: Namespace) -> None:
     """Compare, write, print."""
-    parser = argparse.ArgumentParser(prog="python -m nuwa.report.failures", description=__doc__.split("\n")[0])
-    parser.add_argument("runs", nargs=2, type=Path, help="folders of two finished runs of one data set")
-    parser.add_argument("--out", type=Path, help="by default `failures` below the second run")
-    given = parser.parse_args(arguments)
-    try:
-        names = labels(given.runs)
-        cases = failure_cases(*map(read_answers, given.runs))
-    except (JournalError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    names = labels(given.runs)
+    cases = failure_cases(*map(read_answers, given.runs))
     out = given.out or given.runs[1] / "failures"
     out.mkdir(parents=True, exist_ok=True)
     write_table(out / "cases.csv", [asdict(case) for case in cases])
@@ -212,8 +213,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print_table(offsets)
         plot_offsets([_panel(cases, *run) for run in zip(("first", "second"), names, strict=True)], out / "offsets.png")
     print(out)
-    return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(main())

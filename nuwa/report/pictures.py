@@ -8,18 +8,19 @@ The runs' prompts are read again, their answers come from their journals.
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from argparse import Namespace
+from collections.abc import Iterator
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from nuwa import prune
+from nuwa.command import argument, command
 from nuwa.engine.blocking import configured_block
 from nuwa.evaluation.check import check
-from nuwa.evaluation.journal import read_answers
+from nuwa.evaluation.journal import JournalError, read_answers
 from nuwa.evaluation.model_cache import load_once
 from nuwa.evaluation.runs import Run
 from nuwa.pictures.canvas import in_a_column
@@ -56,29 +57,26 @@ def sample_pictures(folder: Path, count: int) -> Iterator[tuple[str, list[Image.
             yield sample.id, [draw_trace(trace, boxes, title) for trace in trace_decisions(session, loaded, sample)]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@command(
+    "Pictures of every decision about an image, for one run or for several side by side.",
+    argument("runs", nargs="+", type=Path, help="folders of finished runs"),
+    argument("--samples", type=int, default=4, help="how many of the first samples"),
+    argument("--out", type=Path, help="folder of the pictures; by default `pictures` in the first run's"),
+    also=(JournalError,),
+)
+def main(given: Namespace) -> None:
     """Write the pictures and print their paths."""
-    parser = argparse.ArgumentParser(prog="python -m nuwa.report.pictures", description=__doc__.split("\n")[0])
-    parser.add_argument("runs", nargs="+", type=Path, help="folders of finished runs")
-    parser.add_argument("--samples", type=int, default=4, help="how many of the first samples")
-    parser.add_argument("--out", type=Path, help="folder of the pictures; by default `pictures` in the first run's")
-    given = parser.parse_args(arguments)
     found: dict[str, list[Image.Image]] = {}
-    try:
-        for run in given.runs:
-            for name, pictures in sample_pictures(run, given.samples):
-                found.setdefault(name, []).extend(pictures)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    for run in given.runs:
+        for name, pictures in sample_pictures(run, given.samples):
+            found.setdefault(name, []).extend(pictures)
     out = given.out or given.runs[0] / PICTURE_FOLDER
     out.mkdir(parents=True, exist_ok=True)
     for name, pictures in found.items():
         path = out / f"{file_name(name)}{'-side-by-side' if len(given.runs) > 1 else ''}.png"
         in_a_column(pictures).save(path)
         print(path)
-    return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(main())

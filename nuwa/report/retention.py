@@ -7,15 +7,16 @@ samples. A data set with several tasks counts as one benchmark for each.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
+from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from hydra.utils import get_object
 
+from nuwa.command import argument, command
 from nuwa.evaluation.journal import JournalError, read_answers
 from nuwa.evaluation.pairs import Benchmarked, mean_retention
 from nuwa.evaluation.runs import Run, find_runs
@@ -100,23 +101,20 @@ def _retention_text(parts: Sequence[Benchmarked]) -> str:
     return f"{found['value']:.1%} [{found['low']:.1%}, {found['high']:.1%}]"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@command(
+    "Mean retention of methods.",
+    argument("folders", type=Path, nargs="+", help="outputs, outputs/<name>, or runs' folders"),
+    argument("--benchmarks", default="", help="those that count, e.g. gqa,pope; without, all that a row has"),
+    argument("--format", choices=FORMS, default="table"),
+    also=(JournalError,),
+)
+def main(options: Namespace) -> None:
     """Print the table; 1 if there is none."""
-    words = argparse.ArgumentParser(prog="python -m nuwa.report.retention", description="Mean retention of methods.")
-    words.add_argument("folders", type=Path, nargs="+", help="outputs, outputs/<name>, or runs' folders")
-    words.add_argument("--benchmarks", default="", help="those that count, e.g. gqa,pope; without, all that a row has")
-    words.add_argument("--format", choices=FORMS, default="table")
-    options = words.parse_args(arguments)
-    try:
-        rows = mean_rows(find_runs(*options.folders), [name for name in options.benchmarks.split(",") if name])
-        if not rows:
-            raise ValueError(f"no finished run beside its unpruned run below {', '.join(map(str, options.folders))}")
-    except (ValueError, JournalError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    rows = mean_rows(find_runs(*options.folders), [name for name in options.benchmarks.split(",") if name])
+    if not rows:
+        raise ValueError(f"no finished run beside its unpruned run below {', '.join(map(str, options.folders))}")
     title = "mean retention of the unpruned model's scores [95 % interval]"
     Section(title, rows, filled_columns(rows)).show(options.format)
-    return 0
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ def several(name: str) -> str:
 def test_generation_equals_that_on_the_cpu(family, name):
     # a fused kernel chooses its backend by the device, in its own code
     model, pruner = family.model("eager"), pruner_for(name, family)
-    inputs, options = family.inputs("middle", "two"), {"max_new_tokens": 3, "do_sample": False}
+    inputs, options = family.inputs("middle", "two"), {"max_new_tokens": 2, "do_sample": False}
     with torch.no_grad(), nuwa.prune(model, pruner):
         expected = model.generate(**inputs, **options)
     with torch.no_grad(), pretend(model, several), nuwa.prune(model, pruner):
@@ -62,7 +62,7 @@ def test_generation_equals_that_on_the_cpu(family, name):
 @pytest.mark.parametrize("family", ["llava", "qwen2_5_vl"], indirect=True)
 def test_shared_rows_and_kept_features_too(family, name, place, tmp_path):
     model, pruner = family.model("eager"), pruner_for(name, family)
-    inputs, options = family.inputs("middle", "middle", "two"), {"max_new_tokens": 3, "do_sample": False}
+    inputs, options = family.inputs("middle", "middle", "two"), {"max_new_tokens": 2, "do_sample": False}
     with torch.no_grad(), nuwa.prune(model, pruner):
         expected = model.generate(**inputs, **options)
     cache = FeatureCache(tmp_path, "space", 10**8)
@@ -89,7 +89,7 @@ def test_image_features_may_be_wrapped_anew_on_their_way():
     """As accelerate does, and transformers where inputs are on another device than the model."""
     family = FAMILIES["llava"]
     model, pruner = family.model(), pruner_for("nuwa")
-    inputs, options = family.inputs("two"), {"max_new_tokens": 3, "do_sample": False}
+    inputs, options = family.inputs("two"), {"max_new_tokens": 2, "do_sample": False}
 
     def rewrap(module, args, kwargs):
         outputs = kwargs.get("mm_encoder_outputs") or {}

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from nuwa.evaluation.journal import Journal, JournalError, read_rows
+from nuwa.evaluation.journal import Journal, JournalError, read_answers, read_rows
 
 
 @pytest.fixture
@@ -57,3 +57,30 @@ def test_full_disk_is_named_and_loses_nothing(path, monkeypatch):
     with pytest.raises(JournalError, match=r"predictions.jsonl: No space left on device; 3 rows are safe"):
         journal.append([{"id": "c"}])
     assert ids(read_rows(path))[:3] == ["a", "b", "ü"]
+
+
+def test_a_last_line_without_its_newline_is_torn(path):
+    """It is JSON and looks whole, but the next row would be glued to it."""
+    content = path.read_bytes()
+    path.write_bytes(content[:-1])
+    journal = Journal(path, "key")
+    assert len(journal) == 2 and ids(read_rows(path)) == ["a", "b"]
+    journal.keep(len(journal))
+    journal.append([{"id": "ü"}, {"id": "c"}])
+    assert ids(Journal(path, "key").rows) == ["a", "b", "ü", "c"]
+
+
+def test_rows_are_counted_as_they_are_appended(path):
+    journal = Journal(path, "key")
+    for count in (4, 5):
+        journal.append([{"id": str(count)}])
+        assert len(journal) == count and ids(journal.rows)[-1] == str(count)
+    journal.keep(4)
+    assert len(journal) == 4 and ids(read_rows(path)) == ["a", "b", "ü", "4"]
+
+
+def test_answers_of_a_folder(path):
+    assert read_answers(path.parent / "nowhere") == []
+    journal = Journal(path, "key")
+    journal.replace([{"id": "a", "status": "ok"}, {"id": "b", "status": "failed"}])
+    assert ids(read_answers(path.parent)) == ["a"]

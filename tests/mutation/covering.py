@@ -55,12 +55,12 @@ class Tracer:
     def table(self) -> dict:
         """``{"lines": [file|scope|source ...], "tests": {id: [seconds, places in lines]}}``."""
         files = {file for _, lines in self.tests.values() for file, _, _ in lines}
-        texts = {file: ["", *Path(file).read_text().splitlines(), ""] for file in files}  # line 1 of an empty file
+        texts = {file: dict(enumerate(map(str.strip, Path(file).read_text().splitlines()), 1)) for file in files}
         places: dict[str, int] = {}
         tests = {}
         for test, (seconds, lines) in self.tests.items():
             if seconds < float("inf"):
-                keys = {key_of(str(Path(f).relative_to(ROOT)), scope, texts[f][n].strip()) for f, scope, n in lines}
+                keys = {key_of(str(Path(f).relative_to(ROOT)), scope, texts[f].get(n, "")) for f, scope, n in lines}
                 tests[test] = [round(seconds, 3), sorted(places.setdefault(key, len(places)) for key in keys)]
         return {"lines": list(places), "tests": tests}
 

@@ -37,13 +37,13 @@ def chosen(room: str, sample: int, seed: int) -> list[Mutant]:
     return sorted(found, key=lambda m: hashlib.sha1(f"{seed}{m.id}".encode()).digest())[: sample or None]
 
 
-def equivalents() -> set[tuple[str, str, str]]:
-    """File, line and change of mutants that were judged to change nothing a user sees."""
+def equivalents() -> set[tuple[str, str, str, int]]:
+    """File, line, change and number of mutants that were judged to change nothing a user sees."""
     rows = [json.loads(line) for line in EQUIVALENT.read_text().splitlines()]
     for row in rows:
         if row["line"] not in map(str.strip, (ROOT / row["file"]).read_text().splitlines()):
             print(f"{EQUIVALENT.name}: {row['file']} has no line {row['line']!r} any more")
-    return {(row["file"], row["line"], row["change"]) for row in rows}
+    return {(row["file"], row["line"], row["change"], row.get("number", 0)) for row in rows}
 
 
 def main() -> None:
@@ -73,7 +73,9 @@ def judge_rooms(options: argparse.Namespace) -> None:
     known = {row["id"]: row for row in map(json.loads, log.read_text().splitlines())} if log.exists() else {}
     mutants = {m.id: m for room in options.room for m in chosen(room, options.sample, options.seed)}
     same = equivalents()
-    verdicts = {m.id: {"status": "equivalent"} for m in mutants.values() if (m.file, m.source, m.what) in same}
+    verdicts = {
+        m.id: {"status": "equivalent"} for m in mutants.values() if (m.file, m.source, m.what, m.number) in same
+    }
     if options.resume or options.survivors:
         keep = ("killed",) if options.survivors else ("killed", "survived", "untested")
         verdicts |= {i: known[i] for i in mutants if i in known and known[i]["status"] in keep and i not in verdicts}

@@ -161,6 +161,14 @@ def test_what_is_not_judged():
     assert failed(compare(load_table("table5"), [result("nuwa", {GQA: 0.583}, average=64, limit=20)]))
 
 
+def test_random_weights_have_costs_and_no_scores():
+    """They cost what the trained ones cost; their answers mean nothing and stand beside no printed score."""
+    run = result("nuwa", {GQA: 0.583}, average=64, model="llava_1_5_7b_random", llm_tflops=0.6476)
+    score, cost = cell([run], "table5", "nuwa", "64"), cell([run], "table4", "nuwa", "64", "llm_tflops")
+    assert (score.state, score.ours, score.reason) == ("missing", None, "no run")
+    assert (cost.state, cost.ours, cost.outside) == ("done", 0.6476, False)
+
+
 def test_states_are_named():
     broken = result("fastv", {}, average=64, status="failed", reason="no memory", run_key="abc")
     short = result("visionzip", {}, average=64, status="unreachable", reason="too few", run_key="def")
@@ -211,16 +219,15 @@ def test_costs_of_any_model():
     assert ours in costs([*runs, larger])  # other images, other costs
 
 
-@pytest.mark.parametrize("named", [True, False])
-def test_costs_of_pictures_of_several_sizes(named):
-    """Each run beside its own unpruned run, or where none is named, beside one with the same options."""
+def test_costs_of_pictures_of_several_sizes():
+    """Each run beside the unpruned run with the same options."""
     runs = []
     for side, scale in ((96, 1), (560, 4)):
         for method, average in (("none", None), ("nuwa", 64)):
             run = result(method, {}, "scenes", average=average, run_key=f"{method}{side}")
             run["config"]["dataset"]["picture_side"] = side
             run["llm_tflops"] *= scale
-            runs.append(run | ({"baseline": f"none{side}"} if named else {}))
+            runs.append(run)
     rows = [row for row in costs(runs) if row["method"] in ("vanilla", "nuwa")]
     shares = [row["TFLOPs left, %"].split(" / ")[0] for row in rows if row["TFLOPs left, %"][0].isdigit()]
     assert shares == ["100.00", "100.00", "11.11", "11.11"]

@@ -176,6 +176,17 @@ def test_two_runs_of_one_benchmark_are_refused(runs, tmp_path, capsys):
     assert main([str(tmp_path / "again0")]) == 0 and "nuwa" in capsys.readouterr().out
 
 
+def test_seeds_have_rows_of_their_own(runs, tmp_path, capsys):
+    """They are two runs of one benchmark, and neither the one that counts."""
+    place, data = runs
+    for seed in range(2):
+        rows = data["gqa", "nuwa"][: N // (seed + 1)]
+        write_run(tmp_path / f"seed{seed}", "gqa", "nuwa", rows, mean, tmp_path, average=64, seed=seed)
+    assert main([str(tmp_path), str(place / "gqa-none"), "--format", "csv"]) == 0
+    printed_rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [(row["method"], row["seed"]) for row in printed_rows] == [("nuwa", "0"), ("nuwa", "1")]
+
+
 def test_the_unpruned_run_of_another_machine(runs, tmp_path, capsys):
     place, data = runs
     write_run(tmp_path / "here", "gqa", "nuwa", data["gqa", "nuwa"], mean, tmp_path, average=64)

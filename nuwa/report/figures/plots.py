@@ -33,11 +33,8 @@ ASIDE = 1.6  # points between methods at one place
 GIGA = 0.1  # TFLOPs below which an axis is in GFLOPs
 PANELS = 4  # in a row
 PLOT_SETTINGS: dict[Any, Any] = {
-    "svg.hashsalt": "nuwa",
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-}
+    "svg.hashsalt": "nuwa", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False,
+}  # fmt: skip
 Drawing = Callable[[Any, Sequence[Point]], None]
 
 
@@ -184,7 +181,8 @@ def _bars(axes: Any, own: Sequence[Point], whole: Sequence[Point]) -> None:
     """One bar per combination of parts, a random second stage hatched beside the chosen one."""
     _unpruned(axes, own, whole)
     lines = grouped(own, lambda point: f"{point.method}, {point.budget}")
-    places = {(False, False): 0, (False, True): 1, (True, False): 2, (True, True): 3}
+    names = {(False, False): "neither", (False, True): "pillars", (True, False): "regions", (True, True): "both"}
+    places = {parts: place for place, parts in enumerate(names)}
     width = 0.8 / (2 * len(lines))
     for number, ((name, line), colour) in enumerate(zip(lines.items(), itertools.cycle(COLOURS), strict=False)):
         for at_random, some in grouped(line, lambda point: method_parts(point)[2]).items():
@@ -200,8 +198,7 @@ def _bars(axes: Any, own: Sequence[Point], whole: Sequence[Point]) -> None:
                 error_kw={"capsize": 2, "elinewidth": 1},
                 label=name + (", stage 2 random" if at_random else ""),
             )
-    names = {(False, False): "neither", (True, False): "regions", (False, True): "pillars", (True, True): "both"}
-    axes.set_xticks(list(places.values()), [names[parts] for parts in places])
+    axes.set_xticks(list(places.values()), list(names.values()))
 
 
 def _write(figure: Any, stem: Path) -> list[Path]:

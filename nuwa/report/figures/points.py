@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from nuwa.evaluation.choices import Choices
 from nuwa.evaluation.runs import Run
-from nuwa.evaluation.scores import Score
+from nuwa.evaluation.scores import RunScore
 
 METHOD_PARTS = ("region", "pillar", "random")
 Key = TypeVar("Key", bound=Hashable)
@@ -74,7 +74,7 @@ def _points(run: Run) -> list[Point]:
     if tokens is None or tflops is None:
         return []
     points = []
-    for score in (Score(run, name) for name in run.headlines.values()):
+    for score in (RunScore(run, name) for name in run.headlines.values()):
         value = run.metrics[score.metric]
         scale = 100.0 if value <= 1 else 1.0
         low, high = score.interval or _error_interval(value, score.error or 0.0)

@@ -1,20 +1,22 @@
 """Runs of any model beside a printed table of costs: FLOPs left, prefill sped up. Shown, never judged.
 
-Models and machines differ, shares can be compared: what is left of the unpruned model's FLOPs, and how many times
-faster the prefill is, measured in turn with the unpruned model in one process (``probe=speed``, batch 1).
+Models and machines differ, but shares can be compared: what is left of the unpruned model's FLOPs, and how many times
+faster the prefill is. Both models are timed in turn in one process (``probe=speed``, batch 1).
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from nuwa.evaluation.runs import Run
-from nuwa.report.paper.matching import ABSENT, MISSING, matches, with_image_tokens
+from nuwa.report.paper.matching import MISSING, NO_METHOD, matches, with_image_tokens
 from nuwa.report.paper.printed import PaperTable, PrintedRow
 from nuwa.report.paper.side_by_side import label
 from nuwa.report.tables.formats import TableRow
 
+Wholes = dict[tuple[str, str, str], float]
+"""FLOPs of unpruned runs, by `_same_images`."""
 FLOPS, PREFILL = "llm_tflops", "prefill_ms_a100"
 COST_LEGEND = (
     "percent of the unpruned model's LLM TFLOPs, ours / paper; prefill speed-up, ours (quartiles) / paper; promised: "
@@ -27,22 +29,27 @@ def cost_rows(table: PaperTable, runs: Iterable[Run]) -> list[TableRow]:
     if FLOPS not in table.columns:
         return []
     runs = with_image_tokens(runs)
-    wholes: dict[Hashable, float] = {}
+    wholes: Wholes = {}
     for run in runs:
         if run.method == "none" and run.llm_tflops is not None:
-            wholes |= {run.run_key: run.llm_tflops, _alike(run): run.llm_tflops}
+            wholes[_same_images(run)] = run.llm_tflops
     return [_row(table, model, wholes, *match) for model, own in matches(table, runs).items() for match in own]
 
 
-def _alike(run: Run) -> tuple[str, str, str]:
-    """What a run shares with its unpruned run, where it names none: images of other sizes have other costs."""
+def _same_images(run: Run) -> tuple[str, str, str]:
+    """What a run shares with its unpruned run; images of other sizes have other costs."""
     return run.choices.model, run.choices.dataset, run.choices.rest
 
 
 def _row(
-    table: PaperTable, model: str, wholes: Mapping[Hashable, float], row: PrintedRow, pruner: str, run: Run | None
+    table: PaperTable,
+    model: str,
+    wholes: Wholes,
+    row: PrintedRow,
+    pruner: str,
+    run: Run | None,
 ) -> TableRow:
-    left = (MISSING if pruner else ABSENT) if run is None else _left(run, wholes)
+    left = (MISSING if pruner else NO_METHOD) if run is None else _left(run, wholes)
     probe = {} if run is None else run.probe
     unpruned = table.unpruned[row.model].cells
     return {
@@ -57,9 +64,9 @@ def _row(
     }
 
 
-def _left(run: Run, wholes: Mapping[Hashable, float]) -> str:
-    """Percent of the FLOPs of the unpruned run that a run names, else of one with the same options; or its status."""
-    whole = wholes.get(run.baseline, wholes.get(_alike(run)))
+def _left(run: Run, wholes: Wholes) -> str:
+    """FLOPs in percent of the unpruned run's; the status of a run where one of them is not known."""
+    whole = wholes.get(_same_images(run))
     return f"{100 * run.llm_tflops / whole:.2f}" if whole and run.llm_tflops is not None else run.status
 
 

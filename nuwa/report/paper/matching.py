@@ -11,7 +11,7 @@ from nuwa.evaluation.choices import Choices
 from nuwa.evaluation.runs import Run
 from nuwa.report.paper.printed import SUMMARIES, PaperTable, PrintedBenchmark, PrintedRow, printed_benchmark
 
-DONE, LIMITED, MISSING, FAILED, REFUSED, UNREACHABLE, UNFINISHED, ABSENT = (
+DONE, LIMITED, MISSING, FAILED, REFUSED, UNREACHABLE, UNFINISHED, NO_METHOD = (
     "done", "limited", "missing", "failed", "refused", "unreachable", "unfinished", "none here",
 )  # fmt: skip
 NO_RUN = "no run"
@@ -68,7 +68,7 @@ def model_name(printed: str) -> str:
 
 
 def with_image_tokens(runs: Iterable[Run]) -> list[Run]:
-    """Runs, of which those that failed and so counted no tokens have those of another run of their model and data."""
+    """The runs; one that failed and counted no tokens gets the count of another run of its model and data set."""
     runs = list(runs)
     counted = {_images(run): run.tokens_per_image for run in runs if run.tokens_per_image is not None}
     return [
@@ -82,9 +82,9 @@ def _images(run: Run) -> tuple[str, str]:
 
 
 def matches(table: PaperTable, runs: Sequence[Run]) -> dict[str, list[Match]]:
-    """For each model with runs of a table, each printed row with the methods here and the runs that stand for it.
+    """By model: every printed row with the methods here that stand for it, and each of their runs.
 
-    A row's first method comes with None where it has no run.
+    A row's first method comes with None where it has no run. Models without any run are left out.
     """
     found: dict[str, list[Match]] = {}
     for model in dict.fromkeys(run.choices.model for run in runs):
@@ -99,7 +99,7 @@ def matches(table: PaperTable, runs: Sequence[Run]) -> dict[str, list[Match]]:
 
 
 def printed_methods(table: PaperTable) -> list[tuple[PrintedRow, str]]:
-    """Every printed row with each of the methods here that stand for it, an empty one if there is none."""
+    """Every printed row with each method here that stands for it, or with an empty name if none does."""
     return [(row, pruner) for row in table.rows for pruner in row.pruners or ("",)]
 
 
@@ -155,7 +155,7 @@ def _value(table: PaperTable, row: PrintedRow, pruner: str, column: str, runs: S
     asked, printed, note = printed_benchmark(column), row.cells[column], table.note(row, column)
     if not pruner or not asked.known:
         reason = f"there is no method for {row.method}" if not pruner else f"nothing here measures {column}"
-        return PaperValue(row, pruner, asked, printed, ABSENT, reason=reason, note=note)
+        return PaperValue(row, pruner, asked, printed, NO_METHOD, reason=reason, note=note)
     runs = [run for run in runs if _metric(asked, run.choices) is not None]
     done = [(number, run) for run in runs if (number := _number(asked, run)) is not None]
     done = [(number, run) for number, run in done if not run.choices.limited] or done

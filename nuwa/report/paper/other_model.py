@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from nuwa.evaluation.runs import Run
-from nuwa.evaluation.scores import Score
-from nuwa.report.paper.matching import ABSENT, DONE, MISSING, RANDOM_WEIGHTS, matches, model_name, with_image_tokens
+from nuwa.evaluation.scores import RunScore
+from nuwa.report.paper.matching import DONE, MISSING, NO_METHOD, RANDOM_WEIGHTS, matches, model_name, with_image_tokens
 from nuwa.report.paper.printed import PaperTable, PrintedRow, mean_share, printed_benchmark
 from nuwa.report.paper.side_by_side import label
 from nuwa.report.tables.formats import TableRow
@@ -36,7 +36,7 @@ def _says_something(run: Run) -> bool:
 
 
 def _row(table: PaperTable, model: str, row: PrintedRow, pruner: str, run: Run | None) -> TableRow:
-    state = (MISSING if pruner else ABSENT) if run is None else run.status
+    state = (MISSING if pruner else NO_METHOD) if run is None else run.status
     cells: TableRow = {"model": model, "method": label(row, pruner), "tokens": row.tokens}
     for task, name in TASK_NAMES.items():
         columns = [column for column in table.columns if printed_benchmark(column).task == task]
@@ -52,7 +52,7 @@ def _ours(run: Run, task: str) -> str:
     """Retention of the task's headline with its interval."""
     if task not in run.headlines:
         return "not asked"
-    kept = Score(run, run.headlines[task]).retained
+    kept = RunScore(run, run.headlines[task]).retained
     if not kept:
         return "0 unpruned" if run.retention else "no unpruned run"
     value = f"{100 * kept['value']:.1f}"

@@ -1,4 +1,4 @@
-"""The papers' printed numbers: experiments/expected, one CSV per table, and what stands for its names here."""
+"""The papers' printed numbers, from experiments/expected: one CSV per table, and what its names mean here."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nuwa.evaluation.choices import known_method
 EXPECTED = Path(__file__).resolve().parents[3] / "experiments" / "expected"
 UNPRUNED = "vanilla"
 SUMMARIES = ("retention_avg", "score_avg")
-"""Printed columns that are made from the others."""
+"""Printed columns that are computed from the others."""
 OPTION_NAMES = {"random_stage2": "random"}
 SWITCHES = {"0": False, "1": True}  # of options that are bool here
 
@@ -28,10 +28,11 @@ class ExpectedError(ValueError):
 
 @dataclass(frozen=True)
 class PrintedBenchmark:
-    """A printed column: which runs and which of their numbers stand for it, and how far those may be off.
+    """A printed column, which of our numbers belong beside it, and how far they may be off.
 
-    ``runs`` maps a data set (``name`` or ``name:split``) to a metric; ``result`` names a cost that any run has,
-    ``speed`` a time that a probed run has, which stands beside the printed one and is not judged.
+    ``runs`` maps a data set (``name`` or ``name:split``) to a metric. ``result`` names a cost that every run has,
+    ``speed`` a time that a probed run has; times are shown and not judged. Our numbers times ``scale`` are in the
+    printed unit, which is that of ``tolerance``.
     """
 
     name: str
@@ -69,7 +70,7 @@ class PrintedRow:
 
     @property
     def pruners(self) -> tuple[str, ...]:
-        """Methods of conf/pruner that stand for the row, none if there is none."""
+        """The methods of conf/pruner that the row is about; none if it has no counterpart."""
         names = _yaml("methods").get(self.base, [self.base])
         return tuple(name for name in names if known_method(name))
 
@@ -87,7 +88,7 @@ class PrintedRow:
 
     @property
     def blocking(self) -> tuple[str, str] | None:
-        """Who loses sight of the image, and in which layers of 32 (``block:text_to_vision:8-15``), None if nobody."""
+        """Whose attention to the image is cut, in which of 32 layers (``block:text_to_vision:8-15``), or None."""
         kind, _, rest = self.method.partition(":")
         source, _, layers = rest.partition("_to_vision:")
         return (source, layers) if kind == "block" and layers != "none" else None
@@ -99,8 +100,12 @@ class PrintedRow:
 
     def share(self, whole: PrintedRow) -> float:
         """The budget as a share of the unpruned row's tokens."""
-        if self.average is None or whole.average is None:
+        if self.average is None:
             return float(self.tokens[:-1]) / 100
+        if whole.average is None:
+            raise ExpectedError(
+                f"{whole.model}: the unpruned row has {whole.tokens}, {self.method} {self.tokens} tokens"
+            )
         return self.average / whole.average
 
 
@@ -123,7 +128,7 @@ class PaperTable:
         return tuple(dict.fromkeys(row.model for row in self.rows))
 
     def note(self, row: PrintedRow, column: str) -> str:
-        """What a printed number really stands for, if that is not what its row says."""
+        """What a printed number really is, where that is not what its row says."""
         asked = {"model": row.model, "tokens": row.tokens, "method": row.method, "benchmark": column}
         found = (note["note"] for note in self.notes if all(note.get(key, asked[key]) == asked[key] for key in asked))
         return next(found, "")
@@ -160,7 +165,7 @@ def load_table(name: str) -> PaperTable:
 
 
 def printed_benchmark(name: str) -> PrintedBenchmark:
-    """What stands for a printed column; one that nothing stands for is known by its name alone."""
+    """The description of a printed column; a column that nothing here measures has a name alone."""
     return PrintedBenchmark(name, **_yaml("benchmarks").get(name, {}))
 
 

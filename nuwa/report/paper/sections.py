@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from nuwa.evaluation.runs import Run
 from nuwa.report.paper.cost import COST_LEGEND, cost_rows
-from nuwa.report.paper.matching import ABSENT, MISSING, PaperValue, match_paper
+from nuwa.report.paper.matching import MISSING, NO_METHOD, PaperValue, match_paper
 from nuwa.report.paper.other_model import RETENTION_LEGEND, retention_rows
 from nuwa.report.paper.printed import PaperTable
 from nuwa.report.paper.side_by_side import PAPER_LEGEND, failed, long_rows, remarks, wide_rows
@@ -18,7 +18,7 @@ def paper_sections(table: PaperTable, runs: Sequence[Run]) -> list[Section]:
     """Runs beside a printed table: those of its models number by number, others by their retention or costs."""
     values = match_paper(table, runs)
     others, costs = retention_rows(table, runs), cost_rows(table, runs)
-    touched = any(value.state not in (MISSING, ABSENT) for value in values)
+    touched = any(value.state not in (MISSING, NO_METHOD) for value in values)
     unknown = [f"{run.run_key}: {run.reason}" for run in runs if not run.config]
     sections = [_values_section(table, values, unknown)] if touched or not (others or costs) else []
     for rows, legend in ((others, RETENTION_LEGEND), (costs, COST_LEGEND)):

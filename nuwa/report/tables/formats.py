@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-Value = str | int | float | None
-TableRow = dict[str, Value]
+CellValue = str | int | float | None
+TableRow = dict[str, CellValue]
 """A row by column, before numbers become text."""
 TextRow = dict[str, str]
 LOG_WIDTH = 160  # a log file has room
@@ -20,7 +20,7 @@ LATEX |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
 LATEX |= {sign: f"\\{sign}" for sign in "&%$#_{}"}
 
 
-def value_text(value: Value, form: str = "") -> str:
+def value_text(value: CellValue, form: str = "") -> str:
     """A value as text: numbers by a format, fractions otherwise with six digits; None is empty.
 
     >>> value_text(576, ".1f"), value_text(280.0), value_text(None), value_text("nuwa")

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from nuwa.evaluation.runs import Run
-from nuwa.evaluation.scores import Score, headlines
-from nuwa.report.tables.formats import TableRow, Value, value_text
+from nuwa.evaluation.scores import RunScore, headlines
+from nuwa.report.tables.formats import CellValue, TableRow, value_text
 from nuwa.report.tables.section import Section, filled_columns
 
 CHOICE_GROUPS = ("pruner", "budget", "position", "blocking", "model", "dataset", "generation", "seed", "limit")
@@ -51,7 +51,7 @@ class RunsTable:
             known = ", ".join(self.columns.values()) or "their methods"
             raise TableError(f"--beside {choice}: runs differ in {known} only")
         values = list(dict.fromkeys(self._value(run, choice) for run in self.runs))
-        groups: dict[tuple[Value, ...], dict[str, Run]] = {}
+        groups: dict[tuple[CellValue, ...], dict[str, Run]] = {}
         for run in self.runs:
             key = tuple(value for name, value in self.choices(run).items() if name != choice)
             while self._value(run, choice) in groups.setdefault(key, {}):  # cut short: nothing is known of its choices
@@ -73,7 +73,7 @@ class RunsTable:
         row |= _shared([self._tokens(run) for run in group.values()])
         for metric in self.metrics:
             for value in values:
-                shown = self._score(Score(group[value], metric)) if value in group else ""
+                shown = self._score(RunScore(group[value], metric)) if value in group else ""
                 row[f"{metric}, {value}" if value else metric] = shown
         return row | _shared([self._costs(run) for run in group.values()]) | _outcome(first)
 
@@ -90,11 +90,11 @@ class RunsTable:
         return row | {"leaving": run.tokens_leaving} if self.full else row
 
     def _scores(self, run: Run) -> TableRow:
-        scores = [Score(run, name) for name in self.metrics]
+        scores = [RunScore(run, name) for name in self.metrics]
         row: TableRow = {score.metric: self._score(score) for score in scores}
         return row | {f"{score.metric.split('/')[0]} retained": _retained(score) for score in scores}
 
-    def _score(self, score: Score) -> str:
+    def _score(self, score: RunScore) -> str:
         """A metric with its standard error, or its 95 % interval if it has one."""
         if score.value is None:
             return ""
@@ -124,7 +124,7 @@ def _outcome(run: Run) -> TableRow:
     return {"status": run.status, "reason": run.reason, "run": run.run_key}
 
 
-def _retained(score: Score) -> str:
+def _retained(score: RunScore) -> str:
     """A retention with its interval, if that has a width: the unpruned run retains all of itself for sure."""
     kept = score.retained
     if not kept:
@@ -187,6 +187,6 @@ def _flat(run: Run) -> dict[str, Any]:
     return flat
 
 
-def _plain(value: Any) -> Value:
+def _plain(value: Any) -> CellValue:
     """A choice as the cell of a table: numbers stay numbers."""
     return value if value is None or (isinstance(value, int | float) and not isinstance(value, bool)) else str(value)
