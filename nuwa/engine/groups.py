@@ -10,12 +10,12 @@ from torch.nn import functional
 
 GROUPS = ("system", "vision", "text", "last")
 SYSTEM, VISION, TEXT, LAST = range(4)
-PADDING = -1
+NO_GROUP = -1
 """The group of what is no token."""
 
 
 def token_groups(image: Tensor, valid: Tensor, answers: Tensor | None = None) -> Tensor:
-    """The group of every token, a number of `GROUPS` or `PADDING`: (B, L).
+    """The group of every token, a number of `GROUPS` or `NO_GROUP`: (B, L).
 
     ``vision``: every placeholder of an image, newlines between rows of patches included. ``last``: the last token of
     the prompt, from which the first word of the answer is predicted, and whatever of the answer stands behind it.
@@ -38,7 +38,7 @@ def token_groups(image: Tensor, valid: Tensor, answers: Tensor | None = None) ->
     ending = 1 if answers is None else 1 + answers.to(valid.device)[:, None]
     groups = vision.new_full(vision.shape, TEXT, dtype=image.dtype)
     groups = groups.masked_fill(before, SYSTEM).masked_fill(vision, VISION)
-    return groups.masked_fill(remaining <= ending, LAST).masked_fill(~valid, PADDING)
+    return groups.masked_fill(remaining <= ending, LAST).masked_fill(~valid, NO_GROUP)
 
 
 def extend_groups(groups: Tensor, count: int) -> Tensor:
