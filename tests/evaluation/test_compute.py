@@ -1,6 +1,7 @@
 """What a job asks of Lightning, and the sums that it writes down."""
 
 import json
+import logging
 import math
 from types import SimpleNamespace
 
@@ -38,8 +39,12 @@ def computed(tmp_path, *overrides, processes=None):
 
 
 def test_the_trainer_is_quiet_and_alone(tmp_path, asked):
+    speakers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    for speaker in speakers:
+        speaker.setLevel(logging.INFO)
     with pytest.raises(JournalError, match="stopped after 0 of 6 samples"):
         computed(tmp_path, "trainer.num_workers=1")
+    assert [speaker.level for speaker in speakers] == [logging.ERROR] * 2
     (call,) = asked
     assert len(call.options.pop("plugins")) == len(call.options.pop("callbacks")) == 1
     assert call.options == {

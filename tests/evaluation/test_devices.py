@@ -97,6 +97,7 @@ def test_what_is_allowed(tmp_path):
     cfg = small(tmp_path, "seed=3", "limit=${seed}")
     assert check(cfg).pruner.seed == 3
     assert normalised(cfg) is cfg
+    assert check(small(tmp_path, *CPU, *TWO)).model["device"] == "cpu"
     plain = normalised(small(tmp_path, "pruner=none"))
     assert plain.budget.average is None and plain.position.strategy == "native"
 

@@ -66,12 +66,14 @@ def test_the_lead_alone_locks_and_writes(tmp_path, monkeypatch, two, rank):
     assert said == [False, None, None]  # finished? checked; written
 
 
-def test_a_run_that_is_finished_is_waited_for_by_nobody(tmp_path, monkeypatch, two):
+def test_a_run_that_is_finished_is_waited_for_by_nobody(tmp_path, monkeypatch, two, caplog):
     cfg = small(tmp_path, "baseline=skip")
     folder = tmp_path / "main" / run_key(cfg)
     folder.mkdir(parents=True)
     write_result(folder, {"status": "done"})
-    assert run.run_job(cfg) == folder and two(0) == []
+    with caplog.at_level(logging.INFO, "nuwa"):
+        assert run.run_job(cfg) == folder and two(0) == []
+    assert caplog.messages == [f"{folder}: finished before, skipped"]
     monkeypatch.setattr(compute, "compute", lambda *given: {"status": "done", "n": 1})
     assert read_result(run.run_job(small(tmp_path, "baseline=skip", "resume=false")))["n"] == 1
 

@@ -76,6 +76,14 @@ def test_groups_by_hand():
     assert effective_count([[1], [0]]) == 2
 
 
+def test_a_metric_that_few_samples_have_is_missing_from_some_draws():
+    made = [
+        {"id": str(i), "task": "t", "scores": {"t/m": 1.0} | ({"t/rare": i / 2} if i < 2 else {})} for i in range(5)
+    ]
+    errors = standard_errors(made, MEANS)
+    assert errors["t/m"] == 0.0 and 0.1 < errors["t/rare"] < 0.25
+
+
 def test_an_interval_leaves_a_fortieth_on_each_side():
     assert interval(range(1001)) == {"low": 25.0, "high": 975.0}
 
