@@ -29,10 +29,9 @@ from nuwa.pruning.budget import (
     layer_at,
     two_stages,
 )
-from nuwa.pruning.layout import Grid
+from nuwa.pruning.layout import Grid, window_order
 from nuwa.pruning.merging import aggregate, collector_weights
 from nuwa.pruning.selection import candidates_per_region, regions, top_in_regions, top_quantile
-from nuwa.pruning.windows import window_order
 
 PRESETS = {0.25: (0.35, 0.42), 0.5: (0.6, 0.66), 0.75: (0.85, 0.7)}
 """Stage-1 share of all tokens, and stage-2 share of the survivors, by budget.ratio.
