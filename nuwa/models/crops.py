@@ -42,7 +42,7 @@ class CropRecording(Recording):
         return Heads(queries, keys, attention.head_dim**-0.5)
 
     def received(self, run: LayerRun, heads: Heads) -> Tensor:
-        return received_attention(*heads)
+        return received_attention(*heads) / heads.queries.shape[2]
 
     def tokens(self, values: Tensor) -> Tensor:
         return values[:, self.cls :]

@@ -12,7 +12,7 @@ from nuwa.models.base import Family
 from nuwa.models.checkpoint import ModelError
 from nuwa.models.crops import CropRecording
 from nuwa.models.processors import PictureOptions, PictureProcessor, Source, SquareProcessor, make_pil, text_processor
-from nuwa.models.random_configs import Sizes, SpecialTokens, ends_of, token_id
+from nuwa.models.random_configs import Sizes, SpecialTokens
 from nuwa.pruners.base import Tower
 from nuwa.pruning.layout import Grid, ImageLayout
 
@@ -49,9 +49,7 @@ class Llava(Family):
         """CLIP with a CLS token, penultimate layer, two-layer projector, Llama."""
         from transformers import LlavaConfig
 
-        return LlavaConfig(
-            **cls.random_parts(tokenizer, sizes), vision_feature_layer=-2, vision_feature_select_strategy="default"
-        )
+        return LlavaConfig(**cls.random_parts(tokenizer, sizes))
 
     @classmethod
     def random_parts(cls, tokenizer: PreTrainedTokenizerFast, sizes: Sizes) -> dict[str, Any]:
@@ -60,11 +58,11 @@ class Llava(Family):
 
         if sizes.image_size % sizes.patch:
             raise ModelError(f"model.image_size={sizes.image_size} must be a multiple of {sizes.patch}")
-        text = LlamaConfig(**sizes.text, **ends_of(tokenizer), max_position_embeddings=4096, rms_norm_eps=1e-5)
+        text = LlamaConfig(**sizes.text(tokenizer), max_position_embeddings=4096, rms_norm_eps=1e-5)
         return {
             "vision_config": CLIPVisionConfig(**sizes.vision, projection_dim=sizes.vision_hidden_size).to_dict(),
             "text_config": text.to_dict(),
-            "image_token_index": token_id(tokenizer, cls.placeholder),
+            "image_token_index": tokenizer.get_vocab()[cls.placeholder],
             "image_seq_length": (sizes.image_size // sizes.patch) ** 2,
         }
 

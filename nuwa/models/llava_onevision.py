@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from nuwa.models.crops import CropRecording
 from nuwa.models.llava_next import LlavaNext
 from nuwa.models.processors import PictureOptions, PictureProcessor, Source, TiledProcessor, make_pil, text_processor
-from nuwa.models.random_configs import Sizes, SpecialTokens, ends_of, plain_rope, token_id
+from nuwa.models.random_configs import ROPE, Sizes, SpecialTokens
 from nuwa.pruners.base import Tower
 
 if TYPE_CHECKING:
@@ -71,9 +71,9 @@ class LlavaOnevision(LlavaNext):
         sides = [sizes.image_size * count for count in range(1, 7)]
         return LlavaOnevisionConfig(
             vision_config=SiglipVisionConfig(**sizes.vision, vision_use_head=False).to_dict(),
-            text_config=Qwen2Config(**sizes.text, **ends_of(tokenizer), rope_parameters=plain_rope(1e6)).to_dict(),
-            image_token_index=token_id(tokenizer, "<image>"),
-            video_token_index=token_id(tokenizer, "<video>"),
+            text_config=Qwen2Config(**sizes.text(tokenizer), rope_parameters=ROPE).to_dict(),
+            image_token_index=tokenizer.get_vocab()["<image>"],
+            video_token_index=tokenizer.get_vocab()["<video>"],
             image_grid_pinpoints=[[height, width] for height in sides for width in sides],
         )
 
@@ -133,8 +133,5 @@ class LlavaOnevision(LlavaNext):
         return features
 
     def new_recording(self, arguments: Mapping[str, Any]) -> PackedRecording:
-        def pack(values: Tensor, image: int) -> Tensor:
-            return self.pack(values, arguments, image)
-
         parts = self.tower_layers, self.projector, self.feature_layer, self.tower.cls, self.crops(arguments)
-        return PackedRecording(pack, *parts)
+        return PackedRecording(lambda values, image: self.pack(values, arguments, image), *parts)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerFast
 
 from nuwa.models import family_class
@@ -93,12 +94,8 @@ class LoadedModel:
         inputs = self.pictures.encode(images) if images else {}
         texts = iter(self.pictures.texts(inputs, len(images)))
         rows = [self._token_ids(sample, [next(texts) for _ in sample.images]) for sample in samples]
-        length = max(len(row) for row in rows)
-        ids = torch.full((len(rows), length), self.pad_id)
-        mask = torch.zeros_like(ids)
-        for index, row in enumerate(rows):
-            ids[index, length - len(row) :] = torch.tensor(row)
-            mask[index, length - len(row) :] = 1
+        ids = pad_sequence(rows, True, self.pad_id, "left")
+        mask = pad_sequence([torch.ones_like(row) for row in rows], True, 0, "left")
         batch = {"input_ids": ids, "attention_mask": mask, **inputs}
         if images:
             batch["pixel_values"] = batch["pixel_values"].to(self.model.dtype)
@@ -128,14 +125,14 @@ class LoadedModel:
             return answer
         return to_unit_boxes(answer, self.pictures.resized(image))
 
-    def _token_ids(self, sample: Sample, texts: Sequence[str]) -> list[int]:
+    def _token_ids(self, sample: Sample, texts: Sequence[str]) -> Tensor:
         """The prompt's ids. The first token is put in front by hand: tokenizers differ in whether they add it."""
         bos = self.tokenizer.bos_token_id
         with _named(sample):
             prompt = self.prompt.render(self.question(sample), len(sample.images))
             prompt = put_images(prompt, self.placeholder, texts)
         ids = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
-        return ids if bos is None or ids[:1] == [bos] else [bos, *ids]
+        return torch.tensor(ids if bos is None or ids[:1] == [bos] else [bos, *ids])
 
 
 @contextmanager

@@ -18,26 +18,15 @@ from torch import Tensor, nn
 from nuwa.models.base import Family
 from nuwa.models.checkpoint import ModelError
 from nuwa.models.processors import NativeProcessor, PictureOptions, Source, make_pil, text_processor
-from nuwa.models.random_configs import Sizes, SpecialTokens, ends_of, plain_rope, token_id
+from nuwa.models.random_configs import ROPE, Sizes, SpecialTokens
 from nuwa.models.towers import LayerRun, Recording
 from nuwa.pruners.base import Tower
 from nuwa.pruning.layout import ImageLayout
-from nuwa.pruning.scores import CHUNK, Heads, rotate, softmax_rows
+from nuwa.pruning.scores import CHUNK, Heads, received_attention, rotate, softmax_rows
 from nuwa.pruning.windows import window_order
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerFast
-
-
-def received_by_head(queries: Tensor, keys: Tensor, scale: float, chunk: int = CHUNK) -> Tensor:
-    """Attention that each key receives, summed over queries: two (H, P, d) of one segment -> (H, P) float32.
-
-    Queries go through in portions of ``chunk``, so that no P x P map exists.
-    """
-    total = queries.new_zeros(queries.shape[:2], dtype=torch.float32)
-    for part in queries.split(chunk, dim=1):
-        total += softmax_rows(part[None], keys[None], scale)[0].sum(1)
-    return total
 
 
 class QwenRecording(Recording):
@@ -86,10 +75,10 @@ class QwenRecording(Recording):
         windows at the border shrink; divided by the image's, uniform attention gives every patch the same.
         """
         lengths = run.kwargs["cu_seqlens"].diff().tolist()
-        segments = zip(heads.queries[0].split(lengths, 1), heads.keys[0].split(lengths, 1), strict=True)
-        received = torch.cat([received_by_head(*segment, heads.scale) for segment in segments], 1)
+        segments = zip(heads.queries.split(lengths, 2), heads.keys.split(lengths, 2), strict=True)
+        received = torch.cat([received_attention(*segment, heads.scale) for segment in segments], 2)
         asking = torch.tensor(self.sizes).repeat_interleave(torch.tensor(self.sizes) * self.unit) * self.unit
-        return (received / asking.to(received.device))[None]
+        return received / asking.to(received.device)
 
     def tokens(self, values: Tensor) -> Tensor:
         """Mean over the patches of each merge unit: (1, P, ...) -> (N, ...)."""
@@ -152,10 +141,10 @@ class Qwen2_5_VL(Family):
         half = sizes.hidden_size // sizes.heads // 2
         if half % 8:
             raise ModelError(f"model.hidden_size={sizes.hidden_size} must be a multiple of 16 times model.heads")
-        rope = plain_rope(1e6) | {"mrope_section": [half // 4, 3 * half // 8, 3 * half // 8]}
+        rope = ROPE | {"mrope_section": [half // 4, 3 * half // 8, 3 * half // 8]}
         names = {"image": "image_pad", "video": "video_pad", "vision_start": "vision_start", "vision_end": "vision_end"}
-        ids = {f"{name}_token_id": token_id(tokenizer, f"<|{token}|>") for name, token in names.items()}
-        return {"text_config": sizes.text | ends_of(tokenizer) | {"rope_parameters": rope}, **ids}
+        ids = {f"{name}_token_id": tokenizer.get_vocab()[f"<|{token}|>"] for name, token in names.items()}
+        return {"text_config": sizes.text(tokenizer) | {"rope_parameters": rope}, **ids}
 
     @classmethod
     def pictures(cls, config: PreTrainedConfig, source: Source, options: PictureOptions) -> NativeProcessor:
