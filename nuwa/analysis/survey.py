@@ -44,10 +44,10 @@ def read_layers(loaded: LoadedModel, sample: Sample, watch: Callable[[LayerCall]
 @torch.no_grad()
 def read_tower(loaded: LoadedModel, sample: Sample, watch: Callable[[Recording, LayerRun], None]) -> Recording:
     """Call ``watch`` after every layer of the vision tower while it sees a sample; returns a recording of features."""
-    family, inputs = adapter_for(loaded.model), loaded.encode([sample])
+    family = adapter_for(loaded.model)
     encode = family.encode_images
     known = inspect.signature(encode).parameters
-    arguments = {name: value for name, value in inputs.items() if name in known}
+    arguments = {name: value for name, value in loaded.encode([sample]).items() if name in known}
     recording = family.new_recording(arguments)
     with recording.reading((), functools.partial(watch, recording)):
         encode(**arguments)

@@ -28,13 +28,15 @@ from transformers import (
 )
 
 from nuwa.files import local_path
+from nuwa.models.base import text_shape
 from nuwa.models.checkpoint import ModelError, check_safetensors, find_folder, read_json, weight_files
 from nuwa.pruners.base import MisfitError
-from nuwa.pruning.budget import ModelShape, llm_flops
+from nuwa.pruning.budget import llm_flops
 
 KEY = "pruner.clip"
 NORM, PROJECTION = "vision_model.post_layernorm", "visual_projection.weight"
 NEEDED = (NORM, PROJECTION, "text_model.", "text_projection.")
+"""Weights that are not layers of the picture half."""
 
 
 @dataclass
@@ -100,7 +102,12 @@ def load_joint_space(path: str, device: torch.device) -> JointSpace:
         ModelError: weights are missing or do not fit its config.json.
     """
     folder, (reading, vision) = _folder(path), _configs(path)
-    text, weights = CLIPTextModelWithProjection(reading).float(), _weights(folder)
+    text = CLIPTextModelWithProjection(reading).float()
+    weights: dict[str, Tensor] = {}
+    for file in weight_files(folder, KEY):
+        with safe_open(file, framework="pt") as content:
+            names = [name for name in content.keys() if name.startswith(NEEDED)]  # noqa: SIM118
+            weights |= {name: content.get_tensor(name).float() for name in names}
     try:
         norm = torch.stack([weights[f"{NORM}.{name}"] for name in ("weight", "bias")])
         projection = weights[PROJECTION]
@@ -126,26 +133,8 @@ def _configs(path: str) -> tuple[CLIPTextConfig, CLIPVisionConfig]:
     return text, vision
 
 
-def _weights(folder: Path) -> dict[str, Tensor]:
-    """The weights of a checkpoint that are not layers of the picture half, in float32."""
-    found: dict[str, Tensor] = {}
-    for file in weight_files(folder, KEY):
-        with safe_open(file, framework="pt") as content:
-            names = [name for name in content.keys() if name.startswith(NEEDED)]  # noqa: SIM118
-            found |= {name: content.get_tensor(name).float() for name in names}
-    return found
-
-
 def relevance_flops(path: str, patches: int, width: int) -> float:
     """FLOPs of one segment through the text half, ``patches`` of ``width`` to the joint space, and their cosines."""
     text, _ = _configs(path)
-    shape = ModelShape(
-        layers=text.num_hidden_layers,
-        hidden=text.hidden_size,
-        intermediate=text.intermediate_size,
-        kv_heads=text.num_attention_heads,
-        head_dim=text.hidden_size // text.num_attention_heads,
-        vision_hidden=width,
-    )
-    reading = llm_flops([text.max_position_embeddings] * text.num_hidden_layers, shape)
+    reading = llm_flops([text.max_position_embeddings] * text.num_hidden_layers, text_shape(text, width))
     return reading + 2 * patches * cast(int, text.projection_dim) * (width + 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from nuwa.models.base import Family
@@ -31,6 +31,7 @@ class Llava(Family):
 
     model_type = "llava"
     architecture = "LlavaForConditionalGeneration"
+    projector_at, tower_layers_at = "multi_modal_projector", "vision_tower.encoder.layers"
     special = SpecialTokens(("<pad>", "<s>", "</s>", "<unk>", "<image>"))
     selection = "default"
     """The ``vision_feature_select_strategy`` of the family."""
@@ -121,21 +122,12 @@ class Llava(Family):
         """How many crops the vision tower sees of each image."""
         return [1] * len(arguments["pixel_values"])
 
-    @property
-    def projector(self) -> nn.Module:
-        return self.multimodal.get_submodule("multi_modal_projector")
-
-    @property
-    def tower_layers(self) -> Sequence[nn.Module]:
-        return list(self.multimodal.get_submodule("vision_tower.encoder.layers").children())
-
     def project(self, features: Tensor) -> Tensor:
         return self.projector(features)
 
     def new_recording(self, arguments: Mapping[str, Any]) -> CropRecording:
-        return CropRecording(
-            self.tower_layers, self.projector, self.feature_layer, self.tower.cls, self.crops(arguments)
-        )
+        parts = self.tower_layers, self.projector, self.feature_layer, self.crops(arguments)
+        return CropRecording(*parts, cls=self.tower.cls)
 
     def encode_smaller(self, encode: Callable[..., Any], arguments: Mapping[str, Any], grid: Grid) -> Any:
         arguments = dict(arguments)

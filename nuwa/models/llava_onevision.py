@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,15 +27,13 @@ if TYPE_CHECKING:
 
 UNLIMITED = "anyres_max_1000000"
 """A limit on tokens under which nothing is interpolated."""
-Pack = Callable[[Tensor, int], Tensor]
 
 
+@dataclass(eq=False, repr=False)
 class PackedRecording(CropRecording):
     """Rows are placeholders: ``pack(values, image)`` puts (crops, N, D) in their order, (n_tokens, D)."""
 
-    def __init__(self, pack: Pack, *args: Any) -> None:
-        super().__init__(*args)
-        self.pack = pack
+    pack: Callable[[Tensor, int], Tensor]
 
     def features(self, image: int, rows: Tensor) -> Tensor:
         return self.rows(self._features["projected"], image, rows)
@@ -133,5 +131,5 @@ class LlavaOnevision(LlavaNext):
         return features
 
     def new_recording(self, arguments: Mapping[str, Any]) -> PackedRecording:
-        parts = self.tower_layers, self.projector, self.feature_layer, self.tower.cls, self.crops(arguments)
-        return PackedRecording(lambda values, image: self.pack(values, arguments, image), *parts)
+        parts = self.tower_layers, self.projector, self.feature_layer, self.crops(arguments)
+        return PackedRecording(*parts, lambda values, image: self.pack(values, arguments, image))

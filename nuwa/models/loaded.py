@@ -54,6 +54,8 @@ class LoadedModel:
         rows = len(self._embedded)
         if len(self.tokenizer) > rows:
             raise ModelError(f"model {self.name}: the tokenizer has {len(self.tokenizer)} tokens, the model {rows}")
+        ends = self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0
+        self.pad_id = next(i for i in ends if i is not None)  # fills up short rows; masked, so its value never matters
         generation = self.model.generation_config
         if generation is not None and generation.pad_token_id is None:
             generation.pad_token_id = self.pad_id
@@ -71,11 +73,6 @@ class LoadedModel:
     @property
     def _embedded(self) -> Tensor:
         return cast(Tensor, self.model.get_input_embeddings().weight)
-
-    @property
-    def pad_id(self) -> int:
-        """Token that fills up short rows; masked, so its value never matters."""
-        return next(i for i in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0) if i is not None)
 
     def encode(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """Tensors of a batch on the model's device.

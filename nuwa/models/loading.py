@@ -30,7 +30,6 @@ from nuwa.models.prompts import IMAGE, PromptFormat
 if TYPE_CHECKING:
     from nuwa.models.base import GenerativeModel
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Attention = Literal["sdpa", "eager", "flash_attention_2"]
 
@@ -76,7 +75,13 @@ class ModelOptions(PictureOptions, BoxOptions, ABC):
         Raises:
             ModelError: a choice is impossible on this machine.
         """
-        place = _device(self.device)
+        found, cards = "cuda" if torch.cuda.is_available() else "cpu", torch.cuda.device_count()
+        try:
+            place = torch.device(found if self.device == "auto" else self.device)
+        except RuntimeError as error:
+            raise ModelError(f"model.device={self.device} is not a device (auto, cpu, cuda, cuda:0 ...)") from error
+        if place.type == "cuda" and (place.index or 0) >= cards:
+            raise ModelError(f"model.device={self.device}, but this machine has {cards} CUDA devices")
         if self.attention == "flash_attention_2":
             if place.type != "cuda" or not is_flash_attn_2_available():
                 raise ModelError("model.attention=flash_attention_2 needs a CUDA device and the package flash-attn")
@@ -84,7 +89,7 @@ class ModelOptions(PictureOptions, BoxOptions, ABC):
                 raise ModelError("model.attention=flash_attention_2 needs model.dtype=float16 or bfloat16")
         if self.dtype == "auto":
             return place, torch.float32 if place.type == "cpu" else None, self.attention
-        return place, DTYPES[self.dtype], self.attention
+        return place, getattr(torch, self.dtype), self.attention
 
     @abstractmethod
     def load(self) -> LoadedModel:
@@ -142,18 +147,6 @@ load_model = flat(Checkpoint)
 """The ``_target_`` of checkpoints in ``conf/model``."""
 
 
-def _device(device: str) -> torch.device:
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        place = torch.device(device)
-    except RuntimeError as error:
-        raise ModelError(f"model.device={device} is not a device (auto, cpu, cuda, cuda:0 ...)") from error
-    if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
-        raise ModelError(f"model.device={device}, but this machine has {torch.cuda.device_count()} CUDA devices")
-    return place
-
-
 def _load_weights(folder: Path, architecture: Any, settings: dict[str, Any]) -> GenerativeModel:
     """Load a checkpoint, refusing one whose keys leave parts of the model at their random start."""
     try:
@@ -162,13 +155,12 @@ def _load_weights(folder: Path, architecture: Any, settings: dict[str, Any]) -> 
         )
     except (OSError, RuntimeError, ValueError, KeyError) as error:
         raise ModelError(f"model.path={folder} could not be loaded: {error}") from error
-    missing = sorted(report["missing_keys"])
+    missing, extra = (sorted(report[keys]) for keys in ("missing_keys", "unexpected_keys"))
     if missing:
         raise ModelError(
             f"model.path={folder}: the weights do not fit config.json; {len(missing)} tensors are missing, "
             f"e.g. {', '.join(missing[:3])}"
         )
-    if report["unexpected_keys"]:
-        extra = sorted(report["unexpected_keys"])
+    if extra:
         warnings.warn(f"model.path={folder}: {len(extra)} tensors are not used, e.g. {extra[0]}", stacklevel=2)
     return model

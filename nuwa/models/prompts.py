@@ -65,8 +65,7 @@ def put_images(prompt: str, placeholder: str, texts: Sequence[str]) -> str:
     >>> put_images("<s><image> or <image>?", "<image>", ["<image>" * 2, "<image>"])
     '<s><image><image> or <image>?'
     """
-    found = prompt.count(placeholder)
-    if found != len(texts):
-        raise PromptError(f"the prompt holds {found} image placeholder(s) for {len(texts)} image(s)")
-    pieces = prompt.split(placeholder)
-    return pieces[0] + "".join(text + piece for text, piece in zip(texts, pieces[1:], strict=True))
+    first, *others = prompt.split(placeholder)
+    if len(others) != len(texts):
+        raise PromptError(f"the prompt holds {len(others)} image placeholder(s) for {len(texts)} image(s)")
+    return first + "".join(text + piece for text, piece in zip(texts, others, strict=True))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -29,30 +30,22 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
 
+@dataclass(eq=False, repr=False)
 class QwenRecording(Recording):
-    """Quantities of a tower that merges patches.
+    """Quantities of a tower that makes one token of ``unit`` patches; the other arguments are those of `Recording`.
 
-    Args:
-        layers, merger, feature_layer: as in `Recording`.
-        unit: patches of a token.
-        sizes: tokens of each image.
-        order: (N,) where the tower keeps each token, in raster order of the images.
+    ``sizes``: tokens of each image. ``order`` (N,): where the tower keeps each token, in raster order of the images.
     """
+
+    unit: int
+    sizes: Sequence[int]
+    order: Tensor
 
     windows = True
 
-    def __init__(
-        self,
-        layers: Sequence[nn.Module],
-        merger: nn.Module,
-        feature_layer: int,
-        unit: int,
-        sizes: Sequence[int],
-        order: Tensor,
-    ) -> None:
-        super().__init__(layers, merger, feature_layer, cls=False)
-        self.unit, self.sizes, self.order = unit, sizes, order
-        self.starts = torch.tensor([0, *sizes]).cumsum(0).tolist()
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.starts = torch.tensor([0, *self.sizes]).cumsum(0).tolist()
 
     def _leave_reader(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         self._features.setdefault("selected", output)
@@ -114,6 +107,7 @@ class Qwen2_5_VL(Family):
     architecture = "Qwen2_5_VLForConditionalGeneration"
     axes = 3
     placeholder = "<|image_pad|>"
+    projector_at, tower_layers_at = "visual.merger", "visual.blocks"
     special = SpecialTokens.chat("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
     half = torch.bfloat16
 
@@ -184,24 +178,11 @@ class Qwen2_5_VL(Family):
     def pixels(self, arguments: Mapping[str, Any]) -> Sequence[Tensor]:
         return arguments["pixel_values"].split(arguments["image_grid_thw"].prod(1).tolist())
 
-    def sizes(self, arguments: Mapping[str, Any]) -> Sequence[tuple[int, ...]]:
-        return self.grids(arguments)
+    sizes = grids
 
     def select_images(self, arguments: Mapping[str, Any], images: Sequence[int]) -> dict[str, Any]:
-        pixels = self.pixels(arguments)
-        return {
-            **arguments,
-            "pixel_values": torch.cat([pixels[image] for image in images]),
-            "image_grid_thw": arguments["image_grid_thw"][list(images)],
-        }
-
-    @property
-    def projector(self) -> nn.Module:
-        return self.multimodal.get_submodule("visual.merger")
-
-    @property
-    def tower_layers(self) -> Sequence[nn.Module]:
-        return list(self.multimodal.get_submodule("visual.blocks").children())
+        pixels, grids = self.pixels(arguments), arguments["image_grid_thw"][list(images)]
+        return {**arguments, "pixel_values": torch.cat([pixels[image] for image in images]), "image_grid_thw": grids}
 
     def project(self, features: Tensor) -> Tensor:
         """The merger's output has the LLM's width already."""

@@ -72,7 +72,7 @@ class RandomModel(ModelOptions, Sizes):
     precision of the family's checkpoints elsewhere.
 
     Raises:
-        ModelError: a size or a choice is impossible.
+        ModelError: a size or a choice is impossible, or does not fit the family.
     """
 
     name: str = "random"
@@ -84,11 +84,7 @@ class RandomModel(ModelOptions, Sizes):
         Sizes.__post_init__(self)
 
     def load(self) -> LoadedModel:
-        """The model, its weights drawn.
-
-        Raises:
-            ModelError: the sizes do not fit the family.
-        """
+        """The model, its weights drawn."""
         place, dtype, kernel = self.resolved()
         tokenizer = build_tokenizer(self.family, self.vocab_size)
         config, architecture = self.kind.random_config(tokenizer, self), getattr(transformers, self.kind.architecture)
