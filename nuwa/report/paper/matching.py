@@ -20,7 +20,7 @@ MIXED = (
     "report on one of them"
 )
 Match = tuple[PrintedRow, str, Run | None]
-"""A printed row, the method here that stands for it (empty: none) and a run of it."""
+"""A printed row, the method here that stands for it (empty: none) and a run of it (None: there is none)."""
 QUARTERS = {"0-7": "1/4", "8-15": "2/4", "16-23": "3/4", "24-31": "4/4"}  # Table 15's layers, of 32
 RANDOM_WEIGHTS = "_random"  # such a model costs what the trained one costs, and its answers mean nothing
 SAME_SHARE = 0.01  # 0.0556 of the tokens is 160 of 2880
@@ -69,54 +69,46 @@ def model_name(printed: str) -> str:
 
 def with_image_tokens(runs: Iterable[Run]) -> list[Run]:
     """The runs; one that failed and counted no tokens gets the count of another run of its model and data set."""
-    runs = list(runs)
-    counted = {_images(run): run.tokens_per_image for run in runs if run.tokens_per_image is not None}
-    return [
-        replace(run, tokens_per_image=counted.get(_images(run))) if run.tokens_per_image is None else run
-        for run in runs
-    ]
-
-
-def _images(run: Run) -> tuple[str, str]:
-    return run.choices.model, run.choices.dataset
+    tried = [((run.choices.model, run.choices.dataset), run) for run in runs]
+    known = {images: run.tokens_per_image for images, run in tried if run.tokens_per_image is not None}
+    return [replace(r, tokens_per_image=known.get(i)) if r.tokens_per_image is None else r for i, r in tried]
 
 
 def matches(table: PaperTable, runs: Sequence[Run]) -> dict[str, list[Match]]:
-    """By model: every printed row with the methods here that stand for it, and each of their runs.
-
-    A row's first method comes with None where it has no run. Models without any run are left out.
-    """
+    """By model that has any run here: every printed row with the methods that stand for it, and each of their runs."""
     found: dict[str, list[Match]] = {}
     for model in dict.fromkeys(run.choices.model for run in runs):
         own = [run for run in runs if run.choices.model == model]
-        rows: list[Match] = []
-        for row, pruner in printed_methods(table):
-            mine: list[Match] = [(row, pruner, run) for run in own if made_for(table, row, pruner, run)]
-            rows += mine or [(row, pruner, None)] * (pruner in row.pruners[:1] or not pruner)
-        if any(run is not None for *_, run in rows):
-            found[model] = rows
+        lines = _lines(table, own)
+        if any(mine for *_, mine in lines):
+            found[model] = [(row, pruner, run) for row, pruner, mine in lines for run in mine or (None,)]
     return found
 
 
-def printed_methods(table: PaperTable) -> list[tuple[PrintedRow, str]]:
-    """Every printed row with each method here that stands for it, or with an empty name if none does."""
-    return [(row, pruner) for row in table.rows for pruner in row.pruners or ("",)]
-
-
-def match_paper(table: PaperTable, runs: Iterable[Run]) -> list[PaperValue]:
-    """Every printed number of a table but its summaries, in its order.
+def _lines(
+    table: PaperTable, runs: Sequence[Run], of_its_model: bool = False
+) -> list[tuple[PrintedRow, str, list[Run]]]:
+    """Every printed row with each method here that stands for it (none: an empty name), and its runs.
 
     A row that several methods stand for appears once for each that has a run, at least for the first.
     """
-    runs, values = with_image_tokens(runs), []
-    for row, pruner in printed_methods(table):
-        own = [run for run in runs if _same_model(run.choices, row) and made_for(table, row, pruner, run)]
-        if own or not pruner or pruner == row.pruners[0]:
-            values += [_value(table, row, pruner, column, own) for column in row.cells if column not in SUMMARIES]
-    return values
+    lines = []
+    for row in table.rows:
+        for pruner in row.pruners or ("",):
+            own = [run for run in runs if _made_for(table, row, pruner, run)]
+            own = [run for run in own if not of_its_model or _same_model(run.choices, row)]
+            if own or pruner in row.pruners[:1] or not pruner:
+                lines.append((row, pruner, own))
+    return lines
 
 
-def made_for(table: PaperTable, row: PrintedRow, pruner: str, run: Run) -> bool:
+def match_paper(table: PaperTable, runs: Iterable[Run]) -> list[PaperValue]:
+    """Every printed number of a table but its summaries, in its order."""
+    lines = _lines(table, with_image_tokens(runs), of_its_model=True)
+    return [_value(table, *line, column) for line in lines for column in line[0].cells if column not in SUMMARIES]
+
+
+def _made_for(table: PaperTable, row: PrintedRow, pruner: str, run: Run) -> bool:
     """Whether a run, on whatever model and data, has the method, options, ids and budget of a row."""
     choices = run.choices
     if choices.method != pruner or not choices.has_options(row.options) or not _same_blocking(choices, row):
@@ -150,7 +142,7 @@ def _same_budget(run: Run, row: PrintedRow, whole: PrintedRow | None) -> bool:
     return share is not None and abs(share / row.share(whole) - 1) < SAME_SHARE
 
 
-def _value(table: PaperTable, row: PrintedRow, pruner: str, column: str, runs: Sequence[Run]) -> PaperValue:
+def _value(table: PaperTable, row: PrintedRow, pruner: str, runs: Sequence[Run], column: str) -> PaperValue:
     """The value of one column, from the runs of its row."""
     asked, printed, note = printed_benchmark(column), row.cells[column], table.note(row, column)
     if not pruner or not asked.known:
