@@ -19,7 +19,9 @@ from nuwa.pruning.budget import Budget
 if TYPE_CHECKING:
     from torch import nn
 
+    from nuwa.engine.feature_cache import FeatureCache
     from nuwa.engine.session import PruningSession
+    from nuwa.pruners.base import Pruner
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load_pruner", "prune", "pruners"]
@@ -41,8 +43,26 @@ def load_pruner(name: str, budget: float | Budget | None = None, **options: Any)
     return kind(budget=spent, **check_options(kind, defaults | options, "pruner", provided=("budget",)))
 
 
-def prune(model: nn.Module, pruner: Pruner, position: str = "native", **options: Any) -> PruningSession:
-    """A session inside which ``model`` prunes its vision tokens; see `nuwa.engine.session.PruningSession`."""
+def prune(
+    model: nn.Module,
+    pruner: Pruner,
+    position: str = "native",
+    share: bool = False,
+    cache: FeatureCache | None = None,
+) -> PruningSession:
+    """A session inside which ``model`` prunes its vision tokens: ``with nuwa.prune(model, pruner) as session: ...``.
+
+    Args:
+        model: an unmodified transformers model of a supported family (`nuwa.models`).
+        pruner: a method, from `load_pruner` or of your own.
+        position: the strategy for position ids: ``perc`` renumbers, ``pesp`` keeps the original ids, ``rpme``
+            stretches them over the image's span, ``native`` does what the method's authors do.
+        share: run once what neighbouring rows have in common: equal images and prompts up to the end of their images.
+        cache: a folder of vision features that calls and processes share.
+
+    Raises:
+        ValueError: an unsupported model, an unknown position strategy, or a method that does not fit the model.
+    """
     from nuwa.engine.session import PruningSession  # transformers takes seconds to import
 
-    return PruningSession(model, pruner, position, **options)
+    return PruningSession(model, pruner, position, share, cache)

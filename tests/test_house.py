@@ -34,11 +34,15 @@ def imported(nodes) -> set[str]:
 
 
 def functions():
-    """Every function and method with its place and its lines."""
+    """Every function and method with its place and what it stands in, a module or a class."""
     for name, tree in TREES.items():
-        owners = [tree, *(node for node in ast.walk(tree) if isinstance(node, ast.ClassDef))]
-        for node in (node for owner in owners for node in owner.body if isinstance(node, FUNCTIONS)):
-            yield f"{name}:{node.lineno} {node.name}", node, node.end_lineno - node.lineno + 1
+        for owner in (tree, *(node for node in ast.walk(tree) if isinstance(node, ast.ClassDef))):
+            for node in (node for node in owner.body if isinstance(node, FUNCTIONS)):
+                yield f"{name}:{node.lineno} {node.name}", owner, node
+
+
+def lines_of(node) -> int:
+    return node.end_lineno - node.lineno + 1
 
 
 def test_imports_between_folders_run_one_way():
@@ -79,17 +83,18 @@ def test_a_public_name_stands_for_one_thing():
 
 
 def test_files_and_functions_are_short():
-    long = [place for place, _, lines in functions() if lines > 50]
+    long = [place for place, _, node in functions() if lines_of(node) > 50]
     assert not long, "\n".join(long)
     assert median(len(path.read_text(encoding="utf-8").splitlines()) for path in ROOT.glob("nuwa/**/*.py")) <= 120
 
 
 def test_public_functions_say_what_they_do():
     """A method may leave it to the one it overrides."""
-    described = {node.name for _, node, _ in functions() if ast.get_docstring(node) and node.args.args[:1]}
+    described = {node.name for _, owner, node in functions() if ast.get_docstring(node) and owner not in TREES.values()}
     silent = [
         place
-        for place, node, lines in functions()
-        if lines > 8 and not node.name.startswith("_") and not ast.get_docstring(node) and node.name not in described
+        for place, owner, node in functions()
+        if lines_of(node) > 8 and not node.name.startswith("_") and not ast.get_docstring(node)
+        if owner in TREES.values() or node.name not in described
     ]
     assert not silent, "\n".join(silent)

@@ -26,13 +26,13 @@ class Benchmark(ABC):
 
     name: str
     source: str | None = None
-    """Where its rows were read, with their version if they have one."""
+    """Where its rows come from, with their version if they have one."""
     unit_box_tasks: ClassVar[tuple[str, ...]] = ("vg",)
     """Tasks whose answers are boxes as fractions of one picture; answers in pixels are rewritten before scoring."""
 
     @classmethod
     def unloaded(cls, options: Mapping[str, object]) -> Self:
-        """A benchmark that has its options but no data: it can sum up journals (`metrics`), and nothing else."""
+        """A benchmark with options but without data: all it can do is sum up journals (`metrics`)."""
         benchmark = object.__new__(cls)
         vars(benchmark).update(options)
         return benchmark
@@ -43,12 +43,12 @@ class Benchmark(ABC):
 
     @abstractmethod
     def sample_id(self, index: int) -> str:
-        """The id of a sample: unique, stable between runs, and found without decoding its image."""
+        """The id of a sample: unique, the same in every run, and known without decoding its picture."""
 
     def neighbourhood(self, index: int) -> tuple[str, int]:
-        """A name for what sample ``index`` shows, and how long its question is: found without decoding its pictures.
+        """A name for the pictures of sample ``index`` and the length of its question, known without decoding pictures.
 
-        Samples about the same pictures are computed together, and such of like length.
+        Samples with the same pictures are computed together, and among them those of similar length.
         """
         return self.sample_id(index), 0
 
@@ -66,10 +66,10 @@ class Benchmark(ABC):
 
     @abstractmethod
     def max_new_tokens(self, task: str) -> int:
-        """How many tokens an answer of ``task`` may take."""
+        """How many new tokens an answer to ``task`` may have."""
 
     def take(self, limit: int | None) -> int:
-        """How many samples a run that is limited to ``limit`` computes (None: all); they are the first ones."""
+        """How many samples, from the first on, a run with this ``limit`` computes (None: all)."""
         return len(self) if limit is None else min(limit, len(self))
 
     def metrics(self, rows: Sequence[Mapping]) -> Scores:
@@ -77,14 +77,14 @@ class Benchmark(ABC):
         return self.numbers(mean_scores(self.units(rows)))
 
     def units(self, rows: Sequence[Mapping]) -> list[Scores]:
-        """What is averaged, by name: the rows' scores, unless more than they or samples together make the numbers.
+        """The scores to be averaged, by name: those of each row, unless numbers are made from something else.
 
         Rows of one group (``meta["group"]``) give the same units whichever other rows stand beside them.
         """
         return [row["scores"] for row in rows]
 
     def numbers(self, means: Scores) -> Scores:
-        """The printed numbers, from means over the units that have a score of that name; the first is the headline."""
+        """The printed numbers, made from the means of `units`; the first is the headline."""
         return means
 
 
@@ -99,7 +99,11 @@ def require_slot(key: str, prompt: str, slot: str) -> None:
 
 
 def mean_scores(units: Iterable[Scores]) -> Scores:
-    """Mean of every score over the units that have it, in the order in which they first appear."""
+    """Mean of every score over the units that have it, in the order of first appearance.
+
+    >>> mean_scores([{"a": 1.0}, {"a": 0.0, "b": 0.5}])
+    {'a': 0.5, 'b': 0.5}
+    """
     values: dict[str, list[float]] = defaultdict(list)
     for unit in units:
         for name, value in unit.items():

@@ -32,7 +32,7 @@ _PERIODS = 32  # the reference passes a flag where the count belongs
 
 
 def normalise_vqa(text: str) -> str:
-    """What a prediction is compared as: lower case, no punctuation, no articles, numbers as digits.
+    """Normalise an answer: lower case, no punctuation, no articles, numbers as digits.
 
     >>> normalise_vqa("The dog doesnt see two cats.")
     "dog doesn't see 2 cats"
@@ -42,7 +42,7 @@ def normalise_vqa(text: str) -> str:
 
 
 def on_one_line(text: str) -> str:
-    """White space at the ends gone, newlines and tabs as spaces."""
+    """Replace newlines and tabs by spaces and strip the ends."""
     return text.replace("\n", " ").replace("\t", " ").strip()
 
 
@@ -60,7 +60,7 @@ def without_punctuation(text: str) -> str:
 
 
 def plain_words(text: str) -> str:
-    """Lower case, articles dropped, small numbers as digits, contractions with their apostrophe, one space between."""
+    """Lower, drop articles, write small numbers as digits, give contractions their apostrophe, single the spaces."""
     words = [_NUMBERS.get(word, word) for word in text.lower().split()]
     return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES)
 

@@ -44,15 +44,15 @@ class HubBenchmark(Benchmark):
 
     Args:
         name: of the data set, in tables.
-        hub: ids on the hub, the first that can be had is taken; they moved in 2025.
-        config, split, revision: as the hub calls them; a revision pins the data.
+        hub: ids on the hub; the first that can be loaded is used (they moved in 2025).
+        config, split, revision: the hub's names; a revision pins the data.
         path: a local copy: a folder of parquet, or jsonl and pictures.
-        streaming: parquet is read where it lies, not downloaded and converted first.
+        streaming: read parquet where it lies instead of downloading and converting it first.
         prompt: the user's turn, with slots.
-        answer_tokens: how many tokens an answer may take.
+        answer_tokens: how many new tokens an answer may have.
 
     Raises:
-        BenchmarkError: the data cannot be had, lacks a column, repeats an id, or the prompt has an unknown slot.
+        BenchmarkError: the data cannot be loaded, lacks a column or repeats an id, or the prompt has an unknown slot.
     """
 
     name: str
@@ -69,9 +69,9 @@ class HubBenchmark(Benchmark):
     columns: ClassVar[Mapping[str, Check]]
     """Text columns, each with the check that its values must pass."""
     keys: ClassVar[tuple[str, ...]] = ()
-    """Columns that ids and groups are made of; without any, a sample is named after its row."""
+    """Columns from which ids and groups are made; without any, the row's number is the id."""
     subject: ClassVar[str | None] = None
-    """The column that names a row's picture, where rows share pictures; a copy may lack it."""
+    """The column that names a row's picture, if rows share pictures; a local copy may lack it."""
     grouped: ClassVar[bool] = False
     """Whether samples are scored together with others."""
     pictures: ClassVar[tuple[str, ...]] = ("image",)
@@ -93,19 +93,19 @@ class HubBenchmark(Benchmark):
         return self.rows_of(self.config)
 
     def rows_of(self, config: str | None, images: str | None = None) -> Rows:
-        """The rows of a config of the data set; pictures that they only name lie in ``images``."""
+        """The rows of a config of the data set; ``images`` is the folder of pictures that they only name."""
         return load_rows(self.hub, config, self.split, self.revision, self.path, images, self.streaming)
 
     def entries(self, row: int, keys: Doc) -> Iterator[Entry]:
-        """The samples that a row makes: one, named by the first of ``keys``.
+        """The samples of a row: by default one, whose id is the first of ``keys``.
 
         Raises:
-            TypeError, ValueError, KeyError: the row makes none that could be used.
+            TypeError, ValueError, KeyError: the row is unusable; its sample fails when it is read.
         """
         yield identifier(keys[self.keys[0]]) if self.keys else str(row), None
 
     def document(self, doc: Doc, part: int, images: Sequence[Image.Image]) -> Doc:
-        """The document of sample ``part`` of a row; its ``expression``, if there is one, is what to find."""
+        """The document of sample ``part`` of a row. A column ``expression`` is what the sample asks to find."""
         return doc
 
     def images(self, row: int, doc: Doc) -> list[Image.Image]:
@@ -113,7 +113,7 @@ class HubBenchmark(Benchmark):
         return [image for column in self.pictures for image in self.rows.pictures(row, column)]
 
     def fill(self, doc: Doc) -> Mapping[str, str]:
-        """What goes into the prompt's slots: the columns of their names."""
+        """Values for the prompt's slots: by default the columns of the same names."""
         return {slot: doc[slot] for slot in self.slots}
 
     def text(self, doc: Doc) -> str:
@@ -154,7 +154,7 @@ class HubBenchmark(Benchmark):
         return self.answer_tokens
 
     def take(self, limit: int | None) -> int:
-        """As many whole groups as fit into ``limit``, but at least one: half a group has no score."""
+        """As many whole groups as fit into ``limit``, and at least one: half a group has no score."""
         if limit is None or not self._groups:
             return super().take(limit)
         ends = [i + 1 for i, group in enumerate(self._groups) if self._groups[i + 1 : i + 2] != [group]]
@@ -178,7 +178,7 @@ class HubBenchmark(Benchmark):
             )
 
     def _index(self) -> None:
-        """Ids and places of all samples, without reading pictures. Members of a group stand together."""
+        """Find ids and places of all samples without reading pictures. Members of a group stand together."""
         places, near = self._scan()
         if not places:
             raise BenchmarkError(f"dataset {self.name}: no row of {self.rows.source} belongs to it")
@@ -193,7 +193,7 @@ class HubBenchmark(Benchmark):
         self._parts = np.array([place.part for place in places], dtype=np.int32)
 
     def _scan(self) -> tuple[list[_Place], list[tuple[str, int]]]:
-        """The samples of every row in order; and of every row the name of its picture and its question's length."""
+        """All samples in the order of their rows; and for each row its picture's name and its question's length."""
         words = [slot for slot in self.slots if slot in self.columns]
         subject = [column for column in self.rows.columns if column == self.subject]
         columns = tuple(dict.fromkeys([*self.keys, *words, *subject]))
@@ -219,7 +219,7 @@ class HubBenchmark(Benchmark):
 
 
 def fill_slots(prompt: str, slots: Mapping[str, str]) -> str:
-    """Fill all slots in one pass: what the data says may hold braces.
+    """Fill all slots in one pass, so that braces in the data stay as they are.
 
     >>> fill_slots("{question} {hint}", {"question": "What is {hint}?", "hint": "Look."})
     'What is {hint}? Look.'

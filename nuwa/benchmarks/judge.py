@@ -1,4 +1,4 @@
-"""Language models as judges, behind one interface: a prompt and a temperature go in, the reply comes out."""
+"""Language models as judges: a function of a prompt and a temperature that returns the reply."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class OpenAIJudge:
 
 
 def _reply(answer: Any) -> str:
-    """The text of a chat completion; empty where there is none."""
+    """The text of a chat completion; "" if it has none."""
     try:
         content = answer["choices"][0]["message"]["content"]
     except (KeyError, IndexError, TypeError) as error:

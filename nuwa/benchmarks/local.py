@@ -124,7 +124,7 @@ class Local(Benchmark):
         return task, prompt.replace(f"{{{needed[1]}}}", words.strip())
 
     def _check_rows(self) -> None:
-        """Refuse a file of which no row can be used, or whose ids are not unique; single bad rows may stay."""
+        """Refuse a file without a usable row or with an id twice; single bad rows may stay."""
         first: dict[str, int] = {}
         for row in self.rows:
             if row.id in first:

@@ -1,7 +1,7 @@
-"""MMBench: four options, asked in every rotation, right only if every rotation is. Without a language model as judge.
+"""MMBench: four options in every rotation; a question is right if all its rotations are. No judge is needed.
 
-Source: lmms-eval v0.3.4 (a863517), task ``mmbench_en_dev``. What its parser cannot read goes to GPT there, and without
-a key to a random letter; here it is wrong, or a random letter that depends on the row alone.
+Source: lmms-eval v0.3.4 (a863517), task ``mmbench_en_dev``. It sends answers that its parser cannot read to GPT, or
+draws a letter; here such an answer is wrong, or a letter that depends on the row alone.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _ARTICLE_BEYOND = 3  # words from which on an "A" may be an article
 
 
 def parse_answer(doc: Doc, text: str) -> str | None:
-    """The letter an answer means: a letter by itself, a letter with a sign, or else the one option text it holds."""
+    """The letter that an answer means: a letter alone or with a sign, or else the only option whose text it holds."""
     return parse_letter(text) or parse_option_text(doc, text)
 
 

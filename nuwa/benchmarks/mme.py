@@ -65,7 +65,7 @@ class MME(HubBenchmark):
         return score_mme(doc, text)
 
     def units(self, rows: Sequence[Mapping]) -> list[Scores]:
-        """Points of every picture of which no question is missing: 100 for the share that is right, 100 if all are."""
+        """Points of every picture with all its questions: 100 times the share of right answers, 100 more if all are."""
         right: dict[tuple[str, str], list[float]] = defaultdict(list)
         for row in rows:
             doc = row["target"]

@@ -1,6 +1,6 @@
 """MMMU: college exams, with several pictures to a question. Source: lmms-eval v0.3.4 (a863517), task ``mmmu_val``.
 
-Where the reference draws a random option, because it can read none in an answer, the answer is wrong here.
+An answer from which no option can be read is wrong here; the reference draws a random option.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def open_is_right(answer: str, text: str) -> bool:
 
 
 def score_mmmu(doc: Doc, text: str) -> Scores:
-    """``doc``: ``question_type`` (multiple-choice or open), ``options`` (as a Python list in a text) and ``answer``."""
+    """Whether an answer is right. ``doc``: ``question_type`` (multiple-choice or open), ``options``, ``answer``."""
     if doc["question_type"] == "multiple-choice":
         right = parse_choice(listed(doc["options"]), text) == doc["answer"]
     else:

@@ -20,7 +20,7 @@ from nuwa.benchmarks.judge import Judge, OpenAIJudge
 
 CAPABILITIES = ("rec", "ocr", "know", "gen", "spat", "math")
 WARMER, TOO_WARM = 0.5, 2.0
-"""A reply that is no mark is asked for again at a higher temperature; from this one on the mark is 0."""
+"""After a reply that is no mark the judge is asked again at a higher temperature; at the last one the mark is 0."""
 JUDGE_SLOTS = ("question", "answer", "prediction")
 JUDGE_PROMPT = """You mark answers to questions about pictures, from 0.0 (all wrong) to 1.0 (all right) in steps of 0.1.
 In the reference, <AND> joins parts that must all be in the answer, and <OR> joins parts of which one is enough.
@@ -34,7 +34,7 @@ Mark:"""
 
 
 def mark(judge: Judge, prompt: str) -> float:
-    """The judge's mark in 0..1, the first word of its reply. An empty reply is 0; anything else is asked for again."""
+    """The judge's mark in 0..1: the first word of its reply. An empty reply is 0; any other is asked for again."""
     temperature = 0.0
     while temperature < TOO_WARM:
         words = judge(prompt, temperature).split()
@@ -51,7 +51,7 @@ def mark(judge: Judge, prompt: str) -> float:
 
 
 def score_mmvet(doc: Doc, text: str, judge: Judge | None, judge_prompt: str = JUDGE_PROMPT) -> Scores:
-    """The mark of an answer; nothing without a judge. ``doc``: ``question`` and ``answer``."""
+    """The mark of an answer, or no score without a judge. ``doc``: ``question`` and ``answer``."""
     if judge is None:
         return {}
     slots = {"question": doc["question"], "answer": doc["answer"], "prediction": text}
@@ -103,7 +103,11 @@ def _by_capability(mark: float, doc: Doc) -> Scores:
 
 
 def read_judge_prompt(path: str) -> str:
-    """The judge's prompt from a file."""
+    """Read the judge's prompt from a file.
+
+    Raises:
+        BenchmarkError: it cannot be read or lacks a slot.
+    """
     try:
         words = Path(path).expanduser().read_text(encoding="utf-8")
     except OSError as error:

@@ -14,12 +14,12 @@ from nuwa.benchmarks.scoring import exact_match, normalise_answer
 
 
 def score_pope(doc: Doc, text: str) -> Scores:
-    """Exactly ``doc["answer"]`` but for case and white space: "Yes." is wrong."""
+    """Equal to ``doc["answer"]`` except for case and white space at the ends: "Yes." is wrong."""
     return {"pope/accuracy": exact_match((doc["answer"],), text, ignore_punctuation=False)}
 
 
 def counts(doc: Doc, text: str) -> Scores:
-    """What an answer adds to precision and recall of "yes", in which only answers that are exactly yes or no count."""
+    """What an answer adds to precision and recall of "yes"; only answers that are exactly yes or no count."""
     truth, said = normalise_answer(doc["answer"], False), normalise_answer(text, False)
     return {
         "both": float((truth, said) == ("yes", "yes")),
@@ -29,7 +29,7 @@ def counts(doc: Doc, text: str) -> Scores:
 
 
 def precision_recall_f1(means: Scores, prefix: str = "") -> tuple[float, float, float]:
-    """From means of `counts`, whose names have a ``prefix``."""
+    """Precision, recall and F1 of "yes" from means of `counts`; their names begin with ``prefix``."""
     both, said, true = (means[f"{prefix}{name}"] for name in ("both", "only said", "only true"))
     precision, recall = _share(both, both + said), _share(both, both + true)
     return precision, recall, _share(2 * precision * recall, precision + recall)
@@ -69,7 +69,7 @@ class POPE(HubBenchmark):
         return score_pope(doc, text)
 
     def units(self, rows: Sequence[Mapping]) -> list[Scores]:
-        """What every answer is counted as, among all and in its category."""
+        """How each answer counts, among all answers and in its category."""
         units = []
         for row in rows:
             doc, text = row["target"], row["prediction"]

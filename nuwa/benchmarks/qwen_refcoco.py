@@ -21,7 +21,7 @@ from nuwa.benchmarks.rows import Rows
 from nuwa.benchmarks.scoring import NO_BOX, Box
 from nuwa.samples import SampleError
 
-FACTOR, MIN_PIXELS, MAX_PIXELS = 28, 28 * 28, 28 * 28 * 1280
+FACTOR, MAX_PIXELS = 28, 28 * 28 * 1280
 """The frame in which the authors' script reads answers; the model's own processor allows larger pictures."""
 THRESHOLD = 0.5
 _ARTICLE = re.compile(r"^(a|an|the)\s+", re.IGNORECASE)
@@ -29,7 +29,7 @@ _BOX = re.compile(r"\[(\d+),\s*(\d+),\s*(\d+),\s*(\d+)\]")
 
 
 def resized(width: int, height: int) -> tuple[int, int]:
-    """(width, height) that Qwen2.5-VL's ``smart_resize`` gives: multiples of 28 with an area within the limits.
+    """(width, height) that Qwen2.5-VL's ``smart_resize`` gives: multiples of 28, at most 28 * 28 * 1280 pixels.
 
     >>> resized(640, 480)
     (644, 476)
@@ -38,9 +38,6 @@ def resized(width: int, height: int) -> tuple[int, int]:
     if wide * high > MAX_PIXELS:
         shrink = math.sqrt(width * height / MAX_PIXELS)
         wide, high = (max(FACTOR, math.floor(side / shrink / FACTOR) * FACTOR) for side in (width, height))
-    elif wide * high < MIN_PIXELS:
-        grow = math.sqrt(MIN_PIXELS / (width * height))
-        wide, high = (math.ceil(side * grow / FACTOR) * FACTOR for side in (width, height))
     return wide, high
 
 

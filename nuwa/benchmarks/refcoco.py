@@ -22,10 +22,10 @@ THRESHOLDS = (0.5, 0.1, 0.3, 0.7, 0.9)  # the printed one first
 
 
 def score_refcoco(doc: Doc, text: str, box_frame: str = "original") -> Scores:
-    """``doc``: ``bbox`` (x0, y0, x1, y1) as fractions of a picture of ``image_width`` x ``image_height`` pixels.
+    """IoU and its thresholds for ``doc``: ``bbox`` (x0, y0, x1, y1), fractions of ``image_width`` x ``image_height``.
 
     ``box_frame`` is the frame in which the answer's box is taken to be. The paper's numbers take the ``original``,
-    although LLaVA-1.5 answers in the frame of the ``padded`` square; overlap in the other frame comes beside.
+    although LLaVA-1.5 answers in the frame of the ``padded`` square; scores in the other frame are added.
     """
     found = parse_box(text.strip())
     box = found or NO_BOX
@@ -75,7 +75,7 @@ class RefCOCO(HubBenchmark):
     scored: ClassVar = ("bbox", "image_width", "image_height")
 
     def entries(self, row: int, keys: Doc) -> Iterator[Entry]:
-        """Ids hold the row, because two splits of the literature, which share boxes, are joined in one here."""
+        """Ids contain the row: the hub joins two splits of the literature that share boxes."""
         for number in range(len(column.texts(keys["answer"]))):
             yield f"{column.identifier(keys['question_id'])}-{row}-{number}", None
 

@@ -19,7 +19,7 @@ _PREFIX = re.compile(r"([A-Z])\.")
 
 
 def score_scienceqa(doc: Doc, text: str, accept_prefix: bool = False) -> Scores:
-    """Right if the answer is the letter and nothing else, in any case.
+    """Right if the answer is the letter alone, in any case.
 
     ``accept_prefix`` takes "A. the dog" too, as later versions of lmms-eval do; v0.3.4 meant to, but does not.
     """

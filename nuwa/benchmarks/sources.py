@@ -1,6 +1,6 @@
 """Where rows come from: the Hugging Face hub, through ``datasets``, or a local folder with the same columns.
 
-Parquet becomes a memory-mapped table in the cache of ``datasets`` first, or is read where it lies (``streaming``).
+Parquet first becomes a memory-mapped table in the cache of ``datasets``, or is read where it lies (``streaming``).
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ def load_rows(
     images: str | None = None,
     streaming: bool = False,
 ) -> Rows:
-    """Rows of ``path`` if it is given, otherwise of the first id in ``hub`` that can be had.
+    """Rows of ``path`` if it is given, otherwise of the first id in ``hub`` that can be loaded.
 
     Args:
-        hub: names of one data set on the hub, which may have moved from one to the other.
+        hub: names of one data set on the hub; the first that works is used.
         config, split, revision: as the hub calls them; ``config`` may be a folder below ``path``.
         path: a parquet, jsonl or json file, or a folder of them in the hub's layout.
-        images: folder of the pictures that rows name, where it is not the file's own.
-        streaming: parquet is read row group by row group where it lies.
+        images: folder of the pictures that rows name; by default the file's own.
+        streaming: read parquet where it lies, row group by row group.
 
     Raises:
-        BenchmarkError: nothing to load, or it cannot be read.
+        BenchmarkError: there is nothing to load, or it cannot be read.
     """
     if path is None:
         return _from_hub(hub, config, split, revision, streaming)
@@ -63,7 +63,7 @@ def find_files(path: str, config: str | None, split: str) -> list[Path]:
     A folder that holds one file only needs no split in its name, unless that is the name of another split's shard.
 
     Raises:
-        BenchmarkError: no such file, some of its shards are missing, or several could be the jsonl or json.
+        BenchmarkError: there is no such file, a shard is missing, or several files could be meant.
     """
     place = Path(path).expanduser()
     if place.is_file():
@@ -83,14 +83,14 @@ def find_files(path: str, config: str | None, split: str) -> list[Path]:
 
 
 def _files_of_split(folder: Path, suffix: str, split: str) -> list[Path]:
-    """The files of one kind that are named after a split, or else the only one if no other split's shard."""
+    """The files of one kind that are named after a split; else the only file, unless it is another split's shard."""
     found = sorted(folder.glob(f"*.{suffix}"))
     named = [file for file in found if file.stem == split or file.name.startswith((f"{split}-", f"{split}."))]
     return named or [file for file in found if len(found) == 1 and not _SHARD.fullmatch(file.stem)]
 
 
 def _refuse_parts(path: str, files: Sequence[Path], split: str) -> None:
-    """Refuse parquet of which shards are missing, and more than one jsonl or json."""
+    """Refuse missing shards of parquet, and more than one jsonl or json."""
     suffix = files[0].suffix
     missing = missing_shards([file.stem for file in files])
     if missing:
@@ -102,7 +102,7 @@ def _refuse_parts(path: str, files: Sequence[Path], split: str) -> None:
 
 
 def missing_shards(stems: Sequence[str]) -> list[str]:
-    """The stems that are not there, of every series ``<split>-NNNNN-of-MMMMM`` of which one is."""
+    """The missing stems of each series ``<split>-NNNNN-of-MMMMM`` that has at least one of its own in ``stems``."""
     shards = [found for found in map(_SHARD.fullmatch, stems) if found]
     there = {(found["split"], found["count"], int(found["number"])) for found in shards}
     return [
@@ -169,7 +169,7 @@ def _rows_of(builder: DatasetBuilder, name: str, split: str, revision: str | Non
 
 
 def _datasets():
-    """The library, which an installation without the extra ``data`` lacks."""
+    """The package ``datasets``, which comes with the extra ``data``."""
     try:
         import datasets
     except ImportError as error:

@@ -30,8 +30,8 @@ RECENT = 8
 class ParquetRows(Rows):
     """Rows of parquet files, one row group at a time.
 
-    Every process reads for itself, and worker processes take samples in turns, so that each of them reads all groups:
-    more than one (``trainer.num_workers``) reads the data as many times.
+    Every process reads for itself, and worker processes take turns at samples, so each of them reads all groups: with
+    several workers (``trainer.num_workers``) the data is read that many times.
 
     Args:
         files: paths, or addresses that ``fsspec`` knows (``hf://datasets/...``).
@@ -95,7 +95,7 @@ class ParquetRows(Rows):
                 raise
 
     def _from_all(self, wanted: Callable[[ParquetFile], Any]) -> list[Any]:
-        """What ``wanted`` finds in every file, in order."""
+        """What ``wanted`` returns for each file, in order."""
 
         def one(name: str, metadata: FileMetaData | None) -> Any:
             try:
@@ -124,7 +124,7 @@ def _parquet(content: Any, metadata: FileMetaData | None = None) -> ParquetFile:
 
 
 def _is_damage(error: Exception) -> bool:
-    """Whether a file was read but holds nonsense: Arrow says so in errors of its own, or in bare ones of the system."""
+    """Whether a file was read but is broken: Arrow raises its own errors for that, or a bare OSError."""
     import pyarrow
 
     return isinstance(error, pyarrow.ArrowException) or (type(error) is OSError and error.errno is None)

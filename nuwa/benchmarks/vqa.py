@@ -14,7 +14,7 @@ from nuwa.benchmarks.hub import HubBenchmark
 
 
 def score_vqav2(doc: Doc, text: str) -> Scores:
-    """``doc["answers"]``: ten texts. They are normalised (but not lowered) only where annotators disagree."""
+    """Soft accuracy for ``doc["answers"]``, ten texts, which are normalised only if annotators disagree."""
     answers = [evalai.on_one_line(answer) for answer in doc["answers"]]
     said = evalai.normalise_vqa(text)
     if len(set(answers)) > 1:
@@ -24,7 +24,7 @@ def score_vqav2(doc: Doc, text: str) -> Scores:
 
 
 def score_textvqa(doc: Doc, text: str) -> Scores:
-    """``doc["answers"]``: ten texts, normalised as the prediction is."""
+    """Soft accuracy for ``doc["answers"]``, ten texts, normalised like the prediction."""
     answers = [evalai.normalise_vqa(answer) for answer in doc["answers"]]
     return {"textvqa/exact_match": evalai.soft_accuracy(answers, evalai.normalise_vqa(text))}
 

@@ -1,4 +1,4 @@
-"""Attention blocking (paper B.5, Table 15): some tokens lose sight of the image in a range of layers.
+"""Attention blocking (paper B.5, Table 15): some tokens cannot attend to the image in a range of layers.
 
 Only masks change, and only in those layers. A token always sees itself, so that no row is left empty.
 
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from nuwa.engine.calls import check_unshared, choose_layers
-from nuwa.engine.groups import GROUPS, LAST, VISION, token_groups, with_answer
+from nuwa.engine.groups import GROUPS, LAST, VISION, extend_groups, token_groups
 from nuwa.engine.guards import SessionError
 from nuwa.engine.session import PruningSession
 from nuwa.engine.state import state_of
@@ -25,12 +25,15 @@ from nuwa.models.base import remove_hooks
 from nuwa.pruning.masks import format_mask
 
 SOURCES = GROUPS[VISION:]
-"""Who can be blocked; what stands before an image never sees it."""
+"""The groups that can be blocked; what stands before an image never sees it."""
 _RANGE, _PART = re.compile(r"(\d+)-(\d+)"), re.compile(r"(\d+)/(\d+)")
 
 
 def layer_range(text: str, depth: int) -> range:
     """Layers as a person writes them: ``8-15``, both included, or ``2/4``, the second of four equal parts.
+
+    >>> layer_range("8-15", 32), layer_range("2/4", 32)
+    (range(8, 16), range(8, 16))
 
     Raises:
         ValueError: not written so, out of order, or layers that a model of ``depth`` layers does not have.
@@ -63,6 +66,7 @@ def cut(mask: Tensor | None, lost: Tensor, implementation: str, valid: Tensor, d
     """A layer's own mask (None, or (B or 1, 1, Q, K) bool or additive) without the ``lost`` (B, Q, K) entries."""
     if mask is None:
         mask = format_mask(implementation, valid, lost.shape[1], True, dtype)
+    assert mask is not None  # eager and sdpa have one for padded rows
     if mask.dtype == torch.bool:
         return mask & ~lost[:, None]
     return torch.where(lost[:, None], torch.finfo(dtype).min, mask)
@@ -82,7 +86,8 @@ def block(session: PruningSession, source: str, layers: range | list[int] | None
     check_unshared(session)
     if source not in SOURCES:
         raise ValueError(f"source {source!r} is unknown; choose one of {', '.join(SOURCES)}")
-    implementation = session.adapter.language_model.config._attn_implementation
+    config: Any = session.adapter.language_model.config
+    implementation: str = config._attn_implementation
     if implementation not in ("sdpa", "eager"):
         raise ValueError(f"model.attention={implementation} takes no masks to block with; use sdpa or eager")
 
@@ -96,7 +101,7 @@ def block(session: PruningSession, source: str, layers: range | list[int] | None
             return None
         segment, hidden = state.at(index), args[0]
         new = past + hidden.shape[1] - segment.length
-        keys = with_answer(token_groups(segment.image, segment.valid), new)
+        keys = extend_groups(token_groups(segment.image, segment.valid), new)
         valid = nn.functional.pad(segment.valid, (0, new), value=True)
         lost = blocked_pairs(keys[:, past:], keys, source)
         mask = cut(kwargs.get("attention_mask"), lost, implementation, valid, hidden.dtype)

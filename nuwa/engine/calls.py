@@ -55,7 +55,7 @@ class LayerCall:
         return rows.masked_fill_(~valid[:, None, query, None], 0)
 
     def attention_chunks(self, chunk: int = CHUNK) -> Iterator[tuple[Tensor, Tensor]]:
-        """All positions in portions: (Q,) and their attention rows, head mean, (B, Q, L)."""
+        """All positions, ``chunk`` at a time: (Q,) and their attention rows, head mean, (B, Q, L)."""
         for query in torch.arange(self.hidden.shape[1], device=self.hidden.device).split(chunk):
             yield query, self.rows(query).mean(1)
 
@@ -107,7 +107,7 @@ def watch_layers(
     def leave(index: int, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Tensor) -> None:
         cache, hidden = kwargs.get("past_key_values"), args[0]
         state = state_of(cache)
-        if state is not None and cache.get_seq_length(index) == hidden.shape[1]:
+        if cache is not None and state is not None and cache.get_seq_length(index) == hidden.shape[1]:
             rotary, segment = kwargs["position_embeddings"], state.at(index)
             watch(LayerCall(session.adapter, index, module, hidden, output, rotary, segment, state.prompt, kwargs))
 

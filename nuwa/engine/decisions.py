@@ -75,23 +75,22 @@ def with_text(pruner: Pruner, context: LLMContext, decided: Tensor | LLMDecision
     return LLMDecision(decision.keep & (context.image >= 0) | context.text, decision.hidden, decision.order)
 
 
-def check_counts(pruner: Pruner, context: LLMContext, keep: Tensor, planned: Tensor) -> None:
-    """Refuse a mask ``keep`` (B, L) that keeps other numbers of visual tokens than the ``planned`` (B, I) ones.
+def row_lengths(pruner: Pruner, context: LLMContext, keep: Tensor, planned: Tensor) -> list[int]:
+    """How many tokens ``keep`` (B, L) leaves of each row, after a check of the visual ones: ``planned`` (B, I) stay.
 
     Of an image that has fewer left than planned, all stay. Methods with ``counts_by_itself`` may keep any number.
 
     Raises:
-        DecisionError: the numbers differ.
+        DecisionError: other numbers of visual tokens stay.
     """
-    if pruner.counts_by_itself:
-        return
     member = context.image[..., None] == torch.arange(planned.shape[1], device=keep.device)
-    there, kept = torch.stack([member.sum(1), (member & keep[..., None]).sum(1)]).tolist()
-    for row, names in enumerate(context.ids):
-        for image, name in enumerate(names):
-            expected = min(int(planned[row, image]), there[row][image])
-            if kept[row][image] != expected:
+    counts = torch.cat([keep.sum(1)[:, None], member.sum(1), (member & keep[..., None]).sum(1)], 1).tolist()
+    for (_, *both), names, wanted in zip(counts, context.ids, planned.tolist(), strict=True):
+        there, kept = both[: len(wanted)], both[len(wanted) :]
+        for image, name in enumerate(() if pruner.counts_by_itself else names):
+            if kept[image] != min(there[image], wanted[image]):
                 raise DecisionError(
-                    f"pruner {pruner.name}, layer {context.layer}, image {name}: kept {kept[row][image]} of "
-                    f"{there[row][image]} visual tokens where {expected} were planned"
+                    f"pruner {pruner.name}, layer {context.layer}, image {name}: kept {kept[image]} of {there[image]} "
+                    f"visual tokens where {min(there[image], wanted[image])} were planned"
                 )
+    return [length for length, *_ in counts]

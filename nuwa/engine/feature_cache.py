@@ -1,4 +1,4 @@
-"""Vision features on disk, for the jobs of a sweep that differ only in what comes after the tower."""
+"""A cache of vision features on disk, for jobs of a sweep that differ only in what comes after the tower."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 log = logging.getLogger(__name__)
-ENDING = ".safetensors"
+_ENDING = ".safetensors"
 GIGABYTE = 2**30
 _SPACE = re.compile("[0-9a-f]{16}")
 
 
 class FeatureCache:
-    """A folder of at most ``limit`` bytes, which may be deleted at any time; an entry is found again bit by bit.
+    """A folder of at most ``limit`` bytes that may be deleted at any time. Entries come back bit by bit.
 
-    ``space`` names all that the features depend on besides the images: model, precision, machine. What does not fit is
-    not kept: entries of other spaces make room, the least recently used space first, those of the own space stay, and
-    so does whatever else lies in the folder. Several processes may share it. ``hits`` and ``misses`` count what was
-    asked for. ``refused`` is the size in bytes of the smallest entry that did not fit, from which on none is kept.
+    ``space`` names all that the features depend on besides the images: model, precision, machine. To make room, entries
+    of other spaces are deleted, the least recently used space first. Entries of the own space stay, and so do all other
+    files in the folder; what then does not fit is not kept. Several processes may share the folder. ``hits`` and
+    ``misses`` count loads. ``refused`` is the size in bytes of the smallest entry that did not fit: none of that size
+    or more is tried again.
     """
 
     def __init__(self, folder: Path, space: str, limit: int) -> None:
@@ -61,7 +62,7 @@ class FeatureCache:
         if not self._make_room(needed):
             return
         path = self._path(key)
-        temporary = path.with_name(f".{uuid4().hex}{ENDING}")
+        temporary = path.with_name(f".{uuid4().hex}{_ENDING}")
         # copies: tensors that share memory are refused
         own = {name: x.detach().clone(memory_format=torch.contiguous_format) for name, x in tensors.items()}
         try:
@@ -78,7 +79,7 @@ class FeatureCache:
             log.warning("%s: vision features are no longer kept (%s)", self.root, error)
 
     def _path(self, key: str) -> Path:
-        return self.folder / (hashlib.blake2b(key.encode(), digest_size=16).hexdigest() + ENDING)
+        return self.folder / (hashlib.blake2b(key.encode(), digest_size=16).hexdigest() + _ENDING)
 
     def _make_room(self, needed: int) -> bool:
         """Whether ``needed`` bytes fit, once other spaces are gone as far as it takes, but never in vain."""
@@ -111,7 +112,7 @@ class FeatureCache:
 
 def _entries(folder: Path) -> list[Path]:
     try:
-        return list(folder.glob(f"*{ENDING}"))
+        return list(folder.glob(f"*{_ENDING}"))
     except OSError:  # gone meanwhile
         return []
 

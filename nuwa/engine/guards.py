@@ -1,4 +1,4 @@
-"""Uses of a model that pruning does not support, refused with what to do instead."""
+"""Refuses uses of a model that pruning does not support, and says what to do instead."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def check_no_videos(given: Mapping[str, Any]) -> None:
         raise SessionError("videos are not pruned; call the model outside the session, or show it frames as images")
 
 
-def check_count(name: str, told: Sequence[str] | None, count: int) -> None:
-    """Refuse what a session was told about the images of another call."""
-    if told is not None and len(told) != count:
-        raise SessionError(f"session.{name} is about {len(told)} images, but this call has {count}")
+def check_count(name: str, given: Sequence[str] | None, count: int) -> None:
+    """Refuse names or questions for another number of images than a call has."""
+    if given is not None and len(given) != count:
+        raise SessionError(f"session.{name} is about {len(given)} images, but this call has {count}")
 
 
 def check_images(given: Mapping[str, Any], ours: bool) -> None:

@@ -1,7 +1,7 @@
-"""The LLM stage: shows a pruner what enters a decoder layer, and takes out the tokens that it drops there.
+"""The LLM stage: shows a pruner what enters a decoder layer and removes the tokens that it drops.
 
-Where a model is spread over several GPUs, everything here happens on the one that holds the embeddings; layers and
-`nuwa.pruning.scores` see to it that weights meet states.
+If a model is spread over several GPUs, everything here happens on the one that holds the embeddings. Layers and
+`nuwa.pruning.scores` move states to their weights.
 """
 
 from __future__ import annotations
@@ -10,29 +10,29 @@ import functools
 
 from torch import Tensor
 
-from nuwa.engine.decisions import check_counts, with_text
+from nuwa.engine.decisions import row_lengths, with_text
 from nuwa.engine.newlines import close_rows
 from nuwa.engine.state import Step, rotary_embeddings
 from nuwa.models.base import Family
 from nuwa.pruners.base import LLMContext, Pruner
 from nuwa.pruning.masks import gather_tokens
 from nuwa.pruning.scores import llm_attention_rows, llm_keys, rotary_kernel
-from nuwa.pruning.segments import Segment, next_segment
+from nuwa.pruning.segments import Segment
 
 
-def look_at(
+def context_at(
     adapter: Family, step: Step, layer: int, hidden: Tensor, segment: Segment, rotary: tuple[Tensor, Tensor]
 ) -> LLMContext:
     """What a method may see of the input ``hidden`` (B, L, D) of a layer and its ``rotary`` embeddings.
 
-    Where rows share beginnings, ``hidden`` and ``rotary`` are those of their ends.
+    Where rows share a prefix, ``hidden`` and ``rotary`` are those of what stands behind it.
     """
     prompt, module = step.state.prompt, adapter.layers[layer]
     if step.split is not None and segment is step.called_with:
         hidden = step.split.whole(layer, hidden)
         rotary = rotary_embeddings(adapter.language_model, hidden, segment.ids)
-    hidden, *rotary = (x.to(segment.image.device) for x in (hidden, *rotary))
-    _, newline = prompt.lines(segment)
+    hidden, cos, sin = (x.to(segment.image.device) for x in (hidden, *rotary))
+    rotary, (_, newline) = (cos, sin), prompt.newlines(segment)
     return LLMContext(
         layer=layer,
         hidden=hidden,
@@ -53,14 +53,15 @@ def prune_at(
     pruner: Pruner, step: Step, context: LLMContext, segment: Segment, strategy: str
 ) -> tuple[Segment, Tensor]:
     """The tokens that go on from a layer, and their states (B, P, D)."""
-    layer, prompt = context.layer, step.state.prompt
-    decision = step.images.recall(context, step.input_ids, segment)
+    layer, prompt, images, input_ids = context.layer, step.state.prompt, step.images, step.input_ids
+    assert images is not None and input_ids is not None  # a prefill has both
+    planned = step.stages[layer]
+    decision = images.recall(context, input_ids, segment)
     if decision is None:
-        planned = step.stages[layer]
         decision = with_text(pruner, context, pruner.prune_llm(context, planned.to(segment.image.device)))
-        check_counts(pruner, context, decision.keep, planned)
         decision = close_rows(prompt, segment, decision)
-        step.images.remember(layer, step.input_ids, segment, decision)
-    narrower, rows = next_segment(prompt, segment, decision.keep, layer, strategy, decision.order)
+        images.remember(layer, input_ids, segment, decision)
+    lengths = row_lengths(pruner, context, decision.keep, planned)
+    narrower, places = prompt.narrow(segment, decision.keep, lengths, layer, strategy, decision.order)
     step.state.segments.append(narrower)
-    return narrower, gather_tokens(context.hidden if decision.hidden is None else decision.hidden, rows)
+    return narrower, gather_tokens(context.hidden if decision.hidden is None else decision.hidden, places)

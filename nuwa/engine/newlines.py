@@ -18,37 +18,31 @@ def close_rows(prompt: Prompt, segment: Segment, decision: LLMDecision) -> LLMDe
     A newline follows the last token of its row. An image whose kept tokens are out of raster order has no rows any
     more: its newlines leave.
     """
-    line, newline = prompt.lines(segment)
-    if not bool(newline.any()):
+    if prompt.closed_by is None:
         return decision
+    line, newline = prompt.newlines(segment)
     keep = decision.keep & ~newline
-    closed = newline & _any_kept(line, keep, prompt.whole.length)
+    closed = newline & (_last_key(line, keep, keep.long(), prompt.whole.length) > 0)
     if decision.order is None:
         return LLMDecision(keep | closed, decision.hidden)
-    closed &= ~_reordered(segment, line, keep, decision.order)
+    closed &= ~_reordered(segment, keep & (line >= 0), decision.order, prompt.images)
     order = torch.where(newline, 2 * _last_key(line, keep, decision.order, prompt.whole.length) + 1, 2 * decision.order)
     return LLMDecision(keep | closed, decision.hidden, order)
 
 
-def _any_kept(line: Tensor, keep: Tensor, length: int) -> Tensor:
-    """(B, L) bool: whether any kept token shares a token's line."""
-    alive = torch.zeros(len(line), length + 1, dtype=torch.long, device=line.device)
-    return alive.scatter_reduce(1, line + 1, keep.long(), "amax").gather(1, line + 1) > 0
+def _last_key(line: Tensor, keep: Tensor, key: Tensor, length: int) -> Tensor:
+    """(B, L): the highest key (B, L) among the kept tokens of a token's line, 0 where none is kept."""
+    highest = torch.zeros(len(line), length + 1, dtype=key.dtype, device=line.device)
+    return highest.scatter_reduce(1, line + 1, key * keep, "amax").gather(1, line + 1)
 
 
-def _last_key(line: Tensor, keep: Tensor, order: Tensor, length: int) -> Tensor:
-    """(B, L): the highest sort key among the kept tokens of a token's line, 0 where none is kept."""
-    highest = torch.zeros(len(line), length + 1, dtype=order.dtype, device=line.device)
-    return highest.scatter_reduce(1, line + 1, order * keep, "amax").gather(1, line + 1)
-
-
-def _reordered(segment: Segment, line: Tensor, keep: Tensor, order: Tensor) -> Tensor:
-    """(B, L) bool: tokens of images whose kept tokens, those with a line, do not rise in the prompt."""
-    out = torch.zeros_like(keep)
-    for row in range(len(keep)):
-        for ordinal in segment.image[row].unique().tolist():
-            mine = segment.image[row] == ordinal
-            kept = mine & keep[row] & (line[row] >= 0)
-            places = segment.index[row, kept][order[row, kept].argsort(stable=True)]
-            out[row] |= mine & bool((places.diff() < 0).any())
+def _reordered(segment: Segment, kept: Tensor, order: Tensor, images: int) -> Tensor:
+    """(B, L) bool: tokens of images whose ``kept`` (B, L) tokens, those with a line, do not rise in the prompt."""
+    out = torch.zeros_like(kept)
+    by_order = order.argsort(dim=1, stable=True)
+    for ordinal in range(images):
+        mine = segment.image == ordinal
+        places = torch.where(mine & kept, segment.index, -1).gather(1, by_order)
+        falls = (places >= 0) & (places < places.cummax(1).values)
+        out |= mine & falls.any(1, keepdim=True)
     return out

@@ -1,17 +1,17 @@
-"""Neighbouring rows that begin alike share their beginning: it runs through the layers once, their ends behind it.
+"""Neighbouring rows that begin alike share their prefix: it runs through the layers once, then each row's suffix.
 
-A row's beginning reaches to the last token of its images. Beginnings are compared by what they are made of, embeddings
-and position ids, bit by bit: nobody has to say which rows belong together. They are shared up to the first layer at
-which tokens leave, because that may depend on the question.
+A prefix ends with the last token of a row's images. Prefixes are compared by embeddings and position ids, bit by bit,
+so that no one has to say which rows belong together. They are shared up to the first layer at which tokens leave,
+because what leaves may depend on the question.
 
-Shape letters: B rows, L tokens of a row, P of the longest beginning, S of the longest end, M distinct beginnings.
+Shape letters: B rows, L tokens of a row, P of the longest prefix, S of the longest suffix, M distinct prefixes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -23,11 +23,11 @@ from nuwa.pruning.segments import Segment, model_ids
 
 @dataclass
 class Split:
-    """A segment cut in two, its columns now P of beginnings and S of ends, each padded on its left.
+    """A segment cut in two: P columns of prefixes, then S of suffixes, each padded on its left.
 
     ``columns`` (B, P + S) says which column each was; ``length`` is P; ``rows`` (M,) names a row for each distinct
-    beginning, ``owners`` (B,) which of them each row has. ``hidden`` keeps what enters the layers to ``watch`` (in
-    order) of the beginnings, (M, P, D); they end at the last of these layers.
+    prefix, ``owners`` (B,) which of them each row has. ``hidden`` keeps what enters the layers to ``watch`` (in order)
+    of the prefixes, (M, P, D); they end at the last of these layers.
     """
 
     segment: Segment
@@ -39,22 +39,20 @@ class Split:
     hidden: dict[int, Tensor] = field(default_factory=dict)
 
     @property
-    def beginnings(self) -> Segment:
-        """The distinct beginnings, as a segment of M rows."""
-        part = {name: getattr(self.segment, name)[self.rows, : self.length] for name in _BY_TOKEN}
-        axes = {name: getattr(self.segment, name)[:, self.rows, : self.length] for name in _BY_AXIS}
-        return replace(self.segment, **part, **axes, next_id=self.segment.next_id[:, self.rows])
+    def prefixes(self) -> Segment:
+        """The distinct prefixes, as a segment of M rows."""
+        return self.segment.choose_rows(self.rows, self.length)
 
-    def inputs_of_beginnings(self, inputs: Tensor) -> Tensor:
+    def prefix_inputs(self, inputs: Tensor) -> Tensor:
         """Rows (B, L, D) of the segment that was cut -> (M, P, D)."""
         return gather_tokens(inputs[self.rows], self.columns[self.rows, : self.length])
 
-    def inputs_of_ends(self, inputs: Tensor) -> Tensor:
+    def suffix_inputs(self, inputs: Tensor) -> Tensor:
         """Rows (B, L, D) of the segment that was cut -> (B, S, D)."""
         return gather_tokens(inputs, self.columns[:, self.length :])
 
     def note(self, layer: int, hidden: Tensor) -> None:
-        """Keep what enters a layer of the beginnings, if it is watched.
+        """Keep what enters a layer of the prefixes, if it is watched.
 
         Raises:
             FirstStage: this was the last layer to watch.
@@ -64,18 +62,14 @@ class Split:
             if layer == self.watch[-1]:
                 raise FirstStage
 
-    def whole(self, layer: int, ends: Tensor) -> Tensor:
-        """What enters a layer of which ``hidden`` is kept: beginnings and ``ends`` (B, S, D) -> (B, P + S, D)."""
-        beginnings = self.hidden[layer]
-        return torch.cat([beginnings[self.owners.to(beginnings.device)], ends], 1)
+    def whole(self, layer: int, suffixes: Tensor) -> Tensor:
+        """What enters a layer of which ``hidden`` is kept: prefixes and ``suffixes`` (B, S, D) -> (B, P + S, D)."""
+        prefixes = self.hidden[layer]
+        return torch.cat([prefixes[self.owners.to(prefixes.device)], suffixes], 1)
 
 
 class FirstStage(Exception):
-    """The beginnings have reached the layer at which the first tokens leave: their run is over."""
-
-
-_BY_TOKEN = ("index", "valid", "image", "token")
-_BY_AXIS = ("original", "ids")
+    """The prefixes have reached the layer at which the first tokens leave: their run is over."""
 
 
 def split_prefixes(segment: Segment, inputs: Tensor) -> Split | None:
@@ -93,7 +87,7 @@ def split_prefixes(segment: Segment, inputs: Tensor) -> Split | None:
     first, second = ends - head + places[:head], (length - tail + places[:tail]).expand(len(inputs), -1)
     valid = torch.cat([first >= starts, second >= ends], 1)
     columns = torch.cat([first.clamp(min=0), second], 1)
-    cut = segment.take(columns, valid)
+    cut = segment.take(columns, valid, segment.lengths)
     fresh = ~_like_the_row_before(cut.ids[..., :head], valid[:, :head], gather_tokens(inputs, columns[:, :head]))
     rows = fresh.nonzero()[:, 0]
     if len(rows) == len(inputs):
@@ -107,12 +101,12 @@ def layers_to_watch(stages: Iterable[int], looks_back: bool) -> list[int]:
     return [] if first is None else sorted({0, first} | ({first - 1} if looks_back else set()))
 
 
-def run_beginnings(language_model: nn.Module, split: Split, inputs: Tensor, cache: DynamicCache) -> None:
-    """Fill an empty cache with the distinct beginnings of ``inputs`` (B, L, D), then give each row its own."""
-    segment = split.beginnings
+def run_prefixes(language_model: nn.Module, split: Split, inputs: Tensor, cache: DynamicCache) -> None:
+    """Fill an empty cache with the distinct prefixes of ``inputs`` (B, L, D), then give each row its own."""
+    segment = split.prefixes
     with suppress(FirstStage):
         language_model(
-            inputs_embeds=split.inputs_of_beginnings(inputs),
+            inputs_embeds=split.prefix_inputs(inputs),
             attention_mask=segment.valid.long(),
             position_ids=model_ids(segment.ids),
             past_key_values=cache,
@@ -122,7 +116,7 @@ def run_beginnings(language_model: nn.Module, split: Split, inputs: Tensor, cach
 
 
 def _like_the_row_before(ids: Tensor, valid: Tensor, inputs: Tensor) -> Tensor:
-    """Which beginnings (B,) equal their upper neighbour's: ids (C, B, P), valid (B, P), inputs (B, P, D)."""
+    """Which prefixes (B,) equal their upper neighbour's: ids (C, B, P), valid (B, P), inputs (B, P, D)."""
     same = (inputs[1:] == inputs[:-1]).all(-1) & (ids[:, 1:] == ids[:, :-1]).all(0)
     alike = ((same | ~valid[1:]) & (valid[1:] == valid[:-1])).all(1)
     return torch.nn.functional.pad(alike, (1, 0))

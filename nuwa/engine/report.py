@@ -56,7 +56,7 @@ def image_reports(prompt: Prompt, segments: list[Segment], layers: int) -> list[
     reports = []
     for row in range(0, len(prompt.rows), prompt.expanded):
         for ordinal, plan in enumerate(prompt.rows[row]):
-            stages = []
+            stages: list[tuple[int, list[int], list[int]]] = []
             per_layer: list[int] = [0] * layers
             for start, image, token, ids in moved:
                 mine = image[row] == ordinal

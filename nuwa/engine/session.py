@@ -1,4 +1,4 @@
-"""Attaches a pruner to a model and keeps masks, cache and positions in step. The only place that knows hooks.
+"""Attaches a pruner to a model and keeps masks, cache and positions in step. The only place that sets hooks.
 
 The vision stage keeps the shape of the image features, so the processor, the placeholder checks and ``generate`` work
 on the original prompt. Tokens really leave in a pre-hook of the language model, before layer 0, and in pre-hooks of
@@ -18,8 +18,8 @@ from transformers import DynamicCache
 
 from nuwa.engine import guards
 from nuwa.engine.feature_cache import FeatureCache
-from nuwa.engine.llm import look_at, prune_at
-from nuwa.engine.prefix import layers_to_watch, run_beginnings, split_prefixes
+from nuwa.engine.llm import context_at, prune_at
+from nuwa.engine.prefix import layers_to_watch, run_prefixes, split_prefixes
 from nuwa.engine.report import Report, image_reports
 from nuwa.engine.state import EncodedImages, PrefillState, Step, cached_length, forget_cleared, state_of
 from nuwa.engine.tower import run_tower
@@ -84,7 +84,7 @@ class PruningSession:
         self._images: EncodedImages | None = None
         self._input_ids: Tensor | None = None
         self._step: Step | None = None
-        self._beginnings: Step | None = None
+        self._prefix_step: Step | None = None
 
     def report(self) -> Report:
         """Tokens per layer over every image so far, and details of the last call with images."""
@@ -114,7 +114,7 @@ class PruningSession:
         del owner.__dict__[_ENCODER], owner.__dict__[_ATTACHED]
         owner.__dict__.update(self._replaced)
         self._handles = []
-        self._images = self._input_ids = self._step = self._beginnings = None
+        self._images = self._input_ids = self._step = self._prefix_step = None
 
     # Vision stage
 
@@ -130,17 +130,17 @@ class PruningSession:
             seen = run_tower(self.adapter, original, arguments, taps, smaller, self.share, self.cache)
             images, output = seen.images, seen.output
             layouts = self.adapter.layouts(images, arguments)
-            names, questions = self._told(arguments, len(images))
+            names, questions = self._image_metadata(arguments, len(images))
             plans = plan_images(self.pruner, self.adapter, images, layouts, names, seen.recording, smaller, questions)
             self._images = EncodedImages(plans)
-            output.pooler_output = images
+            output.pooler_output = torch.stack(images) if torch.is_tensor(output.pooler_output) else images
             output[_ENCODED] = self._images  # an entry, no attribute: what moves outputs to a device makes new ones
             return output
 
         return get_image_features
 
-    def _told(self, arguments: dict[str, Any], count: int) -> tuple[Sequence[str], Sequence[str] | None]:
-        """The names of the images of this call, and what is asked about them; the next call is told anew."""
+    def _image_metadata(self, arguments: dict[str, Any], count: int) -> tuple[Sequence[str], Sequence[str] | None]:
+        """The names of the images of this call, and what is asked about them. They are about this call only."""
         names, questions = self.image_ids, self.questions
         self.image_ids = self.questions = None
         guards.check_count("image_ids", names, count)
@@ -157,7 +157,7 @@ class PruningSession:
         given.update(given.pop("kwargs", {}))
         encoded = (given.get("mm_encoder_outputs") or {}).get("image")
         self._images = None if encoded is None else encoded.get(_ENCODED)
-        self._input_ids = self._beginnings = None
+        self._input_ids = self._prefix_step = None
         forget_cleared(given.get("past_key_values"))
         guards.check_no_videos(given)
         if encoded is None and given.get("pixel_values") is None:
@@ -169,8 +169,8 @@ class PruningSession:
         self._input_ids = given["input_ids"]
 
     def _enter_language_model(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple | None:
-        """Prune a prompt or continue one; the beginnings that its rows share are a call within the call, as it is."""
-        self._step, self._beginnings = self._beginnings, None
+        """Prune a prompt or continue one. The prefixes that rows share are a call within the call, left as it is."""
+        self._step, self._prefix_step = self._prefix_step, None
         if self._step is not None:
             return None
         cache, (input_ids, self._input_ids) = kwargs.get("past_key_values"), (self._input_ids, None)
@@ -180,34 +180,39 @@ class PruningSession:
             return args, self._decode(state, kwargs)
         if input_ids is None:
             return None
-        return args, self._prefill(module, input_ids, kwargs)
+        assert self._images is not None  # this call has encoded them
+        return args, self._prefill(module, input_ids, self._images, kwargs)
 
-    def _prefill(self, module: nn.Module, input_ids: Tensor, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """The arguments with the tokens that are left; of rows that share beginnings, which have run then, the ends."""
+    def _prefill(
+        self, module: nn.Module, input_ids: Tensor, images: EncodedImages, kwargs: dict[str, Any]
+    ) -> dict[str, Any]:
+        """The arguments with the tokens that are left: of rows that share prefixes, which run first, the suffixes."""
         embeddings, mask, cache = kwargs["inputs_embeds"], kwargs.get("attention_mask"), kwargs.get("past_key_values")
         batch, length = embeddings.shape[:2]
-        guards.check_prefill(mask, cache, batch, length, module.config)
+        config: Any = self.adapter.language_model.config
+        guards.check_prefill(mask, cache, batch, length, config)
         device = embeddings.device
         valid = torch.ones(batch, length, dtype=torch.bool, device=device) if mask is None else mask.to(device).bool()
         ids = self.adapter.position_ids(kwargs.get("position_ids"), batch, length, device)
         placeholders = input_ids.to(device) == self.adapter.image_token_id
-        prompt = read_prompt(placeholders, valid, ids, self._images.plans)
+        prompt = read_prompt(placeholders, valid, ids, images.plans)
         segment = first_segment(prompt, self.strategy)
         prompt, segment = self.pruner.tiling.rewrite_prompt(prompt, segment, self.strategy)
         inputs, stages = gather_tokens(embeddings, segment.index), prompt.stages()
         use_cache = kwargs.get("use_cache")
-        if cache is None and (module.config.use_cache if use_cache is None else use_cache):
-            cache = DynamicCache(config=module.config)
+        if cache is None and (config.use_cache if use_cache is None else use_cache):
+            cache = DynamicCache(config=config)
         # a model that trains may checkpoint its layers, which then ignore the cache
-        shared = self.share and not module.training and cache is not None and 0 not in stages
-        split = split_prefixes(segment, inputs) if shared else None
-        if split is not None:
+        shared = self.share and not module.training and 0 not in stages
+        split = split_prefixes(segment, inputs) if shared and cache is not None else None
+        if split is not None and cache is not None:
             split.watch = layers_to_watch(stages, "previous" in self.pruner.needs)
-            self._beginnings = Step(PrefillState(prompt, [split.beginnings]), False, split.length, split=split)
-            run_beginnings(module, split, inputs, cache)
-            segment, inputs = split.segment, split.inputs_of_ends(inputs)
+            prefixes = PrefillState(prompt, [split.prefixes])
+            self._prefix_step = Step(prefixes, False, split.length, split.prefixes.valid[:, :0], split=split)
+            run_prefixes(module, split, inputs, cache)
+            segment, inputs = split.segment, split.suffix_inputs(inputs)
         state, queries = PrefillState(prompt, [segment]), inputs.shape[1]
-        self._step = Step(state, True, queries, None, stages, self._images, input_ids, split=split)
+        self._step = Step(state, True, queries, segment.valid[:, :0], stages, images, input_ids, split=split)
         if cache is not None:
             state.attach(cache)
         return kwargs | {
@@ -247,14 +252,14 @@ class PruningSession:
         if segment is not step.called_with:
             kwargs |= step.override(segment, self.adapter.language_model, hidden)
         if index == 0 and step.stages and "first" in self.pruner.needs:
-            step.first = look_at(self.adapter, step, index, hidden, segment, kwargs["position_embeddings"])
+            step.first = context_at(self.adapter, step, index, hidden, segment, kwargs["position_embeddings"])
         if index in step.stages:
-            context = look_at(self.adapter, step, index, hidden, segment, kwargs["position_embeddings"])
+            context = context_at(self.adapter, step, index, hidden, segment, kwargs["position_embeddings"])
             segment, hidden = prune_at(self.pruner, step, context, segment, self.strategy)
             kwargs |= step.override(segment, self.adapter.language_model, hidden)
         step.previous = None
         if "previous" in self.pruner.needs and index + 1 in step.stages:
-            step.previous = look_at(self.adapter, step, index, hidden, segment, kwargs["position_embeddings"])
+            step.previous = context_at(self.adapter, step, index, hidden, segment, kwargs["position_embeddings"])
         return (hidden, *args[1:]), kwargs
 
     def _leave_language_model(self, module: nn.Module, args: tuple, output: Any) -> Any:
@@ -264,7 +269,7 @@ class PruningSession:
             return output
         self._count(step)
         last, prompt, hidden = step.state.segments[-1], step.state.prompt, output.last_hidden_state
-        if hidden.shape[1] < last.length or not prompt.in_place(last):
+        if hidden.shape[1] < last.length or not prompt.is_whole_prompt(last):
             output.last_hidden_state = prompt.restore(last, hidden.to(last.index.device))
         return output
 

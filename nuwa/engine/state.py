@@ -1,4 +1,4 @@
-"""What later steps of a generation need to know of a pruned prompt."""
+"""What later steps of a generation need to know about a pruned prompt."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class EncodedImages:
         if hidden is not None:
             hidden = torch.where(known[..., None], gather_tokens(hidden, place), context.hidden)
         if order is not None:
-            later = old.order.max() + 1 + torch.arange(segment.length, device=old.order.device)
+            later = order.max() + 1 + torch.arange(segment.length, device=order.device)
             order = torch.where(known, gather_tokens(order, place), later)
         return LLMDecision(keep, hidden, order)
 
@@ -55,14 +55,13 @@ class EncodedImages:
             self.input_ids, self.decisions = input_ids, {}
         rows, columns = decision.keep.nonzero(as_tuple=True)
 
-        def widen(values: Tensor | None) -> Tensor | None:
-            if values is None:
-                return None
+        def widen(values: Tensor) -> Tensor:
             whole = values.new_zeros(*input_ids.shape, *values.shape[2:])
             whole[rows, segment.index[rows, columns]] = values[rows, columns]
             return whole
 
-        self.decisions[layer] = LLMDecision(widen(decision.keep), widen(decision.hidden), widen(decision.order))
+        hidden, order = (None if x is None else widen(x) for x in (decision.hidden, decision.order))
+        self.decisions[layer] = LLMDecision(widen(decision.keep), hidden, order)
 
 
 @dataclass
@@ -85,16 +84,16 @@ class PrefillState:
 class Step:
     """One forward of the language model over a pruned prompt, or of the last ``queries`` of the tokens behind it.
 
-    ``new`` (B, tokens behind the prompt) bool: False on padding, which is neither seen nor counted; None in a prefill.
+    ``new`` (B, tokens behind the prompt) bool: False on padding, which is neither seen nor counted.
     ``stages`` maps the pruning layers of a prefill to the (B, I) tokens that stay there. ``overrides`` caches, per
     later segment, the mask and rotary embeddings that replace those of the one that the model was ``called_with``.
-    ``split``: its rows share beginnings, and only their ends run here.
+    ``split``: its rows share prefixes, and only what stands behind these runs here.
     """
 
     state: PrefillState
     prefill: bool
     queries: int
-    new: Tensor | None = None
+    new: Tensor
     stages: dict[int, Tensor] = field(default_factory=dict)
     images: EncodedImages | None = None
     input_ids: Tensor | None = None
@@ -116,31 +115,22 @@ class Step:
 
     def valid(self, segment: Segment) -> Tensor:
         """(B, K) bool over the keys a layer of this segment sees."""
-        if self.prefill:
-            return segment.valid
         return torch.cat([segment.valid, self.new], 1)
 
-    def padded(self, segment: Segment) -> bool:
-        """Whether a layer of this segment sees any padding."""
-        return segment.padded or (self.new is not None and not bool(self.new.all()))
-
-    def override(self, segment: Segment, language_model: torch.nn.Module, hidden: Tensor) -> dict[str, Any]:
+    def override(self, segment: Segment, language_model: Any, hidden: Tensor) -> dict[str, Any]:
         """Mask and rotary embeddings for the layers of a segment that the model was not called with."""
         if segment.start not in self.overrides:
             implementation = language_model.config._attn_implementation
-            valid, padded = self.valid(segment), self.padded(segment)
+            valid, queries = self.valid(segment), segment.length if self.prefill else self.queries
+            padded = segment.padded or not bool(self.new.all())
             self.overrides[segment.start] = {
-                "attention_mask": format_mask(implementation, valid, self.queries_in(segment), padded, hidden.dtype),
+                "attention_mask": format_mask(implementation, valid, queries, padded, hidden.dtype),
                 "position_embeddings": rotary_embeddings(language_model, hidden, self.position_ids(segment)),
             }
         return self.overrides[segment.start]
 
-    def queries_in(self, segment: Segment) -> int:
-        """Tokens of this step that a layer of the segment computes."""
-        return segment.length if self.prefill else self.queries
 
-
-def rotary_embeddings(language_model: torch.nn.Module, hidden: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+def rotary_embeddings(language_model: Any, hidden: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
     """Cosines and sines for position ids (C, B, L), where and in the precision in which ``hidden`` is."""
     return language_model.rotary_emb(hidden, model_ids(ids.to(hidden.device)))
 

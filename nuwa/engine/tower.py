@@ -17,12 +17,15 @@ from nuwa.models.towers import Recording
 from nuwa.pruners.base import Tap
 from nuwa.pruning.layout import Grid
 
-_PLAIN = (str, int, float, list, tuple)
+_PLAIN, _STACKED = (str, int, float, list, tuple), "images"
 
 
 @dataclass
 class Encoded:
-    """What came of a call of ``get_image_features``: its output, each image's features (n_tokens, H), and the taps."""
+    """What a call of ``get_image_features`` gave: its output, each image's features (n_tokens, H), and the taps.
+
+    ``pooler_output`` of the output holds the images as a list, or as a tensor where the model returns one.
+    """
 
     output: Any
     images: list[Tensor]
@@ -52,7 +55,7 @@ def run_tower(
     ``cache`` holds is used for a call with the very same images in the same order, so that it changes no bit.
     """
     count = len(adapter.pixels(arguments))
-    owners, key = list(range(count)), None
+    owners, key = list(range(count)), ""
     if share or cache is not None:
         pairs = zip(adapter.pixels(arguments), adapter.sizes(arguments), strict=True)
         digests = [pixel_digest(*pair) for pair in pairs]
@@ -63,16 +66,17 @@ def run_tower(
                 arguments = adapter.select_images(arguments, [digests.index(digest) for digest in distinct])
                 digests = distinct
         key = "\n".join([*digests, *sorted(map(str, taps)), str(smaller), _asked(arguments)])
-    tensors = None if cache is None else cache.load(key, adapter.model.device)
+    tensors = None if cache is None else cache.load(key, next(adapter.model.parameters()).device)
     if tensors is None:
         encoded = _run(adapter, encode, arguments, taps, smaller)
         if cache is not None:
-            cache.store(key, encoded.recording.state_dict(taps) | _named(encoded.images))
+            cache.store(key, encoded.recording.state_dict(taps) | _named(encoded.output.pooler_output))
     else:
         recording = adapter.new_recording(arguments)
         recording.load_state_dict(tensors, taps)
-        images = [tensors[name] for name in _named(range(len(set(owners))))]
-        encoded = Encoded(BaseModelOutputWithPooling(), images, recording)
+        names = _named(range(len(set(owners))))
+        pooled: Any = tensors[_STACKED] if _STACKED in tensors else [tensors[name] for name in names]
+        encoded = Encoded(BaseModelOutputWithPooling(pooler_output=pooled), list(pooled), recording)
     encoded.recording.expand_to(owners)
     encoded.images = [encoded.images[owner] for owner in owners]
     return encoded
@@ -96,6 +100,8 @@ def _asked(arguments: Mapping[str, Any]) -> str:
     return str(sorted((name, value) for name, value in every.items() if isinstance(value, _PLAIN)))
 
 
-def _named(images: Sequence[Any]) -> dict[str, Any]:
-    """The images of a call by the names under which a cache keeps them."""
+def _named(images: Sequence[Any] | Tensor) -> dict[str, Any]:
+    """The images of a call, a list or one tensor, by the names under which a cache keeps them."""
+    if torch.is_tensor(images):
+        return {_STACKED: images}
     return {f"image {number}": image for number, image in enumerate(images)}

@@ -1,4 +1,4 @@
-"""The vision stage: asks a pruner which tokens of each image stay, before the LLM sees any."""
+"""The vision stage: a pruner decides which tokens of each image enter the LLM."""
 
 from __future__ import annotations
 
@@ -17,35 +17,29 @@ from nuwa.pruning.layout import Grid, ImageLayout, VisionView
 from nuwa.pruning.segments import ImagePlan
 
 FEW = 64
-"""Tokens of an image that may stay whole where its method cannot reach a share of it: 8 x 8, 224 pixels of Qwen's."""
+"""Images of this size may stay whole where a method cannot reach its share: 8 x 8 tokens, 224 pixels of Qwen's."""
 
 
 @dataclass
-class Look:
-    """Piece ``number`` of ``of`` of an image: ``keep`` of its tokens shall stay. ``taps`` without a batch."""
+class VisionPiece:
+    """Piece ``number`` of the ``pieces`` of an image, of which ``planned`` tokens stay. ``taps`` have no batch."""
 
     image: int
     number: int
-    of: int
+    pieces: int
     view: VisionView
-    keep: int
+    planned: int
     features: Tensor
     taps: dict[str, Tensor]
 
     @property
     def kind(self) -> tuple:
-        """Looks of one kind can share one call of a method."""
-        return (
-            self.of,
-            self.view.grid,
-            self.keep,
-            self.features.shape,
-            tuple(self.taps),
-        )
+        """Pieces of one kind can share one call of a method."""
+        return self.pieces, self.view.grid, self.planned, self.features.shape, tuple(self.taps)
 
 
 def content_id(pixels: Tensor) -> str:
-    """A name for an image that nobody named: the sum of its pixels' bits times their places, taken where they are."""
+    """A name for an image without one: the sum of its pixels' bits times their places, computed on their device."""
     bits = pixels.detach().float().flatten().view(torch.int32).long()
     return f"{int((bits * torch.arange(1, len(bits) + 1, device=bits.device)).sum()) % 2**64:016x}"
 
@@ -90,27 +84,28 @@ def plan_images(
     Raises:
         nuwa.pruning.budget.BudgetError: the method cannot reach its budget on an image of this size.
     """
-    plans, looks = [], []
+    plans: list[ImagePlan] = []
+    pieces: list[VisionPiece] = []
     for image, (name, layout) in enumerate(zip(ids, layouts, strict=True)):
         layout = pruner.tiling.prepare_layout(layout)
         schedule, small = schedule_for(pruner, layout.patches, adapter.shape)
         plans.append(ImagePlan(name, layout, schedule))
         if pruner.prunes_vision and not small:
-            looks += _looks(pruner, recording, image, plans[-1], images[image].device, encoded)
+            pieces += _pieces_of(pruner, recording, image, plans[-1], images[image].device, encoded)
     kept: dict[tuple[int, int], Tensor] = {}
-    for group in _groups(looks):
+    for group in _groups(pieces):
         context = _context(pruner, adapter, plans, group, questions)
-        decision = pruner.prune_vision(context, group[0].keep)
-        every = kept_cells(pruner, context, decision, group[0].keep)
+        decision = pruner.prune_vision(context, group[0].planned)
+        every = kept_cells(pruner, context, decision, group[0].planned)
         projected = None if decision.features is None else adapter.project(decision.features)
-        for row, (look, cells) in enumerate(zip(group, every, strict=True)):
-            kept[look.image, look.number] = pruner.tiling.close_rows(look.view, cells)
-            plans[look.image].extras |= {
-                _numbered(name, look): _by_cell(values[row], cells, look) for name, values in decision.extras.items()
+        for row, (piece, cells) in enumerate(zip(group, every, strict=True)):
+            kept[piece.image, piece.number] = pruner.tiling.close_rows(piece.view, cells)
+            plans[piece.image].extras |= {
+                _numbered(name, piece): _by_cell(values[row], cells, piece) for name, values in decision.extras.items()
             }
             if projected is not None:
-                images[look.image] = _replaced(images[look.image], look.view, cells, projected[row, : len(cells)])
-    for image in {look.image for look in looks}:
+                images[piece.image] = _replaced(images[piece.image], piece.view, cells, projected[row, : len(cells)])
+    for image in {piece.image for piece in pieces}:
         plans[image].keep = pruner.tiling.concat_views([kept[key] for key in sorted(kept) if key[0] == image])
     return plans
 
@@ -121,26 +116,26 @@ def _replaced(image: Tensor, view: VisionView, cells: Tensor, new: Tensor) -> Te
     return image.index_copy(0, tokens[tokens >= 0].to(image.device), new.to(image)[(tokens >= 0).to(image.device)])
 
 
-def _numbered(name: str, look: Look) -> str:
+def _numbered(name: str, piece: VisionPiece) -> str:
     """A name of something about a view: that of the image for its first one."""
-    return f"{name}/{look.number}" if look.number else name
+    return f"{name}/{piece.number}" if piece.number else name
 
 
-def _by_cell(values: Tensor, cells: Tensor, look: Look) -> Tensor:
+def _by_cell(values: Tensor, cells: Tensor, piece: VisionPiece) -> Tensor:
     """Values by kept token (K,) as values by cell (N,), 0 elsewhere, where an image has several views."""
-    whole = look.view.grid[0] * look.view.grid[1]
-    if look.of == 1 or len(values) == whole:
+    whole = piece.view.grid[0] * piece.view.grid[1]
+    if piece.pieces == 1 or len(values) == whole:
         return values
     return values.new_zeros(whole).index_copy(0, cells.to(values.device), values[: len(cells)])
 
 
-def _looks(
+def _pieces_of(
     pruner: Pruner, recording: Recording, image: int, plan: ImagePlan, device: torch.device, encoded: Grid | None
-) -> list[Look]:
+) -> list[VisionPiece]:
     """The pieces of an image that get any tokens, with what was recorded of them, on the projector's device."""
     tiling = pruner.tiling
     views = tiling.views_to_prune(plan.layout)
-    looks = []
+    pieces = []
     for number, keep in enumerate(tiling.split_budget(plan.schedule.vision, views)):
         if keep:
             view = views[number]
@@ -150,14 +145,14 @@ def _looks(
             seen = {name: recording.view(tap, image, rows) for name, tap in pruner.taps.items()}
             taps = {name: values.to(device) for name, values in seen.items() if values is not None}
             features = recording.features(image, rows).to(device)
-            looks.append(Look(image, number, len(views), view, keep, features, taps))
-    return looks
+            pieces.append(VisionPiece(image, number, len(views), view, keep, features, taps))
+    return pieces
 
 
-def _groups(looks: Sequence[Look]) -> list[list[Look]]:
-    groups: dict[tuple, list[Look]] = {}
-    for look in looks:
-        groups.setdefault(look.kind, []).append(look)
+def _groups(pieces: Sequence[VisionPiece]) -> list[list[VisionPiece]]:
+    groups: dict[tuple, list[VisionPiece]] = {}
+    for piece in pieces:
+        groups.setdefault(piece.kind, []).append(piece)
     return list(groups.values())
 
 
@@ -165,15 +160,15 @@ def _context(
     pruner: Pruner,
     adapter: Family,
     plans: Sequence[ImagePlan],
-    group: Sequence[Look],
+    group: Sequence[VisionPiece],
     questions: Sequence[str] | None,
 ) -> VisionContext:
     return VisionContext(
         grid=group[0].view.grid,
-        features=torch.stack([look.features for look in group]),
-        taps={name: torch.stack([look.taps[name] for look in group]) for name in group[0].taps},
-        ids=[_numbered(plans[look.image].id, look) for look in group],
+        features=torch.stack([piece.features for piece in group]),
+        taps={name: torch.stack([piece.taps[name] for piece in group]) for name in group[0].taps},
+        ids=[_numbered(plans[piece.image].id, piece) for piece in group],
         project=adapter.project,
-        views=group[0].of,
-        questions=None if questions is None else [questions[look.image] for look in group],
+        views=group[0].pieces,
+        questions=None if questions is None else [questions[piece.image] for piece in group],
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -112,8 +112,9 @@ def check_outputs(cfg: DictConfig) -> Path:
 
 
 def _check_ranges(cfg: DictConfig) -> None:
+    ours = OmegaConf.masked_copy(cfg, [option.name for option in fields(Config)])  # without Hydra's own
     try:
-        _RANGES.validate_python(OmegaConf.to_container(cfg, resolve=True))
+        _RANGES.validate_python(OmegaConf.to_container(ours, resolve=True))
     except ValidationError as error:
         raise ConfigError(complaint(error)) from error
     if cfg.position.strategy not in ("native", *STRATEGIES):

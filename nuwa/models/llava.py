@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nuwa.models.base import Family
+from nuwa.models.checkpoint import ModelError
 from nuwa.models.crops import CropRecording
 from nuwa.models.processors import PictureOptions, PictureProcessor, Source, SquareProcessor, make_pil, text_processor
 from nuwa.models.random_configs import Sizes, SpecialTokens, ends_of, token_id
@@ -57,7 +58,8 @@ class Llava(Family):
         """What the configs of LLaVA-1.5 and LLaVA-NeXT share."""
         from transformers import CLIPVisionConfig, LlamaConfig
 
-        sizes.require_whole_patches()
+        if sizes.image_size % sizes.patch:
+            raise ModelError(f"model.image_size={sizes.image_size} must be a multiple of {sizes.patch}")
         text = LlamaConfig(**sizes.text, **ends_of(tokenizer), max_position_embeddings=4096, rms_norm_eps=1e-5)
         return {
             "vision_config": CLIPVisionConfig(**sizes.vision, projection_dim=sizes.vision_hidden_size).to_dict(),

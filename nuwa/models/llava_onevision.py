@@ -20,7 +20,7 @@ from nuwa.models.crops import CropRecording
 from nuwa.models.llava_next import LlavaNext
 from nuwa.models.processors import PictureOptions, PictureProcessor, Source, TiledProcessor, make_pil, text_processor
 from nuwa.models.random_configs import Sizes, SpecialTokens, ends_of, plain_rope, token_id
-from nuwa.pruners.base import Tap, Tower
+from nuwa.pruners.base import Tower
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerFast
@@ -36,10 +36,9 @@ class PackedRecording(CropRecording):
     def __init__(self, pack: Pack, *args: Any) -> None:
         super().__init__(*args)
         self.pack = pack
-        self._projected: Tensor | None = None
 
     def features(self, image: int, rows: Tensor) -> Tensor:
-        return self.rows(self._features()["projected"], image, rows)
+        return self.rows(self._features["projected"], image, rows)
 
     def rows(self, values: Tensor, image: int, rows: Tensor) -> Tensor:
         mine = values[self.crops[image]]
@@ -51,17 +50,9 @@ class PackedRecording(CropRecording):
         pack = self.pack
         self.pack = lambda values, image: pack(values, owners[image])
 
-    def load_state_dict(self, tensors: Mapping[str, Tensor], taps: Sequence[Tap]) -> None:
-        super().load_state_dict(tensors, taps)
-        self._projected = tensors["projected"]
-
-    def _features(self) -> dict[str, Tensor]:
-        assert self._projected is not None, "the projector runs right after the tower"
-        return {"selected": self.selected, "projected": self._projected}
-
     def _leave_reader(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         super()._leave_reader(module, inputs, output)
-        self._projected = output
+        self._features["projected"] = output
 
 
 class LlavaOnevision(LlavaNext):

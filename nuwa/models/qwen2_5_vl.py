@@ -66,8 +66,7 @@ class QwenRecording(Recording):
         self.starts = torch.tensor([0, *sizes]).cumsum(0).tolist()
 
     def _leave_reader(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        if self._selected is None:
-            self._selected = output
+        self._features.setdefault("selected", output)
 
     def projections(self, run: LayerRun) -> Heads:
         attention, normed = run.layer.get_submodule("attn"), run.layer.get_submodule("norm1")(run.hidden[0])

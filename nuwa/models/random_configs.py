@@ -69,15 +69,6 @@ class Sizes:
             "patch_size": self.patch,
         }
 
-    def require_whole_patches(self) -> None:
-        """Refuse squares that end inside a patch.
-
-        Raises:
-            ModelError: ``image_size`` is not a multiple of the patch.
-        """
-        if self.image_size % self.patch:
-            raise ModelError(f"model.image_size={self.image_size} must be a multiple of {self.patch}")
-
 
 @dataclass(frozen=True)
 class SpecialTokens:

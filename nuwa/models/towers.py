@@ -64,7 +64,7 @@ class Recording(ABC):
 
     def __init__(self, layers: Sequence[nn.Module], reader: nn.Module, feature_layer: int, cls: bool) -> None:
         self.layers, self.reader, self.feature_layer, self.cls = layers, reader, feature_layer, int(cls)
-        self._selected: Tensor | None = None
+        self._features: dict[str, Tensor] = {}
         self._runs: dict[int, LayerRun] = {}
         self._sums: dict[Tap, Tensor] = {}
         self._computed: dict[Tap, Tensor] = {}
@@ -98,9 +98,7 @@ class Recording(ABC):
     @property
     def selected(self) -> Tensor:
         """The features of all images as the tower returned them."""
-        if self._selected is None:
-            raise RuntimeError("the vision tower has not run")
-        return self._selected
+        return self._features["selected"]
 
     def has(self, tap: Tap) -> bool:
         """Whether this tower has what a tap asks for."""
@@ -162,20 +160,16 @@ class Recording(ABC):
 
     def state_dict(self, taps: Sequence[Tap]) -> dict[str, Tensor]:
         """All that can be asked of this recording, if nothing but ``taps`` is, as tensors by name."""
-        return self._features() | {str(tap): self.value(tap) for tap in taps if self.has(tap)}
+        return self._features | {str(tap): self.value(tap) for tap in taps if self.has(tap)}
 
     def load_state_dict(self, tensors: Mapping[str, Tensor], taps: Sequence[Tap]) -> None:
         """Fill an empty recording of the same images with what `state_dict` gave."""
-        self._selected = tensors["selected"]
+        self._features = {name: tensors[name] for name in ("selected", "projected") if name in tensors}
         self._computed = {tap: tensors[str(tap)] for tap in taps if self.has(tap)}
 
-    def _features(self) -> dict[str, Tensor]:
-        return {"selected": self.selected}
-
     def _leave_reader(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        """Keep the features; the reader's first run in a context counts."""
-        if self._selected is None:
-            self._selected = inputs[0]
+        """Keep the features; the reader's first run counts."""
+        self._features.setdefault("selected", inputs[0])
 
     def heads(self, run: LayerRun) -> Heads:
         """Queries and keys of a layer as its attention multiplies them: (C, H, P, d) each."""

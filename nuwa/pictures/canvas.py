@@ -16,7 +16,7 @@ from nuwa.pruning.layout import Grid
 
 KEPT, COLLECTOR, PILLAR = "#0072B2", "#009E73", "#E69F00"
 LINK, MOVED, TRUE_BOX, PREDICTED = "#CC79A7", "#D55E00", "#FFFFFF", "#D55E00"
-PADDING = "#7F7F7F"
+_PADDING = "#7F7F7F"
 PANEL_SIDE, CAPTION, GAP = 336, 30, 8
 STRONGEST = 24
 """How many links of a collector are drawn, the strongest."""
@@ -30,7 +30,7 @@ class Panel:
         self.size = (grid[1] * self.patch, grid[0] * self.patch)
         extent = tuple(value * side for value, side in zip(frame, picture.size * 2, strict=True))
         self.clear = picture.convert("RGB").transform(
-            self.size, Image.Transform.EXTENT, extent, Image.Resampling.BILINEAR, fillcolor=PADDING
+            self.size, Image.Transform.EXTENT, extent, Image.Resampling.BILINEAR, fillcolor=_PADDING
         )
         grey = ImageOps.grayscale(self.clear).convert("RGB")
         self.image = Image.blend(grey, Image.new("RGB", self.size, "white"), 0.65)

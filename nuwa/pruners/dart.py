@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from nuwa.pruners.base import LLMContext, LLMPruner, MethodInfo, require
 from nuwa.pruning.budget import ModelShape, Schedule, norm_flops, staged
+from nuwa.pruning.selection import strongest
 
 
 def choose_unlike(states: Tensor, visual: Tensor, own: list[int], pivots: list[int], keep: int) -> list[int]:
@@ -83,26 +84,33 @@ class Dart(LLMPruner):
         chosen = pivots * (int(self.budget.tokens(n_tokens)) // pivots)
         return staged(n_tokens, [self.layer], [self.visual_pivots + chosen], layers)
 
+    def pivots(
+        self, norm: Tensor, visual: Tensor, question: Tensor, start: int, keep: int
+    ) -> tuple[list[int], list[int]]:
+        """The places of the visual pivots, largest key first, and of all pivots in the order in which they choose.
+
+        ``norm`` (L,) are the L1 norms of a row's keys, ``visual`` and ``question`` the places of the image's and the
+        question's tokens, ``start`` is the place at which the prompt begins, behind its padding. Of ``keep`` tokens no
+        more are visual pivots.
+        """
+        own = visual[strongest(norm[visual], min(self.visual_pivots, keep))].tolist()
+        every = own + question[strongest(norm[question], self.text_pivots)].tolist()
+        if self.variant == "release":
+            every = [start + place for place in {pivot - start for pivot in every}]
+        return own, every
+
     def prune_llm(self, context: LLMContext, keep: Tensor) -> Tensor:
         norm = context.previous.keys().float().norm(p=1, dim=-1)
         states = context.final_norm(context.hidden)
         kept = torch.zeros_like(context.valid)
         for row, ordinal, visual in context.each_image():
             count = min(int(keep[row, ordinal]), len(visual))
-            own = _largest(norm[row], visual, min(self.visual_pivots, count))
-            pivots = own + _largest(norm[row], context.question[row].nonzero()[:, 0], self.text_pivots)
-            if self.variant == "release":
-                start = int(context.valid[row].logical_not().sum())
-                pivots = [start + place for place in {pivot - start for pivot in pivots}]
-            kept[row, choose_unlike(states[row], visual, own, pivots, count)] = True
+            question, start = context.question[row].nonzero()[:, 0], int(context.valid[row].logical_not().sum())
+            own, every = self.pivots(norm[row], visual, question, start, count)
+            kept[row, choose_unlike(states[row], visual, own, every, count)] = True
         return kept
 
     def metric_flops(self, n_tokens: int, shape: ModelShape) -> float:
         """Key norms and one cosine per pivot and token."""
         pivots = self.visual_pivots + self.text_pivots
         return norm_flops(n_tokens, shape.kv_heads * shape.head_dim) + pivots * norm_flops(n_tokens, shape.hidden)
-
-
-def _largest(norm: Tensor, places: Tensor, count: int) -> list[int]:
-    """The ``count`` places of the largest norm (L,), largest first."""
-    return places[norm[places].argsort(descending=True, stable=True)[:count]].tolist()

@@ -46,7 +46,9 @@ def hierarchical(shallow: Tensor, deep: Tensor, keep: int, share: float, grid: G
 
 @dataclass
 class HiPrune(TileByTile):
-    """``anchor_share`` of the tokens (alpha) are anchors with their four neighbours; ``object_layer`` is the shallow
+    """Keep anchors of a shallow layer with their neighbours, and what a deep layer attends to most.
+
+    ``anchor_share`` of the tokens (alpha) are anchors with their four neighbours; ``object_layer`` is the shallow
     layer as a fraction of the tower's depth. None is the authors' choice: the 9th of CLIP's 24, the 16th of the 32 of
     Qwen2.5-VL, one of the few there that see the whole image.
 

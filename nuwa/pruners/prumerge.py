@@ -88,7 +88,9 @@ def merge(features: Tensor, keys: Tensor, attention: Tensor, kept: Tensor, neigh
 
 @dataclass
 class PruMerge(TileByTile):
-    """``neighbours`` are merged into each kept token, the authors' 32.
+    """Keep the tokens that stand out in the CLS token's attention, and merge into each those with similar keys.
+
+    ``neighbours`` are merged into each kept token, the authors' 32.
 
     The authors score in the layer that reads LLaVA's features, which is its tower's last; where the features are the
     tower's last output (the tiny model's) it is the last layer too.

@@ -74,7 +74,7 @@ def _swapped(layout: ImageLayout, size: Grid, view: VisionView, crop: Grid) -> V
     tokens = place[rows]
     # a row closes with the newline of the real row that its first patch with a token is in
     first = tokens.gather(1, (tokens >= 0).long().argmax(1, keepdim=True))[:, 0]
-    newlines = torch.where(first < 0, -1, layout.line[first.clamp(min=0)])
+    newlines = torch.where(first < 0, -1, layout.closed_by[first.clamp(min=0)])
     return VisionView((rows.shape[0], rows.shape[1]), tokens.flatten(), newlines, (high, wide), rows.flatten())
 
 
@@ -95,7 +95,7 @@ def misalign(prompt: Prompt, segment: Segment, strategy: str) -> tuple[Prompt, S
     newlines, and count as visual; the last h count as text: they are never pruned, and their ids, like those of all
     text after them, go on from where the unpruned image ends.
     """
-    _, newline = prompt.lines(segment)
+    _, newline = prompt.newlines(segment)
     image, token, original = segment.image.clone(), segment.token.clone(), segment.original.clone()
     spans = prompt.spans.clone()
     shift = torch.zeros(len(image), dtype=torch.long, device=image.device)
@@ -113,10 +113,9 @@ def misalign(prompt: Prompt, segment: Segment, strategy: str) -> tuple[Prompt, S
             image[row, rest] = token[row, rest] = -1
             shift[row] += len(rest)
     whole = replace(prompt.whole, next_id=prompt.whole.next_id + shift)
-    prompt = replace(prompt, whole=whole, spans=spans, line=torch.full_like(prompt.line, -1))
-    slots = torch.arange(segment.length, device=image.device).expand(image.shape)
+    prompt = replace(prompt, whole=whole, spans=spans, closed_by=None)
     segment = replace(segment, image=image, token=token, original=original)
-    return prompt, prompt.narrow(segment, slots, segment.valid, 0, strategy)
+    return prompt, prompt.narrow(segment, segment.valid, segment.lengths, 0, strategy)[0]
 
 
 def _bare_index(layout: ImageLayout) -> Tensor:

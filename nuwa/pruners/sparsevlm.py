@@ -28,7 +28,7 @@ from nuwa.pruning.budget import (
     layer_at,
     staged,
 )
-from nuwa.pruning.selection import strongest
+from nuwa.pruning.selection import strongest, top_tokens
 
 STAGE_DEPTHS = (2.5 / 32, 6.5 / 32, 15.5 / 32)
 """The authors prune on leaving layers 2, 6 and 15 of 32: the middles of these layers, so that halves round to them."""
@@ -67,6 +67,17 @@ def kept_before_recycling(total: int, n_tokens: int) -> int:
     """The most kept tokens of ``n_tokens`` that make at most ``total`` with the merged ones, of which one is needed."""
     fitting = (kept for kept in range(total) if kept + clusters_for(n_tokens - kept)[1] <= total)
     return max(fitting, default=total - 1)
+
+
+def split_recycled(score: Tensor, total: int) -> tuple[Tensor, Tensor]:
+    """Which of an image's tokens stay, ascending, and which are recycled, best first, to end with ``total`` of them.
+
+    Scores (n,), ``total`` < n -> (K,) and (M,), which become ``total - K`` clusters.
+    """
+    keep = kept_before_recycling(total, len(score))
+    recycled, _ = clusters_for(len(score) - keep)
+    best = strongest(score, keep + recycled)
+    return best[:keep].sort().values, best[keep:]
 
 
 def density_clusters(points: Tensor, clusters: int, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -226,19 +237,19 @@ class SparseVLM(Pruner):
         self, context: LLMContext, row: int, ordinal: int, mine: Tensor, score: Tensor, total: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Places that stay, places that merged tokens take, and their states, of one image at places ``mine``."""
-        states, best = context.hidden[row], mine[strongest(score, len(mine))]
+        states = context.hidden[row]
         if not self.recycle or total >= len(mine):
-            return best[:total].sort().values, mine[:0], states[:0]
-        keep = kept_before_recycling(total, len(mine))
-        recycled = best[keep : keep + clusters_for(len(mine) - keep)[0]]
+            return mine[top_tokens(score, total)], mine[:0], states[:0]
+        stay, recycled = (mine[index] for index in split_recycled(score, total))
         points = states[recycled].float()
         noise = None
         if self.tie_noise:
             generator = context.generator(row, ordinal, self.seed)
             noise = 1e-6 * torch.rand(len(points), generator=generator).to(points.device)
-        centres, member = density_clusters(points, total - keep, noise)
-        merged = cluster_means(points, member, total - keep).to(states.dtype)
-        return best[:keep].sort().values, recycled[centres], merged
+        clusters = total - len(stay)
+        centres, member = density_clusters(points, clusters, noise)
+        merged = cluster_means(points, member, clusters).to(states.dtype)
+        return stay, recycled[centres], merged
 
     def metric_flops(self, n_tokens: int, shape: ModelShape) -> float:
         """One attention row per stage (the number of raters depends on the question) and all pairs of the recycled."""

@@ -75,15 +75,20 @@ class ImageLayout:
         return sum(len(view.tokens) for view in self.views)
 
     @property
-    def line(self) -> Tensor:
-        """(n_tokens,): the newline that closes each token's row (a newline closes its own), -1 where none does."""
-        line = torch.full((self.n_tokens,), -1)
+    def closed_by(self) -> Tensor:
+        """(n_tokens,): the newline that closes each token's row (a newline closes its own), -1 where none does.
+
+        >>> rows = VisionView((2, 2), torch.tensor([0, 1, 3, 4]), newlines=torch.tensor([2, 5]))
+        >>> ImageLayout(6, torch.tensor([0, 1, -1, 2, 3, -1]), (rows,)).closed_by
+        tensor([2, 2, 2, 5, 5, 5])
+        """
+        closed_by = torch.full((self.n_tokens,), -1)
         for view in self.views:
             if view.newlines is not None:
-                there, closed = view.tokens >= 0, view.newlines[view.newlines >= 0]
-                line[view.tokens[there]] = view.newlines.repeat_interleave(view.grid[1])[there]
-                line[closed] = closed
-        return line
+                there, newlines = view.tokens >= 0, view.newlines[view.newlines >= 0]
+                closed_by[view.tokens[there]] = view.newlines.repeat_interleave(view.grid[1])[there]
+                closed_by[newlines] = newlines
+        return closed_by
 
 
 def coordinates(grid: Grid, device: torch.device | None = None) -> Tensor:

@@ -9,17 +9,22 @@ import torch
 from torch import Tensor
 
 
-def left_pack(keep: Tensor, order: Tensor) -> Tensor:
-    """Index of the kept tokens of every row, in ``order``, padded on the left to the longest row.
+def left_pack(keep: Tensor, order: Tensor, length: int) -> Tensor:
+    """Index of the kept tokens of every row, in ``order``, padded on the left to ``length``, that of the longest row.
+
+    >>> keep, order = torch.tensor([[True, False, True], [False, True, False]]), torch.tensor([[2, 1, 0], [0, 1, 2]])
+    >>> left_pack(keep, order, 2)
+    tensor([[2, 0],
+            [2, 1]])
 
     Args:
         keep: (B, L) bool.
         order: (B, L) long, non-negative sort key of every token within its row.
+        length: the largest number of tokens that a row keeps.
 
     Returns:
-        (B, P) long; dropped tokens fill the left of shorter rows, so that the entry of a pad is a valid index too.
+        (B, length) long; dropped tokens fill the left of shorter rows, so that a pad's entry is a valid index too.
     """
-    length = int(keep.sum(1).max())
     packed = order.masked_fill(~keep, -1).argsort(dim=1, stable=True)
     return packed[:, packed.shape[1] - length :]
 

@@ -42,7 +42,11 @@ def remap(
 
 
 def perc(valid: Tensor, axes: int) -> tuple[Tensor, Tensor]:
-    """Renumber: the rank among the row's tokens, from 0, shared by all axes; text after an image moves up too."""
+    """Renumber: the rank among the row's tokens, from 0, shared by all axes; text after an image moves up too.
+
+    >>> perc(torch.tensor([[False, True, True, True]]), axes=1)
+    (tensor([[[0, 0, 1, 2]]]), tensor([[3]]))
+    """
     rank = valid.long().cumsum(1)
     ids = (rank - 1).masked_fill(~valid, 0)
     return ids.expand(axes, *ids.shape).clone(), rank[:, -1].expand(axes, -1).clone()
@@ -93,6 +97,9 @@ def rpme_1d(kept: Tensor, image: Tensor, valid: Tensor, spans: Tensor) -> Tensor
 
 def stretch(offset: Tensor, mine: Tensor, reach: Tensor) -> Tensor:
     """Move the ``mine`` (..., L) of the offsets (..., L) apart, the first to 0 and the last to ``reach`` (..., 1).
+
+    >>> stretch(torch.tensor([1, 4, 6]), torch.ones(3, dtype=torch.bool), torch.tensor([8]))
+    tensor([0, 6, 8])
 
     Rounded up, in exact integer arithmetic; what is not ``mine`` gets any value.
     """

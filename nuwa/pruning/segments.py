@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -32,40 +31,51 @@ class ImagePlan:
     extras: dict[str, Tensor] = field(default_factory=dict)
 
 
+_COLUMNS = ("index", "image", "token", "original", "ids")
+"""All that travels with a token: what `Segment.take` cuts."""
+
+
 @dataclass
 class Segment:
-    """The tokens that run through the layers from ``start`` on, rows left-padded to one length.
+    """A table of the tokens that run through the layers from ``start`` on, rows left-padded to one length.
 
-    ``index`` (B, L): place in the unpruned prompt; ``valid`` (B, L): False on padding; ``image`` (B, L): ordinal of the
-    row's image or -1; ``token`` (B, L): index within that image or -1; ``original`` (C, B, L): position ids in the
-    unpruned prompt; ``ids`` (C, B, L): position ids in use; ``next_id`` (C, B): id of the first generated token.
+    ``lengths`` (B,): tokens of each row, known without reading a tensor; ``valid`` (B, L): False on padding. Columns:
+    ``index`` (B, L): place in the unpruned prompt; ``image`` (B, L): ordinal of the row's image or -1; ``token``
+    (B, L): index within that image or -1; ``original`` (C, B, L): position ids in the unpruned prompt; ``ids``
+    (C, B, L): position ids in use. ``next_id`` (C, B): id of the first generated token.
     """
 
     start: int
-    index: Tensor
+    lengths: list[int]
     valid: Tensor
+    index: Tensor
     image: Tensor
     token: Tensor
     original: Tensor
     ids: Tensor
     next_id: Tensor
 
-    @cached_property
+    @property
     def padded(self) -> bool:
         """Whether any row is shorter than the others."""
-        return not bool(self.valid.all())
+        return min(self.lengths) < self.length
 
     @property
     def length(self) -> int:
         """Tokens per row, padding included."""
         return self.index.shape[1]
 
-    def take(self, columns: Tensor, valid: Tensor) -> Segment:
-        """Some columns (B, P) of every row, of which ``valid`` (B, P) are real tokens."""
-        index, image, token = (gather_tokens(values, columns) for values in (self.index, self.image, self.token))
-        original, ids = (torch.stack([gather_tokens(axis, columns) for axis in x]) for x in (self.original, self.ids))
-        image, token = image.masked_fill(~valid, -1), token.masked_fill(~valid, -1)
-        return replace(self, index=index, valid=valid, image=image, token=token, original=original, ids=ids)
+    def take(self, places: Tensor, valid: Tensor, lengths: list[int]) -> Segment:
+        """The tokens at ``places`` (B, P) of every row, of which ``valid`` (B, P), ``lengths`` a row, are real."""
+        columns = {name: getattr(self, name) for name in _COLUMNS}
+        cut = {name: x.gather(-1, places.expand(*x.shape[:-1], -1)) for name, x in columns.items()}
+        cut |= {name: cut[name].masked_fill(~valid, -1) for name in ("image", "token")}
+        return replace(self, lengths=lengths, valid=valid, **cut)
+
+    def choose_rows(self, rows: Tensor, length: int) -> Segment:
+        """The first ``length`` tokens of some rows (M,)."""
+        cut = {name: getattr(self, name)[..., rows, :length] for name in ("valid", *_COLUMNS)}
+        return replace(self, lengths=cut["valid"].sum(1).tolist(), next_id=self.next_id[:, rows], **cut)
 
 
 def model_ids(ids: Tensor) -> Tensor:
@@ -78,15 +88,16 @@ class Prompt:
     """An unpruned prompt: the frame that position strategies and results refer to.
 
     ``whole`` is the prompt as a segment; ``rows[row][ordinal]`` the plan of each image; ``spans`` (2, C, B, I) the
-    smallest and largest position id of each image; ``expanded`` how many rows share a prompt (beams); ``line`` (B, L)
-    the place of the newline that closes each token's row (a newline closes its own), -1 where none does.
+    smallest and largest position id of each image; ``expanded`` how many rows share a prompt (beams); ``closed_by``
+    (B, L) the place of the newline that closes each token's row of patches (a newline closes its own), -1 where none
+    does; None if no image has newlines.
     """
 
     whole: Segment
     rows: list[list[ImagePlan]]
     spans: Tensor
     expanded: int
-    line: Tensor
+    closed_by: Tensor | None
 
     @property
     def images(self) -> int:
@@ -104,18 +115,35 @@ class Prompt:
                     counts[layer][row, ordinal] = dict(plan.schedule.llm).get(layer, plan.layout.patches)
         return counts
 
-    def lines(self, segment: Segment) -> tuple[Tensor, Tensor]:
-        """``line`` of a segment's tokens (B, L), and which of them are newlines (B, L) bool."""
-        line = gather_tokens(self.line, segment.index).masked_fill(~segment.valid, -1)
-        return line, (line >= 0) & (line == segment.index)
+    def newlines(self, segment: Segment) -> tuple[Tensor, Tensor]:
+        """``closed_by`` of a segment's tokens (B, L), and which of them are newlines (B, L) bool."""
+        if self.closed_by is None:
+            return torch.full_like(segment.index, -1), torch.zeros_like(segment.valid)
+        closed_by = gather_tokens(self.closed_by, segment.index).masked_fill(~segment.valid, -1)
+        return closed_by, (closed_by >= 0) & (closed_by == segment.index)
 
-    def narrow(self, segment: Segment, rows: Tensor, keep: Tensor, start: int, strategy: str) -> Segment:
-        """The part ``rows`` (B, P) of a segment, of which ``keep`` (B, L) are real tokens, from layer ``start`` on."""
-        part = segment.take(rows, gather_tokens(keep, rows))
+    def narrow(
+        self,
+        segment: Segment,
+        keep: Tensor,
+        lengths: list[int],
+        start: int,
+        strategy: str,
+        order: Tensor | None = None,
+    ) -> tuple[Segment, Tensor]:
+        """What goes on from layer ``start``: tokens ``keep`` (B, L) bool of a segment, ``lengths`` (B,) a row.
+
+        ``order`` (B, L): sort key of the tokens, as they stand by default. Returns the narrower segment and the places
+        (B, P) of its tokens in the wider one.
+        """
+        if order is None:
+            order = torch.arange(segment.length, device=keep.device).expand(keep.shape)
+        places = left_pack(keep, order, max(lengths))
+        part = segment.take(places, gather_tokens(keep, places), lengths)
         ids, next_id = remap(strategy, part.original, part.image, part.valid, self.spans, self.whole.next_id)
-        return replace(part, start=start, ids=ids, next_id=next_id)
+        return replace(part, start=start, ids=ids, next_id=next_id), places
 
-    def in_place(self, segment: Segment) -> bool:
+    def is_whole_prompt(self, segment: Segment) -> bool:
         """Whether every token of a segment stands where it stood: a row can be repacked though the longest is not."""
         whole = self.whole
         return torch.equal(segment.valid, whole.valid) and torch.equal(
@@ -186,30 +214,33 @@ def read_prompt(placeholders: Tensor, valid: Tensor, ids: Tensor, plans: Sequenc
     index = torch.arange(length, device=valid.device).expand(valid.shape)
     following = ids.masked_fill(~valid, -1).amax((0, 2)) + 1
     next_id = following.expand(ids.shape[0], -1)
-    whole = Segment(0, index, valid, image, token, ids, ids, next_id)
+    whole = Segment(0, valid.sum(1).tolist(), valid, index, image, token, ids, ids, next_id)
     images = max(len(row) for row in rows)
     member = image[..., None] == torch.arange(images, device=image.device)
     lowest = ids[..., None].masked_fill(~member, torch.iinfo(ids.dtype).max).amin(2)
     highest = ids[..., None].masked_fill(~member, -1).amax(2)
-    return Prompt(whole, rows, torch.stack([lowest, highest]), expanded, _lines(whole, rows))
+    return Prompt(whole, rows, torch.stack([lowest, highest]), expanded, _closed_by(whole, rows))
 
 
-def _lines(whole: Segment, rows: list[list[ImagePlan]]) -> Tensor:
-    """`Prompt.line` from the layouts of each row's images."""
-    line = torch.full_like(whole.index, -1)
+def _closed_by(whole: Segment, rows: list[list[ImagePlan]]) -> Tensor | None:
+    """`Prompt.closed_by` from the layouts of each row's images."""
+    views = [view for plans in rows for plan in plans for view in plan.layout.views]
+    if all(view.newlines is None for view in views):
+        return None
+    closed_by = torch.full_like(whole.index, -1)
     for row, plans in enumerate(rows):
         for ordinal, plan in enumerate(plans):
             mine = whole.image[row] == ordinal
-            places, closing = whole.index[row, mine], plan.layout.line.to(line.device)[whole.token[row, mine]]
-            line[row, mine] = torch.where(closing < 0, -1, places[closing.clamp(min=0)])
-    return line
+            places = whole.index[row, mine]
+            closing = plan.layout.closed_by.to(places.device)[whole.token[row, mine]]
+            closed_by[row, mine] = torch.where(closing < 0, -1, places[closing.clamp(min=0)])
+    return closed_by
 
 
 def first_segment(prompt: Prompt, strategy: str) -> Segment:
     """What enters layer 0: text in its place, each image's kept tokens in the order its plan says."""
     whole = prompt.whole
-    keep = whole.valid.clone()
-    order = whole.index.clone()
+    keep, order, lengths = whole.valid.clone(), whole.index.clone(), list(whole.lengths)
     for row, plans in enumerate(prompt.rows):
         for ordinal, plan in enumerate(plans):
             if plan.keep is None:
@@ -220,17 +251,5 @@ def first_segment(prompt: Prompt, strategy: str) -> Segment:
             rank = rank[whole.token[row, mine]]
             keep[row, mine] = rank >= 0
             order[row, mine] = whole.index[row, mine][0] + rank.clamp(min=0)
-    return prompt.narrow(whole, left_pack(keep, order), keep, 0, strategy)
-
-
-def next_segment(
-    prompt: Prompt, segment: Segment, keep: Tensor, start: int, strategy: str, order: Tensor | None = None
-) -> tuple[Segment, Tensor]:
-    """Drop tokens of a running segment: ``keep`` (B, L) bool. Returns the new segment and the rows (B, P) to gather.
-
-    ``order`` (B, L): sort key of the tokens, as they stand by default.
-    """
-    if order is None:
-        order = torch.arange(segment.length, device=keep.device).expand(keep.shape)
-    rows = left_pack(keep, order)
-    return prompt.narrow(segment, rows, keep, start, strategy), rows
+            lengths[row] -= plan.layout.n_tokens - len(plan.keep)
+    return prompt.narrow(whole, keep, lengths, 0, strategy, order)[0]

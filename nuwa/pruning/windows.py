@@ -1,4 +1,4 @@
-"""Windows of a vision tower: where it keeps the tokens of an image while it works. Pure functions."""
+"""Windows of a vision tower: the order in which it keeps the tokens of an image. Pure functions."""
 
 from __future__ import annotations
 

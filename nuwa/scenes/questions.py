@@ -37,7 +37,7 @@ class Question:
 
 
 def ask(scene: Scene, rng: np.random.Generator, task: str, mix: dict[str, float] | None = None) -> Question | None:
-    """Draw a question of ``task`` ("vqa" or "vg"), its kind from ``mix``; None when the scene allows none."""
+    """Draw a question of ``task`` ("vqa" or "vg"), its kind from ``mix``; None if the scene allows none."""
     makers, default = {"vqa": (_VQA, VQA_MIX), "vg": (_VG, VG_MIX)}[task]
     mix = default if mix is None else mix
     shares = np.array(list(mix.values()), float)
@@ -50,7 +50,11 @@ def ask(scene: Scene, rng: np.random.Generator, task: str, mix: dict[str, float]
 
 
 def box_text(box: Sequence[float], size: int = IMAGE_SIZE) -> str:
-    """LLaVA box text of a pixel box (x0, y0, x1, y1), two decimals, as ``[0.12,0.34,0.56,0.78]``."""
+    """LLaVA's text for a pixel box (x0, y0, x1, y1): fractions of the side with two decimals.
+
+    >>> box_text((0, 9.6, 48, 96))
+    '[0.00,0.10,0.50,1.00]'
+    """
     return "[" + ",".join(f"{min(max(value / size, 0.0), 1.0):.2f}" for value in box) + "]"
 
 

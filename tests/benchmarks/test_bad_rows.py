@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def error_of(name, rows, tmp_path):
-    """What the second row is told, the first being good."""
+    """The error of the second row; the first is good."""
     write_parquet(rows, tmp_path / SETS[name][1])
     dataset = benchmark(name, tmp_path)
     assert dataset[0].images
@@ -196,6 +196,15 @@ def test_a_missing_column_is_named_with_those_that_exist(tmp_path):
     write_parquet(rows, tmp_path / "data/testA")
     with pytest.raises(BenchmarkError, match=r"refcoco_testA: .* lacks bbox; it has question_id, image, question"):
         benchmark("refcoco_testA", tmp_path)
+
+
+def test_seedbench_needs_the_column_that_tells_videos_apart(tmp_path):
+    rows = [
+        {key: value for key, value in row.items() if key != "data_type"} | {"image": "a.png"} for row in seedbench(2)
+    ]
+    (tmp_path / "test.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    with pytest.raises(BenchmarkError, match=r"seedbench: .* lacks data_type"):
+        benchmark("seedbench", tmp_path)
 
 
 @pytest.mark.parametrize("name", ["vqav2_val", "mmmu_val", "mmbench_en_dev"])

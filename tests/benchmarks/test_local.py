@@ -40,7 +40,7 @@ def write(folder, *rows, name="data.jsonl"):
 
 
 def error_of(folder, row, **options):
-    """What the second row, beside a good one, is told; the first must still work."""
+    """The error of the second row; the first, a good one, must still work."""
     local = Local(write(folder, QUESTION, row), **options)
     assert local[0].target == ("yes",)
     with pytest.raises(SampleError) as caught:

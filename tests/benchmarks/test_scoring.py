@@ -5,7 +5,7 @@ import pytest
 from nuwa.benchmarks.hub import fill_slots
 from nuwa.benchmarks.local import normalised_box
 from nuwa.benchmarks.mmbench import parse_letter
-from nuwa.benchmarks.qwen_refcoco import score_qwen_refcoco
+from nuwa.benchmarks.qwen_refcoco import ordered_corners, score_qwen_refcoco
 from nuwa.benchmarks.refcoco import score_refcoco, unit_box
 from nuwa.benchmarks.scoring import NO_BOX, box_iou, center_inside, exact_match, grounding_scores, to_padded_frame
 from nuwa.samples import SampleError
@@ -28,6 +28,11 @@ def test_half_an_overlap_is_enough_except_for_qwen():
     record = {"solution": [0, 0, 280, 280], "width": 280, "height": 280}
     half = score_qwen_refcoco(record, "[0, 0, 140, 280]")
     assert half["qwen_refcoco/IoU"] == 0.5 and half["qwen_refcoco/accuracy"] == 0.0
+
+
+def test_a_right_box_scores_everything():
+    right = grounding_scores((0.5, 0.5, 1, 1), "[0.5, 0.5, 1, 1]")
+    assert right == {"vg/acc@0.5": 1.0, "vg/miou": 1.0, "vg/center_acc": 1.0, "vg/parsed": 1.0}
 
 
 def test_no_box_scores_nothing():
@@ -70,6 +75,12 @@ def test_annotated_boxes_may_leave_their_picture_by_a_pixel(corners):
     ):
         with pytest.raises(SampleError, match="leaves the picture of 64 x 48"):
             make()
+
+
+@pytest.mark.parametrize("box", [[1, 2, 1, 4], [1, 2, 3, 2], [3, 2, 1, 4], [1, 4, 3, 2]])
+def test_boxes_of_records_have_an_area(box):
+    with pytest.raises(ValueError, match="must be four numbers x0, y0, x1, y1 in order"):
+        ordered_corners(box)
 
 
 def test_a_bare_a_may_be_an_article_from_four_words_on():

@@ -62,7 +62,7 @@ def test_left_pack_against_a_loop():
     generator = torch.Generator().manual_seed(1)
     keep = torch.rand(5, 12, generator=generator) > 0.4
     order = torch.stack([torch.randperm(12, generator=generator) for _ in range(5)])
-    packed = left_pack(keep, order)
+    packed = left_pack(keep, order, int(keep.sum(1).max()))
     length = int(keep.sum(1).max())
     for row in range(5):
         kept = sorted((int(order[row, i]), i) for i in range(12) if keep[row, i])

@@ -44,7 +44,7 @@ def test_layout_against_brute_force(size):
     places = [[576 + row * (width + 1) + column for column in range(width + 1)] for row in range(height)]
     assert view.tokens.view(height, width).tolist() == [row[:-1] for row in places]
     assert view.newlines.tolist() == [row[-1] for row in places]
-    line = layout.line
+    line = layout.closed_by
     assert (line[:576] == -1).all()
     assert line[576:].view(height, width + 1).tolist() == [[row[-1]] * (width + 1) for row in places]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 from helpers.families import FAMILIES, PROMPTS
@@ -182,7 +184,7 @@ def test_a_call_that_fails_leaves_nothing_behind(monkeypatch, stages):
 
     with torch.no_grad(), nuwa.prune(model, pruner, share=True) as session:
         with monkeypatch.context() as patch, pytest.raises(torch.OutOfMemoryError):
-            patch.setattr(Split, "inputs_of_beginnings", fail)
+            patch.setattr(Split, "prefix_inputs", fail)
             model.generate(**inputs, max_new_tokens=4)
         assert torch.equal(model.generate(**inputs, max_new_tokens=4, do_sample=False), expected)
     assert session.report().images_seen == 8
@@ -281,3 +283,25 @@ def test_pictures_of_equal_pixels_and_other_sizes_are_two():
     with torch.no_grad(), nuwa.prune(family.model(), KeepAll(), share=True) as session:
         images = session.adapter.multimodal.get_image_features(**pictures).pooler_output
     assert len(images[0]) < len(images[1])
+
+
+@pytest.mark.parametrize("share", [False, True])
+def test_features_come_back_in_the_type_in_which_the_model_made_them(share, tmp_path, monkeypatch):
+    """Model code may call methods of a tensor on them, or take images of different sizes off a list."""
+    family, cache = FAMILIES["llava"], FeatureCache(tmp_path, "space", 10**8)
+    owner, pictures = family.model().model, family.pictures(0, 1, 0)
+    encode = owner.get_image_features
+
+    @functools.wraps(encode)
+    def stacked(*args, **kwargs):
+        output = encode(*args, **kwargs)
+        output.pooler_output = torch.stack(list(output.pooler_output))
+        return output
+
+    with torch.no_grad(), nuwa.prune(family.model(), KeepAll(), share=share, cache=cache):
+        expected = owner.get_image_features(**pictures).pooler_output
+    assert isinstance(expected, list) and len(expected) == 3
+    monkeypatch.setitem(vars(owner), "get_image_features", stacked)
+    with torch.no_grad(), nuwa.prune(family.model(), KeepAll(), share=share, cache=FeatureCache(tmp_path, "b", 10**8)):
+        for _ in range(2):  # from the tower, then from the disk
+            assert torch.equal(owner.get_image_features(**pictures).pooler_output, torch.stack(expected))

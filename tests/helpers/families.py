@@ -7,13 +7,12 @@ Llama's joins ``PLAIN`` too, the comparison with plain decoding.
 from __future__ import annotations
 
 import torch
+from helpers.families_qwen import Qwen
 from helpers.families_tiles import LlavaNext, LlavaOnevision
 from helpers.family import PROMPTS, Family
 from helpers.support import kept_tokens, survives
 
 PLAIN = ("llava", "llava_next", "llava_onevision")
-
-from helpers.families_qwen import Qwen  # noqa: E402 (which needs Family)
 
 FAMILIES = {family.name: family for family in (Family(), LlavaNext(), LlavaOnevision(), Qwen())}
 

@@ -6,7 +6,7 @@ import math
 from functools import cache
 
 import torch
-from helpers.families import Family
+from helpers.family import Family
 from helpers.support import IMAGE, VOCABULARY, Choose, pixels
 from torch import Tensor
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration

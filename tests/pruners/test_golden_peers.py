@@ -14,7 +14,7 @@ from nuwa.pruners.cdpruner import greedy_map, unit_range
 from nuwa.pruners.divprune import max_min
 from nuwa.pruners.feather import unrotated_scores
 from nuwa.pruners.prumerge import one_head_attention, outliers
-from nuwa.pruners.sparsevlm import rank_of, ratings, text_raters
+from nuwa.pruners.sparsevlm import rank_of, ratings, split_recycled, text_raters
 from nuwa.pruning.layout import ImageLayout
 from nuwa.pruning.scores import llm_attention_rows
 
@@ -53,7 +53,10 @@ def test_sparsevlm(name, run):
     in_order = places[decision.order[0, places].argsort()]
     merged = decision.hidden[:, in_order[params["keep"] :]]
     case.check(run, kept=in_order[: params["keep"]], merged=merged)
-    assert torch.isin(in_order[params["keep"] :], case.tensors[f"out.{run}.recycled"]).all()
+    case.check(run, merged_sorted_by_norm=merged[0, merged[0].norm(dim=-1).argsort()])
+    stay, recycled = split_recycled((weight[:, None] @ rows.mean(1))[0, 0, :576], count)
+    case.check(run, kept=stay, recycled=recycled)
+    assert torch.isin(in_order[params["keep"] :], recycled).all()
     untouched = in_order[: params["keep"]]
     assert torch.equal(decision.hidden[0, untouched], context.hidden[0, untouched])
 
@@ -224,6 +227,13 @@ def test_dart(name, run):
     context = after(before, final_norm=lambda x: x)
     kept = pruner.prune_llm(context, torch.tensor([[params["kept"]]]))[0, start : start + count]
     case.check(run, kept=kept.nonzero()[:, 0])
+    places = torch.arange(hidden.shape[1])
+    parts = keys[0].norm(p=1, dim=-1), places[start : start + count], places[start + count :], 0, params["kept"]
+    own, every = pruner.pivots(*parts)
+    case.check(run, image_pivots=torch.tensor(own) - start, pivot_order=torch.tensor(every))
+    image_first, in_turn = Dart().pivots(*parts)
+    case.check(run, text_pivots=torch.tensor(in_turn[4:]))
+    assert image_first == own == in_turn[:4]
     own_order = Dart().prune_llm(context, torch.tensor([[params["kept"]]]))[0, start : start + count]
     assert own_order.sum() == params["kept"]
     assert not torch.equal(own_order, kept)  # the order of pivots matters

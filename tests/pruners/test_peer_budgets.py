@@ -3,6 +3,7 @@
 import pytest
 import torch
 from helpers.families import FAMILIES
+from helpers.golden_cases import vision_context
 
 import nuwa
 from nuwa.pruners.catalogue import method_names
@@ -139,6 +140,17 @@ def test_composed_divides_the_budget(split):
     schedule = plan("composed", 64, vision="divprune", llm="fastv", split=split)
     assert schedule.vision == round(576 * (64 / 576) ** split)
     assert schedule.average(32) == pytest.approx(64, abs=0.5)
+
+
+def test_composed_hands_its_seed_to_its_parts():
+    context = vision_context((8, 8), torch.zeros(1, 64, 2), {})
+    kept = [
+        nuwa.load_pruner("composed", budget=20, vision="random", seed=seed).prune_vision(context, 20).keep.tolist()
+        for seed in (0, 1)
+    ]
+    assert kept[0] != kept[1]
+    assert kept[1] == nuwa.load_pruner("random", seed=1).prune_vision(context, 20).keep.tolist()
+    assert nuwa.load_pruner("composed", budget=20, vision="nuwa", seed=5)._inside.seed == 5
 
 
 GRIDS = ("pooling", "grid", "downsample")

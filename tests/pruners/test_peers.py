@@ -4,14 +4,15 @@ import math
 
 import pytest
 import torch
-from helpers.golden_cases import noise, vision_context
+from helpers.golden_cases import after, noise, prompt, vision_context
 from transformers import Qwen2_5_VLConfig
 
-from nuwa.pruners import HiPrune, HoloV, PruMerge, PruMergePlus
+from nuwa.pruners import HiPrune, HoloV, PruMerge, PruMergePlus, SparseVLM
 from nuwa.pruners.cdpruner import greedy_map
 from nuwa.pruners.divprune import max_min
 from nuwa.pruners.holov import crop_score, crops_of, quotas
 from nuwa.pruners.prumerge import fixed_with_grid, merge
+from nuwa.pruners.sparsevlm import cluster_means, density_clusters, split_recycled
 from nuwa.pruners.visionzip import merge_context
 from nuwa.pruners.vispruner import thin_out
 
@@ -136,6 +137,28 @@ def test_holov_weighs_a_crop_of_one_token_as_any_other():
     torch.testing.assert_close(torch.stack(scores), torch.full((3,), 40.0))
 
 
+@pytest.mark.parametrize("alpha", [0.09, 2.0])
+@pytest.mark.parametrize("n", [2, 9])
+def test_holov_scores_are_the_obvious_ones(n, alpha):
+    """A thousand times the attention, plus the spread of a token's cosines, scaled to the attention's size."""
+    features, attention = noise(n, 6), noise(n, seed=1).softmax(0)
+    spread = []
+    for i in range(n):
+        cosine = [float(torch.cosine_similarity(features[i], features[j], dim=0)) if i != j else 0.0 for j in range(n)]
+        mean = sum(cosine) / (n - 1)
+        spread.append(sum((c - mean) ** 2 for c in cosine) / (n - 1))
+    size = sum(1000 * float(a) for a in attention) / n / (sum(spread) / n + 1e-6)
+    expected = sum(1000 * float(a) + alpha * s * size for a, s in zip(attention, spread, strict=True)) / n
+    assert float(crop_score(features, attention, alpha)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_holov_keeps_a_whole_crop_in_raster_order_and_a_part_by_attention():
+    attention = torch.tensor([0.05, 0.2, 0.1, 0.3, 0.05, 0.1, 0.02, 0.1, 0.001, 0.003, 0.002, 0.004, *[0.001] * 4])
+    context = vision_context((4, 4), noise(1, 16, 6), {"attention": attention[None, None]})
+    kept = HoloV(crops=2, alpha=0.0, variant="release").prune_vision(context, 10).keep[0].tolist()
+    assert kept == [0, 1, 2, 3, 4, 5, 6, 7, 11, 9]
+
+
 @pytest.mark.parametrize("keep", [1, 20, 63])
 @pytest.mark.parametrize("variant", ["paper", "release"])
 def test_holov_keeps_as_many_as_asked(keep, variant):
@@ -172,6 +195,33 @@ def test_dpp_beyond_the_rank_goes_on_by_relevance():
     order = greedy_map(features, relevance, 12).tolist()
     assert sorted(order) == list(range(12))
     assert order[3:] == sorted(order[3:], reverse=True)
+
+
+def test_clusters_of_equal_points_have_means():
+    """The first centre attracts them all; every centre belongs to itself all the same."""
+    points = torch.ones(7, 3)
+    centres, member = density_clusters(points, 3)
+    assert member[centres].tolist() == [0, 1, 2]
+    assert torch.equal(cluster_means(points, member, 3), torch.ones(3, 3))
+
+
+def test_sparsevlm_puts_the_mean_of_a_cluster_at_its_centre():
+    """Of 40 tokens 20 stay, 7 are recycled, and their one cluster sits at its centre; 12 and 3 clusters with fewer."""
+    hidden = noise(1, 46, 8, seed=2)
+    rows = noise(1, 2, 46, seed=3).softmax(-1)
+    before = prompt(3, 40, 3, hidden=hidden, layer=2)
+    before.attention = lambda query: rows[:, :, None].expand(-1, -1, len(query), -1)
+    context = after(before, first=before)
+    for total in (21, 9):
+        decision = SparseVLM().prune_llm(context, torch.tensor([[total]]))
+        changed = (decision.hidden != hidden).any(-1)[0].nonzero()[:, 0].tolist()
+        stay, recycled = (part + 3 for part in split_recycled(rows.mean(1)[0, 3:43], total))
+        centres, member = density_clusters(hidden[0, recycled], total - len(stay))
+        assert sorted(changed) == sorted(recycled[centres].tolist())
+        for cluster, centre in enumerate(recycled[centres].tolist()):
+            mean = hidden[0, recycled[member == cluster]].mean(0)
+            assert recycled[member == cluster].eq(centre).any()
+            torch.testing.assert_close(decision.hidden[0, centre], mean)
 
 
 def test_thinning_out_odd_numbers():

@@ -1,5 +1,6 @@
 """The released Nüwa on LLaVA-NeXT: golden data, budgets, and its mistakes, each against an account of its own."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -7,13 +8,16 @@ import torch
 from helpers.families import FAMILIES
 from helpers.families_tiles import PINPOINTS, best_tiles, source_of, unpadded
 from helpers.golden_cases import Golden, vision_context
+from helpers.jobs import CONF, compose
 
 import nuwa
+from nuwa.config import build, typed
 from nuwa.models.llava_next import tiled_layout
 from nuwa.pruners import composed, release_next
 from nuwa.pruners.fastv import FastV
 from nuwa.pruners.nuwa import Nuwa
 from nuwa.pruners.nuwa_release import NuwaRelease
+from nuwa.pruners.release_next import ReleasedTiling
 from nuwa.pruning.budget import Budget
 
 GOLDEN = "nuwa_stage1_llava_next_640x480"
@@ -260,3 +264,12 @@ def test_composed_asks_its_vision_part(monkeypatch):
     assert pruner.tiling.close_rows(ours, one).equal(ours.closed(one, every_row=True))
     monkeypatch.setattr(release_next, "misalign", lambda *asked: ("misaligned", *asked))
     assert pruner.tiling.rewrite_prompt("prompt", "segment", "pesp") == ("misaligned", "prompt", "segment", "pesp")
+
+
+@pytest.mark.parametrize("name", ["table11_next_grounding", "table12_next_vqa"])
+def test_the_papers_tables_say_how_to_run_them_with_the_mistakes(name):
+    head = (CONF / "experiment" / f"{name}.yaml").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^#   (pruner=nuwa_release .*)$", head, re.MULTILINE)
+    cfg = compose(f"experiment={name}", "model=llava_next_random", "budget.average=160", *line.split())
+    pruner = build(typed(cfg, "pruner"), budget=Budget(average=160))
+    assert pruner.tiling == ReleasedTiling(swapped_tiles=True, misaligned_ids=True, all_newlines=True)

@@ -77,6 +77,13 @@ def test_nuwa_release_takes_a_tenth_where_the_code_lists_nothing():
     assert plan(NuwaRelease, 100) == Schedule(182, ((16, 18),))
 
 
+@pytest.mark.parametrize("layer", [0.25, 0.75])
+def test_nuwa_release_lists_counts_for_stage_2_at_half_depth_only(layer):
+    schedule = plan(NuwaRelease, 64, stage2_layer=layer)
+    assert schedule.llm[0][0] == 32 * layer and schedule.vision != 112
+    assert schedule.average(32) == pytest.approx(64, abs=0.64)
+
+
 @pytest.mark.parametrize(
     ("make", "average", "message"),
     [

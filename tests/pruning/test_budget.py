@@ -10,9 +10,11 @@ from nuwa.pruning.budget import (
     average_entering,
     average_leaving,
     check_reached,
+    fit_schedule,
     kv_cache_bytes,
     layer_at,
     llm_flops,
+    share_out,
 )
 
 LLAVA_7B = ModelShape(
@@ -45,6 +47,27 @@ def test_entering_and_leaving():
     assert average_entering(counts) == pytest.approx(82.25)
     assert average_leaving(counts) == pytest.approx(64.81, abs=0.01)
     assert average_leaving([4, 4, 1]) == 2  # what enters the last layer leaves it
+
+
+@pytest.mark.parametrize(
+    ("total", "sizes", "shares"),
+    [
+        (5, [10, 20, 5], [1, 3, 1]),
+        (1, [4, 4], [1, 0]),
+        (7, [576, 1728], [2, 5]),
+        (0, [3, 2], [0, 0]),
+        (5, [3, 2], [3, 2]),
+    ],
+)
+def test_odd_tokens_go_to_the_largest_remainders(total, sizes, shares):
+    """5 of 35 are 1.43, 2.86 and 0.71."""
+    assert share_out(total, sizes) == shares
+
+
+@pytest.mark.parametrize(("target", "count"), [(22, 20), (27, 30), (20, 20), (12, 20), (55, 50)])
+def test_fitted_schedules_are_the_nearest(target, count):
+    """Of counts in steps of ten from 20 on: also the one below, if that is nearer."""
+    assert fit_schedule(lambda x: Schedule(20 + 10 * int(3.999 * x)), target, 8) == Schedule(count)
 
 
 def test_kv_cache_bytes():
