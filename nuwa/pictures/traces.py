@@ -63,7 +63,6 @@ class ImageTrace:
     ``region`` is the side of the method's regions in patches, None where it has none; ``position`` the strategy in use.
     """
 
-    id: str
     picture: Image.Image
     layout: ImageLayout
     views: list[ViewTrace]
@@ -93,7 +92,7 @@ def trace_decisions(session: PruningSession, loaded: LoadedModel, sample: Sample
         region = getattr(session.pruner, "region_size", None) if getattr(session.pruner, "region", False) else None
         start = state.prompt.spans[0, :, 0, ordinal].cpu()
         stages = _stages(state.prompt, state.segments, ordinal)
-        traces.append(ImageTrace(plan.id, picture, plan.layout, views, stages, start, region, session.strategy))
+        traces.append(ImageTrace(picture, plan.layout, views, stages, start, region, session.strategy))
     return traces
 
 
@@ -144,12 +143,8 @@ def _stages(prompt: Prompt, segments: list[Segment], ordinal: int) -> list[Stage
     stages = {}
     for segment in segments:
         mine = (segment.image[0] == ordinal).cpu()
-        ids = {}
-        for strategy in DRAWN_STRATEGIES:
-            moved, _ = remap(
-                strategy, segment.original, segment.image, segment.valid, prompt.spans, prompt.whole.next_id
-            )
-            ids[strategy] = moved[:, 0].cpu()[:, mine]
+        tokens = segment.original, segment.image, segment.valid, prompt.spans, prompt.whole.next_id
+        ids = {strategy: remap(strategy, *tokens)[0][:, 0].cpu()[:, mine] for strategy in DRAWN_STRATEGIES}
         stages[segment.start] = StageTrace(segment.start, segment.token[0].cpu()[mine].tolist(), ids)
     return list(stages.values())
 

@@ -71,11 +71,7 @@ def main(options: Namespace) -> int:
 
 
 def _check_options(options: Namespace) -> None:
-    """Refuse options that do not go together.
-
-    Raises:
-        ArgumentError: and why.
-    """
+    """Refuse options that do not go together: an ArgumentError says why."""
     reason = ""
     if not options.folders and not options.expected:
         reason = "needs a folder of runs, or --expected with a printed table, e.g. table5"

@@ -78,25 +78,23 @@ def matches(table: PaperTable, runs: Sequence[Run]) -> dict[str, list[Match]]:
     """By model that has any run here: every printed row with the methods that stand for it, and each of their runs."""
     found: dict[str, list[Match]] = {}
     for model in dict.fromkeys(run.choices.model for run in runs):
-        own = [run for run in runs if run.choices.model == model]
-        lines = _lines(table, own)
+        lines = _lines(table, [run for run in runs if run.choices.model == model], same_model=False)
         if any(mine for *_, mine in lines):
             found[model] = [(row, pruner, run) for row, pruner, mine in lines for run in mine or (None,)]
     return found
 
 
-def _lines(
-    table: PaperTable, runs: Sequence[Run], of_its_model: bool = False
-) -> list[tuple[PrintedRow, str, list[Run]]]:
+def _lines(table: PaperTable, runs: Sequence[Run], same_model: bool) -> list[tuple[PrintedRow, str, list[Run]]]:
     """Every printed row with each method here that stands for it (none: an empty name), and its runs.
 
-    A row that several methods stand for appears once for each that has a run, at least for the first.
+    With ``same_model`` only runs of the row's model. A row that several methods stand for appears once for each that
+    has a run, at least for the first.
     """
     lines = []
     for row in table.rows:
         for pruner in row.pruners or ("",):
             own = [run for run in runs if _made_for(table, row, pruner, run)]
-            own = [run for run in own if not of_its_model or _same_model(run.choices, row)]
+            own = [run for run in own if not same_model or _same_model(run.choices, row)]
             if own or pruner in row.pruners[:1] or not pruner:
                 lines.append((row, pruner, own))
     return lines
@@ -104,7 +102,7 @@ def _lines(
 
 def match_paper(table: PaperTable, runs: Iterable[Run]) -> list[PaperValue]:
     """Every printed number of a table but its summaries, in its order."""
-    lines = _lines(table, with_image_tokens(runs), of_its_model=True)
+    lines = _lines(table, with_image_tokens(runs), same_model=True)
     return [_value(table, *line, column) for line in lines for column in line[0].cells if column not in SUMMARIES]
 
 
@@ -155,7 +153,7 @@ def _value(table: PaperTable, row: PrintedRow, pruner: str, runs: Sequence[Run],
         state, reason = _why_not(runs)
         return PaperValue(row, pruner, asked, printed, state, reason=reason, note=note)
     numbers, used = [number for number, _ in done], [run for _, run in done]
-    error = stdev(numbers) if len(numbers) > 1 else _error(asked, used[0])
+    error = stdev(numbers) if len(numbers) > 1 else _number(asked, used[0], error=True)
     if asked.speed:
         note = f"ours on {used[0].environment.get('device')}, batch 1"
     elif asked.runs and len({run.choices.rest for run in used}) > 1:
@@ -173,17 +171,12 @@ def _metric(asked: PrintedBenchmark, choices: Choices) -> str | None:
     return asked.runs.get(choices.dataset, asked.runs.get(f"{choices.dataset}:{choices.split}"))
 
 
-def _number(asked: PrintedBenchmark, run: Run) -> float | None:
-    """A run's value in the printed unit, None where it has none."""
+def _number(asked: PrintedBenchmark, run: Run, error: bool = False) -> float | None:
+    """A run's value in the printed unit, or its standard error; None where it has none."""
     metric = _metric(asked, run.choices) or ""
     values = run.times if asked.speed else vars(run) if asked.result else run.metrics
-    return None if values.get(metric) is None else asked.scale * values[metric]
-
-
-def _error(asked: PrintedBenchmark, run: Run) -> float | None:
-    """Its standard error in the printed unit."""
-    error = run.standard_errors.get(_metric(asked, run.choices) or "")
-    return None if error is None else asked.scale * error
+    value = (run.standard_errors if error else values).get(metric)
+    return None if value is None else asked.scale * value
 
 
 def _why_not(runs: Sequence[Run]) -> tuple[str, str]:

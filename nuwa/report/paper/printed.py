@@ -153,8 +153,7 @@ def load_table(name: str) -> PaperTable:
             known = unpruned[row.model].cells if row.model in unpruned else {}
             cells = {column: value for column, value in row.cells.items() if column in columns}
             unpruned[row.model] = PrintedRow(row.model, row.tokens, row.method, {**cells, **known})
-    pruned = [row for row in rows if row.base != UNPRUNED]
-    ordered = tuple([*unpruned.values(), *pruned])
+    ordered = (*unpruned.values(), *(row for row in rows if row.base != UNPRUNED))
     notes = tuple(facts.pop("notes", ()))
     return PaperTable(name, columns=columns, rows=ordered, unpruned=unpruned, notes=notes, **facts)
 

@@ -75,10 +75,8 @@ class RunsTable:
 
     def _rank(self, run: Run) -> tuple:
         """Sorts runs: numbers by size, texts by letter, missing values first."""
-        flat = _flat(run)
-        ranks = []
-        for value in map(flat.get, self.columns):
-            ranks.append((0, value, "") if isinstance(value, int | float) else (value is not None, 0, str(value)))
+        values = map(_flat(run).get, self.columns)
+        ranks = [(0, v, "") if isinstance(v, int | float) else (v is not None, 0, str(v)) for v in values]
         return run.method != "none", run.method, ranks
 
     def _tokens(self, run: Run) -> TableRow:
