@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from nuwa.benchmarks.base import Benchmark, BenchmarkError, Scores
-from nuwa.benchmarks.column_checks import Check, Doc, checked, identifier
+from nuwa.benchmarks.base import Benchmark, BenchmarkError, Doc, Scores
+from nuwa.benchmarks.column_checks import Check, checked, identifier
 from nuwa.benchmarks.rows import Rows
 from nuwa.benchmarks.sources import load_rows
 from nuwa.samples import Sample, SampleError
@@ -85,7 +85,7 @@ class HubBenchmark(Benchmark):
             raise BenchmarkError(f"dataset.answer_tokens={self.answer_tokens} must be at least 1")
         self.rows = self.load()
         self.source = self.rows.source
-        self.require(self.rows, (*self.columns, *self.pictures))
+        self.require(self.rows, dict.fromkeys((*self.columns, *self.pictures, *self.keys)))
         self._index()
 
     def load(self) -> Rows:
@@ -167,7 +167,7 @@ class HubBenchmark(Benchmark):
             known = ", ".join(f"{{{slot}}}" for slot in self.slots)
             raise BenchmarkError(f"dataset.{key}={prompt!r}: needs {{{self.slots[0]}}}, and may have {known} only")
 
-    def require(self, rows: Rows, columns: Sequence[str]) -> None:
+    def require(self, rows: Rows, columns: Iterable[str]) -> None:
         """Refuse rows without one of the columns, or without rows."""
         if not len(rows):
             raise BenchmarkError(f"dataset {self.name}: {rows.source} holds no rows")

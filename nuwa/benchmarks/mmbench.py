@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from nuwa.benchmarks import column_checks as column
-from nuwa.benchmarks.base import Scores
-from nuwa.benchmarks.column_checks import Doc
+from nuwa.benchmarks.base import Doc, Scores
 from nuwa.benchmarks.hub import Entry, HubBenchmark, option_lines
 
 ROTATION = 1_000_000

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 from nuwa.benchmarks import column_checks as column
-from nuwa.benchmarks.base import Scores
-from nuwa.benchmarks.column_checks import Doc
+from nuwa.benchmarks.base import Doc, Scores
 from nuwa.benchmarks.hub import Entry, HubBenchmark
 
 PERCEPTION = (
@@ -34,12 +32,6 @@ def parse_yes_no(text: str) -> str:
     return next((word for word in ("yes", "no") if word in said[:_START]), "other")
 
 
-def score_mme(doc: Doc, text: str) -> Scores:
-    """Whether one question is right."""
-    return {"mme/accuracy": float(parse_yes_no(text) == doc["answer"].strip().lower())}
-
-
-@dataclass(kw_only=True, eq=False)
 class MME(HubBenchmark):
     """``limit`` takes pictures with both of their questions."""
 
@@ -61,15 +53,19 @@ class MME(HubBenchmark):
         """The question's own request for yes or no is replaced by the prompt's."""
         return {"question": doc["question"].replace(_REQUEST, "").strip()}
 
-    def score_document(self, doc: Doc, text: str) -> Scores:
-        return score_mme(doc, text)
+    @staticmethod
+    def score_document(doc: Doc, text: str) -> Scores:
+        """Whether one question is right."""
+        return {"mme/accuracy": float(parse_yes_no(text) == doc["answer"].strip().lower())}
 
     def units(self, rows: Sequence[Mapping]) -> list[Scores]:
         """Points of every picture with all its questions: 100 times the share of right answers, 100 more if all are."""
         right: dict[tuple[str, str], list[float]] = defaultdict(list)
         for row in rows:
             doc = row["target"]
-            right[doc["category"], doc["question_id"]].append(score_mme(doc, row["prediction"])["mme/accuracy"])
+            right[doc["category"], doc["question_id"]].append(
+                self.score_document(doc, row["prediction"])["mme/accuracy"]
+            )
         return [
             {f"mme/{category}": 100 * sum(answers) / len(answers) + 100 * all(answers)}
             for (category, _), answers in right.items()

@@ -14,8 +14,7 @@ from typing import ClassVar
 from PIL import Image
 
 from nuwa.benchmarks import column_checks as column
-from nuwa.benchmarks.base import Scores
-from nuwa.benchmarks.column_checks import Doc
+from nuwa.benchmarks.base import Doc, Scores
 from nuwa.benchmarks.hub import LETTERS, HubBenchmark, option_letters, option_lines
 from nuwa.samples import SampleError
 
@@ -117,15 +116,6 @@ def open_is_right(answer: str, text: str) -> bool:
     )  # fmt: skip
 
 
-def score_mmmu(doc: Doc, text: str) -> Scores:
-    """Whether an answer is right. ``doc``: ``question_type`` (multiple-choice or open), ``options``, ``answer``."""
-    if doc["question_type"] == "multiple-choice":
-        right = parse_choice(listed(doc["options"]), text) == doc["answer"]
-    else:
-        right = open_is_right(doc["answer"], text)
-    return {"mmmu/acc": float(right)}
-
-
 def listed(options: str) -> list[str]:
     """The options out of their text.
 
@@ -194,5 +184,11 @@ class MMMU(HubBenchmark):
     def fill(self, doc: Doc) -> Mapping[str, str]:
         return {"question": doc["question"], "options": option_lines(listed(doc["options"]))}
 
-    def score_document(self, doc: Doc, text: str) -> Scores:
-        return score_mmmu(doc, text)
+    @staticmethod
+    def score_document(doc: Doc, text: str) -> Scores:
+        """Whether an answer is right. ``doc``: ``question_type`` (multiple-choice or open), ``options``, ``answer``."""
+        if doc["question_type"] == "multiple-choice":
+            right = parse_choice(listed(doc["options"]), text) == doc["answer"]
+        else:
+            right = open_is_right(doc["answer"], text)
+        return {"mmmu/acc": float(right)}

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from nuwa.benchmarks import column_checks as column
-from nuwa.benchmarks.base import BenchmarkError, Scores
-from nuwa.benchmarks.column_checks import Doc
+from nuwa.benchmarks.base import BenchmarkError, Doc, Scores
 from nuwa.benchmarks.hub import HubBenchmark, fill_slots
 from nuwa.benchmarks.judge import Judge, OpenAIJudge
 

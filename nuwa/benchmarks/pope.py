@@ -7,15 +7,9 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from nuwa.benchmarks import column_checks as column
-from nuwa.benchmarks.base import Scores
-from nuwa.benchmarks.column_checks import Doc
+from nuwa.benchmarks.base import Doc, Scores
 from nuwa.benchmarks.hub import Entry, HubBenchmark
 from nuwa.benchmarks.scoring import exact_match, normalise_answer
-
-
-def score_pope(doc: Doc, text: str) -> Scores:
-    """Equal to ``doc["answer"]`` except for case and white space at the ends: "Yes." is wrong."""
-    return {"pope/accuracy": exact_match((doc["answer"],), text, ignore_punctuation=False)}
 
 
 def counts(doc: Doc, text: str) -> Scores:
@@ -65,8 +59,10 @@ class POPE(HubBenchmark):
     def fill(self, doc: Doc) -> Mapping[str, str]:
         return {"question": doc["question"].strip()}
 
-    def score_document(self, doc: Doc, text: str) -> Scores:
-        return score_pope(doc, text)
+    @staticmethod
+    def score_document(doc: Doc, text: str) -> Scores:
+        """Equal to ``doc["answer"]`` except for case and white space at the ends: "Yes." is wrong."""
+        return {"pope/accuracy": exact_match((doc["answer"],), text, ignore_punctuation=False)}
 
     def units(self, rows: Sequence[Mapping]) -> list[Scores]:
         """How each answer counts, among all answers and in its category."""

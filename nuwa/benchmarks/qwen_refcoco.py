@@ -14,8 +14,7 @@ from typing import ClassVar
 from PIL import Image
 
 from nuwa.benchmarks import column_checks as column
-from nuwa.benchmarks.base import Scores
-from nuwa.benchmarks.column_checks import Doc
+from nuwa.benchmarks.base import Doc, Scores
 from nuwa.benchmarks.hub import HubBenchmark
 from nuwa.benchmarks.rows import Rows
 from nuwa.benchmarks.scoring import NO_BOX, Box
@@ -66,17 +65,6 @@ def pixel_iou(first: Box, second: Box) -> float:
     return shared / union if union else 0.0
 
 
-def score_qwen_refcoco(doc: Doc, text: str) -> Scores:
-    """Right if any box of the answer overlaps ``doc["solution"]`` (x0, y0, x1, y1 in pixels) by more than a half."""
-    boxes = [to_picture(box, doc["width"], doc["height"]) for box in parse_boxes(text)]
-    best = max(pixel_iou(box, tuple(doc["solution"])) for box in boxes)
-    return {
-        "qwen_refcoco/accuracy": float(best > THRESHOLD),
-        "qwen_refcoco/IoU": best,
-        "qwen_refcoco/parsed": float(_BOX.search(text) is not None),
-    }
-
-
 def ordered_corners(value: object) -> list[float]:
     """Corners x0, y0, x1, y1 in pixels, in order."""
     box = column.four_numbers(value)
@@ -112,5 +100,13 @@ class QwenRefCOCO(HubBenchmark):
         """One leading article is dropped."""
         return {"caption": _ARTICLE.sub("", doc["normal_caption"])}
 
-    def score_document(self, doc: Doc, text: str) -> Scores:
-        return score_qwen_refcoco(doc, text)
+    @staticmethod
+    def score_document(doc: Doc, text: str) -> Scores:
+        """Right if any box of the answer overlaps ``doc["solution"]`` (x0, y0, x1, y1 in pixels) by more than a half."""
+        boxes = [to_picture(box, doc["width"], doc["height"]) for box in parse_boxes(text)]
+        best = max(pixel_iou(box, tuple(doc["solution"])) for box in boxes)
+        return {
+            "qwen_refcoco/accuracy": float(best > THRESHOLD),
+            "qwen_refcoco/IoU": best,
+            "qwen_refcoco/parsed": float(_BOX.search(text) is not None),
+        }

@@ -12,8 +12,7 @@ from typing import ClassVar, Literal
 from PIL import Image
 
 from nuwa.benchmarks import column_checks as column
-from nuwa.benchmarks.base import Scores
-from nuwa.benchmarks.column_checks import Doc
+from nuwa.benchmarks.base import Doc, Scores
 from nuwa.benchmarks.hub import Entry, HubBenchmark
 from nuwa.benchmarks.scoring import NO_BOX, Box, box_iou, center_inside, in_both_frames, leaves_picture, parse_box
 from nuwa.samples import SampleError

@@ -47,8 +47,8 @@ def single(scores):
 
 @pytest.mark.parametrize(
     ("name", "score", "metric"),
-    [("gqa", gqa.score_gqa, "exact_match"), ("scienceqa_img", scienceqa.score_scienceqa, "exact_match"),
-     ("textvqa_val", vqa.score_textvqa, "exact_match"), ("mmvet", None, "score")],
+    [("gqa", gqa.GQA.score_document, "exact_match"), ("scienceqa_img", scienceqa.score_scienceqa, "exact_match"),
+     ("textvqa_val", vqa.TextVQA.score_document, "exact_match"), ("mmvet", None, "score")],
 )  # fmt: skip
 def test_means_of_samples(name, score, metric):
     data = golden(name)
@@ -71,7 +71,7 @@ def test_vqav2():
     column = vqa.VQAv2.columns["answers"]
     for sample in data["samples"]:
         doc = {"answers": column(sample["doc"]["answers"])}
-        sample["mine"] = single(vqa.score_vqav2(doc, sample["prediction"]))
+        sample["mine"] = single(vqa.VQAv2.score_document(doc, sample["prediction"]))
         assert sample["mine"] == near(sample["per_sample"]["exact_match"]), sample
     assert mean(sample["mine"] for sample in data["samples"]) == near(data["aggregate"]["exact_match"])
 
@@ -96,7 +96,7 @@ def test_seedbench():
     data = golden("seedbench")
     right = {"image": [], "video": []}
     for sample in data["samples"]:
-        value = single(seedbench.score_seedbench(sample["doc"], sample["prediction"]))
+        value = single(seedbench.SEEDBench.score_document(sample["doc"], sample["prediction"]))
         assert value == sample["per_sample"]["correct"]
         right[sample["doc"]["data_type"]].append(value)
     assert mean(right["image"]) == near(data["aggregate"]["seed_image"])
@@ -110,7 +110,7 @@ def numbers(kind, rows, **options):
 
 def answered(pair):
     """A document and an answer as a journal row of POPE."""
-    return {"target": pair[0], "prediction": pair[1], "scores": pope.score_pope(*pair)}
+    return {"target": pair[0], "prediction": pair[1], "scores": pope.POPE.score_document(*pair)}
 
 
 @pytest.mark.parametrize("name", ["pope", "real_pope"])
@@ -118,7 +118,7 @@ def test_pope(name):
     data = golden(name)
     pairs = [(sample["doc"], sample["prediction"]) for sample in data["samples"]]
     for (doc, text), sample in zip(pairs, data["samples"], strict=True):
-        assert single(pope.score_pope(doc, text)) == sample["per_sample"]["score"]
+        assert single(pope.POPE.score_document(doc, text)) == sample["per_sample"]["score"]
     groups = {"": (pairs, data["aggregate"])}
     for name, expected in data.get("sub_aggregates", {}).items():
         own = [pair for pair in pairs if pair[0]["category"] == name]
@@ -142,7 +142,7 @@ def test_mme():
     pairs = [(sample["doc"], sample["prediction"]) for sample in data["samples"]]
     for (doc, text), sample in zip(pairs, data["samples"], strict=True):
         assert mme.parse_yes_no(text) == sample["per_sample"]["parsed"], text
-        assert single(mme.score_mme(doc, text)) == sample["per_sample"]["score"]
+        assert single(mme.MME.score_document(doc, text)) == sample["per_sample"]["score"]
     rows = [{"target": doc, "prediction": text} for doc, text in pairs]
     found = numbers(mme.MME, rows)
     assert {name: found[f"mme/{name}"] for name in data["per_category"]} == near(data["per_category"])
@@ -216,13 +216,13 @@ def test_mmmu():
         doc, text, expected = sample["doc"], sample["prediction"], sample["per_sample"]
         if expected["random_fallback"]:
             assert mmmu.parse_choice(mmmu.listed(doc["options"]), text) is None
-            assert single(mmmu.score_mmmu(doc, text)) == 0.0
+            assert single(mmmu.MMMU.score_document(doc, text)) == 0.0
             continue
         if doc["question_type"] == "open":
             assert set(mmmu.parse_open(text)) == set(expected["parsed"]), text
         else:
             assert mmmu.parse_choice(mmmu.listed(doc["options"]), text) == expected["parsed"], text
-        read.append(single(mmmu.score_mmmu(doc, text)))
+        read.append(single(mmmu.MMMU.score_document(doc, text)))
         assert read[-1] == expected["correct"], sample
     assert len(read) == data["aggregate"]["n"]
     assert round(mean(read), 5) == near(data["aggregate"]["mmmu_acc"])
@@ -283,7 +283,7 @@ def test_qwen_refcoco():
         moved = [qwen_refcoco.to_picture(box, doc["width"], doc["height"]) for box in boxes]
         assert moved == [near(tuple(box)) for box in expected["boxes_original_frame"]]
         assert [qwen_refcoco.pixel_iou(box, tuple(doc["solution"])) for box in moved] == near(expected["ious"])
-        right.append(qwen_refcoco.score_qwen_refcoco(doc, sample["prediction"])["qwen_refcoco/accuracy"])
+        right.append(qwen_refcoco.QwenRefCOCO.score_document(doc, sample["prediction"])["qwen_refcoco/accuracy"])
         assert right[-1] == expected["correct"]
     assert 100 * mean(right) == near(data["aggregate"]["accuracy_percent"])
 
@@ -314,20 +314,22 @@ def test_malformed_answers_score_and_never_raise(text):
     pixels = {"solution": [10, 10, 30, 30], "width": 64, "height": 48}
     options = {"A": "red", "B": "blue", "C": "nan", "D": "nan"}
     values = [
-        single(gqa.score_gqa({"answer": "dog"}, text)),
-        single(pope.score_pope({"answer": "yes"}, text)),
-        single(vqa.score_vqav2({"answers": ["dog"] * 10}, text)),
-        single(vqa.score_textvqa({"answers": ["dog"] * 10}, text)),
-        single(mme.score_mme({"answer": "Yes"}, text)),
+        single(gqa.GQA.score_document({"answer": "dog"}, text)),
+        single(pope.POPE.score_document({"answer": "yes"}, text)),
+        single(vqa.VQAv2.score_document({"answers": ["dog"] * 10}, text)),
+        single(vqa.TextVQA.score_document({"answers": ["dog"] * 10}, text)),
+        single(mme.MME.score_document({"answer": "Yes"}, text)),
         single(mmbench.score_mmbench({"index": 1, "answer": "A", **options}, text)),
         single(
-            mmmu.score_mmmu({"question_type": "multiple-choice", "options": "['red', 'blue']", "answer": "A"}, text)
+            mmmu.MMMU.score_document(
+                {"question_type": "multiple-choice", "options": "['red', 'blue']", "answer": "A"}, text
+            )
         ),
-        single(mmmu.score_mmmu({"question_type": "open", "options": "[]", "answer": "24"}, text)),
+        single(mmmu.MMMU.score_document({"question_type": "open", "options": "[]", "answer": "24"}, text)),
         single(scienceqa.score_scienceqa({"answer": 0}, text)),
-        single(seedbench.score_seedbench({"answer": "A"}, text)),
+        single(seedbench.SEEDBench.score_document({"answer": "A"}, text)),
         refcoco.score_refcoco(box, text)["refcoco/ACC@0.1"],
-        qwen_refcoco.score_qwen_refcoco(pixels, text)["qwen_refcoco/accuracy"],
+        qwen_refcoco.QwenRefCOCO.score_document(pixels, text)["qwen_refcoco/accuracy"],
     ]
     assert values == [0.0] * len(values)
 

@@ -5,7 +5,7 @@ import pytest
 from nuwa.benchmarks.hub import fill_slots
 from nuwa.benchmarks.local import normalised_box
 from nuwa.benchmarks.mmbench import parse_letter
-from nuwa.benchmarks.qwen_refcoco import ordered_corners, score_qwen_refcoco
+from nuwa.benchmarks.qwen_refcoco import QwenRefCOCO, ordered_corners
 from nuwa.benchmarks.refcoco import score_refcoco, unit_box
 from nuwa.benchmarks.scoring import NO_BOX, box_iou, center_inside, exact_match, grounding_scores, to_padded_frame
 from nuwa.samples import SampleError
@@ -26,7 +26,7 @@ def test_half_an_overlap_is_enough_except_for_qwen():
     scores = score_refcoco(doc, "[0, 0, 0.5, 1]")
     assert scores["refcoco/IoU"] == 0.5 and scores["refcoco/ACC@0.5"] == scores["refcoco_padded/ACC@0.5"] == 1.0
     record = {"solution": [0, 0, 280, 280], "width": 280, "height": 280}
-    half = score_qwen_refcoco(record, "[0, 0, 140, 280]")
+    half = QwenRefCOCO.score_document(record, "[0, 0, 140, 280]")
     assert half["qwen_refcoco/IoU"] == 0.5 and half["qwen_refcoco/accuracy"] == 0.0
 
 
