@@ -35,7 +35,6 @@ class OpenAIJudge:
     url: str
     model: str
     key_variable: str | None = None
-    max_tokens: int = 3
     pause: float = 2.0
 
     def __post_init__(self) -> None:
@@ -54,7 +53,7 @@ class OpenAIJudge:
             "model": self.model,
             "messages": [{"role": "user", "content": prompt}],
             "temperature": temperature,
-            "max_tokens": self.max_tokens,
+            "max_tokens": 3,
         }
         headers = {"Content-Type": "application/json"}
         if self.key_variable:

@@ -25,8 +25,6 @@ from nuwa.benchmarks.scoring import Box, exact_match, grounding_scores, in_both_
 from nuwa.samples import Sample, SampleError
 
 DEFAULT_FILE = "data.jsonl"
-FRAMES = ("original", "padded")
-BOX_FORMATS = ("xyxy", "xywh")
 PLACEHOLDER = "<image>"
 
 
@@ -52,7 +50,7 @@ class Local(Benchmark):
     name: str = "local"
 
     def __post_init__(self) -> None:
-        for key, known in (("box_format", BOX_FORMATS), ("box_frame", FRAMES)):
+        for key, known in (("box_format", ("xyxy", "xywh")), ("box_frame", ("original", "padded"))):
             if getattr(self, key) not in known:
                 raise BenchmarkError(f"dataset.{key}={getattr(self, key)} is unknown; choose one of {', '.join(known)}")
         if self.samples is not None and self.samples < 1:
@@ -102,10 +100,10 @@ class Local(Benchmark):
     def score(self, sample: Sample, prediction: str) -> Scores:
         if sample.task == "vqa":
             return {"vqa/exact_match": exact_match(sample.target, prediction, self.ignore_punctuation)}
-        targets = in_both_frames(sample.target, sample.meta["width"], sample.meta["height"])
-        other = FRAMES[1 - FRAMES.index(self.box_frame)]
-        scores = grounding_scores(targets[self.box_frame], prediction)
-        beside = grounding_scores(targets[other], prediction, f"vg_{other}")
+        size = sample.meta["width"], sample.meta["height"]
+        target, other, other_target = in_both_frames(sample.target, *size, self.box_frame)
+        scores = grounding_scores(target, prediction)
+        beside = grounding_scores(other_target, prediction, f"vg_{other}")
         del beside[f"vg_{other}/parsed"]  # whether there is a box does not depend on the frame
         return scores | beside
 

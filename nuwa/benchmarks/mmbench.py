@@ -29,8 +29,12 @@ _ARTICLE_BEYOND = 3  # words from which on an "A" may be an article
 
 
 def parse_answer(doc: Doc, text: str) -> str | None:
-    """The letter that an answer means: a letter alone or with a sign, or else the only option whose text it holds."""
-    return parse_letter(text) or parse_option_text(doc, text)
+    """The letter that an answer means: a letter alone or with a sign, or else the only option whose text it holds.
+
+    A missing option has the text "nan", as in the data.
+    """
+    found = [letter for letter in OPTIONS if doc[letter].lower() in text.lower()]
+    return parse_letter(text) or (found[0] if len(found) == 1 else None)
 
 
 def parse_letter(text: str) -> str | None:
@@ -45,12 +49,6 @@ def parse_letter(text: str) -> str | None:
         if len(found) == 1 and not (form == "{}" and "A" in words and len(words) > _ARTICLE_BEYOND):
             return found[0]
     return None
-
-
-def parse_option_text(doc: Doc, text: str) -> str | None:
-    """The only option whose text is part of the answer. A missing option has the text "nan", as in the data."""
-    found = [letter for letter in OPTIONS if doc[letter].lower() in text.lower()]
-    return found[0] if len(found) == 1 else None
 
 
 def score_mmbench(doc: Doc, text: str, unparsed: str = "wrong") -> Scores:

@@ -62,10 +62,8 @@ class MME(HubBenchmark):
         """Points of every picture with all its questions: 100 times the share of right answers, 100 more if all are."""
         right: dict[tuple[str, str], list[float]] = defaultdict(list)
         for row in rows:
-            doc = row["target"]
-            right[doc["category"], doc["question_id"]].append(
-                self.score_document(doc, row["prediction"])["mme/accuracy"]
-            )
+            doc, scores = row["target"], self.score_document(row["target"], row["prediction"])
+            right[doc["category"], doc["question_id"]].append(scores["mme/accuracy"])
         return [
             {f"mme/{category}": 100 * sum(answers) / len(answers) + 100 * all(answers)}
             for (category, _), answers in right.items()

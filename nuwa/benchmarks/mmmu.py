@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -76,20 +77,15 @@ def _key_ends(text: str) -> list[str]:
     ends = []
     for number, line in enumerate(lines):
         cues = (*_CUES, "=") if number == len(lines) - 1 else _CUES
-        after = [line.split(cue)[-1].strip() for cue in cues if cue in line]
-        shortest = _shortest(after)
+        shortest = ""
+        for end in (line.split(cue)[-1].strip() for cue in cues if cue in line):
+            if not shortest or len(end) < len(
+                shortest
+            ):  # as in the reference, whatever comes next replaces an empty end
+                shortest = end
         if shortest and shortest not in tuple(_STRIPPED):
             ends.append(shortest)
     return ends or [text]
-
-
-def _shortest(ends: Sequence[str]) -> str:
-    """As the reference finds it: an empty end counts as none and is replaced by whatever comes next."""
-    best = ""
-    for end in ends:
-        if not best or len(end) < len(best):
-            best = end
-    return best
 
 
 def normalise_open(text: str) -> list[_Value]:
@@ -117,18 +113,14 @@ def open_is_right(answer: str, text: str) -> bool:
 
 
 def listed(options: str) -> list[str]:
-    """The options out of their text.
-
-    >>> listed("['one', 2]")
-    ['one', '2']
+    """The options out of their text, "['one', 2]".
 
     Raises:
         ValueError: it is no list.
     """
-    try:
+    found = None
+    with suppress(SyntaxError, ValueError):
         found = ast.literal_eval(options)
-    except (SyntaxError, ValueError) as error:
-        raise ValueError("must be a list in a text") from error
     if not isinstance(found, list):
         raise ValueError("must be a list in a text")
     return [column.string(str(one)) for one in found]

@@ -22,7 +22,6 @@ from nuwa.samples import SampleError
 
 FACTOR, MAX_PIXELS = 28, 28 * 28 * 1280
 """The frame in which the authors' script reads answers; the model's own processor allows larger pictures."""
-THRESHOLD = 0.5
 _ARTICLE = re.compile(r"^(a|an|the)\s+", re.IGNORECASE)
 _BOX = re.compile(r"\[(\d+),\s*(\d+),\s*(\d+),\s*(\d+)\]")
 
@@ -102,11 +101,12 @@ class QwenRefCOCO(HubBenchmark):
 
     @staticmethod
     def score_document(doc: Doc, text: str) -> Scores:
-        """Right if any box of the answer overlaps ``doc["solution"]`` (x0, y0, x1, y1 in pixels) by more than a half."""
+        """Right if any box of the answer overlaps ``doc["solution"]`` (corners in pixels) by more than a half."""
         boxes = [to_picture(box, doc["width"], doc["height"]) for box in parse_boxes(text)]
-        best = max(pixel_iou(box, tuple(doc["solution"])) for box in boxes)
+        x0, y0, x1, y1 = map(float, doc["solution"])
+        best = max(pixel_iou(box, (x0, y0, x1, y1)) for box in boxes)
         return {
-            "qwen_refcoco/accuracy": float(best > THRESHOLD),
+            "qwen_refcoco/accuracy": float(best > 0.5),
             "qwen_refcoco/IoU": best,
             "qwen_refcoco/parsed": float(_BOX.search(text) is not None),
         }

@@ -28,11 +28,9 @@ def score_refcoco(doc: Doc, text: str, box_frame: str = "original") -> Scores:
     """
     found = parse_box(text.strip())
     box = found or NO_BOX
-    targets = in_both_frames(tuple(doc["bbox"]), doc["image_width"], doc["image_height"])
-    target = targets.pop(box_frame)
-    overlap = box_iou(target, box)
-    ((other, other_target),) = targets.items()
-    other_overlap = box_iou(other_target, box)
+    size = doc["image_width"], doc["image_height"]
+    target, other, other_target = in_both_frames(tuple(doc["bbox"]), *size, box_frame)
+    overlap, other_overlap = box_iou(target, box), box_iou(other_target, box)
     return {
         **{f"refcoco/ACC@{threshold}": float(overlap >= threshold) for threshold in THRESHOLDS},
         "refcoco/IoU": overlap,

@@ -88,26 +88,22 @@ def grounding_scores(target: Box, prediction: str, prefix: str = "vg") -> dict[s
     }
 
 
-def pad_offset(width: int, height: int) -> tuple[int, int, int]:
-    """Side of the padded square in pixels, and the (x, y) at which LLaVA-1.5 puts the picture in it."""
-    side = max(width, height)
-    return side, (side - width) // 2, (side - height) // 2
-
-
 def to_padded_frame(box: Box, width: int, height: int) -> Box:
     """A box of a ``width`` x ``height`` picture, as fractions of the square that LLaVA-1.5 pads it to.
 
     >>> to_padded_frame((0, 0, 1, 1), 400, 200)
     (0.0, 0.25, 1.0, 0.75)
     """
-    side, left, top = pad_offset(width, height)
+    side = max(width, height)
+    left, top = (side - width) // 2, (side - height) // 2
     x, y = [(value * width + left) / side for value in box[::2]], [(value * height + top) / side for value in box[1::2]]
     return x[0], y[0], x[1], y[1]
 
 
-def in_both_frames(box: Box, width: int, height: int) -> dict[str, Box]:
-    """A box of a ``width`` x ``height`` picture in the ``original`` frame, and in that of the ``padded`` square."""
-    return {"original": box, "padded": to_padded_frame(box, width, height)}
+def in_both_frames(box: Box, width: int, height: int, frame: str) -> tuple[Box, str, Box]:
+    """A box of a ``width`` x ``height`` picture in ``frame`` (original or padded); the other frame, and the box in it."""
+    boxes = {"original": box, "padded": to_padded_frame(box, width, height)}
+    return boxes.pop(frame), *boxes.popitem()
 
 
 def leaves_picture(box: Box, width: int, height: int) -> bool:

@@ -116,7 +116,7 @@ def _opened(name: str) -> Any:
     return system.open(path, "rb", cache_type="none")
 
 
-def _parquet(content: Any, metadata: FileMetaData | None = None) -> ParquetFile:
+def _parquet(content: Any, metadata: FileMetaData | None) -> ParquetFile:
     """A parquet file whose columns are asked for together, not one after the other."""
     from pyarrow.parquet import ParquetFile
 

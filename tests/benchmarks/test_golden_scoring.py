@@ -313,6 +313,7 @@ def test_malformed_answers_score_and_never_raise(text):
     box = {"bbox": (0.1, 0.1, 0.5, 0.5), "image_width": 64, "image_height": 48}
     pixels = {"solution": [10, 10, 30, 30], "width": 64, "height": 48}
     options = {"A": "red", "B": "blue", "C": "nan", "D": "nan"}
+    choice = {"question_type": "multiple-choice", "options": "['red', 'blue']", "answer": "A"}
     values = [
         single(gqa.GQA.score_document({"answer": "dog"}, text)),
         single(pope.POPE.score_document({"answer": "yes"}, text)),
@@ -320,11 +321,7 @@ def test_malformed_answers_score_and_never_raise(text):
         single(vqa.TextVQA.score_document({"answers": ["dog"] * 10}, text)),
         single(mme.MME.score_document({"answer": "Yes"}, text)),
         single(mmbench.score_mmbench({"index": 1, "answer": "A", **options}, text)),
-        single(
-            mmmu.MMMU.score_document(
-                {"question_type": "multiple-choice", "options": "['red', 'blue']", "answer": "A"}, text
-            )
-        ),
+        single(mmmu.MMMU.score_document(choice, text)),
         single(mmmu.MMMU.score_document({"question_type": "open", "options": "[]", "answer": "24"}, text)),
         single(scienceqa.score_scienceqa({"answer": 0}, text)),
         single(seedbench.SEEDBench.score_document({"answer": "A"}, text)),
