@@ -34,7 +34,7 @@ class Benchmark(ABC):
 
     @classmethod
     def unloaded(cls, options: Mapping[str, object]) -> Self:
-        """A benchmark with options but without data: all it can do is sum up journals (`metrics`)."""
+        """A benchmark with options but without data: all it can do is score documents and sum up journals."""
         benchmark = object.__new__(cls)
         vars(benchmark).update(options)
         return benchmark

@@ -47,7 +47,6 @@ class GQA(HubBenchmark):
             row = self.photo_rows[doc["imageId"]]
         return self.photos.pictures(row, "image")
 
-    @staticmethod
-    def score_document(doc: Doc, text: str) -> Scores:
+    def score_document(self, doc: Doc, text: str) -> Scores:
         """Equal to ``doc["answer"]`` once stripped, lowered and without ASCII punctuation."""
         return {"gqa/exact_match": exact_match((doc["answer"],), text)}

@@ -1,8 +1,8 @@
 """What the published data sets share: columns that are checked, ids, groups, prompts with slots.
 
 A data set is a subclass that names its columns and gives its slots and its scorer; ``conf/dataset`` says where it is
-found, what its prompt is, and how long answers may be. Scorers are pure functions of a document (the columns that a
-score depends on) and a text. All shares are in 0..1: multiply by 100 for the numbers that papers print.
+found, what its prompt is, and how long answers may be. A score is a pure function of a document (the columns
+that it depends on), a text and the options. All shares are in 0..1: multiply by 100 for the numbers that papers print.
 """
 
 from __future__ import annotations
@@ -104,8 +104,11 @@ class HubBenchmark(Benchmark):
         """
         yield identifier(keys[self.keys[0]]) if self.keys else str(row), None
 
-    def document(self, doc: Doc, part: int, images: Sequence[Image.Image]) -> Doc:
-        """The document of sample ``part`` of a row. A column ``expression`` is what the sample asks to find."""
+    def document(self, doc: Doc, part: int, sizes: Sequence[tuple[int, int]]) -> Doc:
+        """The document of sample ``part`` of a row, whose pictures have ``sizes`` (width, height).
+
+        A column ``expression`` is what the sample asks to find.
+        """
         return doc
 
     def images(self, row: int, doc: Doc) -> list[Image.Image]:
@@ -140,7 +143,7 @@ class HubBenchmark(Benchmark):
         try:
             doc = checked(self.rows.text(place.row, tuple(self.columns)), self.columns)
             images = self.images(place.row, doc)
-            doc = self.document(doc, place.part, images)
+            doc = self.document(doc, place.part, [image.size for image in images])
         except SampleError as error:
             raise SampleError(f"{self.name}, row {place.row}: {error}") from error
         target = {column: doc[column] for column in self.scored}
@@ -219,11 +222,7 @@ def fill_slots(prompt: str, slots: Mapping[str, str]) -> str:
 
 
 def option_letters(options: Sequence[str]) -> str:
-    """One letter for each option.
-
-    Raises:
-        SampleError: there are more options than letters.
-    """
+    """One letter for each option, or a SampleError if there are not enough."""
     if len(options) > len(LETTERS):
         raise SampleError(f"{len(options)} options are more than there are letters")
     return LETTERS[: len(options)]

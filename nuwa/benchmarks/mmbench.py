@@ -22,9 +22,7 @@ OPTIONS = "ABCD"
 _ANSWERS = "ABCDE"  # what the reference looks for, and draws from
 _ABSENT = "nan"
 _SEED = 2680
-_FORMS = (
-    "{}.", "{},", "{}:", "{})", "{}).", "({})", "({}).", ":{}", ":{},", ":{}.", ":{})", ":{}).",
-)  # fmt: skip
+_FORMS = ("{}.", "{},", "{}:", "{})", "{}).", "({})", "({}).", ":{}", ":{},", ":{}.", ":{})", ":{}).")
 _ARTICLE_BEYOND = 3  # words from which on an "A" may be an article
 
 
@@ -49,14 +47,6 @@ def parse_letter(text: str) -> str | None:
         if len(found) == 1 and not (form == "{}" and "A" in words and len(words) > _ARTICLE_BEYOND):
             return found[0]
     return None
-
-
-def score_mmbench(doc: Doc, text: str, unparsed: str = "wrong") -> Scores:
-    """Whether one rotation is right. ``unparsed="random"`` draws a letter where the parser finds none."""
-    letter = parse_answer(doc, text)
-    if letter is None and unparsed == "random":
-        letter = random.Random(f"{_SEED}/{doc['index']}").choice(_ANSWERS)
-    return {"mmbench/hit": float(letter == doc["answer"])}
 
 
 def option(value: object) -> str:
@@ -92,7 +82,11 @@ class MMBench(HubBenchmark):
         return {"question": doc["question"], "hint": hint, "options": option_lines(options)}
 
     def score_document(self, doc: Doc, text: str) -> Scores:
-        return score_mmbench(doc, text, self.unparsed)
+        """Whether one rotation is right. ``unparsed="random"`` draws a letter where the parser finds none."""
+        letter = parse_answer(doc, text)
+        if letter is None and self.unparsed == "random":
+            letter = random.Random(f"{_SEED}/{doc['index']}").choice(_ANSWERS)
+        return {"mmbench/hit": float(letter == doc["answer"])}
 
     def units(self, rows: Sequence[Mapping]) -> list[Scores]:
         """Of every base question: ``circular`` (every rotation present is right), ``vanilla`` (the base row is).

@@ -19,17 +19,13 @@ _START = 4  # characters in which a longer answer must hold its yes or no
 
 
 def parse_yes_no(text: str) -> str:
-    """``yes``, ``no`` or ``other``: the whole answer or its letter; else "yes", then "no", in its first characters.
+    """``yes``, ``no`` or ``other``: "y" or "n" alone, else "yes", then "no", among the first characters.
 
     >>> parse_yes_no("Y."), parse_yes_no("No, it is not"), parse_yes_no("It is not")
     ('yes', 'no', 'other')
     """
     said = text.strip().lower().replace(".", "")
-    if said in ("yes", "y"):
-        return "yes"
-    if said in ("no", "n"):
-        return "no"
-    return next((word for word in ("yes", "no") if word in said[:_START]), "other")
+    return next((word for word in ("yes", "no") if said == word[0] or word in said[:_START]), "other")
 
 
 class MME(HubBenchmark):
@@ -53,8 +49,7 @@ class MME(HubBenchmark):
         """The question's own request for yes or no is replaced by the prompt's."""
         return {"question": doc["question"].replace(_REQUEST, "").strip()}
 
-    @staticmethod
-    def score_document(doc: Doc, text: str) -> Scores:
+    def score_document(self, doc: Doc, text: str) -> Scores:
         """Whether one question is right."""
         return {"mme/accuracy": float(parse_yes_no(text) == doc["answer"].strip().lower())}
 

@@ -71,7 +71,10 @@ def parse_open(text: str) -> list[_Value]:
 
 
 def _key_ends(text: str) -> list[str]:
-    """What follows the last of each cue, the shortest of them per line; the whole answer if no line has a cue."""
+    """What follows the last of each cue, the shortest of them per line; the whole answer if no line has a cue.
+
+    As in the reference, whatever comes next replaces an empty end.
+    """
     text = text.strip().strip(".").lower()
     lines = text.split("\n")
     ends = []
@@ -79,9 +82,7 @@ def _key_ends(text: str) -> list[str]:
         cues = (*_CUES, "=") if number == len(lines) - 1 else _CUES
         shortest = ""
         for end in (line.split(cue)[-1].strip() for cue in cues if cue in line):
-            if not shortest or len(end) < len(
-                shortest
-            ):  # as in the reference, whatever comes next replaces an empty end
+            if not shortest or len(end) < len(shortest):
                 shortest = end
         if shortest and shortest not in tuple(_STRIPPED):
             ends.append(shortest)
@@ -102,22 +103,8 @@ def normalise_open(text: str) -> list[_Value]:
         return [f" {text}", f"{text} "] if len(text) == 1 else [text]
 
 
-def open_is_right(answer: str, text: str) -> bool:
-    """Whether an accepted number is among the parsed ones, or the accepted text is part of a parsed one."""
-    accepted = normalise_open(answer)
-    return any(
-        any(isinstance(truth, str) and truth in value for truth in accepted) if isinstance(value, str)
-        else value in accepted
-        for value in parse_open(text)
-    )  # fmt: skip
-
-
 def listed(options: str) -> list[str]:
-    """The options out of their text, "['one', 2]".
-
-    Raises:
-        ValueError: it is no list.
-    """
+    """The options out of their text, as "['one', 2]"; a ValueError says that it is no list."""
     found = None
     with suppress(SyntaxError, ValueError):
         found = ast.literal_eval(options)
@@ -161,7 +148,7 @@ class MMMU(HubBenchmark):
             raise SampleError(f"it names {', '.join(named)}, of which {len(found)} are there")
         return found
 
-    def document(self, doc: Doc, part: int, images: Sequence[Image.Image]) -> Doc:
+    def document(self, doc: Doc, part: int, sizes: Sequence[tuple[int, int]]) -> Doc:
         """The answer to a multiple-choice question must be the letter of an option."""
         letters = option_letters(listed(doc["options"]))
         if doc["question_type"] == "multiple-choice" and doc["answer"] not in tuple(letters):
@@ -176,11 +163,15 @@ class MMMU(HubBenchmark):
     def fill(self, doc: Doc) -> Mapping[str, str]:
         return {"question": doc["question"], "options": option_lines(listed(doc["options"]))}
 
-    @staticmethod
-    def score_document(doc: Doc, text: str) -> Scores:
+    def score_document(self, doc: Doc, text: str) -> Scores:
         """Whether an answer is right. ``doc``: ``question_type`` (multiple-choice or open), ``options``, ``answer``."""
         if doc["question_type"] == "multiple-choice":
             right = parse_choice(listed(doc["options"]), text) == doc["answer"]
-        else:
-            right = open_is_right(doc["answer"], text)
+        else:  # an accepted number is among the parsed ones, or the accepted text is part of a parsed one
+            accepted = normalise_open(doc["answer"])
+            right = any(
+                any(isinstance(truth, str) and truth in value for truth in accepted) if isinstance(value, str)
+                else value in accepted
+                for value in parse_open(text)
+            )  # fmt: skip
         return {"mmmu/acc": float(right)}

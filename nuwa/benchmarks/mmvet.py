@@ -21,7 +21,6 @@ from nuwa.benchmarks.judge import Judge, OpenAIJudge
 CAPABILITIES = ("rec", "ocr", "know", "gen", "spat", "math")
 TEMPERATURES = (0.0, 0.5, 1.0, 1.5)
 """After a reply that is no mark the judge is asked again at the next; after the last one the mark is 0."""
-JUDGE_SLOTS = ("question", "answer", "prediction")
 JUDGE_PROMPT = """You mark answers to questions about pictures, from 0.0 (all wrong) to 1.0 (all right) in steps of 0.1.
 In the reference, <AND> joins parts that must all be in the answer, and <OR> joins parts of which one is enough.
 Example: question "Which fruits are there?", reference "apple<AND>pear", answer "There is an apple." gets 0.5.
@@ -106,7 +105,7 @@ def read_judge_prompt(path: str) -> str:
         words = Path(path).expanduser().read_text(encoding="utf-8")
     except OSError as error:
         raise BenchmarkError(f"dataset.judge_prompt={path} cannot be read: {error.strerror}") from error
-    lacking = [slot for slot in JUDGE_SLOTS if f"{{{slot}}}" not in words]
-    if lacking:
-        raise BenchmarkError(f"dataset.judge_prompt={path} lacks the slot {{{lacking[0]}}}")
+    for slot in ("{question}", "{answer}", "{prediction}"):
+        if slot not in words:
+            raise BenchmarkError(f"dataset.judge_prompt={path} lacks the slot {slot}")
     return words

@@ -11,8 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from PIL import Image
-
 from nuwa.benchmarks import column_checks as column
 from nuwa.benchmarks.base import Doc, Scores
 from nuwa.benchmarks.hub import HubBenchmark
@@ -40,11 +38,7 @@ def resized(width: int, height: int) -> tuple[int, int]:
 
 
 def parse_boxes(text: str) -> list[Box]:
-    """All ``[a, b, c, d]`` of whole numbers; one empty box if there is none.
-
-    >>> parse_boxes('{"bbox_2d": [10, 20, 30, 40]}')
-    [(10.0, 20.0, 30.0, 40.0)]
-    """
+    """All ``[a, b, c, d]`` of whole numbers; one empty box if there is none."""
     return [(float(a), float(b), float(c), float(d)) for a, b, c, d in _BOX.findall(text)] or [NO_BOX]
 
 
@@ -88,19 +82,18 @@ class QwenRefCOCO(HubBenchmark):
     def load(self) -> Rows:
         return self.rows_of(self.config, self.images_folder)
 
-    def document(self, doc: Doc, part: int, images: Sequence[Image.Image]) -> Doc:
+    def document(self, doc: Doc, part: int, sizes: Sequence[tuple[int, int]]) -> Doc:
         """The record's size must be its picture's: boxes are in pixels."""
-        if [image.size for image in images] != [(doc["width"], doc["height"])]:
-            sizes = ", ".join(f"{image.width} x {image.height}" for image in images) or "missing"
-            raise SampleError(f"the record says {doc['width']} x {doc['height']} pixels, its picture is {sizes}")
+        if list(sizes) != [(doc["width"], doc["height"])]:
+            found = ", ".join(f"{width} x {height}" for width, height in sizes) or "missing"
+            raise SampleError(f"the record says {doc['width']} x {doc['height']} pixels, its picture is {found}")
         return doc
 
     def fill(self, doc: Doc) -> Mapping[str, str]:
         """One leading article is dropped."""
         return {"caption": _ARTICLE.sub("", doc["normal_caption"])}
 
-    @staticmethod
-    def score_document(doc: Doc, text: str) -> Scores:
+    def score_document(self, doc: Doc, text: str) -> Scores:
         """Right if any box of the answer overlaps ``doc["solution"]`` (corners in pixels) by more than a half."""
         boxes = [to_picture(box, doc["width"], doc["height"]) for box in parse_boxes(text)]
         x0, y0, x1, y1 = map(float, doc["solution"])

@@ -34,7 +34,6 @@ class SEEDBench(HubBenchmark):
     def fill(self, doc: Doc) -> Mapping[str, str]:
         return {"question": doc["question"], "options": option_lines([doc[choice] for choice in _CHOICES])}
 
-    @staticmethod
-    def score_document(doc: Doc, text: str) -> Scores:
+    def score_document(self, doc: Doc, text: str) -> Scores:
         """Whether the first character of the answer is the letter, in any case: "a dog" counts as A."""
         return {"seed_image/accuracy": float(text.strip()[:1].lower() == doc["answer"].strip().lower())}

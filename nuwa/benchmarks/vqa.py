@@ -26,8 +26,7 @@ class VQAv2(HubBenchmark):
     subject: ClassVar = "image_id"
     scored: ClassVar = ("answers",)
 
-    @staticmethod
-    def score_document(doc: Doc, text: str) -> Scores:
+    def score_document(self, doc: Doc, text: str) -> Scores:
         """Soft accuracy for ``doc["answers"]``, ten texts, which are normalised only if annotators disagree."""
         answers = [evalai.on_one_line(answer) for answer in doc["answers"]]
         said = evalai.normalise_vqa(text)
@@ -60,8 +59,7 @@ class TextVQA(HubBenchmark):
         """``capitalize`` also lowers the rest of the question, as in the reference."""
         return {"question": doc["question"].capitalize(), "ocr": ", ".join(doc["ocr_tokens"])}
 
-    @staticmethod
-    def score_document(doc: Doc, text: str) -> Scores:
+    def score_document(self, doc: Doc, text: str) -> Scores:
         """Soft accuracy for ``doc["answers"]``, ten texts, normalised like the prediction."""
         answers = [evalai.normalise_vqa(answer) for answer in doc["answers"]]
         return {"textvqa/exact_match": evalai.soft_accuracy(answers, evalai.normalise_vqa(text))}
