@@ -39,9 +39,9 @@ def command(
     def decorate(function: Callable[[Namespace], int | None]) -> Callable[..., int]:
         @wraps(function)
         def main(given: Sequence[str] | None = None) -> int:
-            parser = ArgumentParser(
-                _program(function), description=description, formatter_class=RawDescriptionHelpFormatter
-            )
+            spec = sys.modules[function.__module__].__spec__  # None in a script, whose name argparse knows
+            name = None if spec is None else f"python -m {spec.name.removesuffix('.__main__')}"
+            parser = ArgumentParser(name, description=description, formatter_class=RawDescriptionHelpFormatter)
             for add in arguments:
                 add(parser)
             options = parser.parse_args(given)
@@ -68,9 +68,3 @@ def print_error(error: Exception) -> None:
         traceback.print_exception(error)
     else:
         print(f"error: {error}", file=sys.stderr)
-
-
-def _program(function: Callable) -> str | None:
-    """``python -m <module>``; None, argparse's own choice, for a script."""
-    spec = sys.modules[function.__module__].__spec__
-    return None if spec is None else f"python -m {spec.name.removesuffix('.__main__')}"

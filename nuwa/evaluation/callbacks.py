@@ -53,9 +53,7 @@ class SampleProgress(Callback):
         self.progress.update(self.task, completed=len(self.journal))
 
     def on_test_end(self, *args: Any, **kwargs: Any) -> None:
-        """Leave the finished bar on the screen."""
+        """Leave the bar as it is and give the terminal back."""
         self.progress.stop()
 
-    def on_exception(self, *args: Any, **kwargs: Any) -> None:
-        """Give the terminal back."""
-        self.progress.stop()
+    on_exception = on_test_end
