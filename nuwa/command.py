@@ -51,7 +51,6 @@ def command(
             except ArgumentError as error:
                 parser.error(str(error))
             except BrokenPipeError:
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush when Python ends
                 return 1
             except BAD_INPUT + also as error:
                 print_error(error)

@@ -6,16 +6,15 @@ Shape letters: B rows (prompts), L tokens.
 from __future__ import annotations
 
 from torch import Tensor
-from torch.nn import functional
 
 GROUPS = ("system", "vision", "text", "last")
 SYSTEM, VISION, TEXT, LAST = range(4)
-PADDING = -1
+NO_GROUP = -1
 """The group of what is no token."""
 
 
 def token_groups(image: Tensor, valid: Tensor, answers: Tensor | None = None) -> Tensor:
-    """The group of every token, a number of `GROUPS` or `PADDING`: (B, L).
+    """The group of every token, a number of `GROUPS` or `NO_GROUP`: (B, L).
 
     ``vision``: every placeholder of an image, newlines between rows of patches included. ``last``: the last token of
     the prompt, from which the first word of the answer is predicted, and whatever of the answer stands behind it.
@@ -38,9 +37,4 @@ def token_groups(image: Tensor, valid: Tensor, answers: Tensor | None = None) ->
     ending = 1 if answers is None else 1 + answers.to(valid.device)[:, None]
     groups = vision.new_full(vision.shape, TEXT, dtype=image.dtype)
     groups = groups.masked_fill(before, SYSTEM).masked_fill(vision, VISION)
-    return groups.masked_fill(remaining <= ending, LAST).masked_fill(~valid, PADDING)
-
-
-def extend_groups(groups: Tensor, count: int) -> Tensor:
-    """The groups of a prompt (B, L) and of ``count`` tokens generated after it: (B, L + count)."""
-    return functional.pad(groups, (0, count), value=LAST)
+    return groups.masked_fill(remaining <= ending, LAST).masked_fill(~valid, NO_GROUP)

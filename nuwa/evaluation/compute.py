@@ -128,7 +128,7 @@ def _answer(
     record = cfg.on_error == OnError.record
     portions = (cfg.trainer.batch_size, cfg.trainer.num_workers, record, processes.rank, processes.size)
     data = EvaluationData(parts.benchmark, count, done, *portions, loaded.encode, cfg.trainer.prefetch)
-    share, cache = cfg.trainer.share and cfg.blocking.source is None, feature_cache(cfg, loaded)
+    share = cfg.trainer.share and cfg.blocking.source is None
     generation = {
         key: value for key, value in cfg.generation.items() if cfg.generation.do_sample or key not in SAMPLING
     }
@@ -146,7 +146,7 @@ def _answer(
     )
     with (
         warnings.catch_warnings(),
-        prune(loaded.model, parts.pruner, cfg.position.strategy, share, cache) as session,
+        prune(loaded.model, parts.pruner, cfg.position.strategy, share, feature_cache(cfg, loaded)) as session,
         configured_block(session, **cfg.blocking),
     ):
         warnings.filterwarnings("ignore", module=r"lightning\..*")  # advice about training loops

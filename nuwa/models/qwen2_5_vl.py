@@ -21,9 +21,8 @@ from nuwa.models.processors import NativeProcessor, PictureOptions, Source, make
 from nuwa.models.random_configs import Sizes, SpecialTokens, ends_of, plain_rope, token_id
 from nuwa.models.towers import LayerRun, Recording
 from nuwa.pruners.base import Tower
-from nuwa.pruning.layout import ImageLayout
+from nuwa.pruning.layout import ImageLayout, window_order
 from nuwa.pruning.scores import CHUNK, Heads, rotate, softmax_rows
-from nuwa.pruning.windows import window_order
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerFast

@@ -69,7 +69,9 @@ def quotas(scores: Tensor, sizes: list[int], keep: int) -> list[int]:
 
 @dataclass
 class HoloV(TileByTile):
-    """``crops`` of the image and the weight ``alpha`` of variety, the authors' 16 and 0.09.
+    """Share the tokens out over crops of the image, and keep the most attended ones of each.
+
+    ``crops`` is their number and ``alpha`` the weight of variety, the authors' 16 and 0.09.
 
     The paper speaks of spatial crops, which are the default: 4 x 4 blocks. ``variant: release`` takes the release's: 16
     equal pieces of the raster, a row and a half each. Tokens reach the LLM crop by crop, the most attended first. For

@@ -55,7 +55,9 @@ def merge_context(features: Tensor, metric: Tensor, targets: Tensor, others: Ten
 
 @dataclass
 class VisionZip(TileByTile):
-    """``contextual`` is the share of merged tokens: 10 of 64, as in the authors' 54 + 10 (108 + 20, 162 + 30).
+    """Keep the tokens that the CLS token attends to most, and merge the rest into a few evenly spaced ones.
+
+    ``contextual`` is the share of merged tokens: 10 of 64, as in the authors' 54 + 10 (108 + 20, 162 + 30).
 
     Tokens reach the LLM as released: CLS, dominant patches in raster order, merged tokens. The CLS token has no place
     in the grid; it takes the smallest dropped index, which matters only where original ids are kept (PESP, RPME). A

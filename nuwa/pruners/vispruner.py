@@ -42,7 +42,9 @@ def thin_out(features: Tensor, rest: Tensor, keep: int) -> Tensor:
 
 @dataclass
 class VisPruner(TileByTile):
-    """``important`` is the share of tokens chosen by attention alone, the authors' 0.5.
+    """Keep the tokens that the CLS token attends to most, and of the rest those that are least alike.
+
+    ``important`` is the share of tokens chosen by attention alone, the authors' 0.5.
 
     The release fails where the rest has an odd length; here the even places are then one more than the odd ones. On
     LLaVA-NeXT it takes 128, 64, 32 tokens of every crop (``tiles``) for 640, 320, 160.

@@ -6,16 +6,15 @@ from helpers.analysis_cases import PAIR, session_of, written_groups
 from helpers.families import FAMILIES
 
 from nuwa.engine.calls import read_prompt_once, watch_layers
-from nuwa.engine.groups import LAST, PADDING, SYSTEM, TEXT, VISION, extend_groups, token_groups
+from nuwa.engine.groups import LAST, NO_GROUP, SYSTEM, TEXT, VISION, token_groups
 
 
 def test_groups_by_hand():
     image = torch.tensor([[-1, -1, -1, 0, 0, -1, 1, -1, -1], [-1, -1, -1, -1, -1, -1, -1, -1, -1]])
     valid = torch.tensor([[0, 1, 1, 1, 1, 1, 1, 1, 1], [0, 0, 0, 0, 0, 0, 1, 1, 1]]).bool()
     groups = token_groups(image, valid)
-    two_images = [PADDING, SYSTEM, SYSTEM, VISION, VISION, TEXT, VISION, TEXT, LAST]
-    assert groups.tolist() == [two_images, [PADDING] * 6 + [TEXT, TEXT, LAST]]
-    assert extend_groups(groups, 2)[:, -3:].tolist() == [[LAST] * 3] * 2
+    two_images = [NO_GROUP, SYSTEM, SYSTEM, VISION, VISION, TEXT, VISION, TEXT, LAST]
+    assert groups.tolist() == [two_images, [NO_GROUP] * 6 + [TEXT, TEXT, LAST]]
     ended = token_groups(image, valid, torch.tensor([1, 0]))
     assert ended.tolist() == [[*two_images[:7], LAST, LAST], groups[1].tolist()]
 
@@ -28,4 +27,4 @@ def test_groups_of_a_running_model(name):
         read_prompt_once(session, inputs)
     length = inputs["input_ids"].shape[1]
     wanted = [written_groups(family, prompt) for prompt in PAIR]
-    assert seen[0].tolist() == [[PADDING] * (length - len(row)) + row for row in wanted]
+    assert seen[0].tolist() == [[NO_GROUP] * (length - len(row)) + row for row in wanted]
