@@ -57,6 +57,7 @@ def test_a_server_that_recovers_and_one_that_does_not(server, pauses):
     replies += [500, 500, 500]
     with pytest.raises(JudgeError, match=r"judge marker at http://127.*HTTP Error 500"):
         judge("?", 0.0)
+    assert len(asked) == 6 and pauses == [2.0, 4.0] * 2
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,10 @@ import pytest
 
 from nuwa.benchmarks.hub import fill_slots
 from nuwa.benchmarks.local import normalised_box
-from nuwa.benchmarks.mmbench import parse_letter
-from nuwa.benchmarks.qwen_refcoco import QwenRefCOCO, ordered_corners
+from nuwa.benchmarks.mmbench import parse_answer, parse_letter
+from nuwa.benchmarks.mme import parse_yes_no
+from nuwa.benchmarks.mmmu import parse_choice, parse_open
+from nuwa.benchmarks.qwen_refcoco import QwenRefCOCO, ordered_corners, pixel_iou, resized
 from nuwa.benchmarks.refcoco import RefCOCO
 from nuwa.benchmarks.scoring import NO_BOX, box_iou, center_inside, exact_match, grounding_scores, to_padded_frame
 from nuwa.samples import SampleError
@@ -95,3 +97,61 @@ def test_a_bare_a_may_be_an_article_from_four_words_on():
 def test_slots_that_the_data_holds_stay_as_they_are():
     words = {"question": "What is {options}?", "options": "A. {question}"}
     assert fill_slots("{question} {options} {else}", words) == "What is {options}? A. {question} {else}"
+
+
+def test_an_options_text_counts_in_answers_of_more_than_five_words():
+    options = ["red", "blue"]
+    assert parse_choice(options, "it would be blue now") is None or len(["it", "would", "be", "blue", "now"]) > 5
+    assert parse_choice(options, "one two three four blue") is None
+    assert parse_choice(options, "one two three four five blue") == "B"
+    assert parse_choice(options, "neither blue nor red nor any other") == "A"  # the last that is named
+    assert parse_choice([" red", "blue"], "red is what one can see") == "A"
+
+
+def test_a_letter_is_looked_for_form_by_form():
+    assert parse_choice(["x"] * 3, "(A) or B. or C ") == "A"
+    assert parse_choice(["x"] * 3, "A. or B. but not C") == "C"
+    assert parse_choice(["x"] * 3, "B. or A. or so") == "A"
+    assert parse_choice(["x"] * 3, "A or C, then B, not A") == "A"
+
+
+def test_open_answers_begin_after_the_last_cue():
+    assert parse_open("first line\nso it is 4") == [4.0]
+    assert parse_open("x = 3\ny = 4") == [4.0]  # "=" is a cue of the last line only
+    assert parse_open("it is 5\nx = 4") == [5.0, 4.0]
+    assert parse_open("The answer is ") == ["is"]
+
+
+def test_answers_of_mmbench():
+    doc = {"A": "red", "B": "dark red", "C": "nan", "D": "nan"}
+    assert parse_answer(doc, "It looks like Red") == "A"
+    assert parse_answer(doc, "It looks dark red") is None  # both are part of it
+    assert parse_answer(doc, "B") == "B" and parse_answer(doc, "either one") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("yes", "yes"), ("No", "no"), ("y", "yes"), ("n.", "no"), ("nyes", "yes"), ("oh no", "other"), ("I no", "no"),
+     ("ye", "other"), ("yn", "other"), ("no yes", "no")],
+)  # fmt: skip
+def test_yes_and_no_stand_among_the_first_four_characters(text, said):
+    assert parse_yes_no(text) == said
+
+
+def test_the_largest_picture_that_qwen_is_not_shrunk():
+    assert resized(28, 28 * 1280) == (28, 28 * 1280)
+    assert resized(28, 28 * 1281) != (28, 28 * 1281)
+    assert resized(1, 1) == (28, 28)
+
+
+def test_boxes_that_share_less_than_two_pixels_share_nothing():
+    """The authors' script counts whole pixels, ends included."""
+    assert pixel_iou((0, 0, 10, 10), (9, 0, 20, 10)) == pixel_iou((0, 0, 10, 10), (0, 9, 10, 20)) == 0.0
+    assert pixel_iou((0, 0, 10, 10), (8, 0, 20, 10)) == 2 * 10 / (100 + 120 - 20)
+    assert pixel_iou((0, 0, 10, 10), (0, 8, 10, 20)) == 2 * 10 / (100 + 120 - 20)
+    assert pixel_iou((2, 3, 2, 3), (2, 3, 2, 3)) == 0.0
+
+
+def test_a_record_beyond_what_floats_can_multiply():
+    record = {"solution": [0, 0, 10**200, 10**200], "width": 56, "height": 56}
+    assert QwenRefCOCO.unloaded({}).score_document(record, "[0, 0, 9, 9]")["qwen_refcoco/IoU"] == 0.0
