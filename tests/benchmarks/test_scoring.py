@@ -5,8 +5,8 @@ import pytest
 from nuwa.benchmarks.hub import fill_slots
 from nuwa.benchmarks.local import normalised_box
 from nuwa.benchmarks.mmbench import parse_letter
-from nuwa.benchmarks.qwen_refcoco import ordered_corners, score_qwen_refcoco
-from nuwa.benchmarks.refcoco import score_refcoco, unit_box
+from nuwa.benchmarks.qwen_refcoco import QwenRefCOCO, ordered_corners
+from nuwa.benchmarks.refcoco import RefCOCO
 from nuwa.benchmarks.scoring import NO_BOX, box_iou, center_inside, exact_match, grounding_scores, to_padded_frame
 from nuwa.samples import SampleError
 
@@ -23,10 +23,10 @@ def test_half_an_overlap_is_enough_except_for_qwen():
         "vg/acc@0.5": 1.0, "vg/miou": 0.5, "vg/center_acc": 1.0, "vg/parsed": 1.0,
     }  # fmt: skip
     doc = {"bbox": (0, 0, 1, 1), "image_width": 64, "image_height": 64}
-    scores = score_refcoco(doc, "[0, 0, 0.5, 1]")
+    scores = RefCOCO.unloaded({}).score_document(doc, "[0, 0, 0.5, 1]")
     assert scores["refcoco/IoU"] == 0.5 and scores["refcoco/ACC@0.5"] == scores["refcoco_padded/ACC@0.5"] == 1.0
     record = {"solution": [0, 0, 280, 280], "width": 280, "height": 280}
-    half = score_qwen_refcoco(record, "[0, 0, 140, 280]")
+    half = QwenRefCOCO.unloaded({}).score_document(record, "[0, 0, 140, 280]")
     assert half["qwen_refcoco/IoU"] == 0.5 and half["qwen_refcoco/accuracy"] == 0.0
 
 
@@ -67,10 +67,13 @@ def test_annotated_boxes_may_leave_their_picture_by_a_pixel(corners):
     """COCO's boxes are rounded, on all four sides."""
     x0, y0, x1, y1 = corners
     expected = pytest.approx((x0 / 64, y0 / 48, x1 / 64, y1 / 48))
-    assert unit_box([x0, y0, x1 - x0, y1 - y0], 64, 48) == normalised_box(list(corners), "xyxy", 64, 48) == expected
+    refcoco = RefCOCO.unloaded({})
+    row = {"answer": ["x"], "bbox": [x0, y0, x1 - x0, y1 - y0]}
+    assert refcoco.document(row, 0, [(64, 48)])["bbox"] == expected
+    assert normalised_box(list(corners), "xyxy", 64, 48) == expected
     x0, y0, x1, y1 = (round(1.1 * value, 3) for value in corners)  # 0.1 pixels further on the side that leaves
     for make in (
-        lambda: unit_box([x0, y0, x1 - x0, y1 - y0], 64, 48),
+        lambda: refcoco.document(row | {"bbox": [x0, y0, x1 - x0, y1 - y0]}, 0, [(64, 48)]),
         lambda: normalised_box([x0, y0, x1, y1], "xyxy", 64, 48),
     ):
         with pytest.raises(SampleError, match="leaves the picture of 64 x 48"):
