@@ -22,9 +22,8 @@ from nuwa.models.processors import NativeProcessor, PictureOptions, Source, make
 from nuwa.models.random_configs import ROPE, Sizes, SpecialTokens
 from nuwa.models.towers import LayerRun, Recording
 from nuwa.pruners.base import Tower
-from nuwa.pruning.layout import ImageLayout
+from nuwa.pruning.layout import ImageLayout, window_order
 from nuwa.pruning.scores import CHUNK, Heads, received_attention, rotate, softmax_rows
-from nuwa.pruning.windows import window_order
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerFast

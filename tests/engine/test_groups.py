@@ -6,7 +6,7 @@ from helpers.analysis_cases import PAIR, session_of, written_groups
 from helpers.families import FAMILIES
 
 from nuwa.engine.calls import read_prompt_once, watch_layers
-from nuwa.engine.groups import LAST, NO_GROUP, SYSTEM, TEXT, VISION, extend_groups, token_groups
+from nuwa.engine.groups import LAST, NO_GROUP, SYSTEM, TEXT, VISION, token_groups
 
 
 def test_groups_by_hand():
@@ -15,7 +15,6 @@ def test_groups_by_hand():
     groups = token_groups(image, valid)
     two_images = [NO_GROUP, SYSTEM, SYSTEM, VISION, VISION, TEXT, VISION, TEXT, LAST]
     assert groups.tolist() == [two_images, [NO_GROUP] * 6 + [TEXT, TEXT, LAST]]
-    assert extend_groups(groups, 2)[:, -3:].tolist() == [[LAST] * 3] * 2
     ended = token_groups(image, valid, torch.tensor([1, 0]))
     assert ended.tolist() == [[*two_images[:7], LAST, LAST], groups[1].tolist()]
 

@@ -8,8 +8,8 @@ from nuwa.pruners.base import Tap
 from nuwa.pruners.nuwa import Nuwa
 from nuwa.pruners.nuwa_release_qwen import NuwaReleaseQwen, diagonal_threshold, last_tokens_attention
 from nuwa.pruning.budget import Budget, BudgetError
+from nuwa.pruning.layout import window_order
 from nuwa.pruning.scores import received_attention
-from nuwa.pruning.windows import window_order
 
 STAGE1 = ("nuwa_stage1_qwen_17x22", "nuwa_stage1_qwen_20x26")
 SALIENCE, SIMILAR = "attention", "states"
