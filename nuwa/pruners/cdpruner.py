@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from nuwa.pruners.base import LLMContext, MethodInfo, MisfitError, Tower, VisionContext, VisionDecision
 from nuwa.pruners.tiles import TileByTile
-from nuwa.pruning.budget import ModelShape, Schedule, check_reached, norm_flops
+from nuwa.pruning.budget import ModelShape, Schedule, norm_flops
 from nuwa.pruning.selection import strongest, text_relevance
 
 
@@ -107,7 +107,7 @@ class CDPruner(TileByTile):
         schedule = Schedule(round(target))
         if self.prunes_llm:
             schedule = Schedule(n_tokens, ((0, round(target)),) if round(target) < n_tokens else ())
-        return check_reached(self.name, schedule, target, layers, "it keeps whole tokens, one or more")
+        return self.reached(schedule, target, layers, "it keeps whole tokens, one or more")
 
     def prune_vision(self, context: VisionContext, keep: int) -> VisionDecision:
         """Before the LLM, with CLIP's relevance."""

@@ -22,8 +22,7 @@ def nearest_similarity(direction: Tensor, chunk: int = 64) -> Tensor:
     best = []
     for start in range(0, len(direction), chunk):
         rows = direction[start : start + chunk] @ direction.T
-        own = torch.arange(len(rows), device=rows.device)
-        rows[own, start + own] = float("-inf")
+        rows.diagonal(start).fill_(float("-inf"))
         best.append(rows.amax(1))
     return torch.cat(best)
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from nuwa.pruners.base import LLMContext, MethodInfo, Pruner, require
-from nuwa.pruning.budget import ModelShape, Schedule, attention_score_flops, check_reached, fit_schedule, staged
+from nuwa.pruning.budget import ModelShape, Schedule, attention_score_flops, fit_schedule, staged
 from nuwa.pruning.layout import Grid
 
 _LADDERS = {"late": (1 / 4, 1 / 2), "early": (1 / 16, 1 / 4)}
@@ -76,7 +76,7 @@ class Feather(Pruner):
         ladder = "late" if floors["late"] <= target else "early"
         best = fit_schedule(lambda share: make(share, _LADDERS[ladder]), target, layers)
         reachable = f"with a grid of {grid} tokens it needs {floors['early']:.1f} or more"
-        return check_reached(self.name, best, target, layers, reachable)
+        return self.reached(best, target, layers, reachable)
 
     def prune_llm(self, context: LLMContext, keep: Tensor) -> Tensor:
         score = unrotated_scores(context.previous)

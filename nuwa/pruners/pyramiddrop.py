@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from nuwa.pruners.base import LLMContext, MethodInfo, Pruner
-from nuwa.pruning.budget import ModelShape, Schedule, attention_score_flops, check_reached, fit_schedule, staged
+from nuwa.pruning.budget import ModelShape, Schedule, attention_score_flops, fit_schedule, staged
 
 LADDERS = {"late": (1 / 4, 1 / 2, 3 / 4), "early": (1 / 16, 1 / 4, 1 / 2)}
 """Depths of the stages: the authors' layers 8, 16, 24 of 32, and 2, 8, 16 for budgets that these cannot reach."""
@@ -50,7 +50,7 @@ class PyramidDrop(Pruner):
         ladder = self.ladder if self.ladder != "auto" else "late" if floors["late"] <= target else "early"
         best = fit_schedule(lambda share: pyramid(n_tokens, share, LADDERS[ladder], layers), target, layers)
         reachable = ", ".join(f"ladder={name} needs {floor:.1f} or more" for name, floor in floors.items())
-        return check_reached(self.name, best, target, layers, reachable)
+        return self.reached(best, target, layers, reachable)
 
     def prune_llm(self, context: LLMContext, keep: Tensor) -> Tensor:
         return context.top_k(context.last_attention(), keep)

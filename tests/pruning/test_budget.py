@@ -2,6 +2,7 @@
 
 import pytest
 
+from nuwa.pruners import KeepAll
 from nuwa.pruning.budget import (
     Budget,
     BudgetError,
@@ -9,7 +10,6 @@ from nuwa.pruning.budget import (
     Schedule,
     average_entering,
     average_leaving,
-    check_reached,
     fit_schedule,
     kv_cache_bytes,
     layer_at,
@@ -115,10 +115,11 @@ def test_budget_in_tokens():
         Budget(average=577).tokens(576)
 
 
-def test_check_reached_has_a_tolerance():
-    assert check_reached("x", Schedule(64), 64.4, 8, "") == Schedule(64)
-    assert check_reached("x", Schedule(202), 200, 8, "") == Schedule(202)
-    with pytest.raises(BudgetError, match=r"pruner x cannot reach budget\.average=62 on 8 layers; it keeps 64"):
-        check_reached("x", Schedule(64), 62, 8, "it keeps 64")
+def test_reaching_a_budget_has_a_tolerance():
+    reached = KeepAll().reached
+    assert reached(Schedule(64), 64.4, 8, "") == Schedule(64)
+    assert reached(Schedule(202), 200, 8, "") == Schedule(202)
+    with pytest.raises(BudgetError, match=r"pruner none cannot reach budget\.average=62 on 8 layers; it keeps 64"):
+        reached(Schedule(64), 62, 8, "it keeps 64")
     with pytest.raises(BudgetError):
-        check_reached("x", Schedule(1, ((4, 0),)), 0.5, 8, "")
+        reached(Schedule(1, ((4, 0),)), 0.5, 8, "")
