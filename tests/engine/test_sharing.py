@@ -233,7 +233,9 @@ def test_analyses_refuse_shared_rows():
 
 
 CACHED = [("llava", name) for name in (*READERS, *LLAVA_ONLY)]
-CACHED += [(family, name) for number, family in enumerate(FAMILIES) for name in READERS[number::3] if family != "llava"]
+CACHED += [
+    (family, name) for number, family in enumerate(FAMILIES) for name in READERS[number % 3 :: 3] if family != "llava"
+]
 """All that is read off the tower on LLaVA, a third of it on every other family."""
 
 
