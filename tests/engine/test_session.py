@@ -263,3 +263,15 @@ def check_plain(family, name, pruner, position, keep, stages):
     out = generate(model, inputs, pruner, position, output_logits=True, return_dict_in_generate=True)
     torch.testing.assert_close(torch.cat(out.logits), logits, atol=2e-6, rtol=0)
     assert out.sequences[0, len(ids) :].tolist() == tokens
+
+
+def test_parts_of_the_model_called_by_themselves_are_as_outside(llava):
+    """A session that has not seen a prompt yet has nothing to say to them."""
+    text, hidden = llava.model.language_model, torch.randn(1, 5, 48, generator=torch.Generator().manual_seed(0))
+    layer, rotary = text.layers[0], text.rotary_emb(hidden, torch.arange(5)[None])
+    with torch.no_grad():
+        expected = text(inputs_embeds=hidden).last_hidden_state, layer(hidden, position_embeddings=rotary)
+        with nuwa.prune(llava, Fixed(2, (0, 2))):
+            alone = layer(hidden, position_embeddings=rotary)
+            found = text(inputs_embeds=hidden).last_hidden_state, alone
+    assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
