@@ -20,12 +20,12 @@ def argument(*names: str, **settings: Any) -> Callable[[ArgumentParser], object]
 
 
 def command(
-    description: str, *arguments: Callable[[ArgumentParser], object], also: tuple[type[Exception], ...] = ()
+    description: str, *arguments: Callable[[ArgumentParser], object]
 ) -> Callable[[Callable[[Namespace], int | None]], Callable[..., int]]:
     """Make a function of parsed arguments a ``main(arguments=None)`` that returns an exit status.
 
-    The status is what the function returns (None counts as 0), or 1 after `BAD_INPUT` or an error of ``also``, which
-    becomes ``error: ...`` on stderr. An `argparse.ArgumentError` prints the usage and exits with 2. A reader that
+    The status is what the function returns (None counts as 0), or 1 after `BAD_INPUT`, which becomes ``error: ...`` on
+    stderr. An `argparse.ArgumentError` prints the usage and exits with 2. A reader that
     closes the pipe early ends the command without a word.
 
     >>> @command("Double a number.", argument("number", type=int))
@@ -39,9 +39,9 @@ def command(
     def decorate(function: Callable[[Namespace], int | None]) -> Callable[..., int]:
         @wraps(function)
         def main(given: Sequence[str] | None = None) -> int:
-            parser = ArgumentParser(
-                _program(function), description=description, formatter_class=RawDescriptionHelpFormatter
-            )
+            spec = sys.modules[function.__module__].__spec__  # None in a script, whose name argparse knows
+            name = None if spec is None else f"python -m {spec.name.removesuffix('.__main__')}"
+            parser = ArgumentParser(name, description=description, formatter_class=RawDescriptionHelpFormatter)
             for add in arguments:
                 add(parser)
             options = parser.parse_args(given)
@@ -52,7 +52,7 @@ def command(
                 parser.error(str(error))
             except BrokenPipeError:
                 return 1
-            except BAD_INPUT + also as error:
+            except BAD_INPUT as error:
                 print_error(error)
                 return 1
             return status or 0
@@ -68,9 +68,3 @@ def print_error(error: Exception) -> None:
         traceback.print_exception(error)
     else:
         print(f"error: {error}", file=sys.stderr)
-
-
-def _program(function: Callable) -> str | None:
-    """``python -m <module>``; None, argparse's own choice, for a script."""
-    spec = sys.modules[function.__module__].__spec__
-    return None if spec is None else f"python -m {spec.name.removesuffix('.__main__')}"

@@ -23,22 +23,12 @@ from nuwa.schema import BlockingConfig, Config, PathsConfig
 PROTOCOL = 1
 """Raised when prompts, scoring or counting change, so that older results are not taken for finished ones."""
 
-BASELINE = {"_target_": "nuwa.pruners.none.KeepAll"}
+KEEP_ALL = "nuwa.pruners.none.KeepAll"
 BUILT = ("model", "pruner", "dataset")
-PROVIDED = {"pruner": ("budget", "seed"), "model": (), "dataset": ()}
 CHECKPOINT = (".json", ".safetensors")
-READ = (
-    ("model", "path", CHECKPOINT),
-    ("pruner", "clip", CHECKPOINT),
-    ("dataset", "path", ("",)),
-    ("dataset", "judge_prompt", ("",)),
-)
+READ = {"model.path": CHECKPOINT, "pruner.clip": CHECKPOINT, "dataset.path": ("",), "dataset.judge_prompt": ("",)}
 """Options that name local files, and which of these make the result."""
-UNSCIENTIFIC = {
-    "model": ("name", "device", "device_map"),
-    "pruner": (),
-    "dataset": ("streaming", "judge_key_variable"),
-}
+UNSCIENTIFIC = {"model": ("name", "device", "device_map"), "dataset": ("streaming", "judge_key_variable")}
 SAMPLING = ("temperature", "top_p")
 """Options of decoding that matter where tokens are drawn."""
 
@@ -61,7 +51,7 @@ def typed(cfg: DictConfig, group: str) -> dict[str, Any]:
         built = get_method(target)
     except Exception as error:
         raise ConfigError(f"{group}._target_={target}: cannot be imported ({error})") from error
-    return {"_target_": target, **check_options(built, values, group, PROVIDED[group])}
+    return {"_target_": target, **check_options(built, values, group, ("budget", "seed") if group == "pruner" else ())}
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
@@ -86,10 +76,15 @@ def choices(cfg: DictConfig) -> dict[str, Any]:
     cfg = cfg.copy()
     written = {Path(path).resolve() for path in plain(cfg.paths).values()}
     cfg.paths = PathsConfig("<outputs>", "<features>")
-    built = {group: _typed_or_raw(cfg, group) for group in BUILT}
-    for group, options in UNSCIENTIFIC.items():
-        built[group] = {key: value for key, value in built[group].items() if key not in options}
-    for group, key, suffixes in READ:
+    built = {}
+    for group in BUILT:
+        try:
+            options = typed(cfg, group)
+        except ConfigError:  # a run that will be refused needs a folder all the same, to leave its reason in
+            options = plain(cfg[group])
+        built[group] = {key: value for key, value in options.items() if key not in UNSCIENTIFIC.get(group, ())}
+    for name, suffixes in READ.items():
+        group, key = name.split(".")
         content = fingerprint(local_path(built[group][key]), suffixes, written) if built[group].get(key) else None
         if content is not None:
             built[group][key] = f"<{content}>"
@@ -99,7 +94,8 @@ def choices(cfg: DictConfig) -> dict[str, Any]:
         "budget": plain(cfg.budget) if pruned else {},
         "position": _position(cfg, built["model"].get("family")) if pruned else "native",
         **({} if cfg.blocking.source is None else {"blocking": plain(cfg.blocking)}),
-        "generation": _decoding(cfg),
+        # which tokens are drawn depends on which samples share a batch
+        "generation": decoding(cfg) | ({"batch_size": cfg.trainer.batch_size} if cfg.generation.do_sample else {}),
         "seed": cfg.seed,
         "limit": cfg.limit,
         "protocol": PROTOCOL,
@@ -114,18 +110,9 @@ def _position(cfg: DictConfig, family: str | None) -> str:
         return cfg.position.strategy
 
 
-def _decoding(cfg: DictConfig) -> dict[str, Any]:
-    """How an answer is decoded; which tokens are drawn depends on which samples share a batch."""
-    if cfg.generation.do_sample:
-        return {**cfg.generation, "batch_size": cfg.trainer.batch_size}
-    return {key: value for key, value in cfg.generation.items() if key not in SAMPLING}
-
-
-def _typed_or_raw(cfg: DictConfig, group: str) -> dict[str, Any]:
-    try:
-        return typed(cfg, group)
-    except ConfigError:  # a run that will be refused needs a folder all the same, to leave its reason in
-        return plain(cfg[group])
+def decoding(cfg: DictConfig) -> dict[str, Any]:
+    """The options of ``generation`` that matter for how this job decodes."""
+    return {key: value for key, value in cfg.generation.items() if cfg.generation.do_sample or key not in SAMPLING}
 
 
 def run_key(cfg: DictConfig) -> str:
@@ -136,14 +123,14 @@ def run_key(cfg: DictConfig) -> str:
 
 def is_baseline(cfg: DictConfig) -> bool:
     """Whether a job runs without pruning, and without blocking."""
-    return cfg.pruner.get("_target_") == BASELINE["_target_"] and cfg.blocking.source is None
+    return cfg.pruner.get("_target_") == KEEP_ALL and cfg.blocking.source is None
 
 
 def baseline_of(cfg: DictConfig) -> DictConfig:
     """The same job without pruning or blocking, where budget and position have no meaning."""
     cfg = cfg.copy()
     OmegaConf.set_struct(cfg, False)
-    cfg.pruner = dict(BASELINE)
+    cfg.pruner = {"_target_": KEEP_ALL}
     cfg.budget.average = cfg.budget.ratio = None
     cfg.position.strategy = "native"
     cfg.blocking = BlockingConfig()

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -61,23 +62,10 @@ def _below(folder: Path, without: Collection[Path]) -> Iterator[Path]:
 def _named_in(file: Path) -> set[Path]:
     """The files that the rows of a ``.jsonl`` file name, relative to its folder; broken rows are skipped."""
     found: set[Path] = set()
-    if file.suffix != ".jsonl":
-        return found
-    for line in file.read_bytes().splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        found |= {file.parent / text for text in _texts(row)}
-    return set(filter(_is_file, found))
-
-
-def _is_file(path: Path) -> bool:
-    """Whether a text names a file; it may be any text, such as a question."""
-    try:
-        return path.is_file()
-    except OSError:  # too long for a name
-        return False
+    for line in file.read_bytes().splitlines() if file.suffix == ".jsonl" else ():
+        with suppress(ValueError):
+            found |= {file.parent / text for text in _texts(json.loads(line))}
+    return set(filter(os.path.isfile, found))  # Path.is_file raises for a text too long for a name
 
 
 def _texts(value: Any) -> Iterator[str]:

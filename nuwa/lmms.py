@@ -103,12 +103,10 @@ class NuwaModel(lmms):
         return Sample(f"{task}-{number}", task, tuple(images), context, None)
 
     def loglikelihood(self, requests: list) -> list:
-        """Not offered: pruning is defined for generation."""
+        """Not offered: pruning is defined for generation, and a session sees one prompt."""
         raise NotImplementedError("nuwa answers generate_until tasks only")
 
-    def generate_until_multi_round(self, requests: list) -> list[str]:
-        """Not offered: a session sees one prompt."""
-        raise NotImplementedError("nuwa answers generate_until tasks only")
+    generate_until_multi_round = loglikelihood
 
 
 def generation(settings: dict[str, Any]) -> dict[str, Any]:

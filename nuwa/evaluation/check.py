@@ -117,9 +117,9 @@ def _check_ranges(cfg: DictConfig) -> None:
         _RANGES.validate_python(OmegaConf.to_container(ours, resolve=True))
     except ValidationError as error:
         raise ConfigError(complaint(error)) from error
-    if cfg.position.strategy not in ("native", *STRATEGIES):
-        known = ", ".join(("native", *STRATEGIES))
-        raise ConfigError(f"position.strategy={cfg.position.strategy}: expected one of {known}")
+    known = ("native", *STRATEGIES)
+    if cfg.position.strategy not in known:
+        raise ConfigError(f"position.strategy={cfg.position.strategy}: expected one of {', '.join(known)}")
 
 
 def _check_blocking(cfg: DictConfig, depth: int) -> None:

@@ -19,7 +19,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig
 
 from nuwa import prune
-from nuwa.config import PROTOCOL, SAMPLING, is_baseline
+from nuwa.config import PROTOCOL, decoding, is_baseline
 from nuwa.engine.blocking import configured_block
 from nuwa.evaluation.callbacks import KeptTokenPictures, SampleProgress
 from nuwa.evaluation.check import Parts
@@ -64,7 +64,8 @@ def compute(cfg: DictConfig, folder: Path, parts: Parts, baseline: Path | None, 
     count = parts.benchmark.take(cfg.limit)
     with processes.together():
         journal = _opened(cfg, folder) if processes.lead else None
-    done = processes.share(None if journal is None else _places(journal.rows))
+    rows = [] if journal is None else journal.rows
+    done = processes.share({row["id"]: {key: row[key] for key in ("task", "status")} for row in rows})
     with ExitStack() as stack:
         with processes.together():
             loading = time.perf_counter()
@@ -73,7 +74,7 @@ def compute(cfg: DictConfig, folder: Path, parts: Parts, baseline: Path | None, 
             logger = stack.enter_context(run_logger(cfg, folder, folder.name)) if processes.lead else None
             if journal is None or processes.size > 1:
                 journal = Journal(part_path(folder, processes.rank), folder.name)
-            _answer(cfg, folder, parts, loaded, journal, done, count, processes)
+            _answer(cfg, parts, loaded, journal, done, processes)
         if not processes.lead:
             return {"status": "done"}
         journal = merged(folder, folder.name)
@@ -105,22 +106,11 @@ def _opened(cfg: DictConfig, folder: Path) -> Journal:
     return merged(folder, folder.name)
 
 
-def _places(rows: list[Row]) -> dict[str, Row]:
-    """Task and status of the finished rows by id, as cutting batches needs them."""
-    return {row["id"]: {key: row[key] for key in ("task", "status")} for row in rows}
-
-
 def _answer(
-    cfg: DictConfig,
-    folder: Path,
-    parts: Parts,
-    loaded: LoadedModel,
-    journal: Journal,
-    done: dict[str, Row],
-    count: int,
-    processes: Processes,
+    cfg: DictConfig, parts: Parts, loaded: LoadedModel, journal: Journal, done: dict[str, Row], processes: Processes
 ) -> None:
     """Answer this process's share of the samples that are not ``done``."""
+    count = parts.benchmark.take(cfg.limit)
     if len(done) >= count:
         return
     for name in QUIET:  # a banner per job
@@ -129,20 +119,17 @@ def _answer(
     portions = (cfg.trainer.batch_size, cfg.trainer.num_workers, record, processes.rank, processes.size)
     data = EvaluationData(parts.benchmark, count, done, *portions, loaded.encode, cfg.trainer.prefetch)
     share = cfg.trainer.share and cfg.blocking.source is None
-    generation = {
-        key: value for key, value in cfg.generation.items() if cfg.generation.do_sample or key not in SAMPLING
-    }
     on_gpu = loaded.device.type == "cuda"
     trainer = Trainer(
         accelerator="gpu" if on_gpu else "cpu",
         devices=[loaded.device.index or 0] if on_gpu else 1,
         plugins=[LightningEnvironment()],  # each of several processes has a trainer of its own
         logger=False,  # the result is logged when it is there: a logger that fails must not stop the trainer
-        callbacks=_callbacks(cfg, folder, parts, journal, count - len(done) + len(journal), processes),
+        callbacks=_callbacks(cfg, parts, journal, count - len(done) + len(journal), processes),
         enable_progress_bar=False,
         enable_checkpointing=False,
         enable_model_summary=False,
-        default_root_dir=folder,
+        default_root_dir=journal.path.parent,
     )
     with (
         warnings.catch_warnings(),
@@ -150,22 +137,20 @@ def _answer(
         configured_block(session, **cfg.blocking),
     ):
         warnings.filterwarnings("ignore", module=r"lightning\..*")  # advice about training loops
-        module = Evaluation(loaded, parts.benchmark, session, journal, generation, cfg.seed, record)
+        module = Evaluation(loaded, parts.benchmark, session, journal, decoding(cfg), cfg.seed, record)
         try:
             trainer.test(module, datamodule=data, verbose=False)
         except SIGTERMException as stopped:  # Lightning's own has no exit status, as if all had gone well
             raise SystemExit(128 + signal.SIGTERM) from stopped
 
 
-def _callbacks(
-    cfg: DictConfig, folder: Path, parts: Parts, journal: Journal, total: int, processes: Processes
-) -> list[Callback]:
+def _callbacks(cfg: DictConfig, parts: Parts, journal: Journal, total: int, processes: Processes) -> list[Callback]:
     """Pictures and a bar, in the first process alone: its bar counts its share of the ``total``."""
     if not processes.lead:
         return []
-    callbacks: list[Callback] = [KeptTokenPictures(folder, cfg.callbacks.pictures)]
+    callbacks: list[Callback] = [KeptTokenPictures(journal.path.parent, cfg.callbacks.pictures)]
     if cfg.callbacks.progress:
-        label = f"{parts.pruner.name} {folder.name}" + (f" 1/{processes.size}" if processes.size > 1 else "")
+        label = f"{parts.pruner.name} {journal.run_key}" + (f" 1/{processes.size}" if processes.size > 1 else "")
         callbacks.append(SampleProgress(label, journal, math.ceil(total / processes.size)))
     return callbacks
 
@@ -189,12 +174,9 @@ def _summarise(
         "protocol": PROTOCOL,
         "n": len(ours),
         "n_failed": len(rows) - len(ours),
+        **({} if baseline is None else {"baseline": baseline.name}),
     }
-    unpruned = None
-    if baseline is not None:
-        outcome["baseline"] = baseline.name
-        unpruned = ours if is_baseline(cfg) else read_answers(baseline)
-    outcome |= summarise(parts.benchmark, ours, unpruned)
+    outcome |= summarise(parts.benchmark, ours, None if baseline is None else read_answers(baseline))
     value_bytes = torch.finfo(loaded.model.dtype).bits // 8
     return outcome | costs(ours, parts.pruner, adapter.shape, value_bytes)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -40,7 +39,6 @@ class Done:
 
 
 Item = Sample | Failure | Done
-Encode = Callable[[Sequence[Sample]], dict[str, torch.Tensor]]
 
 
 @dataclass(frozen=True)
@@ -96,18 +94,43 @@ class Samples(Dataset):
             return Failure(name, str(error))
 
 
-class TaskBatches:
-    """Batches of one task each, so that all rows of a batch have the same limit on new tokens.
+class EvaluationData(lightning.LightningDataModule):
+    """The rest of a benchmark in batches of one task each, so that all rows of a batch have the same token limit.
 
     A sample joins the open batch of its task. A full batch is handed out; the open ones follow at the end. A sample
     that cannot be read is a batch of its own; without ``record`` it ends the run. Process ``rank`` of ``size`` gets
     every ``size``-th of the batches that are left to do, so that each batch is computed once, cut as for one process.
+    ``workers`` processes read pictures ahead. ``encode`` makes the tensors of up to ``ahead`` batches while the model
+    is busy with an earlier one.
     """
 
-    def __init__(self, loader: DataLoader, batch_size: int, record: bool, rank: int = 0, size: int = 1):
-        self.loader, self.batch_size, self.record, self.rank, self.size = loader, batch_size, record, rank, size
+    def __init__(
+        self,
+        benchmark: Benchmark,
+        count: int,
+        done: Mapping[str, Row],
+        batch_size: int,
+        workers: int,
+        record: bool,
+        rank: int = 0,
+        size: int = 1,
+        encode: Callable[[Sequence[Sample]], dict[str, torch.Tensor]] | None = None,
+        ahead: int = 0,
+    ):
+        super().__init__()
+        self.loader = DataLoader(Samples(benchmark, count, done), batch_size=None, num_workers=workers)
+        self.batch_size, self.record, self.rank, self.size = batch_size, record, rank, size
+        self.encode, self.ahead = encode, ahead
 
-    def __iter__(self) -> Iterator[Batch]:
+    def test_dataloader(self) -> Iterable[Batch]:
+        """Batches of samples, with their tensors if there is an ``encode``."""
+        return Prefetched(self._left(), self._encoded, self.ahead)
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Samples are pictures and text; `LoadedModel.encode` moves their tensors."""
+        return batch
+
+    def _left(self) -> Iterator[Batch]:
         remaining = ([item for item in batch if not isinstance(item, Done)] for batch in self._cut())
         left = (Batch(number, items) for number, items in enumerate(remaining) if items)
         return islice(left, self.rank, None, self.size)
@@ -126,49 +149,9 @@ class TaskBatches:
                 yield waiting.pop(item.task)
         yield from waiting.values()
 
-
-class EvaluationData(lightning.LightningDataModule):
-    """The rest of a benchmark to compute, for process ``rank`` of ``size``.
-
-    ``encode`` makes the tensors of up to ``ahead`` batches while the model is busy with an earlier one.
-    """
-
-    def __init__(
-        self,
-        benchmark: Benchmark,
-        count: int,
-        done: Mapping[str, Row],
-        batch_size: int,
-        workers: int,
-        record: bool,
-        rank: int = 0,
-        size: int = 1,
-        encode: Encode | None = None,
-        ahead: int = 0,
-    ):
-        super().__init__()
-        self.encode, self.ahead = encode, ahead
-        self.samples = Samples(benchmark, count, done)
-        self.batch_size, self.workers, self.record, self.rank, self.size = batch_size, workers, record, rank, size
-
-    def test_dataloader(self) -> Iterable[Batch]:
-        """Batches of samples; pictures are read ahead by ``workers`` processes."""
-        loader = DataLoader(self.samples, batch_size=None, num_workers=self.workers, collate_fn=_as_is)
-        batches = TaskBatches(loader, self.batch_size, self.record, self.rank, self.size)
-        return batches if self.encode is None else Prefetched(batches, partial(_encoded, self.encode), self.ahead)
-
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Samples are pictures and text; `LoadedModel.encode` moves their tensors."""
-        return batch
-
-
-def _encoded(encode: Encode, batch: Batch) -> Batch:
-    """The batch with its tensors; without them if a sample cannot be used, which answering will find out again."""
-    try:
-        return replace(batch, inputs=encode(batch.samples) if batch.samples else None)
-    except (PromptError, SampleError):
-        return batch
-
-
-def _as_is(item: Any) -> Any:
-    return item
+    def _encoded(self, batch: Batch) -> Batch:
+        """The batch with its tensors; without them if a sample cannot be used, which answering will find out again."""
+        try:
+            return replace(batch, inputs=self.encode(batch.samples)) if self.encode and batch.samples else batch
+        except (PromptError, SampleError):
+            return batch

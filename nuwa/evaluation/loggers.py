@@ -10,7 +10,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,8 @@ def wandb_run(options: DictConfig, folder: Path, **about: Any) -> Iterator[Any |
     settings = wandb.Settings(silent=True, console="off", x_disable_stats=True, init_timeout=START_SECONDS)
     chosen = {"project": options.project, "entity": options.entity, "dir": folder, "settings": settings, **about}
     modes = [{"mode": "offline"}] if options.offline else [{"mode": "online", "resume": "allow"}, {"mode": "offline"}]
-    _drop_earlier(folder, about["id"])
+    for old in (folder / "wandb").glob(f"*run-*-{about['id']}"):  # of a killed run: `wandb sync` would stop at it
+        shutil.rmtree(old, ignore_errors=True)
     with _staging_in(folder):
         run = next(filter(None, (_started(chosen | mode) for mode in modes)), None)
         ended = 1
@@ -76,12 +77,6 @@ def wandb_run(options: DictConfig, folder: Path, **about: Any) -> Iterator[Any |
                 wandb.finish(exit_code=ended)
             if wandb.run is not None:
                 _restart()
-
-
-def _drop_earlier(folder: Path, key: str) -> None:
-    """Remove what a killed run of this key has left: ``wandb sync`` stops at it, and the new run holds all of it."""
-    for old in (folder / "wandb").glob(f"*run-*-{key}"):
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def _started(options: dict[str, Any]) -> Any | None:
@@ -118,14 +113,11 @@ def _staging_in(folder: Path) -> Iterator[None]:
 
     Only the environment can tell wandb so; a place that the user has set there stays.
     """
-    if STAGING in os.environ:
+    with ExitStack() as stack:
+        if STAGING not in os.environ:
+            os.environ[STAGING] = str(folder / "wandb")
+            stack.callback(os.environ.pop, STAGING)
         yield
-        return
-    os.environ[STAGING] = str(folder / "wandb")
-    try:
-        yield
-    finally:
-        del os.environ[STAGING]
 
 
 def log_result(
@@ -145,7 +137,9 @@ def log_result(
 def _log_media(run: Any, cfg: DictConfig, result: dict[str, Any], rows: Sequence[Row], folder: Path) -> None:
     import wandb
 
-    cut = [[_cell(row.get(column)) for column in _COLUMNS] for row in rows[: cfg.logger.table_rows]]
+    shown = [[row.get(column) for column in _COLUMNS] for row in rows[: cfg.logger.table_rows]]
+    # as text: W&B tables take one type per column
+    cut = [[cell if isinstance(cell, str) else json.dumps(cell, ensure_ascii=False) for cell in row] for row in shown]
     records = [score.record for score in scores_of(Run.of(result))]
     media: dict[str, Any] = {
         "cells": wandb.Table(list(records[0]), [list(record.values()) for record in records]),
@@ -166,8 +160,3 @@ def flat_summary(result: dict[str, Any]) -> dict[str, float]:
     summary = {name: result[name] for name in names if name in result} | result["metrics"]
     summary |= {f"retention/{name}": value["value"] for name, value in result.get("retention", {}).items()}
     return summary | {f"timings/{name}": value for name, value in result["timings"].items() if value is not None}
-
-
-def _cell(value: Any) -> str:
-    """The value as text: W&B tables take one type per column."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

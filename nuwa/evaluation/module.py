@@ -6,6 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -57,10 +58,8 @@ class Evaluation(lightning.LightningModule):
         rows = self._answer(batch.samples, batch.inputs)
         seconds = time.perf_counter() - start
         computed = failed + rows
-        ends = [number == len(computed) for number in range(1, len(computed) + 1)]
-        self.journal.append(
-            [{BATCH: batch.number, BATCH_END: end, **row} for end, row in zip(ends, computed, strict=True)]
-        )
+        last = len(computed) - 1
+        self.journal.append([{BATCH: batch.number, BATCH_END: n == last, **row} for n, row in enumerate(computed)])
         if rows:
             self._note_time(rows, seconds)
 
@@ -81,10 +80,8 @@ class Evaluation(lightning.LightningModule):
         ids = self._generate(inputs, samples)
         answers = self.loaded.decode(ids, inputs["input_ids"].shape[1])
         images = self.session.report().images if "pixel_values" in inputs else []
-        return [
-            self._row(*pair, [i for i in images if i.row == n])
-            for n, pair in enumerate(zip(samples, answers, strict=True))
-        ]
+        pairs = enumerate(zip(samples, answers, strict=True))
+        return [self._row(*pair, [image for image in images if image.row == n]) for n, pair in pairs]
 
     def _generate(self, inputs: dict[str, torch.Tensor], samples: Sequence[Sample]) -> torch.Tensor:
         options = {"max_new_tokens": self.benchmark.max_new_tokens(samples[0].task)}
@@ -100,7 +97,9 @@ class Evaluation(lightning.LightningModule):
         return ids
 
     def _row(self, sample: Sample, answer: str, images: list[ImageReport]) -> Row:
-        scored = self._as_scored(sample, answer)
+        scored = answer
+        if sample.task in self.benchmark.unit_box_tasks and len(sample.images) == 1:  # as fractions of the picture
+            scored = self.loaded.in_unit_frame(answer, sample.images[0])
         row = {
             "id": sample.id,
             "task": sample.task,
@@ -117,12 +116,6 @@ class Evaluation(lightning.LightningModule):
         self.reports.append((sample, [replace(image) for image in images], row))
         return row
 
-    def _as_scored(self, sample: Sample, answer: str) -> str:
-        """The answer as the benchmark reads it: boxes as fractions of the picture, whichever frame the model uses."""
-        if sample.task not in self.benchmark.unit_box_tasks or len(sample.images) != 1:
-            return answer
-        return self.loaded.in_unit_frame(answer, sample.images[0])
-
     def _note_time(self, rows: Sequence[Row], seconds: float) -> None:
         line = json.dumps({"first": rows[0]["id"], "samples": len(rows), "seconds": seconds})
         name = self.journal.path.name.replace(Path(JOURNAL).stem, TIMINGS.partition("*")[0])
@@ -131,15 +124,8 @@ class Evaluation(lightning.LightningModule):
 
 
 def _failed_row(name: str, reason: str, task: str = "") -> Row:
-    return {
-        "id": name,
-        "task": task,
-        "status": "failed",
-        "reason": reason,
-        "scores": {},
-        "kept": [],
-        "image_tokens": [],
-    }
+    empty: Row = {"scores": {}, "kept": [], "image_tokens": []}
+    return {"id": name, "task": task, "status": "failed", "reason": reason, **empty}
 
 
 def read_timings(folder: Path) -> tuple[int, float]:
@@ -148,11 +134,8 @@ def read_timings(folder: Path) -> tuple[int, float]:
     Samples that were computed twice because a process was killed count once.
     """
     batches = {}
-    paths = sorted(Path(folder).glob(TIMINGS))
-    for line in (line for path in paths for line in path.read_text(encoding="utf-8").splitlines()):
-        try:
+    for line in (line for path in sorted(folder.glob(TIMINGS)) for line in path.read_text("utf-8").splitlines()):
+        with suppress(ValueError, KeyError):  # torn by a kill
             row = json.loads(line)
             batches[row["first"]] = (row["samples"], row["seconds"])
-        except (ValueError, KeyError):  # torn by a kill
-            continue
     return sum(n for n, _ in batches.values()), sum(seconds for _, seconds in batches.values())

@@ -32,8 +32,7 @@ class Prefetched(Generic[T]):
             return
 
         def make() -> list[T]:
-            """The next item; empty at the end."""
-            return list(islice(prepared, 1))
+            return list(islice(prepared, 1))  # empty at the end
 
         made = make()
         with ThreadPoolExecutor(1, thread_name_prefix="prefetch") as thread:

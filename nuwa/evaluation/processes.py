@@ -51,19 +51,9 @@ class Processes:
         """Whether this process decides and writes for all."""
         return self.rank == 0
 
-    @property
-    def nodes(self) -> int:
-        """On how many machines they run."""
-        return self.size // self.local_size
-
     def share(self, value: Any) -> Any:
         """The lead's ``value``, in every process."""
-        if self.size == 1:
-            return value
-        box = [value]
-        with _noticing_a_loss():
-            distributed.broadcast_object_list(box, src=0)
-        return box[0]
+        return self._gather(value)[0]
 
     def wait(self) -> None:
         """Wait until all processes are here.
@@ -99,17 +89,11 @@ class Processes:
         if self.size == 1:
             return [value]
         values = [None] * self.size
-        with _noticing_a_loss():
+        try:
             distributed.all_gather_object(values, value)
+        except RuntimeError as error:
+            raise ProcessError("another process was lost; the same command goes on from there") from error
         return values
-
-
-@contextmanager
-def _noticing_a_loss() -> Iterator[None]:
-    try:
-        yield
-    except RuntimeError as error:
-        raise ProcessError("another process was lost; the same command goes on from there") from error
 
 
 def is_shared(cfg: DictConfig) -> bool:
@@ -134,10 +118,11 @@ def meet(cfg: DictConfig) -> Processes:
 
 def check_processes(cfg: DictConfig, processes: Processes) -> None:
     """Refuse a number of processes other than the config's."""
-    trainer, found = cfg.trainer, f"{processes.local_size} on each of {processes.nodes} nodes"
-    if trainer.num_nodes != processes.nodes or trainer.devices not in (None, processes.local_size):
+    trainer, nodes = cfg.trainer, processes.size // processes.local_size
+    if trainer.num_nodes != nodes or trainer.devices not in (None, processes.local_size):
         raise ConfigError(
-            f"trainer.devices={trainer.devices}, trainer.num_nodes={trainer.num_nodes}: the processes are {found}; "
+            f"trainer.devices={trainer.devices}, trainer.num_nodes={trainer.num_nodes}: the processes are "
+            f"{processes.local_size} on each of {nodes} nodes; "
             f"start them with torchrun --nnodes={trainer.num_nodes} --nproc-per-node={trainer.devices or '<GPUs>'}"
         )
 
@@ -154,8 +139,9 @@ def start(cfg: DictConfig) -> None:
     if not is_shared(cfg):
         return
     if distributed.is_torchelastic_launched():
-        if not current(cfg).lead:
-            _fall_silent()
+        if not current(cfg).lead:  # which reports the errors of the others, too
+            logging.disable()
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return
     if cfg.trainer.num_nodes != 1:
         raise ConfigError(
@@ -196,9 +182,3 @@ def _run(count: int) -> int:
     except SignalException as stopped:
         return 128 + stopped.sigval
     return 0
-
-
-def _fall_silent() -> None:
-    """Leave all output to the lead, which reports the errors of the others too."""
-    logging.disable()
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

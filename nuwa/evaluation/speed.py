@@ -10,8 +10,8 @@ import copy
 import inspect
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from nuwa.benchmarks.base import Benchmark
 from nuwa.engine.session import PruningSession
 from nuwa.models import adapter_for
-from nuwa.models.base import Family, remove_hooks
+from nuwa.models.base import Family
 from nuwa.models.loaded import LoadedModel
 from nuwa.pruners.base import Pruner
 from nuwa.pruning.budget import llm_flops
@@ -47,20 +47,12 @@ class Clock:
             torch.cuda.synchronize(self.device)
         return 1000 * time.perf_counter()
 
-    def add(self, name: str, since: float) -> None:
-        """Add the time since a mark to ``name``."""
-        self.spent[name] = self.spent.get(name, 0.0) + self.now() - since
-
-    def timed(self, name: str, function: Callable) -> Callable:
-        """``function``, its time added to ``name``."""
-
-        def wrapper(*args: Any, **kwargs: Any) -> Any:
-            start = self.now()
-            result = function(*args, **kwargs)
-            self.add(name, start)
-            return result
-
-        return wrapper
+    @contextmanager
+    def timing(self, name: str) -> Iterator[None]:
+        """Add the time of a block, or of each call of the function that this decorates, to ``name``."""
+        start = self.now()
+        yield
+        self.spent[name] = self.spent.get(name, 0.0) + self.now() - start
 
 
 def probe_speed(
@@ -134,7 +126,7 @@ def _watched(pruner: Pruner, clock: Clock) -> Pruner:
     """The same method, the time of its choices inside the LLM added to the clock."""
     watched = copy.copy(pruner)
     if watched.prunes_llm:
-        vars(watched)["prune_llm"] = clock.timed("llm_selection_ms", watched.prune_llm)
+        vars(watched)["prune_llm"] = clock.timing("llm_selection_ms")(watched.prune_llm)
     return watched
 
 
@@ -142,26 +134,26 @@ def _round(
     adapter: Family, inputs: dict[str, Tensor], session: AbstractContextManager, clock: Clock, new_tokens: int
 ) -> tuple[dict[str, float], list[int]]:
     """Encode the pictures, run the prompt, decode; what each took, and the tokens that each layer cached."""
-    model, cuda = adapter.model, clock.device.type == "cuda"
+    model, cuda, timing = adapter.model, clock.device.type == "cuda", clock.timing
     if cuda:
         torch.cuda.reset_peak_memory_stats(clock.device)
     with session:
         known = inspect.signature(adapter.encode_images).parameters
         pictures = {name: value for name, value in inputs.items() if name in known and name != "input_ids"}
         rest = {name: value for name, value in inputs.items() if name != "pixel_values"}
-        handles = _time_projector(adapter.projector, clock)
-        start = clock.now()
-        encoded = adapter.encode_images(**pictures)
-        clock.add("encode_ms", start)
-        remove_hooks(handles)
-        middle = clock.now()
-        output = model(**rest, mm_encoder_outputs={"image": encoded}, use_cache=True, logits_to_keep=1)
-        clock.add("prefill_ms", middle)
-        clock.add("ttft_ms", start)
-        cache = output.past_key_values
-        lengths = [layer.keys.shape[2] for layer in cache.layers]
-        kv_bytes = sum(x.numel() * x.element_size() for layer in cache.layers for x in (layer.keys, layer.values))
-        _decode(adapter, inputs["attention_mask"], output, clock, new_tokens)
+        projector, running = adapter.projector, ExitStack()
+        before = projector.register_forward_pre_hook(lambda *_: running.enter_context(timing("projector_ms")))
+        after = projector.register_forward_hook(lambda *_: running.close())
+        with timing("ttft_ms"):
+            with timing("encode_ms"), before, after:
+                encoded = adapter.encode_images(**pictures)
+            with timing("prefill_ms"):
+                output = model(**rest, mm_encoder_outputs={"image": encoded}, use_cache=True, logits_to_keep=1)
+        layers = output.past_key_values.layers
+        lengths = [layer.keys.shape[2] for layer in layers]
+        kv_bytes = sum(x.numel() * x.element_size() for layer in layers for x in (layer.keys, layer.values))
+        with timing("decode_ms"):
+            _decode(adapter, inputs["attention_mask"], output, new_tokens)
     measured = clock.spent
     decode = measured.pop("decode_ms")
     measured["decode_ms_per_token"] = decode / new_tokens
@@ -172,9 +164,9 @@ def _round(
     return measured, lengths
 
 
-def _decode(adapter: Family, mask: Tensor, output: Any, clock: Clock, new_tokens: int) -> None:
+def _decode(adapter: Family, mask: Tensor, output: Any, new_tokens: int) -> None:
     """Greedy steps on a filled cache; under M-RoPE one id on all axes, as the place of a step costs nothing."""
-    start, cache = clock.now(), output.past_key_values
+    cache = output.past_key_values
     for _ in range(new_tokens):
         mask = nn.functional.pad(mask, (0, 1), value=1)
         ids = mask.sum(1, keepdim=True) - 1
@@ -186,16 +178,6 @@ def _decode(adapter: Family, mask: Tensor, output: Any, clock: Clock, new_tokens
             use_cache=True,
             logits_to_keep=1,
         )
-    clock.add("decode_ms", start)
-
-
-def _time_projector(projector: nn.Module, clock: Clock) -> list[Any]:
-    """Hooks that add every call of the projector to the clock."""
-    marks: list[float] = []
-    return [
-        projector.register_forward_pre_hook(lambda *_: marks.append(clock.now())),
-        projector.register_forward_hook(lambda *_: clock.add("projector_ms", marks.pop())),
-    ]
 
 
 def _comparison(

@@ -29,7 +29,7 @@ from nuwa.evaluation.processes import ProcessError, Processes, check_processes, 
 from nuwa.evaluation.result import read_result
 from nuwa.evaluation.run import run_job
 
-JOB = ("dataset.samples=41", "baseline=skip")
+JOB = ("dataset.samples=41", "baseline=skip", "generation.max_new_tokens=10")
 TWO = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.batch_size=2")
 
 

@@ -125,7 +125,16 @@ def test_pooled_grid(count, grid, size):
     assert pooled_grid(count, grid) == size
 
 
-@pytest.mark.parametrize(("count", "grid", "size"), [(64, (2, 40), (2, 32)), (7, (4, 4), (2, 3)), (9, (1, 9), (1, 9))])
+@pytest.mark.parametrize(
+    ("count", "grid", "size"),
+    [
+        (64, (2, 40), (2, 32)),
+        (7, (4, 4), (2, 3)),
+        (9, (1, 9), (1, 9)),
+        (22, (8, 8), (4, 5)),  # 3x7 is nearer, and more than twice as wide
+        (33, (8, 8), (4, 8)),  # twice as wide, the most that may be
+    ],
+)
 def test_pooled_grid_of_nearly_as_many_cells(count, grid, size):
     assert pooled_grid(count, grid) == size
 
