@@ -3,6 +3,7 @@
 import json
 
 import datasets
+import pyarrow.parquet
 import pytest
 from helpers.published import SETS, benchmark, picture, pope, write_parquet, write_set
 
@@ -126,6 +127,24 @@ def test_a_table_that_cannot_be_made(monkeypatch, tmp_path):
     monkeypatch.setattr(datasets, "load_dataset", fail)
     with pytest.raises(BenchmarkError, match=r"dataset\.path: .* cannot be read: no space left"):
         benchmark("pope", place)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [(pyarrow.ArrowInvalid("odd page"), SampleError), (OSError("odd page"), SampleError), (OSError(5, "gone"), OSError),
+     (ConnectionError("gone"), ConnectionError), (RuntimeError("gone"), RuntimeError)],
+)  # fmt: skip
+def test_damage_is_told_from_a_broken_connection(error, expected, monkeypatch, tmp_path):
+    """A damaged row group fails its samples; a server that does not answer ends the run."""
+
+    def fail(*arguments, **options):
+        raise error
+
+    dataset = benchmark("pope", write_set("pope", tmp_path), "dataset.streaming=true")
+    monkeypatch.setattr(pyarrow.parquet.ParquetFile, "read_row_group", fail)
+    with pytest.raises(expected) as caught:
+        dataset[0]
+    assert type(caught.value) is expected
 
 
 def test_lines_and_records_are_counted_from_one(tmp_path):

@@ -2,6 +2,7 @@
 
 import pytest
 
+from nuwa.benchmarks.evalai import without_punctuation
 from nuwa.benchmarks.hub import fill_slots
 from nuwa.benchmarks.local import normalised_box
 from nuwa.benchmarks.mmbench import parse_answer, parse_letter
@@ -120,6 +121,14 @@ def test_open_answers_begin_after_the_last_cue():
     assert parse_open("x = 3\ny = 4") == [4.0]  # "=" is a cue of the last line only
     assert parse_open("it is 5\nx = 4") == [5.0, 4.0]
     assert parse_open("The answer is ") == ["is"]
+
+
+def test_signs_that_touch_a_space_are_deleted():
+    """A space anywhere, or a comma between digits, decides for all of them."""
+    assert without_punctuation("red/blue") == "red blue" and without_punctuation("red /blue or/so") == "red blue orso"
+    assert without_punctuation("red/ blue or/so") == "red blue orso"
+    assert without_punctuation("1,5/6") == "156" and without_punctuation("1/5") == "1 5"
+    assert without_punctuation("3.5 is all.") == "3.5 is all" and without_punctuation("No. 5.") == "No 5"
 
 
 def test_answers_of_mmbench():
