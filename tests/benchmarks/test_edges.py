@@ -169,3 +169,10 @@ def test_a_column_of_one_shard_alone_is_lacking(tmp_path):
         file.rename(file.with_stem(f"test-{number:05}-of-00002"))
     with pytest.raises(BenchmarkError, match="lacks answer, category"):
         benchmark("pope", tmp_path, "dataset.streaming=true")
+
+
+def test_data_that_is_nowhere(tmp_path):
+    with pytest.raises(BenchmarkError, match=r"dataset\.path is not set, and this data set is not on the hub"):
+        benchmark("nuwa_qwen_refcoco", "null")
+    with pytest.raises(BenchmarkError, match=r"dataset\.path=.*none: there is no such folder or file"):
+        Local(str(tmp_path / "none"))
