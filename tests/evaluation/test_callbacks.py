@@ -1,0 +1,70 @@
+"""Pictures of the first samples, and the bar."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from nuwa.evaluation import callbacks
+from nuwa.evaluation.callbacks import KeptTokenPictures, SampleProgress
+from nuwa.evaluation.module import Evaluation
+
+
+class Picture:
+    def __init__(self, trace):
+        self.trace = trace
+
+    def save(self, path):
+        path.write_text(self.trace)
+
+
+@pytest.fixture
+def module(monkeypatch):
+    """An evaluation whose samples have a trace for each of their images."""
+    monkeypatch.setattr(callbacks, "title_of", lambda *given: "title")
+    monkeypatch.setattr(callbacks, "boxes_of", lambda *given: [])
+    monkeypatch.setattr(callbacks, "trace_decisions", lambda session, loaded, sample: sample.traces)
+    monkeypatch.setattr(callbacks, "draw_trace", lambda trace, boxes, title: Picture(trace))
+    module = Evaluation(
+        None, None, SimpleNamespace(pruner=SimpleNamespace(name="p"), strategy="native"), None, {}, 0, True
+    )
+    module.reports = [(SimpleNamespace(id=name, traces=traces), [*traces], {}) for name, traces in REPORTS]
+    return module
+
+
+REPORTS = (("text", []), ("a", ["a0", "a1"]), ("b/c", ["b0", "b1"]))
+
+
+@pytest.mark.parametrize(
+    ("count", "drawn"), [(0, []), (1, ["a0"]), (3, ["a0", "a1", "b0"]), (9, ["a0", "a1", "b0", "b1"])]
+)
+def test_as_many_pictures_as_are_wanted(tmp_path, module, count, drawn):
+    (tmp_path / "pictures").mkdir(exist_ok=True)
+    pictures = KeptTokenPictures(tmp_path, count)
+    pictures.on_test_batch_end(None, module)
+    pictures.on_test_batch_end(None, module) if count in (0, 3) else None
+    files = sorted((tmp_path / "pictures").iterdir())
+    assert [file.read_text() for file in files] == drawn and pictures.left == count - len(drawn)
+    assert [file.stem[-2:] for file in files] == [f"-{trace[1]}" for trace in drawn]
+
+
+def test_no_folder_without_a_picture(tmp_path, module):
+    KeptTokenPictures(tmp_path, 0).on_test_batch_end(None, module)
+    assert not (tmp_path / "pictures").exists()
+
+
+@pytest.mark.parametrize("end", ["on_test_end", "on_exception"])
+def test_the_bar_counts_rows_and_gives_the_terminal_back(end):
+    journal = ["a", "b"]
+    bar = SampleProgress("label", journal, 5)
+    (task,) = bar.progress.tasks
+    assert (task.total, task.completed, bar.progress.live.is_started) == (5, 0, False)
+    bar.on_test_start()
+    try:
+        assert task.completed == 2 and bar.progress.live.is_started
+        journal.append("c")
+        bar.on_test_batch_end()
+        assert task.completed == 3
+        getattr(bar, end)()
+        assert not bar.progress.live.is_started
+    finally:
+        bar.progress.stop()
