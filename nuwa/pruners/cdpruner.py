@@ -60,7 +60,7 @@ def joint_spaces() -> ModuleType:
 
 @dataclass
 class CDPruner(TileByTile):
-    """The authors' selection, with their relevance if ``clip`` says where CLIP is, otherwise with another.
+    """Keep tokens that differ and matter to the question: with the authors' relevance if ``clip`` names a CLIP.
 
     ``clip`` is the CLIP whose picture half is the model's vision tower (`nuwa.models.joint`): relevance is minus the
     mean cosine of a patch and the pieces of the question in CLIP's joint space (minus, because patch and text are

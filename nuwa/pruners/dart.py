@@ -41,7 +41,7 @@ def choose_unlike(states: Tensor, visual: Tensor, own: list[int], pivots: list[i
 
 @dataclass
 class Dart(LLMPruner):
-    """Four visual and four text pivots at ``layer``, the authors' K = 2 of 32.
+    """Keep the tokens least like a few pivots, four visual and four text ones, at ``layer``, the authors' K = 2 of 32.
 
     The result depends on the order in which pivots choose. The paper names none: here the visual pivots come first,
     each kind by falling key norm. ``variant: release`` takes the released order, that of a Python set of their places

@@ -45,7 +45,7 @@ def max_min(features: Tensor, keep: int) -> Tensor:
 
 @dataclass
 class DivPrune(Pruner):
-    """Kept tokens go on in raster order; ids are renumbered, as in the release (PERC).
+    """Keep the tokens that are least like each other, in raster order; ids are renumbered, as in the release (PERC).
 
     ``tiles`` is about LLaVA-NeXT. The release chooses once, among the tokens of both grids and their newlines
     (``joint``; newlines leave: they are all one vector, of which the choice would take one at most). ``stitched``

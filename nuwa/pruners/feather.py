@@ -39,7 +39,9 @@ def unrotated_scores(context: LLMContext) -> Tensor:
 
 @dataclass
 class Feather(Pruner):
-    """``stride`` of the grid; the authors' is 3.
+    """Keep an even grid and what the last token attends to most without rotary bias, then prune again deeper.
+
+    ``stride`` is that of the grid, the authors' 3.
 
     The release keeps a share 1 - r by attention and the grid besides, so that the number of tokens depends on how many
     are in both. Here the number is fixed: the whole grid, then the best others; it is the same set as the release's

@@ -26,8 +26,9 @@ def pyramid(n_tokens: int, share: float, depths: tuple[float, ...], layers: int)
 
 @dataclass
 class PyramidDrop(Pruner):
-    """``ladder`` places the stages: ``late`` and ``early`` as in `LADDERS`, ``auto`` late wherever that reaches.
+    """Drop what the last prompt token attends to least, at three stages.
 
+    ``ladder`` places them: ``late`` and ``early`` as in `LADDERS`, ``auto`` late wherever that reaches.
     The authors publish one ladder, .5, .25, .125 (average 270 of 576); other budgets are met with another factor, which
     is ours. The release recreates ids after every stage (PERC).
     """

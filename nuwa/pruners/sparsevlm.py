@@ -161,8 +161,9 @@ class ListedPruner(Pruner):
 
 @dataclass
 class SparseVLM(ListedPruner):
-    """``recycle`` clusters dropped tokens; ``tie_noise`` adds the release's 1e-6 of noise to densities.
+    """Keep what the raters among the question's tokens attend to most, at three stages, and merge some of the rest.
 
+    ``recycle`` merges clusters of dropped tokens; ``tie_noise`` adds the release's 1e-6 of noise to their densities.
     The counts follow the authors' lists. ``counting: authors`` takes the budget as they do: 64, 96, 128, 192 of 576
     give their lists exactly, whose average they count on leaving layers; tokens entering layers are more (82 for 64,
     206 for 192). ``entering`` scales the lists until the budget is met. ``adaptive`` is the paper's rule: as many

@@ -38,8 +38,9 @@ def looking_heads(rows: Tensor, weight: Tensor, visual: Tensor, count: int) -> T
 
 @dataclass
 class SparseVLMPlus(ListedPruner):
-    """``heads``: the share of heads that is heard, 14 of LLaVA-1.5-7B's 32.
+    """Keep what the raters attend to most in the heads that look at the image most, at three stages.
 
+    ``heads`` is the share of heads that is heard, 14 of LLaVA-1.5-7B's 32.
     ``correct_distance`` divides attention weights by what rotary embeddings alone make of a distance, the product of
     all-ones queries and keys. As released, that product is not kept from zero, and a negative one turns a rating
     around. ``counting`` as in ``SparseVLM``.

@@ -60,3 +60,21 @@ def test_published_methods_cite_paper_and_commit(name):
     else:
         assert re.fullmatch(r"arXiv \d{4}\.\d{5}", info.paper)
         assert re.search(r"\w/[\w-]+@[0-9a-f]{7}\b", info.source)
+
+
+def test_what_the_page_says_of_a_choice():
+    methods = {name: find_method(name)[0] for name in method_names()}
+    merging = {
+        "nuwa",
+        "nuwa_release",
+        "nuwa_release_qwen",
+        "pooling",
+        "prumerge",
+        "prumerge_plus",
+        "sparsevlm",
+        "visionzip",
+    }
+    assert {name for name, kind in methods.items() if kind.info.merges} == merging
+    assert {name for name, kind in methods.items() if kind.info.needs_cls} == {"prumerge", "prumerge_plus"}
+    in_the_llm = {name for name, kind in methods.items() if kind().prunes_llm}
+    assert {name for name, kind in methods.items() if kind.info.text_aware} == in_the_llm - {"composed"}

@@ -15,6 +15,7 @@ from nuwa.pruning.budget import (
     layer_at,
     llm_flops,
     share_out,
+    two_stages,
 )
 
 LLAVA_7B = ModelShape(
@@ -68,6 +69,11 @@ def test_odd_tokens_go_to_the_largest_remainders(total, sizes, shares):
 def test_fitted_schedules_are_the_nearest(target, count):
     """Of counts in steps of ten from 20 on: also the one below, if that is nearer."""
     assert fit_schedule(lambda x: Schedule(20 + 10 * int(3.999 * x)), target, 8) == Schedule(count)
+
+
+def test_two_stages_keep_one_token_or_more():
+    assert two_stages(0.1, 576, 32, at=16, ratio=1 / 7) == Schedule(1)
+    assert two_stages(1, 576, 32, at=16, ratio=1 / 7) == Schedule(2, ((16, 1),))
 
 
 def test_kv_cache_bytes():
