@@ -81,9 +81,10 @@ class Feather(Pruner):
         return self.reached(best, target, layers, reachable)
 
     def prune_llm(self, context: LLMContext, keep: Tensor) -> Tensor:
-        score = unrotated_scores(context.previous)
-        # attention is below 1, so that the grid goes first
-        return context.top_k(score + self._grid_tokens(context), keep)
+        score = unrotated_scores(context.previous) + self._grid_tokens(
+            context
+        )  # attention is below 1: the grid goes first
+        return context.top_k(score, keep)
 
     def _grid_tokens(self, context: LLMContext) -> Tensor:
         """The grid of every image of which nothing has left inside the LLM yet: (B, L) bool."""
