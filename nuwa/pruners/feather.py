@@ -81,9 +81,8 @@ class Feather(Pruner):
         return self.reached(best, target, layers, reachable)
 
     def prune_llm(self, context: LLMContext, keep: Tensor) -> Tensor:
-        score = unrotated_scores(context.previous)
-        # attention is below 1, so that the grid goes first
-        return context.top_k(score + self._grid_tokens(context), keep)
+        attention = unrotated_scores(context.previous)  # below 1, so that the grid goes first
+        return context.top_k(attention + self._grid_tokens(context), keep)
 
     def _grid_tokens(self, context: LLMContext) -> Tensor:
         """The grid of every image of which nothing has left inside the LLM yet: (B, L) bool."""
