@@ -233,6 +233,7 @@ def test_the_exit_status_says_how_the_processes_ended(stopped, status, said, tmp
 
     monkeypatch.setattr("torch.distributed.run.run", run)
     monkeypatch.setattr("logging.disable", lambda: None)
+    monkeypatch.setattr("sys.argv", ["launch.py"])
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     with pytest.raises(SystemExit) as left:
         start(small(tmp_path, *TWO))
