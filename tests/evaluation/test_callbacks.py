@@ -47,6 +47,13 @@ def test_as_many_pictures_as_are_wanted(tmp_path, module, count, drawn):
     assert [file.stem[-2:] for file in files] == [f"-{trace[1]}" for trace in drawn]
 
 
+def test_nothing_is_read_anew_that_is_not_drawn(tmp_path, module, monkeypatch):
+    read = []
+    monkeypatch.setattr(callbacks, "trace_decisions", lambda session, loaded, sample: read.append(sample.id) or "ab")
+    KeptTokenPictures(tmp_path, 2).on_test_batch_end(None, module)
+    assert read == ["a"]  # the first sample has no picture, and the last would have been the third
+
+
 def test_no_folder_without_a_picture(tmp_path, module):
     KeptTokenPictures(tmp_path, 0).on_test_batch_end(None, module)
     assert not (tmp_path / "pictures").exists()
