@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from nuwa.engine.feature_cache import FeatureCache
     from nuwa.engine.session import PruningSession
-    from nuwa.pruners.base import Pruner
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load_pruner", "prune", "pruners"]
@@ -57,8 +56,10 @@ def prune(
         pruner: a method, from `load_pruner` or of your own.
         position: the strategy for position ids: ``perc`` renumbers, ``pesp`` keeps the original ids, ``rpme``
             stretches them over the image's span, ``native`` does what the method's authors do.
-        share: run once what neighbouring rows have in common: equal images and prompts up to the end of their images.
-        cache: a folder of vision features that calls and processes share.
+        share: run what neighbouring rows have in common once: the vision pass of equal images and the prompt up to the
+            end of its images, as far as the first LLM stage. Only the logits behind the images are then computed. A
+            model in training mode shares the vision pass alone.
+        cache: a folder of vision features that calls and processes share, of a tower whose weights do not change.
 
     Raises:
         ValueError: an unsupported model, an unknown position strategy, or a method that does not fit the model.

@@ -20,12 +20,12 @@ def argument(*names: str, **settings: Any) -> Callable[[ArgumentParser], object]
 
 
 def command(
-    description: str, *arguments: Callable[[ArgumentParser], object], also: tuple[type[Exception], ...] = ()
+    description: str, *arguments: Callable[[ArgumentParser], object]
 ) -> Callable[[Callable[[Namespace], int | None]], Callable[..., int]]:
     """Make a function of parsed arguments a ``main(arguments=None)`` that returns an exit status.
 
-    The status is what the function returns (None counts as 0), or 1 after `BAD_INPUT` or an error of ``also``, which
-    becomes ``error: ...`` on stderr. An `argparse.ArgumentError` prints the usage and exits with 2. A reader that
+    The status is what the function returns (None counts as 0), or 1 after `BAD_INPUT`, which becomes ``error: ...`` on
+    stderr. An `argparse.ArgumentError` prints the usage and exits with 2. A reader that
     closes the pipe early ends the command without a word.
 
     >>> @command("Double a number.", argument("number", type=int))
@@ -52,7 +52,7 @@ def command(
                 parser.error(str(error))
             except BrokenPipeError:
                 return 1
-            except BAD_INPUT + also as error:
+            except BAD_INPUT as error:
                 print_error(error)
                 return 1
             return status or 0

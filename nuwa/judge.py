@@ -54,7 +54,8 @@ class Marker:
         journal = Journal(folder / JOURNAL, folder.name)
         rows = journal.rows
         ours = answered(rows)
-        _cut_torn(folder / MARKS)
+        if (folder / MARKS).exists():  # cut off a torn last line, so that others can follow
+            os.truncate(folder / MARKS, sum(map(len, _whole_lines(folder / MARKS))))
         known = _marks(folder / MARKS, self.name)
         left = [row for row in ours if (row["id"], row["prediction"]) not in known]
         with (folder / MARKS).open("a", encoding="utf-8") as file:
@@ -102,12 +103,6 @@ def _whole_lines(file: Path) -> list[bytes]:
     return [line for line in lines if line.endswith(b"\n")]
 
 
-def _cut_torn(file: Path) -> None:
-    """Cut off a torn last line, so that others can follow; only for a run whose lock is held."""
-    if file.exists():
-        os.truncate(file, sum(map(len, _whole_lines(file))))
-
-
 def unjudged_runs(roots: Sequence[Path]) -> list[Path]:
     """The finished MM-Vet runs at or below ``roots`` that had no judge as they ran."""
     found = []
@@ -126,7 +121,6 @@ def unjudged_runs(roots: Sequence[Path]) -> list[Path]:
     argument("--model", required=True, help="the server's name for the judge"),
     argument("--key-variable", help="the environment variable that holds the server's key"),
     argument("--prompt", help="a text file with {question}, {answer} and {prediction}; else our own words"),
-    also=(JournalError,),
 )
 def main(options: Namespace) -> None:
     """Mark, then sum up; 1 if there is nothing to mark or the judge does not answer."""

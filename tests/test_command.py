@@ -10,14 +10,10 @@ from helpers.jobs import ROOT
 from nuwa.command import argument, command
 
 
-class PatienceError(RuntimeError):
-    """An error that a command knows besides bad input."""
-
-
-@command("Raise or return what is asked for.", argument("what"), also=(PatienceError,))
+@command("Raise or return what is asked for.", argument("what"))
 def main(options):
     outcomes = {"nothing": None, "three": 3, "usage": argparse.ArgumentError(None, "one or the other")}
-    outcomes |= {kind.__name__: kind("x=1: no") for kind in (ValueError, OSError, PatienceError, RuntimeError)}
+    outcomes |= {kind.__name__: kind("x=1: no") for kind in (ValueError, OSError, RuntimeError)}
     outcome = outcomes[options.what]
     if isinstance(outcome, Exception):
         raise outcome
@@ -28,7 +24,7 @@ def test_exit_status():
     assert (main(["nothing"]), main(["three"])) == (0, 3)
 
 
-@pytest.mark.parametrize("kind", ["ValueError", "OSError", "PatienceError"])
+@pytest.mark.parametrize("kind", ["ValueError", "OSError"])
 def test_bad_input_is_one_line(kind, capsys, monkeypatch):
     assert main([kind]) == 1
     assert capsys.readouterr().err == "error: x=1: no\n"

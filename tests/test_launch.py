@@ -90,7 +90,7 @@ def test_outputs_that_cannot_be_written(launch, tmp_path):
 
 
 def test_killed_in_the_middle_it_resumes_exactly(tmp_path):
-    overrides = ("dataset.samples=40", "baseline=skip")
+    overrides = ("dataset.samples=40", "baseline=skip", "generation.max_new_tokens=10")
     whole = run_job(small(tmp_path / "whole", *overrides))
     command = [sys.executable, str(ROOT / "launch.py"), *SMALL, *overrides, f"paths.outputs={tmp_path / 'cut'}"]
     process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL)

@@ -29,7 +29,6 @@ from nuwa.pruning.budget import Budget, ModelShape, Schedule, attention_score_fl
 from nuwa.report.paper.printed import (
     SUMMARIES,
     UNPRUNED,
-    ExpectedError,
     PaperTable,
     PrintedRow,
     load_table,
@@ -200,7 +199,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = words.parse_args(arguments)
     try:
         tables = [load_table(name) for name in options.tables or table_names()]
-    except ExpectedError as error:
+    except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     sections = [cost_section(table) if table.name == "table4" else retention_section(table)

@@ -31,13 +31,14 @@ from transformers import CLIPConfig
 import nuwa
 from nuwa.engine import llm, session
 from nuwa.models.prompts import IMAGE
-from nuwa.models.random_configs import Sizes
-from nuwa.models.random_vlm import build_tokenizer, random_vlm
+from nuwa.models.random_vlm import RandomModel
 from nuwa.pruners.catalogue import method_names
 from nuwa.pruning.budget import ModelShape, llm_flops
 from nuwa.report.tables.formats import markdown_text
 
-SIZES = Sizes(
+SIZES = RandomModel(
+    prompt="{images}{text}",
+    device="cpu",
     hidden_size=512,
     intermediate_size=1376,
     layers=16,
@@ -83,8 +84,8 @@ class Watch:
 
 def build():
     """A model, and a prompt of one image between two runs of text."""
-    tokenizer = build_tokenizer("llava", SIZES.vocab_size)
-    model = random_vlm("llava", tokenizer, SIZES)
+    loaded = SIZES.load()
+    model, tokenizer = loaded.model, loaded.tokenizer
     image = torch.full((1, model.config.image_seq_length), tokenizer.convert_tokens_to_ids(IMAGE))
     text = torch.randint(5, 200, (1, TEXT_BEFORE + TEXT_AFTER), generator=torch.Generator().manual_seed(0))
     ids = torch.cat([text[:, :TEXT_BEFORE], image, text[:, TEXT_BEFORE:]], 1)

@@ -19,17 +19,24 @@ import torch
 
 import nuwa
 from nuwa.models.prompts import IMAGE
-from nuwa.models.random_configs import Sizes
-from nuwa.models.random_vlm import build_tokenizer, random_vlm
+from nuwa.models.random_vlm import RandomModel
 
-SIZES = Sizes(hidden_size=512, intermediate_size=1376, layers=16, heads=8, vision_hidden_size=128)
+SIZES = RandomModel(
+    prompt="{images}{text}",
+    device="cpu",
+    hidden_size=512,
+    intermediate_size=1376,
+    layers=16,
+    heads=8,
+    vision_hidden_size=128,
+)
 TEXT_BEFORE, TEXT_AFTER = 35, 20
 
 
 def build():
     """A model, and a prompt of one image between two runs of text."""
-    tokenizer = build_tokenizer("llava", SIZES.vocab_size)
-    model = random_vlm("llava", tokenizer, SIZES)
+    loaded = SIZES.load()
+    model, tokenizer = loaded.model, loaded.tokenizer
     image = tokenizer.convert_tokens_to_ids(IMAGE)
     visual = model.config.image_seq_length
     text = torch.randint(5, 200, (1, TEXT_BEFORE + TEXT_AFTER), generator=torch.Generator().manual_seed(0))

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from nuwa.engine.calls import LayerCall, read_prompt_once, watch_layers
 from nuwa.engine.session import PruningSession
-from nuwa.models.base import remove_hooks
 from nuwa.pruning.scores import CHUNK, split_heads
 
 
@@ -93,18 +92,15 @@ def _step_back(call: LayerCall, slope: Tensor) -> tuple[Tensor, GradientCall]:
     attention = call.layer.get_submodule("self_attn")
     seen: dict[str, Tensor] = {}
     values, mixed = attention.get_submodule("v_proj"), attention.get_submodule("o_proj")
-    handles = [
+    with (
+        torch.enable_grad(),
         values.register_forward_hook(lambda module, args, output: seen.update(values=output)),
         mixed.register_forward_pre_hook(lambda module, args: seen.update(mixed=args[0])),
-    ]
-    try:
-        with torch.enable_grad():
-            hidden = call.hidden.detach().requires_grad_()
-            kwargs = call.kwargs | {"past_key_values": None, "use_cache": False}
-            # not called as a module: sessions and blocks have had their say when the prompt was read
-            output = call.layer.forward(hidden, **kwargs)
-            below, above = torch.autograd.grad(output, [hidden, seen["mixed"]], grad_outputs=slope)
-    finally:
-        remove_hooks(handles)
+    ):
+        hidden = call.hidden.detach().requires_grad_()
+        kwargs = call.kwargs | {"past_key_values": None, "use_cache": False}
+        # not called as a module: sessions and blocks have had their say when the prompt was read
+        output = call.layer.forward(hidden, **kwargs)
+        below, above = torch.autograd.grad(output, [hidden, seen["mixed"]], grad_outputs=slope)
     width = call.family.shape.head_dim
     return below, GradientCall(call, split_heads(seen["values"].detach(), width), split_heads(above, width))

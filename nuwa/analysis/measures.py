@@ -46,11 +46,7 @@ def visual_attention_entropy(attention: Tensor, first: int = 0, causal: bool = T
     what it gives to the earlier visual tokens, so that attention to text, or to a sink, does not count as order.
     Token 0 has no earlier one and gets 0. ``causal=False`` takes all tokens j, for towers that look both ways.
     """
-    if causal:
-        rows = torch.arange(first, first + attention.shape[-2], device=attention.device)
-        earlier = torch.arange(attention.shape[-1], device=attention.device) < rows[:, None]
-        attention = attention * earlier
-    return row_entropy(attention.float())
+    return row_entropy((attention.tril(first - 1) if causal else attention).float())
 
 
 def mean_entropy(entropies: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ Records as in `nuwa.analysis.survey`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -24,13 +24,8 @@ from nuwa.pruning.layout import ImageLayout
 from nuwa.pruning.scores import CHUNK
 from nuwa.samples import Sample
 
-
-@dataclass(frozen=True)
-class ObjectCells:
-    """The tokens of a sample's box in one view: ``members`` (k,) cells, ``center`` the one at its centre."""
-
-    members: Tensor
-    center: int
+ObjectCells = tuple[Tensor, int]
+"""The tokens (k,) of a sample's box in one view, and the one at its centre."""
 
 
 def object_cells(
@@ -44,7 +39,7 @@ def object_cells(
     for view, frame in zip(layout.views, frames, strict=True):
         try:
             box = in_frame(cast(Box, sample.target), frame)
-            found.append(ObjectCells(torch.tensor(patches_in_box(view.grid, box)), center_patch(view.grid, box)))
+            found.append((torch.tensor(patches_in_box(view.grid, box)), center_patch(view.grid, box)))
         except BoxError as error:
             found.append(str(error))
     return found
@@ -80,30 +75,29 @@ def spatial_structure(loaded: LoadedModel, benchmark: Benchmark, sample: Sample)
     records: list[Record] = []
     layouts: list[ImageLayout] = []
 
-    def note(call: LayerCall | LayerRun, part: str, measure: str, value: float | None, **more: object) -> None:
-        records.append(record(sample, call.index, value, part=part, measure=measure, **more))
+    def note(part: str, layer: int, states: Callable[[Tensor], Tensor], **entropies: float) -> None:
+        """Records of a layer, ``states`` giving those of some of the image's tokens."""
+        for measure, value in entropies.items():
+            records.append(record(sample, layer, value, part=part, measure=measure))
+        for number, cells in enumerate(object_cells(loaded, benchmark, sample, layouts[0])):
+            if not isinstance(cells, str):
+                cohesion = object_cohesion(states(layouts[0].views[number].tokens), *cells)
+                records.append(record(sample, layer, cohesion, part=part, measure="occ", view=number))
 
     def watch_llm(call: LayerCall) -> None:
         layouts[:] = [call.prompt.rows[0][0].layout]
         places = call.places(0, 0)
-        note(call, "llm", "vae", llm_entropy(call))
-        for number, cells in enumerate(object_cells(loaded, benchmark, sample, layouts[0])):
-            if isinstance(cells, ObjectCells):
-                states = call.output[0, places[layouts[0].views[number].tokens]]
-                note(call, "llm", "occ", object_cohesion(states, cells.members, cells.center), view=number)
+        note("llm", call.index, lambda tokens: call.output[0, places[tokens]], vae=llm_entropy(call))
 
     def watch_vision(recording: Recording, run: LayerRun) -> None:
-        note(run, "tower", "vae", tower_entropy(recording, run))
-        note(run, "tower", "vae_all", tower_entropy(recording, run, causal=False))
-        for number, cells in enumerate(object_cells(loaded, benchmark, sample, layouts[0])):
-            if isinstance(cells, ObjectCells):
-                states = recording.states(run, 0, layouts[0].source[layouts[0].views[number].tokens])
-                note(run, "tower", "occ", object_cohesion(states, cells.members, cells.center), view=number)
+        entropies = {"vae": tower_entropy(recording, run), "vae_all": tower_entropy(recording, run, causal=False)}
+        rows = layouts[0].source
+        note("tower", run.index, lambda tokens: recording.states(run, 0, rows[tokens]), **entropies)
 
     read_layers(loaded, sample, watch_llm)
     read_tower(loaded, sample, watch_vision)
     for number, cells in enumerate(object_cells(loaded, benchmark, sample, layouts[0])):
-        if not isinstance(cells, ObjectCells):
+        if isinstance(cells, str):
             records.append(record(sample, None, None, part=None, measure="no_occ", view=number, reason=cells))
     return records
 
@@ -124,8 +118,8 @@ def text_relation(loaded: LoadedModel, benchmark: Benchmark, sample: Sample) -> 
         means = {"all": likeness[tokens].mean()}
         inside = torch.zeros(layout.n_tokens, dtype=torch.bool)
         for view, cells in zip(layout.views, object_cells(loaded, benchmark, sample, layout), strict=True):
-            if isinstance(cells, ObjectCells):
-                inside[view.tokens[cells.members]] = True
+            if not isinstance(cells, str):
+                inside[view.tokens[cells[0]]] = True
         if inside.any():
             means |= {"inside": likeness[inside].mean(), "outside": likeness[~inside].nanmean()}
         records.extend(record(sample, call.index, float(value), measure=name) for name, value in means.items())
@@ -140,18 +134,16 @@ def registers(loaded: LoadedModel, sample: Sample, count: int = 3) -> list[Recor
     ``measure``: norms of the ``tower``'s features, or of the states that enter the ``llm`` layer. The text is what
     stands after the image; attention is the mean over its tokens and heads.
     """
-    features: list[Tensor] = []
+    tower = read_tower(loaded, sample, lambda recording, run: None)
     records: list[Record] = []
 
     def watch(call: LayerCall) -> None:
         layout, groups = call.prompt.rows[0][0].layout, call.groups()[0]
-        if not features:
-            rows = layout.source[patches(layout)]
-            features.append(read_tower(loaded, sample, lambda recording, run: None).features(0, rows))
-        at = call.places(0, 0)[patches(layout)]
+        tokens = patches(layout)
+        at = call.places(0, 0)[tokens]
         text = ((groups == TEXT) | (groups == LAST)).nonzero()[:, 0]
         attended = call.rows(text)[0].mean((0, 1))[at]
-        for name, states in (("tower", features[0]), ("llm", call.hidden[0, at])):
+        for name, states in (("tower", tower.features(0, layout.source[tokens])), ("llm", call.hidden[0, at])):
             overlap = top_overlap(states.float().norm(dim=-1), attended, count)
             records.append(record(sample, call.index, overlap, measure=name))
 

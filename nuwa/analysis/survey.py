@@ -44,10 +44,10 @@ def read_layers(loaded: LoadedModel, sample: Sample, watch: Callable[[LayerCall]
 @torch.no_grad()
 def read_tower(loaded: LoadedModel, sample: Sample, watch: Callable[[Recording, LayerRun], None]) -> Recording:
     """Call ``watch`` after every layer of the vision tower while it sees a sample; returns a recording of features."""
-    family, inputs = adapter_for(loaded.model), loaded.encode([sample])
+    family = adapter_for(loaded.model)
     encode = family.encode_images
     known = inspect.signature(encode).parameters
-    arguments = {name: value for name, value in inputs.items() if name in known}
+    arguments = {name: value for name, value in loaded.encode([sample]).items() if name in known}
     recording = family.new_recording(arguments)
     with recording.reading((), functools.partial(watch, recording)):
         encode(**arguments)
@@ -57,11 +57,7 @@ def read_tower(loaded: LoadedModel, sample: Sample, watch: Callable[[Recording, 
 def attention_flow(loaded: LoadedModel, sample: Sample) -> list[Record]:
     """Where a token of each group looks, per layer (paper Fig. 3): shares of its attention by group."""
     records: list[Record] = []
-
-    def watch(call: LayerCall) -> None:
-        records.extend(_flow_records(sample, call, call.groups(), call.attention_chunks()))
-
-    read_layers(loaded, sample, watch)
+    read_layers(loaded, sample, lambda call: records.extend(_flow_records(sample, call, call.groups(), call)))
     return records
 
 
@@ -78,7 +74,7 @@ def gradient_flow(loaded: LoadedModel, benchmark: Benchmark, sample: Sample) -> 
         answers = torch.tensor([ids.shape[1] - inputs["input_ids"].shape[1]], device=ids.device)
 
         def watch(seen: GradientCall) -> None:
-            records.extend(_flow_records(sample, seen.call, seen.call.groups(answers - 1), seen.attention_chunks()))
+            records.extend(_flow_records(sample, seen.call, seen.call.groups(answers - 1), seen))
 
         watch_gradients(session, prompt_and_answer(inputs, ids), ids, answers, watch)
     return records
@@ -94,11 +90,9 @@ def prompt_and_answer(inputs: dict[str, Tensor], ids: Tensor) -> dict[str, Tenso
     return longer
 
 
-def _flow_records(
-    sample: Sample, call: LayerCall, groups: Tensor, chunks: Iterable[tuple[Tensor, Tensor]]
-) -> list[Record]:
+def _flow_records(sample: Sample, call: LayerCall, groups: Tensor, seen: LayerCall | GradientCall) -> list[Record]:
     """Mean and sum over the queries of each group; a group without tokens has no record."""
-    parts = [group_flow(rows, groups[:, query], groups) for query, rows in chunks]
+    parts = [group_flow(rows, groups[:, query], groups) for query, rows in seen.attention_chunks()]
     sums, counts = (sum(part)[0] for part in zip(*parts, strict=True))
     records = []
     for one, source in enumerate(GROUPS):

@@ -9,10 +9,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from nuwa.samples import Refusal, Sample
 
+Doc = dict[str, Any]
+"""The columns of a row that a prompt or a score depends on."""
 Scores = dict[str, float]
 """Metric name -> value, e.g. ``{"vqa/exact_match": 1.0}``."""
 
@@ -32,7 +34,7 @@ class Benchmark(ABC):
 
     @classmethod
     def unloaded(cls, options: Mapping[str, object]) -> Self:
-        """A benchmark with options but without data: all it can do is sum up journals (`metrics`)."""
+        """A benchmark with options but without data: all it can do is score documents and sum up journals."""
         benchmark = object.__new__(cls)
         vars(benchmark).update(options)
         return benchmark
@@ -89,11 +91,7 @@ class Benchmark(ABC):
 
 
 def require_slot(key: str, prompt: str, slot: str) -> None:
-    """Refuse a prompt without its slot.
-
-    Raises:
-        BenchmarkError: it lacks the slot.
-    """
+    """Refuse a prompt without its slot, by a BenchmarkError."""
     if slot not in prompt:
         raise BenchmarkError(f"dataset.{key}={prompt!r} lacks the slot {slot}")
 

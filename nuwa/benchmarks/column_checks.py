@@ -6,14 +6,13 @@ name ends ("must be a text").
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from nuwa.benchmarks.base import Doc
 from nuwa.samples import SampleError, spelt_out
 
-Doc = dict[str, Any]
-"""The columns of a row that a prompt or a score depends on."""
 Check = Callable[[object], object]
 
 
@@ -84,11 +83,8 @@ def integer(value: object) -> int:
 
 
 def four_numbers(value: object) -> list[float]:
-    """Four finite numbers."""
-    if not isinstance(value, list) or len(value) != 4 or not all(map(_is_number, value)):
+    """Four finite numbers; a whole number beyond the range of floats is none."""
+    numbers = value if isinstance(value, list) else []
+    if len(numbers) != 4 or not all(type(one) in (int, float) and abs(one) <= sys.float_info.max for one in numbers):
         raise TypeError("must be four numbers")
-    return value
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return numbers

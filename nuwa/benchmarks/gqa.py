@@ -8,17 +8,11 @@ from typing import ClassVar
 from PIL import Image
 
 from nuwa.benchmarks import column_checks as column
-from nuwa.benchmarks.base import Scores
-from nuwa.benchmarks.column_checks import Doc
+from nuwa.benchmarks.base import Doc, Scores
 from nuwa.benchmarks.hub import HubBenchmark
 from nuwa.benchmarks.rows import Rows
 from nuwa.benchmarks.scoring import exact_match
 from nuwa.samples import SampleError
-
-
-def score_gqa(doc: Doc, text: str) -> Scores:
-    """Equal to ``doc["answer"]`` once stripped, lowered and without ASCII punctuation."""
-    return {"gqa/exact_match": exact_match((doc["answer"],), text)}
 
 
 @dataclass(kw_only=True, eq=False)
@@ -54,4 +48,5 @@ class GQA(HubBenchmark):
         return self.photos.pictures(row, "image")
 
     def score_document(self, doc: Doc, text: str) -> Scores:
-        return score_gqa(doc, text)
+        """Equal to ``doc["answer"]`` once stripped, lowered and without ASCII punctuation."""
+        return {"gqa/exact_match": exact_match((doc["answer"],), text)}

@@ -1,23 +1,22 @@
 """What the published data sets share: columns that are checked, ids, groups, prompts with slots.
 
 A data set is a subclass that names its columns and gives its slots and its scorer; ``conf/dataset`` says where it is
-found, what its prompt is, and how long answers may be. Scorers are pure functions of a document (the columns that a
-score depends on) and a text. All shares are in 0..1: multiply by 100 for the numbers that papers print.
+found, what its prompt is, and how long answers may be. A score is a pure function of a document (the columns
+that it depends on), a text and the options. All shares are in 0..1: multiply by 100 for the numbers that papers print.
 """
 
 from __future__ import annotations
 
 import re
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
-import numpy as np
 from PIL import Image
 
-from nuwa.benchmarks.base import Benchmark, BenchmarkError, Scores
-from nuwa.benchmarks.column_checks import Check, Doc, checked, identifier
+from nuwa.benchmarks.base import Benchmark, BenchmarkError, Doc, Scores
+from nuwa.benchmarks.column_checks import Check, checked, identifier
 from nuwa.benchmarks.rows import Rows
 from nuwa.benchmarks.sources import load_rows
 from nuwa.samples import Sample, SampleError
@@ -30,12 +29,13 @@ _SLOT = re.compile(r"\{(\w+)\}")
 
 
 class _Place(NamedTuple):
-    """A sample, and where it comes from: ``part`` counts the samples of its row."""
+    """A sample, where it comes from (``part`` counts the samples of its row), and its `neighbourhood`."""
 
     id: str
     group: str | None
     row: int
     part: int
+    near: tuple[str, int]
 
 
 @dataclass(kw_only=True, eq=False)
@@ -85,7 +85,7 @@ class HubBenchmark(Benchmark):
             raise BenchmarkError(f"dataset.answer_tokens={self.answer_tokens} must be at least 1")
         self.rows = self.load()
         self.source = self.rows.source
-        self.require(self.rows, (*self.columns, *self.pictures))
+        self.require(self.rows, dict.fromkeys((*self.columns, *self.pictures, *self.keys)))
         self._index()
 
     def load(self) -> Rows:
@@ -104,8 +104,11 @@ class HubBenchmark(Benchmark):
         """
         yield identifier(keys[self.keys[0]]) if self.keys else str(row), None
 
-    def document(self, doc: Doc, part: int, images: Sequence[Image.Image]) -> Doc:
-        """The document of sample ``part`` of a row. A column ``expression`` is what the sample asks to find."""
+    def document(self, doc: Doc, part: int, sizes: Sequence[tuple[int, int]]) -> Doc:
+        """The document of sample ``part`` of a row, whose pictures have ``sizes`` (width, height).
+
+        A column ``expression`` is what the sample asks to find.
+        """
         return doc
 
     def images(self, row: int, doc: Doc) -> list[Image.Image]:
@@ -125,27 +128,27 @@ class HubBenchmark(Benchmark):
         """The scores of an answer, stripped, to a document."""
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return len(self._places)
 
     def sample_id(self, index: int) -> str:
-        return self._ids[index]
+        return self._places[index].id
 
     def neighbourhood(self, index: int) -> tuple[str, int]:
-        return super().neighbourhood(index) if self.streaming else self._near[index]
+        return super().neighbourhood(index) if self.streaming else self._places[index].near
 
     def __getitem__(self, index: int) -> Sample:
         if not 0 <= index < len(self):
             raise IndexError(index)
-        row, part = int(self._rows[index]), int(self._parts[index])
+        place = self._places[index]
         try:
-            doc = checked(self.rows.text(row, tuple(self.columns)), self.columns)
-            images = self.images(row, doc)
-            doc = self.document(doc, part, images)
+            doc = checked(self.rows.text(place.row, tuple(self.columns)), self.columns)
+            images = self.images(place.row, doc)
+            doc = self.document(doc, place.part, [image.size for image in images])
         except SampleError as error:
-            raise SampleError(f"{self.name}, row {row}: {error}") from error
+            raise SampleError(f"{self.name}, row {place.row}: {error}") from error
         target = {column: doc[column] for column in self.scored}
-        meta = {"row": row} | ({"group": self._groups[index]} if self._groups else {})
-        return Sample(self._ids[index], self.task, tuple(images), self.text(doc), target, meta, doc.get("expression"))
+        meta = {"row": place.row} | ({"group": place.group} if self.grouped else {})
+        return Sample(place.id, self.task, tuple(images), self.text(doc), target, meta, doc.get("expression"))
 
     def score(self, sample: Sample, prediction: str) -> Scores:
         return self.score_document(sample.target, prediction.strip())
@@ -155,9 +158,10 @@ class HubBenchmark(Benchmark):
 
     def take(self, limit: int | None) -> int:
         """As many whole groups as fit into ``limit``, and at least one: half a group has no score."""
-        if limit is None or not self._groups:
+        if limit is None or not self.grouped:
             return super().take(limit)
-        ends = [i + 1 for i, group in enumerate(self._groups) if self._groups[i + 1 : i + 2] != [group]]
+        groups = [place.group for place in self._places]
+        ends = [i + 1 for i, group in enumerate(groups) if groups[i + 1 : i + 2] != [group]]
         return max((end for end in ends if end <= limit), default=ends[0])
 
     def check_prompt(self, key: str, prompt: str) -> None:
@@ -167,7 +171,7 @@ class HubBenchmark(Benchmark):
             known = ", ".join(f"{{{slot}}}" for slot in self.slots)
             raise BenchmarkError(f"dataset.{key}={prompt!r}: needs {{{self.slots[0]}}}, and may have {known} only")
 
-    def require(self, rows: Rows, columns: Sequence[str]) -> None:
+    def require(self, rows: Rows, columns: Iterable[str]) -> None:
         """Refuse rows without one of the columns, or without rows."""
         if not len(rows):
             raise BenchmarkError(f"dataset {self.name}: {rows.source} holds no rows")
@@ -178,44 +182,34 @@ class HubBenchmark(Benchmark):
             )
 
     def _index(self) -> None:
-        """Find ids and places of all samples without reading pictures. Members of a group stand together."""
-        places, near = self._scan()
-        if not places:
+        """Find all samples without reading pictures. Members of a group stand together."""
+        self._places = list(self._scan())
+        if not self._places:
             raise BenchmarkError(f"dataset {self.name}: no row of {self.rows.source} belongs to it")
         if self.grouped:
-            first = {place.group: number for number, place in reversed(list(enumerate(places)))}
-            places.sort(key=lambda place: first[place.group])
-        self._refuse_twins(places)
-        self._ids = [place.id for place in places]
-        self._groups = [place.group for place in places] if self.grouped else []
-        self._near = [(place.group or near[place.row][0], near[place.row][1]) for place in places]
-        self._rows = np.array([place.row for place in places], dtype=np.int32)
-        self._parts = np.array([place.part for place in places], dtype=np.int32)
-
-    def _scan(self) -> tuple[list[_Place], list[tuple[str, int]]]:
-        """All samples in the order of their rows; and for each row its picture's name and its question's length."""
-        words = [slot for slot in self.slots if slot in self.columns]
-        subject = [column for column in self.rows.columns if column == self.subject]
-        columns = tuple(dict.fromkeys([*self.keys, *words, *subject]))
-        places, near = [], []
-        for row, keys in enumerate(self.rows.keys(columns) if columns else ({} for _ in range(len(self.rows)))):
-            picture = next((keys.get(column) for column in subject), None) or row
-            near.append((str(picture), sum(len(str(keys.get(word))) for word in words)))
-            try:
-                entries = list(self.entries(row, keys))
-            except (TypeError, ValueError, KeyError):
-                entries = [(f"row-{row}", f"row-{row}" if self.grouped else None)]  # fails when its turn comes
-            places += [_Place(name, group, row, part) for part, (name, group) in enumerate(entries)]
-        return places, near
-
-    def _refuse_twins(self, places: Sequence[_Place]) -> None:
-        """Refuse two samples with one id."""
+            first = {place.group: number for number, place in reversed(list(enumerate(self._places)))}
+            self._places.sort(key=lambda place: first[place.group])
         seen: dict[str, int] = {}
-        for place in places:
+        for place in self._places:
             if place.id in seen:
                 rows = f"rows {seen[place.id]} and {place.row}"
                 raise BenchmarkError(f"dataset {self.name}: {rows} of {self.rows.source} have the same id {place.id!r}")
             seen[place.id] = place.row
+
+    def _scan(self) -> Iterator[_Place]:
+        """All samples in the order of their rows."""
+        words = [slot for slot in self.slots if slot in self.columns]
+        subject = [column for column in self.rows.columns if column == self.subject]
+        columns = tuple(dict.fromkeys([*self.keys, *words, *subject]))
+        for row, keys in enumerate(self.rows.keys(columns) if columns else ({} for _ in range(len(self.rows)))):
+            picture = next((keys.get(column) for column in subject), None) or row
+            length = sum(len(str(keys.get(word))) for word in words)
+            try:
+                entries = list(self.entries(row, keys))
+            except (TypeError, ValueError, KeyError):
+                entries = [(f"row-{row}", f"row-{row}" if self.grouped else None)]  # fails when its turn comes
+            for part, (name, group) in enumerate(entries):
+                yield _Place(name, group, row, part, (group or str(picture), length))
 
 
 def fill_slots(prompt: str, slots: Mapping[str, str]) -> str:
@@ -228,11 +222,7 @@ def fill_slots(prompt: str, slots: Mapping[str, str]) -> str:
 
 
 def option_letters(options: Sequence[str]) -> str:
-    """One letter for each option.
-
-    Raises:
-        SampleError: there are more options than letters.
-    """
+    """One letter for each option, or a SampleError if there are not enough."""
     if len(options) > len(LETTERS):
         raise SampleError(f"{len(options)} options are more than there are letters")
     return LETTERS[: len(options)]

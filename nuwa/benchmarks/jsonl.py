@@ -26,11 +26,15 @@ def read_jsonl(file: Path) -> list[JsonRow]:
     Raises:
         OSError: the file cannot be read.
     """
-    return [
-        _row(file, number, *_parsed(raw))
-        for number, raw in enumerate(file.read_bytes().splitlines(), start=1)
-        if raw.strip()
-    ]
+    rows = []
+    for number, raw in enumerate(file.read_bytes().splitlines(), start=1):
+        if not raw.strip():
+            continue
+        try:
+            rows.append(_row(file, number, json.loads(raw.decode("utf-8-sig"))))
+        except ValueError as problem:
+            rows.append(_row(file, number, {}, f"is not valid JSON: {problem}"))
+    return rows
 
 
 def read_json_list(file: Path) -> list[JsonRow]:
@@ -44,13 +48,6 @@ def read_json_list(file: Path) -> list[JsonRow]:
     if not isinstance(values, list):
         raise ValueError(f"holds a JSON {type(values).__name__}, not a list of objects")
     return [_row(file, number, value) for number, value in enumerate(values, start=1)]
-
-
-def _parsed(raw: bytes) -> tuple[object, str]:
-    try:
-        return json.loads(raw.decode("utf-8-sig")), ""
-    except ValueError as problem:
-        return {}, f"is not valid JSON: {problem}"
 
 
 def _row(file: Path, number: int, value: object, error: str = "") -> JsonRow:

@@ -14,7 +14,8 @@ from typing import Any
 from nuwa.benchmarks.base import BenchmarkError
 
 Judge = Callable[[str, float], str]
-TRIES, TIMEOUT = 3, 60.0
+TRIES, TIMEOUT, PAUSE = 3, 60.0, 2.0
+"""How often the judge is asked; how many seconds it may take, and how many to wait before another try, then doubled."""
 
 
 class JudgeError(RuntimeError):
@@ -29,14 +30,11 @@ class OpenAIJudge:
         url: up to and including the version, e.g. ``https://api.openai.com/v1``.
         model: the server's name for the judge.
         key_variable: the environment variable that holds the key; a server on this machine may need none.
-        pause: seconds before another try, doubled each time.
     """
 
     url: str
     model: str
     key_variable: str | None = None
-    max_tokens: int = 3
-    pause: float = 2.0
 
     def __post_init__(self) -> None:
         if not self.url.startswith(("http://", "https://")):
@@ -54,7 +52,7 @@ class OpenAIJudge:
             "model": self.model,
             "messages": [{"role": "user", "content": prompt}],
             "temperature": temperature,
-            "max_tokens": self.max_tokens,
+            "max_tokens": 3,
         }
         headers = {"Content-Type": "application/json"}
         if self.key_variable:
@@ -67,7 +65,7 @@ class OpenAIJudge:
             except (OSError, ValueError, HTTPException) as error:
                 reason = error
             if attempt < TRIES - 1:
-                time.sleep(self.pause * 2**attempt)
+                time.sleep(PAUSE * 2**attempt)
         raise JudgeError(f"judge {self.model} at {self.url}: {reason}") from reason
 
 

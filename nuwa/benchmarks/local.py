@@ -21,12 +21,10 @@ from nuwa.benchmarks.base import Benchmark, BenchmarkError, Scores, require_slot
 from nuwa.benchmarks.column_checks import checked
 from nuwa.benchmarks.images import read_image
 from nuwa.benchmarks.jsonl import read_jsonl
-from nuwa.benchmarks.scoring import Box, exact_match, grounding_scores, in_both_frames, leaves_picture
+from nuwa.benchmarks.scoring import Box, exact_match, grounding_scores, in_both_frames, unit_box
 from nuwa.samples import Sample, SampleError
 
 DEFAULT_FILE = "data.jsonl"
-FRAMES = ("original", "padded")
-BOX_FORMATS = ("xyxy", "xywh")
 PLACEHOLDER = "<image>"
 
 
@@ -52,7 +50,7 @@ class Local(Benchmark):
     name: str = "local"
 
     def __post_init__(self) -> None:
-        for key, known in (("box_format", BOX_FORMATS), ("box_frame", FRAMES)):
+        for key, known in (("box_format", ("xyxy", "xywh")), ("box_frame", ("original", "padded"))):
             if getattr(self, key) not in known:
                 raise BenchmarkError(f"dataset.{key}={getattr(self, key)} is unknown; choose one of {', '.join(known)}")
         if self.samples is not None and self.samples < 1:
@@ -75,11 +73,10 @@ class Local(Benchmark):
 
     def __getitem__(self, index: int) -> Sample:
         row = self.rows[index]
-        where = f"{self.file.name} line {row.line}"
-        if row.error:
-            raise SampleError(f"{where}: {row.error}")
         content = row.content
         try:
+            if row.error:
+                raise SampleError(row.error)
             task, text = self._task_and_text(content)
             files = checked(content, {"image": image_files})["image"]
             if text.count(PLACEHOLDER) not in (0, len(files)):
@@ -97,15 +94,15 @@ class Local(Benchmark):
             meta |= {"width": size[0], "height": size[1]}
             return Sample(row.id, task, images, text, box, meta, content["expression"].strip())
         except SampleError as error:
-            raise SampleError(f"{where}: {error}") from error
+            raise SampleError(f"{self.file.name} line {row.line}: {error}") from error
 
     def score(self, sample: Sample, prediction: str) -> Scores:
         if sample.task == "vqa":
             return {"vqa/exact_match": exact_match(sample.target, prediction, self.ignore_punctuation)}
-        targets = in_both_frames(sample.target, sample.meta["width"], sample.meta["height"])
-        other = FRAMES[1 - FRAMES.index(self.box_frame)]
-        scores = grounding_scores(targets[self.box_frame], prediction)
-        beside = grounding_scores(targets[other], prediction, f"vg_{other}")
+        size = sample.meta["width"], sample.meta["height"]
+        target, other, other_target = in_both_frames(sample.target, *size, self.box_frame)
+        scores = grounding_scores(target, prediction)
+        beside = grounding_scores(other_target, prediction, f"vg_{other}")
         del beside[f"vg_{other}/parsed"]  # whether there is a box does not depend on the frame
         return scores | beside
 
@@ -195,8 +192,7 @@ def normalised_box(box: list[float], box_format: str, width: int, height: int) -
         x1, y1 = x0 + x1, y0 + y1
     if x1 <= x0 or y1 <= y0:
         raise SampleError(f"box {box} is empty as {box_format}; is dataset.box_format right?")
-    if leaves_picture((x0, y0, x1, y1), width, height):
-        raise SampleError(f"box {box} ({box_format}) leaves the picture of {width} x {height} pixels")
+    fractions = unit_box((x0, y0, x1, y1), width, height, f"box {box} ({box_format})")
     if max(x1, y1) <= 1 < min(width, height):
         raise SampleError(f"box {box} looks like fractions; pixels are expected")
-    return x0 / width, y0 / height, x1 / width, y1 / height
+    return fractions

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from nuwa.benchmarks import column_checks as column
-from nuwa.benchmarks.base import Scores
-from nuwa.benchmarks.column_checks import Doc
+from nuwa.benchmarks.base import Doc, Scores
 from nuwa.benchmarks.hub import Entry, HubBenchmark, option_lines
 
 ROTATION = 1_000_000
@@ -23,15 +22,17 @@ OPTIONS = "ABCD"
 _ANSWERS = "ABCDE"  # what the reference looks for, and draws from
 _ABSENT = "nan"
 _SEED = 2680
-_FORMS = (
-    "{}.", "{},", "{}:", "{})", "{}).", "({})", "({}).", ":{}", ":{},", ":{}.", ":{})", ":{}).",
-)  # fmt: skip
+_FORMS = ("{}.", "{},", "{}:", "{})", "{}).", "({})", "({}).", ":{}", ":{},", ":{}.", ":{})", ":{}).")
 _ARTICLE_BEYOND = 3  # words from which on an "A" may be an article
 
 
 def parse_answer(doc: Doc, text: str) -> str | None:
-    """The letter that an answer means: a letter alone or with a sign, or else the only option whose text it holds."""
-    return parse_letter(text) or parse_option_text(doc, text)
+    """The letter that an answer means: a letter alone or with a sign, or else the only option whose text it holds.
+
+    A missing option has the text "nan", as in the data.
+    """
+    found = [letter for letter in OPTIONS if doc[letter].lower() in text.lower()]
+    return parse_letter(text) or (found[0] if len(found) == 1 else None)
 
 
 def parse_letter(text: str) -> str | None:
@@ -46,20 +47,6 @@ def parse_letter(text: str) -> str | None:
         if len(found) == 1 and not (form == "{}" and "A" in words and len(words) > _ARTICLE_BEYOND):
             return found[0]
     return None
-
-
-def parse_option_text(doc: Doc, text: str) -> str | None:
-    """The only option whose text is part of the answer. A missing option has the text "nan", as in the data."""
-    found = [letter for letter in OPTIONS if doc[letter].lower() in text.lower()]
-    return found[0] if len(found) == 1 else None
-
-
-def score_mmbench(doc: Doc, text: str, unparsed: str = "wrong") -> Scores:
-    """Whether one rotation is right. ``unparsed="random"`` draws a letter where the parser finds none."""
-    letter = parse_answer(doc, text)
-    if letter is None and unparsed == "random":
-        letter = random.Random(f"{_SEED}/{doc['index']}").choice(_ANSWERS)
-    return {"mmbench/hit": float(letter == doc["answer"])}
 
 
 def option(value: object) -> str:
@@ -95,7 +82,11 @@ class MMBench(HubBenchmark):
         return {"question": doc["question"], "hint": hint, "options": option_lines(options)}
 
     def score_document(self, doc: Doc, text: str) -> Scores:
-        return score_mmbench(doc, text, self.unparsed)
+        """Whether one rotation is right. ``unparsed="random"`` draws a letter where the parser finds none."""
+        letter = parse_answer(doc, text)
+        if letter is None and self.unparsed == "random":
+            letter = random.Random(f"{_SEED}/{doc['index']}").choice(_ANSWERS)
+        return {"mmbench/hit": float(letter == doc["answer"])}
 
     def units(self, rows: Sequence[Mapping]) -> list[Scores]:
         """Of every base question: ``circular`` (every rotation present is right), ``vanilla`` (the base row is).

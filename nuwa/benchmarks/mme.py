@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 from nuwa.benchmarks import column_checks as column
-from nuwa.benchmarks.base import Scores
-from nuwa.benchmarks.column_checks import Doc
+from nuwa.benchmarks.base import Doc, Scores
 from nuwa.benchmarks.hub import Entry, HubBenchmark
 
 PERCEPTION = (
@@ -21,25 +19,15 @@ _START = 4  # characters in which a longer answer must hold its yes or no
 
 
 def parse_yes_no(text: str) -> str:
-    """``yes``, ``no`` or ``other``: the whole answer or its letter; else "yes", then "no", in its first characters.
+    """``yes``, ``no`` or ``other``: "y" or "n" alone, else "yes", then "no", among the first characters.
 
     >>> parse_yes_no("Y."), parse_yes_no("No, it is not"), parse_yes_no("It is not")
     ('yes', 'no', 'other')
     """
     said = text.strip().lower().replace(".", "")
-    if said in ("yes", "y"):
-        return "yes"
-    if said in ("no", "n"):
-        return "no"
-    return next((word for word in ("yes", "no") if word in said[:_START]), "other")
+    return next((word for word in ("yes", "no") if said == word[0] or word in said[:_START]), "other")
 
 
-def score_mme(doc: Doc, text: str) -> Scores:
-    """Whether one question is right."""
-    return {"mme/accuracy": float(parse_yes_no(text) == doc["answer"].strip().lower())}
-
-
-@dataclass(kw_only=True, eq=False)
 class MME(HubBenchmark):
     """``limit`` takes pictures with both of their questions."""
 
@@ -62,14 +50,15 @@ class MME(HubBenchmark):
         return {"question": doc["question"].replace(_REQUEST, "").strip()}
 
     def score_document(self, doc: Doc, text: str) -> Scores:
-        return score_mme(doc, text)
+        """Whether one question is right."""
+        return {"mme/accuracy": float(parse_yes_no(text) == doc["answer"].strip().lower())}
 
     def units(self, rows: Sequence[Mapping]) -> list[Scores]:
         """Points of every picture with all its questions: 100 times the share of right answers, 100 more if all are."""
         right: dict[tuple[str, str], list[float]] = defaultdict(list)
         for row in rows:
-            doc = row["target"]
-            right[doc["category"], doc["question_id"]].append(score_mme(doc, row["prediction"])["mme/accuracy"])
+            doc, scores = row["target"], self.score_document(row["target"], row["prediction"])
+            right[doc["category"], doc["question_id"]].append(scores["mme/accuracy"])
         return [
             {f"mme/{category}": 100 * sum(answers) / len(answers) + 100 * all(answers)}
             for (category, _), answers in right.items()

@@ -8,14 +8,14 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import ClassVar
 
 from PIL import Image
 
 from nuwa.benchmarks import column_checks as column
-from nuwa.benchmarks.base import Scores
-from nuwa.benchmarks.column_checks import Doc
+from nuwa.benchmarks.base import Doc, Scores
 from nuwa.benchmarks.hub import LETTERS, HubBenchmark, option_letters, option_lines
 from nuwa.samples import SampleError
 
@@ -71,26 +71,22 @@ def parse_open(text: str) -> list[_Value]:
 
 
 def _key_ends(text: str) -> list[str]:
-    """What follows the last of each cue, the shortest of them per line; the whole answer if no line has a cue."""
+    """What follows the last of each cue, the shortest of them per line; the whole answer if no line has a cue.
+
+    As in the reference, whatever comes next replaces an empty end.
+    """
     text = text.strip().strip(".").lower()
     lines = text.split("\n")
     ends = []
     for number, line in enumerate(lines):
         cues = (*_CUES, "=") if number == len(lines) - 1 else _CUES
-        after = [line.split(cue)[-1].strip() for cue in cues if cue in line]
-        shortest = _shortest(after)
+        shortest = ""
+        for end in (line.split(cue)[-1].strip() for cue in cues if cue in line):
+            if not shortest or len(end) < len(shortest):
+                shortest = end
         if shortest and shortest not in tuple(_STRIPPED):
             ends.append(shortest)
     return ends or [text]
-
-
-def _shortest(ends: Sequence[str]) -> str:
-    """As the reference finds it: an empty end counts as none and is replaced by whatever comes next."""
-    best = ""
-    for end in ends:
-        if not best or len(end) < len(best):
-            best = end
-    return best
 
 
 def normalise_open(text: str) -> list[_Value]:
@@ -107,38 +103,11 @@ def normalise_open(text: str) -> list[_Value]:
         return [f" {text}", f"{text} "] if len(text) == 1 else [text]
 
 
-def open_is_right(answer: str, text: str) -> bool:
-    """Whether an accepted number is among the parsed ones, or the accepted text is part of a parsed one."""
-    accepted = normalise_open(answer)
-    return any(
-        any(isinstance(truth, str) and truth in value for truth in accepted) if isinstance(value, str)
-        else value in accepted
-        for value in parse_open(text)
-    )  # fmt: skip
-
-
-def score_mmmu(doc: Doc, text: str) -> Scores:
-    """Whether an answer is right. ``doc``: ``question_type`` (multiple-choice or open), ``options``, ``answer``."""
-    if doc["question_type"] == "multiple-choice":
-        right = parse_choice(listed(doc["options"]), text) == doc["answer"]
-    else:
-        right = open_is_right(doc["answer"], text)
-    return {"mmmu/acc": float(right)}
-
-
 def listed(options: str) -> list[str]:
-    """The options out of their text.
-
-    >>> listed("['one', 2]")
-    ['one', '2']
-
-    Raises:
-        ValueError: it is no list.
-    """
-    try:
+    """The options out of their text, as "['one', 2]"; a ValueError says that it is no list."""
+    found = None
+    with suppress(SyntaxError, ValueError):
         found = ast.literal_eval(options)
-    except (SyntaxError, ValueError) as error:
-        raise ValueError("must be a list in a text") from error
     if not isinstance(found, list):
         raise ValueError("must be a list in a text")
     return [column.string(str(one)) for one in found]
@@ -179,7 +148,7 @@ class MMMU(HubBenchmark):
             raise SampleError(f"it names {', '.join(named)}, of which {len(found)} are there")
         return found
 
-    def document(self, doc: Doc, part: int, images: Sequence[Image.Image]) -> Doc:
+    def document(self, doc: Doc, part: int, sizes: Sequence[tuple[int, int]]) -> Doc:
         """The answer to a multiple-choice question must be the letter of an option."""
         letters = option_letters(listed(doc["options"]))
         if doc["question_type"] == "multiple-choice" and doc["answer"] not in tuple(letters):
@@ -195,4 +164,14 @@ class MMMU(HubBenchmark):
         return {"question": doc["question"], "options": option_lines(listed(doc["options"]))}
 
     def score_document(self, doc: Doc, text: str) -> Scores:
-        return score_mmmu(doc, text)
+        """Whether an answer is right. ``doc``: ``question_type`` (multiple-choice or open), ``options``, ``answer``."""
+        if doc["question_type"] == "multiple-choice":
+            right = parse_choice(listed(doc["options"]), text) == doc["answer"]
+        else:  # an accepted number is among the parsed ones, or the accepted text is part of a parsed one
+            accepted = normalise_open(doc["answer"])
+            right = any(
+                any(isinstance(truth, str) and truth in value for truth in accepted) if isinstance(value, str)
+                else value in accepted
+                for value in parse_open(text)
+            )  # fmt: skip
+        return {"mmmu/acc": float(right)}

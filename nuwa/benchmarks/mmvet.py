@@ -8,20 +8,19 @@ MM-Vet's rules; for numbers to compare with published ones, give MM-Vet's prompt
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from nuwa.benchmarks import column_checks as column
-from nuwa.benchmarks.base import BenchmarkError, Scores
-from nuwa.benchmarks.column_checks import Doc
+from nuwa.benchmarks.base import BenchmarkError, Doc, Scores
 from nuwa.benchmarks.hub import HubBenchmark, fill_slots
 from nuwa.benchmarks.judge import Judge, OpenAIJudge
 
 CAPABILITIES = ("rec", "ocr", "know", "gen", "spat", "math")
-WARMER, TOO_WARM = 0.5, 2.0
-"""After a reply that is no mark the judge is asked again at a higher temperature; at the last one the mark is 0."""
-JUDGE_SLOTS = ("question", "answer", "prediction")
+TEMPERATURES = (0.0, 0.5, 1.0, 1.5)
+"""After a reply that is no mark the judge is asked again at the next; after the last one the mark is 0."""
 JUDGE_PROMPT = """You mark answers to questions about pictures, from 0.0 (all wrong) to 1.0 (all right) in steps of 0.1.
 In the reference, <AND> joins parts that must all be in the answer, and <OR> joins parts of which one is enough.
 Example: question "Which fruits are there?", reference "apple<AND>pear", answer "There is an apple." gets 0.5.
@@ -35,18 +34,13 @@ Mark:"""
 
 def mark(judge: Judge, prompt: str) -> float:
     """The judge's mark in 0..1: the first word of its reply. An empty reply is 0; any other is asked for again."""
-    temperature = 0.0
-    while temperature < TOO_WARM:
+    for temperature in TEMPERATURES:
         words = judge(prompt, temperature).split()
         if not words:
-            return 0.0
-        try:
-            value = float(words[0])
-        except ValueError:
-            value = -1.0
-        if 0.0 <= value <= 1.0:
-            return value
-        temperature += WARMER
+            break
+        with suppress(ValueError):
+            if 0.0 <= float(words[0]) <= 1.0:
+                return float(words[0])
     return 0.0
 
 
@@ -89,17 +83,16 @@ class MMVet(HubBenchmark):
 
     def units(self, rows: Sequence[Mapping]) -> list[Scores]:
         """The mark of every answer that has one, for all and for each capability that the question needs."""
-        return [_by_capability(row["scores"]["mmvet/score"], row["target"]) for row in rows if row["scores"]]
+        units = []
+        for scores, doc in ((row["scores"], row["target"]) for row in rows if row["scores"]):
+            needed = [f"mmvet/score/{name}" for name in CAPABILITIES if name in doc["capability"]]
+            units.append(scores | dict.fromkeys(needed, scores["mmvet/score"]))
+        return units
 
     def numbers(self, means: Scores) -> Scores:
         """The capabilities in MM-Vet's order."""
         names = ("mmvet/score", *(f"mmvet/score/{name}" for name in CAPABILITIES))
         return {name: means[name] for name in names if name in means}
-
-
-def _by_capability(mark: float, doc: Doc) -> Scores:
-    needed = [f"mmvet/score/{name}" for name in CAPABILITIES if name in doc["capability"]]
-    return {"mmvet/score": mark, **dict.fromkeys(needed, mark)}
 
 
 def read_judge_prompt(path: str) -> str:
@@ -112,7 +105,7 @@ def read_judge_prompt(path: str) -> str:
         words = Path(path).expanduser().read_text(encoding="utf-8")
     except OSError as error:
         raise BenchmarkError(f"dataset.judge_prompt={path} cannot be read: {error.strerror}") from error
-    lacking = [slot for slot in JUDGE_SLOTS if f"{{{slot}}}" not in words]
-    if lacking:
-        raise BenchmarkError(f"dataset.judge_prompt={path} lacks the slot {{{lacking[0]}}}")
+    for slot in ("{question}", "{answer}", "{prediction}"):
+        if slot not in words:
+            raise BenchmarkError(f"dataset.judge_prompt={path} lacks the slot {slot}")
     return words

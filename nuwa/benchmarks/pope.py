@@ -7,29 +7,13 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from nuwa.benchmarks import column_checks as column
-from nuwa.benchmarks.base import Scores
-from nuwa.benchmarks.column_checks import Doc
+from nuwa.benchmarks.base import Doc, Scores
 from nuwa.benchmarks.hub import Entry, HubBenchmark
 from nuwa.benchmarks.scoring import exact_match, normalise_answer
 
 
-def score_pope(doc: Doc, text: str) -> Scores:
-    """Equal to ``doc["answer"]`` except for case and white space at the ends: "Yes." is wrong."""
-    return {"pope/accuracy": exact_match((doc["answer"],), text, ignore_punctuation=False)}
-
-
-def counts(doc: Doc, text: str) -> Scores:
-    """What an answer adds to precision and recall of "yes"; only answers that are exactly yes or no count."""
-    truth, said = normalise_answer(doc["answer"], False), normalise_answer(text, False)
-    return {
-        "both": float((truth, said) == ("yes", "yes")),
-        "only said": float((truth, said) == ("no", "yes")),
-        "only true": float((truth, said) == ("yes", "no")),
-    }
-
-
 def precision_recall_f1(means: Scores, prefix: str = "") -> tuple[float, float, float]:
-    """Precision, recall and F1 of "yes" from means of `counts`; their names begin with ``prefix``."""
+    """Precision, recall and F1 of "yes" from means of `POPE.units`; their names begin with ``prefix``."""
     both, said, true = (means[f"{prefix}{name}"] for name in ("both", "only said", "only true"))
     precision, recall = _share(both, both + said), _share(both, both + true)
     return precision, recall, _share(2 * precision * recall, precision + recall)
@@ -66,18 +50,21 @@ class POPE(HubBenchmark):
         return {"question": doc["question"].strip()}
 
     def score_document(self, doc: Doc, text: str) -> Scores:
-        return score_pope(doc, text)
+        """Equal to ``doc["answer"]`` except for case and white space at the ends: "Yes." is wrong."""
+        return {"pope/accuracy": exact_match((doc["answer"],), text, ignore_punctuation=False)}
 
     def units(self, rows: Sequence[Mapping]) -> list[Scores]:
-        """How each answer counts, among all answers and in its category."""
+        """How each answer counts, among all answers and in its category; but only if it is exactly yes or no."""
+        kinds = {"both": ("yes", "yes"), "only said": ("no", "yes"), "only true": ("yes", "no")}
         units = []
         for row in rows:
-            doc, text = row["target"], row["prediction"]
-            own = counts(doc, text)
-            yes = normalise_answer(doc["answer"] if self.yes_ratio_of == "truth" else text, False) == "yes"
+            category = row["target"]["category"]
+            truth, said = (normalise_answer(text, False) for text in (row["target"]["answer"], row["prediction"]))
+            own = {name: float((truth, said) == kind) for name, kind in kinds.items()}
+            yes = (truth if self.yes_ratio_of == "truth" else said) == "yes"
             units.append(
                 own
-                | {f"{doc['category']}/{name}": value for name, value in own.items()}
+                | {f"{category}/{name}": value for name, value in own.items()}
                 | {"right": row["scores"]["pope/accuracy"], "yes": float(yes)}
             )
         return units

@@ -11,11 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from PIL import Image
-
 from nuwa.benchmarks import column_checks as column
-from nuwa.benchmarks.base import Scores
-from nuwa.benchmarks.column_checks import Doc
+from nuwa.benchmarks.base import Doc, Scores
 from nuwa.benchmarks.hub import HubBenchmark
 from nuwa.benchmarks.rows import Rows
 from nuwa.benchmarks.scoring import NO_BOX, Box
@@ -23,7 +20,6 @@ from nuwa.samples import SampleError
 
 FACTOR, MAX_PIXELS = 28, 28 * 28 * 1280
 """The frame in which the authors' script reads answers; the model's own processor allows larger pictures."""
-THRESHOLD = 0.5
 _ARTICLE = re.compile(r"^(a|an|the)\s+", re.IGNORECASE)
 _BOX = re.compile(r"\[(\d+),\s*(\d+),\s*(\d+),\s*(\d+)\]")
 
@@ -42,11 +38,7 @@ def resized(width: int, height: int) -> tuple[int, int]:
 
 
 def parse_boxes(text: str) -> list[Box]:
-    """All ``[a, b, c, d]`` of whole numbers; one empty box if there is none.
-
-    >>> parse_boxes('{"bbox_2d": [10, 20, 30, 40]}')
-    [(10.0, 20.0, 30.0, 40.0)]
-    """
+    """All ``[a, b, c, d]`` of whole numbers; one empty box if there is none."""
     return [(float(a), float(b), float(c), float(d)) for a, b, c, d in _BOX.findall(text)] or [NO_BOX]
 
 
@@ -64,17 +56,6 @@ def pixel_iou(first: Box, second: Box) -> float:
     shared = (right - left + 1) * (bottom - top + 1) if left < right and top < bottom else 0.0
     union = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (first, second)) - shared
     return shared / union if union else 0.0
-
-
-def score_qwen_refcoco(doc: Doc, text: str) -> Scores:
-    """Right if any box of the answer overlaps ``doc["solution"]`` (x0, y0, x1, y1 in pixels) by more than a half."""
-    boxes = [to_picture(box, doc["width"], doc["height"]) for box in parse_boxes(text)]
-    best = max(pixel_iou(box, tuple(doc["solution"])) for box in boxes)
-    return {
-        "qwen_refcoco/accuracy": float(best > THRESHOLD),
-        "qwen_refcoco/IoU": best,
-        "qwen_refcoco/parsed": float(_BOX.search(text) is not None),
-    }
 
 
 def ordered_corners(value: object) -> list[float]:
@@ -101,11 +82,11 @@ class QwenRefCOCO(HubBenchmark):
     def load(self) -> Rows:
         return self.rows_of(self.config, self.images_folder)
 
-    def document(self, doc: Doc, part: int, images: Sequence[Image.Image]) -> Doc:
+    def document(self, doc: Doc, part: int, sizes: Sequence[tuple[int, int]]) -> Doc:
         """The record's size must be its picture's: boxes are in pixels."""
-        if [image.size for image in images] != [(doc["width"], doc["height"])]:
-            sizes = ", ".join(f"{image.width} x {image.height}" for image in images) or "missing"
-            raise SampleError(f"the record says {doc['width']} x {doc['height']} pixels, its picture is {sizes}")
+        if list(sizes) != [(doc["width"], doc["height"])]:
+            found = ", ".join(f"{width} x {height}" for width, height in sizes) or "missing"
+            raise SampleError(f"the record says {doc['width']} x {doc['height']} pixels, its picture is {found}")
         return doc
 
     def fill(self, doc: Doc) -> Mapping[str, str]:
@@ -113,4 +94,12 @@ class QwenRefCOCO(HubBenchmark):
         return {"caption": _ARTICLE.sub("", doc["normal_caption"])}
 
     def score_document(self, doc: Doc, text: str) -> Scores:
-        return score_qwen_refcoco(doc, text)
+        """Right if any box of the answer overlaps ``doc["solution"]`` (corners in pixels) by more than a half."""
+        boxes = [to_picture(box, doc["width"], doc["height"]) for box in parse_boxes(text)]
+        x0, y0, x1, y1 = map(float, doc["solution"])
+        best = max(pixel_iou(box, (x0, y0, x1, y1)) for box in boxes)
+        return {
+            "qwen_refcoco/accuracy": float(best > 0.5),
+            "qwen_refcoco/IoU": best,
+            "qwen_refcoco/parsed": float(_BOX.search(text) is not None),
+        }

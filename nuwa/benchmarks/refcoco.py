@@ -9,61 +9,22 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from PIL import Image
-
 from nuwa.benchmarks import column_checks as column
-from nuwa.benchmarks.base import Scores
-from nuwa.benchmarks.column_checks import Doc
+from nuwa.benchmarks.base import Doc, Scores
 from nuwa.benchmarks.hub import Entry, HubBenchmark
-from nuwa.benchmarks.scoring import NO_BOX, Box, box_iou, center_inside, in_both_frames, leaves_picture, parse_box
+from nuwa.benchmarks.scoring import NO_BOX, box_iou, center_inside, in_both_frames, parse_box, unit_box
 from nuwa.samples import SampleError
 
 THRESHOLDS = (0.5, 0.1, 0.3, 0.7, 0.9)  # the printed one first
 
 
-def score_refcoco(doc: Doc, text: str, box_frame: str = "original") -> Scores:
-    """IoU and its thresholds for ``doc``: ``bbox`` (x0, y0, x1, y1), fractions of ``image_width`` x ``image_height``.
-
-    ``box_frame`` is the frame in which the answer's box is taken to be. The paper's numbers take the ``original``,
-    although LLaVA-1.5 answers in the frame of the ``padded`` square; scores in the other frame are added.
-    """
-    found = parse_box(text.strip())
-    box = found or NO_BOX
-    targets = in_both_frames(tuple(doc["bbox"]), doc["image_width"], doc["image_height"])
-    target = targets.pop(box_frame)
-    overlap = box_iou(target, box)
-    ((other, other_target),) = targets.items()
-    other_overlap = box_iou(other_target, box)
-    return {
-        **{f"refcoco/ACC@{threshold}": float(overlap >= threshold) for threshold in THRESHOLDS},
-        "refcoco/IoU": overlap,
-        "refcoco/Center_ACC": center_inside(target, box),
-        "refcoco/parsed": float(found is not None),
-        f"refcoco_{other}/ACC@0.5": float(other_overlap >= 0.5),
-        f"refcoco_{other}/IoU": other_overlap,
-    }
-
-
-def unit_box(box: Sequence[float], width: int, height: int) -> Box:
-    """A pixel box (x, y, width, height) as corners in 0..1 of a picture of ``width`` x ``height`` pixels.
-
-    >>> unit_box([40, 20, 160, 100], 400, 200)
-    (0.1, 0.1, 0.5, 0.6)
-
-    Raises:
-        SampleError: the box is empty or leaves the picture.
-    """
-    x, y, wide, high = box
-    if wide <= 0 or high <= 0:
-        raise SampleError(f"bbox {list(box)} (x, y, width, height) is empty or reversed")
-    if leaves_picture((x, y, x + wide, y + high), width, height):
-        raise SampleError(f"bbox {list(box)} (x, y, width, height) leaves the picture of {width} x {height} pixels")
-    return x / width, y / height, (x + wide) / width, (y + high) / height
-
-
 @dataclass(kw_only=True, eq=False)
 class RefCOCO(HubBenchmark):
-    """One sample per expression; a row holds several for one box."""
+    """One sample per expression; a row holds several for one box, which becomes fractions of the picture's sides.
+
+    ``box_frame`` is the frame in which the answer's box is taken to be. The paper's numbers take the ``original``,
+    although LLaVA-1.5 answers in the frame of the ``padded`` square.
+    """
 
     box_frame: Literal["original", "padded"] = "original"
 
@@ -79,12 +40,28 @@ class RefCOCO(HubBenchmark):
         for number in range(len(column.texts(keys["answer"]))):
             yield f"{column.identifier(keys['question_id'])}-{row}-{number}", None
 
-    def document(self, doc: Doc, part: int, images: Sequence[Image.Image]) -> Doc:
-        if len(images) != 1:
-            raise SampleError(f"an expression needs one picture, the row has {len(images)}")
-        width, height = images[0].size
-        box = unit_box(doc["bbox"], width, height)
+    def document(self, doc: Doc, part: int, sizes: Sequence[tuple[int, int]]) -> Doc:
+        if len(sizes) != 1:
+            raise SampleError(f"an expression needs one picture, the row has {len(sizes)}")
+        (width, height), (x, y, wide, high) = sizes[0], doc["bbox"]
+        what = f"bbox {doc['bbox']} (x, y, width, height)"
+        if wide <= 0 or high <= 0:
+            raise SampleError(f"{what} is empty or reversed")
+        box = unit_box((x, y, x + wide, y + high), width, height, what)
         return {"expression": doc["answer"][part], "bbox": box, "image_width": width, "image_height": height}
 
     def score_document(self, doc: Doc, text: str) -> Scores:
-        return score_refcoco(doc, text, self.box_frame)
+        """IoU and its thresholds in ``box_frame``, and a few in the other frame."""
+        found = parse_box(text.strip())
+        box = found or NO_BOX
+        size = doc["image_width"], doc["image_height"]
+        target, other, other_target = in_both_frames(tuple(doc["bbox"]), *size, self.box_frame)
+        overlap, other_overlap = box_iou(target, box), box_iou(other_target, box)
+        return {
+            **{f"refcoco/ACC@{threshold}": float(overlap >= threshold) for threshold in THRESHOLDS},
+            "refcoco/IoU": overlap,
+            "refcoco/Center_ACC": center_inside(target, box),
+            "refcoco/parsed": float(found is not None),
+            f"refcoco_{other}/ACC@0.5": float(other_overlap >= 0.5),
+            f"refcoco_{other}/IoU": other_overlap,
+        }

@@ -27,14 +27,13 @@ def scene_and_questions(seed: int, number: int, tasks: tuple[str, ...]) -> tuple
     rng = np.random.default_rng([seed, number, HELD_OUT])
     while True:
         scene = draw_scene(rng)
-        drawn = [_try_to_ask(scene, rng, task, _TRIES if place else 1) for place, task in enumerate(tasks)]
+        drawn = [
+            next(filter(None, (ask(scene, rng, task) for _ in range(_TRIES if place else 1))), None)
+            for place, task in enumerate(tasks)
+        ]
         questions = [question for question in drawn if question is not None]
         if len(questions) == len(tasks):
             return scene, questions
-
-
-def _try_to_ask(scene: Scene, rng: np.random.Generator, task: str, tries: int) -> Question | None:
-    return next((question for _ in range(tries) if (question := ask(scene, rng, task)) is not None), None)
 
 
 @dataclass(eq=False)
@@ -42,9 +41,8 @@ class Scenes(Benchmark):
     """``samples`` questions about held-out scenes, the tasks taking turns, so that one job measures both.
 
     ``questions`` in a row are about the same scene. Sample i is a pure function of ``(seed, i, questions)`` and
-    ``tasks``. ``vqa_prompt`` and ``vg_prompt`` wrap the question (slot
-    ``{question}``) for models that expect more words than the tiny one. ``picture_side`` enlarges the pictures of 96
-    pixels to that side, for models whose tokens depend on it.
+    ``tasks``. ``vqa_prompt`` and ``vg_prompt`` wrap the question (slot ``{question}``) for models that expect more
+    words than the tiny one. ``picture_side`` enlarges the pictures of 96 pixels, for models whose tokens depend on it.
     """
 
     samples: int

@@ -7,26 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from PIL import Image
-
 from nuwa.benchmarks import column_checks as column
-from nuwa.benchmarks.base import Scores
-from nuwa.benchmarks.column_checks import Doc
+from nuwa.benchmarks.base import Doc, Scores
 from nuwa.benchmarks.hub import LETTERS, HubBenchmark, option_letters, option_lines
 from nuwa.samples import SampleError
 
 _PREFIX = re.compile(r"([A-Z])\.")
-
-
-def score_scienceqa(doc: Doc, text: str, accept_prefix: bool = False) -> Scores:
-    """Right if the answer is the letter alone, in any case.
-
-    ``accept_prefix`` takes "A. the dog" too, as later versions of lmms-eval do; v0.3.4 meant to, but does not.
-    """
-    said, found = text.strip(), _PREFIX.match(text.strip())
-    if accept_prefix and found:
-        said = found[1]
-    return {"scienceqa/exact_match": float(said.lower() == LETTERS[doc["answer"]].lower())}
 
 
 @dataclass(kw_only=True, eq=False)
@@ -42,7 +28,7 @@ class ScienceQA(HubBenchmark):
     slots: ClassVar = ("question", "context", "options")
     scored: ClassVar = ("answer",)
 
-    def document(self, doc: Doc, part: int, images: Sequence[Image.Image]) -> Doc:
+    def document(self, doc: Doc, part: int, sizes: Sequence[tuple[int, int]]) -> Doc:
         """The answer must be the place of a choice, counted from 0."""
         letters = option_letters(doc["choices"])
         if not 0 <= doc["answer"] < len(letters):
@@ -54,4 +40,11 @@ class ScienceQA(HubBenchmark):
         return {"question": doc["question"], "context": context, "options": option_lines(doc["choices"])}
 
     def score_document(self, doc: Doc, text: str) -> Scores:
-        return score_scienceqa(doc, text, self.accept_prefix)
+        """Right if the answer is the letter alone, in any case.
+
+        ``accept_prefix`` takes "A. the dog" too, as later versions of lmms-eval do; v0.3.4 meant to, but does not.
+        """
+        said, found = text.strip(), _PREFIX.match(text.strip())
+        if self.accept_prefix and found:
+            said = found[1]
+        return {"scienceqa/exact_match": float(said.lower() == LETTERS[doc["answer"]].lower())}

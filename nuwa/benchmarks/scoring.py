@@ -10,6 +10,8 @@ import re
 import string
 from collections.abc import Iterable
 
+from nuwa.samples import SampleError
+
 Box = tuple[float, float, float, float]
 
 NO_BOX: Box = (0.0, 0.0, 0.0, 0.0)
@@ -33,11 +35,7 @@ def normalise_answer(text: str, ignore_punctuation: bool = True) -> str:
 
 
 def exact_match(answers: Iterable[str], prediction: str, ignore_punctuation: bool = True) -> float:
-    """1.0 if the prediction equals one of the accepted answers after `normalise_answer`, else 0.0.
-
-    >>> exact_match(["sofa", "couch"], " Couch.")
-    1.0
-    """
+    """1.0 if the prediction equals one of the accepted answers after `normalise_answer`, else 0.0."""
     said = normalise_answer(prediction, ignore_punctuation)
     return float(any(said == normalise_answer(answer, ignore_punctuation) for answer in answers))
 
@@ -58,11 +56,7 @@ def parse_box(text: str) -> Box | None:
 
 
 def box_iou(target: Box, predicted: Box) -> float:
-    """Intersection over union. Areas are signed: a box with swapped corners meets nothing and scores 0.
-
-    >>> box_iou((0, 0, 1, 1), (0, 0, 0.5, 1))
-    0.5
-    """
+    """Intersection over union. Areas are signed: a box with swapped corners meets nothing and scores 0."""
     wide = max(0.0, min(target[2], predicted[2]) - max(target[0], predicted[0]))
     high = max(0.0, min(target[3], predicted[3]) - max(target[1], predicted[1]))
     shared = wide * high
@@ -88,29 +82,31 @@ def grounding_scores(target: Box, prediction: str, prefix: str = "vg") -> dict[s
     }
 
 
-def pad_offset(width: int, height: int) -> tuple[int, int, int]:
-    """Side of the padded square in pixels, and the (x, y) at which LLaVA-1.5 puts the picture in it."""
-    side = max(width, height)
-    return side, (side - width) // 2, (side - height) // 2
-
-
 def to_padded_frame(box: Box, width: int, height: int) -> Box:
     """A box of a ``width`` x ``height`` picture, as fractions of the square that LLaVA-1.5 pads it to.
 
     >>> to_padded_frame((0, 0, 1, 1), 400, 200)
     (0.0, 0.25, 1.0, 0.75)
     """
-    side, left, top = pad_offset(width, height)
+    side = max(width, height)
+    left, top = (side - width) // 2, (side - height) // 2
     x, y = [(value * width + left) / side for value in box[::2]], [(value * height + top) / side for value in box[1::2]]
     return x[0], y[0], x[1], y[1]
 
 
-def in_both_frames(box: Box, width: int, height: int) -> dict[str, Box]:
-    """A box of a ``width`` x ``height`` picture in the ``original`` frame, and in that of the ``padded`` square."""
-    return {"original": box, "padded": to_padded_frame(box, width, height)}
+def in_both_frames(box: Box, width: int, height: int, frame: str) -> tuple[Box, str, Box]:
+    """A picture's box in ``frame`` (original or padded), the name of the other frame, and the box in that one."""
+    boxes = {"original": box, "padded": to_padded_frame(box, width, height)}
+    return boxes.pop(frame), *boxes.popitem()
 
 
-def leaves_picture(box: Box, width: int, height: int) -> bool:
-    """Whether a box in pixels leaves a ``width`` x ``height`` picture by more than `SLACK`."""
+def unit_box(box: Box, width: int, height: int, what: str) -> Box:
+    """Corners in pixels as fractions of a ``width`` x ``height`` picture.
+
+    Raises:
+        SampleError: the box leaves the picture by more than `SLACK`; ``what`` is its name.
+    """
     x0, y0, x1, y1 = box
-    return min(x0, y0) < -SLACK or x1 > width + SLACK or y1 > height + SLACK
+    if min(x0, y0) < -SLACK or x1 > width + SLACK or y1 > height + SLACK:
+        raise SampleError(f"{what} leaves the picture of {width} x {height} pixels")
+    return x0 / width, y0 / height, x1 / width, y1 / height

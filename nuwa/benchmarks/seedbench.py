@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 from nuwa.benchmarks import column_checks as column
-from nuwa.benchmarks.base import Scores
-from nuwa.benchmarks.column_checks import Doc
+from nuwa.benchmarks.base import Doc, Scores
 from nuwa.benchmarks.hub import Entry, HubBenchmark, option_lines
-from nuwa.benchmarks.rows import Rows
 
 _CHOICES = tuple(f"choice_{letter}" for letter in "abcd")
-
-
-def score_seedbench(doc: Doc, text: str) -> Scores:
-    """Whether the first character of the answer is the letter, in any case: "a dog" counts as A."""
-    return {"seed_image/accuracy": float(text.strip()[:1].lower() == doc["answer"].strip().lower())}
 
 
 @dataclass(kw_only=True, eq=False)
@@ -34,9 +27,6 @@ class SEEDBench(HubBenchmark):
     slots: ClassVar = ("question", "options")
     scored: ClassVar = ("answer",)
 
-    def require(self, rows: Rows, columns: Sequence[str]) -> None:
-        super().require(rows, (*columns, *self.keys))
-
     def entries(self, row: int, keys: Doc) -> Iterator[Entry]:
         if keys["data_type"] == self.data_type:
             yield f"{row}-{column.identifier(keys['question_id'])}", None
@@ -45,4 +35,5 @@ class SEEDBench(HubBenchmark):
         return {"question": doc["question"], "options": option_lines([doc[choice] for choice in _CHOICES])}
 
     def score_document(self, doc: Doc, text: str) -> Scores:
-        return score_seedbench(doc, text)
+        """Whether the first character of the answer is the letter, in any case: "a dog" counts as A."""
+        return {"seed_image/accuracy": float(text.strip()[:1].lower() == doc["answer"].strip().lower())}

@@ -33,12 +33,8 @@ def load_rows(
 ) -> Rows:
     """Rows of ``path`` if it is given, otherwise of the first id in ``hub`` that can be loaded.
 
-    Args:
-        hub: names of one data set on the hub; the first that works is used.
-        config, split, revision: as the hub calls them; ``config`` may be a folder below ``path``.
-        path: a parquet, jsonl or json file, or a folder of them in the hub's layout.
-        images: folder of the pictures that rows name; by default the file's own.
-        streaming: read parquet where it lies, row group by row group.
+    The options are those of `HubBenchmark`; ``config`` may be a folder below ``path``, and ``images`` is the folder of
+    the pictures that rows name (None: the file's own).
 
     Raises:
         BenchmarkError: there is nothing to load, or it cannot be read.
@@ -73,20 +69,15 @@ def find_files(path: str, config: str | None, split: str) -> list[Path]:
     folders = [place / config, place / config / "data"] if config else []
     for folder in (*folders, place, place / "data"):
         for suffix in ("parquet", "jsonl", "json"):
-            files = _files_of_split(folder, suffix, split)
+            found = sorted(folder.glob(f"*.{suffix}"))
+            files = [file for file in found if file.stem == split or file.name.startswith((f"{split}-", f"{split}."))]
+            files = files or [file for file in found if len(found) == 1 and not _SHARD.fullmatch(file.stem)]
             if files:
                 _refuse_parts(path, files, split)
                 return files
     names = _listed(sorted(str(file.relative_to(place)) for file in place.rglob("*.*"))) or "nothing"
     wanted = f"{config}/{split}" if config else split
     raise BenchmarkError(f"dataset.path={path} lacks {wanted}-*.parquet or {split}.jsonl; it holds {names}")
-
-
-def _files_of_split(folder: Path, suffix: str, split: str) -> list[Path]:
-    """The files of one kind that are named after a split; else the only file, unless it is another split's shard."""
-    found = sorted(folder.glob(f"*.{suffix}"))
-    named = [file for file in found if file.stem == split or file.name.startswith((f"{split}-", f"{split}."))]
-    return named or [file for file in found if len(found) == 1 and not _SHARD.fullmatch(file.stem)]
 
 
 def _refuse_parts(path: str, files: Sequence[Path], split: str) -> None:

@@ -84,13 +84,14 @@ class ParquetRows(Rows):
             SampleError: it is damaged.
             Exception: it cannot be reached; a run stops, and goes on when started again.
         """
+        from pyarrow import ArrowException
+
         file, group = self._groups[place]
         with _opened(self.files[file]) as content:
             try:
-                parquet = _parquet(content, self._metadata[file])
-                return parquet.read_row_group(group, columns=list(columns))
-            except Exception as error:
-                if _is_damage(error):
+                return _parquet(content, self._metadata[file]).read_row_group(group, columns=list(columns))
+            except Exception as error:  # of broken content: one of Arrow's own, or a bare OSError
+                if isinstance(error, ArrowException) or (type(error) is OSError and error.errno is None):
                     raise SampleError(f"row group {group} of {self.files[file]} cannot be read: {error}") from error
                 raise
 
@@ -116,15 +117,8 @@ def _opened(name: str) -> Any:
     return system.open(path, "rb", cache_type="none")
 
 
-def _parquet(content: Any, metadata: FileMetaData | None = None) -> ParquetFile:
+def _parquet(content: Any, metadata: FileMetaData | None) -> ParquetFile:
     """A parquet file whose columns are asked for together, not one after the other."""
     from pyarrow.parquet import ParquetFile
 
     return ParquetFile(content, metadata=metadata, pre_buffer=True)
-
-
-def _is_damage(error: Exception) -> bool:
-    """Whether a file was read but is broken: Arrow raises its own errors for that, or a bare OSError."""
-    import pyarrow
-
-    return isinstance(error, pyarrow.ArrowException) or (type(error) is OSError and error.errno is None)

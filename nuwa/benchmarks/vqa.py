@@ -3,30 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import ClassVar
 
 from nuwa.benchmarks import column_checks as column
 from nuwa.benchmarks import evalai
-from nuwa.benchmarks.base import Scores
-from nuwa.benchmarks.column_checks import Doc
+from nuwa.benchmarks.base import Doc, Scores
 from nuwa.benchmarks.hub import HubBenchmark
-
-
-def score_vqav2(doc: Doc, text: str) -> Scores:
-    """Soft accuracy for ``doc["answers"]``, ten texts, which are normalised only if annotators disagree."""
-    answers = [evalai.on_one_line(answer) for answer in doc["answers"]]
-    said = evalai.normalise_vqa(text)
-    if len(set(answers)) > 1:
-        answers = [evalai.plain_words(evalai.without_punctuation(answer)) for answer in answers]
-        said = evalai.plain_words(evalai.without_punctuation(said))
-    return {"vqav2/exact_match": evalai.soft_accuracy(answers, said)}
-
-
-def score_textvqa(doc: Doc, text: str) -> Scores:
-    """Soft accuracy for ``doc["answers"]``, ten texts, normalised like the prediction."""
-    answers = [evalai.normalise_vqa(answer) for answer in doc["answers"]]
-    return {"textvqa/exact_match": evalai.soft_accuracy(answers, evalai.normalise_vqa(text))}
 
 
 def annotator_answers(value: object) -> list[str]:
@@ -35,7 +17,6 @@ def annotator_answers(value: object) -> list[str]:
     return column.texts([one.get("answer") if isinstance(one, Mapping) else one for one in found])
 
 
-@dataclass(kw_only=True, eq=False)
 class VQAv2(HubBenchmark):
     """Questions about COCO photographs. lmms-eval v0.3.4 asks the bare question, by a mistake that v0.3.5 mends."""
 
@@ -46,7 +27,13 @@ class VQAv2(HubBenchmark):
     scored: ClassVar = ("answers",)
 
     def score_document(self, doc: Doc, text: str) -> Scores:
-        return score_vqav2(doc, text)
+        """Soft accuracy for ``doc["answers"]``, ten texts, which are normalised only if annotators disagree."""
+        answers = [evalai.on_one_line(answer) for answer in doc["answers"]]
+        said = evalai.normalise_vqa(text)
+        if len(set(answers)) > 1:
+            answers = [evalai.plain_words(evalai.without_punctuation(answer)) for answer in answers]
+            said = evalai.plain_words(evalai.without_punctuation(said))
+        return {"vqav2/exact_match": evalai.soft_accuracy(answers, said)}
 
 
 def ocr_words(value: object) -> list[str]:
@@ -56,7 +43,6 @@ def ocr_words(value: object) -> list[str]:
     return [column.string(one) for one in value]
 
 
-@dataclass(kw_only=True, eq=False)
 class TextVQA(HubBenchmark):
     """Questions about text in pictures. ``{ocr}`` in the prompt is the line of words that an OCR system read."""
 
@@ -74,4 +60,6 @@ class TextVQA(HubBenchmark):
         return {"question": doc["question"].capitalize(), "ocr": ", ".join(doc["ocr_tokens"])}
 
     def score_document(self, doc: Doc, text: str) -> Scores:
-        return score_textvqa(doc, text)
+        """Soft accuracy for ``doc["answers"]``, ten texts, normalised like the prediction."""
+        answers = [evalai.normalise_vqa(answer) for answer in doc["answers"]]
+        return {"textvqa/exact_match": evalai.soft_accuracy(answers, evalai.normalise_vqa(text))}

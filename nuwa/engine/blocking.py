@@ -7,21 +7,18 @@ Shape letters: B rows (prompts), Q queries, K keys.
 
 from __future__ import annotations
 
-import functools
 import re
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from nuwa.engine.calls import check_unshared, choose_layers
-from nuwa.engine.groups import GROUPS, LAST, VISION, extend_groups, token_groups
+from nuwa.engine.calls import hook_layers
+from nuwa.engine.groups import GROUPS, LAST, VISION, token_groups
 from nuwa.engine.guards import SessionError
 from nuwa.engine.session import PruningSession
 from nuwa.engine.state import state_of
-from nuwa.models.base import remove_hooks
 from nuwa.pruning.masks import format_mask
 
 SOURCES = GROUPS[VISION:]
@@ -72,8 +69,9 @@ def cut(mask: Tensor | None, lost: Tensor, implementation: str, valid: Tensor, d
     return torch.where(lost[:, None], torch.finfo(dtype).min, mask)
 
 
-@contextmanager
-def block(session: PruningSession, source: str, layers: range | list[int] | None = None) -> Iterator[None]:
+def block(
+    session: PruningSession, source: str, layers: range | list[int] | None = None
+) -> AbstractContextManager[None]:
     """Inside it, tokens of group ``source`` do not see the image in ``layers`` (all by default), also when decoding.
 
     Works inside an open session, for any method; ``vision`` blocks the image's tokens from each other, ``text`` the
@@ -83,7 +81,6 @@ def block(session: PruningSession, source: str, layers: range | list[int] | None
         ValueError: an unknown source, a layer that the model lacks, or an attention kernel without masks.
         SessionError: the session is not open; later, a call without a cache.
     """
-    check_unshared(session)
     if source not in SOURCES:
         raise ValueError(f"source {source!r} is unknown; choose one of {', '.join(SOURCES)}")
     config: Any = session.adapter.language_model.config
@@ -101,20 +98,13 @@ def block(session: PruningSession, source: str, layers: range | list[int] | None
             return None
         segment, hidden = state.at(index), args[0]
         new = past + hidden.shape[1] - segment.length
-        keys = extend_groups(token_groups(segment.image, segment.valid), new)
+        keys = nn.functional.pad(token_groups(segment.image, segment.valid), (0, new), value=LAST)
         valid = nn.functional.pad(segment.valid, (0, new), value=True)
         lost = blocked_pairs(keys[:, past:], keys, source)
         mask = cut(kwargs.get("attention_mask"), lost, implementation, valid, hidden.dtype)
         return args, kwargs | {"attention_mask": mask}
 
-    handles = []
-    for index in choose_layers(session.adapter, layers):
-        hook = functools.partial(enter, index)
-        handles.append(session.adapter.layers[index].register_forward_pre_hook(hook, with_kwargs=True))
-    try:
-        yield
-    finally:
-        remove_hooks(handles)
+    return hook_layers(session, enter, layers, before=True)
 
 
 def configured_block(session: PruningSession, source: str | None, layers: str) -> AbstractContextManager[None]:

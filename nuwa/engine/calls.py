@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from nuwa.engine.groups import token_groups
 from nuwa.engine.guards import SessionError
 from nuwa.engine.session import PruningSession
 from nuwa.engine.state import state_of
-from nuwa.models.base import Family, remove_hooks
+from nuwa.models.base import Family
 from nuwa.pruning.scores import CHUNK, llm_attention_rows
 from nuwa.pruning.segments import Prompt, Segment
 
@@ -73,13 +73,6 @@ def check_session(session: PruningSession) -> None:
         raise SessionError("open the session first: with nuwa.prune(model, pruner) as session: ...")
 
 
-def check_unshared(session: PruningSession) -> None:
-    """Refuse a session in which nothing, or not every token of every row, would be seen in the layers."""
-    check_session(session)
-    if session.share:
-        raise SessionError("rows that share their beginnings cannot be looked into: open the session with share=False")
-
-
 def choose_layers(adapter: Family, layers: range | list[int] | None) -> list[int]:
     """The asked layers, all by default.
 
@@ -95,14 +88,32 @@ def choose_layers(adapter: Family, layers: range | list[int] | None) -> list[int
 
 
 @contextmanager
+def hook_layers(
+    session: PruningSession, hook: Callable[..., Any], layers: range | list[int] | None, before: bool = False
+) -> Iterator[None]:
+    """Inside it, ``hook`` gets a layer's index and what torch gives a hook with kwargs, after (or before) each layer.
+
+    Raises:
+        SessionError: the session is not open, or not every token of every row would be seen in the layers.
+    """
+    check_session(session)
+    if session.share:
+        raise SessionError("rows that share their beginnings cannot be looked into: open the session with share=False")
+    with ExitStack() as hooks:
+        for index in choose_layers(session.adapter, layers):
+            layer = session.adapter.layers[index]
+            register = layer.register_forward_pre_hook if before else layer.register_forward_hook
+            hooks.enter_context(register(functools.partial(hook, index), with_kwargs=True))
+        yield
+
+
 def watch_layers(
     session: PruningSession, watch: Callable[[LayerCall], None], layers: range | list[int] | None = None
-) -> Iterator[None]:
+) -> AbstractContextManager[None]:
     """Call ``watch`` after each layer, inside an open session, whenever a prompt with images is read.
 
     The model must run with its cache, as `generate` does by default: what the tokens are travels with it.
     """
-    check_unshared(session)
 
     def leave(index: int, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Tensor) -> None:
         cache, hidden = kwargs.get("past_key_values"), args[0]
@@ -111,14 +122,7 @@ def watch_layers(
             rotary, segment = kwargs["position_embeddings"], state.at(index)
             watch(LayerCall(session.adapter, index, module, hidden, output, rotary, segment, state.prompt, kwargs))
 
-    handles = []
-    for index in choose_layers(session.adapter, layers):
-        hook = functools.partial(leave, index)
-        handles.append(session.adapter.layers[index].register_forward_hook(hook, with_kwargs=True))
-    try:
-        yield
-    finally:
-        remove_hooks(handles)
+    return hook_layers(session, leave, layers)
 
 
 @torch.no_grad()

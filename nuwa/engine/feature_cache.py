@@ -6,9 +6,10 @@ import hashlib
 import logging
 import math
 import os
-import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
+from glob import glob
 from pathlib import Path
 from uuid import uuid4
 
@@ -19,8 +20,8 @@ from torch import Tensor
 
 log = logging.getLogger(__name__)
 _ENDING = ".safetensors"
+_ENTRIES = "[0-9a-f]" * 16 + f"/*{_ENDING}"
 GIGABYTE = 2**30
-_SPACE = re.compile("[0-9a-f]{16}")
 
 
 class FeatureCache:
@@ -38,7 +39,7 @@ class FeatureCache:
         self.folder = self.root / hashlib.blake2b(space.encode(), digest_size=8).hexdigest()
         self.hits = self.misses = 0
         self.refused = math.inf
-        self._size = self._measured()
+        self._size = sum(self._sizes().values())
         with suppress(OSError):
             os.utime(self.folder)  # used, even if nothing will be added
 
@@ -71,59 +72,43 @@ class FeatureCache:
             temporary.replace(path)
             self._size += path.stat().st_size
             os.utime(self.folder)
-        except (FileNotFoundError, FileExistsError):  # meanwhile another process has made room for its own
-            _remove(temporary)
+        except (FileNotFoundError, FileExistsError):
+            pass  # meanwhile another process has made room for its own
         except OSError as error:
             self.refused = 0
-            _remove(temporary)
             log.warning("%s: vision features are no longer kept (%s)", self.root, error)
+        finally:
+            _remove(temporary)
 
     def _path(self, key: str) -> Path:
         return self.folder / (hashlib.blake2b(key.encode(), digest_size=16).hexdigest() + _ENDING)
 
     def _make_room(self, needed: int) -> bool:
         """Whether ``needed`` bytes fit, once other spaces are gone as far as it takes, but never in vain."""
-        if needed >= self.refused:
-            return False
-        if self._size + needed > self.limit:
-            self._size = self._measured()  # other processes write and delete, too
-            others = [folder for folder in self._spaces() if folder != self.folder]
-            if _size_of([self.folder]) + needed > self.limit:
-                others = []
-            for folder in sorted(others, key=_last_used):
+        if needed < self.refused and self._size + needed > self.limit:
+            sizes = self._sizes()  # other processes write and delete, too
+            self._size = sum(sizes.values())
+            fits = sizes.pop(self.folder, 0) + needed <= self.limit
+            for folder in sorted(sizes, key=_last_used) if fits else ():
                 if self._size + needed <= self.limit:
                     break
-                for path in _entries(folder):
-                    _remove(path)
-                with suppress(OSError):
+                with suppress(OSError):  # gone meanwhile, or other files are in it
+                    for path in folder.glob(f"*{_ENDING}"):
+                        _remove(path)
                     folder.rmdir()
-                self._size = self._measured()
+                self._size = sum(self._sizes().values())
             if self._size + needed > self.limit:
                 self.refused = needed
         return needed < self.refused
 
-    def _spaces(self) -> list[Path]:
-        """The folders of all spaces, and no other's: people put this folder where they like."""
-        return [folder for folder in self.root.glob("*/") if _SPACE.fullmatch(folder.name)]
-
-    def _measured(self) -> int:
-        return _size_of(self._spaces())
-
-
-def _entries(folder: Path) -> list[Path]:
-    try:
-        return list(folder.glob(f"*{_ENDING}"))
-    except OSError:  # gone meanwhile
-        return []
-
-
-def _size_of(folders: Sequence[Path]) -> int:
-    """Bytes of all entries of some spaces; what vanishes meanwhile counts nothing."""
-    total = 0
-    for path in (path for folder in folders for path in _entries(folder)):
-        with suppress(OSError):
-            total += path.stat().st_size
-    return total
+    def _sizes(self) -> Counter[Path]:
+        """Bytes of the entries of every space, and of no other file: people put this folder where they like."""
+        sizes: Counter[Path] = Counter()
+        # Path.glob fails where a folder vanishes meanwhile
+        for path in map(self.root.joinpath, glob(_ENTRIES, root_dir=self.root, include_hidden=True)):  # noqa: PTH207
+            with suppress(OSError):  # removed meanwhile
+                sizes[path.parent] += path.stat().st_size
+        return sizes
 
 
 def _remove(path: Path) -> None:

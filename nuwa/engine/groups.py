@@ -6,7 +6,6 @@ Shape letters: B rows (prompts), L tokens.
 from __future__ import annotations
 
 from torch import Tensor
-from torch.nn import functional
 
 GROUPS = ("system", "vision", "text", "last")
 SYSTEM, VISION, TEXT, LAST = range(4)
@@ -39,8 +38,3 @@ def token_groups(image: Tensor, valid: Tensor, answers: Tensor | None = None) ->
     groups = vision.new_full(vision.shape, TEXT, dtype=image.dtype)
     groups = groups.masked_fill(before, SYSTEM).masked_fill(vision, VISION)
     return groups.masked_fill(remaining <= ending, LAST).masked_fill(~valid, NO_GROUP)
-
-
-def extend_groups(groups: Tensor, count: int) -> Tensor:
-    """The groups of a prompt (B, L) and of ``count`` tokens generated after it: (B, L + count)."""
-    return functional.pad(groups, (0, count), value=LAST)

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import DynamicCache
 
 from nuwa.engine.state import PrefillState, cached_length, state_of
@@ -16,9 +15,10 @@ class SessionError(RuntimeError):
     """A use of the model that pruning does not support; the message says what to do instead."""
 
 
-def check_no_placeholders(input_ids: Tensor | None, cache: Any, image_token_id: int) -> None:
+def check_no_placeholders(given: Mapping[str, Any], image_token_id: int) -> None:
     """Refuse a prompt with placeholders but without images: a chunk of a chunked prefill (transformers < 5.23)."""
-    if input_ids is None or input_ids.shape[1] == 1 or state_of(cache) is not None:
+    input_ids = given.get("input_ids")
+    if input_ids is None or input_ids.shape[1] == 1 or state_of(given.get("past_key_values")) is not None:
         return
     if bool((input_ids == image_token_id).any()):
         raise SessionError("image placeholders without images: chunked prefill is not supported with pruning")

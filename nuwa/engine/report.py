@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from nuwa.pruning.budget import average_entering, average_leaving
+from nuwa.pruning.budget import average_entering
 from nuwa.pruning.layout import Grid
 from nuwa.pruning.segments import Prompt, Segment
 
@@ -43,11 +43,6 @@ class Report:
     def average_entering(self) -> float:
         """The Nüwa paper's average token count."""
         return average_entering(self.tokens_per_layer)
-
-    @property
-    def average_leaving(self) -> float:
-        """The average as SparseVLM's released code counts it."""
-        return average_leaving(self.tokens_per_layer)
 
 
 def image_reports(prompt: Prompt, segments: list[Segment], layers: int) -> list[ImageReport]:

@@ -41,14 +41,7 @@ class PruningSession:
     random. Unnamed images are named by their pixels. ``questions`` may be set to what is asked about each of them; few
     methods read it, and these refuse to do without.
 
-    Args:
-        model: a supported transformers model (`nuwa.models`), unmodified.
-        pruner: the method.
-        position: ``perc``, ``pesp``, ``rpme``, or ``native`` for the choice of the method's authors.
-        share: run what neighbouring rows have in common once: the vision pass of equal images and the prompt up to the
-            end of its images, as far as the first LLM stage. Only the logits behind the images are then computed. A
-            model in training mode shares the vision pass alone.
-        cache: where vision features are kept between calls, of a tower whose weights do not change.
+    Made by `nuwa.prune`, which describes the arguments.
 
     Raises:
         ValueError: an unsupported model or an unknown position strategy.
@@ -161,9 +154,7 @@ class PruningSession:
         forget_cleared(given.get("past_key_values"))
         guards.check_no_videos(given)
         if encoded is None and given.get("pixel_values") is None:
-            guards.check_no_placeholders(
-                given.get("input_ids"), given.get("past_key_values"), self.adapter.image_token_id
-            )
+            guards.check_no_placeholders(given, self.adapter.image_token_id)
             return
         guards.check_images(given, ours=encoded is None or self._images is not None)
         self._input_ids = given["input_ids"]

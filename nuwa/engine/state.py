@@ -21,25 +21,25 @@ _STATE = "_nuwa_state"
 class EncodedImages:
     """The plans of the images of one call, and what a prompt about them has decided in the LLM.
 
-    ``decisions`` maps a layer to a decision in the frame of ``input_ids`` (B, L): a prompt that continues ``input_ids``
-    keeps it, merged states included, so that decoding without a cache equals decoding with one.
+    ``decisions`` maps a layer to a decision and the places (B, L) in its frame of the tokens of ``input_ids`` (B, L): a
+    prompt that continues ``input_ids`` keeps it, merged states included, so that decoding without a cache equals
+    decoding with one.
     """
 
     plans: list[ImagePlan]
     input_ids: Tensor | None = None
-    decisions: dict[int, LLMDecision] = field(default_factory=dict)
+    decisions: dict[int, tuple[LLMDecision, Tensor]] = field(default_factory=dict)
 
     def recall(self, context: LLMContext, input_ids: Tensor, segment: Segment) -> LLMDecision | None:
         """The earlier decision at a layer in a segment's frame, if ``input_ids`` continue the same prompt."""
-        layer = context.layer
         asked = self.input_ids
-        if asked is None or layer not in self.decisions or input_ids.shape[0] != asked.shape[0]:
+        if asked is None or context.layer not in self.decisions:
             return None
         length = asked.shape[1]
         if input_ids.shape[1] <= length or not torch.equal(input_ids[:, :length], asked):
             return None
-        old, place = self.decisions[layer], segment.index.clamp(max=length - 1)
-        known = segment.index < length
+        old, places = self.decisions[context.layer]
+        place, known = gather_tokens(places, segment.index.clamp(max=length - 1)), segment.index < length
         keep = torch.where(known, gather_tokens(old.keep, place), True) & segment.valid
         hidden, order = old.hidden, old.order
         if hidden is not None:
@@ -53,15 +53,10 @@ class EncodedImages:
         """Store a decision made in a segment's frame."""
         if self.input_ids is not input_ids:
             self.input_ids, self.decisions = input_ids, {}
-        rows, columns = decision.keep.nonzero(as_tuple=True)
-
-        def widen(values: Tensor) -> Tensor:
-            whole = values.new_zeros(*input_ids.shape, *values.shape[2:])
-            whole[rows, segment.index[rows, columns]] = values[rows, columns]
-            return whole
-
-        hidden, order = (None if x is None else widen(x) for x in (decision.hidden, decision.order))
-        self.decisions[layer] = LLMDecision(widen(decision.keep), hidden, order)
+        rows, columns = segment.valid.nonzero(as_tuple=True)
+        places = segment.index.new_zeros(input_ids.shape)
+        places[rows, segment.index[rows, columns]] = columns
+        self.decisions[layer] = decision, places
 
 
 @dataclass

@@ -68,36 +68,32 @@ def run_tower(
         key = "\n".join([*digests, *sorted(map(str, taps)), str(smaller), _asked(arguments)])
     tensors = None if cache is None else cache.load(key, next(adapter.model.parameters()).device)
     if tensors is None:
-        encoded = _run(adapter, encode, arguments, taps, smaller)
+        with adapter.record(taps, arguments) as recording:
+            if smaller is None:
+                output = encode(**_by_name(arguments))
+            else:
+                output = adapter.encode_smaller(encode, arguments, smaller)
         if cache is not None:
-            cache.store(key, encoded.recording.state_dict(taps) | _named(encoded.output.pooler_output))
+            cache.store(key, recording.state_dict(taps) | _named(output.pooler_output))
     else:
         recording = adapter.new_recording(arguments)
         recording.load_state_dict(tensors, taps)
         names = _named(range(len(set(owners))))
         pooled: Any = tensors[_STACKED] if _STACKED in tensors else [tensors[name] for name in names]
-        encoded = Encoded(BaseModelOutputWithPooling(pooler_output=pooled), list(pooled), recording)
-    encoded.recording.expand_to(owners)
-    encoded.images = [encoded.images[owner] for owner in owners]
-    return encoded
+        output = BaseModelOutputWithPooling(pooler_output=pooled)
+    recording.expand_to(owners)
+    images = list(output.pooler_output)
+    return Encoded(output, [images[owner] for owner in owners], recording)
 
 
-def _run(
-    adapter: Family, encode: Callable[..., Any], arguments: Mapping[str, Any], taps: Sequence[Tap], grid: Grid | None
-) -> Encoded:
-    with adapter.record(taps, arguments) as recording:
-        if grid is None:
-            named = dict(arguments)
-            output = encode(**named.pop("kwargs", {}), **named)
-        else:
-            output = adapter.encode_smaller(encode, arguments, grid)
-    return Encoded(output, list(output.pooler_output), recording)
+def _by_name(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Bound arguments of ``get_image_features``, those that its ``**kwargs`` took in among the others."""
+    return {name: value for name, value in arguments.items() if name != "kwargs"} | arguments.get("kwargs", {})
 
 
 def _asked(arguments: Mapping[str, Any]) -> str:
     """What a call says besides its images: from which layer features are wanted, for instance."""
-    every = {**arguments, **arguments.get("kwargs", {})}
-    return str(sorted((name, value) for name, value in every.items() if isinstance(value, _PLAIN)))
+    return str(sorted((name, value) for name, value in _by_name(arguments).items() if isinstance(value, _PLAIN)))
 
 
 def _named(images: Sequence[Any] | Tensor) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -85,15 +86,16 @@ def plan_images(
         nuwa.pruning.budget.BudgetError: the method cannot reach its budget on an image of this size.
     """
     plans: list[ImagePlan] = []
-    pieces: list[VisionPiece] = []
+    groups: dict[tuple, list[VisionPiece]] = defaultdict(list)
     for image, (name, layout) in enumerate(zip(ids, layouts, strict=True)):
         layout = pruner.tiling.prepare_layout(layout)
         schedule, small = schedule_for(pruner, layout.patches, adapter.shape)
         plans.append(ImagePlan(name, layout, schedule))
         if pruner.prunes_vision and not small:
-            pieces += _pieces_of(pruner, recording, image, plans[-1], images[image].device, encoded)
+            for piece in _pieces_of(pruner, recording, image, plans[-1], images[image].device, encoded):
+                groups[piece.kind].append(piece)
     kept: dict[tuple[int, int], Tensor] = {}
-    for group in _groups(pieces):
+    for group in groups.values():
         context = _context(pruner, adapter, plans, group, questions)
         decision = pruner.prune_vision(context, group[0].planned)
         every = kept_cells(pruner, context, decision, group[0].planned)
@@ -105,7 +107,7 @@ def plan_images(
             }
             if projected is not None:
                 images[piece.image] = _replaced(images[piece.image], piece.view, cells, projected[row, : len(cells)])
-    for image in {piece.image for piece in pieces}:
+    for image in {image for image, _ in kept}:
         plans[image].keep = pruner.tiling.concat_views([kept[key] for key in sorted(kept) if key[0] == image])
     return plans
 
@@ -147,13 +149,6 @@ def _pieces_of(
             features = recording.features(image, rows).to(device)
             pieces.append(VisionPiece(image, number, len(views), view, keep, features, taps))
     return pieces
-
-
-def _groups(pieces: Sequence[VisionPiece]) -> list[list[VisionPiece]]:
-    groups: dict[tuple, list[VisionPiece]] = {}
-    for piece in pieces:
-        groups.setdefault(piece.kind, []).append(piece)
-    return list(groups.values())
 
 
 def _context(

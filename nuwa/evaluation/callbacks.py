@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from nuwa.evaluation.journal import Journal
 from nuwa.evaluation.module import Evaluation
-from nuwa.pictures.drawing import PICTURE_FOLDER, boxes_of, draw_trace, file_name, title_of
-from nuwa.pictures.traces import trace_decisions
+from nuwa.pictures.drawing import PICTURE_FOLDER, file_name, sample_pictures
 
 
 class KeptTokenPictures(Callback):
@@ -27,13 +27,11 @@ class KeptTokenPictures(Callback):
         for sample, images, row in pl_module.reports:
             if self.left <= 0 or not images:
                 continue
-            session = pl_module.session
-            title = title_of(session.pruner.name, session.strategy, sample, row)
-            boxes = boxes_of(pl_module.benchmark, sample, row)
-            for number, trace in enumerate(trace_decisions(session, pl_module.loaded, sample)[: self.left]):
+            pictures = sample_pictures(pl_module.session, pl_module.loaded, pl_module.benchmark, sample, row)
+            for number, picture in enumerate(islice(pictures, self.left)):
                 self.left -= 1
                 self.folder.mkdir(exist_ok=True)
-                draw_trace(trace, boxes, title).save(self.folder / f"{file_name(sample.id)}-{number}.png")
+                picture.save(self.folder / f"{file_name(sample.id)}-{number}.png")
 
 
 class SampleProgress(Callback):

@@ -40,13 +40,20 @@ class Choices:
         """The choices in a recorded config; ``position`` is the strategy that was used, if that is known."""
         groups = ("pruner", "dataset", "model", "budget", "blocking", "position")
         pruner, dataset, model, budget, blocking, ids = (config.get(group) or {} for group in groups)
-        rest = [_samples(dataset), _answering(model), protocol, config.get("generation"), config.get("limit")]
+        position = position or ids.get("strategy", "native")
+        known = known_method(method)  # a run may name the strategy that its method's authors use
+        native = known is not None and position == known[0].position_on(axes_of(model.get("family")))
+        local = ("path", "streaming") if dataset.get("hub") else ()  # where this machine keeps its copy of the hub's
+        samples = {key: value for key, value in dataset.items() if key not in local}
+        # A model's path counts: two folders may hold two checkpoints.
+        answering = {key: value for key, value in model.items() if key not in UNSCIENTIFIC["model"]}
+        rest = [samples, answering, protocol, config.get("generation"), config.get("limit")]
         return cls(
             method=method,
             options={key: _whole(value) for key, value in pruner.items() if key != "_target_"},
             average=budget.get("average"),
             ratio=budget.get("ratio"),
-            position=_native(method, position or ids.get("strategy", "native"), model.get("family")),
+            position="native" if native else position,
             model=model.get("name", ""),
             dataset=dataset.get("name", ""),
             split=dataset.get("split"),
@@ -85,22 +92,6 @@ def known_method(name: str) -> tuple[type[Pruner], dict[str, Any]] | None:
         return find_method(name)
     except ValueError:
         return None
-
-
-def _samples(dataset: Mapping[str, Any]) -> dict[str, Any]:
-    """A data set's options, except where this machine keeps its copy of what is on the hub."""
-    return {key: value for key, value in dataset.items() if not dataset.get("hub") or key not in ("path", "streaming")}
-
-
-def _answering(model: Mapping[str, Any]) -> dict[str, Any]:
-    """A model's options, except those that change no answer. ``path`` counts: two folders may hold two checkpoints."""
-    return {key: value for key, value in model.items() if key not in UNSCIENTIFIC["model"]}
-
-
-def _native(method: str, position: str, family: str | None) -> str:
-    """``native`` also where a run names the strategy that its method's authors use."""
-    known = known_method(method)
-    return "native" if known is not None and position == known[0].position_on(axes_of(family)) else position
 
 
 def _whole(value: Any) -> Any:

@@ -21,7 +21,7 @@ BATCH, BATCH_END = "batch", "batch_end"
 """Keys of a row: the number of its batch, and whether it is the last row of that batch."""
 
 
-class JournalError(RuntimeError):
+class JournalError(OSError):
     """A journal cannot be used or written, or holds no answer; the message says which."""
 
 

@@ -109,13 +109,13 @@ def mean_retention(parts: Sequence[Benchmarked], seed: int = 0) -> dict[str, flo
     Raises:
         ValueError: a benchmark has no such metric, or it is 0 without pruning.
     """
-    values, draws = [], []
+    found = []
     for number, part in enumerate(parts):
         ratios = resampled_ratios(part.rows, part.unpruned, part.benchmark, seed + number)
         if part.metric not in ratios:
             raise ValueError(f"{part.metric} has no retention: it is missing, or 0 without pruning")
-        values.append(ratios[part.metric][0])
-        draws.append(ratios[part.metric][1])
+        found.append(ratios[part.metric])
+    values, draws = zip(*found, strict=True)
     length = min(map(len, draws))
     means = np.mean([ratios[:length] for ratios in draws], axis=0)
     return {"value": float(np.mean(values)), **interval(means)}

@@ -15,7 +15,6 @@ from omegaconf import DictConfig, OmegaConf
 from nuwa.command import BAD_INPUT
 from nuwa.config import PROTOCOL, baseline_of, is_baseline, plain, run_key
 from nuwa.evaluation.check import check, check_outputs, normalised
-from nuwa.evaluation.journal import JournalError
 from nuwa.evaluation.processes import ProcessError, Processes, check_processes, meet
 from nuwa.evaluation.result import RESULT, write_result
 from nuwa.evaluation.runs import Run
@@ -87,7 +86,7 @@ def _outcome(cfg: DictConfig, folder: Path, processes: Processes) -> dict[str, A
         status = "unreachable" if isinstance(error, BudgetError) else "refused"
         return outcome | {"status": status, "reason": str(error)}
     except Exception as error:
-        expected = isinstance(error, (*BAD_INPUT, JournalError, ProcessError))
+        expected = isinstance(error, (*BAD_INPUT, ProcessError))
         reason = str(error) if expected else f"{type(error).__name__}: {error}"
         return outcome | {"status": "failed", "reason": reason, "traceback": traceback.format_exc()}
 

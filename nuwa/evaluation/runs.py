@@ -17,78 +17,50 @@ from nuwa.evaluation.result import RESULT, read_result
 
 @dataclass(frozen=True)
 class Run:
-    """What result.json says of a run, key by key. What a run lacks, because it failed or is old, is empty or None.
+    """What result.json says of a run, key by key. What a run lacks, because it failed or is old, is empty or None."""
 
-    Which run it is:
-        run_key: twelve characters that name the choices behind the result (`nuwa.config.run_key`).
-        config: the resolved config of the job, by group.
-        method, model, dataset: their names; the method is ``?`` where neither result nor config names one.
-        data: where the samples were read, with their version.
-        position: the position strategy that was used, never ``native``.
-        seed: of whatever is drawn at random.
-        protocol: the rules for prompts, scoring and counting (`nuwa.config.PROTOCOL`); early results do not say.
-        environment: versions, device, kernel and commit.
-
-    How it went:
-        status: ``done``; ``failed``; ``refused``, the method does not fit the model; ``unreachable``, the method cannot
-            meet the budget; ``unfinished``, there is no result.json.
-        reason, traceback: why there is no result.
-        n, n_failed: samples that were answered, and that could not be used.
-
-    What it found:
-        metrics: metric -> value as its benchmark scores it: shares from 0 to 1, MME in points. The first metric of a
-            task (``task/metric``) is its headline.
-        standard_errors: metric -> bootstrap standard error, in the metric's unit.
-        intervals: metric -> Wilson's 95 % interval, of metrics that are right or wrong on each sample.
-        baseline: the run key of the unpruned run on the same samples.
-        retention: metric -> ``value``, ``low`` and ``high``: the metric divided by the unpruned run's, and its 95 %
-            interval; 1 means that nothing was lost.
-        judge: server, model and prompt of the judge, where one marked the answers.
-
-    What it cost:
-        tokens_per_image: visual tokens of an image before pruning, mean over images.
-        tokens_per_layer: visual tokens that enter each LLM layer, mean over images.
-        tokens_entering, tokens_leaving: the means of these over layers, as they enter and as they leave.
-        llm_tflops: 1e12 floating-point operations of the LLM's prefill on the visual tokens of an image.
-        metric_mflops: 1e6 operations that choosing the tokens of an image takes.
-        kv_cache_bytes: bytes of the LLM's cache that the visual tokens of an image take.
-        timings: seconds (``answering_seconds``, ``seconds_per_sample``, ``load_seconds``, ``job_seconds``), batch size,
-            processes, and peak memory in MiB if it was probed.
-        speed: one entry for each batch size that the speed probe measured, in ms (`nuwa.evaluation.speed`).
-        speed_error: why the probe measured nothing.
-    """
-
-    run_key: str = ""
-    config: dict[str, Any] = field(default_factory=dict)
-    method: str = "?"
+    # Which run it is.
+    run_key: str = ""  # twelve characters that name the choices behind the result (`nuwa.config.run_key`)
+    config: dict[str, Any] = field(default_factory=dict)  # resolved, by group
+    method: str = "?"  # the name; ``?`` where neither result nor config has one
     model: str = ""
     dataset: str = ""
-    data: str | None = None
-    position: str = ""
-    seed: int | None = None
-    protocol: int = 1
-    environment: dict[str, Any] = field(default_factory=dict)
+    data: str | None = None  # where the samples were read, with their version
+    position: str = ""  # the position strategy that was used, never ``native``
+    seed: int | None = None  # of whatever is drawn at random
+    protocol: int = 1  # rules for prompts, scoring, counting (`nuwa.config.PROTOCOL`); early results do not say
+    environment: dict[str, Any] = field(default_factory=dict)  # versions, device, kernel and commit
+
+    # How it went: ``done``; ``failed``; ``refused``, the method does not fit the model; ``unreachable``, the method
+    # cannot meet the budget; ``unfinished``, there is no result.json.
     status: str = "unfinished"
-    reason: str = ""
+    reason: str = ""  # why there is no result
     traceback: str = ""
-    n: int | None = None
-    n_failed: int = 0
-    metrics: dict[str, float] = field(default_factory=dict)
-    standard_errors: dict[str, float] = field(default_factory=dict)
-    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
-    baseline: str | None = None
+    n: int | None = None  # samples that were answered
+    n_failed: int = 0  # samples that could not be used
+
+    # What it found, by metric. The first metric of a task (``task/metric``) is its headline.
+    metrics: dict[str, float] = field(default_factory=dict)  # as the benchmark scores: shares from 0 to 1, MME points
+    standard_errors: dict[str, float] = field(default_factory=dict)  # bootstrap, in the metric's unit
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)  # Wilson's 95 %, where samples are 0 or 1
+    baseline: str | None = None  # the run key of the unpruned run on the same samples
+    # ``value``, ``low`` and ``high``: the metric divided by the unpruned run's, and its 95 % interval; 1: nothing lost.
     retention: dict[str, dict[str, float]] = field(default_factory=dict)
-    judge: dict[str, str] = field(default_factory=dict)
-    tokens_per_image: float | None = None
-    tokens_per_layer: list[float] = field(default_factory=list)
-    tokens_entering: float | None = None
-    tokens_leaving: float | None = None
-    llm_tflops: float | None = None
-    metric_mflops: float | None = None
-    kv_cache_bytes: float | None = None
+    judge: dict[str, str] = field(default_factory=dict)  # server, model and prompt, where one marked the answers
+
+    # What it cost: visual tokens and what they take, means over images.
+    tokens_per_image: float | None = None  # before pruning
+    tokens_per_layer: list[float] = field(default_factory=list)  # as they enter each LLM layer
+    tokens_entering: float | None = None  # the mean over layers
+    tokens_leaving: float | None = None  # the mean over layers, as they leave
+    llm_tflops: float | None = None  # 1e12 floating-point operations of the LLM's prefill
+    metric_mflops: float | None = None  # 1e6 operations that choosing the tokens takes
+    kv_cache_bytes: float | None = None  # of the LLM's cache
+    # ``answering_seconds``, ``seconds_per_sample``, ``load_seconds``, ``job_seconds``, batch size, processes, and peak
+    # memory in MiB if it was probed.
     timings: dict[str, Any] = field(default_factory=dict)
-    speed: list[dict[str, Any]] | None = None
-    speed_error: str = ""
+    speed: list[dict[str, Any]] | None = None  # by batch size of the speed probe, in ms (`nuwa.evaluation.speed`)
+    speed_error: str = ""  # why the probe measured nothing
 
     @classmethod
     def of(cls, content: Mapping[str, Any]) -> Run:

@@ -71,6 +71,5 @@ def headlines(runs: Iterable[Run]) -> list[str]:
     """The first metric of every task that any run has."""
     first: dict[str, str] = {}
     for run in runs:
-        for task, name in run.headlines.items():
-            first.setdefault(task, name)
+        first |= {task: name for task, name in run.headlines.items() if task not in first}
     return list(first.values())

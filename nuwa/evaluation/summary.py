@@ -25,21 +25,13 @@ def summarise(benchmark: Benchmark, rows: Sequence[Row], unpruned: Sequence[Row]
     return found if unpruned is None else found | {"retention": retention(rows, unpruned, benchmark)}
 
 
-def images_per_layer(rows: Sequence[Row], layers: int) -> list[list[int]]:
-    """Visual tokens entering each layer, for every image of the rows, from the stages that the journal holds."""
-    images = []
-    for row in rows:
-        for (_, vision), *later in row["kept"]:
-            images.append(Schedule(vision, tuple((layer, count) for layer, count in later)).per_layer(layers))
-    return images
-
-
 def costs(rows: Sequence[Row], pruner: Pruner, shape: ModelShape, value_bytes: int) -> dict[str, Any]:
     """What the visual tokens of an image cost, as measured: means over all images of the rows.
 
     ``llm_tflops`` and ``metric_mflops`` follow the Nüwa paper (Appendix C, Table 4), visual tokens only.
     """
-    images = images_per_layer(rows, shape.layers)
+    stages = [stages for row in rows for stages in row["kept"]]
+    images = [Schedule(first[1], tuple(map(tuple, later))).per_layer(shape.layers) for first, *later in stages]
     if not images:
         return {}
     per_layer = [sum(counts) / len(images) for counts in zip(*images, strict=True)]

@@ -27,9 +27,6 @@ def family_class(model_type: str) -> type[Family]:
 
     Raises:
         ValueError: the family is not supported; the message lists those that are.
-
-    >>> family_class("llava").placeholder
-    '<image>'
     """
     found = _found(model_type)
     if found is None:

@@ -38,8 +38,8 @@ class Family(ABC):
     """One family of models. A checkpoint's config is enough for what stands above ``model``; the rest needs a model.
 
     ``architecture`` is the name of its class in transformers, ``placeholder`` the token that stands for one visual
-    token in a prompt, ``axes`` the axes of its position ids. ``special`` are the tokens of its tokenizer, ``half`` the
-    half precision of its checkpoints.
+    token in a prompt, ``axes`` the axes of its position ids. ``projector_at`` and ``tower_layers_at`` are where
+    `multimodal` has them. ``special`` are the tokens of its tokenizer, ``half`` the half precision of its checkpoints.
 
     Args:
         config: the config of a checkpoint.
@@ -53,6 +53,8 @@ class Family(ABC):
     architecture: ClassVar[str]
     axes: ClassVar[int] = 1
     placeholder: ClassVar[str] = "<image>"
+    projector_at: ClassVar[str]
+    tower_layers_at: ClassVar[str]
     special: ClassVar[SpecialTokens]
     half: ClassVar[torch.dtype] = torch.float16
 
@@ -96,16 +98,8 @@ class Family(ABC):
     @property
     def shape(self) -> ModelShape:
         """Sizes for budgets and accounting."""
-        text = self.config.text_config
-        return ModelShape(
-            layers=text.num_hidden_layers,
-            hidden=text.hidden_size,
-            intermediate=text.intermediate_size,
-            kv_heads=text.num_key_value_heads,
-            head_dim=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
-            vision_hidden=self.vision_width,
-            image_tokens=None if self.grid is None else self.grid[0] * self.grid[1],
-        )
+        tokens = None if self.grid is None else self.grid[0] * self.grid[1]
+        return text_shape(self.config.text_config, self.vision_width, tokens)
 
     @property
     def image_token_id(self) -> int:
@@ -164,14 +158,14 @@ class Family(ABC):
         return list(self.language_model.get_submodule("layers").children())
 
     @property
-    @abstractmethod
     def projector(self) -> nn.Module:
         """What maps the tower's features to the LLM's width."""
+        return self.multimodal.get_submodule(self.projector_at)
 
     @property
-    @abstractmethod
     def tower_layers(self) -> Sequence[nn.Module]:
         """The layers of the vision tower."""
+        return list(self.multimodal.get_submodule(self.tower_layers_at).children())
 
     def position_ids(self, incoming: Tensor | None, batch: int, length: int, device: torch.device) -> Tensor:
         """Position ids (C, B, L) that the unpruned model would use for a prompt.
@@ -230,6 +224,19 @@ class Family(ABC):
         recording = self.new_recording(arguments)
         with recording.reading(taps):
             yield recording
+
+
+def text_shape(text: Any, vision_hidden: int, image_tokens: int | None = None) -> ModelShape:
+    """The sizes in a text model's config, beside a tower of width ``vision_hidden``."""
+    return ModelShape(
+        layers=text.num_hidden_layers,
+        hidden=text.hidden_size,
+        intermediate=text.intermediate_size,
+        kv_heads=getattr(text, "num_key_value_heads", text.num_attention_heads),
+        head_dim=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
+        vision_hidden=vision_hidden,
+        image_tokens=image_tokens,
+    )
 
 
 def _normed_heads(attention: SelfAttention, name: str, states: Tensor) -> Tensor:

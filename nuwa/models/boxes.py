@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from nuwa.models.checkpoint import ModelError, check_choice
+from nuwa.models.checkpoint import ModelError
 
 BoxFrame = Literal["unit", "pixel"]
 DECIMALS = 5
@@ -27,14 +27,13 @@ class BoxOptions:
     benchmark does.
 
     Raises:
-        ModelError: an unknown frame, or a prompt without its slot.
+        ModelError: the prompt lacks its slot.
     """
 
     box_frame: BoxFrame = "unit"
     box_prompt: str | None = None
 
     def __post_init__(self) -> None:
-        check_choice("model.box_frame", self.box_frame, BoxFrame)
         if self.box_prompt is not None and "{expression}" not in self.box_prompt:
             raise ModelError(f"model.box_prompt={self.box_prompt!r} lacks the slot {{expression}}")
 
@@ -47,10 +46,9 @@ def to_unit_boxes(text: str, size: tuple[int, int]) -> str:
     >>> to_unit_boxes("It is at [20, 10, 100, 50].", (200, 100))
     'It is at [0.10000,0.10000,0.50000,0.50000].'
     """
-    width, height = size
 
     def rewrite(found: re.Match) -> str:
-        values = (int(number) / side for number, side in zip(found.groups(), (width, height) * 2, strict=True))
+        values = (int(number) / side for number, side in zip(found.groups(), size * 2, strict=True))
         return "[" + ",".join(f"{value:.{DECIMALS}f}" for value in values) + "]"
 
     return _PIXEL_BOX.sub(rewrite, text)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any, get_args
 
 from safetensors import SafetensorError, safe_open
 
@@ -21,16 +20,6 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 class ModelError(ValueError):
     """A model cannot be loaded as asked; the message names the config key."""
-
-
-def check_choice(key: str, value: str, literal: Any) -> None:
-    """Refuse a value that a ``Literal`` does not list.
-
-    Raises:
-        ModelError: it does not.
-    """
-    if value not in get_args(literal):
-        raise ModelError(f"{key}={value} is unknown; choose one of {', '.join(get_args(literal))}")
 
 
 def find_folder(path: str, revision: str | None = None, key: str = MODEL) -> Path:

@@ -6,25 +6,27 @@ Shape letters: C crops of all images, N patches of a crop, H heads, D width, d h
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nuwa.models.towers import NEED_CLS, LayerRun, Recording, SelfAttention
 from nuwa.pruners.base import Tap
 from nuwa.pruning.scores import CHUNK, Heads, received_attention, softmax_rows, split_heads
 
 
+@dataclass(eq=False, repr=False)
 class CropRecording(Recording):
-    """Quantities of a tower that saw ``crops[i]`` crops of image i; the other arguments are those of `Recording`."""
+    """Quantities of a tower that saw ``counts[i]`` crops of image i; the other arguments are those of `Recording`."""
 
-    def __init__(
-        self, layers: Sequence[nn.Module], reader: nn.Module, feature_layer: int, cls: bool, crops: Sequence[int]
-    ) -> None:
-        super().__init__(layers, reader, feature_layer, cls)
-        ends = torch.tensor(crops).cumsum(0).tolist()
-        self.crops = [slice(end - count, end) for end, count in zip(ends, crops, strict=True)]
+    counts: Sequence[int]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        ends = torch.tensor(self.counts).cumsum(0).tolist()
+        self.crops = [slice(end - count, end) for end, count in zip(ends, self.counts, strict=True)]
 
     def view(self, tap: Tap, image: int, rows: Tensor) -> Tensor | None:
         if tap.kind not in NEED_CLS or not self.has(tap):
@@ -42,7 +44,7 @@ class CropRecording(Recording):
         return Heads(queries, keys, attention.head_dim**-0.5)
 
     def received(self, run: LayerRun, heads: Heads) -> Tensor:
-        return received_attention(*heads)
+        return received_attention(*heads) / heads.queries.shape[2]
 
     def tokens(self, values: Tensor) -> Tensor:
         return values[:, self.cls :]

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import cast
 
 import torch
 from safetensors import safe_open
@@ -27,13 +28,15 @@ from transformers import (
 )
 
 from nuwa.files import local_path
+from nuwa.models.base import text_shape
 from nuwa.models.checkpoint import ModelError, check_safetensors, find_folder, read_json, weight_files
 from nuwa.pruners.base import MisfitError
-from nuwa.pruning.budget import ModelShape, llm_flops
+from nuwa.pruning.budget import llm_flops
 
 KEY = "pruner.clip"
 NORM, PROJECTION = "vision_model.post_layernorm", "visual_projection.weight"
 NEEDED = (NORM, PROJECTION, "text_model.", "text_projection.")
+"""Weights that are not layers of the picture half."""
 
 
 @dataclass
@@ -80,10 +83,9 @@ def check_joint_space(path: str, tower: Mapping[str, int]) -> None:
     content = read_json(folder / "config.json", KEY)
     if content.get("model_type") != "clip":
         raise ModelError(f"{KEY}={path}: its config.json says model_type {content.get('model_type')}, not clip")
-    vision = _vision_config(CLIPConfig.from_dict(content))
+    vision = _configs(path)[1]
     for name, size in tower.items():
-        found = getattr(vision, name)
-        if found != size:
+        if (found := getattr(vision, name)) != size:
             raise MisfitError(
                 f"{KEY}={path} is not the CLIP of this model: its vision tower has {name}={found}, the model's {size}"
             )
@@ -99,8 +101,13 @@ def load_joint_space(path: str, device: torch.device) -> JointSpace:
     Raises:
         ModelError: weights are missing or do not fit its config.json.
     """
-    folder, config = _folder(path), _config(path)
-    text, weights = CLIPTextModelWithProjection(_text_config(path)).float(), _weights(folder)
+    folder, (reading, vision) = _folder(path), _configs(path)
+    text = CLIPTextModelWithProjection(reading).float()
+    weights: dict[str, Tensor] = {}
+    for file in weight_files(folder, KEY):
+        with safe_open(file, framework="pt") as content:
+            names = [name for name in content.keys() if name.startswith(NEEDED)]  # noqa: SIM118
+            weights |= {name: content.get_tensor(name).float() for name in names}
     try:
         norm = torch.stack([weights[f"{NORM}.{name}"] for name in ("weight", "bias")])
         projection = weights[PROJECTION]
@@ -108,7 +115,7 @@ def load_joint_space(path: str, device: torch.device) -> JointSpace:
     except (KeyError, RuntimeError) as error:
         raise ModelError(f"{KEY}={path}: weights are missing or do not fit config.json: {error}") from error
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
-    return JointSpace(tokenizer, text.to(device).eval(), norm, _vision_config(config).layer_norm_eps, projection)
+    return JointSpace(tokenizer, text.to(device).eval(), norm, vision.layer_norm_eps, projection)
 
 
 def _folder(path: str) -> Path:
@@ -117,43 +124,17 @@ def _folder(path: str) -> Path:
 
 
 @lru_cache(maxsize=1)
-def _config(path: str) -> CLIPConfig:
-    return CLIPConfig.from_pretrained(_folder(path), local_files_only=True)
-
-
-def _vision_config(config: CLIPConfig) -> CLIPVisionConfig:
-    assert isinstance(config.vision_config, CLIPVisionConfig)
-    return config.vision_config
-
-
-def _text_config(path: str) -> CLIPTextConfig:
-    config = _config(path)
-    assert isinstance(config.text_config, CLIPTextConfig)
-    # the text half alone would read its own width, which whole CLIPs need not set
-    config.text_config.projection_dim = config.projection_dim
-    return config.text_config
-
-
-def _weights(folder: Path) -> dict[str, Tensor]:
-    """The weights of a checkpoint that are not layers of the picture half, in float32."""
-    found: dict[str, Tensor] = {}
-    for file in weight_files(folder, KEY):
-        with safe_open(file, framework="pt") as content:
-            names = [name for name in content.keys() if name.startswith(NEEDED)]  # noqa: SIM118
-            found |= {name: content.get_tensor(name).float() for name in names}
-    return found
+def _configs(path: str) -> tuple[CLIPTextConfig, CLIPVisionConfig]:
+    """The configs of the text half and of the picture half."""
+    config = CLIPConfig.from_pretrained(_folder(path), local_files_only=True)
+    text, vision = config.text_config, config.vision_config
+    assert isinstance(text, CLIPTextConfig) and isinstance(vision, CLIPVisionConfig)
+    text.projection_dim = config.projection_dim  # whole CLIPs need not set the text half's own
+    return text, vision
 
 
 def relevance_flops(path: str, patches: int, width: int) -> float:
     """FLOPs of one segment through the text half, ``patches`` of ``width`` to the joint space, and their cosines."""
-    text, joint = _text_config(path), int(_config(path).to_dict()["projection_dim"])
-    shape = ModelShape(
-        layers=text.num_hidden_layers,
-        hidden=text.hidden_size,
-        intermediate=text.intermediate_size,
-        kv_heads=text.num_attention_heads,
-        head_dim=text.hidden_size // text.num_attention_heads,
-        vision_hidden=width,
-    )
-    reading = llm_flops([text.max_position_embeddings] * text.num_hidden_layers, shape)
-    return reading + 2 * patches * joint * (width + 1)
+    text, _ = _configs(path)
+    reading = llm_flops([text.max_position_embeddings] * text.num_hidden_layers, text_shape(text, width))
+    return reading + 2 * patches * cast(int, text.projection_dim) * (width + 1)

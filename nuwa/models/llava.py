@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from nuwa.models.base import Family
 from nuwa.models.checkpoint import ModelError
 from nuwa.models.crops import CropRecording
 from nuwa.models.processors import PictureOptions, PictureProcessor, Source, SquareProcessor, make_pil, text_processor
-from nuwa.models.random_configs import Sizes, SpecialTokens, ends_of, token_id
+from nuwa.models.random_configs import Sizes, SpecialTokens
 from nuwa.pruners.base import Tower
 from nuwa.pruning.layout import Grid, ImageLayout
 
@@ -31,6 +31,7 @@ class Llava(Family):
 
     model_type = "llava"
     architecture = "LlavaForConditionalGeneration"
+    projector_at, tower_layers_at = "multi_modal_projector", "vision_tower.encoder.layers"
     special = SpecialTokens(("<pad>", "<s>", "</s>", "<unk>", "<image>"))
     selection = "default"
     """The ``vision_feature_select_strategy`` of the family."""
@@ -49,9 +50,7 @@ class Llava(Family):
         """CLIP with a CLS token, penultimate layer, two-layer projector, Llama."""
         from transformers import LlavaConfig
 
-        return LlavaConfig(
-            **cls.random_parts(tokenizer, sizes), vision_feature_layer=-2, vision_feature_select_strategy="default"
-        )
+        return LlavaConfig(**cls.random_parts(tokenizer, sizes))
 
     @classmethod
     def random_parts(cls, tokenizer: PreTrainedTokenizerFast, sizes: Sizes) -> dict[str, Any]:
@@ -60,11 +59,11 @@ class Llava(Family):
 
         if sizes.image_size % sizes.patch:
             raise ModelError(f"model.image_size={sizes.image_size} must be a multiple of {sizes.patch}")
-        text = LlamaConfig(**sizes.text, **ends_of(tokenizer), max_position_embeddings=4096, rms_norm_eps=1e-5)
+        text = LlamaConfig(**sizes.text(tokenizer), max_position_embeddings=4096, rms_norm_eps=1e-5)
         return {
             "vision_config": CLIPVisionConfig(**sizes.vision, projection_dim=sizes.vision_hidden_size).to_dict(),
             "text_config": text.to_dict(),
-            "image_token_index": token_id(tokenizer, cls.placeholder),
+            "image_token_index": tokenizer.get_vocab()[cls.placeholder],
             "image_seq_length": (sizes.image_size // sizes.patch) ** 2,
         }
 
@@ -123,21 +122,12 @@ class Llava(Family):
         """How many crops the vision tower sees of each image."""
         return [1] * len(arguments["pixel_values"])
 
-    @property
-    def projector(self) -> nn.Module:
-        return self.multimodal.get_submodule("multi_modal_projector")
-
-    @property
-    def tower_layers(self) -> Sequence[nn.Module]:
-        return list(self.multimodal.get_submodule("vision_tower.encoder.layers").children())
-
     def project(self, features: Tensor) -> Tensor:
         return self.projector(features)
 
     def new_recording(self, arguments: Mapping[str, Any]) -> CropRecording:
-        return CropRecording(
-            self.tower_layers, self.projector, self.feature_layer, self.tower.cls, self.crops(arguments)
-        )
+        parts = self.tower_layers, self.projector, self.feature_layer, self.crops(arguments)
+        return CropRecording(*parts, cls=self.tower.cls)
 
     def encode_smaller(self, encode: Callable[..., Any], arguments: Mapping[str, Any], grid: Grid) -> Any:
         arguments = dict(arguments)

@@ -92,13 +92,8 @@ class LlavaNext(Llava):
         return [(int(height), int(width)) for height, width in arguments["image_sizes"]]
 
     def select_images(self, arguments: Mapping[str, Any], images: Sequence[int]) -> dict[str, Any]:
-        pixels, chosen = arguments["pixel_values"], list(images)
-        if pixels.dim() == 4:
-            every = self.pixels(arguments)
-            pixels = torch.cat([every[image] for image in chosen])
-        else:
-            pixels = pixels[chosen]
-        return {**arguments, "pixel_values": pixels, "image_sizes": torch.as_tensor(arguments["image_sizes"])[chosen]}
+        pixels, sizes = self.pixels(arguments), torch.as_tensor(arguments["image_sizes"])[list(images)]
+        return {**arguments, "pixel_values": torch.cat([pixels[image] for image in images]), "image_sizes": sizes}
 
     def layouts(self, images: Sequence[Tensor], arguments: Mapping[str, Any]) -> list[ImageLayout]:
         tiles, crops = self.tiles(arguments), self.crops(arguments)

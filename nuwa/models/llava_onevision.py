@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from nuwa.models.crops import CropRecording
 from nuwa.models.llava_next import LlavaNext
 from nuwa.models.processors import PictureOptions, PictureProcessor, Source, TiledProcessor, make_pil, text_processor
-from nuwa.models.random_configs import Sizes, SpecialTokens, ends_of, plain_rope, token_id
+from nuwa.models.random_configs import ROPE, Sizes, SpecialTokens
 from nuwa.pruners.base import Tower
 
 if TYPE_CHECKING:
@@ -27,15 +27,13 @@ if TYPE_CHECKING:
 
 UNLIMITED = "anyres_max_1000000"
 """A limit on tokens under which nothing is interpolated."""
-Pack = Callable[[Tensor, int], Tensor]
 
 
+@dataclass(eq=False, repr=False)
 class PackedRecording(CropRecording):
     """Rows are placeholders: ``pack(values, image)`` puts (crops, N, D) in their order, (n_tokens, D)."""
 
-    def __init__(self, pack: Pack, *args: Any) -> None:
-        super().__init__(*args)
-        self.pack = pack
+    pack: Callable[[Tensor, int], Tensor]
 
     def features(self, image: int, rows: Tensor) -> Tensor:
         return self.rows(self._features["projected"], image, rows)
@@ -71,9 +69,9 @@ class LlavaOnevision(LlavaNext):
         sides = [sizes.image_size * count for count in range(1, 7)]
         return LlavaOnevisionConfig(
             vision_config=SiglipVisionConfig(**sizes.vision, vision_use_head=False).to_dict(),
-            text_config=Qwen2Config(**sizes.text, **ends_of(tokenizer), rope_parameters=plain_rope(1e6)).to_dict(),
-            image_token_index=token_id(tokenizer, "<image>"),
-            video_token_index=token_id(tokenizer, "<video>"),
+            text_config=Qwen2Config(**sizes.text(tokenizer), rope_parameters=ROPE).to_dict(),
+            image_token_index=tokenizer.get_vocab()["<image>"],
+            video_token_index=tokenizer.get_vocab()["<video>"],
             image_grid_pinpoints=[[height, width] for height in sides for width in sides],
         )
 
@@ -133,8 +131,5 @@ class LlavaOnevision(LlavaNext):
         return features
 
     def new_recording(self, arguments: Mapping[str, Any]) -> PackedRecording:
-        def pack(values: Tensor, image: int) -> Tensor:
-            return self.pack(values, arguments, image)
-
-        parts = self.tower_layers, self.projector, self.feature_layer, self.tower.cls, self.crops(arguments)
-        return PackedRecording(pack, *parts)
+        parts = self.tower_layers, self.projector, self.feature_layer, self.crops(arguments)
+        return PackedRecording(*parts, lambda values, image: self.pack(values, arguments, image))

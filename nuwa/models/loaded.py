@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerFast
 
 from nuwa.models import family_class
@@ -53,6 +54,8 @@ class LoadedModel:
         rows = len(self._embedded)
         if len(self.tokenizer) > rows:
             raise ModelError(f"model {self.name}: the tokenizer has {len(self.tokenizer)} tokens, the model {rows}")
+        ends = self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0
+        self.pad_id = next(i for i in ends if i is not None)  # fills up short rows; masked, so its value never matters
         generation = self.model.generation_config
         if generation is not None and generation.pad_token_id is None:
             generation.pad_token_id = self.pad_id
@@ -71,11 +74,6 @@ class LoadedModel:
     def _embedded(self) -> Tensor:
         return cast(Tensor, self.model.get_input_embeddings().weight)
 
-    @property
-    def pad_id(self) -> int:
-        """Token that fills up short rows; masked, so its value never matters."""
-        return next(i for i in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0) if i is not None)
-
     def encode(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """Tensors of a batch on the model's device.
 
@@ -93,12 +91,8 @@ class LoadedModel:
         inputs = self.pictures.encode(images) if images else {}
         texts = iter(self.pictures.texts(inputs, len(images)))
         rows = [self._token_ids(sample, [next(texts) for _ in sample.images]) for sample in samples]
-        length = max(len(row) for row in rows)
-        ids = torch.full((len(rows), length), self.pad_id)
-        mask = torch.zeros_like(ids)
-        for index, row in enumerate(rows):
-            ids[index, length - len(row) :] = torch.tensor(row)
-            mask[index, length - len(row) :] = 1
+        ids = pad_sequence(rows, True, self.pad_id, "left")
+        mask = pad_sequence([torch.ones_like(row) for row in rows], True, 0, "left")
         batch = {"input_ids": ids, "attention_mask": mask, **inputs}
         if images:
             batch["pixel_values"] = batch["pixel_values"].to(self.model.dtype)
@@ -128,14 +122,14 @@ class LoadedModel:
             return answer
         return to_unit_boxes(answer, self.pictures.resized(image))
 
-    def _token_ids(self, sample: Sample, texts: Sequence[str]) -> list[int]:
+    def _token_ids(self, sample: Sample, texts: Sequence[str]) -> Tensor:
         """The prompt's ids. The first token is put in front by hand: tokenizers differ in whether they add it."""
         bos = self.tokenizer.bos_token_id
         with _named(sample):
             prompt = self.prompt.render(self.question(sample), len(sample.images))
             prompt = put_images(prompt, self.placeholder, texts)
         ids = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
-        return ids if bos is None or ids[:1] == [bos] else [bos, *ids]
+        return torch.tensor(ids if bos is None or ids[:1] == [bos] else [bos, *ids])
 
 
 @contextmanager

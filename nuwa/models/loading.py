@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 import transformers
@@ -22,53 +22,24 @@ from transformers.utils import is_flash_attn_2_available
 from nuwa.models import family_class, family_names
 from nuwa.models.base import Family
 from nuwa.models.boxes import BoxOptions
-from nuwa.models.checkpoint import ModelError, check_choice, check_folder, find_folder
+from nuwa.models.checkpoint import ModelError, check_folder, find_folder
 from nuwa.models.loaded import LoadedModel
-from nuwa.models.processors import ImageFrame, PictureOptions, Source
+from nuwa.models.processors import PictureOptions, Source
 from nuwa.models.prompts import IMAGE, PromptFormat
 
 if TYPE_CHECKING:
     from nuwa.models.base import GenerativeModel
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Attention = Literal["sdpa", "eager", "flash_attention_2"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Placement:
-    """Where a model runs, in what precision, with what attention kernel.
+class ModelOptions(PictureOptions, BoxOptions, ABC):
+    """What every file of ``conf/model`` says; ``prompt`` is the template of a `PromptFormat`.
 
     ``dtype="auto"`` is float32 on a CPU and the checkpoint's own elsewhere; ``device="auto"`` is the first GPU, or the
     CPU where there is none.
-    """
-
-    dtype: Dtype = "auto"
-    attention: Attention = "sdpa"
-    device: str = "auto"
-
-    def resolved(self) -> tuple[torch.device, torch.dtype | None, str]:
-        """Device, dtype (None: the checkpoint's own) and kernel.
-
-        Raises:
-            ModelError: a choice is unknown or impossible on this machine.
-        """
-        check_choice("model.dtype", self.dtype, Dtype)
-        check_choice("model.attention", self.attention, Attention)
-        place = _device(self.device)
-        if self.attention == "flash_attention_2":
-            if place.type != "cuda" or not is_flash_attn_2_available():
-                raise ModelError("model.attention=flash_attention_2 needs a CUDA device and the package flash-attn")
-            if self.dtype == "float32":
-                raise ModelError("model.attention=flash_attention_2 needs model.dtype=float16 or bfloat16")
-        if self.dtype == "auto":
-            return place, torch.float32 if place.type == "cpu" else None, self.attention
-        return place, DTYPES[self.dtype], self.attention
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelOptions(Placement, PictureOptions, BoxOptions, ABC):
-    """What every file of ``conf/model`` says; ``prompt`` is the template of a `PromptFormat`.
 
     Raises:
         ModelError: a choice is unknown, or impossible on this machine.
@@ -80,18 +51,45 @@ class ModelOptions(Placement, PictureOptions, BoxOptions, ABC):
     image: str = IMAGE
     image_joiner: str = " "
     image_end: str = "\n"
+    dtype: Dtype = "auto"
+    attention: Attention = "sdpa"
+    device: str = "auto"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice("model.image_frame", self.image_frame, ImageFrame)
-        if self.family not in family_names():
-            raise ModelError(f"model.family={self.family} is unknown; choose one of {', '.join(family_names())}")
+        hints = get_type_hints(type(self)).items()
+        choices = {name: get_args(hint) for name, hint in hints if get_origin(hint) is Literal}
+        for name, known in {**choices, "family": family_names()}.items():
+            if getattr(self, name) not in known:
+                raise ModelError(f"model.{name}={getattr(self, name)} is unknown; choose one of {', '.join(known)}")
         self.resolved()
 
     @property
     def kind(self) -> type[Family]:
         """The family."""
         return family_class(self.family)
+
+    def resolved(self) -> tuple[torch.device, torch.dtype | None, str]:
+        """Device, dtype (None: the checkpoint's own) and kernel.
+
+        Raises:
+            ModelError: a choice is impossible on this machine.
+        """
+        found, cards = "cuda" if torch.cuda.is_available() else "cpu", torch.cuda.device_count()
+        try:
+            place = torch.device(found if self.device == "auto" else self.device)
+        except RuntimeError as error:
+            raise ModelError(f"model.device={self.device} is not a device (auto, cpu, cuda, cuda:0 ...)") from error
+        if place.type == "cuda" and (place.index or 0) >= cards:
+            raise ModelError(f"model.device={self.device}, but this machine has {cards} CUDA devices")
+        if self.attention == "flash_attention_2":
+            if place.type != "cuda" or not is_flash_attn_2_available():
+                raise ModelError("model.attention=flash_attention_2 needs a CUDA device and the package flash-attn")
+            if self.dtype == "float32":
+                raise ModelError("model.attention=flash_attention_2 needs model.dtype=float16 or bfloat16")
+        if self.dtype == "auto":
+            return place, torch.float32 if place.type == "cpu" else None, self.attention
+        return place, getattr(torch, self.dtype), self.attention
 
     @abstractmethod
     def load(self) -> LoadedModel:
@@ -149,18 +147,6 @@ load_model = flat(Checkpoint)
 """The ``_target_`` of checkpoints in ``conf/model``."""
 
 
-def _device(device: str) -> torch.device:
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        place = torch.device(device)
-    except RuntimeError as error:
-        raise ModelError(f"model.device={device} is not a device (auto, cpu, cuda, cuda:0 ...)") from error
-    if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
-        raise ModelError(f"model.device={device}, but this machine has {torch.cuda.device_count()} CUDA devices")
-    return place
-
-
 def _load_weights(folder: Path, architecture: Any, settings: dict[str, Any]) -> GenerativeModel:
     """Load a checkpoint, refusing one whose keys leave parts of the model at their random start."""
     try:
@@ -169,13 +155,12 @@ def _load_weights(folder: Path, architecture: Any, settings: dict[str, Any]) -> 
         )
     except (OSError, RuntimeError, ValueError, KeyError) as error:
         raise ModelError(f"model.path={folder} could not be loaded: {error}") from error
-    missing = sorted(report["missing_keys"])
+    missing, extra = (sorted(report[keys]) for keys in ("missing_keys", "unexpected_keys"))
     if missing:
         raise ModelError(
             f"model.path={folder}: the weights do not fit config.json; {len(missing)} tensors are missing, "
             f"e.g. {', '.join(missing[:3])}"
         )
-    if report["unexpected_keys"]:
-        extra = sorted(report["unexpected_keys"])
+    if extra:
         warnings.warn(f"model.path={folder}: {len(extra)} tensors are not used, e.g. {extra[0]}", stacklevel=2)
     return model

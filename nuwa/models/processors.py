@@ -7,7 +7,6 @@ a patch.
 from __future__ import annotations
 
 import io
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -77,7 +76,7 @@ def text_processor(kind: type[ProcessorMixin], pil: Any, placeholder: str, **set
     return processor
 
 
-class PictureProcessor(ABC):
+class PictureProcessor:
     """Turns pictures into the image inputs of one family.
 
     ``marks_placeholders``: the model wants ``mm_token_type_ids``, 1 on placeholders, to know where pictures are.
@@ -110,9 +109,10 @@ class PictureProcessor(ABC):
         given = {**inputs, "batch_num_images": [1] * count}
         return [self._texts.replace_image_token(given, number) for number in range(count)]
 
-    @abstractmethod
     def seen(self, image: Image.Image) -> Image.Image:
         """The picture as the tower sees it in one piece: padded, cropped or resized."""
+        squares = self.encode([image])["pixel_values"].flatten(0, -4)
+        return restore(squares[0], self.pil.image_mean, self.pil.image_std)
 
 
 class SquareProcessor(PictureProcessor):
@@ -120,9 +120,6 @@ class SquareProcessor(PictureProcessor):
 
     def encode(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
         return super().encode([bounded(image, _LONGEST) for image in images] if self.pil.do_pad else images)
-
-    def seen(self, image: Image.Image) -> Image.Image:
-        return restore(self.encode([image])["pixel_values"][0], self.pil.image_mean, self.pil.image_std)
 
 
 class TiledProcessor(PictureProcessor):
@@ -139,9 +136,6 @@ class TiledProcessor(PictureProcessor):
     def encode(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
         inputs = super().encode(images)
         return {name: inputs[name] for name in ("pixel_values", "image_sizes")}
-
-    def seen(self, image: Image.Image) -> Image.Image:
-        return restore(self.encode([image])["pixel_values"][0, 0], self.pil.image_mean, self.pil.image_std)
 
 
 class NativeProcessor(PictureProcessor):
@@ -186,11 +180,7 @@ class NativeProcessor(PictureProcessor):
 
 
 def bounded(image: Image.Image, longest: int) -> Image.Image:
-    """The picture, its longer side shrunk to ``longest`` pixels if it has more.
-
-    >>> bounded(Image.new("RGB", (400, 30)), 100).size
-    (100, 8)
-    """
+    """The picture, its longer side shrunk to ``longest`` pixels if it has more."""
     scale = longest / max(image.size)
     if scale >= 1:
         return image

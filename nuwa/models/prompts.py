@@ -6,6 +6,7 @@ facts of haotian-liu/LLaVA (conversation.py, commit c121f04), and tests check th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -50,13 +51,9 @@ class PromptFormat:
             raise PromptError(f"the text holds {placed} {IMAGE} placeholders for {n_images} image(s): {text[:80]!r}")
         text = text.replace(IMAGE, self.image)
         lead = "" if placed or not n_images else self.image_joiner.join([self.image] * n_images) + self.image_end
-        before, after = self.template.split("{images}")
-        # The slots are filled one by one and never through str.format: the user's text may hold braces.
-        if "{text}" in before:
-            before = before.replace("{text}", text)
-        else:
-            after = after.replace("{text}", text)
-        return before + lead + after
+        slots = {"{images}": lead, "{text}": text}
+        # the template alone is split: the user's text may hold braces
+        return "".join(slots.get(part, part) for part in re.split("({images}|{text})", self.template))
 
 
 def put_images(prompt: str, placeholder: str, texts: Sequence[str]) -> str:
@@ -68,8 +65,7 @@ def put_images(prompt: str, placeholder: str, texts: Sequence[str]) -> str:
     >>> put_images("<s><image> or <image>?", "<image>", ["<image>" * 2, "<image>"])
     '<s><image><image> or <image>?'
     """
-    found = prompt.count(placeholder)
-    if found != len(texts):
-        raise PromptError(f"the prompt holds {found} image placeholder(s) for {len(texts)} image(s)")
-    pieces = prompt.split(placeholder)
-    return pieces[0] + "".join(text + piece for text, piece in zip(texts, pieces[1:], strict=True))
+    first, *others = prompt.split(placeholder)
+    if len(others) != len(texts):
+        raise PromptError(f"the prompt holds {len(others)} image placeholder(s) for {len(texts)} image(s)")
+    return first + "".join(text + piece for text, piece in zip(texts, others, strict=True))

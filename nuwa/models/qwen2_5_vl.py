@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,52 +19,32 @@ from torch import Tensor, nn
 from nuwa.models.base import Family
 from nuwa.models.checkpoint import ModelError
 from nuwa.models.processors import NativeProcessor, PictureOptions, Source, make_pil, text_processor
-from nuwa.models.random_configs import Sizes, SpecialTokens, ends_of, plain_rope, token_id
+from nuwa.models.random_configs import ROPE, Sizes, SpecialTokens
 from nuwa.models.towers import LayerRun, Recording
 from nuwa.pruners.base import Tower
-from nuwa.pruning.layout import ImageLayout
-from nuwa.pruning.scores import CHUNK, Heads, rotate, softmax_rows
-from nuwa.pruning.windows import window_order
+from nuwa.pruning.layout import ImageLayout, window_order
+from nuwa.pruning.scores import CHUNK, Heads, received_attention, rotate, softmax_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
 
-def received_by_head(queries: Tensor, keys: Tensor, scale: float, chunk: int = CHUNK) -> Tensor:
-    """Attention that each key receives, summed over queries: two (H, P, d) of one segment -> (H, P) float32.
-
-    Queries go through in portions of ``chunk``, so that no P x P map exists.
-    """
-    total = queries.new_zeros(queries.shape[:2], dtype=torch.float32)
-    for part in queries.split(chunk, dim=1):
-        total += softmax_rows(part[None], keys[None], scale)[0].sum(1)
-    return total
-
-
+@dataclass(eq=False, repr=False)
 class QwenRecording(Recording):
-    """Quantities of a tower that merges patches.
+    """Quantities of a tower that makes one token of ``unit`` patches; the other arguments are those of `Recording`.
 
-    Args:
-        layers, merger, feature_layer: as in `Recording`.
-        unit: patches of a token.
-        sizes: tokens of each image.
-        order: (N,) where the tower keeps each token, in raster order of the images.
+    ``sizes``: tokens of each image. ``order`` (N,): where the tower keeps each token, in raster order of the images.
     """
+
+    unit: int
+    sizes: Sequence[int]
+    order: Tensor
 
     windows = True
 
-    def __init__(
-        self,
-        layers: Sequence[nn.Module],
-        merger: nn.Module,
-        feature_layer: int,
-        unit: int,
-        sizes: Sequence[int],
-        order: Tensor,
-    ) -> None:
-        super().__init__(layers, merger, feature_layer, cls=False)
-        self.unit, self.sizes, self.order = unit, sizes, order
-        self.starts = torch.tensor([0, *sizes]).cumsum(0).tolist()
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.starts = torch.tensor([0, *self.sizes]).cumsum(0).tolist()
 
     def _leave_reader(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         self._features.setdefault("selected", output)
@@ -86,10 +67,10 @@ class QwenRecording(Recording):
         windows at the border shrink; divided by the image's, uniform attention gives every patch the same.
         """
         lengths = run.kwargs["cu_seqlens"].diff().tolist()
-        segments = zip(heads.queries[0].split(lengths, 1), heads.keys[0].split(lengths, 1), strict=True)
-        received = torch.cat([received_by_head(*segment, heads.scale) for segment in segments], 1)
+        segments = zip(heads.queries.split(lengths, 2), heads.keys.split(lengths, 2), strict=True)
+        received = torch.cat([received_attention(*segment, heads.scale) for segment in segments], 2)
         asking = torch.tensor(self.sizes).repeat_interleave(torch.tensor(self.sizes) * self.unit) * self.unit
-        return (received / asking.to(received.device))[None]
+        return received / asking.to(received.device)
 
     def tokens(self, values: Tensor) -> Tensor:
         """Mean over the patches of each merge unit: (1, P, ...) -> (N, ...)."""
@@ -125,6 +106,7 @@ class Qwen2_5_VL(Family):
     architecture = "Qwen2_5_VLForConditionalGeneration"
     axes = 3
     placeholder = "<|image_pad|>"
+    projector_at, tower_layers_at = "visual.merger", "visual.blocks"
     special = SpecialTokens.chat("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
     half = torch.bfloat16
 
@@ -152,10 +134,10 @@ class Qwen2_5_VL(Family):
         half = sizes.hidden_size // sizes.heads // 2
         if half % 8:
             raise ModelError(f"model.hidden_size={sizes.hidden_size} must be a multiple of 16 times model.heads")
-        rope = plain_rope(1e6) | {"mrope_section": [half // 4, 3 * half // 8, 3 * half // 8]}
+        rope = ROPE | {"mrope_section": [half // 4, 3 * half // 8, 3 * half // 8]}
         names = {"image": "image_pad", "video": "video_pad", "vision_start": "vision_start", "vision_end": "vision_end"}
-        ids = {f"{name}_token_id": token_id(tokenizer, f"<|{token}|>") for name, token in names.items()}
-        return {"text_config": sizes.text | ends_of(tokenizer) | {"rope_parameters": rope}, **ids}
+        ids = {f"{name}_token_id": tokenizer.get_vocab()[f"<|{token}|>"] for name, token in names.items()}
+        return {"text_config": sizes.text(tokenizer) | {"rope_parameters": rope}, **ids}
 
     @classmethod
     def pictures(cls, config: PreTrainedConfig, source: Source, options: PictureOptions) -> NativeProcessor:
@@ -195,24 +177,11 @@ class Qwen2_5_VL(Family):
     def pixels(self, arguments: Mapping[str, Any]) -> Sequence[Tensor]:
         return arguments["pixel_values"].split(arguments["image_grid_thw"].prod(1).tolist())
 
-    def sizes(self, arguments: Mapping[str, Any]) -> Sequence[tuple[int, ...]]:
-        return self.grids(arguments)
+    sizes = grids
 
     def select_images(self, arguments: Mapping[str, Any], images: Sequence[int]) -> dict[str, Any]:
-        pixels = self.pixels(arguments)
-        return {
-            **arguments,
-            "pixel_values": torch.cat([pixels[image] for image in images]),
-            "image_grid_thw": arguments["image_grid_thw"][list(images)],
-        }
-
-    @property
-    def projector(self) -> nn.Module:
-        return self.multimodal.get_submodule("visual.merger")
-
-    @property
-    def tower_layers(self) -> Sequence[nn.Module]:
-        return list(self.multimodal.get_submodule("visual.blocks").children())
+        pixels, grids = self.pixels(arguments), arguments["image_grid_thw"][list(images)]
+        return {**arguments, "pixel_values": torch.cat([pixels[image] for image in images]), "image_grid_thw": grids}
 
     def project(self, features: Tensor) -> Tensor:
         """The merger's output has the LLM's width already."""

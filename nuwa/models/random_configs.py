@@ -10,6 +10,9 @@ from nuwa.models.checkpoint import ModelError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+ROPE = {"rope_type": "default", "rope_theta": 1e6}
+"""Rotary embeddings as in Qwen's LLMs."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
@@ -45,10 +48,10 @@ class Sizes:
         if self.vision_layers < 2 or self.layers < 1:
             raise ModelError("model.vision_layers must be at least 2 and model.layers at least 1")
 
-    @property
-    def text(self) -> dict[str, Any]:
+    def text(self, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
         """Settings of the LLM's config."""
-        return {
+        ends = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")}
+        return ends | {
             "vocab_size": self.vocab_size,
             "hidden_size": self.hidden_size,
             "intermediate_size": self.intermediate_size,
@@ -88,18 +91,3 @@ class SpecialTokens:
         """Those of Qwen's chat, in which no token starts a prompt."""
         words = "system\nYou are a helpful assistant.\nuser\nassistant\n"
         return cls(("<|endoftext|>", "<|im_start|>", "<|im_end|>", *others), "<|endoftext|>", None, "<|im_end|>", words)
-
-
-def ends_of(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
-    """The ids of a tokenizer's ``pad``, ``bos`` and ``eos`` tokens, as settings of an LLM's config."""
-    return {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")}
-
-
-def token_id(tokenizer: PreTrainedTokenizerFast, token: str) -> int:
-    """The id of one token."""
-    return int(tokenizer.get_vocab()[token])
-
-
-def plain_rope(theta: float) -> dict[str, Any]:
-    """Settings of rotary embeddings without any scaling."""
-    return {"rope_type": "default", "rope_theta": theta}

@@ -7,7 +7,6 @@ the sizes given (``conf/model/*_random.yaml`` names those of the 7B models).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 import transformers
@@ -19,9 +18,6 @@ from nuwa.models.checkpoint import ModelError
 from nuwa.models.loaded import LoadedModel
 from nuwa.models.loading import ModelOptions, flat
 from nuwa.models.random_configs import Sizes
-
-if TYPE_CHECKING:
-    from nuwa.models.base import GenerativeModel
 
 BOOSTED = ("language_model.layers", "projector", "self_attn", "visual.blocks", "visual.merger")
 """Whose matrices ``weights_boost`` multiplies: the LLM's, the projector's and the tower's attention."""
@@ -67,45 +63,16 @@ def build_tokenizer(family: str, vocab_size: int) -> PreTrainedTokenizerFast:
     )
 
 
-def random_vlm(
-    family: str,
-    tokenizer: PreTrainedTokenizerFast,
-    sizes: Sizes,
-    *,
-    seed: int = 0,
-    weights_boost: float = 3.0,
-    dtype: torch.dtype = torch.float32,
-    attention: str = "sdpa",
-    device: torch.device | str = "cpu",
-) -> GenerativeModel:
-    """Build the model, its weights a function of ``seed`` (and of the kind of device).
-
-    ``weights_boost`` multiplies the matrices named in `BOOSTED`: at Hugging Face's initial scale attention is all but
-    uniform, and no pruning decision could be told from another.
-
-    Raises:
-        ModelError: the sizes do not fit the family.
-    """
-    kind, place = family_class(family), torch.device(device)
-    config, architecture = kind.random_config(tokenizer, sizes), getattr(transformers, kind.architecture)
-    with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []), place:
-        torch.manual_seed(seed)
-        model = architecture._from_config(config, dtype=dtype, attn_implementation=attention)
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if weight.dim() == 2 and any(part in name for part in BOOSTED):
-                weight.mul_(weights_boost)
-    return model.eval()
-
-
 @dataclass(frozen=True, kw_only=True)
 class RandomModel(ModelOptions, Sizes):
-    """A `random_vlm` with tokenizer, pictures and prompt, as `nuwa.models.loading.load_model` gives a real one.
+    """A model whose weights are a function of ``seed`` (and the kind of device), with tokenizer, pictures and prompt.
 
-    ``dtype="auto"`` is float32 on a CPU and the half precision of the family's checkpoints elsewhere.
+    ``weights_boost`` multiplies the matrices named in `BOOSTED`: at Hugging Face's initial scale attention is all but
+    uniform, and no pruning decision could be told from another. ``dtype="auto"`` is float32 on a CPU and the half
+    precision of the family's checkpoints elsewhere.
 
     Raises:
-        ModelError: a size or a choice is impossible.
+        ModelError: a size or a choice is impossible, or does not fit the family.
     """
 
     name: str = "random"
@@ -120,16 +87,14 @@ class RandomModel(ModelOptions, Sizes):
         """The model, its weights drawn."""
         place, dtype, kernel = self.resolved()
         tokenizer = build_tokenizer(self.family, self.vocab_size)
-        model = random_vlm(
-            self.family,
-            tokenizer,
-            self,
-            seed=self.seed,
-            weights_boost=self.weights_boost,
-            dtype=dtype or self.kind.half,
-            attention=kernel,
-            device=place,
-        )
+        config, architecture = self.kind.random_config(tokenizer, self), getattr(transformers, self.kind.architecture)
+        with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []), place:
+            torch.manual_seed(self.seed)
+            model = architecture._from_config(config, dtype=dtype or self.kind.half, attn_implementation=kernel)
+        with torch.no_grad():
+            for name, weight in model.named_parameters():
+                if weight.dim() == 2 and any(part in name for part in BOOSTED):
+                    weight.mul_(self.weights_boost)
         return self.completed(model, tokenizer, {})
 
 

@@ -12,7 +12,7 @@ import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -46,6 +46,7 @@ class LayerRun:
     kwargs: dict[str, Any]
 
 
+@dataclass(eq=False, repr=False)
 class Recording(ABC):
     """What was read off one run of a vision tower. Images may differ in size.
 
@@ -59,11 +60,15 @@ class Recording(ABC):
         cls: whether every sequence begins with a CLS token.
     """
 
+    layers: Sequence[nn.Module]
+    reader: nn.Module
+    feature_layer: int
+    cls: bool = field(default=False, kw_only=True)
+
     windows: ClassVar[bool] = False
     """Whether most layers see windows only."""
 
-    def __init__(self, layers: Sequence[nn.Module], reader: nn.Module, feature_layer: int, cls: bool) -> None:
-        self.layers, self.reader, self.feature_layer, self.cls = layers, reader, feature_layer, int(cls)
+    def __post_init__(self) -> None:
         self._features: dict[str, Tensor] = {}
         self._runs: dict[int, LayerRun] = {}
         self._sums: dict[Tap, Tensor] = {}
@@ -74,23 +79,24 @@ class Recording(ABC):
         """Read ``taps``, and call ``watch`` after each layer, while the context is open."""
         depth = len(self.layers)
         means = {tap: tap.layers_in(depth) for tap in taps if tap.kind == "hidden_mean"}
-        needed = {self.layer_of(tap) for tap in taps if tap not in means and self.has(tap)}
+        read = means | {tap: [self.layer_of(tap)] for tap in taps if tap not in means and self.has(tap)}
 
         def leave(index: int, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
             states = output if torch.is_tensor(output) else output[0]
             hidden, states = (x if x.dim() == 3 else x[None] for x in (args[0], states))
             run = LayerRun(index, module, hidden, states, kwargs)
-            if index in needed:
-                self._runs[index] = run
-            for tap in (tap for tap, layers in means.items() if index in layers):
-                self._sums[tap] = states.float() + self._sums.get(tap, 0)
+            for tap in (tap for tap, layers in read.items() if index in layers):
+                if tap in means:
+                    self._sums[tap] = states.float() + self._sums.get(tap, 0)
+                else:
+                    self._runs[index] = run
             if watch is not None:
                 watch(run)
 
         with ExitStack() as stack:
             stack.callback(self.reader.register_forward_hook(self._leave_reader).remove)
             for index, layer in enumerate(self.layers):
-                if watch is not None or index in needed or any(index in layers for layers in means.values()):
+                if watch is not None or any(index in layers for layers in read.values()):
                     hook = functools.partial(leave, index)
                     stack.callback(layer.register_forward_hook(hook, with_kwargs=True).remove)
             yield
@@ -102,7 +108,7 @@ class Recording(ABC):
 
     def has(self, tap: Tap) -> bool:
         """Whether this tower has what a tap asks for."""
-        return bool(self.cls) or tap.kind not in NEED_CLS
+        return self.cls or tap.kind not in NEED_CLS
 
     def layer_of(self, tap: Tap) -> int:
         """The layer a tap reads."""

@@ -6,7 +6,8 @@ thin blue frame, collectors a green one with a dot, pillars a thick orange one. 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from itertools import accumulate
 
 from PIL import Image, ImageDraw, ImageOps
 
@@ -16,7 +17,7 @@ from nuwa.pruning.layout import Grid
 KEPT, COLLECTOR, PILLAR = "#0072B2", "#009E73", "#E69F00"
 LINK, MOVED, TRUE_BOX, PREDICTED = "#CC79A7", "#D55E00", "#FFFFFF", "#D55E00"
 _PADDING = "#7F7F7F"
-PANEL_SIDE, CAPTION = 336, 30
+PANEL_SIDE, CAPTION, GAP = 336, 30, 8
 STRONGEST = 24
 """How many links of a collector are drawn, the strongest."""
 
@@ -44,9 +45,8 @@ class Panel:
         """Pixel at the centre of the patch in a row and column; columns behind the last stay at the edge."""
         return min((column + 0.5) * self.patch, self.size[0] - 2), (row + 0.5) * self.patch
 
-    def keep(self, patches: Iterable[int], pillars: Sequence[int] | None, collectors: Sequence[int] | None) -> None:
+    def keep(self, patches: Sequence[int], pillars: Sequence[int] | None, collectors: Sequence[int] | None) -> None:
         """Show patches as they are, framed by their role."""
-        patches = list(patches)
         for patch in patches:
             box = self.box_of(patch)
             self.image.paste(self.clear.crop(box), box[:2])
@@ -57,18 +57,16 @@ class Panel:
                 draw.rectangle((x0, y0, x1 - 1, y1 - 1), outline=PILLAR, width=min(3, max(2, self.patch // 5)))
             elif patch in (collectors or ()):
                 draw.rectangle((x0, y0, x1 - 1, y1 - 1), outline=COLLECTOR)
-                x, y, radius = (x0 + x1) / 2, (y0 + y1) / 2, max(1, self.patch // 8)
-                draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=COLLECTOR)
+                _draw_dot(draw, (x0 + x1) / 2, (y0 + y1) / 2, max(1, self.patch // 8), COLLECTOR)
             else:
                 draw.rectangle((x0, y0, x1 - 1, y1 - 1), outline=KEPT)
 
     def regions(self, side: int) -> None:
         """Dotted borders of regions of ``side`` x ``side`` patches."""
-        draw, step = ImageDraw.Draw(self.image), side * self.patch
-        for x in range(step, self.size[0], step):
-            draw.point([(x, y) for y in range(0, self.size[1], 2)], fill="black")
-        for y in range(step, self.size[1], step):
-            draw.point([(x, y) for x in range(0, self.size[0], 2)], fill="black")
+        (wide, high), step = self.size, side * self.patch
+        points = [(x, y) for x in range(step, wide, step) for y in range(0, high, 2)]
+        points += [(x, y) for y in range(step, high, step) for x in range(0, wide, 2)]
+        ImageDraw.Draw(self.image).point(points, fill="black")
 
     def links(self, collector: int, weights: Sequence[float]) -> None:
         """Lines from a collector to the patches that it gathers most of, the heavier the wider."""
@@ -91,18 +89,14 @@ class Panel:
             for start, end in _dashes(one, other) if dashed else [(one, other)]:
                 draw.line([start, end], fill=colour, width=2)
 
-    def ids(self, moves: Iterable[tuple[tuple[int, int], tuple[int, int]]]) -> None:
+    def ids(self, moves: Sequence[tuple[tuple[int, int], tuple[int, int]]]) -> None:
         """Dots where tokens are by their ids: blue where they stand, else vermilion with a line to where they stand."""
         draw = ImageDraw.Draw(self.image)
-        radius = max(1, self.patch // 5)
-        moves = list(moves)
         for here, there in moves:
             if here != there:
                 draw.line([self.center_of(*here), self.center_of(*there)], fill="#999999")
         for here, there in moves:
-            x, y = self.center_of(*there)
-            colour = KEPT if here == there else MOVED
-            draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
+            _draw_dot(draw, *self.center_of(*there), max(1, self.patch // 5), KEPT if here == there else MOVED)
 
     def finished(self) -> Image.Image:
         """The panel under its caption."""
@@ -110,6 +104,10 @@ class Panel:
         sheet.paste(self.image, (0, CAPTION))
         ImageDraw.Draw(sheet).text((2, 2), self.caption, fill="black")
         return sheet
+
+
+def _draw_dot(draw: ImageDraw.ImageDraw, x: float, y: float, radius: int, colour: str) -> None:
+    draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
 
 
 def _dashes(one: tuple[float, float], other: tuple[float, float], length: float = 6) -> list:
@@ -120,23 +118,11 @@ def _dashes(one: tuple[float, float], other: tuple[float, float], length: float 
     return list(zip(points[::2], points[1::2], strict=False))
 
 
-def in_a_row(images: Sequence[Image.Image], gap: int = 8) -> Image.Image:
-    """Images in a row, top edges in line."""
-    width = sum(image.width for image in images) + gap * (len(images) - 1)
-    sheet = Image.new("RGB", (width, max(image.height for image in images)), "white")
-    left = 0
-    for image in images:
-        sheet.paste(image, (left, 0))
-        left += image.width + gap
-    return sheet
-
-
-def in_a_column(images: Sequence[Image.Image], gap: int = 8) -> Image.Image:
-    """Images under each other, left edges in line."""
-    height = sum(image.height for image in images) + gap * (len(images) - 1)
-    sheet = Image.new("RGB", (max(image.width for image in images), height), "white")
-    top = 0
-    for image in images:
-        sheet.paste(image, (0, top))
-        top += image.height + gap
+def in_a_line(images: Sequence[Image.Image], down: bool = False) -> Image.Image:
+    """Images in a row, top edges in line; with ``down`` under each other, left edges in line."""
+    along = [image.size[down] + GAP for image in images]
+    size = sum(along) - GAP, max(image.size[not down] for image in images)
+    sheet = Image.new("RGB", size[::-1] if down else size, "white")
+    for image, start in zip(images, accumulate(along, initial=0), strict=False):
+        sheet.paste(image, (0, start) if down else (start, 0))
     return sheet

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from itertools import accumulate
 from typing import Any
 
 from PIL import Image, ImageDraw
 
 from nuwa.benchmarks.base import Benchmark
 from nuwa.benchmarks.scoring import Box, parse_box
-from nuwa.pictures.canvas import COLLECTOR, KEPT, LINK, MOVED, PILLAR, PREDICTED, TRUE_BOX, Panel, in_a_column, in_a_row
-from nuwa.pictures.geometry import BoxError, center_patch, in_frame
-from nuwa.pictures.traces import DRAWN_STRATEGIES, ImageTrace, Location, ViewTrace, id_locations, token_locations
+from nuwa.engine.session import PruningSession
+from nuwa.models.loaded import LoadedModel
+from nuwa.pictures.canvas import COLLECTOR, KEPT, LINK, MOVED, PILLAR, PREDICTED, TRUE_BOX, Panel, in_a_line
+from nuwa.pictures.geometry import WHOLE, BoxError, center_patch, in_frame
+from nuwa.pictures.traces import (
+    DRAWN_STRATEGIES,
+    ImageTrace,
+    Location,
+    ViewTrace,
+    id_locations,
+    token_locations,
+    trace_decisions,
+)  # fmt: skip
 from nuwa.samples import Sample
 
 PICTURE_LEGEND = (
@@ -24,14 +36,23 @@ Boxes = dict[str, Box]
 """``true`` and ``predicted``, where they exist, in fractions of the picture."""
 
 
+def sample_pictures(
+    session: PruningSession, loaded: LoadedModel, benchmark: Benchmark, sample: Sample, row: Mapping[str, Any]
+) -> Iterator[Image.Image]:
+    """A picture of what an open session decides about each image of a sample, and of what its journal row answers."""
+    title = f"{session.pruner.name}, {session.strategy}: {sample.text!r} -> {row['prediction']!r}"
+    boxes = boxes_of(benchmark, sample, row)
+    return (draw_trace(trace, boxes, title) for trace in trace_decisions(session, loaded, sample))
+
+
 def draw_trace(trace: ImageTrace, boxes: Boxes, title: str) -> Image.Image:
     """All panels of one image: a row per view, a column per stage and per position strategy."""
     rows = []
     for number in range(len(trace.views)):
         panels = [stage_panel(trace, number, index, boxes) for index in range(len(trace.stages))]
         panels += [ids_panel(trace, number, strategy) for strategy in DRAWN_STRATEGIES]
-        rows.append(in_a_row([panel.finished() for panel in panels]))
-    return in_a_column([text_line([(title, "#000000")]), *rows, text_line(PICTURE_LEGEND)])
+        rows.append(in_a_line([panel.finished() for panel in panels]))
+    return in_a_line([text_line([(title, "#000000")]), *rows, text_line(PICTURE_LEGEND)], down=True)
 
 
 def kept_patches(trace: ImageTrace, number: int, tokens: Sequence[int]) -> list[int]:
@@ -45,11 +66,10 @@ def choose_collector(view: ViewTrace, boxes: Boxes) -> int | None:
     """The collector nearest to the true box's centre, or to the middle; None where there are no links to show."""
     if not view.weights:
         return None
-    try:
-        near = center_patch(view.view.grid, in_frame(boxes.get("true", (0.0, 0.0, 1.0, 1.0)), view.frame))
-    except BoxError:
-        near = center_patch(view.view.grid, (0.0, 0.0, 1.0, 1.0))
-    columns = view.view.grid[1]
+    target = WHOLE
+    with suppress(BoxError):
+        target = in_frame(boxes.get("true", WHOLE), view.frame)
+    near, columns = center_patch(view.view.grid, target), view.view.grid[1]
     return min(view.weights, key=lambda c: (c // columns - near // columns) ** 2 + (c % columns - near % columns) ** 2)
 
 
@@ -99,10 +119,8 @@ def text_line(parts: Sequence[tuple[str, str]]) -> Image.Image:
     """Words in colours, one after the other."""
     width = [int(ImageDraw.Draw(Image.new("RGB", (1, 1))).textlength(text)) + 16 for text, _ in parts]
     line = Image.new("RGB", (sum(width), 16), "white")
-    draw, left = ImageDraw.Draw(line), 2
-    for (text, colour), wide in zip(parts, width, strict=True):
-        draw.text((left, 2), text, fill=colour)
-        left += wide
+    for (text, colour), left in zip(parts, accumulate(width, initial=2), strict=False):
+        ImageDraw.Draw(line).text((left, 2), text, fill=colour)
     return line
 
 
@@ -114,11 +132,6 @@ def boxes_of(benchmark: Benchmark, sample: Sample, row: Mapping[str, Any]) -> Bo
     boxes: Boxes = {"true": (x0, y0, x1, y1)}
     said = parse_box(row.get("scored", row["prediction"]))
     return boxes if said is None else boxes | {"predicted": said}
-
-
-def title_of(method: str, position: str, sample: Sample, row: Mapping[str, Any]) -> str:
-    """What stands above a picture."""
-    return f"{method}, {position}: {sample.text!r} -> {row['prediction']!r}"
 
 
 def file_name(text: str) -> str:

@@ -45,20 +45,14 @@ def _tiled_frame(pictures: TiledProcessor, width: int, height: int) -> Box:
     """The tiles' tokens are cut off at the picture's edges, but only whole rows and columns, the same on both sides."""
     high, wide = select_best_resolution((height, width), pictures.pil.image_grid_pinpoints)
     scale = min(wide / width, high / height)
-    grid = [pictures.side * pixels // pictures.tile for pixels in (high, wide)]
+    rows, columns = (pictures.side * pixels // pictures.tile for pixels in (high, wide))
+    if width / height > columns / rows:
+        rows -= (rows - int(round(height * (columns / width), 7))) // 2 * 2
+    else:
+        columns -= (columns - int(round(width * (rows / height), 7))) // 2 * 2
     patch = pictures.tile / pictures.side
-    rows, columns = _unpadded(grid, (height, width))
     across, down = columns * patch / (width * scale), rows * patch / (height * scale)
     return (1 - across) / 2, (1 - down) / 2, (1 + across) / 2, (1 + down) / 2
-
-
-def _unpadded(grid: Sequence[int], size: Sequence[int]) -> tuple[int, int]:
-    """Rows and columns that a picture of ``size`` (height, width), centred on a grid (rows, columns), covers."""
-    rows, columns = grid
-    height, width = size
-    if width / height > columns / rows:
-        return rows - (rows - int(round(height * (columns / width), 7))) // 2 * 2, columns
-    return rows, columns - (columns - int(round(width * (rows / height), 7))) // 2 * 2
 
 
 def in_frame(box: Sequence[float], frame: Box) -> Box:
@@ -83,20 +77,15 @@ def in_frame(box: Sequence[float], frame: Box) -> Box:
     return x0, y0, x1, y1
 
 
-def patch_at(grid: Grid, x: float, y: float) -> int:
-    """The patch, counted row by row, that covers a point in fractions of the grid.
+def center_patch(grid: Grid, box: Box) -> int:
+    """The patch, counted row by row, that covers the centre of a box in fractions of the grid.
 
-    >>> patch_at((2, 3), 0.5, 0.9)
+    >>> center_patch((2, 3), (0.4, 0.8, 0.6, 1.0))
     4
     """
+    x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
     rows, columns = grid
-    row, column = min(int(y * rows), rows - 1), min(int(x * columns), columns - 1)
-    return row * columns + column
-
-
-def center_patch(grid: Grid, box: Box) -> int:
-    """The patch at a box's centre."""
-    return patch_at(grid, (box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
+    return min(int(y * rows), rows - 1) * columns + min(int(x * columns), columns - 1)
 
 
 def patches_in_box(grid: Grid, box: Box) -> list[int]:

@@ -63,7 +63,6 @@ class ImageTrace:
     ``region`` is the side of the method's regions in patches, None where it has none; ``position`` the strategy in use.
     """
 
-    id: str
     picture: Image.Image
     layout: ImageLayout
     views: list[ViewTrace]
@@ -93,7 +92,7 @@ def trace_decisions(session: PruningSession, loaded: LoadedModel, sample: Sample
         region = getattr(session.pruner, "region_size", None) if getattr(session.pruner, "region", False) else None
         start = state.prompt.spans[0, :, 0, ordinal].cpu()
         stages = _stages(state.prompt, state.segments, ordinal)
-        traces.append(ImageTrace(plan.id, picture, plan.layout, views, stages, start, region, session.strategy))
+        traces.append(ImageTrace(picture, plan.layout, views, stages, start, region, session.strategy))
     return traces
 
 
@@ -117,13 +116,11 @@ def _decisions(pruner: Pruner) -> Iterator[dict[str, tuple[VisionContext, Vision
 
 def aggregation_weights(pruner: Pruner, context: VisionContext, decision: VisionDecision) -> Tensor | None:
     """The weights (B, K, N) with which Nüwa's collectors gather patches; None for methods that do not tell theirs."""
-    pillar = decision.extras.get("pillar")
     if isinstance(pruner, Nuwa):
         return collector_weights(context.features, decision.keep, context.grid, pruner.d_thresh)
-    if isinstance(pruner, NuwaRelease):
-        similar = context.taps.get("states")
-        if similar is not None and pillar is not None:
-            return release_weights(similar, decision.keep, pillar, context.grid, pruner.d_thresh)
+    if isinstance(pruner, NuwaRelease) and "states" in context.taps:
+        pillar = decision.extras["pillar"]
+        return release_weights(context.taps["states"], decision.keep, pillar, context.grid, pruner.d_thresh)
     return None
 
 
@@ -134,13 +131,11 @@ def _view_trace(
         return ViewTrace(view, frame)
     context, decision, row = seen
     kept, pillar = decision.keep[row].tolist(), decision.extras["pillar"][row].tolist()
+    pillars = [patch for patch, own in zip(kept, pillar, strict=True) if own]
+    collectors = [patch for patch in kept if patch not in pillars]
     weights = aggregation_weights(pruner, context, decision)
     gathered = {} if weights is None else dict(zip(kept, weights[row].cpu(), strict=True))
-    pillars = [patch for patch, own in zip(kept, pillar, strict=True) if own]
-    collectors = [patch for patch, own in zip(kept, pillar, strict=True) if not own]
-    return ViewTrace(
-        view, frame, pillars, collectors, {patch: gathered[patch] for patch in collectors if patch in gathered}
-    )
+    return ViewTrace(view, frame, pillars, collectors, {at: gathered[at] for at in collectors if at in gathered})
 
 
 def _stages(prompt: Prompt, segments: list[Segment], ordinal: int) -> list[StageTrace]:
@@ -148,12 +143,8 @@ def _stages(prompt: Prompt, segments: list[Segment], ordinal: int) -> list[Stage
     stages = {}
     for segment in segments:
         mine = (segment.image[0] == ordinal).cpu()
-        ids = {}
-        for strategy in DRAWN_STRATEGIES:
-            moved, _ = remap(
-                strategy, segment.original, segment.image, segment.valid, prompt.spans, prompt.whole.next_id
-            )
-            ids[strategy] = moved[:, 0].cpu()[:, mine]
+        tokens = segment.original, segment.image, segment.valid, prompt.spans, prompt.whole.next_id
+        ids = {strategy: remap(strategy, *tokens)[0][:, 0].cpu()[:, mine] for strategy in DRAWN_STRATEGIES}
         stages[segment.start] = StageTrace(segment.start, segment.token[0].cpu()[mine].tolist(), ids)
     return list(stages.values())
 
@@ -180,6 +171,5 @@ def id_locations(ids: Tensor, start: Tensor, layout: ImageLayout) -> list[Locati
         places = token_locations(layout)
         return [places[at] if 0 <= at < len(places) else None for at in offset[0]]
     rows, columns = layout.views[0].grid
-    inside = [0 <= row < rows and 0 <= column < columns for row, column in zip(*offset[1:], strict=True)]
-    patches = zip(*offset[1:], inside, strict=True)
-    return [(0, row, column) if within else None for row, column, within in patches]
+    cells = zip(*offset[1:], strict=True)
+    return [(0, row, column) if 0 <= row < rows and 0 <= column < columns else None for row, column in cells]

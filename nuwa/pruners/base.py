@@ -18,7 +18,7 @@ from typing import ClassVar, Literal, get_args, get_origin, get_type_hints
 from torch import Tensor
 
 from nuwa.pruners.contexts import LLMContext, LLMDecision, Tap, Tower, VisionContext, VisionDecision
-from nuwa.pruning.budget import Budget, ModelShape, Schedule, check_reached, layer_at, one_stage
+from nuwa.pruning.budget import Budget, BudgetError, ModelShape, Schedule, layer_at, one_stage
 from nuwa.pruning.layout import Grid
 from nuwa.pruning.tiling import Tiling
 
@@ -145,7 +145,19 @@ class Pruner:
         if self.prunes_llm:
             raise NotImplementedError(f"pruner {self.name} has an LLM stage: its schedule has to say at which layer")
         target = self.budget.tokens(n_tokens)
-        return check_reached(self.name, Schedule(round(target)), target, layers, "it keeps whole tokens, one or more")
+        return self.reached(Schedule(round(target)), target, layers, "it keeps whole tokens, one or more")
+
+    def reached(self, schedule: Schedule, target: float, layers: int, reachable: str) -> Schedule:
+        """Return ``schedule`` if it spends ``target`` on average (to 1 %, or half a token).
+
+        Raises:
+            BudgetError: it does not; ``reachable`` is named in the message.
+        """
+        spent = schedule.average(layers)
+        if abs(spent - target) > max(0.5, 0.01 * target) or min(schedule.per_layer(layers)) < 1:
+            name = self.name
+            raise BudgetError(f"pruner {name} cannot reach budget.average={target:g} on {layers} layers; {reachable}")
+        return schedule
 
     def reachable_counts(self, count: float, n_tokens: int) -> list[int]:
         """Numbers of tokens next to ``count`` that `prune_vision` can keep of ``n_tokens``, nearest first."""
@@ -197,4 +209,4 @@ class LLMPruner(Pruner):
         target, layer = self.budget.tokens(n_tokens), layer_at(self.layer, layers)
         floor = (layer * n_tokens + layers - layer) / layers
         reachable = f"the first {layer} see all {n_tokens} tokens, so that it needs {floor:.1f} or more"
-        return check_reached(self.name, one_stage(target, n_tokens, layers, layer), target, layers, reachable)
+        return self.reached(one_stage(target, n_tokens, layers, layer), target, layers, reachable)

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from nuwa.pruners.base import LLMContext, MethodInfo, MisfitError, Tower, VisionContext, VisionDecision
 from nuwa.pruners.tiles import TileByTile
-from nuwa.pruning.budget import ModelShape, Schedule, check_reached, norm_flops
+from nuwa.pruning.budget import ModelShape, Schedule, norm_flops
 from nuwa.pruning.selection import strongest, text_relevance
 
 
@@ -60,7 +60,7 @@ def joint_spaces() -> ModuleType:
 
 @dataclass
 class CDPruner(TileByTile):
-    """The authors' selection, with their relevance if ``clip`` says where CLIP is, otherwise with another.
+    """Keep tokens that differ and matter to the question: with the authors' relevance if ``clip`` names a CLIP.
 
     ``clip`` is the CLIP whose picture half is the model's vision tower (`nuwa.models.joint`): relevance is minus the
     mean cosine of a patch and the pieces of the question in CLIP's joint space (minus, because patch and text are
@@ -107,7 +107,7 @@ class CDPruner(TileByTile):
         schedule = Schedule(round(target))
         if self.prunes_llm:
             schedule = Schedule(n_tokens, ((0, round(target)),) if round(target) < n_tokens else ())
-        return check_reached(self.name, schedule, target, layers, "it keeps whole tokens, one or more")
+        return self.reached(schedule, target, layers, "it keeps whole tokens, one or more")
 
     def prune_vision(self, context: VisionContext, keep: int) -> VisionDecision:
         """Before the LLM, with CLIP's relevance."""

@@ -8,18 +8,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from nuwa.pruners.base import (
-    LLMContext,
-    LLMDecision,
-    MethodInfo,
-    Pruner,
-    Tap,
-    Tower,
-    VisionContext,
-    VisionDecision,
-    require,
-)
+from nuwa.pruners.base import MethodInfo, Pruner, require
 from nuwa.pruners.catalogue import find_method
+from nuwa.pruners.contexts import LLMContext, LLMDecision, Tap, Tower, VisionContext, VisionDecision
 from nuwa.pruning.budget import Budget, ModelShape, Schedule
 from nuwa.pruning.layout import Grid
 from nuwa.pruning.tiling import Tiling

@@ -108,10 +108,6 @@ class VisionDecision:
     counts: Tensor | None = None
 
 
-def _unavailable(*arguments: object, **options: object) -> Tensor:
-    raise NotImplementedError("this context cannot be asked for that")
-
-
 @dataclass
 class LLMContext:
     """What an LLM-stage method may look at: the input of one decoder layer, rows left-padded to one length.
@@ -136,9 +132,9 @@ class LLMContext:
     valid: Tensor
     ids: Sequence[Sequence[str]]
     attention: Callable[..., Tensor]
-    keys: Callable[[], Tensor] = _unavailable
-    rotary_kernel: Callable[[Tensor], Tensor] = _unavailable
-    final_norm: Callable[[Tensor], Tensor] = _unavailable
+    keys: Callable[[], Tensor]
+    rotary_kernel: Callable[[Tensor], Tensor]
+    final_norm: Callable[[Tensor], Tensor]
     layouts: Sequence[Sequence[ImageLayout]] = ()
     earlier: Mapping[str, LLMContext] = field(default_factory=dict)
 

@@ -20,17 +20,10 @@ from nuwa.pruning.selection import strongest
 
 
 def choose_unlike(states: Tensor, visual: Tensor, own: list[int], pivots: list[int], keep: int) -> list[int]:
-    """``own`` visual pivots, and what the pivots choose: each in turn takes the remaining tokens least similar to it.
+    """``keep`` places: the visual pivots ``own``, and what all ``pivots`` choose, in turn, as least similar to them.
 
-    Args:
-        states: (L, D) normed hidden states.
-        visual: (N,) places of the image's tokens.
-        own: places of the visual pivots, which stay.
-        pivots: places of all pivots, in the order in which they choose.
-        keep: tokens to keep in all; pivots take equal numbers, the first ones one more where that does not divide.
-
-    Returns:
-        the ``keep`` places.
+    ``states`` (L, D) are normed, ``visual`` (N,) are the places of the image's tokens. Pivots choose equal numbers of
+    tokens, the first ones one more where that does not divide.
     """
     direction = functional.normalize(states.float(), dim=-1)
     free = torch.zeros(len(states), dtype=torch.bool, device=states.device)
@@ -48,7 +41,7 @@ def choose_unlike(states: Tensor, visual: Tensor, own: list[int], pivots: list[i
 
 @dataclass
 class Dart(LLMPruner):
-    """Four visual and four text pivots at ``layer``, the authors' K = 2 of 32.
+    """Keep the tokens least like a few pivots, four visual and four text ones, at ``layer``, the authors' K = 2 of 32.
 
     The result depends on the order in which pivots choose. The paper names none: here the visual pivots come first,
     each kind by falling key norm. ``variant: release`` takes the released order, that of a Python set of their places

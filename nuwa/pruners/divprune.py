@@ -22,8 +22,7 @@ def nearest_similarity(direction: Tensor, chunk: int = 64) -> Tensor:
     best = []
     for start in range(0, len(direction), chunk):
         rows = direction[start : start + chunk] @ direction.T
-        own = torch.arange(len(rows), device=rows.device)
-        rows[own, start + own] = float("-inf")
+        rows.diagonal(start).fill_(float("-inf"))
         best.append(rows.amax(1))
     return torch.cat(best)
 
@@ -46,7 +45,7 @@ def max_min(features: Tensor, keep: int) -> Tensor:
 
 @dataclass
 class DivPrune(Pruner):
-    """Kept tokens go on in raster order; ids are renumbered, as in the release (PERC).
+    """Keep the tokens that are least like each other, in raster order; ids are renumbered, as in the release (PERC).
 
     ``tiles`` is about LLaVA-NeXT. The release chooses once, among the tokens of both grids and their newlines
     (``joint``; newlines leave: they are all one vector, of which the choice would take one at most). ``stitched``

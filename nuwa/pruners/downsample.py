@@ -5,11 +5,12 @@ The tower sees fewer patches, its position embeddings interpolated to them, and 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from nuwa.pruners.base import MethodInfo, MisfitError, Tower, VisionContext, VisionDecision
-from nuwa.pruners.pooling import GridPruner, cell_centres, pooled_grid
+from nuwa.pruners.pooling import GridPruner, pooled_grid
 from nuwa.pruning.layout import Grid
 
 
@@ -22,10 +23,7 @@ class Downsample(GridPruner):
 
     name: ClassVar[str] = "downsample"
     native_position: ClassVar[str] = "perc"
-    info: ClassVar[MethodInfo] = MethodInfo(
-        signal="none: a smaller image",
-        counts="ours: near-square grids",
-    )
+    info: ClassVar[MethodInfo] = MethodInfo(signal="none: a smaller image", counts="ours: near-square grids")
 
     def check_tower(self, tower: Tower) -> None:
         if tower.grid is None:
@@ -41,6 +39,5 @@ class Downsample(GridPruner):
 
     def prune_vision(self, context: VisionContext, keep: int) -> VisionDecision:
         """The features are those of the small image already; they take the places of its cells."""
-        index = cell_centres(context.grid, pooled_grid(keep, context.grid)).to(context.features.device)
-        features = None if keep == context.grid[0] * context.grid[1] else context.features
-        return VisionDecision(index.expand(len(context.features), -1), features)
+        decision = super().prune_vision(context, keep)
+        return decision if keep == math.prod(context.grid) else replace(decision, features=context.features)

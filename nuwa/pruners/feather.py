@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from nuwa.pruners.base import LLMContext, MethodInfo, Pruner, require
-from nuwa.pruning.budget import ModelShape, Schedule, attention_score_flops, check_reached, fit_schedule, staged
+from nuwa.pruning.budget import ModelShape, Schedule, attention_score_flops, fit_schedule, staged
 from nuwa.pruning.layout import Grid
 
 _LADDERS = {"late": (1 / 4, 1 / 2), "early": (1 / 16, 1 / 4)}
@@ -39,7 +39,9 @@ def unrotated_scores(context: LLMContext) -> Tensor:
 
 @dataclass
 class Feather(Pruner):
-    """``stride`` of the grid; the authors' is 3.
+    """Keep an even grid and what the last token attends to most without rotary bias, then prune again deeper.
+
+    ``stride`` is that of the grid, the authors' 3.
 
     The release keeps a share 1 - r by attention and the grid besides, so that the number of tokens depends on how many
     are in both. Here the number is fixed: the whole grid, then the best others; it is the same set as the release's
@@ -76,12 +78,11 @@ class Feather(Pruner):
         ladder = "late" if floors["late"] <= target else "early"
         best = fit_schedule(lambda share: make(share, _LADDERS[ladder]), target, layers)
         reachable = f"with a grid of {grid} tokens it needs {floors['early']:.1f} or more"
-        return check_reached(self.name, best, target, layers, reachable)
+        return self.reached(best, target, layers, reachable)
 
     def prune_llm(self, context: LLMContext, keep: Tensor) -> Tensor:
-        score = unrotated_scores(context.previous)
-        # attention is below 1, so that the grid goes first
-        return context.top_k(score + self._grid_tokens(context), keep)
+        attention = unrotated_scores(context.previous)  # below 1, so that the grid goes first
+        return context.top_k(attention + self._grid_tokens(context), keep)
 
     def _grid_tokens(self, context: LLMContext) -> Tensor:
         """The grid of every image of which nothing has left inside the LLM yet: (B, L) bool."""

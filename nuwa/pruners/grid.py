@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nuwa.pruners.base import MethodInfo, VisionContext, VisionDecision
-from nuwa.pruners.pooling import GridPruner, cell_centres, pooled_grid
+from nuwa.pruners.base import MethodInfo
+from nuwa.pruners.pooling import GridPruner
 
 
 @dataclass
@@ -14,11 +14,4 @@ class StridedGrid(GridPruner):
     """The tokens under the cell centres of a smaller grid of near-square shape (`pooling` averages the same cells)."""
 
     name: ClassVar[str] = "grid"
-    info: ClassVar[MethodInfo] = MethodInfo(
-        signal="place alone",
-        counts="ours: near-square grids",
-    )
-
-    def prune_vision(self, context: VisionContext, keep: int) -> VisionDecision:
-        index = cell_centres(context.grid, pooled_grid(keep, context.grid)).to(context.features.device)
-        return VisionDecision(index.expand(len(context.features), -1))
+    info: ClassVar[MethodInfo] = MethodInfo(signal="place alone", counts="ours: near-square grids")

@@ -37,13 +37,6 @@ def neighbourhood(anchors: Tensor, grid: Grid, wrap: bool) -> Tensor:
     return chosen
 
 
-def hierarchical(shallow: Tensor, deep: Tensor, keep: int, share: float, grid: Grid, wrap: bool) -> Tensor:
-    """Ascending indices (B, keep) from the attention received in a shallow and a deep layer, both (B, N)."""
-    anchors = top_tokens(shallow, round(keep * share / 5))
-    chosen = neighbourhood(anchors, grid, wrap)
-    return top_tokens(deep.masked_fill(chosen, float("inf")), keep)
-
-
 @dataclass
 class HiPrune(TileByTile):
     """Keep anchors of a shallow layer with their neighbours, and what a deep layer attends to most.
@@ -85,7 +78,9 @@ class HiPrune(TileByTile):
 
     def prune_vision(self, context: VisionContext, keep: int) -> VisionDecision:
         shallow, deep = context.taps["shallow"], context.taps["deep"]
-        kept = hierarchical(shallow, deep, keep, self.anchor_share, context.grid, self.variant == "release")
+        anchors = top_tokens(shallow, round(keep * self.anchor_share / 5))
+        chosen = neighbourhood(anchors, context.grid, self.variant == "release")
+        kept = top_tokens(deep.masked_fill(chosen, float("inf")), keep)
         return VisionDecision(kept, extras={"salience": deep, "object": shallow})
 
     def metric_flops(self, n_tokens: int, shape: ModelShape) -> float:

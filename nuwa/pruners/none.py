@@ -17,11 +17,6 @@ class KeepAll(Pruner):
     info: ClassVar[MethodInfo] = MethodInfo(signal="nothing: every token stays")
 
     def schedule(self, n_tokens: int, layers: int) -> Schedule:
-        """All tokens in every layer.
-
-        Raises:
-            BudgetError: a budget is set.
-        """
         if not self.budget.full:
             raise BudgetError("pruner none does not prune and meets no budget: use budget=full")
         return Schedule(n_tokens)

@@ -16,17 +16,10 @@ from typing import ClassVar
 from torch import Tensor
 
 from nuwa.pruners.base import LLMContext, MethodInfo, Pruner, Tap, VisionContext, VisionDecision, require
-from nuwa.pruning.budget import ModelShape, Schedule, check_reached, cosine_flops, layer_at, norm_flops, two_stages
+from nuwa.pruning.budget import ModelShape, Schedule, cosine_flops, layer_at, norm_flops, two_stages
 from nuwa.pruning.layout import Grid
 from nuwa.pruning.merging import aggregate, collector_weights
-from nuwa.pruning.selection import (
-    candidates_per_region,
-    regions,
-    text_relevance,
-    top_in_regions,
-    top_quantile,
-    top_tokens,
-)
+from nuwa.pruning.selection import text_relevance, top_by_region, top_quantile, top_tokens
 
 
 def key_salience(cls_attention: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
@@ -64,14 +57,10 @@ class NuwaStages(Pruner):
         require(0 < self.stage2_layer < 1, "stage2_layer", "a fraction of the depth in (0, 1)", self.stage2_layer)
 
     def choose(self, salience: Tensor, grid: Grid, keep: int, candidates: int = 1) -> Tensor:
-        """Ascending indices (B, K) of the tokens that stay, by salience (B, N).
-
-        Every region offers as few candidates as suffice, but at least ``candidates``.
-        """
+        """Ascending indices (B, K) of the tokens that stay, by salience (B, N); see `top_by_region`."""
         if not self.region:
             return top_tokens(salience, keep)
-        region = regions(grid, self.region_size)
-        return top_in_regions(salience, region, max(candidates, candidates_per_region(region, keep)), keep)
+        return top_by_region(salience, grid, self.region_size, keep, candidates)
 
     def rate(self, context: LLMContext) -> Tensor:
         """Scores (B, L) by which stage 2 keeps tokens."""
@@ -113,7 +102,7 @@ class Nuwa(NuwaStages):
         """Counts of both stages; the ratio gives way where stage 1 would need more tokens than the image has."""
         target, stage2 = self.budget.tokens(n_tokens), layer_at(self.stage2_layer, layers)
         schedule = two_stages(target, n_tokens, layers, stage2, self.stage2_ratio)
-        return check_reached(self.name, schedule, target, layers, "it keeps one token or more in every layer")
+        return self.reached(schedule, target, layers, "it keeps one token or more in every layer")
 
     def prune_vision(self, context: VisionContext, keep: int) -> VisionDecision:
         salience, norm = key_salience(context.taps["attention"], context.taps["keys"])

@@ -19,7 +19,7 @@ from torch import Tensor
 from nuwa.pruners.base import LLMContext, MethodInfo, Tap, VisionContext, VisionDecision
 from nuwa.pruners.nuwa import NuwaStages
 from nuwa.pruners.release_next import ReleasedTiling
-from nuwa.pruning.budget import ModelShape, Schedule, attention_score_flops, check_reached, cosine_flops, layer_at
+from nuwa.pruning.budget import ModelShape, Schedule, attention_score_flops, cosine_flops, layer_at
 from nuwa.pruning.layout import Grid
 from nuwa.pruning.merging import affinity, aggregate
 from nuwa.pruning.selection import top_quantile
@@ -76,10 +76,7 @@ class NuwaRelease(NuwaStages):
     )
     needs: ClassVar[Set[str]] = {"previous"}
     # Layers 16 to 24 of CLIP-L's 24.
-    taps: ClassVar[Mapping[str, Tap]] = {
-        "attention": Tap("cls_attention"),
-        "states": Tap("hidden_mean", start=2 / 3),
-    }
+    taps: ClassVar[Mapping[str, Tap]] = {"attention": Tap("cls_attention"), "states": Tap("hidden_mean", start=2 / 3)}
 
     @property
     def tiling(self) -> ReleasedTiling:
@@ -98,7 +95,7 @@ class NuwaRelease(NuwaStages):
         highest = self.max_schedule(n_tokens, layers).average(layers)
         lowest = Schedule(10, ((stage2, 1),)).average(layers)
         reachable = f"with stage 2 at a tenth of stage 1 it reaches {lowest:.1f} to {highest:.1f} of {n_tokens} tokens"
-        return check_reached(self.name, best, target, layers, reachable)
+        return self.reached(best, target, layers, reachable)
 
     def max_schedule(self, n_tokens: int, layers: int) -> Schedule:
         """All tokens, and a tenth of them, one at least, in stage 2."""

@@ -20,19 +20,10 @@ import torch
 from torch import Tensor
 
 from nuwa.pruners.base import LLMContext, MethodInfo, Pruner, Tap, VisionContext, VisionDecision, require
-from nuwa.pruning.budget import (
-    ModelShape,
-    Schedule,
-    attention_score_flops,
-    check_reached,
-    cosine_flops,
-    layer_at,
-    two_stages,
-)
-from nuwa.pruning.layout import Grid
+from nuwa.pruning.budget import ModelShape, Schedule, attention_score_flops, cosine_flops, layer_at, two_stages
+from nuwa.pruning.layout import Grid, window_order
 from nuwa.pruning.merging import aggregate, collector_weights
-from nuwa.pruning.selection import candidates_per_region, regions, top_in_regions, top_quantile
-from nuwa.pruning.windows import window_order
+from nuwa.pruning.selection import top_by_region, top_quantile
 
 PRESETS = {0.25: (0.35, 0.42), 0.5: (0.6, 0.66), 0.75: (0.85, 0.7)}
 """Stage-1 share of all tokens, and stage-2 share of the survivors, by budget.ratio.
@@ -105,15 +96,13 @@ class NuwaReleaseQwen(Pruner):
         target = self.budget.tokens(n_tokens)
         nearest = min(PRESETS, key=lambda ratio: abs(ratio - target / n_tokens))
         schedule = two_stages(target, n_tokens, layers, layer, ratio=PRESETS[nearest][1])
-        return check_reached(self.name, schedule, target, layers, "it keeps one token or more in every layer")
+        return self.reached(schedule, target, layers, "it keeps one token or more in every layer")
 
     def prune_vision(self, context: VisionContext, keep: int) -> VisionDecision:
         salience, similar = context.taps["attention"], context.taps["states"]
         if self.window is not None:
             similar = similar[:, window_order([(1, *context.grid)], self.window).argsort().to(similar.device)]
-        region = regions(context.grid, REGION)
-        candidates = max(LEAST_CANDIDATES, candidates_per_region(region, keep))
-        kept = top_in_regions(salience, region, candidates, keep)
+        kept = top_by_region(salience, context.grid, REGION, keep, LEAST_CANDIDATES)
         pillar = top_quantile(salience, kept, self.pillar_quantile)
         d_thresh = diagonal_threshold(context.grid, self.distance)
         weight = collector_weights(similar, kept, context.grid, d_thresh)

@@ -6,7 +6,7 @@ The paper reports it without code; sizes are ours: 8x8, 8x16 and 12x16 for avera
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import ClassVar
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from nuwa.pruners.base import MethodInfo, Pruner, VisionContext, VisionDecision
-from nuwa.pruning.budget import Schedule, check_reached
+from nuwa.pruning.budget import Schedule
 from nuwa.pruning.layout import Grid
 
 
@@ -23,16 +23,6 @@ def near_squares(count: int) -> list[Grid]:
     """All (height, width) with height * width == count and neither more than twice the other, flattest first."""
     heights = range(1, math.isqrt(2 * count) + 1)
     return [(h, count // h) for h in heights if count % h == 0 and count // h <= 2 * h]
-
-
-def nearest_counts(target: float, largest: int) -> list[int]:
-    """The counts of near-square grids next to ``target``, below and above (itself, if it is one), nearest first.
-
-    The grid of all ``largest`` tokens counts as one, whatever its shape.
-    """
-    below = next((count for count in range(math.floor(target), 0, -1) if near_squares(count)), 1)
-    above = next((count for count in range(math.ceil(target), largest + 1) if near_squares(count)), largest)
-    return sorted({below, above}, key=lambda count: (abs(count - target), count))
 
 
 def pooled_grid(count: int, grid: Grid) -> Grid:
@@ -75,7 +65,13 @@ class GridPruner(Pruner):
     counts_by_itself: ClassVar[bool] = True
 
     def reachable_counts(self, count: float, n_tokens: int) -> list[int]:
-        return nearest_counts(count, n_tokens)
+        """The counts of near-square grids below and above ``count`` (itself, if it is one), nearest first.
+
+        The grid of all ``n_tokens`` counts as one, whatever its shape.
+        """
+        below = next((size for size in range(math.floor(count), 0, -1) if near_squares(size)), 1)
+        above = next((size for size in range(math.ceil(count), n_tokens + 1) if near_squares(size)), n_tokens)
+        return sorted({below, above}, key=lambda size: (abs(size - count), size))
 
     def schedule(self, n_tokens: int, layers: int) -> Schedule:
         """One count: that of a near-square grid if the budget is absolute.
@@ -87,7 +83,12 @@ class GridPruner(Pruner):
             return Schedule(max(1, round(target)))
         options = self.reachable_counts(target, n_tokens)
         named = " or ".join(f"{count} ({h}x{w})" for count in sorted(options) for h, w in near_squares(count)[:1])
-        return check_reached(self.name, Schedule(options[0]), target, layers, f"near-square grids have {named} tokens")
+        return self.reached(Schedule(options[0]), target, layers, f"near-square grids have {named} tokens")
+
+    def prune_vision(self, context: VisionContext, keep: int) -> VisionDecision:
+        """The tokens under the cell centres of the smaller grid."""
+        index = cell_centres(context.grid, pooled_grid(keep, context.grid)).to(context.features.device)
+        return VisionDecision(index.expand(len(context.features), -1))
 
 
 @dataclass
@@ -96,13 +97,8 @@ class Pooling(GridPruner):
 
     name: ClassVar[str] = "pooling"
     native_position: ClassVar[str] = "perc"
-    info: ClassVar[MethodInfo] = MethodInfo(
-        signal="place alone",
-        merges=True,
-        counts="ours: near-square grids",
-    )
+    info: ClassVar[MethodInfo] = MethodInfo(signal="place alone", merges=True, counts="ours: near-square grids")
 
     def prune_vision(self, context: VisionContext, keep: int) -> VisionDecision:
-        size = pooled_grid(keep, context.grid)
-        index = cell_centres(context.grid, size).to(context.features.device)
-        return VisionDecision(index.expand(len(context.features), -1), pool(context.features, context.grid, size))
+        pooled = pool(context.features, context.grid, pooled_grid(keep, context.grid))
+        return replace(super().prune_vision(context, keep), features=pooled)

@@ -71,13 +71,9 @@ def merge(features: Tensor, keys: Tensor, attention: Tensor, kept: Tensor, neigh
     ``release``: the token plus the sum of its nearest among *all others*, times their attention, not normalised.
     """
     direction = functional.normalize(keys.float(), dim=-1)
-    similarity = direction[kept] @ direction.T
-    similarity[torch.arange(len(kept)), kept] = float("-inf")
-    available = len(keys) - 1
-    if variant == "paper":
-        similarity[:, kept] = float("-inf")
-        available = len(keys) - len(kept)
-    near = similarity.topk(min(neighbours, available), dim=1).indices
+    excluded = kept.expand(len(kept), -1) if variant == "paper" else kept[:, None]
+    similarity = (direction[kept] @ direction.T).scatter(1, excluded, float("-inf"))
+    near = similarity.topk(min(neighbours, len(keys) - excluded.shape[1]), dim=1).indices
     weight, own = attention[near], attention[kept, None]
     taken = (weight[..., None] * features[near].float()).sum(1)
     if variant == "release":
@@ -134,11 +130,7 @@ class PruMerge(TileByTile):
         return self.adaptive
 
     def schedule(self, n_tokens: int, layers: int) -> Schedule:
-        """One count; under ``adaptive`` an upper bound.
-
-        Raises:
-            BudgetError: also when ``adaptive`` meets a budget.
-        """
+        """One count; under ``adaptive``, which refuses a budget, an upper bound."""
         if self.adaptive and not self.budget.full:
             raise BudgetError(f"pruner {self.name}: with pruner.adaptive=true the image decides; use budget=full")
         return super().schedule(n_tokens, layers)
@@ -157,10 +149,7 @@ class PruMerge(TileByTile):
     def _merge(self, features: Tensor, keys: Tensor, attention: Tensor, keep: int) -> tuple[Tensor, Tensor]:
         """Indices and features of one image."""
         pooled = self.variant == "release"
-        if self.adaptive:
-            kept = self._adaptive(attention, max(1, outliers(attention)))
-        else:
-            kept = self._fixed(attention, max(1, keep - pooled))
+        kept = self._choose(attention, max(1, outliers(attention) if self.adaptive else keep - pooled))
         merged = merge(features, keys, attention, kept, self.neighbours, self.variant)
         dropped = torch.ones(len(attention), dtype=torch.bool, device=attention.device).index_fill(0, kept, False)
         if not pooled or keep == 1 or not dropped.any():
@@ -168,10 +157,7 @@ class PruMerge(TileByTile):
         rest = (attention[dropped, None] * features[dropped].float()).sum(0, keepdim=True)
         return torch.cat([kept, attention.masked_fill(~dropped, -1).argmax()[None]]), torch.cat([merged, rest])
 
-    def _adaptive(self, attention: Tensor, count: int) -> Tensor:
-        return strongest(attention, count)
-
-    def _fixed(self, attention: Tensor, count: int) -> Tensor:
+    def _choose(self, attention: Tensor, count: int) -> Tensor:
         return strongest(attention, count)
 
     def metric_flops(self, n_tokens: int, shape: ModelShape) -> float:
@@ -190,8 +176,7 @@ class PruMergePlus(PruMerge):
 
     name: ClassVar[str] = "prumerge_plus"
 
-    def _adaptive(self, attention: Tensor, count: int) -> Tensor:
-        return with_grid(attention, count, max(1, len(attention) // count // 3))
-
-    def _fixed(self, attention: Tensor, count: int) -> Tensor:
+    def _choose(self, attention: Tensor, count: int) -> Tensor:
+        if self.adaptive:
+            return with_grid(attention, count, max(1, len(attention) // count // 3))
         return fixed_with_grid(attention, count)

@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from nuwa.pruners.base import LLMContext, MethodInfo, Pruner
-from nuwa.pruning.budget import ModelShape, Schedule, attention_score_flops, check_reached, fit_schedule, staged
+from nuwa.pruning.budget import ModelShape, Schedule, attention_score_flops, fit_schedule, staged
 
 LADDERS = {"late": (1 / 4, 1 / 2, 3 / 4), "early": (1 / 16, 1 / 4, 1 / 2)}
 """Depths of the stages: the authors' layers 8, 16, 24 of 32, and 2, 8, 16 for budgets that these cannot reach."""
@@ -26,8 +26,9 @@ def pyramid(n_tokens: int, share: float, depths: tuple[float, ...], layers: int)
 
 @dataclass
 class PyramidDrop(Pruner):
-    """``ladder`` places the stages: ``late`` and ``early`` as in `LADDERS`, ``auto`` late wherever that reaches.
+    """Drop what the last prompt token attends to least, at three stages.
 
+    ``ladder`` places them: ``late`` and ``early`` as in `LADDERS`, ``auto`` late wherever that reaches.
     The authors publish one ladder, .5, .25, .125 (average 270 of 576); other budgets are met with another factor, which
     is ours. The release recreates ids after every stage (PERC).
     """
@@ -50,7 +51,7 @@ class PyramidDrop(Pruner):
         ladder = self.ladder if self.ladder != "auto" else "late" if floors["late"] <= target else "early"
         best = fit_schedule(lambda share: pyramid(n_tokens, share, LADDERS[ladder], layers), target, layers)
         reachable = ", ".join(f"ladder={name} needs {floor:.1f} or more" for name, floor in floors.items())
-        return check_reached(self.name, best, target, layers, reachable)
+        return self.reached(best, target, layers, reachable)
 
     def prune_llm(self, context: LLMContext, keep: Tensor) -> Tensor:
         return context.top_k(context.last_attention(), keep)

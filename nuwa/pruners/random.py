@@ -18,10 +18,7 @@ class RandomPruner(Pruner):
     """Keep tokens drawn without replacement, in raster order."""
 
     name: ClassVar[str] = "random"
-    info: ClassVar[MethodInfo] = MethodInfo(
-        signal="a draw from the image's id and the seed",
-        counts="ours",
-    )
+    info: ClassVar[MethodInfo] = MethodInfo(signal="a draw from the image's id and the seed", counts="ours")
 
     def prune_vision(self, context: VisionContext, keep: int) -> VisionDecision:
         images, n_tokens = context.features.shape[:2]

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from nuwa.pruning.budget import share_out
 from nuwa.pruning.layout import Grid, ImageLayout, VisionView
 from nuwa.pruning.segments import Prompt, Segment
 from nuwa.pruning.tiling import Tiling
@@ -29,24 +28,20 @@ class ReleasedTiling(Tiling):
         return swap_tiles(layout) if self.swapped_tiles else layout
 
     def split_budget(self, total: int, views: Sequence[VisionView]) -> list[int]:
-        return tile_shares(total, views)
+        """The same number of tokens, rounded down, for every tile (the base view is one), padded or not.
+
+        Fewer tokens than tiles, of which the release would keep none, are shared out by cells.
+        """
+        tiles = [view.tiles[0] * view.tiles[1] for view in views]
+        if total < sum(tiles):
+            return super().split_budget(total, views)
+        return [min(total // sum(tiles) * count, len(view.tokens)) for count, view in zip(tiles, views, strict=True)]
 
     def close_rows(self, view: VisionView, cells: Tensor) -> Tensor:
         return view.closed(cells, self.all_newlines)
 
     def rewrite_prompt(self, prompt: Prompt, segment: Segment, strategy: str) -> tuple[Prompt, Segment]:
         return misalign(prompt, segment, strategy) if self.misaligned_ids else (prompt, segment)
-
-
-def tile_shares(total: int, views: Sequence[VisionView]) -> list[int]:
-    """The same number of tokens, rounded down, for every tile (the base view is one), padded or not.
-
-    Fewer tokens than tiles, of which the release would keep none, are shared out by cells.
-    """
-    tiles = [view.tiles[0] * view.tiles[1] for view in views]
-    if total < sum(tiles):
-        return share_out(total, [len(view.tokens) for view in views])
-    return [min(total // sum(tiles) * count, len(view.tokens)) for count, view in zip(tiles, views, strict=True)]
 
 
 def swap_tiles(layout: ImageLayout) -> ImageLayout:

@@ -9,7 +9,7 @@ Shape letters as in `base`; M recycled tokens, C clusters.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar, Literal
@@ -18,16 +18,7 @@ import torch
 from torch import Tensor
 
 from nuwa.pruners.base import LLMContext, LLMDecision, MethodInfo, Pruner
-from nuwa.pruning.budget import (
-    BudgetError,
-    ModelShape,
-    Schedule,
-    attention_score_flops,
-    check_reached,
-    fit_schedule,
-    layer_at,
-    staged,
-)
+from nuwa.pruning.budget import BudgetError, ModelShape, Schedule, attention_score_flops, fit_schedule, layer_at, staged
 from nuwa.pruning.selection import strongest, top_tokens
 
 STAGE_DEPTHS = (2.5 / 32, 6.5 / 32, 15.5 / 32)
@@ -104,9 +95,7 @@ def cluster_means(points: Tensor, member: Tensor, clusters: int) -> Tensor:
     return share.T @ points / share.sum(0)[:, None]
 
 
-def profile(
-    n_tokens: int, nominal: float, layers: int, recycle: bool, lists: Mapping[int, Sequence[int]] = SPARSEVLM_COUNTS
-) -> Schedule:
+def profile(lists: Mapping[int, Sequence[int]], nominal: float, n_tokens: int, layers: int, recycle: bool) -> Schedule:
     """The counts for a nominal budget of `OF_TOKENS`: the authors' lists, in between interpolated in the logarithm."""
     if nominal < min(lists):
         kept = [nominal / min(lists) * count for count in lists[min(lists)]]
@@ -120,24 +109,6 @@ def profile(
         before = min(before, keep + (clusters_for(before - keep)[1] if recycle else 0))
         counts.append(before)
     return staged(n_tokens, STAGE_DEPTHS, counts, layers)
-
-
-def reach(
-    name: str, make: Callable[[float], Schedule], target: float, n_tokens: int, layers: int, counting: str
-) -> Schedule:
-    """The schedule ``make(nominal)`` for a budget: the authors' nominal one, or the one that enters ``target``.
-
-    Raises:
-        BudgetError: the first layers alone spend more.
-    """
-    if target == n_tokens:
-        return Schedule(n_tokens)
-    if counting == "authors":
-        return make(target * OF_TOKENS / n_tokens)
-    best = fit_schedule(make, target, layers, high=OF_TOKENS)
-    floor = make(0).average(layers)
-    reachable = f"its first layers see all {n_tokens} tokens, so that it needs {floor:.1f} or more"
-    return check_reached(name, best, target, layers, reachable)
 
 
 def find_raters(first: LLMContext) -> Tensor:
@@ -165,10 +136,34 @@ def ratings(context: LLMContext) -> tuple[Tensor, Tensor, Tensor]:
     return queries, rows, weight / weight.sum(1, keepdim=True).clamp_min(1)
 
 
-@dataclass
-class SparseVLM(Pruner):
-    """``recycle`` clusters dropped tokens; ``tie_noise`` adds the release's 1e-6 of noise to densities.
+class ListedPruner(Pruner):
+    """Base of methods that follow their authors' ``lists`` of counts, by nominal budget."""
 
+    lists: ClassVar[Mapping[int, Sequence[int]]]
+    counting: str
+    recycle: bool = False
+
+    def schedule(self, n_tokens: int, layers: int) -> Schedule:
+        """Counts of the three stages: those of the authors' nominal budget, or those that enter the budget."""
+        target = self.budget.tokens(n_tokens)
+        if target == n_tokens:
+            return Schedule(n_tokens)
+
+        def make(nominal: float) -> Schedule:
+            return profile(self.lists, nominal, n_tokens, layers, self.recycle)
+
+        if self.counting == "authors":
+            return make(target * OF_TOKENS / n_tokens)
+        best, floor = fit_schedule(make, target, layers, high=OF_TOKENS), make(0).average(layers)
+        reachable = f"its first layers see all {n_tokens} tokens, so that it needs {floor:.1f} or more"
+        return self.reached(best, target, layers, reachable)
+
+
+@dataclass
+class SparseVLM(ListedPruner):
+    """Keep what the raters among the question's tokens attend to most, at three stages, and merge some of the rest.
+
+    ``recycle`` merges clusters of dropped tokens; ``tie_noise`` adds the release's 1e-6 of noise to their densities.
     The counts follow the authors' lists. ``counting: authors`` takes the budget as they do: 64, 96, 128, 192 of 576
     give their lists exactly, whose average they count on leaving layers; tokens entering layers are more (82 for 64,
     206 for 192). ``entering`` scales the lists until the budget is met. ``adaptive`` is the paper's rule: as many
@@ -183,6 +178,7 @@ class SparseVLM(Pruner):
     tie_noise: bool = False
 
     name: ClassVar[str] = "sparsevlm"
+    lists: ClassVar[Mapping[int, Sequence[int]]] = SPARSEVLM_COUNTS
     native_position: ClassVar[str] = "perc"
     needs: ClassVar[Set[str]] = {"previous", "first"}
     info: ClassVar[MethodInfo] = MethodInfo(
@@ -199,21 +195,12 @@ class SparseVLM(Pruner):
         return self.adaptive
 
     def schedule(self, n_tokens: int, layers: int) -> Schedule:
-        """Counts of the three stages; under ``adaptive`` upper bounds.
-
-        Raises:
-            BudgetError: also when ``adaptive`` meets a budget.
-        """
-        target = self.budget.tokens(n_tokens)
-        if self.adaptive:
-            if not self.budget.full:
-                raise BudgetError(f"pruner {self.name}: with pruner.adaptive=true the image decides; use budget=full")
-            return Schedule(n_tokens, tuple({layer_at(depth, layers): n_tokens for depth in STAGE_DEPTHS}.items()))
-
-        def make(nominal: float) -> Schedule:
-            return profile(n_tokens, nominal, layers, self.recycle)
-
-        return reach(self.name, make, target, n_tokens, layers, self.counting)
+        """Counts of the three stages; under ``adaptive``, which refuses a budget, upper bounds."""
+        if not self.adaptive:
+            return super().schedule(n_tokens, layers)
+        if not self.budget.full:
+            raise BudgetError(f"pruner {self.name}: with pruner.adaptive=true the image decides; use budget=full")
+        return Schedule(n_tokens, tuple({layer_at(depth, layers): n_tokens for depth in STAGE_DEPTHS}.items()))
 
     def prune_llm(self, context: LLMContext, keep: Tensor) -> LLMDecision:
         _, rows, weight = ratings(context)

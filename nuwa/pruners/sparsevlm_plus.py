@@ -8,16 +8,16 @@ Shape letters as in `base`; Q raters.
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from nuwa.pruners.base import LLMContext, MethodInfo, Pruner, require
-from nuwa.pruners.sparsevlm import OF_TOKENS, profile, ratings, reach
-from nuwa.pruning.budget import ModelShape, Schedule, attention_score_flops
+from nuwa.pruners.base import LLMContext, MethodInfo, require
+from nuwa.pruners.sparsevlm import OF_TOKENS, ListedPruner, ratings
+from nuwa.pruning.budget import ModelShape, attention_score_flops
 from nuwa.pruning.selection import strongest
 
 SPARSEVLM_PLUS_COUNTS = {
@@ -37,9 +37,10 @@ def looking_heads(rows: Tensor, weight: Tensor, visual: Tensor, count: int) -> T
 
 
 @dataclass
-class SparseVLMPlus(Pruner):
-    """``heads``: the share of heads that is heard, 14 of LLaVA-1.5-7B's 32.
+class SparseVLMPlus(ListedPruner):
+    """Keep what the raters attend to most in the heads that look at the image most, at three stages.
 
+    ``heads`` is the share of heads that is heard, 14 of LLaVA-1.5-7B's 32.
     ``correct_distance`` divides attention weights by what rotary embeddings alone make of a distance, the product of
     all-ones queries and keys. As released, that product is not kept from zero, and a negative one turns a rating
     around. ``counting`` as in ``SparseVLM``.
@@ -50,7 +51,7 @@ class SparseVLMPlus(Pruner):
     correct_distance: bool = True
 
     name: ClassVar[str] = "sparsevlm_plus"
-    native_position: ClassVar[str] = "pesp"
+    lists: ClassVar[Mapping[int, Sequence[int]]] = SPARSEVLM_PLUS_COUNTS
     needs: ClassVar[Set[str]] = {"previous", "first"}
     info: ClassVar[MethodInfo] = MethodInfo(
         paper="arXiv 2410.04417",
@@ -63,12 +64,6 @@ class SparseVLMPlus(Pruner):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(0 < self.heads <= 1, "heads", "a share in (0, 1]", self.heads)
-
-    def schedule(self, n_tokens: int, layers: int) -> Schedule:
-        def make(nominal: float) -> Schedule:
-            return profile(n_tokens, nominal, layers, recycle=False, lists=SPARSEVLM_PLUS_COUNTS)
-
-        return reach(self.name, make, self.budget.tokens(n_tokens), n_tokens, layers, self.counting)
 
     def prune_llm(self, context: LLMContext, keep: Tensor) -> Tensor:
         queries, rows, weight = ratings(context)

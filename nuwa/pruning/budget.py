@@ -95,11 +95,7 @@ class Schedule:
         return average_entering(self.per_layer(layers))
 
     def before_stages(self) -> list[int]:
-        """Visual tokens that each pruning layer chooses from.
-
-        >>> Schedule(10, ((1, 6), (3, 2))).before_stages()
-        [10, 6]
-        """
+        """Visual tokens that each pruning layer chooses from."""
         return [self.vision, *(count for _, count in self.llm)][: len(self.llm)]
 
 
@@ -186,18 +182,6 @@ def average_entering(per_layer: Sequence[float]) -> float:
 def average_leaving(per_layer: Sequence[float]) -> float:
     """Mean number of visual tokens leaving a layer (the count of SparseVLM's released code, commit 26a5f48)."""
     return average_entering([*per_layer[1:], per_layer[-1]])
-
-
-def check_reached(name: str, schedule: Schedule, target: float, layers: int, reachable: str) -> Schedule:
-    """Return ``schedule`` if it spends ``target`` on average (to 1 %, or half a token).
-
-    Raises:
-        BudgetError: it does not; ``reachable`` is named in the message.
-    """
-    spent = schedule.average(layers)
-    if abs(spent - target) > max(0.5, 0.01 * target) or min(schedule.per_layer(layers)) < 1:
-        raise BudgetError(f"pruner {name} cannot reach budget.average={target:g} on {layers} layers; {reachable}")
-    return schedule
 
 
 def llm_flops(per_layer: Sequence[float], shape: ModelShape) -> float:

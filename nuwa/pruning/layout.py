@@ -5,6 +5,7 @@ Shape letters: B images or rows, N tokens of a view, L tokens of a sequence.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -97,3 +98,19 @@ def coordinates(grid: Grid, device: torch.device | None = None) -> Tensor:
         torch.arange(grid[0], device=device), torch.arange(grid[1], device=device), indexing="ij"
     )
     return torch.stack([rows, columns], -1).reshape(-1, 2).float()
+
+
+def window_order(grids: Sequence[Sequence[int]], window: int) -> Tensor:
+    """Where the tower keeps each token of images of (frames, rows, columns) tokens: (N,) places, raster order.
+
+    Windows of ``window`` x ``window`` tokens follow each other in raster order, and so do the tokens of a window.
+    """
+    places, start = [], 0
+    for frames, rows, columns in grids:
+        frame, row, column = torch.meshgrid(*map(torch.arange, (frames, rows, columns)), indexing="ij")
+        across, down = -(-columns // window), -(-rows // window)
+        tile = (frame * down + row // window) * across + column // window
+        inside = row % window * window + column % window
+        places.append((tile * window**2 + inside).flatten().argsort().argsort() + start)
+        start += frames * rows * columns
+    return torch.cat(places)

@@ -55,15 +55,14 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def received_attention(queries: Tensor, keys: Tensor, scale: float, chunk: int = CHUNK) -> Tensor:
-    """Attention that each of L keys receives in every head, mean over queries: two (B, H, L, d) -> (B, H, L) float32.
+    """Attention that each of L keys receives in every head, summed over queries: two (B, H, L, d) -> (B, H, L) float32.
 
     Queries go through in portions of ``chunk``, so that no L x L map of all heads exists.
     """
-    length = queries.shape[2]
     total = queries.new_zeros(queries.shape[:3], dtype=torch.float32)
     for part in queries.split(chunk, dim=2):
         total += softmax_rows(part, keys, scale).sum(2)
-    return total / length
+    return total
 
 
 def llm_attention_rows(

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from nuwa.pruning.budget import Schedule
 from nuwa.pruning.layout import ImageLayout
@@ -106,13 +107,10 @@ class Prompt:
 
     def stages(self) -> dict[int, Tensor]:
         """Pruning layers in the LLM, and the (B, I) visual tokens (patches) of each image that stay there."""
-        layers = {layer for row in self.rows for plan in row for layer, _ in plan.schedule.llm}
         counts = {}
-        for layer in sorted(layers):
-            counts[layer] = torch.zeros(len(self.rows), self.images, dtype=torch.long)
-            for row, plans in enumerate(self.rows):
-                for ordinal, plan in enumerate(plans):
-                    counts[layer][row, ordinal] = dict(plan.schedule.llm).get(layer, plan.layout.patches)
+        for layer in sorted({layer for row in self.rows for plan in row for layer, _ in plan.schedule.llm}):
+            rows = [[dict(plan.schedule.llm).get(layer, plan.layout.patches) for plan in row] for row in self.rows]
+            counts[layer] = pad_sequence([torch.tensor(row, dtype=torch.long) for row in rows], batch_first=True)
         return counts
 
     def newlines(self, segment: Segment) -> tuple[Tensor, Tensor]:
@@ -164,76 +162,60 @@ class Prompt:
         return full.index_put((torch.arange(len(ends), device=ends.device), ends), hidden[:, -1])
 
 
-def assign_images(
-    placeholders: Tensor, plans: Sequence[ImagePlan]
-) -> tuple[Tensor, Tensor, list[list[ImagePlan]], int]:
-    """Tell which image, and which of its tokens, every placeholder stands for.
+def read_prompt(placeholders: Tensor, valid: Tensor, ids: Tensor, plans: Sequence[ImagePlan]) -> Prompt:
+    """Describe an unpruned prompt: ``placeholders`` and ``valid`` (B, L) bool, position ids ``ids`` (C, B, L).
 
-    Rows may be repeated (beams, several samples per prompt): r copies of a prompt follow each other and share images.
-
-    Args:
-        placeholders: (B, L) bool.
-        plans: one per image, in prompt order.
-
-    Returns:
-        image (B, L) and token (B, L) long, -1 elsewhere; the plans of every row; r.
+    ``plans`` are one per image, in prompt order. Rows may be repeated (beams, several samples per prompt): copies of a
+    prompt follow each other and share images.
 
     Raises:
         ValueError: placeholders and images do not match.
     """
-    per_row = placeholders.sum(1).tolist()
-    total = sum(plan.layout.n_tokens for plan in plans)
-    expanded = sum(per_row) // total
-    if expanded * total != sum(per_row) or len(per_row) % expanded:
-        raise ValueError(f"{sum(per_row)} image placeholders in the prompts do not match {total} image tokens")
-    image = torch.full(placeholders.shape, -1, device=placeholders.device)
+    member, device = placeholders & valid, valid.device
+    rows, expanded = _deal_out(member.sum(1).tolist(), plans)
+    image = torch.full(valid.shape, -1, device=device)
     token = image.clone()
+    sizes = [(ordinal, plan.layout.n_tokens) for row in rows for ordinal, plan in enumerate(row)]
+    image[member] = torch.cat([torch.full((size,), ordinal) for ordinal, size in sizes]).to(device)
+    token[member] = torch.cat([torch.arange(size) for _, size in sizes]).to(device)
+    index = torch.arange(valid.shape[1], device=device).expand(valid.shape)
+    next_id = (ids.masked_fill(~valid, -1).amax((0, 2)) + 1).expand(ids.shape[0], -1)
+    whole = Segment(0, valid.sum(1).tolist(), valid, index, image, token, ids, ids, next_id)
+    mine = image[..., None] == torch.arange(max(map(len, rows)), device=device)
+    lowest = ids[..., None].masked_fill(~mine, torch.iinfo(ids.dtype).max).amin(2)
+    highest = ids[..., None].masked_fill(~mine, -1).amax(2)
+    return Prompt(whole, rows, torch.stack([lowest, highest]), expanded, _closed_by(whole, rows))
+
+
+def _deal_out(counts: Sequence[int], plans: Sequence[ImagePlan]) -> tuple[list[list[ImagePlan]], int]:
+    """The plans of every row, which has one of ``counts`` placeholders, and how many copies of a prompt there are."""
+    total = sum(plan.layout.n_tokens for plan in plans)
+    expanded = sum(counts) // total or 1
+    if expanded * total != sum(counts) or len(counts) % expanded:
+        raise ValueError(f"{sum(counts)} image placeholders in the prompts do not match {total} image tokens")
     rows: list[list[ImagePlan]] = []
     queue = list(plans)
-    for first in range(0, len(per_row), expanded):
+    for first in range(0, len(counts), expanded):
         mine: list[ImagePlan] = []
-        while sum(plan.layout.n_tokens for plan in mine) < per_row[first] and queue:
+        while sum(plan.layout.n_tokens for plan in mine) < counts[first] and queue:
             mine.append(queue.pop(0))
-        sizes = torch.tensor([plan.layout.n_tokens for plan in mine], dtype=torch.long, device=image.device)
-        if int(sizes.sum()) != per_row[first]:
-            raise ValueError(f"prompt {first // expanded}: {per_row[first]} image placeholders do not fit whole images")
-        ordinals = torch.arange(len(mine), device=image.device).repeat_interleave(sizes)
-        starts = (sizes.cumsum(0) - sizes)[ordinals]
-        for row in range(first, first + expanded):
-            here = placeholders[row]
-            image[row, here] = ordinals
-            token[row, here] = torch.arange(per_row[first], device=image.device) - starts
-            rows.append(mine)
-    return image, token, rows, expanded
-
-
-def read_prompt(placeholders: Tensor, valid: Tensor, ids: Tensor, plans: Sequence[ImagePlan]) -> Prompt:
-    """Describe an unpruned prompt: ``placeholders`` and ``valid`` (B, L) bool, position ids ``ids`` (C, B, L)."""
-    image, token, rows, expanded = assign_images(placeholders & valid, plans)
-    length = valid.shape[1]
-    index = torch.arange(length, device=valid.device).expand(valid.shape)
-    following = ids.masked_fill(~valid, -1).amax((0, 2)) + 1
-    next_id = following.expand(ids.shape[0], -1)
-    whole = Segment(0, valid.sum(1).tolist(), valid, index, image, token, ids, ids, next_id)
-    images = max(len(row) for row in rows)
-    member = image[..., None] == torch.arange(images, device=image.device)
-    lowest = ids[..., None].masked_fill(~member, torch.iinfo(ids.dtype).max).amin(2)
-    highest = ids[..., None].masked_fill(~member, -1).amax(2)
-    return Prompt(whole, rows, torch.stack([lowest, highest]), expanded, _closed_by(whole, rows))
+        tokens = sum(plan.layout.n_tokens for plan in mine)
+        if any(count != tokens for count in counts[first : first + expanded]):
+            raise ValueError(f"prompt {first // expanded}: {counts[first]} image placeholders do not fit whole images")
+        rows += [mine] * expanded
+    return rows, expanded
 
 
 def _closed_by(whole: Segment, rows: list[list[ImagePlan]]) -> Tensor | None:
     """`Prompt.closed_by` from the layouts of each row's images."""
-    views = [view for plans in rows for plan in plans for view in plan.layout.views]
-    if all(view.newlines is None for view in views):
+    layouts = [plan.layout for row in rows for plan in row]
+    if all(view.newlines is None for layout in layouts for view in layout.views):
         return None
-    closed_by = torch.full_like(whole.index, -1)
-    for row, plans in enumerate(rows):
-        for ordinal, plan in enumerate(plans):
-            mine = whole.image[row] == ordinal
-            places = whole.index[row, mine]
-            closing = plan.layout.closed_by.to(places.device)[whole.token[row, mine]]
-            closed_by[row, mine] = torch.where(closing < 0, -1, places[closing.clamp(min=0)])
+    closed_by, member = torch.full_like(whole.index, -1), whole.image >= 0
+    places, token = whole.index[member], whole.token[member]
+    closing = torch.cat([layout.closed_by for layout in layouts]).to(token.device)
+    starts = torch.arange(len(token), device=token.device) - token  # where the images begin among all their tokens
+    closed_by[member] = torch.where(closing < 0, -1, places[(starts + closing).clamp(min=0)])
     return closed_by
 
 

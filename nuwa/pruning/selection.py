@@ -51,11 +51,7 @@ def top_of_each_image(score: Tensor, image: Tensor, keep: Tensor) -> Tensor:
 
 
 def top_quantile(score: Tensor, keep: Tensor, quantile: float) -> Tensor:
-    """Mark the kept tokens (B, K) whose score (B, N) reaches the quantile of their image's kept tokens: (B, K) bool.
-
-    >>> top_quantile(torch.tensor([[9.0, 1, 2, 3]]), torch.tensor([[1, 2, 3]]), 0.5).tolist()
-    [[False, True, True]]
-    """
+    """Mark the kept tokens (B, K) whose score (B, N) reaches the quantile of their image's kept tokens: (B, K) bool."""
     kept = score.float().gather(1, keep)
     return kept >= kept.quantile(quantile, dim=1, keepdim=True)
 
@@ -101,6 +97,12 @@ def top_in_regions(score: Tensor, region: Tensor, per_region: int, keep: int) ->
     offered = torch.arange(len(region), device=region.device) - starts < per_region
     candidate = torch.zeros_like(score, dtype=torch.bool).scatter(1, best, offered.expand_as(best))
     return top_tokens(score.masked_fill(~candidate, float("-inf")), keep)
+
+
+def top_by_region(score: Tensor, grid: Grid, size: int, keep: int, least: int = 1) -> Tensor:
+    """`top_in_regions` of ``size``, which offer as few candidates as suffice, but ``least`` or more."""
+    region = regions(grid, size)
+    return top_in_regions(score, region, max(least, candidates_per_region(region, keep)), keep)
 
 
 def text_relevance(hidden: Tensor, text: Tensor) -> Tensor:

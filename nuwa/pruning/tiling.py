@@ -52,7 +52,17 @@ class CropByCrop(Tiling):
     concat_tiles: Callable[[Sequence[Tensor]], Tensor]
 
     def views_to_prune(self, layout: ImageLayout) -> Sequence[VisionView]:
-        return crops_of_image(layout)
+        """The crops of an image one by one, without newlines; its views, where tokens belong to no one crop."""
+        if layout.crop is None:
+            return layout.views
+        crops = []
+        for view in layout.views:
+            number = layout.crop[view.tokens]
+            for crop in number.unique().tolist():
+                cells = (number == crop).nonzero()[:, 0]
+                width = int((cells // view.grid[1] == cells[0] // view.grid[1]).sum())
+                crops.append(replace(view, grid=(len(cells) // width, width), tokens=view.tokens[cells], newlines=None))
+        return crops
 
     def split_budget(self, total: int, views: Sequence[VisionView]) -> list[int]:
         if any(view.newlines is not None for view in views):
@@ -73,20 +83,6 @@ class AllAtOnce(Tiling):
             return layout.views
         tokens = torch.cat([view.tokens for view in layout.views])
         return (VisionView((1, len(tokens)), tokens),)
-
-
-def crops_of_image(layout: ImageLayout) -> tuple[VisionView, ...]:
-    """The crops of an image one by one, without newlines; its views, where tokens belong to no one crop."""
-    if layout.crop is None:
-        return layout.views
-    crops = []
-    for view in layout.views:
-        number = layout.crop[view.tokens]
-        for crop in number.unique().tolist():
-            cells = (number == crop).nonzero()[:, 0]
-            width = int((cells // view.grid[1] == cells[0] // view.grid[1]).sum())
-            crops.append(replace(view, grid=(len(cells) // width, width), tokens=view.tokens[cells], newlines=None))
-    return tuple(crops)
 
 
 def even_shares(total: int, sizes: Sequence[int]) -> list[int]:

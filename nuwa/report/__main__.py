@@ -16,7 +16,7 @@ from nuwa.command import argument, command
 from nuwa.evaluation.runs import Run, collect, find_runs
 from nuwa.report.dashboard import log_report
 from nuwa.report.figures.plots import write_plots
-from nuwa.report.paper.printed import ExpectedError, load_table, table_names
+from nuwa.report.paper.printed import load_table, table_names
 from nuwa.report.paper.sections import paper_sections, printed_section
 from nuwa.report.tables.runs import runs_section
 from nuwa.report.tables.section import FORMS, Section
@@ -26,7 +26,7 @@ def report_sections(runs: Sequence[Run], options: Namespace) -> list[Section]:
     """The tables that were asked for.
 
     Raises:
-        ExpectedError, TableError: there is no such table.
+        ValueError: there is no such table.
     """
     names = options.expected.split(",")
     tables = [load_table(name) for name in (table_names() if names == ["all"] else names) if name]
@@ -55,7 +55,7 @@ def main(options: Namespace) -> int:
     folders = [_outputs_of(folder) for folder in options.folders]
     runs = collect(find_runs(*folders))
     if folders and not runs:
-        raise ExpectedError(f"no runs below {', '.join(map(str, options.folders))}")
+        raise ValueError(f"no runs below {', '.join(map(str, options.folders))}")
     sections = report_sections(runs, options)
     for number, section in enumerate(sections):
         print(end="\n" * (number > 0))
@@ -63,7 +63,7 @@ def main(options: Namespace) -> int:
     for path in write_plots(runs, options.plots) if options.plots else ():
         print(f"wrote {path}", file=sys.stderr)
     if options.wandb and not log_report(runs, sections, folders[0]):
-        raise ExpectedError("the report is not on W&B")
+        raise ValueError("the report is not on W&B")
     off = [section.title for section in sections if section.fails] if options.check else []
     for title in off:
         print(f"check failed: {title}", file=sys.stderr)
@@ -71,11 +71,7 @@ def main(options: Namespace) -> int:
 
 
 def _check_options(options: Namespace) -> None:
-    """Refuse options that do not go together.
-
-    Raises:
-        ArgumentError: and why.
-    """
+    """Refuse options that do not go together: an ArgumentError says why."""
     reason = ""
     if not options.folders and not options.expected:
         reason = "needs a folder of runs, or --expected with a printed table, e.g. table5"

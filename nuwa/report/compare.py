@@ -15,7 +15,6 @@ from nuwa.evaluation.pairs import paired_tests
     "Compare two runs in pairs.",
     argument("first", type=Path, help="a run's folder"),
     argument("second", type=Path, help="another run's folder, on the same dataset"),
-    also=(JournalError,),
 )
 def main(options: Namespace) -> None:
     """Print every metric of both runs and the p-value of their difference; 1 if they cannot be compared."""

@@ -9,8 +9,7 @@ import hashlib
 import logging
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +53,10 @@ def log_report(
     key = hashlib.blake2b(name.encode(), digest_size=4).hexdigest()
     about = {"id": f"report-{key}", "name": f"{name}-report", "group": name, "job_type": "report"}
     with wandb_run(options or logged_with(runs), folder, **about) as report:
-        if report is None:
-            return False
-        with unharmed("the report was not logged"), _plots(runs) as plots:
-            report.log(_media(runs, sections) | plots)
-            return True
+        if report is not None:
+            with unharmed("the report was not logged"), tempfile.TemporaryDirectory() as place:
+                report.log(_media(runs, sections) | _plots(runs, Path(place)))
+                return True
     return False
 
 
@@ -98,15 +96,13 @@ def one_type_per_column(rows: Sequence[TableRow]) -> list[TableRow]:
     return [row | {name: value_text(row[name]) for name in row if name in texts} for row in numbers]
 
 
-@contextmanager
-def _plots(runs: Sequence[Run]) -> Iterator[dict[str, Any]]:
-    """Plots of the runs as pictures, none where there is nothing to plot or no matplotlib."""
+def _plots(runs: Sequence[Run], folder: Path) -> dict[str, Any]:
+    """Plots of the runs as pictures, with their files in a folder; none without data or matplotlib."""
     import wandb
 
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            drawn = [path for path in write_plots(runs, Path(folder)) if path.suffix == ".png"]
-        except PlotsError as error:
-            log.info("W&B report without plots: %s", error)
-            drawn = []
-        yield {path.stem: wandb.Image(str(path)) for path in drawn}
+    try:
+        drawn = write_plots(runs, folder)
+    except PlotsError as error:
+        log.info("W&B report without plots: %s", error)
+        return {}
+    return {path.stem: wandb.Image(str(path)) for path in drawn if path.suffix == ".png"}

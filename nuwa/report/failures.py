@@ -20,10 +20,10 @@ import numpy as np
 
 from nuwa.benchmarks.scoring import Box, parse_box
 from nuwa.command import argument, command
-from nuwa.evaluation.journal import JournalError, Row, read_answers
+from nuwa.evaluation.journal import Row, read_answers
 from nuwa.evaluation.runs import Run
 from nuwa.evaluation.statistics import answered_by_both
-from nuwa.report.figures.offsets import plot_offsets
+from nuwa.report.figures.offsets import Moves, plot_offsets
 from nuwa.report.tables.formats import csv_text, value_text
 
 OUTCOMES = ("both", "only first", "only second", "neither")
@@ -107,11 +107,9 @@ def failure_cases(first: Sequence[Row], second: Sequence[Row]) -> list[Case]:
     sizes = dict(zip(boxes, thirds(areas) if areas else (), strict=True))
     cases = []
     for one, other in pairs:
-        outcome = OUTCOMES[2 * (not is_right(one)) + (not is_right(other))]
-        case = Case(one["id"], one["task"], outcome)
-        if one["id"] in boxes:
-            moves = (*offset(one), *offset(other))
-            case = Case(one["id"], one["task"], outcome, sizes[one["id"]], place_of(boxes[one["id"]]), *moves)
+        case = Case(one["id"], one["task"], OUTCOMES[2 * (not is_right(one)) + (not is_right(other))])
+        if box := boxes.get(case.id):
+            case = Case(case.id, case.task, case.outcome, sizes[case.id], place_of(box), *offset(one), *offset(other))
         cases.append(case)
     return cases
 
@@ -142,13 +140,11 @@ def mean_offsets(cases: Sequence[Case], names: Sequence[str]) -> list[dict[str, 
     return rows
 
 
-def _panel(
-    cases: Sequence[Case], run: str, name: str
-) -> tuple[str, list[tuple[float, float]], list[tuple[float, float]]]:
+def _panel(cases: Sequence[Case], run: str, name: str) -> tuple[str, Moves, Moves]:
     """What `plot_offsets` shows of a run: its name, the moves of right and of wrong answers."""
-    boxes = [case for case in cases if case.place]
-    right = [_move(case, run) for case in boxes if case.outcome in ("both", f"only {run}")]
-    return name, right, [_move(case, run) for case in boxes if case.outcome not in ("both", f"only {run}")]
+    boxes, right = [case for case in cases if case.place], ("both", f"only {run}")
+    moves = [_move(case, run) for case in boxes if case.outcome in right]
+    return name, moves, [_move(case, run) for case in boxes if case.outcome not in right]
 
 
 def _move(case: Case, run: str) -> tuple[float, float]:
@@ -194,7 +190,6 @@ def labels(folders: Sequence[Path]) -> list[str]:
     "Which samples one run gets right and another wrong.",
     argument("runs", nargs=2, type=Path, help="folders of two finished runs of one data set"),
     argument("--out", type=Path, help="by default `failures` below the second run"),
-    also=(JournalError,),
 )
 def main(given: Namespace) -> None:
     """Compare, write, print."""

@@ -6,14 +6,14 @@ checks that docs/methods.md is up to date.
 
 from __future__ import annotations
 
+import re
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from nuwa.command import argument, command
-from nuwa.pruners.base import MisfitError, Pruner
+from nuwa.pruners.base import MisfitError
 from nuwa.pruners.catalogue import find_method, method_names
 from nuwa.pruners.contexts import Tower
 from nuwa.pruning.budget import Budget, BudgetError, Schedule
@@ -46,84 +46,65 @@ the LLM see the tiles stitched.
 
 @dataclass(frozen=True)
 class Setting:
-    """A model and its budgets: tokens and layers, averages or shares."""
+    """A model with its tokens, its layers and its budgets: averages, or shares."""
 
     name: str
     tower: Tower
     n_tokens: int
     layers: int
-    averages: tuple[int, ...] = ()
-    ratios: tuple[float, ...] = ()
-
-    @property
-    def budgets(self) -> list[tuple[str, Budget]]:
-        """Each budget with its name."""
-        absolute = [(f"{average}", Budget(average=average)) for average in self.averages]
-        return absolute + [(f"{ratio:.0%}", Budget(ratio=ratio)) for ratio in self.ratios]
+    budgets: tuple[int, ...] | tuple[float, ...]
 
 
 BUDGET_SETTINGS = (
-    Setting("1.5", Tower("clip_vision_model", {}, True, (24, 24)), 576, 32, averages=(192, 128, 64)),
-    Setting("NeXT", Tower("clip_vision_model", {}, True), 2880, 32, averages=(640, 320, 160)),
-    Setting("Qwen", Tower("qwen2_5_vl", {}), 1000, 28, ratios=(0.75, 0.5, 0.25)),
+    Setting("1.5", Tower("clip_vision_model", {}, True, (24, 24)), 576, 32, (192, 128, 64)),
+    Setting("NeXT", Tower("clip_vision_model", {}, True), 2880, 32, (640, 320, 160)),
+    Setting("Qwen", Tower("qwen2_5_vl", {}), 1000, 28, (0.75, 0.5, 0.25)),
 )
-
-
-def _stage(pruner: Pruner) -> str:
-    stages = {(True, True): "both", (True, False): "vision", (False, True): "LLM", (False, False): "none"}
-    return stages[pruner.prunes_vision, pruner.prunes_llm]
-
-
-def _paper(reference: str) -> str:
-    if not reference.startswith("arXiv "):
-        return reference
-    return f"[{reference}](https://arxiv.org/abs/{reference.removeprefix('arXiv ')})"
+STAGES = {(True, True): "both", (True, False): "vision", (False, True): "LLM", (False, False): "none"}
 
 
 def _method_row(name: str) -> TextRow:
     kind, options = find_method(name)
-    info = kind.info
+    info, pruner = kind.info, kind(**options)
     yes = {True: "yes", False: ""}
     return {
         "method": f"`{name}`",
-        "stage": _stage(kind(**options)),
+        "stage": STAGES[pruner.prunes_vision, pruner.prunes_llm],
         "signal": info.signal,
         "merges": yes[info.merges],
         "text-aware": yes[info.text_aware],
         "needs CLS": yes[info.needs_cls],
         "native positions": kind.native_position,
         "flash-compatible": "yes, rows recomputed" if "attention" in info.signal.lower() else "yes",
-        "paper": _paper(info.paper),
+        "paper": re.sub(r"^arXiv (.*)", r"[\g<0>](https://arxiv.org/abs/\1)", info.paper),
         "source and commit": info.source,
     }
 
 
-def _counts(name: str, setting: Setting, budget: Budget) -> tuple[str, str]:
+def _counts(name: str, setting: Setting, amount: float) -> tuple[str, str]:
     """What a method makes of a budget, and why it makes nothing of it."""
     kind, options = find_method(name)
+    budget = Budget(average=amount) if amount > 1 else Budget(ratio=amount)
     pruner = kind(budget=budget, **options)
     try:
         pruner.check_tower(setting.tower)
-        return _shown(pruner.schedule(setting.n_tokens, setting.layers), setting), ""
+        schedule = pruner.schedule(setting.n_tokens, setting.layers)
+        return _shown(schedule, setting.n_tokens, in_percent=amount < 1), ""
     except (BudgetError, MisfitError) as error:
         return "", str(error)
 
 
-def _shown(schedule: Schedule, setting: Setting) -> str:
-    """Counts, or percent of the image's tokens where budgets are shares; nothing of what enters if that is all."""
-    stages = [(None, schedule.vision), *schedule.llm]
-    if schedule.vision == setting.n_tokens and schedule.llm:
-        stages = stages[1:]
-    parts = []
-    for layer, count in stages:
-        amount = f"{100 * count / setting.n_tokens:.3g}" if setting.ratios else str(count)
-        parts.append(amount if layer is None else f"{amount} @{layer}")
-    return ", ".join(parts)
+def _shown(schedule: Schedule, n_tokens: int, in_percent: bool) -> str:
+    """Counts, or percent of the image's tokens; nothing of what enters if that is all."""
+    stages = [("", schedule.vision), *((f" @{layer}", count) for layer, count in schedule.llm)]
+    if schedule.vision == n_tokens and schedule.llm:
+        del stages[0]
+    return ", ".join((f"{100 * count / n_tokens:.3g}" if in_percent else str(count)) + at for at, count in stages)
 
 
 def _budget_rows() -> tuple[list[TextRow], list[str]]:
     """Rows of the table of budgets, and the reasons for its empty cells."""
-    columns = {f"{s.name}: {label}": (s, budget) for s in BUDGET_SETTINGS for label, budget in s.budgets}
+    columns = {f"{s.name}: {b if b > 1 else format(b, '.0%')}": (s, b) for s in BUDGET_SETTINGS for b in s.budgets}
     rows: list[TextRow] = []
     reasons: dict[str, list[str]] = {}
     for name in method_names():
@@ -138,15 +119,12 @@ def _budget_rows() -> tuple[list[TextRow], list[str]]:
     return rows, [f"- {', '.join(where)}: {reason}" for reason, where in reasons.items()]
 
 
-def _table(rows: Sequence[TextRow]) -> str:
-    return markdown_text(rows, list(rows[0])) + "\n"
-
-
 def page() -> str:
     """The whole page."""
     budgets, reasons = _budget_rows()
-    methods = _table([_method_row(name) for name in method_names()])
-    return "\n".join([INTRODUCTION, methods + BUDGETS, _table(budgets), *reasons, ""])
+    methods = [_method_row(name) for name in method_names()]
+    tables = [markdown_text(rows, list(rows[0])) + "\n" for rows in (methods, budgets)]
+    return "\n".join([INTRODUCTION, tables[0] + BUDGETS, tables[1], *reasons, ""])
 
 
 @command("Which method is which.", argument("--write", type=Path, help="file to write instead of printing"))

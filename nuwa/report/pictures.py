@@ -20,16 +20,15 @@ from nuwa import prune
 from nuwa.command import argument, command
 from nuwa.engine.blocking import configured_block
 from nuwa.evaluation.check import check
-from nuwa.evaluation.journal import JournalError, read_answers
+from nuwa.evaluation.journal import read_answers
 from nuwa.evaluation.model_cache import load_once
 from nuwa.evaluation.runs import Run
-from nuwa.pictures.canvas import in_a_column
-from nuwa.pictures.drawing import PICTURE_FOLDER, boxes_of, draw_trace, file_name, title_of
-from nuwa.pictures.traces import trace_decisions
+from nuwa.pictures.canvas import in_a_line
+from nuwa.pictures.drawing import PICTURE_FOLDER, file_name, sample_pictures
 from nuwa.schema import Config
 
 
-def sample_pictures(folder: Path, count: int) -> Iterator[tuple[str, list[Image.Image]]]:
+def run_pictures(folder: Path, count: int) -> Iterator[tuple[str, list[Image.Image]]]:
     """The ids and pictures of a run's first samples, those that it answered, as its config decides them today.
 
     Raises:
@@ -48,13 +47,9 @@ def sample_pictures(folder: Path, count: int) -> Iterator[tuple[str, list[Image.
         configured_block(session, **cfg.blocking),
     ):
         for index in range(min(count, parts.benchmark.take(cfg.limit))):
-            row = rows.get(parts.benchmark.sample_id(index))
-            if row is None:
-                continue
-            sample = parts.benchmark[index]
-            title = title_of(run.method, session.strategy, sample, row)
-            boxes = boxes_of(parts.benchmark, sample, row)
-            yield sample.id, [draw_trace(trace, boxes, title) for trace in trace_decisions(session, loaded, sample)]
+            if row := rows.get(parts.benchmark.sample_id(index)):
+                sample = parts.benchmark[index]
+                yield sample.id, list(sample_pictures(session, loaded, parts.benchmark, sample, row))
 
 
 @command(
@@ -62,19 +57,18 @@ def sample_pictures(folder: Path, count: int) -> Iterator[tuple[str, list[Image.
     argument("runs", nargs="+", type=Path, help="folders of finished runs"),
     argument("--samples", type=int, default=4, help="how many of the first samples"),
     argument("--out", type=Path, help="folder of the pictures; by default `pictures` in the first run's"),
-    also=(JournalError,),
 )
 def main(given: Namespace) -> None:
     """Write the pictures and print their paths."""
     found: dict[str, list[Image.Image]] = {}
     for run in given.runs:
-        for name, pictures in sample_pictures(run, given.samples):
+        for name, pictures in run_pictures(run, given.samples):
             found.setdefault(name, []).extend(pictures)
     out = given.out or given.runs[0] / PICTURE_FOLDER
     out.mkdir(parents=True, exist_ok=True)
     for name, pictures in found.items():
         path = out / f"{file_name(name)}{'-side-by-side' if len(given.runs) > 1 else ''}.png"
-        in_a_column(pictures).save(path)
+        in_a_line(pictures, down=True).save(path)
         print(path)
 
 

@@ -11,34 +11,24 @@ import json
 import sys
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from hydra.utils import get_object
 
 from nuwa.command import argument, command
-from nuwa.evaluation.journal import JournalError, read_answers
+from nuwa.evaluation.journal import read_answers
 from nuwa.evaluation.pairs import Benchmarked, mean_retention
 from nuwa.evaluation.runs import Run, find_runs
 from nuwa.report.tables.formats import TableRow
-from nuwa.report.tables.runs import RunsTable
+from nuwa.report.tables.runs import CHOICE_GROUPS, RunsTable
 from nuwa.report.tables.section import FORMS, Section, filled_columns
 
-ROW_CHOICES = ("pruner", "budget", "position", "blocking", "model", "generation", "seed", "limit")
-"""What runs of one row have in common; data sets differ."""
 
+def benchmark_parts(folder: Path, run: Run, baseline: Path) -> Iterator[tuple[str, Benchmarked]]:
+    """The benchmarks of a run, those that have a score; ``baseline`` is the folder of its unpruned run.
 
-@dataclass(frozen=True)
-class Part:
-    """A benchmark of a run, by the name of its data set, and of its task where that has several."""
-
-    name: str
-    folder: Path
-    benchmarked: Benchmarked
-
-
-def benchmark_parts(folder: Path, run: Run, baseline: Path) -> Iterator[Part]:
-    """The benchmarks of a run, those that have a score; ``baseline`` is the folder of its unpruned run."""
+    Each has the name of its data set, and of its task where that has several.
+    """
     options = run.config["dataset"]
     benchmark = get_object(options["_target_"]).unloaded(options)
     rows, unpruned = read_answers(folder), read_answers(baseline)
@@ -47,7 +37,7 @@ def benchmark_parts(folder: Path, run: Run, baseline: Path) -> Iterator[Part]:
         if task in run.headlines:
             ours, whole = ([row for row in one if row["task"] == task] for one in (rows, unpruned))
             name = options["name"] if len(tasks) == 1 else f"{options['name']} {task}"
-            yield Part(name, folder, Benchmarked(ours, whole, benchmark, run.headlines[task]))
+            yield name, Benchmarked(ours, whole, benchmark, run.headlines[task])
 
 
 def mean_rows(folders: Sequence[Path], wanted: Sequence[str] = ()) -> list[TableRow]:
@@ -56,7 +46,7 @@ def mean_rows(folders: Sequence[Path], wanted: Sequence[str] = ()) -> list[Table
     Raises:
         ValueError: two runs of one row have the same benchmark, or one of ``wanted`` is in no run.
     """
-    rows: dict[str, dict[str, Part]] = {}
+    rows: dict[str, dict[str, tuple[Path, Benchmarked]]] = {}
     elsewhere = {folder.name: folder for folder in folders}  # runs may come from several machines
     for folder in folders:
         run = Run.read(folder)
@@ -64,13 +54,13 @@ def mean_rows(folders: Sequence[Path], wanted: Sequence[str] = ()) -> list[Table
             continue
         own = rows.setdefault(_row_choices(run), {})
         baseline = folder.parent / str(run.baseline)
-        for part in benchmark_parts(
-            folder, run, baseline if baseline.is_dir() else elsewhere.get(baseline.name, baseline)
-        ):
-            if part.name in own and own[part.name].folder.name != folder.name:
-                raise ValueError(f"{own[part.name].folder} and {folder} are both {part.name}; name the one that counts")
-            if not wanted or part.name in wanted:
-                own[part.name] = part
+        if not baseline.is_dir():
+            baseline = elsewhere.get(baseline.name, baseline)
+        for name, part in benchmark_parts(folder, run, baseline):
+            if name in own and own[name][0].name != folder.name:
+                raise ValueError(f"{own[name][0]} and {folder} are both {name}; name the one that counts")
+            if not wanted or name in wanted:
+                own[name] = folder, part
     names = list(dict.fromkeys(name for own in rows.values() for name in own))
     if lacking := [name for name in wanted if name not in names]:
         raise ValueError(f"no run of {', '.join(lacking)}; there is {', '.join(names) or 'none'}")
@@ -80,17 +70,15 @@ def mean_rows(folders: Sequence[Path], wanted: Sequence[str] = ()) -> list[Table
 
 def _row_choices(run: Run) -> str:
     """A method and the choices that runs of one row share, as JSON."""
-    config = {group: run.config.get(group) for group in ROW_CHOICES}
+    config = {group: run.config.get(group) for group in CHOICE_GROUPS if group != "dataset"}
     return json.dumps({"method": run.method, "config": config}, sort_keys=True)
 
 
-def _numbers(parts: dict[str, Part], names: Sequence[str]) -> TableRow:
+def _numbers(parts: dict[str, tuple[Path, Benchmarked]], names: Sequence[str]) -> TableRow:
     """The mean and its parts, in percent with their intervals."""
-    cells: TableRow = {
-        "mean retention": _retention_text([part.benchmarked for part in parts.values()]),
-        "benchmarks": len(parts),
-    }
-    return cells | {name: _retention_text([parts[name].benchmarked]) if name in parts else "" for name in names}
+    mean = _retention_text([part for _, part in parts.values()])
+    own = {name: _retention_text([parts[name][1]]) if name in parts else "" for name in names}
+    return {"mean retention": mean, "benchmarks": len(parts), **own}
 
 
 def _retention_text(parts: Sequence[Benchmarked]) -> str:
@@ -106,7 +94,6 @@ def _retention_text(parts: Sequence[Benchmarked]) -> str:
     argument("folders", type=Path, nargs="+", help="outputs, outputs/<name>, or runs' folders"),
     argument("--benchmarks", default="", help="those that count, e.g. gqa,pope; without, all that a row has"),
     argument("--format", choices=FORMS, default="table"),
-    also=(JournalError,),
 )
 def main(options: Namespace) -> None:
     """Print the table; 1 if there is none."""

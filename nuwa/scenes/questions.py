@@ -43,9 +43,12 @@ def ask(scene: Scene, rng: np.random.Generator, task: str, mix: dict[str, float]
     shares = np.array(list(mix.values()), float)
     order = rng.choice(len(mix), size=np.count_nonzero(shares), replace=False, p=shares / shares.sum())
     for kind in (list(mix)[i] for i in order):
-        question = makers[kind](scene.objects, rng, kind)
-        if question is not None:
-            return question
+        drawn = makers[kind](scene.objects, rng, kind)
+        if drawn is not None:
+            text, answer, targets = drawn
+            box = scene.objects[targets[0]].box if task == "vg" else None
+            mentions = _noun_mentions(scene.objects, text.split())
+            return Question(text, box_text(box) if box else answer, kind, box, targets, mentions)
     return None
 
 
@@ -85,10 +88,6 @@ def _noun_mentions(objects: Sequence[SceneObject], words: list[str]) -> tuple:
     return tuple(mentions)
 
 
-def _question(objects, text: str, answer: str, kind: str, targets: tuple[int, ...], box=None) -> Question:
-    return Question(text, answer, kind, box, targets, _noun_mentions(objects, text.split()))
-
-
 def _exist(objects, rng, kind):
     if rng.random() < 0.5:
         chosen = objects[rng.integers(len(objects))]
@@ -96,7 +95,7 @@ def _exist(objects, rng, kind):
     else:
         color, shape = _absent_pair(objects, rng)
     targets = _matches(objects, color, shape)
-    return _question(objects, f"is there a {color} {shape} ?", "yes" if targets else "no", kind, targets)
+    return f"is there a {color} {shape} ?", "yes" if targets else "no", targets
 
 
 def _absent_pair(objects, rng) -> tuple[str, str]:
@@ -120,7 +119,7 @@ def _property(objects, rng, kind):
     chosen = unique[rng.integers(len(unique))]
     noun = chosen.shape if known == "shape" else f"{chosen.color} object"
     targets = _matches(objects, **{known: getattr(chosen, known)})
-    return _question(objects, f"what {kind} is the {noun} ?", getattr(chosen, kind), kind, targets)
+    return f"what {kind} is the {noun} ?", getattr(chosen, kind), targets
 
 
 def _count(objects, rng, kind):
@@ -136,7 +135,7 @@ def _count(objects, rng, kind):
         targets, phrase = _matches(objects), "objects"
     if len(targets) > MAX_COUNT:
         return None
-    return _question(objects, f"how many {phrase} are there ?", str(len(targets)), kind, targets)
+    return f"how many {phrase} are there ?", str(len(targets)), targets
 
 
 def _relation(objects, rng, kind):
@@ -151,7 +150,7 @@ def _relation(objects, rng, kind):
         return None
     a, b = objects[first], objects[second]
     text = f"is the {a.color} {a.shape} {name} the {b.color} {b.shape} ?"
-    return _question(objects, text, "yes" if gap * sign > 0 else "no", kind, (first, second))
+    return text, "yes" if gap * sign > 0 else "no", (first, second)
 
 
 def _referring(objects, rng, kind):
@@ -161,8 +160,7 @@ def _referring(objects, rng, kind):
         chosen = objects[index]
         if len(_matches(objects, **{name: getattr(chosen, name) for name in names})) == 1:
             words = [getattr(chosen, name) for name in names] + ([] if "shape" in names else ["object"])
-            text = f"where is the {' '.join(words)} ?"
-            return _question(objects, text, box_text(chosen.box), kind, (int(index),), chosen.box)
+            return f"where is the {' '.join(words)} ?", "", (int(index),)
     return None
 
 
@@ -177,10 +175,10 @@ def _extreme(objects, rng, kind):
     ranked = sorted(members, key=lambda i: sign * objects[i].center[axis])
     if len(ranked) < 2 or abs(objects[ranked[0]].center[axis] - objects[ranked[1]].center[axis]) < CLEAR_GAP:
         return None
-    found = objects[ranked[0]]
-    text = f"where is the {word} {noun} ?"
-    return _question(objects, text, box_text(found.box), kind, (ranked[0],), found.box)
+    return f"where is the {word} {noun} ?", "", (ranked[0],)
 
 
+# Each draws (text, answer, targets) about the objects of a scene, or None when they do not allow it; the answer of
+# grounding is the box of its target.
 _VQA = {"exist": _exist, "color": _property, "shape": _property, "count": _count, "relation": _relation}
 _VG = {name: _extreme if name == "extreme" else _referring for name in VG_MIX}

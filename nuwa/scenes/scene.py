@@ -28,7 +28,10 @@ PLACEMENT_TRIES = 12
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One drawn shape; ``box`` is (x0, y0, x1, y1) in pixels, half-open and tight around its pixels."""
+    """One drawn shape; ``box`` is (x0, y0, x1, y1) in pixels, half-open and tight around its pixels.
+
+    The higher its ``prominence``, the more often captions name it.
+    """
 
     color: str
     shape: str
@@ -98,34 +101,32 @@ def _place_objects(
             side, aspect = rng.integers(*SIDE_RANGE[kind]), rng.uniform(0.88, 1.14)
             mask = shape_mask(shape, round(side * aspect**0.5), round(side / aspect**0.5))
             y, x = rng.integers(0, size - mask.shape[0] + 1), rng.integers(0, size - mask.shape[1] + 1)
-            near = (slice(max(0, y - 1), y + mask.shape[0] + 1), slice(max(0, x - 1), x + mask.shape[1] + 1))
+            here = (slice(y, y + mask.shape[0]), slice(x, x + mask.shape[1]))
+            near = (slice(max(0, y - 1), here[0].stop + 1), slice(max(0, x - 1), here[1].stop + 1))
             twin = any((o.color, o.shape, o.size) == (color, shape, kind) for o in objects)
             if taken[near].any() or (twin and rng.random() < 0.7):
                 continue
-            objects.append(_paint(rng, canvas, background, owner, mask, (y, x), (color, shape, kind), len(objects)))
-            taken[y : y + mask.shape[0], x : x + mask.shape[1]] = True
+            taken[here], owner[here][mask] = True, len(objects)
+            objects.append(_paint(rng, canvas, background, mask, (y, x), (color, shape, kind)))
             break
     return objects, owner
 
 
-def _paint(rng, canvas, background, owner, mask, corner, names: tuple[str, str, str], index: int) -> SceneObject:
-    """Fill ``mask`` at ``corner`` (y, x) with a slightly varied colour and describe the object."""
+def _paint(rng, canvas, background, mask, corner: tuple[int, int], names: tuple[str, str, str]) -> SceneObject:
+    """Fill ``mask`` at ``corner`` (y, x) with a slightly varied colour and describe the object.
+
+    Its prominence: log area + contrast with what surrounds it + closeness to the centre.
+    """
     y, x = corner
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     box = (int(x + columns[0]), int(y + rows[0]), int(x + columns[-1] + 1), int(y + rows[-1] + 1))
     paint = np.asarray(COLORS[names[0]], np.float32) / 255
     paint = np.clip(paint * rng.uniform(0.85, 1.08) + rng.normal(0, 0.02, 3), 0, 1).astype(np.float32)
     canvas[y : y + mask.shape[0], x : x + mask.shape[1]][mask] = paint
-    owner[y : y + mask.shape[0], x : x + mask.shape[1]][mask] = index
     around = background[max(0, y - 3) : y + mask.shape[0] + 3, max(0, x - 3) : x + mask.shape[1] + 3]
     contrast = float(np.abs(paint - around.mean((0, 1))).mean())
-    return SceneObject(*names, box, _prominence(int(mask.sum()), contrast, box, len(canvas)))
-
-
-def _prominence(area: int, contrast: float, box: tuple[int, int, int, int], size: int) -> float:
-    """How likely a caption names the object: log area + contrast with what surrounds it + closeness to the centre."""
-    offset = np.hypot((box[0] + box[2]) / size - 1, (box[1] + box[3]) / size - 1)
-    return float(1.5 * np.log(area / 200) + 5.0 * contrast - 1.5 * offset)
+    offset = np.hypot((box[0] + box[2]) / len(canvas) - 1, (box[1] + box[3]) / len(canvas) - 1)
+    return SceneObject(*names, box, float(1.5 * np.log(mask.sum() / 200) + 5.0 * contrast - 1.5 * offset))
 
 
 def _background(rng: np.random.Generator, size: int) -> np.ndarray:

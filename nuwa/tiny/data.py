@@ -5,85 +5,61 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import IterableDataset
 
-from nuwa.scenes.questions import Question, ask, sample_caption
+from nuwa.scenes.questions import ask, sample_caption
 from nuwa.scenes.scene import COLORS, SHAPE_SIZES, SHAPES, Scene, draw_scene
-from nuwa.tiny.base import PATCH_SIDE, TinyModel
-from nuwa.tiny.recipe import TrainingStage, stage_at
+from nuwa.tiny.base import TinyModel
+from nuwa.tiny.layers import PATCH_SIDE
+from nuwa.tiny.recipe import Recipe, TrainingStage
 from nuwa.tiny.vocabulary import Vocabulary
 
 LONGEST_QUESTION = 16  # words of the longest question and tokens of its answer, without the end token
 MAX_OBJECTS = 7
 COVERED = 0.35  # share of a patch that a box must cover for the patch to belong to its object
-CAPTION_WORDS = {word: index for index, word in enumerate((*COLORS, *SHAPES))}
+CAPTION_WORDS = (*COLORS, *SHAPES)
+CAPTIONS, NEGATIVES = 2048, 256  # in the bank, and in a batch
 TRAIN, BANK = 1, 2  # last word of the seeds; 7 is held-out evaluation
 
 TrainingBatch = dict[str, Tensor]
 
 
-class BatchStream(IterableDataset):
-    """Batches of steps ``start``, ``start + 1``, ... of a list of ``stages``, each with its own seed.
-
-    Process ``rank`` of ``world`` draws its own share of every batch.
-    """
-
-    def __init__(
-        self,
-        tiny: TinyModel,
-        stages: list[TrainingStage],
-        seed: int,
-        start: int = 0,
-        captions: int = 2048,
-        rank: int = 0,
-        world: int = 1,
-    ):
-        self.tiny, self.stages, self.seed, self.start = tiny, stages, seed, start
-        self.rank, self.world = rank, world
-        self.bank = caption_bank(seed, captions)
-
-    def __iter__(self) -> Iterator[TrainingBatch]:
-        for step in range(self.start, sum(stage.steps for stage in self.stages)):
-            rng = np.random.default_rng([self.seed, step, TRAIN, self.rank])
-            stage, _ = stage_at(self.stages, step)
-            yield build_batch(self.tiny, stage, stage.batch // self.world, rng, self.bank)
+def draw_batches(tiny: TinyModel, recipe: Recipe, start: int, rank: int, world: int) -> Iterator[TrainingBatch]:
+    """What process ``rank`` of ``world`` draws of the batches from step ``start`` on, each with its own seed."""
+    bank = caption_bank(recipe.seed, CAPTIONS)
+    for step in range(start, recipe.steps):
+        rng = np.random.default_rng([recipe.seed, step, TRAIN, rank])
+        stage, _ = recipe.stage_at(step)
+        yield build_batch(tiny, stage, stage.batch // world, rng, bank)
 
 
 def caption_bank(seed: int, size: int) -> Tensor:
     """Word counts (size, W) of captions of random scenes: text-only negatives for the contrastive loss."""
     rng = np.random.default_rng([seed, 0, BANK])
-    return torch.stack([_count_words(sample_caption(draw_scene(rng), rng)) for _ in range(size)])
+    return torch.stack([_caption(draw_scene(rng), rng) for _ in range(size)])
 
 
-def _count_words(caption: tuple[str, ...]) -> Tensor:
-    counts = torch.zeros(len(CAPTION_WORDS))
-    for word in caption:
-        counts[CAPTION_WORDS[word]] += 1
-    return counts
-
-
-def slot_length(vocabulary: Vocabulary) -> int:
-    """Tokens of a slot that holds any question with its answer, without the end token."""
-    return LONGEST_QUESTION + len(vocabulary.lead) + len(vocabulary.cue)
+def _caption(scene: Scene, rng: np.random.Generator) -> Tensor:
+    words = [CAPTION_WORDS.index(word) for word in sample_caption(scene, rng)]
+    return torch.tensor(words).bincount(minlength=len(CAPTION_WORDS)).float()
 
 
 def build_batch(
-    tiny: TinyModel, stage: TrainingStage, size: int, rng: np.random.Generator, bank: Tensor, negatives: int = 256
+    tiny: TinyModel, stage: TrainingStage, size: int, rng: np.random.Generator, bank: Tensor
 ) -> TrainingBatch:
     """``size`` scenes of ``stage`` with patch labels, captions and, where the stage asks any, packed questions.
 
     Labels of patches (``owner``, ``classes``, ``sides``) and of visual tokens (``token_...``).
     """
-    scenes = [draw_scene(rng, stage.size, (stage.objects[0], stage.objects[1])) for _ in range(size)]
+    scenes = [draw_scene(rng, stage.size, stage.objects) for _ in range(size)]
     origins = rng.integers(0, tiny.grid - stage.size // tiny.token + 1, (size, 2))
     batch = _stack([_label_cells(scene, PATCH_SIDE) for scene in scenes])
     tokens = _stack([_label_cells(scene, tiny.token) for scene in scenes])
-    batch |= {f"token_{name}": tokens[name] for name in tokens}
+    batch |= {f"token_{name}": labels for name, labels in tokens.items()}
     batch["pixels"] = torch.from_numpy(np.stack([scene.image for scene in scenes])).float() / 255
     batch["origin"] = torch.from_numpy(origins)
     batch["roll"] = torch.from_numpy(rng.integers(0, tiny.grid, (size, 2)))
-    batch["captions"] = torch.stack([_count_words(sample_caption(scene, rng)) for scene in scenes])
-    batch["negatives"] = bank[torch.from_numpy(rng.choice(len(bank), negatives, replace=False))]
+    batch["captions"] = torch.stack([_caption(scene, rng) for scene in scenes])
+    batch["negatives"] = bank[torch.from_numpy(rng.choice(len(bank), NEGATIVES, replace=False))]
     if stage.questions:
         places = zip(scenes, origins * tiny.token, strict=True)
         batch |= _stack([_fill_slots(tiny.vocabulary, scene, rng, stage, place) for scene, place in places])
@@ -122,7 +98,7 @@ def _fill_slots(
 
     ``place``: (y, x) in pixels of the scene's corner in the full picture, in which boxes are given.
     """
-    slots, length = stage.questions, slot_length(words)
+    slots, length = stage.questions, LONGEST_QUESTION + len(words.lead) + len(words.cue)
     filled = {
         "ids": np.full((slots, length), words.ids[words.pad]),
         "targets": np.full((slots, length), -100),
@@ -133,14 +109,13 @@ def _fill_slots(
         "objects": np.zeros((slots, MAX_OBJECTS + 1), bool),
         "mentions": np.zeros((slots, length, MAX_OBJECTS + 1), bool),
     }
-    slot = 0
-    while slot < slots:
-        task = "vg" if rng.random() < stage.grounding else "vqa"
-        question = ask(scene, rng, task, stage.mix if task == "vqa" else None) or ask(scene, rng, "vqa")
-        if question is None:
-            continue
+    for slot in range(slots):
+        question = None
+        while question is None:
+            task = "vg" if rng.random() < stage.grounding else "vqa"
+            question = ask(scene, rng, task, stage.mix if task == "vqa" else None) or ask(scene, rng, "vqa")
         prompt = words.encode_question(question.text)
-        answer = [*_answer(words, question, place), words.ids[words.eos]]
+        answer = [*words.encode_answer(question, *place), words.ids[words.eos]]
         tokens = (prompt + answer)[:-1]
         filled["ids"][slot, : len(tokens)] = tokens
         filled["targets"][slot, len(prompt) - 1 : len(tokens)] = answer
@@ -150,14 +125,4 @@ def _fill_slots(
         filled["objects"][slot, np.array(question.targets, int) + 1] = True
         for position, named in question.mentions:
             filled["mentions"][slot, len(words.lead) + position, np.array(named, int) + 1] = True
-        slot += 1
     return filled
-
-
-def _answer(words: Vocabulary, question: Question, place: np.ndarray) -> list[int]:
-    """Ids of the answer; a box is moved to where the scene lies in the full picture."""
-    if question.box is None:
-        return words.encode_words(question.answer)
-    y, x = place
-    x0, y0, x1, y1 = question.box
-    return words.encode_box((x0 + x, y0 + y, x1 + x, y1 + y))

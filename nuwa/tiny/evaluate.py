@@ -1,6 +1,6 @@
 """Accuracy of a saved tiny model on held-out scenes, loaded and asked as `launch.py` does."""
 
-from dataclasses import dataclass
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -11,29 +11,9 @@ from nuwa.benchmarks.scenes import Scenes
 from nuwa.config import build
 from nuwa.models.loading import LoadedModel
 from nuwa.pruners.catalogue import conf_folder
-from nuwa.samples import Sample
 
 RIGHT = {"vqa": "vqa/exact_match", "vg": "vg/acc@0.5"}
 """The metric of each task that is 1 for a right answer."""
-
-
-@dataclass(frozen=True)
-class KindAccuracy:
-    """Share of right answers of one kind of question; ``error`` is its standard error."""
-
-    kind: str
-    right: int
-    asked: int
-
-    @property
-    def accuracy(self) -> float:
-        """Share of right answers."""
-        return self.right / self.asked
-
-    @property
-    def error(self) -> float:
-        """Binomial standard error of the accuracy."""
-        return (self.accuracy * (1 - self.accuracy) / self.asked) ** 0.5
 
 
 def load_tiny(folder: Path, name: str) -> LoadedModel:
@@ -43,25 +23,15 @@ def load_tiny(folder: Path, name: str) -> LoadedModel:
 
 
 @torch.no_grad()
-def answer(loaded: LoadedModel, samples: list[Sample], limit: int, batch: int = 20) -> list[str]:
-    """Greedy answers of at most ``limit`` tokens."""
-    answers = []
-    for start in range(0, len(samples), batch):
-        inputs = loaded.encode(samples[start : start + batch])
-        output = loaded.model.generate(**inputs, max_new_tokens=limit, do_sample=False)
-        answers += loaded.decode(output, inputs["input_ids"].shape[1])
-    return answers
-
-
-def evaluate(folder: Path, name: str, task: str, count: int, seed: int = 0) -> list[KindAccuracy]:
-    """Scores of the checkpoint in ``folder``: all questions of ``task`` first, then kind by kind."""
-    scenes, loaded = Scenes(count, (task,), seed), load_tiny(folder, name)
+def evaluate(folder: Path, name: str, task: str, count: int) -> dict[str, list[bool]]:
+    """Which greedy answers of the checkpoint in ``folder`` are right: all of ``task`` first, then kind by kind."""
+    scenes, loaded = Scenes(count, (task,)), load_tiny(folder, name)
+    right: dict[str, list[bool]] = defaultdict(list)
     samples = [scenes[index] for index in range(count)]
-    answers = answer(loaded, samples, scenes.max_new_tokens(task))
-    right: dict[str, list[int]] = {}
-    for sample, text in zip(samples, answers, strict=True):
-        hit = scenes.score(sample, loaded.in_unit_frame(text, sample.images[0]))[RIGHT[task]]
-        right.setdefault(sample.meta["kind"], []).append(int(hit))
-    everything = [hit for hits in right.values() for hit in hits]
-    kinds = [KindAccuracy(kind, sum(hits), len(hits)) for kind, hits in sorted(right.items())]
-    return [KindAccuracy(task, sum(everything), len(everything)), *kinds]
+    for batch in (samples[start : start + 20] for start in range(0, count, 20)):
+        inputs = loaded.encode(batch)
+        ids = loaded.model.generate(**inputs, max_new_tokens=scenes.max_new_tokens(task), do_sample=False)
+        for sample, text in zip(batch, loaded.decode(ids, inputs["input_ids"].shape[1]), strict=True):
+            scores = scenes.score(sample, loaded.in_unit_frame(text, sample.images[0]))
+            right[sample.meta["kind"]].append(bool(scores[RIGHT[task]]))
+    return {task: [hit for hits in right.values() for hit in hits], **dict(sorted(right.items()))}

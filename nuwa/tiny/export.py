@@ -5,16 +5,18 @@ tokenizer, processor, ``train_log.csv`` and ``README.md``, whose accuracy table 
 export.
 """
 
-import argparse
 import shutil
+import sys
+from argparse import Namespace
 from pathlib import Path
 from string import Template
 
 import torch
 from transformers import GenerationConfig
 
+from nuwa.command import argument, command
 from nuwa.tiny.base import TinyModel
-from nuwa.tiny.evaluate import KindAccuracy, evaluate
+from nuwa.tiny.evaluate import RIGHT, evaluate
 from nuwa.tiny.shipped import TINY_MODELS
 
 
@@ -36,43 +38,44 @@ def export_weights(tiny: TinyModel, checkpoint: Path, folder: Path) -> int:
     return state["global_step"]
 
 
-def accuracy_table(scores: list[KindAccuracy]) -> str:
-    """Markdown rows of scores with their standard errors."""
-    rows = [f"| {s.kind} | {s.asked} | {100 * s.accuracy:.1f} | {100 * s.error:.1f} |" for s in scores]
-    return "\n".join(["| questions | n | right, % | s.e. |", "| --- | --- | --- | --- |", *rows])
+def accuracy_table(right: list[tuple[str, list[bool]]]) -> str:
+    """Markdown rows of the shares of right answers, with their binomial standard errors.
+
+    >>> print(accuracy_table([("vqa", [True, True, True, False])]))
+    | questions | n | right, % | s.e. |
+    | --- | --- | --- | --- |
+    | vqa | 4 | 75.0 | 21.7 |
+    """
+    rows = ["| questions | n | right, % | s.e. |", "| --- | --- | --- | --- |"]
+    for kind, hits in right:
+        share = sum(hits) / len(hits)
+        error = (share * (1 - share) / len(hits)) ** 0.5
+        rows.append(f"| {kind} | {len(hits)} | {100 * share:.1f} | {100 * error:.1f} |")
+    return "\n".join(rows)
 
 
-def write_card(tiny: TinyModel, folder: Path, scores: list[KindAccuracy], steps: int, notes: str) -> None:
-    """Fill the model's card with what was measured and with ``notes`` on the run (hardware, time, restarts)."""
-    weights = folder / "model.safetensors"
-    values = {
-        "accuracy": accuracy_table(scores),
-        "steps": str(steps),
-        "notes": notes.strip(),
-        "megabytes": f"{weights.stat().st_size / 1e6:.1f}",
-    }
-    (folder / "README.md").write_text(Template(tiny.card.read_text()).substitute(values))
-
-
-def main() -> None:
+@command(
+    __doc__,
+    argument("model", choices=TINY_MODELS),
+    argument("--run", type=Path, help="default: outputs/tiny_<model>"),
+    argument("--out", type=Path, help="default: where the shipped weights are"),
+    argument("--questions", type=int, default=500, help="held-out questions per task for the card"),
+    argument("--notes", type=Path, help="text file about the run (hardware, time, restarts) for the card"),
+)
+def main(options: Namespace) -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model", choices=TINY_MODELS)
-    parser.add_argument("--run", type=Path, help="default: outputs/tiny_<model>")
-    parser.add_argument("--out", type=Path, help="default: where the shipped weights are")
-    parser.add_argument("--questions", type=int, default=500, help="held-out questions per task for the card")
-    parser.add_argument("--notes", type=Path, help="text file about the run (hardware, time, restarts) for the card")
-    arguments = parser.parse_args()
-    tiny = TINY_MODELS[arguments.model]
-    run, out = arguments.run or Path("outputs", f"tiny_{tiny.name}"), arguments.out or tiny.folder
-    notes = arguments.notes.read_text() if arguments.notes else "None."
+    tiny = TINY_MODELS[options.model]
+    run, out = options.run or Path("outputs", f"tiny_{tiny.name}"), options.out or tiny.folder
+    notes = options.notes.read_text() if options.notes else "None."
     steps = export_weights(tiny, run / "last.ckpt", out)
     shutil.copyfile(run / "log.csv", out / "train_log.csv")
-    tasks = ("vqa", "vg")
-    scores = [score for task in tasks for score in evaluate(out, tiny.name, task, arguments.questions)]
-    print(accuracy_table(scores))
-    write_card(tiny, out, scores, steps, notes)
+    right = [pair for task in RIGHT for pair in evaluate(out, tiny.name, task, options.questions).items()]
+    table, size = accuracy_table(right), (out / "model.safetensors").stat().st_size
+    print(table)
+    card = Template(Path(__file__).with_name(f"card_{tiny.name}.md").read_text())
+    values = {"accuracy": table, "steps": steps, "notes": notes.strip(), "megabytes": f"{size / 1e6:.1f}"}
+    (out / "README.md").write_text(card.substitute(values))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

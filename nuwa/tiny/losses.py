@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from nuwa.scenes.scene import COLORS, IMAGE_SIZE, SHAPE_SIZES, SHAPES
 from nuwa.tiny.base import VISION_WIDTH, WIDTH
 from nuwa.tiny.data import CAPTION_WORDS, TrainingBatch
-from nuwa.tiny.vocabulary import Vocabulary
+from nuwa.tiny.vocabulary import CONTENT_WORDS, Vocabulary
 
 CLASSES = (len(COLORS) + 1, len(SHAPES) + 1, len(SHAPE_SIZES) + 1)  # class 0 is background
 BOX_SCALE = 16.0  # pixels; unit of the distances to a box's sides
@@ -24,8 +23,9 @@ Metrics = dict[str, Tensor]
 class TrainingHeads(nn.Module):
     """What training adds to the model and export drops: patch head, caption matching, position and naming heads."""
 
-    def __init__(self, embedding: int = 64):
+    def __init__(self) -> None:
         super().__init__()
+        embedding = 64
         self.patch = nn.Sequential(nn.LayerNorm(VISION_WIDTH), nn.Linear(VISION_WIDTH, sum(CLASSES) + 4))
         self.image = nn.Linear(VISION_WIDTH, embedding, bias=False)
         self.words = nn.Linear(len(CAPTION_WORDS), embedding, bias=False)
@@ -79,29 +79,21 @@ def caption_loss(heads: TrainingHeads, summary: Tensor, batch: TrainingBatch) ->
     return F.cross_entropy(logits, own), {"caption_top1": (logits.argmax(1) == own).float().mean()}
 
 
-@dataclass
 class Answers:
-    """The K answer tokens of a batch: which words they are ``targets`` of, and what kinds of token they are.
+    """The K answer tokens of a batch: their ids ``targets`` (K,) and what kinds of token they are.
 
     ``number`` (K,): a coordinate of a box, ``word`` (K,): a word that answers; the rest only gives the form.
-    ``relation`` (K,): of a relation question.
+    ``relation`` (K,): of a relation question. Counts and coordinates may share tokens.
     """
 
-    targets: Tensor
-    number: Tensor
-    word: Tensor
-    relation: Tensor
-    first: int
-    bins: int
-
-    @classmethod
-    def of(cls, batch: TrainingBatch, words: Vocabulary) -> "Answers":
-        """Read the kinds off a batch; counts and coordinates may share tokens."""
+    def __init__(self, batch: TrainingBatch, words: Vocabulary):
         chosen = batch["targets"] >= 0
-        targets = batch["targets"][chosen]
-        boxed, relation = (batch[name][..., None].expand_as(chosen)[chosen] for name in ("boxed", "relation"))
-        form = torch.isin(targets, torch.tensor(words.format_ids))
-        return cls(targets, boxed & ~form, ~boxed & ~form, relation, words.first_number, len(words.numbers))
+        self.targets = batch["targets"][chosen]
+        boxed, self.relation = (batch[name][..., None].expand_as(chosen)[chosen] for name in ("boxed", "relation"))
+        form = [words.ids[token] for token in (words.eos, words.comma, words.closing, words.opening)]
+        meant = ~torch.isin(self.targets, torch.tensor(form))
+        self.number, self.word = boxed & meant, ~boxed & meant
+        self.first, self.bins = words.ids[words.numbers[0]], len(words.numbers)
 
     def loss(self, logits: Tensor, sigma: float) -> Tensor:
         """Weighted cross-entropy of ``logits`` (K, V).
@@ -125,8 +117,8 @@ class Answers:
         overlap = edges.clamp(min=0).prod(1)
         areas = sum((box[:, 2:] - box[:, :2]).clamp(min=0).prod(1) for box in (found, true))
         hit = overlap / (areas - overlap).clamp(min=1e-6) > 0.5
-        word, relation = self.word, self.word & self.relation
-        return {"vqa": right[word].mean(), "relation": right[relation].mean(), "vg": hit.float().mean()}
+        relation = right[self.word & self.relation].mean()
+        return {"vqa": right[self.word].mean(), "relation": relation, "vg": hit.float().mean()}
 
 
 def position_loss(
@@ -168,8 +160,6 @@ class AttentionSupervision:
     of the objects they name. ``objects``: answer positions look at the patches of the objects asked about.
     """
 
-    WORD_HEADS, NOUN_HEADS, OBJECT_HEADS = slice(2, 4), slice(2, 4), slice(0, 2)
-
     def __init__(self, batch: TrainingBatch, layers: dict[str, list[int]], words: Vocabulary):
         self.layers = layers
         self.losses: dict[str, list[Tensor]] = {name: [] for name in layers}
@@ -177,28 +167,26 @@ class AttentionSupervision:
         position = torch.arange(batch["ids"].shape[-1])
         asked, length = batch["asked"][..., None], batch["length"][..., None]
         owner = batch["token_owner"][:, None]
-        self.answering = (position >= asked - 1) & (position < length)
-        self.content = torch.tensor(words.content)[batch["ids"]] & (position < asked)
-        self.wanted = batch["objects"].gather(2, owner.expand(-1, asked.shape[1], -1))
+        answering = (position >= asked - 1) & (position < length)
+        content = torch.tensor([token.removeprefix(words.space) in CONTENT_WORDS for token in words.tokens])
+        wanted = batch["objects"].gather(2, owner.expand(-1, asked.shape[1], -1))
         mentions = batch["mentions"]
-        self.named = mentions.gather(3, owner[:, :, None].expand(-1, *mentions.shape[1:3], -1))
+        named = mentions.gather(3, owner[:, :, None].expand(-1, *mentions.shape[1:3], -1))
+        self.looks = {  # heads, who (B, M, L) looks and where (B, M, 1 or L, K)
+            "words": (slice(2, 4), answering, (content[batch["ids"]] & (position < asked))[:, :, None]),
+            "nouns": (slice(2, 4), named.any(-1), named),
+            "objects": (slice(0, 2), answering, wanted[:, :, None]),
+        }
 
     def __call__(self, index: int, to_prefix: Tensor, to_own: Tensor) -> None:
         """Record layer ``index``: weights (B, H, M, L, P) to the image prefix, (B, H, M, L, L) to the own question."""
-        to_image = to_prefix[..., self.first :]
-        if index in self.layers["words"]:
-            self._record("words", to_own[:, self.WORD_HEADS], self.content[:, :, None], self.answering)
-        if index in self.layers["nouns"]:
-            self._record("nouns", to_image[:, self.NOUN_HEADS], self.named, self.named.any(-1))
-        if index in self.layers["objects"]:
-            self._record("objects", to_image[:, self.OBJECT_HEADS], self.wanted[:, :, None], self.answering)
-
-    def _record(self, name: str, weights: Tensor, keys: Tensor, queries: Tensor) -> None:
-        """-log mass of ``weights`` (B, h, M, L, K) on ``keys`` (B, M, 1 or L, K), mean over ``queries`` (B, M, L)."""
-        mass = (weights * keys[:, None].to(weights.dtype)).sum(-1).float()
-        valid = queries & keys.any(-1)
-        loss = -(mass.clamp_min(1e-4).log().mean(1) * valid).sum() / valid.sum().clamp(min=1)
-        self.losses[name].append(loss)
+        for name, (heads, queries, keys) in self.looks.items():
+            if index in self.layers[name]:
+                weights = (to_own if name == "words" else to_prefix[..., self.first :])[:, heads]
+                mass = (weights * keys[:, None].to(weights.dtype)).sum(-1).float()
+                valid = queries & keys.any(-1)
+                loss = -(mass.clamp_min(1e-4).log().mean(1) * valid).sum() / valid.sum().clamp(min=1)
+                self.losses[name].append(loss)
 
     def means(self) -> Metrics:
         """Mean loss of every kind over its layers."""

@@ -6,38 +6,17 @@ out, because the auxiliary losses read its weights.
 """
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from nuwa.tiny.base import Network, TinyModel, apply_rope, attend, project_heads, rms_norm, waves
+from nuwa.tiny.base import TinyModel
+from nuwa.tiny.layers import Network, apply_rope, attend, project_heads, rms_norm, waves
 
 # Called with a layer's index and its attention weights from the question tokens: (B, H, M, L, P) to the image prefix
 # and (B, H, M, L, L) to the question's own tokens.
 Observer = Callable[[int, Tensor, Tensor], None]
-
-
-@dataclass
-class Packed:
-    """``text`` (B, M*L, d): final states of the question tokens; ``states``: all states after some of the layers.
-
-    The image's tokens are those from ``first`` to ``prefix``.
-    """
-
-    text: Tensor
-    states: dict[int, Tensor]
-    first: int
-    prefix: int
-
-    def visual(self, tap: int) -> Tensor:
-        """Image states (B, N, d) after ``tap`` layers."""
-        return self.states[tap][:, self.first : self.prefix]
-
-    def questions(self, tap: int) -> Tensor:
-        """States (B, M*L, d) of the question tokens after ``tap`` layers."""
-        return self.states[tap][:, self.prefix :]
 
 
 def _attend_causal(query: Tensor, key: Tensor, value: Tensor, blocks: int = 2) -> Tensor:
@@ -62,10 +41,11 @@ def packed_forward(
     questions: Tensor,
     taps: Collection[int],
     observe: Observer | None = None,
-) -> Packed:
+) -> tuple[Tensor, dict[int, Tensor]]:
     """Language model over visual tokens ``visual`` (B, N, d) at grid ``cells`` (B, N) and ``questions`` (B, M, L).
 
-    ``taps``: numbers of layers after which the states are handed out, fewer than the model has.
+    Returns the final states (B, M*L, d) of the question tokens, and all states (B, before + N + M*L, d) after each
+    number of layers in ``taps``, which is fewer than the model has.
     """
     decoder, before = model.model.language_model, tiny.vocabulary.prefix
     (batch, slots, length), first = questions.shape, len(before)
@@ -89,7 +69,7 @@ def packed_forward(
         hidden = hidden + layer.mlp(rms_norm(layer.post_attention_layernorm, hidden))
         if index + 1 in taps:
             states[index + 1] = hidden
-    return Packed(rms_norm(decoder.norm, hidden), states, first, prefix)
+    return rms_norm(decoder.norm, hidden), states
 
 
 def _attend_slots(

@@ -24,15 +24,6 @@ class TrainingStage:
     mix: dict[str, float] = field(default_factory=dict)
 
 
-def stage_at(stages: list[TrainingStage], step: int) -> tuple[TrainingStage, int]:
-    """The stage that ``step`` belongs to and the number of steps done in it."""
-    for stage in stages:
-        if step < stage.steps:
-            return stage, step
-        step -= stage.steps
-    return stages[-1], stages[-1].steps
-
-
 @dataclass(frozen=True)
 class Recipe:
     """A whole recipe file."""
@@ -59,9 +50,17 @@ class Recipe:
         """Steps of all stages together."""
         return sum(stage.steps for stage in self.stages)
 
+    def stage_at(self, step: int) -> tuple[TrainingStage, int]:
+        """The stage that ``step`` belongs to and the number of steps done in it."""
+        for stage in self.stages:
+            if step < stage.steps:
+                return stage, step
+            step -= stage.steps
+        raise IndexError("the step is after the end of the recipe")
+
     def rate(self, step: int) -> float:
         """Learning-rate factor at ``step`` of the run: warm-up at the start of its stage, then a cosine over it."""
-        stage, done = stage_at(self.stages, step)
+        stage, done = self.stage_at(step)
         start, end = stage.lr
         cosine = 0.5 * (1 + math.cos(math.pi * done / stage.steps))
         return min(1.0, (done + 1) / self.warmup) * (end + (start - end) * cosine)

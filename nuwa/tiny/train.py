@@ -4,9 +4,10 @@ One Lightning run over the stages of the model's recipe. Batches, learning rates
 so that a killed run continues from its last checkpoint to the same weights.
 """
 
-import argparse
+import sys
+from argparse import Namespace
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
@@ -15,10 +16,11 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
-from torch.utils.data import DataLoader
 
-from nuwa.tiny.base import TinyModel, window_cells
-from nuwa.tiny.data import BatchStream, TrainingBatch
+from nuwa.command import argument, command
+from nuwa.tiny.base import TinyModel
+from nuwa.tiny.data import TrainingBatch, draw_batches
+from nuwa.tiny.layers import window_cells
 from nuwa.tiny.losses import (
     Answers,
     AttentionSupervision,
@@ -31,30 +33,29 @@ from nuwa.tiny.losses import (
     position_loss,
 )
 from nuwa.tiny.packed import packed_forward
-from nuwa.tiny.recipe import Recipe, TrainingStage, stage_at
+from nuwa.tiny.recipe import Recipe, TrainingStage
 from nuwa.tiny.shipped import TINY_MODELS
 from nuwa.tiny.training_log import TrainingLog
 
 HIDDEN, TOWER = ("layers", "projector", "blocks", "merger"), ("vision_tower", "visual.blocks", "visual.patch")
 """Parts of the names of hidden matrices and of the tower's weights, what projects its features not among them."""
+SAVE_EVERY = 100
 
 
 class Training(lightning.LightningModule):
     """Model, training heads and their losses; Muon for the hidden matrices, AdamW for everything else."""
 
-    def __init__(self, tiny: TinyModel, recipe: Recipe, captions: int = 2048):
+    def __init__(self, tiny: TinyModel, recipe: Recipe):
         super().__init__()
         self.automatic_optimization = False
-        self.tiny, self.recipe, self.captions = tiny, recipe, captions
+        self.tiny, self.recipe = tiny, recipe
         self.model = tiny.build_model(recipe.seed)
         self.heads = TrainingHeads()
 
-    def train_dataloader(self) -> DataLoader:
+    def train_dataloader(self) -> Iterator[TrainingBatch]:
         """Batches from the step that the run has reached."""
-        trainer, recipe = self.trainer, self.recipe
-        place = {"rank": trainer.global_rank, "world": trainer.world_size}
-        stream = BatchStream(self.tiny, recipe.stages, recipe.seed, trainer.global_step, self.captions, **place)
-        return DataLoader(stream, batch_size=None)
+        trainer = self.trainer
+        return draw_batches(self.tiny, self.recipe, trainer.global_step, trainer.global_rank, trainer.world_size)
 
     def configure_optimizers(self):
         """Muon and AdamW, each with one group for the tower, whose rate the stages scale, and one for the rest."""
@@ -62,40 +63,30 @@ class Training(lightning.LightningModule):
         for name, weight in self.named_parameters():
             hidden = weight.ndim == 2 and any(part in name for part in HIDDEN)
             groups[hidden, any(part in name for part in TOWER)].append(weight)
-        muon = torch.optim.Muon(
-            [{"params": groups[True, vision], "vision": vision} for vision in (True, False)],
-            lr=self.recipe.muon_lr,
-            weight_decay=0.01,
+        matrices, others = (
+            [{"params": groups[hidden, vision], "vision": vision} for vision in (True, False)]
+            for hidden in (True, False)
         )
-        adam = torch.optim.AdamW(
-            [{"params": groups[False, vision], "vision": vision} for vision in (True, False)],
-            lr=self.recipe.adam_lr,
-            betas=(0.9, 0.98),
-            weight_decay=0.0,
-        )
-        return muon, adam
+        muon = torch.optim.Muon(matrices, lr=self.recipe.muon_lr, weight_decay=0.01)
+        return muon, torch.optim.AdamW(others, lr=self.recipe.adam_lr, betas=(0.9, 0.98), weight_decay=0.0)
 
     def training_step(self, batch: TrainingBatch, _index: int) -> Metrics:
         """One step of the stage that the run is in; returns its losses and metrics for the log."""
-        stage, _ = stage_at(self.recipe.stages, self.global_step)
+        stage, _ = self.recipe.stage_at(self.global_step)
         muon, adam = cast(list[LightningOptimizer], self.optimizers())  # two of them come as a list
-        self._set_rates((muon, adam), stage)
+        factor = self.recipe.rate(self.global_step)
+        for optimizer, base in ((muon, self.recipe.muon_lr), (adam, self.recipe.adam_lr)):
+            optimizer.zero_grad()
+            for group in optimizer.param_groups:
+                group["lr"] = base * factor * (stage.vision_lr if group["vision"] else 1.0)
         losses, metrics = self._losses(batch, stage)
         weights = {"answer": 1.0, **stage.weights}
         loss = sum((weights[name] * value for name, value in losses.items()), start=torch.zeros(()))
-        for optimizer in (muon, adam):
-            optimizer.zero_grad()
         self.manual_backward(loss)
         self.clip_gradients(adam.optimizer, gradient_clip_val=1.0, gradient_clip_algorithm="norm")
         muon.optimizer.step()  # only the wrapped step below counts, so that global_step is the number of batches
         adam.step()
         return {name: value.detach() for name, value in {"loss": loss, **losses, **metrics}.items()}
-
-    def _set_rates(self, optimizers: Sequence[LightningOptimizer], stage: TrainingStage) -> None:
-        factor = self.recipe.rate(self.global_step)
-        for optimizer, base in zip(optimizers, (self.recipe.muon_lr, self.recipe.adam_lr), strict=True):
-            for group in optimizer.param_groups:
-                group["lr"] = base * factor * (stage.vision_lr if group["vision"] else 1.0)
 
     def _losses(self, batch: TrainingBatch, stage: TrainingStage) -> tuple[Metrics, Metrics]:
         patches, summary = self.tiny.encode(self.model, batch)
@@ -113,36 +104,29 @@ class Training(lightning.LightningModule):
         cells = window_cells(stage.size // tiny.token, batch["origin"], tiny.grid)
         attention = AttentionSupervision(batch, recipe.attention_layers, words)
         taps = (recipe.position_tap, recipe.align_tap)
-        packed = packed_forward(tiny, self.model, visual, cells, batch["ids"], taps, attention)
-        answers = Answers.of(batch, words)
-        logits = self.model.lm_head(packed.text[batch["targets"].flatten(1) >= 0]).float()
-        states = packed.visual(recipe.position_tap)
-        position, place = position_loss(self.heads, states, cells, tiny.grid, batch)
+        text, states = packed_forward(tiny, self.model, visual, cells, batch["ids"], taps, attention)
+        answers = Answers(batch, words)
+        logits = self.model.lm_head(text[batch["targets"].flatten(1) >= 0]).float()
+        image = slice(len(words.before), len(words.before) + visual.shape[1])
+        seen = states[recipe.position_tap][:, image]
+        position, place = position_loss(self.heads, seen, cells, tiny.grid, batch)
         losses = {"answer": answers.loss(logits, recipe.number_sigma), "position": position, **attention.means()}
         if "naming" in stage.weights:
-            losses["naming"] = naming_loss(self.heads, states, batch)
+            losses["naming"] = naming_loss(self.heads, seen, batch)
         if "align" in stage.weights:
-            tap = recipe.align_tap
-            losses["align"] = alignment_loss(packed.visual(tap), packed.questions(tap), batch)
+            middle = states[recipe.align_tap]
+            losses["align"] = alignment_loss(middle[:, image], middle[:, image.stop :], batch)
         return losses, answers.metrics(logits.detach()) | place
 
 
-def train(
-    tiny: TinyModel,
-    recipe: Recipe,
-    out: Path,
-    resume: bool = False,
-    processes: int = 1,
-    save_every: int = 100,
-    captions: int = 2048,
-) -> Training:
+def train(tiny: TinyModel, recipe: Recipe, out: Path, resume: bool = False, processes: int = 1) -> Training:
     """Run the recipe, checkpoints and log.csv in ``out``; ``resume`` continues from ``out/last.ckpt``.
 
     ``processes`` share every batch; on a few cores this is faster than threads, as the matrices are small.
     """
     lightning.seed_everything(recipe.seed)
     out.mkdir(parents=True, exist_ok=True)
-    saver = ModelCheckpoint(out, filename="last", every_n_train_steps=save_every, enable_version_counter=False)
+    saver = ModelCheckpoint(out, filename="last", every_n_train_steps=SAVE_EVERY, enable_version_counter=False)
     trainer = lightning.Trainer(
         accelerator="cpu",
         devices=processes,
@@ -154,28 +138,28 @@ def train(
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    module = Training(tiny, recipe, captions)
+    module = Training(tiny, recipe)
     last = out / "last.ckpt"
     trainer.fit(module, ckpt_path=last if resume and last.exists() else None)
     return module
 
 
-def main() -> None:
+@command(
+    __doc__,
+    argument("model", choices=TINY_MODELS),
+    argument("--recipe", type=Path, help="default: the one that the shipped weights were trained with"),
+    argument("--out", type=Path, help="default: outputs/tiny_<model>"),
+    argument("--resume", action="store_true"),
+    argument("--processes", type=int, default=1),
+    argument("--threads", type=int, default=1, help="of every process"),
+)
+def main(options: Namespace) -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model", choices=TINY_MODELS)
-    parser.add_argument("--recipe", type=Path, help="default: the one that the shipped weights were trained with")
-    parser.add_argument("--out", type=Path, help="default: outputs/tiny_<model>")
-    parser.add_argument("--resume", action="store_true")
-    parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=1, help="of every process")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    tiny = TINY_MODELS[arguments.model]
-    recipe = Recipe.load(arguments.recipe or tiny.recipe)
-    out = arguments.out or Path("outputs", f"tiny_{tiny.name}")
-    train(tiny, recipe, out, arguments.resume, arguments.processes)
+    torch.set_num_threads(options.threads)
+    tiny = TINY_MODELS[options.model]
+    recipe = Recipe.load(options.recipe or tiny.recipe)
+    train(tiny, recipe, options.out or Path("outputs", f"tiny_{tiny.name}"), options.resume, options.processes)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

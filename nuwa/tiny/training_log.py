@@ -3,13 +3,13 @@
 import csv
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch.callbacks import Callback
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from nuwa.tiny.recipe import TrainingStage, stage_at
-
+LOG_EVERY = 20
 LOGGED = (
     "loss", "answer", "vqa", "relation", "vg", "patch", "caption", "patch_color", "patch_shape", "patch_side_px",
     "caption_top1", "position", "position_cells", "attend_words", "attend_nouns", "attend_objects", "align", "naming",
@@ -17,10 +17,12 @@ LOGGED = (
 
 
 class TrainingLog(Callback):
-    """Progress bar with stage and loss, and a CSV row of averages every ``every`` steps."""
+    """Progress bar with stage and loss, and a CSV row of averages every `LOG_EVERY` steps."""
 
-    def __init__(self, path: Path, every: int = 20):
-        self.path, self.every, self.started = path, every, time.time() - _spent(path)
+    def __init__(self, path: Path):
+        rows = csv.DictReader(path.read_text().splitlines() if path.exists() else ())
+        self.started = time.time() - max((float(row["seconds"]) for row in rows), default=0.0)  # of the whole run
+        self.path = path
         self.sums: dict[str, tuple[float, int]] = {}
 
     def on_train_start(self, trainer, module) -> None:
@@ -36,19 +38,18 @@ class TrainingLog(Callback):
         if not trainer.is_global_zero:
             return
         step = trainer.global_step
-        stage, _ = stage_at(module.recipe.stages, step - 1)
+        stage, _ = module.recipe.stage_at(step - 1)
         self.progress.update(self.task, completed=step, description=f"{stage.name} loss {outputs['loss']:.3f}")
         for name, value in outputs.items():
             if not torch.isnan(value):
                 total, number = self.sums.get(name, (0.0, 0))
                 self.sums[name] = (total + float(value), number + 1)
-        if step % self.every == 0:
-            self._write(step, stage, module.recipe.rate(step - 1))
+        if step % LOG_EVERY == 0:
+            seconds, rate = time.time() - self.started, module.recipe.rate(step - 1)
+            self._write({"step": step, "stage": stage.name, "seconds": round(seconds, 1), "rate": round(rate, 4)})
 
-    def _write(self, step: int, stage: TrainingStage, rate: float) -> None:
+    def _write(self, row: dict[str, Any]) -> None:
         means = {name: round(total / number, 4) for name, (total, number) in self.sums.items()}
-        seconds = round(time.time() - self.started, 1)
-        row = {"step": step, "stage": stage.name, "seconds": seconds, "rate": round(rate, 4)}
         row |= {name: means.get(name, "") for name in LOGGED}
         new = not self.path.exists()
         with self.path.open("a", newline="") as file:
@@ -62,11 +63,3 @@ class TrainingLog(Callback):
         """Close the bar and keep the last step."""
         self.progress.stop()
         trainer.save_checkpoint(self.path.with_name("last.ckpt"))
-
-
-def _spent(log: Path) -> float:
-    """Seconds that earlier parts of the run took, by its log."""
-    if not log.exists():
-        return 0.0
-    with log.open(newline="") as file:
-        return max((float(row["seconds"]) for row in csv.DictReader(file)), default=0.0)

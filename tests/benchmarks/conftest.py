@@ -2,17 +2,13 @@
 
 import pytest
 from helpers import hub_server, judge_server
+from helpers.published import keep_to
 
 
 @pytest.fixture
 def own_cache(monkeypatch, tmp_path):
     """``datasets`` neither asks the network nor leaves anything in the user's cache."""
-    import datasets
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub_cache"))
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    keep_to(tmp_path, monkeypatch)
 
 
 @pytest.fixture

@@ -164,6 +164,20 @@ def test_a_column_that_cannot_be_written_is_spelt_out(tmp_path):
         benchmark("pope", tmp_path)
 
 
+def test_numbers_that_no_float_can_hold(tmp_path):
+    """JSON's whole numbers have no end."""
+    picture(0).save(tmp_path / "a.png")
+    row = refcoco(1)[0] | {"image": "a.png"}
+    lines = [json.dumps(row | {"bbox": box}) for box in ([8, 12, 16, 24], [8, 12, 10**400, 24], [-(10**400), 1, 2, 3])]
+    (tmp_path / "testA.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    dataset = benchmark("refcoco_testA", tmp_path)
+    assert dataset[0].target["bbox"] == (8 / 64, 12 / 48, 24 / 64, 36 / 48)
+    expressions = len(row["answer"])
+    for index in (expressions, 2 * expressions):
+        with pytest.raises(SampleError, match=r"bbox must be four numbers, not .*000"):
+            dataset[index]
+
+
 def test_records_with_boxes_in_pixels(tmp_path):
     """VLM-R1's json: a list, pictures in another folder, and a size that must be the picture's."""
     record = {

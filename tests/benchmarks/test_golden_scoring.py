@@ -45,10 +45,15 @@ def single(scores):
     return value
 
 
+def scorer(kind, **options):
+    """What a data set scores a document and an answer with."""
+    return kind.unloaded(options).score_document
+
+
 @pytest.mark.parametrize(
     ("name", "score", "metric"),
-    [("gqa", gqa.score_gqa, "exact_match"), ("scienceqa_img", scienceqa.score_scienceqa, "exact_match"),
-     ("textvqa_val", vqa.score_textvqa, "exact_match"), ("mmvet", None, "score")],
+    [("gqa", scorer(gqa.GQA), "exact_match"), ("scienceqa_img", scorer(scienceqa.ScienceQA), "exact_match"),
+     ("textvqa_val", scorer(vqa.TextVQA), "exact_match"), ("mmvet", None, "score")],
 )  # fmt: skip
 def test_means_of_samples(name, score, metric):
     data = golden(name)
@@ -71,7 +76,7 @@ def test_vqav2():
     column = vqa.VQAv2.columns["answers"]
     for sample in data["samples"]:
         doc = {"answers": column(sample["doc"]["answers"])}
-        sample["mine"] = single(vqa.score_vqav2(doc, sample["prediction"]))
+        sample["mine"] = single(scorer(vqa.VQAv2)(doc, sample["prediction"]))
         assert sample["mine"] == near(sample["per_sample"]["exact_match"]), sample
     assert mean(sample["mine"] for sample in data["samples"]) == near(data["aggregate"]["exact_match"])
 
@@ -96,7 +101,7 @@ def test_seedbench():
     data = golden("seedbench")
     right = {"image": [], "video": []}
     for sample in data["samples"]:
-        value = single(seedbench.score_seedbench(sample["doc"], sample["prediction"]))
+        value = single(scorer(seedbench.SEEDBench)(sample["doc"], sample["prediction"]))
         assert value == sample["per_sample"]["correct"]
         right[sample["doc"]["data_type"]].append(value)
     assert mean(right["image"]) == near(data["aggregate"]["seed_image"])
@@ -110,7 +115,7 @@ def numbers(kind, rows, **options):
 
 def answered(pair):
     """A document and an answer as a journal row of POPE."""
-    return {"target": pair[0], "prediction": pair[1], "scores": pope.score_pope(*pair)}
+    return {"target": pair[0], "prediction": pair[1], "scores": scorer(pope.POPE)(*pair)}
 
 
 @pytest.mark.parametrize("name", ["pope", "real_pope"])
@@ -118,7 +123,7 @@ def test_pope(name):
     data = golden(name)
     pairs = [(sample["doc"], sample["prediction"]) for sample in data["samples"]]
     for (doc, text), sample in zip(pairs, data["samples"], strict=True):
-        assert single(pope.score_pope(doc, text)) == sample["per_sample"]["score"]
+        assert single(scorer(pope.POPE)(doc, text)) == sample["per_sample"]["score"]
     groups = {"": (pairs, data["aggregate"])}
     for name, expected in data.get("sub_aggregates", {}).items():
         own = [pair for pair in pairs if pair[0]["category"] == name]
@@ -142,7 +147,7 @@ def test_mme():
     pairs = [(sample["doc"], sample["prediction"]) for sample in data["samples"]]
     for (doc, text), sample in zip(pairs, data["samples"], strict=True):
         assert mme.parse_yes_no(text) == sample["per_sample"]["parsed"], text
-        assert single(mme.score_mme(doc, text)) == sample["per_sample"]["score"]
+        assert single(scorer(mme.MME)(doc, text)) == sample["per_sample"]["score"]
     rows = [{"target": doc, "prediction": text} for doc, text in pairs]
     found = numbers(mme.MME, rows)
     assert {name: found[f"mme/{name}"] for name in data["per_category"]} == near(data["per_category"])
@@ -161,7 +166,7 @@ def test_mmbench():
         doc, text = sample["doc"], sample["prediction"].strip()
         assert mmbench.parse_letter(text) == sample["per_sample"]["option_inferred"], text
         assert mmbench.parse_answer(doc, text) == sample["per_sample"]["prefetch"], text
-        scored.append({"target": doc, "scores": mmbench.score_mmbench(doc, text)})
+        scored.append({"target": doc, "scores": scorer(mmbench.MMBench)(doc, text)})
     found = numbers(mmbench.MMBench, scored, circular=True)
     _same_as_mmbench(found, "circular", data["aggregate_unparsed_wrong"])
     base_rows = [row for row in scored if row["target"]["index"] < mmbench.ROTATION]
@@ -187,7 +192,7 @@ def test_mmbench_with_the_letters_that_the_reference_draws():
             if letter is None and not hopeless:
                 letter = draws.choice("ABCDE")
                 hopeless = letter != doc["answer"]
-            rows.append({"target": doc, "scores": mmbench.score_mmbench(doc, letter or "")})
+            rows.append({"target": doc, "scores": scorer(mmbench.MMBench)(doc, letter or "")})
     found = numbers(mmbench.MMBench, rows, circular=True)
     _same_as_mmbench(found, "circular", data["aggregate_lmms_eval_no_api_random_fallback"])
 
@@ -202,11 +207,11 @@ def _same_as_mmbench(found, name, expected):
 def test_mmbench_draws_a_letter_for_the_row_alone():
     options = dict.fromkeys("ABCD", "red")
     docs = [{"index": index, "answer": "A", **options} for index in range(400)]
-    drawn = [single(mmbench.score_mmbench(doc, "no idea", "random")) for doc in docs]
+    drawn = [single(scorer(mmbench.MMBench, unparsed="random")(doc, "no idea")) for doc in docs]
     lucky = [index for index, hit in enumerate(drawn[:40]) if hit]
     assert lucky == [0, 10, 15, 22, 32, 38], "earlier runs drew other letters"
     assert 0.1 < mean(drawn) < 0.3
-    assert all(single(mmbench.score_mmbench(doc, "no idea")) == 0.0 for doc in docs)
+    assert all(single(scorer(mmbench.MMBench)(doc, "no idea")) == 0.0 for doc in docs)
 
 
 def test_mmmu():
@@ -216,13 +221,13 @@ def test_mmmu():
         doc, text, expected = sample["doc"], sample["prediction"], sample["per_sample"]
         if expected["random_fallback"]:
             assert mmmu.parse_choice(mmmu.listed(doc["options"]), text) is None
-            assert single(mmmu.score_mmmu(doc, text)) == 0.0
+            assert single(scorer(mmmu.MMMU)(doc, text)) == 0.0
             continue
         if doc["question_type"] == "open":
             assert set(mmmu.parse_open(text)) == set(expected["parsed"]), text
         else:
             assert mmmu.parse_choice(mmmu.listed(doc["options"]), text) == expected["parsed"], text
-        read.append(single(mmmu.score_mmmu(doc, text)))
+        read.append(single(scorer(mmmu.MMMU)(doc, text)))
         assert read[-1] == expected["correct"], sample
     assert len(read) == data["aggregate"]["n"]
     assert round(mean(read), 5) == near(data["aggregate"]["mmmu_acc"])
@@ -247,7 +252,7 @@ def test_refcoco(name):
     rows = []
     for sample in data["samples"]:
         assert list(parse_box(sample["prediction"].strip()) or NO_BOX) == sample["parsed"], sample["prediction"]
-        rows.append(refcoco.score_refcoco(sample["doc"], sample["prediction"]))
+        rows.append(scorer(refcoco.RefCOCO)(sample["doc"], sample["prediction"]))
         expected = {f"refcoco/{key.removeprefix('refcoco_')}": float(v) for key, v in sample["per_sample"].items()}
         assert {key: rows[-1][key] for key in expected} == near(expected)
     for key, value in data["aggregate"].items():
@@ -257,10 +262,10 @@ def test_refcoco(name):
 def test_real_refcoco_in_both_frames():
     data, by_style = golden("real_refcoco_nuwa"), {}
     for sample in data["samples"]:
-        scores = refcoco.score_refcoco(sample["doc"], sample["prediction"])
+        scores = scorer(refcoco.RefCOCO)(sample["doc"], sample["prediction"])
         by_style.setdefault(sample["style"], []).append(scores)
         assert scores["refcoco/IoU"] == near(sample["per_sample"]["IoU"])
-        fair = refcoco.score_refcoco(sample["doc"], sample["prediction"], "padded")
+        fair = scorer(refcoco.RefCOCO, box_frame="padded")(sample["doc"], sample["prediction"])
         assert fair["refcoco/IoU"] == scores["refcoco_padded/IoU"]
         assert fair["refcoco_original/IoU"] == scores["refcoco/IoU"]
         if sample["style"] == "padded_frame_2dec":  # scored in its own frame, the answer is right to two decimals
@@ -283,7 +288,7 @@ def test_qwen_refcoco():
         moved = [qwen_refcoco.to_picture(box, doc["width"], doc["height"]) for box in boxes]
         assert moved == [near(tuple(box)) for box in expected["boxes_original_frame"]]
         assert [qwen_refcoco.pixel_iou(box, tuple(doc["solution"])) for box in moved] == near(expected["ious"])
-        right.append(qwen_refcoco.score_qwen_refcoco(doc, sample["prediction"])["qwen_refcoco/accuracy"])
+        right.append(scorer(qwen_refcoco.QwenRefCOCO)(doc, sample["prediction"])["qwen_refcoco/accuracy"])
         assert right[-1] == expected["correct"]
     assert 100 * mean(right) == near(data["aggregate"]["accuracy_percent"])
 
@@ -298,10 +303,10 @@ def test_missing_options_of_mmbench_have_the_text_nan():
 
 
 def test_scienceqa_prefix():
-    assert scienceqa.score_scienceqa({"answer": 1}, "b", accept_prefix=True)["scienceqa/exact_match"] == 1.0
-    assert scienceqa.score_scienceqa({"answer": 1}, "B. a dog")["scienceqa/exact_match"] == 0.0
-    assert scienceqa.score_scienceqa({"answer": 1}, "B. a dog", accept_prefix=True)["scienceqa/exact_match"] == 1.0
-    assert scienceqa.score_scienceqa({"answer": 0}, "B. a dog", accept_prefix=True)["scienceqa/exact_match"] == 0.0
+    assert scorer(scienceqa.ScienceQA, accept_prefix=True)({"answer": 1}, "b")["scienceqa/exact_match"] == 1.0
+    assert scorer(scienceqa.ScienceQA)({"answer": 1}, "B. a dog")["scienceqa/exact_match"] == 0.0
+    assert scorer(scienceqa.ScienceQA, accept_prefix=True)({"answer": 1}, "B. a dog")["scienceqa/exact_match"] == 1.0
+    assert scorer(scienceqa.ScienceQA, accept_prefix=True)({"answer": 0}, "B. a dog")["scienceqa/exact_match"] == 0.0
 
 
 MALFORMED = ["", " ", "\n", "[", "[]", "[1,2,3]", "[nan, 0, 0, 1]", "((((", "\x00", "é" * 300, "<image>", "-", "1e999"]
@@ -313,21 +318,20 @@ def test_malformed_answers_score_and_never_raise(text):
     box = {"bbox": (0.1, 0.1, 0.5, 0.5), "image_width": 64, "image_height": 48}
     pixels = {"solution": [10, 10, 30, 30], "width": 64, "height": 48}
     options = {"A": "red", "B": "blue", "C": "nan", "D": "nan"}
+    choice = {"question_type": "multiple-choice", "options": "['red', 'blue']", "answer": "A"}
     values = [
-        single(gqa.score_gqa({"answer": "dog"}, text)),
-        single(pope.score_pope({"answer": "yes"}, text)),
-        single(vqa.score_vqav2({"answers": ["dog"] * 10}, text)),
-        single(vqa.score_textvqa({"answers": ["dog"] * 10}, text)),
-        single(mme.score_mme({"answer": "Yes"}, text)),
-        single(mmbench.score_mmbench({"index": 1, "answer": "A", **options}, text)),
-        single(
-            mmmu.score_mmmu({"question_type": "multiple-choice", "options": "['red', 'blue']", "answer": "A"}, text)
-        ),
-        single(mmmu.score_mmmu({"question_type": "open", "options": "[]", "answer": "24"}, text)),
-        single(scienceqa.score_scienceqa({"answer": 0}, text)),
-        single(seedbench.score_seedbench({"answer": "A"}, text)),
-        refcoco.score_refcoco(box, text)["refcoco/ACC@0.1"],
-        qwen_refcoco.score_qwen_refcoco(pixels, text)["qwen_refcoco/accuracy"],
+        single(scorer(gqa.GQA)({"answer": "dog"}, text)),
+        single(scorer(pope.POPE)({"answer": "yes"}, text)),
+        single(scorer(vqa.VQAv2)({"answers": ["dog"] * 10}, text)),
+        single(scorer(vqa.TextVQA)({"answers": ["dog"] * 10}, text)),
+        single(scorer(mme.MME)({"answer": "Yes"}, text)),
+        single(scorer(mmbench.MMBench)({"index": 1, "answer": "A", **options}, text)),
+        single(scorer(mmmu.MMMU)(choice, text)),
+        single(scorer(mmmu.MMMU)({"question_type": "open", "options": "[]", "answer": "24"}, text)),
+        single(scorer(scienceqa.ScienceQA)({"answer": 0}, text)),
+        single(scorer(seedbench.SEEDBench)({"answer": "A"}, text)),
+        scorer(refcoco.RefCOCO)(box, text)["refcoco/ACC@0.1"],
+        scorer(qwen_refcoco.QwenRefCOCO)(pixels, text)["qwen_refcoco/accuracy"],
     ]
     assert values == [0.0] * len(values)
 

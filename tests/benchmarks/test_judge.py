@@ -11,6 +11,14 @@ from nuwa.benchmarks.mmvet import JUDGE_PROMPT, mark
 
 
 @pytest.fixture
+def pauses(monkeypatch):
+    """The seconds that it waits, in no time."""
+    waited = []
+    monkeypatch.setattr("nuwa.benchmarks.judge.time.sleep", waited.append)
+    return waited
+
+
+@pytest.fixture
 def rows(tmp_path):
     """Four questions as a jsonl."""
     picture(0).save(tmp_path / "a.png")
@@ -41,14 +49,15 @@ def test_marks_come_from_the_judge(server, rows, monkeypatch):
     assert asked[2][2]["temperature"] == 0.5  # asked again, less coldly, after "one"
 
 
-def test_a_server_that_recovers_and_one_that_does_not(server):
+def test_a_server_that_recovers_and_one_that_does_not(server, pauses):
     url, replies, asked = server
-    judge = OpenAIJudge(url, "marker", pause=0.0)
+    judge = OpenAIJudge(url, "marker")
     replies += [500, 429, "0.25"]
-    assert mark(judge, "?") == 0.25 and len(asked) == 3
+    assert mark(judge, "?") == 0.25 and len(asked) == 3 and pauses == [2.0, 4.0]
     replies += [500, 500, 500]
     with pytest.raises(JudgeError, match=r"judge marker at http://127.*HTTP Error 500"):
         judge("?", 0.0)
+    assert len(asked) == 6 and pauses == [2.0, 4.0] * 2
 
 
 @pytest.mark.parametrize(
@@ -57,9 +66,9 @@ def test_a_server_that_recovers_and_one_that_does_not(server):
      (b'{"choices": []}', "no chat completion: "), (b'{"error": "busy"}', "no chat completion: .*busy"),
      (b'{"choices": [{"message": {"content": ["0.5"]}}]}', r"a reply that is no text: .*0\.5")],
 )  # fmt: skip
-def test_answers_that_are_no_chat_completion(body, reason, server):
+def test_answers_that_are_no_chat_completion(body, reason, server, pauses):
     url, replies, asked = server
-    judge = OpenAIJudge(url, "marker", pause=0.0)
+    judge = OpenAIJudge(url, "marker")
     replies += [body, "0.75"]
     assert mark(judge, "?") == 0.75 and len(asked) == 2  # asked again
     replies += [body] * 3
@@ -70,7 +79,7 @@ def test_answers_that_are_no_chat_completion(body, reason, server):
 def test_an_empty_completion_is_a_reply(server):
     url, replies, _ = server
     replies.append(b'{"choices": [{"message": {"content": null}}]}')
-    assert OpenAIJudge(url, "marker", pause=0.0)("?", 0.0) == ""
+    assert OpenAIJudge(url, "marker")("?", 0.0) == ""
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """python -m nuwa.judge: saved MM-Vet answers get their marks from a server, once each, whatever happens in between."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import time
 
 import pytest
 from helpers.jobs import ROOT, SMALL, compose
-from helpers.published import mmvet, write_set
+from helpers.published import keep_to, mmvet, write_set
 
 from nuwa.benchmarks import judge as judge_module
 from nuwa.evaluation.journal import JOURNAL, read_rows
@@ -22,12 +23,28 @@ TOY = [override for override in SMALL if not override.startswith("dataset.")]
 ROWS = 6
 
 
+def job(data, outputs, *overrides):
+    """A job on MM-Vet without a judge."""
+    options = ("dataset=mmvet", f"dataset.path={data}", f"paths.outputs={outputs}", "generation.max_new_tokens=2")
+    return run_job(compose(*TOY, *options, *overrides))
+
+
+@pytest.fixture(scope="module")
+def answered(tmp_path_factory):
+    """The data, and a pruned run with its unpruned one, answered without a judge."""
+    data, outputs = tmp_path_factory.mktemp("data"), tmp_path_factory.mktemp("outputs")
+    with pytest.MonkeyPatch.context() as patch:
+        keep_to(outputs, patch)
+        write_set("mmvet", data, ROWS)
+        return data, job(data, outputs)
+
+
 @pytest.fixture
-def runs(tmp_path, own_cache, monkeypatch):
-    """A pruned run and its unpruned one, answered without a judge."""
+def runs(answered, tmp_path, own_cache, monkeypatch):
+    """A copy of the two runs."""
     monkeypatch.setattr(judge_module.time, "sleep", lambda seconds: None)
-    options = ("dataset=mmvet", f"dataset.path={write_set('mmvet', tmp_path / 'data', ROWS)}")
-    folder = run_job(compose(*TOY, *options, f"paths.outputs={tmp_path}", "generation.max_new_tokens=2"))
+    folder = tmp_path / "main" / answered[1].name
+    shutil.copytree(answered[1].parent, folder.parent)
     return folder, folder.parent / read_result(folder)["baseline"]
 
 
@@ -145,7 +162,8 @@ def test_a_line_that_another_process_is_writing_stays(runs, server):
 
 def test_what_cannot_be_judged(runs, server, tmp_path, capsys):
     folder = runs[0]
-    assert main(command(server, tmp_path / "data")) == 1
+    (tmp_path / "empty").mkdir()
+    assert main(command(server, tmp_path / "empty")) == 1
     assert "no finished MM-Vet run without a judge" in capsys.readouterr().err
     assert main([str(folder), "--url", "ftp://x", "--model", "marker"]) == 1
     assert "must start with http" in capsys.readouterr().err
@@ -155,17 +173,15 @@ def test_what_cannot_be_judged(runs, server, tmp_path, capsys):
     assert main(command(server, folder)) == 1 and "without a judge" in capsys.readouterr().err
 
 
-def test_a_job_that_is_asked_for_more_keeps_its_marks(runs, server, tmp_path):
+def test_a_job_that_is_asked_for_more_keeps_its_marks(answered, runs, server, tmp_path):
     """And is compared with an unpruned run that the same judge has marked only."""
     _, replies, _ = server
     pruned, unpruned = runs
     replies += ["0.5"] * 2 * ROWS
     assert main(command(server, pruned.parent)) == 0
     probe = ("probe=speed", "probe.warmup=0", "probe.repeats=1", "probe.new_tokens=2")
-    options = ("dataset=mmvet", f"dataset.path={tmp_path / 'data'}", "generation.max_new_tokens=2")
-    again = [*TOY, *options, f"paths.outputs={tmp_path}", *probe]
     marked = read_result(pruned)
-    assert run_job(compose(*again)) == pruned
+    assert job(answered[0], tmp_path, *probe) == pruned
     result = read_result(pruned)
     assert "speed" in result and all(result[key] == marked[key] for key in ("metrics", "judge", "retention"))
 
@@ -173,5 +189,5 @@ def test_a_job_that_is_asked_for_more_keeps_its_marks(runs, server, tmp_path):
     words.write_text("{question} | {answer} | {prediction}", encoding="utf-8")
     replies += ["1"] * ROWS
     assert main([*command(server, unpruned), "--prompt", str(words)]) == 0
-    assert run_job(compose(*again, "probe.repeats=2")) == pruned
+    assert job(answered[0], tmp_path, *probe, "probe.repeats=2") == pruned
     assert read_result(pruned)["metrics"] == marked["metrics"] and read_result(pruned)["retention"] == {}

@@ -141,6 +141,8 @@ def test_punctuation_rule(folder):
         ({**EXPRESSION, "box": [1, 2, 3]}, "box must be four numbers"),
         ({**EXPRESSION, "box": ["1", 2, 3, 4]}, "box must be four numbers"),
         ({**EXPRESSION, "box": "1,2,3,4"}, "box must be four numbers"),
+        ({**EXPRESSION, "box": [1, 2, 10**400, 4]}, "box must be four numbers"),
+        ({**EXPRESSION, "box": [1, 2, True, 4]}, "box must be four numbers"),
         ({**EXPRESSION, "box": [40, 20, 30, 120]}, "is empty as xyxy; is dataset.box_format right"),
         ({**EXPRESSION, "box": [40, 20, 500, 120]}, "leaves the picture of 400 x 200 pixels"),
         ({**EXPRESSION, "box": [0.1, 0.1, 0.5, 0.5]}, "looks like fractions; pixels are expected"),

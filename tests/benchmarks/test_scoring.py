@@ -2,11 +2,14 @@
 
 import pytest
 
+from nuwa.benchmarks.evalai import without_punctuation
 from nuwa.benchmarks.hub import fill_slots
 from nuwa.benchmarks.local import normalised_box
-from nuwa.benchmarks.mmbench import parse_letter
-from nuwa.benchmarks.qwen_refcoco import ordered_corners, score_qwen_refcoco
-from nuwa.benchmarks.refcoco import score_refcoco, unit_box
+from nuwa.benchmarks.mmbench import parse_answer, parse_letter
+from nuwa.benchmarks.mme import parse_yes_no
+from nuwa.benchmarks.mmmu import parse_choice, parse_open
+from nuwa.benchmarks.qwen_refcoco import QwenRefCOCO, ordered_corners, pixel_iou, resized
+from nuwa.benchmarks.refcoco import RefCOCO
 from nuwa.benchmarks.scoring import NO_BOX, box_iou, center_inside, exact_match, grounding_scores, to_padded_frame
 from nuwa.samples import SampleError
 
@@ -23,10 +26,10 @@ def test_half_an_overlap_is_enough_except_for_qwen():
         "vg/acc@0.5": 1.0, "vg/miou": 0.5, "vg/center_acc": 1.0, "vg/parsed": 1.0,
     }  # fmt: skip
     doc = {"bbox": (0, 0, 1, 1), "image_width": 64, "image_height": 64}
-    scores = score_refcoco(doc, "[0, 0, 0.5, 1]")
+    scores = RefCOCO.unloaded({}).score_document(doc, "[0, 0, 0.5, 1]")
     assert scores["refcoco/IoU"] == 0.5 and scores["refcoco/ACC@0.5"] == scores["refcoco_padded/ACC@0.5"] == 1.0
     record = {"solution": [0, 0, 280, 280], "width": 280, "height": 280}
-    half = score_qwen_refcoco(record, "[0, 0, 140, 280]")
+    half = QwenRefCOCO.unloaded({}).score_document(record, "[0, 0, 140, 280]")
     assert half["qwen_refcoco/IoU"] == 0.5 and half["qwen_refcoco/accuracy"] == 0.0
 
 
@@ -67,10 +70,13 @@ def test_annotated_boxes_may_leave_their_picture_by_a_pixel(corners):
     """COCO's boxes are rounded, on all four sides."""
     x0, y0, x1, y1 = corners
     expected = pytest.approx((x0 / 64, y0 / 48, x1 / 64, y1 / 48))
-    assert unit_box([x0, y0, x1 - x0, y1 - y0], 64, 48) == normalised_box(list(corners), "xyxy", 64, 48) == expected
+    refcoco = RefCOCO.unloaded({})
+    row = {"answer": ["x"], "bbox": [x0, y0, x1 - x0, y1 - y0]}
+    assert refcoco.document(row, 0, [(64, 48)])["bbox"] == expected
+    assert normalised_box(list(corners), "xyxy", 64, 48) == expected
     x0, y0, x1, y1 = (round(1.1 * value, 3) for value in corners)  # 0.1 pixels further on the side that leaves
     for make in (
-        lambda: unit_box([x0, y0, x1 - x0, y1 - y0], 64, 48),
+        lambda: refcoco.document(row | {"bbox": [x0, y0, x1 - x0, y1 - y0]}, 0, [(64, 48)]),
         lambda: normalised_box([x0, y0, x1, y1], "xyxy", 64, 48),
     ):
         with pytest.raises(SampleError, match="leaves the picture of 64 x 48"):
@@ -92,3 +98,69 @@ def test_a_bare_a_may_be_an_article_from_four_words_on():
 def test_slots_that_the_data_holds_stay_as_they_are():
     words = {"question": "What is {options}?", "options": "A. {question}"}
     assert fill_slots("{question} {options} {else}", words) == "What is {options}? A. {question} {else}"
+
+
+def test_an_options_text_counts_in_answers_of_more_than_five_words():
+    options = ["red", "blue"]
+    assert parse_choice(options, "it would be blue now") is None or len(["it", "would", "be", "blue", "now"]) > 5
+    assert parse_choice(options, "one two three four blue") is None
+    assert parse_choice(options, "one two three four five blue") == "B"
+    assert parse_choice(options, "neither blue nor red nor any other") == "A"  # the last that is named
+    assert parse_choice([" red", "blue"], "red is what one can see") == "A"
+
+
+def test_a_letter_is_looked_for_form_by_form():
+    assert parse_choice(["x"] * 3, "(A) or B. or C ") == "A"
+    assert parse_choice(["x"] * 3, "A. or B. but not C") == "C"
+    assert parse_choice(["x"] * 3, "B. or A. or so") == "A"
+    assert parse_choice(["x"] * 3, "A or C, then B, not A") == "A"
+
+
+def test_open_answers_begin_after_the_last_cue():
+    assert parse_open("first line\nso it is 4") == [4.0]
+    assert parse_open("x = 3\ny = 4") == [4.0]  # "=" is a cue of the last line only
+    assert parse_open("it is 5\nx = 4") == [5.0, 4.0]
+    assert parse_open("The answer is ") == ["is"]
+
+
+def test_signs_that_touch_a_space_are_deleted():
+    """A space anywhere, or a comma between digits, decides for all of them."""
+    assert without_punctuation("red/blue") == "red blue" and without_punctuation("red /blue or/so") == "red blue orso"
+    assert without_punctuation("red/ blue or/so") == "red blue orso"
+    assert without_punctuation("1,5/6") == "156" and without_punctuation("1/5") == "1 5"
+    assert without_punctuation("3.5 is all.") == "3.5 is all" and without_punctuation("No. 5.") == "No 5"
+
+
+def test_answers_of_mmbench():
+    doc = {"A": "red", "B": "dark red", "C": "nan", "D": "nan"}
+    assert parse_answer(doc, "It looks like Red") == "A"
+    assert parse_answer(doc, "It looks dark red") is None  # both are part of it
+    assert parse_answer(doc, "B") == "B" and parse_answer(doc, "either one") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("yes", "yes"), ("No", "no"), ("y", "yes"), ("n.", "no"), ("nyes", "yes"), ("oh no", "other"), ("I no", "no"),
+     ("ye", "other"), ("yn", "other"), ("no yes", "no")],
+)  # fmt: skip
+def test_yes_and_no_stand_among_the_first_four_characters(text, said):
+    assert parse_yes_no(text) == said
+
+
+def test_the_largest_picture_that_qwen_is_not_shrunk():
+    assert resized(28, 28 * 1280) == (28, 28 * 1280)
+    assert resized(28, 28 * 1281) != (28, 28 * 1281)
+    assert resized(1, 1) == (28, 28)
+
+
+def test_boxes_that_share_less_than_two_pixels_share_nothing():
+    """The authors' script counts whole pixels, ends included."""
+    assert pixel_iou((0, 0, 10, 10), (9, 0, 20, 10)) == pixel_iou((0, 0, 10, 10), (0, 9, 10, 20)) == 0.0
+    assert pixel_iou((0, 0, 10, 10), (8, 0, 20, 10)) == 2 * 10 / (100 + 120 - 20)
+    assert pixel_iou((0, 0, 10, 10), (0, 8, 10, 20)) == 2 * 10 / (100 + 120 - 20)
+    assert pixel_iou((2, 3, 2, 3), (2, 3, 2, 3)) == 0.0
+
+
+def test_a_record_beyond_what_floats_can_multiply():
+    record = {"solution": [0, 0, 10**200, 10**200], "width": 56, "height": 56}
+    assert QwenRefCOCO.unloaded({}).score_document(record, "[0, 0, 9, 9]")["qwen_refcoco/IoU"] == 0.0

@@ -161,3 +161,14 @@ def test_an_image_with_less_left_than_planned_keeps_all_of_it():
     with torch.no_grad(), nuwa.prune(LLAVA.model(), few) as session:
         session.adapter.model(**LLAVA.inputs("first"))
     assert session.report().tokens_per_layer == [4] * 6
+
+
+def test_extras_of_an_image_of_one_view_are_as_the_method_gave_them():
+    extras = {"kept": torch.rand(1, 16), "every": torch.rand(1, 64)}
+    pruner = Answers(lambda c, k: {"keep": torch.arange(16)[None], "extras": extras})
+    with torch.no_grad(), nuwa.prune(LLAVA.model(), pruner) as session:
+        session.adapter.model(**LLAVA.inputs("first"))
+    (image,) = session.report().images
+    assert {name: values.tolist() for name, values in image.extras.items()} == {
+        name: values[0].tolist() for name, values in extras.items()
+    }

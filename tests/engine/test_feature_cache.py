@@ -61,6 +61,33 @@ def test_what_cannot_fit_costs_others_nothing_and_smaller_things_still_fit(tmp_p
     assert cache.load("own 1", CPU) is not None and len(list(other.folder.iterdir())) == 2
 
 
+def test_what_fits_exactly_is_kept_and_no_more_makes_room_than_it_takes(tmp_path):
+    values = {"x": torch.zeros(1000)}
+    FeatureCache(tmp_path / "empty", "own", 4000).store("x", values)
+    assert list((tmp_path / "empty").rglob("*.safetensors"))
+    old, older = filled(tmp_path, "old", 1, age=50), filled(tmp_path, "older", 1, age=100)
+    own = filled(tmp_path, "own", 1)
+    each = next(own.folder.iterdir()).stat().st_size
+    cache = FeatureCache(tmp_path, "own", 2 * each + 4000)  # all but one of the others, and none over
+    cache.store("x", values)
+    assert cache.load("x", CPU) is not None and cache.refused == math.inf
+    assert old.folder.exists() and not older.folder.exists()
+    cache = FeatureCache(tmp_path, "own", cache._size - each + 1000)  # none of the others
+    cache.store("y", {"x": torch.zeros(250)})
+    assert cache.load("y", CPU) is not None and not old.folder.exists()
+
+
+def test_what_was_refused_once_is_not_tried_again(tmp_path):
+    cache = filled(tmp_path, "own", 2, limit=3000)
+    cache.store("large", {"x": torch.zeros(500)})
+    assert cache.refused == 2000
+    shutil.rmtree(cache.folder)
+    other = filled(tmp_path, "other", 2)
+    for count in (500, 600):
+        cache.store("large", {"x": torch.zeros(count)})
+        assert cache.load("large", CPU) is None and len(list(other.folder.iterdir())) == 2
+
+
 def test_a_torn_file_counts_as_missing(tmp_path, caplog):
     cache = filled(tmp_path, "a", 2)
     for path in cache.folder.iterdir():

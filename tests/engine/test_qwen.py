@@ -22,7 +22,7 @@ import nuwa
 from nuwa.models import adapter_for
 from nuwa.pruners import KeepAll
 from nuwa.pruners.base import Tap
-from nuwa.pruning.windows import window_order
+from nuwa.pruning.layout import window_order
 
 FAMILY = FAMILIES["qwen2_5_vl"]
 STRATEGIES = ("perc", "pesp", "rpme", "rpme_1d")

@@ -82,8 +82,9 @@ class TestBatches:
             torch.testing.assert_close(cut, alone[0], atol=2e-6, rtol=0)
 
     @pytest.mark.parametrize("options", [{}, {"num_beams": 3}], ids=["greedy", "beam"])
-    @pytest.mark.parametrize("position", ["perc", "pesp", "rpme"])
-    def test_generated_rows_equal_rows_alone(self, family, model, options, position):
+    def test_generated_rows_equal_rows_alone(self, family, model, options):
+        """With the strategies in turn: `test_without_cache` generates with each of them."""
+        position = ("perc", "pesp", "rpme")[(list(FAMILIES).index(family.name) + len(options)) % 3]
         pruner = Fixed(2, (1, 3))
         together = generate(model, family.inputs(*BATCH), pruner, position, **options)
         for row, name in enumerate(BATCH):
@@ -262,3 +263,15 @@ def check_plain(family, name, pruner, position, keep, stages):
     out = generate(model, inputs, pruner, position, output_logits=True, return_dict_in_generate=True)
     torch.testing.assert_close(torch.cat(out.logits), logits, atol=2e-6, rtol=0)
     assert out.sequences[0, len(ids) :].tolist() == tokens
+
+
+def test_parts_of_the_model_called_by_themselves_are_as_outside(llava):
+    """A session that has not seen a prompt yet has nothing to say to them."""
+    text, hidden = llava.model.language_model, torch.randn(1, 5, 48, generator=torch.Generator().manual_seed(0))
+    layer, rotary = text.layers[0], text.rotary_emb(hidden, torch.arange(5)[None])
+    with torch.no_grad():
+        expected = text(inputs_embeds=hidden).last_hidden_state, layer(hidden, position_embeddings=rotary)
+        with nuwa.prune(llava, Fixed(2, (0, 2))):
+            alone = layer(hidden, position_embeddings=rotary)
+            found = text(inputs_embeds=hidden).last_hidden_state, alone
+    assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))

@@ -111,6 +111,14 @@ def test_each_beginning_runs_once(family):
     assert head >= max(map(len, kept))
 
 
+def test_a_short_beginning_may_have_more_behind_it_than_a_long_one():
+    """Padded to the longest beginning, it would start before the row does."""
+    family = FAMILIES["llava"]
+    model, inputs = family.model(), asked(family, ("two", ()), ("two", (9,)), ("middle", (9, 10, 11) * 5))
+    found, expected = (answers(model, inputs, Fixed(3), share=share)[1] for share in (True, False))
+    torch.testing.assert_close(found, expected, atol=5e-6, rtol=0)
+
+
 def after_images(family, prompt):
     """Place behind the last placeholder of a prompt."""
     ids = family.ids(prompt)
@@ -224,7 +232,11 @@ def test_analyses_refuse_shared_rows():
         pass
 
 
-CACHED = [(family, name) for family in FAMILIES for name in READERS] + [("llava", name) for name in LLAVA_ONLY]
+CACHED = [("llava", name) for name in (*READERS, *LLAVA_ONLY)]
+CACHED += [
+    (family, name) for number, family in enumerate(FAMILIES) for name in READERS[number % 3 :: 3] if family != "llava"
+]
+"""All that is read off the tower on LLaVA, a third of it on every other family."""
 
 
 @pytest.mark.parametrize(("family", "name"), CACHED, indirect=["family"])
@@ -254,6 +266,17 @@ def test_other_images_order_taps_layer_or_space_are_other_entries(tmp_path):
     assert len(list(tmp_path.rglob("*.safetensors"))) == 4
     answers(model, asked(family, *ASKED), KeepAll(), cache=FeatureCache(tmp_path, "other", 10**8))
     assert len(list(tmp_path.rglob("*.safetensors"))) == 5
+
+
+def test_unshared_calls_have_their_own_entries(tmp_path):
+    family, cache = FAMILIES["llava"], FeatureCache(tmp_path, "space", 10**8)
+    for numbers in ((0, 1), (1, 0), (0, 1)):
+        with torch.no_grad(), nuwa.prune(family.model(), KeepAll(), cache=cache) as session:
+            found = session.adapter.multimodal.get_image_features(**family.pictures(*numbers)).pooler_output
+        with torch.no_grad():
+            expected = family.model().model.get_image_features(**family.pictures(*numbers)).pooler_output
+        assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
+    assert (cache.hits, cache.misses) == (1, 2)
 
 
 def test_features_of_a_smaller_image_are_another_entry(tmp_path):

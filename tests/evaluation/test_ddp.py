@@ -29,7 +29,7 @@ from nuwa.evaluation.processes import ProcessError, Processes, check_processes, 
 from nuwa.evaluation.result import read_result
 from nuwa.evaluation.run import run_job
 
-JOB = ("dataset.samples=41", "baseline=skip")
+JOB = ("dataset.samples=41", "baseline=skip", "generation.max_new_tokens=10")
 TWO = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.batch_size=2")
 
 
@@ -233,6 +233,7 @@ def test_the_exit_status_says_how_the_processes_ended(stopped, status, said, tmp
 
     monkeypatch.setattr("torch.distributed.run.run", run)
     monkeypatch.setattr("logging.disable", lambda: None)
+    monkeypatch.setattr("sys.argv", ["launch.py"])
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     with pytest.raises(SystemExit) as left:
         start(small(tmp_path, *TWO))

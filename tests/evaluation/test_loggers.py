@@ -175,7 +175,7 @@ def test_online(online, tmp_path):
 
 
 def test_a_server_out_of_reach_costs_a_warning(online, tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(loggers, "START_SECONDS", 3)
+    monkeypatch.setattr(loggers, "START_SECONDS", 1)
     online("http://127.0.0.1:9")
     folder = run_job(small(tmp_path, *WANDB, "logger.offline=false", "baseline=skip"))
     assert read_result(folder)["status"] == "done"

@@ -20,8 +20,8 @@ from nuwa.evaluation.journal import JOURNAL
 from nuwa.evaluation.prefetch import Prefetched
 from nuwa.evaluation.run import run_job
 
-ASKED = ("dataset.samples=12", "dataset.questions=4", "trainer.batch_size=3", "budget.average=24",
-         "generation.max_new_tokens=4")  # fmt: skip
+ASKED = ("dataset.samples=8", "dataset.questions=4", "trainer.batch_size=3", "budget.average=24",
+         "generation.max_new_tokens=3", "baseline=skip")  # fmt: skip
 PLAIN = ("trainer.share=false", "trainer.prefetch=0", "trainer.cache_gb=0")
 
 
@@ -57,12 +57,19 @@ def test_the_cache_changes_no_byte_of_a_sweep_and_may_be_deleted(tmp_path):
     assert sweep() == without
 
 
+@pytest.fixture(scope="module")
+def cached(tmp_path_factory):
+    """Outputs with the features of a job."""
+    outputs = tmp_path_factory.mktemp("cached")
+    job(outputs)
+    return outputs
+
+
 @pytest.mark.parametrize("change", ["model.seed=1", "dataset.seed=1", "model.dtype=bfloat16"])
-def test_other_weights_data_or_precision_share_no_features(tmp_path, change):
-    job(tmp_path, "baseline=skip")
-    before = {path.parent for path in (tmp_path / ".features").rglob("*.safetensors")}
-    job(tmp_path, "baseline=skip", change)
-    assert {path.parent for path in (tmp_path / ".features").rglob("*.safetensors")} > before
+def test_other_weights_data_or_precision_share_no_features(cached, change):
+    before = {path.parent for path in (cached / ".features").rglob("*.safetensors")}
+    job(cached, change)
+    assert {path.parent for path in (cached / ".features").rglob("*.safetensors")} > before
 
 
 def test_another_snapshot_of_a_checkpoint_or_another_processor_shares_no_features(tmp_path, monkeypatch):

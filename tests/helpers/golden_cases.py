@@ -49,6 +49,11 @@ def vision_context(grid, features, taps, ids=None):
     return VisionContext(grid, features, taps, ids, project=lambda x: x)
 
 
+def llm_context(*fields, **more):
+    """An LLM context that is asked for no more than its fields and ``more``."""
+    return LLMContext(*fields, **dict.fromkeys(("keys", "rotary_kernel", "final_norm")) | more)
+
+
 def prompt(*lengths, ids=(("a",),), rows=None, hidden=None, padding=0, layer=8, **more):
     """An LLM context of rows that are text, image, text, ...: lengths (text, image 0, text, image 1, ...)."""
     image, token = [-1] * padding, [-1] * padding
@@ -63,7 +68,7 @@ def prompt(*lengths, ids=(("a",),), rows=None, hidden=None, padding=0, layer=8, 
         assert query.tolist() == [image.shape[1] - 1]
         return rows[:, :, None]
 
-    return LLMContext(layer, hidden, image, token, valid, ids, attention, **more)
+    return llm_context(layer, hidden, image, token, valid, ids, attention, **more)
 
 
 def after(context, first=None, **more):
@@ -72,7 +77,7 @@ def after(context, first=None, **more):
     def forbidden(query):
         raise AssertionError("asked for attention of the pruning layer itself")
 
-    return LLMContext(
+    return llm_context(
         context.layer + 1,
         context.hidden,
         context.image,
@@ -96,7 +101,7 @@ def stack(contexts):
     def join(name, value):
         return torch.cat([pad(getattr(context, name), value) for context in contexts])
 
-    return LLMContext(
+    return llm_context(
         contexts[0].layer,
         join("hidden", float("nan")),
         join("image", -1),

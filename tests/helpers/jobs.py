@@ -41,4 +41,6 @@ def _compose(overrides: tuple[str, ...]) -> DictConfig:
 
 def small(outputs: Path, *overrides: str) -> DictConfig:
     """A job on the toy model that writes below ``outputs``."""
-    return compose(*SMALL, f"paths.outputs={outputs}", *overrides)
+    cfg = compose(*SMALL, *overrides)  # composed once, wherever it writes
+    cfg.paths.outputs = str(outputs)
+    return cfg

@@ -177,6 +177,16 @@ ONE_OF_A_KIND = list({make: name for name, (make, _) in reversed(SETS.items())}.
 """One data set for every kind of rows."""
 
 
+def keep_to(folder: Path, patch) -> None:
+    """``datasets`` neither asks the network nor leaves anything outside of ``folder``; ``patch`` is a MonkeyPatch."""
+    import datasets
+    from huggingface_hub import constants
+
+    patch.setattr(datasets.config, "HF_DATASETS_CACHE", str(folder / "cache"))
+    patch.setattr(constants, "HF_HUB_CACHE", str(folder / "hub_cache"))
+    patch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+
+
 def write_parquet(rows: list[dict], stem: Path, group: int = 100) -> Path:
     """Rows as one shard of the hub's parquet, ``group`` of them in a row group, its types in the file's metadata."""
     from datasets import Dataset, Image, List, Value

@@ -22,8 +22,7 @@ from nuwa.models.checkpoint import ModelError
 from nuwa.models.llava import Llava
 from nuwa.models.loading import load_model
 from nuwa.models.processors import PictureOptions
-from nuwa.models.random_configs import Sizes
-from nuwa.models.random_vlm import build_tokenizer, load_random, random_vlm
+from nuwa.models.random_vlm import load_random
 from nuwa.samples import Sample, to_rgb
 
 ROOT = Path(__file__).parents[2]
@@ -164,9 +163,9 @@ def test_random_llava_has_llavas_shapes_and_needs_no_checkpoint():
 
 
 def test_random_weights_follow_the_seed_and_leave_torchs_own_alone():
-    tokenizer, sizes = build_tokenizer("llava", SMALL["vocab_size"]), Sizes(**SMALL)
     state = torch.get_rng_state()
-    first, second, other = (random_vlm("llava", tokenizer, sizes, seed=seed).lm_head.weight for seed in (0, 0, 1))
+    models = (load_random(prompt=PROMPT, **SMALL, seed=seed).model for seed in (0, 0, 1))
+    first, second, other = (model.lm_head.weight for model in models)
     assert torch.equal(first, second) and not torch.equal(first, other)
     assert torch.equal(torch.get_rng_state(), state)
 

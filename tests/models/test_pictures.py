@@ -59,7 +59,7 @@ def test_other_modes_are_their_rgb_pictures(family, given, plain):
 
 
 @pytest.mark.parametrize("family", ALL)
-@pytest.mark.parametrize("size", [(1, 1), (10000, 20), (20, 3000), (9000, 1)])
+@pytest.mark.parametrize("size", [(1, 1), (10000, 20), (20, 3000), (900, 1)])
 def test_extreme_sizes_run_pruned_or_name_the_sample(family, size):
     loaded, row = toy(family), sample(picture(*size))
     if family == "qwen2_5_vl" and size[0] / size[1] > 200:

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from nuwa.config import register
 from nuwa.models.prompts import IMAGE, PromptError, PromptFormat, put_images
-from nuwa.tiny.vocabulary import LLAVA, QWEN
+from nuwa.tiny.shipped import TINY_MODELS
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = json.loads((ROOT / "tests/golden/scoring/llava_prompts.json").read_text(encoding="utf-8"))["samples"]
@@ -66,10 +66,11 @@ def test_qwen_is_asked_for_boxes_as_the_authors_do():
     assert plain and all(config.box_prompt.replace("{expression}", one) == captions[one] for one in plain)
 
 
-@pytest.mark.parametrize(("name", "words"), [("tiny_llava", LLAVA), ("tiny_qwen", QWEN)])
-def test_tiny_prompts_are_those_they_were_trained_with(name, words):
-    question = "is there a red circle ?"
-    assert configured(name).render(question, 1) == words.prompt(question)
+@pytest.mark.parametrize(("name", "tiny"), [("tiny_llava", TINY_MODELS["llava"]), ("tiny_qwen", TINY_MODELS["qwen"])])
+def test_tiny_prompts_are_those_they_were_trained_with(name, tiny):
+    words, question = tiny.vocabulary, "is there a red circle ?"
+    trained = [*words.prefix, words.ids[words.image], *words.encode_question(question)]
+    assert tiny.tokenizer()(configured(name).render(question, 1))["input_ids"] == trained
 
 
 def test_braces_in_a_question_are_left_alone():

@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 from nuwa.models import adapter_for
 from nuwa.models.llava import Llava
 from nuwa.models.processors import PictureOptions
-from nuwa.pictures.geometry import BoxError, center_patch, in_frame, patch_at, patches_in_box, view_frames
+from nuwa.pictures.geometry import BoxError, center_patch, in_frame, patches_in_box, view_frames
 
 SIZES = [(96, 96), (140, 61), (52, 133), (200, 150)]
 PLACES = [(0.2, 0.3), (0.55, 0.5), (0.83, 0.71)]
@@ -92,7 +92,7 @@ def test_patches_by_hand():
     assert patches_in_box((4, 4), (0.0, 0.0, 0.5, 0.5)) == [0, 1, 4, 5]
     assert patches_in_box((4, 4), (0.3, 0.55, 0.31, 0.56)) == [9]  # smaller than a cell: the one it lies in
     assert center_patch((2, 3), (0.0, 0.0, 1.0, 1.0)) == 4
-    assert patch_at((2, 3), 1.0, 1.0) == 5
+    assert center_patch((2, 3), (1.0, 1.0, 1.0, 1.0)) == 5
 
 
 @pytest.mark.parametrize(

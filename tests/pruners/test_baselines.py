@@ -5,7 +5,7 @@ import torch
 from helpers.golden_cases import after, noise, prompt, vision_context
 
 from nuwa.pruners import FastV, KeepAll, Pooling, RandomPruner, VisionZip
-from nuwa.pruners.pooling import cell_centres, near_squares, nearest_counts, pool, pooled_grid
+from nuwa.pruners.pooling import cell_centres, near_squares, pool, pooled_grid
 
 
 def zip_context(grid, images=1, cls=True):
@@ -125,7 +125,16 @@ def test_pooled_grid(count, grid, size):
     assert pooled_grid(count, grid) == size
 
 
-@pytest.mark.parametrize(("count", "grid", "size"), [(64, (2, 40), (2, 32)), (7, (4, 4), (2, 3)), (9, (1, 9), (1, 9))])
+@pytest.mark.parametrize(
+    ("count", "grid", "size"),
+    [
+        (64, (2, 40), (2, 32)),
+        (7, (4, 4), (2, 3)),
+        (9, (1, 9), (1, 9)),
+        (22, (8, 8), (4, 5)),  # 3x7 is nearer, and more than twice as wide
+        (33, (8, 8), (4, 8)),  # twice as wide, the most that may be
+    ],
+)
 def test_pooled_grid_of_nearly_as_many_cells(count, grid, size):
     assert pooled_grid(count, grid) == size
 
@@ -140,7 +149,7 @@ def test_near_squares_by_trial():
     ("target", "counts"), [(64, [64]), (13, [12, 15]), (63.6, [64, 63]), (0.2, [1]), (19, [18, 20]), (22, [20, 24])]
 )
 def test_nearest_counts(target, counts):
-    assert nearest_counts(target, 576) == counts
+    assert Pooling().reachable_counts(target, 576) == counts
 
 
 @pytest.mark.parametrize(

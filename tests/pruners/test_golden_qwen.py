@@ -4,12 +4,12 @@ import pytest
 import torch
 from helpers.golden_cases import Golden, after, golden_runs, noise, prompt, vision_context
 
-from nuwa.models.qwen2_5_vl import received_by_head
 from nuwa.pruners.base import Tap
 from nuwa.pruners.nuwa import Nuwa
 from nuwa.pruners.nuwa_release_qwen import NuwaReleaseQwen, diagonal_threshold, last_tokens_attention
 from nuwa.pruning.budget import Budget, BudgetError
-from nuwa.pruning.windows import window_order
+from nuwa.pruning.layout import window_order
+from nuwa.pruning.scores import received_attention
 
 STAGE1 = ("nuwa_stage1_qwen_17x22", "nuwa_stage1_qwen_20x26")
 SALIENCE, SIMILAR = "attention", "states"
@@ -39,7 +39,7 @@ def test_the_metric_is_received_attention_by_token_in_raster_order():
     case = Golden("nuwa_qwen_metric")
     attention = case.inputs["attention"]
     identity = torch.eye(attention.shape[-1]).expand_as(attention)
-    received = received_by_head(attention.log(), identity, 1.0, chunk=7)  # softmax of its logarithm: the map itself
+    received = received_attention(attention.log()[None], identity[None], 1.0, chunk=7)[0]  # softmax of its logarithm
     case.check("metric", metric=received.mean(0).view(-1, 4).mean(1)[case.inputs["reverse_indices"]])
 
 

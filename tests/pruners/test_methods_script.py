@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from nuwa.models.random_configs import Sizes
+from nuwa.models.random_vlm import RandomModel
 
 SCRIPT = Path(__file__).parents[2] / "experiments" / "speed" / "methods.py"
 
@@ -16,7 +16,7 @@ def script(monkeypatch):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     small = {"hidden_size": 32, "intermediate_size": 32, "heads": 2, "vision_hidden_size": 32, "vision_heads": 2}
-    monkeypatch.setattr(module, "SIZES", Sizes(layers=16, vision_layers=2, **small))
+    monkeypatch.setattr(module, "SIZES", RandomModel(prompt="{images}{text}", layers=16, vision_layers=2, **small))
     return module
 
 

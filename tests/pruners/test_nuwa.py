@@ -78,6 +78,10 @@ def test_candidates_on_llavas_grid(keep, candidates):
     assert candidates_per_region(regions((24, 24), 2), keep) == candidates
 
 
+def test_regions_of_a_wide_grid():
+    assert regions((3, 5), 2).view(3, 5).tolist() == [[0, 0, 1, 1, 2], [0, 0, 1, 1, 2], [3, 3, 4, 4, 5]]
+
+
 def test_candidates_grow_past_partial_regions():
     # 3x3 tokens in 2x2 regions: 4, 2, 2 and 1 cells; two each give 2 + 2 + 2 + 1 = 7.
     region = regions((3, 3), 2)

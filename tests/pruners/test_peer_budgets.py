@@ -6,6 +6,7 @@ from helpers.families import FAMILIES
 from helpers.golden_cases import vision_context
 
 import nuwa
+from nuwa.pruners import RandomPruner
 from nuwa.pruners.catalogue import method_names
 from nuwa.pruners.pooling import near_squares, pooled_grid
 from nuwa.pruners.sparsevlm import clusters_for, kept_before_recycling
@@ -191,6 +192,7 @@ def test_composed_keeps_the_grid_that_it_planned(vision):
     [
         ({"vision": "fastv"}, r"pruner\.vision must be a method that prunes before the LLM, not 'fastv'"),
         ({"llm": "visionzip"}, r"pruner\.llm must be a method that prunes inside the LLM only"),
+        ({"llm": "none"}, r"pruner\.llm must be a method that prunes inside the LLM only"),
         ({"llm": "nuwa"}, r"pruner\.llm must be a method that prunes inside the LLM only"),
         ({"llm": "composed"}, r"pruner\.llm must be a single method"),
         ({"vision": "loudest"}, r"pruner 'loudest' is unknown; choose one of cdpruner,"),
@@ -200,6 +202,15 @@ def test_composed_keeps_the_grid_that_it_planned(vision):
 def test_composed_refuses_by_name(options, message):
     with pytest.raises(ValueError, match=message):
         nuwa.load_pruner("composed", budget=64, **options)
+
+
+def test_composed_asks_its_vision_method_for_the_count(monkeypatch):
+    def refuse(self, n_tokens, layers):
+        raise BudgetError(f"not {self.budget.average}")
+
+    monkeypatch.setattr(RandomPruner, "schedule", refuse)
+    with pytest.raises(BudgetError, match="not 192"):
+        plan("composed", 64, vision="random", llm="fastv")
 
 
 @pytest.mark.parametrize("name", [name for name in method_names() if name != "none"])

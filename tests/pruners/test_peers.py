@@ -10,6 +10,7 @@ from transformers import Qwen2_5_VLConfig
 from nuwa.pruners import HiPrune, HoloV, PruMerge, PruMergePlus, SparseVLM
 from nuwa.pruners.cdpruner import greedy_map
 from nuwa.pruners.divprune import max_min
+from nuwa.pruners.hiprune import neighbourhood
 from nuwa.pruners.holov import crop_score, crops_of, quotas
 from nuwa.pruners.prumerge import fixed_with_grid, merge
 from nuwa.pruners.sparsevlm import cluster_means, density_clusters, split_recycled
@@ -81,6 +82,20 @@ def test_prumerge_of_tokens_without_attention_leaves_them_as_they_are():
 def test_prumerge_needs_one_cls_token():
     with pytest.raises(ValueError, match=r"pruner\.tiles must be each, because stitched tiles have several CLS tokens"):
         PruMerge(tiles="stitched")
+
+
+@pytest.mark.parametrize(
+    ("anchor", "inside", "wrapped"),
+    [
+        (0, [0, 1, 4], [0, 1, 4]),
+        (4, [0, 4, 5, 8], [0, 3, 4, 5, 8]),
+        (7, [3, 6, 7, 11], [3, 6, 7, 8, 11]),
+        (11, [7, 10, 11], [7, 10, 11]),
+    ],
+)
+def test_hiprune_neighbours_of_a_3x4_grid(anchor, inside, wrapped):
+    for wrap, places in ((False, inside), (True, wrapped)):
+        assert neighbourhood(torch.tensor([[anchor]]), (3, 4), wrap)[0].nonzero()[:, 0].tolist() == places
 
 
 def test_hiprune_neighbours_stay_inside_the_image():

@@ -273,3 +273,9 @@ def test_the_papers_tables_say_how_to_run_them_with_the_mistakes(name):
     cfg = compose(f"experiment={name}", "model=llava_next_random", "budget.average=160", *line.split())
     pruner = build(typed(cfg, "pruner"), budget=Budget(average=160))
     assert pruner.tiling == ReleasedTiling(swapped_tiles=True, misaligned_ids=True, all_newlines=True)
+
+
+def test_a_swapped_row_of_padding_has_no_newline():
+    """The release sees two tiles side by side as two on top of each other; of these it cuts out what holds no patch."""
+    view = release_next.swap_tiles(layout_of((200, 640))).views[1]
+    assert view.grid == (8, 24) and view.tokens.eq(-1).all() and view.newlines.tolist() == [-1] * 8

@@ -80,3 +80,8 @@ def test_a_question_of_one_token_rates():
     hidden = noise(1, BEFORE + IMAGE + 1, 16, seed=4)
     first = prompt(BEFORE, IMAGE, 1, hidden=hidden, layer=0)
     assert find_raters(first)[0].nonzero().tolist() == [[BEFORE + IMAGE]]
+
+
+def test_tokens_that_resemble_the_image_like_all_others_do_not_rate():
+    score, rates = text_raters(torch.ones(2, 3), torch.ones(4, 3))
+    assert score.tolist() == [0.25] * 4 and not rates.any()

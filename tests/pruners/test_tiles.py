@@ -12,7 +12,7 @@ from nuwa.models import adapter_for
 from nuwa.pruners.divprune import DivPrune, max_min
 from nuwa.pruners.visionzip import VisionZip
 from nuwa.pruning.budget import Budget
-from nuwa.pruning.tiling import crops_of_image, even_shares
+from nuwa.pruning.tiling import CropByCrop, even_shares
 
 NEXT = FAMILIES["llava_next"]
 SIDE, SQUARE = 4, 2
@@ -27,7 +27,7 @@ def test_crops_against_brute_force(size):
     for token, row in enumerate(source_of(size)):
         if row >= 0:
             seen.setdefault(row // 576, []).append((row % 576 // 24, row % 24, token))
-    pieces = crops_of_image(layout)
+    pieces = CropByCrop(torch.cat).views_to_prune(layout)
     assert len(pieces) == len(seen)
     for piece, crop in zip(pieces, sorted(seen), strict=True):
         rows, columns, tokens = zip(*sorted(seen[crop]), strict=True)
@@ -164,7 +164,7 @@ def test_interpolated_tiles_stay_stitched():
     adapter = adapter_for(family.model())
     features = [torch.zeros(len(family.cells(0)), 1)]
     (layout,) = adapter.layouts(features, arguments)
-    assert crops_of_image(layout) == layout.views
+    assert CropByCrop(torch.cat).views_to_prune(layout) == layout.views
 
 
 @pytest.mark.parametrize(("make", "key"), [(VisionZip, "each or stitched"), (DivPrune, "joint or stitched")])

@@ -2,6 +2,7 @@
 
 import pytest
 
+from nuwa.pruners import KeepAll
 from nuwa.pruning.budget import (
     Budget,
     BudgetError,
@@ -9,12 +10,12 @@ from nuwa.pruning.budget import (
     Schedule,
     average_entering,
     average_leaving,
-    check_reached,
     fit_schedule,
     kv_cache_bytes,
     layer_at,
     llm_flops,
     share_out,
+    two_stages,
 )
 
 LLAVA_7B = ModelShape(
@@ -70,6 +71,11 @@ def test_fitted_schedules_are_the_nearest(target, count):
     assert fit_schedule(lambda x: Schedule(20 + 10 * int(3.999 * x)), target, 8) == Schedule(count)
 
 
+def test_two_stages_keep_one_token_or_more():
+    assert two_stages(0.1, 576, 32, at=16, ratio=1 / 7) == Schedule(1)
+    assert two_stages(1, 576, 32, at=16, ratio=1 / 7) == Schedule(2, ((16, 1),))
+
+
 def test_kv_cache_bytes():
     # LLaVA-1.5-7B in fp16: 0.5 MiB per token over 32 layers.
     assert kv_cache_bytes([1] * 32, LLAVA_7B, 2) == 2**19
@@ -115,10 +121,11 @@ def test_budget_in_tokens():
         Budget(average=577).tokens(576)
 
 
-def test_check_reached_has_a_tolerance():
-    assert check_reached("x", Schedule(64), 64.4, 8, "") == Schedule(64)
-    assert check_reached("x", Schedule(202), 200, 8, "") == Schedule(202)
-    with pytest.raises(BudgetError, match=r"pruner x cannot reach budget\.average=62 on 8 layers; it keeps 64"):
-        check_reached("x", Schedule(64), 62, 8, "it keeps 64")
+def test_reaching_a_budget_has_a_tolerance():
+    reached = KeepAll().reached
+    assert reached(Schedule(64), 64.4, 8, "") == Schedule(64)
+    assert reached(Schedule(202), 200, 8, "") == Schedule(202)
+    with pytest.raises(BudgetError, match=r"pruner none cannot reach budget\.average=62 on 8 layers; it keeps 64"):
+        reached(Schedule(64), 62, 8, "it keeps 64")
     with pytest.raises(BudgetError):
-        check_reached("x", Schedule(1, ((4, 0),)), 0.5, 8, "")
+        reached(Schedule(1, ((4, 0),)), 0.5, 8, "")

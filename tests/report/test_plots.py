@@ -8,7 +8,7 @@ from helpers.made_up import result, runs_of, write
 from nuwa.report.__main__ import main
 from nuwa.report.figures import points as points_module
 from nuwa.report.figures.plots import COLOURS, PlotsError, _figure, _plots, write_plots
-from nuwa.report.figures.points import distance_points, part_points
+from nuwa.report.figures.points import METHOD_PARTS, varied_points
 
 
 def points_of(results):
@@ -40,8 +40,9 @@ def test_points(runs):
     fastv = next(p for p in points if p.method == "fastv" and p.tokens == 128 and p.panel[1] == "vqa/exact_match")
     assert (fastv.value, fastv.tflops) == (pytest.approx(32), 1.28)
     assert fastv.errors == (pytest.approx(1.96), pytest.approx(1.96))
-    assert {p.choices.options["d_thresh"] for p in distance_points(points)} == {18, 148, 280}
-    assert {p.tokens for p in part_points(points)} == {128} and len(part_points(points)) == 8
+    assert {p.choices.options["d_thresh"] for p in varied_points(points, "d_thresh")} == {18, 148, 280}
+    parts = varied_points(points, *METHOD_PARTS)
+    assert {p.tokens for p in parts} == {128} and len(parts) == 8
 
 
 def test_seeds_become_one_point():
@@ -72,9 +73,12 @@ def test_intervals_stay_within_what_a_share_can_be():
 
 def drawn(runs, name):
     """The panel of a plot that shows answers to questions."""
-    plots = {plot: (points, draw) for plot, points, draw in _plots(points_of(runs))}
+    points = points_of(runs)
+    whole = [point for point in points if point.method == "none"]
+    chosen, draw = next((chosen, draw) for plot, chosen, draw in _plots(points) if plot == name)
     pytest.importorskip("matplotlib")
-    return next(axes for axes in _figure(*plots[name], "").axes if axes.get_title() == "scenes vqa/exact_match")
+    figure = _figure(chosen, whole, draw, "")
+    return next(axes for axes in figure.axes if axes.get_title() == "scenes vqa/exact_match")
 
 
 def test_what_is_drawn(runs):

@@ -10,7 +10,8 @@ from nuwa.tiny import data
 
 @pytest.fixture(autouse=True)
 def one_bank(monkeypatch):
-    """Draw a bank of captions once: it is a function of its seed and its size."""
+    """Draw a small bank of captions once: it is a function of its seed and its size."""
+    monkeypatch.setattr(data, "CAPTIONS", 256)
     monkeypatch.setattr(data, "caption_bank", BANK)
 
 

@@ -6,8 +6,8 @@ import torch
 
 from nuwa.scenes.questions import ask
 from nuwa.scenes.scene import draw_scene
-from nuwa.tiny.base import PATCH_SIDE, window_cells
-from nuwa.tiny.data import BatchStream, caption_bank, slot_length
+from nuwa.tiny.data import LONGEST_QUESTION, build_batch, caption_bank
+from nuwa.tiny.layers import PATCH_SIDE, window_cells
 from nuwa.tiny.losses import AttentionSupervision
 from nuwa.tiny.packed import packed_forward
 from nuwa.tiny.recipe import Recipe
@@ -25,12 +25,11 @@ def model(tiny):
 
 
 def packed_questions(words, scene, rng, count):
-    ids = torch.zeros(1, count, slot_length(words), dtype=torch.long)
+    ids = torch.zeros(1, count, LONGEST_QUESTION + len(words.lead) + len(words.cue), dtype=torch.long)
     lengths = []
     for slot in range(count):
         question = ask(scene, rng, ("vqa", "vg")[slot % 2])
-        answer = words.encode_words(question.answer) if question.box is None else words.encode_box(question.box)
-        tokens = words.encode_question(question.text) + answer
+        tokens = words.encode_question(question.text) + words.encode_answer(question)
         ids[0, slot, : len(tokens)] = torch.tensor(tokens)
         lengths.append(len(tokens))
     return ids, lengths
@@ -59,8 +58,8 @@ def test_packed_logits_equal_transformers(tiny, model):
     nowhere = torch.zeros(1, 2, dtype=torch.long)
     cells = window_cells(tiny.grid, nowhere, tiny.grid)
     patches, _ = tiny.encode(model, {"pixels": pixels, "roll": nowhere})
-    packed = packed_forward(tiny, model, tiny.project(model, patches), cells, ids, taps=(6,))
-    logits = model.lm_head(packed.text).view(3, ids.shape[-1], -1)
+    text, _ = packed_forward(tiny, model, tiny.project(model, patches), cells, ids, taps=())
+    logits = model.lm_head(text).view(3, ids.shape[-1], -1)
     prefix = [*words.prefix, *[words.ids[words.image]] * tiny.grid**2]
     for slot, length in enumerate(lengths):
         single = torch.tensor([[*prefix, *ids[0, slot, :length].tolist()]])
@@ -79,8 +78,7 @@ def test_windows_keep_the_ids_of_the_full_grid():
 def test_attention_supervision_reads_masses_of_every_kind(tiny, model):
     recipe = Recipe.load(tiny.recipe)
     stage = next(stage for stage in recipe.stages if stage.questions)
-    stream = BatchStream(tiny, [stage], seed=0, captions=256, world=stage.batch // 2)
-    batch = next(iter(stream))
+    batch = build_batch(tiny, stage, 2, np.random.default_rng(0), caption_bank(0, 256))
     cells = window_cells(stage.size // tiny.token, batch["origin"], tiny.grid)
     visual = tiny.project(model, tiny.encode(model, batch)[0])
     supervision = AttentionSupervision(batch, recipe.attention_layers, tiny.vocabulary)
@@ -96,9 +94,9 @@ def test_a_slot_does_not_see_the_other_slots(tiny, model):
     cells = window_cells(2, torch.zeros(1, 2, dtype=torch.long), tiny.grid)
     with torch.no_grad():
         visual = torch.randn(1, 4, 128)
-        both = packed_forward(tiny, model, visual, cells, ids, taps=(1,)).text[:, ids.shape[-1] :]
-        alone = packed_forward(tiny, model, visual, cells, ids[:, 1:], taps=(1,)).text
-    torch.testing.assert_close(both, alone, atol=1e-5, rtol=0)
+        both, _ = packed_forward(tiny, model, visual, cells, ids, taps=())
+        alone, _ = packed_forward(tiny, model, visual, cells, ids[:, 1:], taps=())
+    torch.testing.assert_close(both[:, ids.shape[-1] :], alone, atol=1e-5, rtol=0)
 
 
 def test_caption_bank_is_the_same_for_a_seed():

@@ -8,8 +8,10 @@ import torch
 from PIL import Image
 from transformers import LlavaImageProcessorPil
 
+from nuwa.tiny import train as training
+from nuwa.tiny import training_log
 from nuwa.tiny.export import export_weights
-from nuwa.tiny.recipe import Recipe, stage_at
+from nuwa.tiny.recipe import Recipe
 from nuwa.tiny.shipped import TINY_MODELS
 from nuwa.tiny.train import Training, train
 from nuwa.tiny.training_log import TrainingLog
@@ -46,19 +48,20 @@ def kill_after(step, monkeypatch):
 
 
 def test_a_killed_run_resumes_to_the_same_weights(short, tmp_path, monkeypatch):
-    whole = train(LLAVA, short, tmp_path / "whole", captions=256)
+    whole = train(LLAVA, short, tmp_path / "whole")
+    monkeypatch.setattr(training, "SAVE_EVERY", 1)
     with monkeypatch.context() as patch, pytest.raises(Killed):
         kill_after(5, patch)
-        train(LLAVA, short, tmp_path / "killed", save_every=1, captions=256)
-    resumed = train(LLAVA, short, tmp_path / "killed", resume=True, save_every=1, captions=256)
+        train(LLAVA, short, tmp_path / "killed")
+    resumed = train(LLAVA, short, tmp_path / "killed", resume=True)
     for name, weight in whole.state_dict().items():
         torch.testing.assert_close(resumed.state_dict()[name], weight, atol=0, rtol=0, msg=name)
 
 
 @pytest.mark.parametrize("tiny", TINY_MODELS.values(), ids=TINY_MODELS)
 def test_the_log_has_rows_and_the_checkpoint_exports(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(TrainingLog.__init__, "__defaults__", (2,))
-    train(tiny, shorten(tiny), tmp_path / "run", captions=256)
+    monkeypatch.setattr(training_log, "LOG_EVERY", 2)
+    train(tiny, shorten(tiny), tmp_path / "run")
     with (tmp_path / "run" / "log.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["step"] for row in rows] == ["2", "4", "6"]
@@ -70,7 +73,7 @@ def test_the_log_has_rows_and_the_checkpoint_exports(tiny, tmp_path, monkeypatch
 def test_tower_stages_leave_the_language_model_alone(short, tmp_path):
     only_tower = replace(short, stages=short.stages[:1])
     before = Training(LLAVA, only_tower).model.model.language_model.state_dict()
-    after = train(LLAVA, only_tower, tmp_path, captions=256).model.model.language_model.state_dict()
+    after = train(LLAVA, only_tower, tmp_path).model.model.language_model.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
@@ -81,7 +84,7 @@ def test_rates_warm_up_and_fall_in_every_stage(tiny):
     for stage in (stage for stage in recipe.stages if stage.steps):
         assert recipe.rate(done) < recipe.rate(done + recipe.warmup)
         assert recipe.rate(done + stage.steps - 1) == pytest.approx(stage.lr[1], abs=0.01)
-        assert stage_at(recipe.stages, done) == (stage, 0)
+        assert recipe.stage_at(done) == (stage, 0)
         done += stage.steps
     assert recipe.steps == done
 
@@ -90,7 +93,7 @@ def test_the_alignment_stage_trains(short, tmp_path):
     align = Recipe.load(LLAVA.recipe).stages[-1]
     assert align.name == "align"
     stages = [replace(align, steps=1, size=48, objects=(2, 4), batch=2, questions=2)]
-    train(LLAVA, replace(short, stages=stages), tmp_path, captions=256)
+    train(LLAVA, replace(short, stages=stages), tmp_path)
 
 
 @pytest.mark.parametrize("tiny", TINY_MODELS.values(), ids=TINY_MODELS)

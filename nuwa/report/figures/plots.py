@@ -7,20 +7,13 @@ colour and marker, whose filling and line tell the position ids. Points at one p
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from nuwa.evaluation.runs import Run
-from nuwa.report.figures.points import (
-    Point,
-    budget_points,
-    distance_points,
-    grouped,
-    method_parts,
-    part_points,
-    points_of,
-)
+from nuwa.report.figures.points import METHOD_PARTS, Point, grouped, points_of, varied_points
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
@@ -55,9 +48,11 @@ def write_plots(runs: Iterable[Run], folder: Path) -> list[Path]:
     written = []
     with matplotlib.rc_context(PLOT_SETTINGS):
         for model, points in grouped(points_of(runs), lambda point: point.choices.model).items():
+            whole = [point for point in points if point.choices.method == "none"]
             for name, chosen, draw in _plots(points):
                 if chosen:
-                    written += _write(_figure(chosen, draw, f"{model}, bars: 95 %"), folder / f"{name}_{model}")
+                    figure = _figure(chosen, whole, draw, f"{model}, bars: 95 %")
+                    written += _write(figure, folder / f"{name}_{model}")
     if not written:
         raise PlotsError("--plots: no finished run to plot")
     return written
@@ -65,24 +60,20 @@ def write_plots(runs: Iterable[Run], folder: Path) -> list[Path]:
 
 def _plots(points: Sequence[Point]) -> list[tuple[str, list[Point], Drawing]]:
     """Names of plots, the points they show and how they are drawn."""
-    pruned = [point for point in budget_points(points) if point.choices.method != "none"]
-    whole = [point for point in points if point.choices.method == "none"]
+    pruned = [point for point in points if point.varied() and point.choices.method != "none"]
     styles = _styles(pruned)
-    against = {
-        "accuracy_tokens": lambda axes, own: _lines(axes, own, whole, styles, "tokens"),
-        "accuracy_tflops": lambda axes, own: _lines(axes, own, whole, styles, "tflops"),
-    }
     return [
-        *((name, pruned, draw) for name, draw in against.items()),
-        ("d_thresh", distance_points(points), lambda axes, own: _distances(axes, own, whole)),
-        ("ablation", part_points(points), lambda axes, own: _bars(axes, own, whole)),
+        ("accuracy_tokens", pruned, partial(_lines, styles=styles, cost="tokens")),
+        ("accuracy_tflops", pruned, partial(_lines, styles=styles, cost="tflops")),
+        ("d_thresh", varied_points(points, "d_thresh"), _distances),
+        ("ablation", varied_points(points, *METHOD_PARTS), _bars),
     ]
 
 
 def _styles(points: Sequence[Point]) -> dict[str, dict[str, Any]]:
     """How each method with its position ids is drawn, the same in all panels."""
     methods = sorted({point.choices.method for point in points})
-    looks = dict(zip(methods, itertools.cycle(_looks()), strict=False))
+    looks = dict(zip(methods, _looks(), strict=False))
     ids = {point.method: point.choices for point in sorted(points, key=lambda point: point.method)}
     return {
         name: looks[choices.method] | {"fillstyle": IDS[choices.position][0], "linestyle": IDS[choices.position][1]}
@@ -90,15 +81,14 @@ def _styles(points: Sequence[Point]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _looks() -> list[dict[str, Any]]:
-    """More looks than there are methods: colours and markers go round at different lengths."""
-    count = len(COLOURS) * len(MARKERS)
-    pairs = zip(itertools.cycle(COLOURS), itertools.cycle(MARKERS), range(count), strict=False)
-    return [{"color": colour, "marker": marker} for colour, marker, _ in pairs]
+def _looks() -> Iterator[dict[str, Any]]:
+    """Looks without end, more than there are methods: colours and markers go round at different lengths."""
+    pairs = zip(itertools.cycle(COLOURS), itertools.cycle(MARKERS), strict=False)
+    return ({"color": colour, "marker": marker} for colour, marker in pairs)
 
 
-def _figure(points: Sequence[Point], draw: Drawing, caption: str) -> Any:
-    """One panel per data set and metric, a legend beside them."""
+def _figure(points: Sequence[Point], whole: Sequence[Point], draw: Drawing, caption: str) -> Any:
+    """One panel per data set and metric, its unpruned run a dashed line, a legend beside them."""
     from matplotlib.figure import Figure
 
     panels = grouped(points, lambda point: point.panel)
@@ -109,6 +99,9 @@ def _figure(points: Sequence[Point], draw: Drawing, caption: str) -> Any:
     for axes in grid[len(panels) :]:
         axes.set_visible(False)
     for axes, (panel, own) in zip(grid, panels.items(), strict=False):
+        for point in whole:
+            if point.panel == panel:
+                axes.axhline(point.value, color="#000000", linestyle="--", linewidth=1, label="unpruned")
         draw(axes, own)
         axes.set_title(" ".join(panel), fontsize=9)
         shares = max(point.value for point in own) <= 100
@@ -120,16 +113,8 @@ def _figure(points: Sequence[Point], draw: Drawing, caption: str) -> Any:
     return figure
 
 
-def _unpruned(axes: Any, own: Sequence[Point], whole: Sequence[Point]) -> None:
-    """The unpruned run of the panel as a dashed line."""
-    for point in whole:
-        if point.panel == own[0].panel:
-            axes.axhline(point.value, color="#000000", linestyle="--", linewidth=1, label="unpruned")
-
-
-def _lines(axes: Any, own: Sequence[Point], whole: Sequence[Point], styles: dict, cost: str) -> None:
+def _lines(axes: Any, own: Sequence[Point], styles: dict, cost: str) -> None:
     """One line per method over what it cost."""
-    _unpruned(axes, own, whole)
     unit = 1000 if cost == "tflops" and max(point.tflops for point in own) < GIGA else 1
     lines = grouped(own, lambda point: point.method)
     for method, line in sorted(lines.items()):
@@ -157,11 +142,9 @@ def _log_ticks(axes: Any) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
 
 
-def _distances(axes: Any, own: Sequence[Point], whole: Sequence[Point]) -> None:
+def _distances(axes: Any, own: Sequence[Point]) -> None:
     """Accuracy over the cohesion distance."""
-    _unpruned(axes, own, whole)
-    lines = grouped(own, lambda point: f"{point.method}, {point.budget}")
-    for (name, line), look in zip(lines.items(), itertools.cycle(_looks()), strict=False):
+    for (name, line), look in zip(_by_budget(own).items(), _looks(), strict=False):
         line = sorted(line, key=lambda point: point.choices.options["d_thresh"])
         _errorbar(axes, [point.choices.options["d_thresh"] for point in line], line, label=name, **look)
     axes.set_xlabel("d_thresh, squared grid cells")
@@ -177,18 +160,21 @@ def _errorbar(axes: Any, where: Sequence[float], line: Sequence[Point], aside: f
     axes.errorbar(where, values, errors, capsize=2, linewidth=1.2, elinewidth=0.8, markersize=5, **style)
 
 
-def _bars(axes: Any, own: Sequence[Point], whole: Sequence[Point]) -> None:
+def _by_budget(points: Sequence[Point]) -> dict[str, list[Point]]:
+    return grouped(points, lambda point: f"{point.method}, {point.choices.budget}")
+
+
+def _bars(axes: Any, own: Sequence[Point]) -> None:
     """One bar per combination of parts, a random second stage hatched beside the chosen one."""
-    _unpruned(axes, own, whole)
-    lines = grouped(own, lambda point: f"{point.method}, {point.budget}")
+    lines = _by_budget(own)
     names = {(False, False): "neither", (False, True): "pillars", (True, False): "regions", (True, True): "both"}
     places = {parts: place for place, parts in enumerate(names)}
     width = 0.8 / (2 * len(lines))
     for number, ((name, line), colour) in enumerate(zip(lines.items(), itertools.cycle(COLOURS), strict=False)):
-        for at_random, some in grouped(line, lambda point: method_parts(point)[2]).items():
+        for at_random, some in grouped(line, lambda point: point.values("random")[0]).items():
             shift = (2 * number + at_random + 0.5) * width - 0.4
             axes.bar(
-                [places[method_parts(point)[:2]] + shift for point in some],
+                [places[point.values("region", "pillar")] + shift for point in some],
                 [point.value for point in some],
                 width,
                 yerr=list(zip(*(point.errors for point in some), strict=True)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from nuwa.evaluation.choices import Choices
 from nuwa.evaluation.runs import Run
@@ -41,15 +41,14 @@ class Point:
         """The method, with its position ids where they are not its authors'."""
         return self.choices.method + (f", {self.choices.position}" if self.choices.position != "native" else "")
 
-    @property
-    def budget(self) -> str:
-        """The budget as a reader names it."""
-        return self.choices.budget
-
     def varied(self, *names: str) -> bool:
         """Whether the method has all these options, and every other as its config file says."""
         own = self.choices.options
         return all(name in own for name in names) and self.choices.has_options({name: own[name] for name in names})
+
+    def values(self, *names: str) -> tuple[Any, ...]:
+        """What the method's options are set to."""
+        return tuple(self.choices.options[name] for name in names)
 
 
 def points_of(runs: Iterable[Run]) -> list[Point]:
@@ -107,24 +106,8 @@ def grouped(points: Iterable[Point], key: Callable[[Point], Key]) -> dict[Key, l
     return groups
 
 
-def budget_points(points: Iterable[Point]) -> list[Point]:
-    """Points of methods as their config files have them: what budgets are compared on."""
-    return [point for point in points if point.varied()]
-
-
-def distance_points(points: Iterable[Point]) -> list[Point]:
-    """Points that differ in d_thresh alone, of methods with two distances or more."""
-    found = grouped((point for point in points if point.varied("d_thresh")), lambda p: (p.method, p.budget, p.panel))
-    return [p for group in found.values() if len({q.choices.options["d_thresh"] for q in group}) > 1 for p in group]
-
-
-def part_points(points: Iterable[Point]) -> list[Point]:
-    """Points that differ in region, pillar and random alone, of methods with two combinations or more."""
-    found = grouped((point for point in points if point.varied(*METHOD_PARTS)), lambda p: (p.method, p.budget, p.panel))
-    return [p for group in found.values() if len({method_parts(q) for q in group}) > 1 for p in group]
-
-
-def method_parts(point: Point) -> tuple[bool, bool, bool]:
-    """Whether regions, pillars and a random second stage are on."""
-    region, pillar, random = (bool(point.choices.options[name]) for name in METHOD_PARTS)
-    return region, pillar, random
+def varied_points(points: Iterable[Point], *names: str) -> list[Point]:
+    """Points that differ in the named options alone, of methods that have two combinations of them or more."""
+    varied = (point for point in points if point.varied(*names))
+    found = grouped(varied, lambda point: (point.method, point.choices.budget, point.panel))
+    return [p for group in found.values() if len({p.values(*names) for p in group}) > 1 for p in group]

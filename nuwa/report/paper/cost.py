@@ -29,10 +29,8 @@ def cost_rows(table: PaperTable, runs: Iterable[Run]) -> list[TableRow]:
     if FLOPS not in table.columns:
         return []
     runs = with_image_tokens(runs)
-    wholes: Wholes = {}
-    for run in runs:
-        if run.method == "none" and run.llm_tflops is not None:
-            wholes[_same_images(run)] = run.llm_tflops
+    unpruned = [run for run in runs if run.method == "none"]
+    wholes = {_same_images(run): run.llm_tflops for run in unpruned if run.llm_tflops is not None}
     return [_row(table, model, wholes, *match) for model, own in matches(table, runs).items() for match in own]
 
 
@@ -41,14 +39,7 @@ def _same_images(run: Run) -> tuple[str, str, str]:
     return run.choices.model, run.choices.dataset, run.choices.rest
 
 
-def _row(
-    table: PaperTable,
-    model: str,
-    wholes: Wholes,
-    row: PrintedRow,
-    pruner: str,
-    run: Run | None,
-) -> TableRow:
+def _row(table: PaperTable, model: str, wholes: Wholes, row: PrintedRow, pruner: str, run: Run | None) -> TableRow:
     left = (MISSING if pruner else NO_METHOD) if run is None else _left(run, wholes)
     probe = {} if run is None else run.probe
     unpruned = table.unpruned[row.model].cells

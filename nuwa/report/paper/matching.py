@@ -20,7 +20,7 @@ MIXED = (
     "report on one of them"
 )
 Match = tuple[PrintedRow, str, Run | None]
-"""A printed row, the method here that stands for it (empty: none) and a run of it."""
+"""A printed row, the method here that stands for it (empty: none) and a run of it (None: there is none)."""
 QUARTERS = {"0-7": "1/4", "8-15": "2/4", "16-23": "3/4", "24-31": "4/4"}  # Table 15's layers, of 32
 RANDOM_WEIGHTS = "_random"  # such a model costs what the trained one costs, and its answers mean nothing
 SAME_SHARE = 0.01  # 0.0556 of the tokens is 160 of 2880
@@ -69,54 +69,44 @@ def model_name(printed: str) -> str:
 
 def with_image_tokens(runs: Iterable[Run]) -> list[Run]:
     """The runs; one that failed and counted no tokens gets the count of another run of its model and data set."""
-    runs = list(runs)
-    counted = {_images(run): run.tokens_per_image for run in runs if run.tokens_per_image is not None}
-    return [
-        replace(run, tokens_per_image=counted.get(_images(run))) if run.tokens_per_image is None else run
-        for run in runs
-    ]
-
-
-def _images(run: Run) -> tuple[str, str]:
-    return run.choices.model, run.choices.dataset
+    tried = [((run.choices.model, run.choices.dataset), run) for run in runs]
+    known = {images: run.tokens_per_image for images, run in tried if run.tokens_per_image is not None}
+    return [replace(r, tokens_per_image=known.get(i)) if r.tokens_per_image is None else r for i, r in tried]
 
 
 def matches(table: PaperTable, runs: Sequence[Run]) -> dict[str, list[Match]]:
-    """By model: every printed row with the methods here that stand for it, and each of their runs.
-
-    A row's first method comes with None where it has no run. Models without any run are left out.
-    """
+    """By model that has any run here: every printed row with the methods that stand for it, and each of their runs."""
     found: dict[str, list[Match]] = {}
     for model in dict.fromkeys(run.choices.model for run in runs):
-        own = [run for run in runs if run.choices.model == model]
-        rows: list[Match] = []
-        for row, pruner in printed_methods(table):
-            mine: list[Match] = [(row, pruner, run) for run in own if made_for(table, row, pruner, run)]
-            rows += mine or [(row, pruner, None)] * (pruner in row.pruners[:1] or not pruner)
-        if any(run is not None for *_, run in rows):
-            found[model] = rows
+        lines = _lines(table, [run for run in runs if run.choices.model == model], same_model=False)
+        if any(mine for *_, mine in lines):
+            found[model] = [(row, pruner, run) for row, pruner, mine in lines for run in mine or (None,)]
     return found
 
 
-def printed_methods(table: PaperTable) -> list[tuple[PrintedRow, str]]:
-    """Every printed row with each method here that stands for it, or with an empty name if none does."""
-    return [(row, pruner) for row in table.rows for pruner in row.pruners or ("",)]
+def _lines(table: PaperTable, runs: Sequence[Run], same_model: bool) -> list[tuple[PrintedRow, str, list[Run]]]:
+    """Every printed row with each method here that stands for it (none: an empty name), and its runs.
+
+    With ``same_model`` only runs of the row's model. A row that several methods stand for appears once for each that
+    has a run, at least for the first.
+    """
+    lines = []
+    for row in table.rows:
+        for pruner in row.pruners or ("",):
+            own = [run for run in runs if _made_for(table, row, pruner, run)]
+            own = [run for run in own if not same_model or _same_model(run.choices, row)]
+            if own or pruner in row.pruners[:1] or not pruner:
+                lines.append((row, pruner, own))
+    return lines
 
 
 def match_paper(table: PaperTable, runs: Iterable[Run]) -> list[PaperValue]:
-    """Every printed number of a table but its summaries, in its order.
-
-    A row that several methods stand for appears once for each that has a run, at least for the first.
-    """
-    runs, values = with_image_tokens(runs), []
-    for row, pruner in printed_methods(table):
-        own = [run for run in runs if _same_model(run.choices, row) and made_for(table, row, pruner, run)]
-        if own or not pruner or pruner == row.pruners[0]:
-            values += [_value(table, row, pruner, column, own) for column in row.cells if column not in SUMMARIES]
-    return values
+    """Every printed number of a table but its summaries, in its order."""
+    lines = _lines(table, with_image_tokens(runs), same_model=True)
+    return [_value(table, *line, column) for line in lines for column in line[0].cells if column not in SUMMARIES]
 
 
-def made_for(table: PaperTable, row: PrintedRow, pruner: str, run: Run) -> bool:
+def _made_for(table: PaperTable, row: PrintedRow, pruner: str, run: Run) -> bool:
     """Whether a run, on whatever model and data, has the method, options, ids and budget of a row."""
     choices = run.choices
     if choices.method != pruner or not choices.has_options(row.options) or not _same_blocking(choices, row):
@@ -150,7 +140,7 @@ def _same_budget(run: Run, row: PrintedRow, whole: PrintedRow | None) -> bool:
     return share is not None and abs(share / row.share(whole) - 1) < SAME_SHARE
 
 
-def _value(table: PaperTable, row: PrintedRow, pruner: str, column: str, runs: Sequence[Run]) -> PaperValue:
+def _value(table: PaperTable, row: PrintedRow, pruner: str, runs: Sequence[Run], column: str) -> PaperValue:
     """The value of one column, from the runs of its row."""
     asked, printed, note = printed_benchmark(column), row.cells[column], table.note(row, column)
     if not pruner or not asked.known:
@@ -163,7 +153,7 @@ def _value(table: PaperTable, row: PrintedRow, pruner: str, column: str, runs: S
         state, reason = _why_not(runs)
         return PaperValue(row, pruner, asked, printed, state, reason=reason, note=note)
     numbers, used = [number for number, _ in done], [run for _, run in done]
-    error = stdev(numbers) if len(numbers) > 1 else _error(asked, used[0])
+    error = stdev(numbers) if len(numbers) > 1 else _number(asked, used[0], error=True)
     if asked.speed:
         note = f"ours on {used[0].environment.get('device')}, batch 1"
     elif asked.runs and len({run.choices.rest for run in used}) > 1:
@@ -181,17 +171,12 @@ def _metric(asked: PrintedBenchmark, choices: Choices) -> str | None:
     return asked.runs.get(choices.dataset, asked.runs.get(f"{choices.dataset}:{choices.split}"))
 
 
-def _number(asked: PrintedBenchmark, run: Run) -> float | None:
-    """A run's value in the printed unit, None where it has none."""
+def _number(asked: PrintedBenchmark, run: Run, error: bool = False) -> float | None:
+    """A run's value in the printed unit, or its standard error; None where it has none."""
     metric = _metric(asked, run.choices) or ""
     values = run.times if asked.speed else vars(run) if asked.result else run.metrics
-    return None if values.get(metric) is None else asked.scale * values[metric]
-
-
-def _error(asked: PrintedBenchmark, run: Run) -> float | None:
-    """Its standard error in the printed unit."""
-    error = run.standard_errors.get(_metric(asked, run.choices) or "")
-    return None if error is None else asked.scale * error
+    value = (run.standard_errors if error else values).get(metric)
+    return None if value is None else asked.scale * value
 
 
 def _why_not(runs: Sequence[Run]) -> tuple[str, str]:

@@ -22,10 +22,6 @@ OPTION_NAMES = {"random_stage2": "random"}
 SWITCHES = {"0": False, "1": True}  # of options that are bool here
 
 
-class ExpectedError(ValueError):
-    """There are no printed numbers by this name."""
-
-
 @dataclass(frozen=True)
 class PrintedBenchmark:
     """A printed column, which of our numbers belong beside it, and how far they may be off.
@@ -103,9 +99,8 @@ class PrintedRow:
         if self.average is None:
             return float(self.tokens[:-1]) / 100
         if whole.average is None:
-            raise ExpectedError(
-                f"{whole.model}: the unpruned row has {whole.tokens}, {self.method} {self.tokens} tokens"
-            )
+            unpruned = f"{whole.model}: the unpruned row has {whole.tokens}"
+            raise ValueError(f"{unpruned}, {self.method} {self.tokens} tokens")
         return self.average / whole.average
 
 
@@ -144,11 +139,11 @@ def load_table(name: str) -> PaperTable:
     """A printed table, its unpruned rows first.
 
     Raises:
-        ExpectedError: there is no such table.
+        ValueError: there is no such table.
     """
     tables = _yaml("tables")
     if name not in tables:
-        raise ExpectedError(f"--expected {name}: no such table; there are {', '.join(tables)}")
+        raise ValueError(f"--expected {name}: no such table; there are {', '.join(tables)}")
     facts = dict(tables[name])
     columns, rows = _read(name)
     elsewhere = [row for other in facts.pop("unpruned", ()) for row in _read(other)[1]]
@@ -158,8 +153,7 @@ def load_table(name: str) -> PaperTable:
             known = unpruned[row.model].cells if row.model in unpruned else {}
             cells = {column: value for column, value in row.cells.items() if column in columns}
             unpruned[row.model] = PrintedRow(row.model, row.tokens, row.method, {**cells, **known})
-    pruned = [row for row in rows if row.base != UNPRUNED]
-    ordered = tuple([*unpruned.values(), *pruned])
+    ordered = (*unpruned.values(), *(row for row in rows if row.base != UNPRUNED))
     notes = tuple(facts.pop("notes", ()))
     return PaperTable(name, columns=columns, rows=ordered, unpruned=unpruned, notes=notes, **facts)
 
@@ -173,15 +167,10 @@ def _read(name: str) -> tuple[tuple[str, ...], list[PrintedRow]]:
     with (EXPECTED / f"{name}.csv").open(encoding="utf-8", newline="") as file:
         lines = csv.DictReader(file)
         columns = tuple(column for column in lines.fieldnames or () if column not in ("model", "tokens", "method"))
-        rows = [
-            PrintedRow(
-                line["model"],
-                line["tokens"],
-                line["method"],
-                {column: float(line[column]) for column in columns if line[column]},
-            )
-            for line in lines
-        ]
+        rows = []
+        for line in lines:
+            cells = {column: float(line[column]) for column in columns if line[column]}
+            rows.append(PrintedRow(line["model"], line["tokens"], line["method"], cells))
     return columns, rows
 
 
@@ -195,5 +184,5 @@ def mean_share(row: PrintedRow, whole: PrintedRow, columns: Sequence[str]) -> fl
 def _yaml(name: str) -> dict[str, Any]:
     path = EXPECTED / f"{name}.yaml"
     if not path.is_file():
-        raise ExpectedError(f"{path} is missing: the printed numbers are part of a clone, not of the wheel")
+        raise ValueError(f"{path} is missing: the printed numbers are part of a clone, not of the wheel")
     return yaml.safe_load(path.read_text(encoding="utf-8"))

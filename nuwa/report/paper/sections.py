@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from nuwa.evaluation.runs import Run
 from nuwa.report.paper.cost import COST_LEGEND, cost_rows
-from nuwa.report.paper.matching import MISSING, NO_METHOD, PaperValue, match_paper
+from nuwa.report.paper.matching import MISSING, NO_METHOD, match_paper
 from nuwa.report.paper.other_model import RETENTION_LEGEND, retention_rows
 from nuwa.report.paper.printed import PaperTable
 from nuwa.report.paper.side_by_side import PAPER_LEGEND, failed, long_rows, remarks, wide_rows
@@ -20,10 +20,15 @@ def paper_sections(table: PaperTable, runs: Sequence[Run]) -> list[Section]:
     others, costs = retention_rows(table, runs), cost_rows(table, runs)
     touched = any(value.state not in (MISSING, NO_METHOD) for value in values)
     unknown = [f"{run.run_key}: {run.reason}" for run in runs if not run.config]
-    sections = [_values_section(table, values, unknown)] if touched or not (others or costs) else []
+    sections = []
+    if touched or not (others or costs):
+        rows, notes = wide_rows(table, values), [PAPER_LEGEND, *remarks(values), *unknown]
+        all_rows, columns = long_rows(table, values), filled_columns(rows)
+        sections.append(Section(heading(table), rows, columns, notes, all_rows, fails=failed(values)))
     for rows, legend in ((others, RETENTION_LEGEND), (costs, COST_LEGEND)):
         if rows:
-            sections.append(_other_section(table, rows, [legend, *_reasons(rows), *unknown], fails=not touched))
+            reasons = [f"{r['method']} {r['tokens']}: {r['run']}: {r['reason']}" for r in rows if r.get("reason")]
+            sections.append(_other_section(table, rows, [legend, *reasons, *unknown], fails=not touched))
     return sections
 
 
@@ -44,20 +49,9 @@ def heading(table: PaperTable) -> str:
     return f"{table.name}: {table.title} ({table.source})"
 
 
-def _values_section(table: PaperTable, values: Sequence[PaperValue], unknown: Sequence[str]) -> Section:
-    rows, long = wide_rows(table, values), long_rows(table, values)
-    notes = [PAPER_LEGEND, *remarks(values), *unknown]
-    return Section(heading(table), rows, filled_columns(rows), notes, long, fails=failed(values))
-
-
 def _other_section(table: PaperTable, rows: Sequence[TableRow], notes: Sequence[str], fails: bool) -> Section:
     """Rows of models that are not the paper's; the model is shown only where there are several."""
     models = dict.fromkeys(str(row["model"]) for row in rows)
     hidden = ("run", "reason", *(["model"] if len(models) == 1 else []))
     title = f"{heading(table)}; here with {', '.join(models)}"
     return Section(title, rows, [name for name in rows[0] if name not in hidden], notes, fails=fails)
-
-
-def _reasons(rows: Sequence[TableRow]) -> list[str]:
-    """Why runs have no result."""
-    return [f"{row['method']} {row['tokens']}: {row['run']}: {row['reason']}" for row in rows if row.get("reason")]

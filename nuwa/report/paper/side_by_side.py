@@ -32,7 +32,8 @@ def wide_rows(table: PaperTable, values: Sequence[PaperValue]) -> list[TableRow]
         if len(table.models) > 1:
             text = {"model": row.model, **text}
         text |= {name: value_beside(own[name]) if name in own else "" for name in columns}
-        rows.append(text | {"retained": _retained_text(table, row, own, lines)})
+        whole = table.unpruned.get(row.model)
+        rows.append(text | {"retained": _retained_text(own, lines.get((whole, "none"), {}) if whole else {})})
     return rows
 
 
@@ -57,20 +58,17 @@ def _decimals(printed: float) -> int:
     return 0 if abs(printed) >= 1000 else min(max(len(fraction), 1), 2 if abs(printed) >= 1 else 4)
 
 
-def _retained_text(
-    table: PaperTable, row: PrintedRow, own: dict[str, PaperValue], lines: dict[Line, dict[str, PaperValue]]
-) -> str:
+def _retained_text(own: dict[str, PaperValue], unpruned: dict[str, PaperValue]) -> str:
     """``95.1 / 94.9 / +0.2 (3 columns)``: mean retention in percent, ours and the paper's.
 
     Over the benchmarks that ours and its unpruned run have; empty where there are none.
     """
-    whole = table.unpruned.get(row.model)
-    full = lines.get((whole, "none"), {}) if whole is not None else {}
-    shares = []
-    for name, value in own.items():
-        unpruned = full[name].ours if name in full else None
-        if value.benchmark.task and value.ours is not None and unpruned:
-            shares.append((100 * value.ours / unpruned, 100 * value.printed / full[name].printed))
+    pairs = [(value, unpruned[name]) for name, value in own.items() if name in unpruned and value.benchmark.task]
+    shares = [
+        (100 * value.ours / whole.ours, 100 * value.printed / whole.printed)
+        for value, whole in pairs
+        if value.ours is not None and whole.ours
+    ]
     if not shares:
         return ""
     ours, paper = (sum(column) / len(shares) for column in zip(*shares, strict=True))
@@ -108,9 +106,7 @@ def remarks(values: Sequence[PaperValue]) -> list[str]:
     found += [
         f"outside: {_name(c)}: {c.difference:+.4g}, allowed {c.benchmark.allowed(c.printed):.4g}" for c in outside
     ]
-    for state in counts:
-        if state in (DONE, LIMITED):
-            continue
+    for state in (state for state in counts if state not in (DONE, LIMITED)):
         found += [f"{state}: {names}{f' ({why})' * (why != NO_RUN)}" for why, names in _grouped(values, state)]
     return found + [f"* {_name(value)}: {value.note}" for value in values if value.note]
 

@@ -16,10 +16,6 @@ SHARED_GROUPS = ("model", "dataset", "generation", "seed", "limit", "protocol")
 NUMBER_FORMATS = {"tokens": ".1f", "leaving": ".1f", "LLM TFLOPs": ".4g", "metric MFLOPs": ".3g", "s/sample": ".3f"}
 
 
-class TableError(ValueError):
-    """A table that was asked for cannot be made of these runs."""
-
-
 class RunsTable:
     """Runs as rows of the same columns: the unpruned run first, then by method and choices.
 
@@ -45,11 +41,11 @@ class RunsTable:
         Costs in which these runs differ stand one after the other.
 
         Raises:
-            TableError: the runs do not differ in ``choice``.
+            ValueError: the runs do not differ in ``choice``.
         """
         if choice not in self.columns.values():
             known = ", ".join(self.columns.values()) or "their methods"
-            raise TableError(f"--beside {choice}: runs differ in {known} only")
+            raise ValueError(f"--beside {choice}: runs differ in {known} only")
         values = list(dict.fromkeys(self._value(run, choice) for run in self.runs))
         groups: dict[tuple[CellValue, ...], dict[str, Run]] = {}
         for run in self.runs:
@@ -79,10 +75,8 @@ class RunsTable:
 
     def _rank(self, run: Run) -> tuple:
         """Sorts runs: numbers by size, texts by letter, missing values first."""
-        flat = _flat(run)
-        ranks = []
-        for value in map(flat.get, self.columns):
-            ranks.append((0, value, "") if isinstance(value, int | float) else (value is not None, 0, str(value)))
+        values = map(_flat(run).get, self.columns)
+        ranks = [(0, v, "") if isinstance(v, int | float) else (v is not None, 0, str(v)) for v in values]
         return run.method != "none", run.method, ranks
 
     def _tokens(self, run: Run) -> TableRow:

@@ -43,9 +43,8 @@ class Section:
 
     def texts(self, rows: Sequence[TableRow]) -> list[TextRow]:
         """Rows as they are printed."""
-        return [
-            {name: value_text(value, self.number_formats.get(name, "")) for name, value in row.items()} for row in rows
-        ]
+        forms = self.number_formats
+        return [{name: value_text(value, forms.get(name, "")) for name, value in row.items()} for row in rows]
 
 
 def filled_columns(rows: Sequence[TableRow], hidden: Sequence[str] = ()) -> list[str]:
