@@ -20,13 +20,8 @@ class Picture:
 @pytest.fixture
 def module(monkeypatch):
     """An evaluation whose samples have a trace for each of their images."""
-    monkeypatch.setattr(callbacks, "title_of", lambda *given: "title")
-    monkeypatch.setattr(callbacks, "boxes_of", lambda *given: [])
-    monkeypatch.setattr(callbacks, "trace_decisions", lambda session, loaded, sample: sample.traces)
-    monkeypatch.setattr(callbacks, "draw_trace", lambda trace, boxes, title: Picture(trace))
-    module = Evaluation(
-        None, None, SimpleNamespace(pruner=SimpleNamespace(name="p"), strategy="native"), None, {}, 0, True
-    )
+    monkeypatch.setattr(callbacks, "sample_pictures", lambda *given: map(Picture, given[3].traces))
+    module = Evaluation(None, None, None, None, {}, 0, True)
     module.reports = [(SimpleNamespace(id=name, traces=traces), [*traces], {}) for name, traces in REPORTS]
     return module
 
@@ -49,7 +44,7 @@ def test_as_many_pictures_as_are_wanted(tmp_path, module, count, drawn):
 
 def test_nothing_is_read_anew_that_is_not_drawn(tmp_path, module, monkeypatch):
     read = []
-    monkeypatch.setattr(callbacks, "trace_decisions", lambda session, loaded, sample: read.append(sample.id) or "ab")
+    monkeypatch.setattr(callbacks, "sample_pictures", lambda *given: read.append(given[3].id) or map(Picture, "ab"))
     KeptTokenPictures(tmp_path, 2).on_test_batch_end(None, module)
     assert read == ["a"]  # the first sample has no picture, and the last would have been the third
 
