@@ -38,6 +38,17 @@ def asked(family, *rows, **options):
     return family.finish(batch(*ids, **options) | family.pictures(*numbers))
 
 
+def test_rows_alike_are_computed_whole_unless_sharing_is_asked_for(family):
+    """Sharing gives no logits in front of the images; without it they are those of a row alone."""
+    model = family.model()
+    for share in (False, True):
+        with nuwa.prune(model, Fixed(3), "pesp", share=share):
+            alike = model(**asked(family, ASKED[0], ASKED[0])).logits
+        with nuwa.prune(model, Fixed(3), "pesp"):
+            alone = model(**asked(family, ASKED[0])).logits
+        assert torch.allclose(alike, alone.expand_as(alike), atol=1e-4) is not share
+
+
 @torch.no_grad()
 def answers(model, inputs, pruner, position="native", share=True, cache=None, **options):
     """Generated ids and the logits of every step; images are named by what they show."""

@@ -1,0 +1,20 @@
+"""Prompts whose placeholders are not those of their images are refused, whatever numbers do divide."""
+
+import pytest
+import torch
+
+from nuwa.pruning.budget import Schedule
+from nuwa.pruning.layout import ImageLayout
+from nuwa.pruning.segments import ImagePlan, read_prompt
+
+
+@pytest.mark.parametrize(
+    ("counts", "images"),
+    [((5,), 1), ((4, 5), 2), ((4, 4, 4), 2), ((2,), 1)],
+    ids=["one too many", "one too many in the second row", "a row without its image", "too few"],
+)
+def test_other_placeholders_than_images_have_tokens_are_refused(counts, images):
+    placeholders = torch.tensor([[False] * (6 - count) + [True] * count for count in counts])
+    plans = [ImagePlan(str(i), ImageLayout.single((2, 2)), Schedule(4)) for i in range(images)]
+    with pytest.raises(ValueError, match="do not match"):
+        read_prompt(placeholders, torch.ones_like(placeholders), torch.arange(6).expand(1, len(counts), 6), plans)
