@@ -11,6 +11,7 @@ from nuwa.benchmarks.mmmu import parse_choice, parse_open
 from nuwa.benchmarks.qwen_refcoco import QwenRefCOCO, ordered_corners, pixel_iou, resized
 from nuwa.benchmarks.refcoco import RefCOCO
 from nuwa.benchmarks.scoring import NO_BOX, box_iou, center_inside, exact_match, grounding_scores, to_padded_frame
+from nuwa.benchmarks.vqa import ocr_words
 from nuwa.samples import SampleError
 
 
@@ -164,3 +165,25 @@ def test_boxes_that_share_less_than_two_pixels_share_nothing():
 def test_a_record_beyond_what_floats_can_multiply():
     record = {"solution": [0, 0, 10**200, 10**200], "width": 56, "height": 56}
     assert QwenRefCOCO.unloaded({}).score_document(record, "[0, 0, 9, 9]")["qwen_refcoco/IoU"] == 0.0
+
+
+@pytest.mark.parametrize("size", [(0, 9), (9, 0), (-1, 9), (9, -1)])
+def test_an_empty_box_fails_its_row_however_it_is_empty(size):
+    wide, high = size
+    row = {"bbox": [4, 5, wide, high], "answer": ["the cup"]}
+    with pytest.raises(SampleError, match="empty"):
+        RefCOCO.unloaded({}).document(row, 0, [(50, 60)])
+    for box, kind in (([4, 5, wide, high], "xywh"), ([4, 5, 4 + wide, 5 + high], "xyxy")):
+        with pytest.raises(SampleError, match=f"empty as {kind}"):
+            normalised_box(box, kind, 50, 60)
+
+
+def test_a_box_of_one_pixel_is_a_box():
+    document = RefCOCO.unloaded({}).document({"bbox": [4, 5, 1, 1], "answer": ["the cup"]}, 0, [(50, 50)])
+    assert document["bbox"] == pytest.approx((0.08, 0.1, 0.1, 0.12))
+
+
+def test_words_of_an_ocr_system_are_a_list():
+    assert ocr_words(["a", "b"]) == ["a", "b"] and ocr_words([]) == []
+    with pytest.raises(TypeError, match="must be a list of texts"):
+        ocr_words("ab")
