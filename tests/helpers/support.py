@@ -207,9 +207,7 @@ def plain_decode(
         features = model.model.get_image_features(**images).pooler_output if images else []
     sizes = [len(image) for image in features]
     entries, vectors = _lay_out(model, ids, features, keep)
-    decided: dict[int, tuple[list[int], dict[int, Tensor]]] = {}
-    generated: list[int] = []
-    logits = []
+    decided, generated, logits = {}, [], []
     for _ in range(steps):
         hidden = vectors
         if generated:
