@@ -6,7 +6,7 @@ The paper reports it without code; sizes are ours: 8x8, 8x16 and 12x16 for avera
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from typing import ClassVar
 
@@ -117,6 +117,6 @@ class Pooling(GridPruner):
 
     def prune_vision(self, context: VisionContext, keep: int) -> VisionDecision:
         size, images = pooled_grid(keep, context.grid), len(context.features)
-        decision, pooled = super().prune_vision(context, keep), pool(context.features, context.grid, size)
+        kept, pooled = super().prune_vision(context, keep).keep, pool(context.features, context.grid, size)
         weights = pooling_weights(context.grid, size).to(pooled.device).expand(images, -1, -1)
-        return replace(decision, features=pooled, **soft_members(weights, decision.keep))
+        return VisionDecision(kept, pooled, {}, **soft_members(weights, kept))
