@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 from PIL import Image, ImageOps
 
 from nuwa.samples import SampleError, to_rgb
+
+HARMLESS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF", "TGA", "ICO")
+"""What pictures are opened as. Other decoders of Pillow start programs (EPS: Ghostscript) or are hardly ever used."""
 
 
 def stored_image(value: object, folder: Path | None) -> Image.Image:
@@ -43,10 +47,17 @@ def read_image(folder: Path, name: str) -> Image.Image:
     return _decoded(file, f"image {name}")
 
 
+@cache
+def readable_formats() -> tuple[str, ...]:
+    """Those of `HARMLESS` that this Pillow knows."""
+    Image.init()
+    return tuple(name for name in HARMLESS if name in Image.OPEN)
+
+
 def _decoded(content: Path | io.BytesIO, what: str) -> Image.Image:
     """Decode a picture and turn it upright by its EXIF orientation."""
     try:
-        with Image.open(content) as image:
+        with Image.open(content, formats=readable_formats()) as image:
             return to_rgb(ImageOps.exif_transpose(image))
     except Exception as error:  # decoders raise many kinds of errors on broken files
         raise SampleError(f"{what} cannot be read: {error}") from error
