@@ -9,6 +9,7 @@ Shape letters: B rows (prompts), L tokens, P tokens that go on, D width.
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -64,7 +65,7 @@ def prune_at(
         decision = with_text(pruner, context, pruner.prune_llm(context, planned.to(segment.image.device)))
         decision = with_followers(prompt, segment, decision)
         images.remember(layer, input_ids, segment, decision)
-    lengths = row_lengths(pruner, context, decision.keep, planned)
+    lengths = row_lengths(pruner, context, decision, planned)
     narrower, places = prompt.narrow(segment, decision.keep, lengths, layer, strategy, decision.order)
     step.state.segments.append(narrower)
     step.companions = {name: gather_tokens(x, places.to(x.device)) for name, x in step.companions.items()}
@@ -79,4 +80,4 @@ def with_followers(prompt: Prompt, segment: Segment, decision: LLMDecision) -> L
     order = order if decision.order is None else decision.order
     table = segment.follower, segment.columns["group"], segment.image, segment.index
     keep, order = add_followers(decision.keep, order, *table, prompt.whole.length)
-    return LLMDecision(keep, decision.hidden, order)
+    return replace(decision, keep=keep, order=order)

@@ -20,7 +20,7 @@ from nuwa.pruners.base import LLMContext, MethodInfo, Tap, VisionContext, Vision
 from nuwa.pruners.nuwa import NuwaStages
 from nuwa.pruning.budget import ModelShape, Schedule, attention_score_flops, cosine_flops, layer_at
 from nuwa.pruning.layout import Grid
-from nuwa.pruning.merging import affinity, aggregate
+from nuwa.pruning.merging import affinity, aggregate, collected
 from nuwa.pruning.selection import top_quantile
 from nuwa.pruning.tiling import ByTile, Tiling
 
@@ -105,7 +105,8 @@ class NuwaRelease(NuwaStages):
         pillar = top_quantile(strength, kept, quantile) & self.pillar
         weight = release_weights(context.taps["states"], kept, pillar, context.grid, self.d_thresh)
         features = aggregate(context.features, kept, pillar, weight)
-        return VisionDecision(kept, features, {"salience": salience, "pillar": pillar})
+        extras = {"salience": salience, "pillar": pillar}
+        return VisionDecision(kept, features, extras, **collected(weight, kept, pillar))
 
     def rate(self, context: LLMContext) -> Tensor:
         return context.previous.last_attention()
