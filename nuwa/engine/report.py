@@ -32,8 +32,8 @@ class ImageReport:
 class Report:
     """Counts over every image since the session began, details of the last call.
 
-    ``tokens_per_layer``: mean visual tokens of an image entering each LLM layer, measured. ``mask_bytes``: what the
-    masks of calibration took in the last prefill, all queries by all keys; without it the kernel needs none of them.
+    ``tokens_per_layer``: mean visual tokens of an image entering each LLM layer, measured. ``mask_bytes``: the most
+    that calibration's masks of numbers took in a prefill, all queries by all keys; without it there are none.
     """
 
     tokens_per_layer: list[float] = field(default_factory=list)

@@ -271,7 +271,7 @@ class PruningSession:
         if step is None or not step.prefill:
             return output
         self._count(step)
-        self._report.mask_bytes = step.mask_bytes
+        self._report.mask_bytes = max(self._report.mask_bytes, step.mask_bytes)
         last, prompt, hidden = step.state.segments[-1], step.state.prompt, output.last_hidden_state
         if hidden.shape[1] < last.length or not prompt.is_whole_prompt(last):
             output.last_hidden_state = prompt.restore(last, hidden.to(last.index.device))

@@ -120,7 +120,7 @@ def _note_members(plan: ImagePlan, view: VisionView, cells: Tensor, members: Ten
     if plan.members is None or plan.sizes is None:
         plan.members, plan.sizes = torch.full((plan.layout.n_tokens,), -1), torch.ones(plan.layout.n_tokens)
     kept = view.tokens[cells]
-    plan.members[view.tokens] = torch.where(members < 0, -1, kept[members])
+    plan.members[view.tokens] = kept[members].masked_fill(members < 0, -1) if len(kept) else members
     plan.sizes[kept] = sizes
 
 

@@ -4,7 +4,8 @@
 keys would get as much attention (ToMe's proportional attention). ``restore`` is RESTORE's (ICML 2026;
 cvlab-yonsei/RESTORE, commit 9b27e68): in layer 0 all visual tokens of an image are of one size, the number of its
 tokens per token that entered; and where a prompt is read, what rotary embeddings alone take from distant keys is given
-back. Both need a float mask, of all queries by all keys: FlashAttention takes none, and sdpa leaves its fastest kernel.
+back. Both need a float mask of all queries by all keys: FlashAttention takes none, and sdpa leaves its fastest kernel.
+Methods inside the LLM score with the attention that their layer would have without it.
 
 Shape letters: B rows, Q queries, K keys, I images of a row, d head width.
 """

@@ -18,6 +18,8 @@ from nuwa.engine.state import state_of
 from nuwa.pruners.base import LLMDecision, MisfitError
 from nuwa.pruning.budget import Budget
 
+pytestmark = pytest.mark.filterwarnings("ignore:llava_onevision interpolates")
+
 LLAVA, STEPS = FAMILIES["llava"], 4
 BUDGETS = {"visionzip": 16, "nuwa": 20, "pooling": 20, "prumerge": 16, "sparsevlm": 32, "restore": 16, "composed": 24}
 """Methods that merge before the LLM and inside it, with equal shares or weights of their own, and their budgets."""
