@@ -136,8 +136,10 @@ class VLMPruner(LLMPruner):
         pivots = spread_pivots(keys, rows.there, self.pivots, limit)
         growing.add(*first_of(pivots, self.pivots))
         self.grow(growing, rows.there, limit)
-        merged = merge_dropped(states, direction, growing.chosen, rows.there, int(limit.max()), self.own)
-        return LLMDecision(rows.mark(growing.chosen), rows.spread(merged, context.hidden))
+        merged, into = merge_dropped(states, direction, growing.chosen, rows.there, int(limit.max()), self.own)
+        place = rows.place.gather(1, into.clamp(min=0)).where(into >= 0, -1)
+        members = rows.spread(place, torch.full_like(context.image, -1))
+        return LLMDecision(rows.mark(growing.chosen), rows.spread(merged, context.hidden), members=members)
 
     def grow(self, growing: Growing, there: Tensor, limit: Tensor) -> None:
         """Add tokens pass by pass until each image has ``limit`` (R,). The device is asked once a pass."""
@@ -183,11 +185,13 @@ def first_of(marked: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return index, marked.gather(1, index)
 
 
-def merge_dropped(states: Tensor, direction: Tensor, chosen: Tensor, there: Tensor, most: int, own: float) -> Tensor:
+def merge_dropped(
+    states: Tensor, direction: Tensor, chosen: Tensor, there: Tensor, most: int, own: float
+) -> tuple[Tensor, Tensor]:
     """States (R, n, D) in which every chosen token, ``most`` a row, has taken in the dropped ones most like it.
 
     ``own`` x its state, and the rest from the dropped ones, in proportion to their cosines. A token whose cosines sum
-    to nothing or less stays as it is.
+    to nothing or less stays as it is. Returns also the index (R, n) of the token that each went into, -1 for none.
     """
     index, real = first_of(chosen, most)
     cosine = (direction @ gather_tokens(direction, index).mT).masked_fill(~real[:, None], float("-inf"))
@@ -199,4 +203,6 @@ def merge_dropped(states: Tensor, direction: Tensor, chosen: Tensor, there: Tens
     kept = gather_tokens(states, index)
     merged = (own * kept.float() + (1 - own) * taken).to(states.dtype)
     merged = torch.where((real & (total > 0))[..., None], merged, kept)
-    return states.scatter(1, index[..., None].expand_as(merged), merged)
+    into = index.gather(1, owner).where((there & ~chosen) & (total.gather(1, owner) > 0), -1)
+    into = torch.where(chosen, torch.arange(into.shape[1], device=into.device), into)
+    return states.scatter(1, index[..., None].expand_as(merged), merged), into

@@ -32,8 +32,18 @@ def test_golden(name, run):
     text = torch.tensor([*range(start), *range(end, hidden.shape[1])])
     case.check(run, kept=kept - start, keep_sequence_indices=torch.cat([kept, text]).sort().values)
     case.check(run, features=decision.hidden[0, kept])
+    members, dropped = decision.members[0], set(range(start, end)) - set(kept.tolist())
+    assert torch.equal(members[kept], kept) and set(members[text].tolist()) <= {-1}
+    states = torch.nn.functional.normalize(widest(hidden[0, start:end]), dim=-1)
+    for place in dropped:
+        assert int(members[place]) == int(kept[(states[kept - start] @ states[place - start]).argmax()])
     untouched = torch.ones(hidden.shape[1], dtype=torch.bool).index_fill(0, kept, False)
     assert torch.equal(decision.hidden[0, untouched], hidden[0, untouched])
+
+
+def widest(states):
+    """The 256 channels with the largest variance."""
+    return states[:, states.var(0).argsort(descending=True)[:256]]
 
 
 def slow(hidden, keys, grid, keep, tau, batch):
