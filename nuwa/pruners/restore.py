@@ -20,7 +20,6 @@ from nuwa.pruners.base import MethodInfo, Pruner, Tap, Tower, VisionContext, Vis
 from nuwa.pruners.catalogue import find_method
 from nuwa.pruning.budget import Budget, ModelShape, cosine_flops
 from nuwa.pruning.masks import gather_tokens
-from nuwa.pruning.merging import join
 from nuwa.pruning.selection import top_tokens
 
 
@@ -112,14 +111,15 @@ class Restore(Pruner):
         projected = context.project(context.features)
         others = gather_tokens(projected, rest).float()
         direction = functional.normalize(others, dim=-1)
-        joins = join_anchors(direction, find_anchors(direction, keep - keep // 2, self.variant == "paper"))
-        member = functional.one_hot(joins, keep - keep // 2).float()
+        owner = join_anchors(direction, find_anchors(direction, keep - keep // 2, self.variant == "paper"))
+        member = functional.one_hot(owner, keep - keep // 2).float()
         merged = (member.mT @ others / member.sum(1)[..., None]).to(projected.dtype)
-        place = torch.cat([chosen, rest.gather(1, median_members(joins, keep - keep // 2))], 1)
+        place = torch.cat([chosen, rest.gather(1, median_members(owner, keep - keep // 2))], 1)
         kept, order = place.sort(dim=1)
         states = gather_tokens(torch.cat([gather_tokens(projected, chosen), merged], 1), order)
-        slots = order.argsort(dim=1)[:, chosen.shape[1] :].gather(1, joins)
-        return VisionDecision(kept, projected=states, members=join(kept, n_tokens, rest, slots))
+        slot = torch.zeros_like(everything).scatter(1, rest, owner + chosen.shape[1])
+        slot = slot.scatter(1, chosen, everything[:, : chosen.shape[1]])
+        return VisionDecision(kept, projected=states, members=order.argsort(dim=1).gather(1, slot))
 
     def metric_flops(self, n_tokens: int, shape: ModelShape) -> float:
         """The base's choice, all pairs of the others, and these against the anchors."""

@@ -75,7 +75,7 @@ def mlerp(weight: Tensor, target: Tokens, others: Tokens) -> Tokens:
 def one_round(tokens: Tokens, remove: int, merge: bool) -> tuple[Tokens, Tensor, Tensor]:
     """Without ``remove`` tokens of even rank, those most like a token of odd rank; these take them in, or not.
 
-    Returns also the places (B, ``remove``) that are gone, and those that they went into, -1 for none.
+    Returns also the places of the tokens that left, and those of the tokens that they went into, -1 for none: (B, r).
     """
     ranks = torch.arange(tokens.place.shape[1], device=tokens.place.device).expand_as(tokens.place)
     even, odd = (tokens.take(ranks[:, start::2]) for start in (0, 1))
@@ -85,9 +85,8 @@ def one_round(tokens: Tokens, remove: int, merge: bool) -> tuple[Tokens, Tensor,
     leaving, staying = even.take(order[:, :remove]), even.take(order[:, remove:])
     into = torch.full_like(leaving.place, -1)
     if merge:
-        chosen = partner.gather(1, order[:, :remove])
-        into = odd.place.gather(1, chosen)
-        weight = functional.one_hot(chosen, odd.place.shape[1])
+        joins = partner.gather(1, order[:, :remove])
+        into, weight = odd.place.gather(1, joins), functional.one_hot(joins, odd.place.shape[1])
         odd = mlerp(weight.to(odd.size.dtype), odd, leaving)
     together = Tokens(*(torch.cat(parts, 1) for parts in zip(staying, odd, strict=True)))
     return together.take(together.place.argsort(dim=1)), leaving.place, into
@@ -127,14 +126,15 @@ class ToFu(TileByTile):
             return VisionDecision(place)
         metric = key_metric(context.taps["keys"], context.taps["attention"].shape[1])
         tokens = Tokens(place, context.features.float(), metric, torch.ones_like(metric[..., 0]))
-        counts, owner = removals(n_tokens, keep, self.rounds), place
+        counts = removals(n_tokens, keep, self.rounds)
+        home = place
         for number, remove in enumerate(counts):
-            tokens, gone, into = one_round(tokens, remove, merge=number >= self.dropping * len(counts))
-            moved = place.scatter(1, gone, into).gather(1, owner.clamp(min=0))
-            owner = moved.where(owner >= 0, -1)
-        slots = torch.searchsorted(tokens.place, owner.clamp(min=0))
-        features = tokens.features.to(context.features.dtype)
-        return VisionDecision(tokens.place, features, members=slots.where(owner >= 0, -1))
+            tokens, left, into = one_round(tokens, remove, merge=number >= self.dropping * len(counts))
+            moved = place.scatter(1, left, into).gather(1, home.clamp(min=0))
+            home = moved.where(home >= 0, -1)
+        members = tokens.place.new_zeros(images, n_tokens).scatter(1, tokens.place, place[:, :keep])
+        members = members.gather(1, home.clamp(min=0)).where(home >= 0, -1)
+        return VisionDecision(tokens.place, tokens.features.to(context.features.dtype), members=members)
 
     def metric_flops(self, n_tokens: int, shape: ModelShape) -> float:
         """A quarter of all pairs of each round, as wide as a head of the LLM (those of towers are narrower)."""
