@@ -19,7 +19,7 @@ Grid = tuple[int, int]
 class VisionView:
     """One grid of tokens of an image, e.g. the 24x24 patches of LLaVA-1.5.
 
-    ``tokens`` (height * width,) holds, in raster order and rising, each cell's index among the image's tokens;
+    ``tokens`` (height * width,) holds, in raster order, each cell's index among the image's tokens;
     ``newlines`` (height,) the index of the placeholder that closes each row, None where rows are not closed. ``tiles``
     is the (height, width) of the crops it was stitched from. A method that sees a view of its own (`Pruner.arrange`)
     gives ``rows`` (height * width,), its rows among the image's vision features; cells without a token are -1.
@@ -34,13 +34,17 @@ class VisionView:
     def closed(self, kept: Tensor, every_row: bool = False) -> Tensor:
         """The tokens of ``kept`` cells (K,), each row that still has one (or ``every_row``) closed by its newline.
 
-        Cells out of raster order form no rows: their newlines leave.
+        Cells in raster order are closed in the order of the prompt, which may go tile by tile. Cells out of it form no
+        rows: their newlines leave.
         """
         tokens, width = self.tokens.to(kept.device)[kept], self.grid[1]
-        if self.newlines is not None and not bool((kept.diff() <= 0).any()):
+        raster = not bool((kept.diff() <= 0).any())
+        if raster and self.newlines is not None:
             rows = torch.arange(self.grid[0], device=kept.device) if every_row else (kept // width).unique()
             place = torch.cat([kept // width * (width + 1) + kept % width, rows * (width + 1) + width])
             tokens = torch.cat([tokens, self.newlines.to(kept.device)[rows]])[place.argsort()]
+        elif raster:
+            tokens = tokens.sort().values
         return tokens[tokens >= 0]
 
 

@@ -23,7 +23,7 @@ BATCH = ("middle", "two", "last")
 UNSUITED = {
     "prumerge": ("llava_onevision", "qwen2_5_vl"),
     "prumerge_plus": ("llava_onevision", "qwen2_5_vl"),
-    "downsample": ("llava_next", "llava_onevision", "qwen2_5_vl"),
+    "downsample": ("llava_next", "llava_onevision", "qwen2_5_vl", "internvl"),
 }
 """Methods that need a CLS token or one image size, and the families that have none."""
 LLAVA = FAMILIES["llava"]

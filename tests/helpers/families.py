@@ -7,14 +7,15 @@ Llama's joins ``PLAIN`` too, the comparison with plain decoding.
 from __future__ import annotations
 
 import torch
+from helpers.families_more import InternVL
 from helpers.families_qwen import Qwen
 from helpers.families_tiles import LlavaNext, LlavaOnevision
 from helpers.family import PROMPTS, Family
 from helpers.support import kept_tokens, survives
 
-PLAIN = ("llava", "llava_next", "llava_onevision")
+PLAIN = ("llava", "llava_next", "llava_onevision", "internvl")
 
-FAMILIES = {family.name: family for family in (Family(), LlavaNext(), LlavaOnevision(), Qwen())}
+FAMILIES = {family.name: family for family in (Family(), LlavaNext(), LlavaOnevision(), Qwen(), InternVL())}
 
 
 def fixed_keep(family: Family, prompt: str, stride: int) -> list[list[int]]:
