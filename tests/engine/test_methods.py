@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 
 import pytest
 import torch
 from helpers.families import FAMILIES, PLAIN, PROMPTS
+from helpers.methods import CASES, METHODS, UNSUITED, pruner_for
 from helpers.support import plain_attention, plain_decode, positions_of, tapped, tapped_features
 
 import nuwa
@@ -15,19 +15,14 @@ from nuwa.models import adapter_for
 from nuwa.pruners.base import MisfitError, VisionContext
 from nuwa.pruning.budget import Budget
 
-METHODS = sorted(path.stem for path in (Path(__file__).parents[2] / "conf" / "pruner").glob("*.yaml"))
 REORDER = ("composed", "dart", "nuwa", "nuwa_release", "prumerge", "sparsevlm", "visionzip")
+REORDER += ("prunesid", "restore", "tofu")
 """Methods that merge tokens or change their order."""
+CHAOTIC = ("tofu",)
+"""Methods that pair even tokens with odd ones again and again: one that falls otherwise moves all behind it."""
 BATCH = ("middle", "two", "last")
 """Three prompts of different lengths with 1, 2 and 1 images."""
-UNSUITED = {
-    "prumerge": ("llava_onevision", "qwen2_5_vl"),
-    "prumerge_plus": ("llava_onevision", "qwen2_5_vl"),
-    "downsample": ("llava_next", "llava_onevision", "qwen2_5_vl", "internvl"),
-}
-"""Methods that need a CLS token or one image size, and the families that have none."""
 LLAVA = FAMILIES["llava"]
-CASES = [(f, m) for f in FAMILIES for m in METHODS if f not in UNSUITED.get(m, ())]
 LATER = {("llava_onevision", method) for method in METHODS if method not in ("nuwa", "visionzip", "fastv", "sparsevlm")}
 """Cases that differ from LLaVA-NeXT's in what is read off the tower only."""
 
@@ -49,12 +44,6 @@ def model():
 @pytest.fixture
 def family(request):
     return FAMILIES[request.param]
-
-
-def pruner_for(name: str, family=LLAVA):
-    """About a third of the tokens; a family of many image sizes gets a ratio."""
-    budget = None if name == "none" else 20 if family is LLAVA else Budget(ratio=0.34)
-    return nuwa.load_pruner(name, budget=budget, seed=3)
 
 
 def inputs_for(*rows: int, numbered: bool = False):
@@ -112,7 +101,8 @@ def test_half_precision_keeps_about_the_same_tokens(family, name, dtype):
         stages.append([kept for image in session.report().images for _, kept, _ in image.stages])
     for kept, expected in zip(*stages, strict=True):
         assert len(kept) == len(expected) or family is not LLAVA  # newlines stay with the rows
-        assert len(set(kept) & set(expected)) >= 0.6 * len(expected) or family is not LLAVA
+        shared = len(set(kept) & set(expected))
+        assert shared >= 0.6 * len(expected) or family is not LLAVA or name in CHAOTIC
 
 
 @pytest.mark.parametrize(("family", "name"), [(f, m) for m in UNSUITED for f in UNSUITED[m]], indirect=["family"])
@@ -125,7 +115,7 @@ def test_methods_that_do_not_fit_are_refused_before_the_first_call(family, name)
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "none"])
 def test_measured_tokens_meet_the_budget(model, name):
-    pruner = pruner_for(name)
+    pruner = pruner_for(name, LLAVA)
     with torch.no_grad(), nuwa.prune(model, pruner) as session:
         model(**inputs_for(0, 1))
     report = session.report()
