@@ -31,7 +31,7 @@ class VisionView:
     tiles: Grid = (1, 1)
 
     def in_prompt_order(self, cells: Tensor) -> Tensor:
-        """The tokens of ``cells`` (K,) as the prompt has them, which may go tile by tile; out of raster order, as given.
+        """The tokens of ``cells`` (K,) as the prompt has them, maybe tile by tile; of cells out of order, as given.
 
         >>> VisionView((2, 2), torch.tensor([0, 2, 1, 3])).in_prompt_order(torch.tensor([1, 2]))
         tensor([1, 2])
