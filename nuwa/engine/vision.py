@@ -102,7 +102,7 @@ def plan_images(
         if decision.features is not None:
             projected = adapter.project(decision.features)
         for row, (piece, cells) in enumerate(zip(group, every, strict=True)):
-            kept[piece.image, piece.number] = piece.view.tokens[cells]
+            kept[piece.image, piece.number] = piece.view.in_prompt_order(cells)
             _note_members(plans[piece.image], piece.view, cells, *merged[row])
             plans[piece.image].extras |= {
                 _numbered(name, piece): _by_cell(values[row], cells, piece) for name, values in decision.extras.items()
