@@ -26,7 +26,7 @@ class SameWords(MMTok):
         return [words.to(context.features.device)] * len(context.features)
 
 
-def pruner_for(name: str, family):
+def pruner_for(name: str, family=FAMILIES["llava"]):
     """About a third of the tokens; a family of many image sizes gets a ratio."""
     budget = None if name == "none" else 20 if family is FAMILIES["llava"] else Budget(ratio=0.34)
     if name == "mmtok":
