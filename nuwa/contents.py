@@ -18,7 +18,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 THREADS = 8
-RECENT = 2 * 10**9  # ns
+SETTLING = 2 * 10**9  # ns
 UNREADABLE = "unreadable"
 NO_MEMORY = (sqlite3.Error, OSError, RuntimeError)
 """What may be wrong with the cache; digests are then computed again."""
@@ -59,7 +59,7 @@ def _version(file: str) -> Version | None:
 def _lasts(version: Version) -> bool:
     """Whether any change from now on would show in the file's times."""
     _, modified, changed = map(int, version[1].split(":"))
-    return max(modified, changed) < time.time_ns() - RECENT
+    return max(modified, changed) < time.time_ns() - SETTLING
 
 
 def _digest(file: str) -> str:

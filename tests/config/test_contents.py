@@ -46,7 +46,7 @@ def test_names_count_and_places_do_not(tmp_path):
 
 def old(file):
     """A file that has not changed for a while: ctime cannot be set, so the clock moves instead."""
-    return file.stat().st_ctime_ns + contents.RECENT + 1
+    return file.stat().st_ctime_ns + contents.SETTLING + 1
 
 
 def test_a_file_is_read_once_until_it_changes(tmp_path, monkeypatch):
