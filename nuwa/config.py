@@ -26,7 +26,8 @@ PROTOCOL = 1
 
 KEEP_ALL = "nuwa.pruners.none.KeepAll"
 CHECKPOINT = (".json", ".safetensors")
-READ = {"model.path": CHECKPOINT, "pruner.clip": CHECKPOINT, "dataset.path": ("",), "dataset.judge_prompt": ("",)}
+READ: dict[str, tuple[str, ...]] = {"model.path": CHECKPOINT, "pruner.clip": CHECKPOINT}
+READ |= {f"dataset.{key}": ("",) for key in ("path", "images_folder", "judge_prompt")}
 """Options that name local files, and which of these make the result."""
 UNSCIENTIFIC = {"model": ("name", "device", "device_map"), "dataset": ("streaming", "judge_key_variable")}
 SAMPLING = ("temperature", "top_p")
@@ -80,11 +81,9 @@ def choices(cfg: DictConfig) -> dict[str, Any]:
         except ConfigError:  # a run that will be refused needs a folder all the same, to leave its reason in
             options = plain(cfg[group])
         built[group] = {key: value for key, value in options.items() if key not in UNSCIENTIFIC.get(group, ())}
-    for name, suffixes in READ.items():
+    for name, path in _local(built).items():
         group, key = name.split(".")
-        content = fingerprint(local_path(built[group][key]), suffixes, written) if built[group].get(key) else None
-        if content is not None:
-            built[group][key] = f"<{content}>"
+        built[group][key] = f"<{fingerprint(path, READ[name], written)}>"
     pruned = not is_baseline(cfg)
     return {
         **built,
@@ -104,6 +103,19 @@ def _budget(cfg: DictConfig, pruner: Mapping[str, Any]) -> dict[str, Any]:
     """The budget of a job; on how many samples it is fitted matters where images decide."""
     fitted = bool(pruner.get("adaptive"))
     return {key: value for key, value in plain(cfg.budget).items() if key != "samples" or fitted}
+
+
+def _local(groups: Mapping[str, Any]) -> dict[str, Path]:
+    """The local files and folders that options name, by key."""
+    values = {name: groups[name.partition(".")[0]].get(name.partition(".")[2]) for name in READ}
+    paths = {name: local_path(value) for name, value in values.items() if value and isinstance(value, str)}
+    return {name: path for name, path in paths.items() if path.exists()}
+
+
+def recognised_by(cfg: DictConfig) -> str:
+    """In words, what a run with the same key as this job has in common with it."""
+    named = [f"{name}={OmegaConf.select(cfg, name)}" for name in _local(plain(cfg))]
+    return "the same choices" + (f" and the same content of {', '.join(named)}" if named else "")
 
 
 def _position(cfg: DictConfig, family: str | None) -> str:

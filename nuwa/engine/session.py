@@ -122,7 +122,7 @@ class PruningSession:
 
         @functools.wraps(original)
         def get_image_features(*args: Any, **kwargs: Any) -> Any:
-            arguments = signature.bind(*args, **kwargs).arguments
+            arguments = self.adapter.prepare(signature.bind(*args, **kwargs).arguments)
             smaller = self.pruner.image_grid(self.adapter.grid, self.adapter.shape.layers)
             taps = list(self.pruner.taps.values())
             seen = run_tower(self.adapter, original, arguments, taps, smaller, self.share, self.cache)
@@ -131,7 +131,7 @@ class PruningSession:
             names, questions = self._image_metadata(arguments, len(images))
             plans = plan_images(self.pruner, self.adapter, images, layouts, names, seen.recording, smaller, questions)
             self._images = EncodedImages(plans)
-            output.pooler_output = torch.stack(images) if torch.is_tensor(output.pooler_output) else images
+            output.pooler_output = self.adapter.join(images, output.pooler_output)
             output[_ENCODED] = self._images  # an entry, no attribute: what moves outputs to a device makes new ones
             return output
 
@@ -192,6 +192,7 @@ class PruningSession:
         valid = torch.ones(batch, length, dtype=torch.bool, device=device) if mask is None else mask.to(device).bool()
         ids = self.adapter.position_ids(kwargs.get("position_ids"), batch, length, device)
         placeholders = input_ids.to(device) == self.adapter.image_token_id
+        self.adapter.check_prompt(placeholders, [plan.layout.n_tokens for plan in images.plans])
         prompt = read_prompt(placeholders, valid, ids, images.plans)
         segment = first_segment(prompt, self.strategy)
         inputs, stages = gather_tokens(embeddings, segment.index), prompt.stages()

@@ -90,9 +90,8 @@ def _spend(
             batch = samples[start : start + size]
             session.image_ids = [name for sample in batch for name in sample.image_ids] or None
             session.questions = loaded.questions(batch)
-            loaded.model.generate(
-                **loaded.encode(batch), max_new_tokens=1, do_sample=False
-            )  # places rows as a run does
+            # a run numbers the places of padded rows as generate does
+            loaded.model.generate(**loaded.encode(batch), max_new_tokens=1, do_sample=False)
             images = session.report().images
             spent += [budget.spent(average_entering(image.per_layer), image.n_tokens) for image in images]
     return spent
