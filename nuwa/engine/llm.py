@@ -14,6 +14,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from nuwa.engine.coordinates import reserved, with_coordinates
 from nuwa.engine.decisions import row_lengths, with_text
 from nuwa.engine.state import Step
 from nuwa.models.base import Family
@@ -66,7 +67,11 @@ def prune_at(
     planned = step.stages[layer]
     decision = images.recall(context, input_ids, segment)
     if decision is None:
-        decision = with_text(pruner, context, pruner.prune_llm(context, planned.to(segment.image.device)))
+        left = reserved(pruner, prompt, planned)
+        decision = with_text(pruner, context, pruner.prune_llm(context, (planned - left).to(segment.image.device)))
+        if prompt.coordinates is not None:
+            score = segment.columns["score"]
+            decision = with_coordinates(pruner, prompt.coordinates, context, decision, score, left)
         decision = with_followers(prompt, segment, decision)
         images.remember(layer, input_ids, segment, decision)
     lengths = row_lengths(pruner, context, decision, planned)

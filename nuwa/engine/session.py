@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from transformers import DynamicCache
 
 from nuwa.engine import guards
 from nuwa.engine.calibration import check_calibration
+from nuwa.engine.coordinates import check_coordinates
 from nuwa.engine.feature_cache import FeatureCache
 from nuwa.engine.llm import context_at, prune_at
 from nuwa.engine.prefix import layers_to_watch, run_prefixes, split_prefixes
@@ -28,6 +30,7 @@ from nuwa.engine.vision import content_id, plan_images
 from nuwa.models import adapter_for
 from nuwa.models.base import remove_hooks
 from nuwa.pruners.base import Pruner
+from nuwa.pruning.coordinates import Coordinates
 from nuwa.pruning.masks import gather_tokens
 from nuwa.pruning.positions import STRATEGIES
 from nuwa.pruning.segments import first_segment, model_ids, read_prompt
@@ -59,6 +62,7 @@ class PruningSession:
         share: bool = False,
         cache: FeatureCache | None = None,
         calibration: str = "none",
+        coordinates: Coordinates | None = None,
     ) -> None:
         self.share, self.cache = share, cache
         self.adapter = adapter_for(model)
@@ -70,6 +74,10 @@ class PruningSession:
         self.calibration, config = calibration, self.adapter.language_model.config
         check_calibration(calibration, pruner, getattr(config, "_attn_implementation", None))
         shape = self.adapter.shape
+        check_coordinates(coordinates, pruner, self.adapter.grid, shape.layers)
+        if coordinates is not None and coordinates.kind == "ivc":
+            coordinates = replace(coordinates, frequencies=self.adapter.frequencies)
+        self.coordinates = coordinates
         if shape.image_tokens is not None:
             pruner.schedule(shape.image_tokens, shape.layers)
         self.image_ids: Sequence[str] | None = None
@@ -129,7 +137,8 @@ class PruningSession:
             images, output = seen.images, seen.output
             layouts = self.adapter.layouts(images, arguments)
             names, questions = self._image_metadata(arguments, len(images))
-            plans = plan_images(self.pruner, self.adapter, images, layouts, names, seen.recording, smaller, questions)
+            seeing = seen.recording, smaller, questions, self.coordinates
+            plans = plan_images(self.pruner, self.adapter, images, layouts, names, *seeing)
             self._images = EncodedImages(plans)
             output.pooler_output = self.adapter.join(images, output.pooler_output)
             output[_ENCODED] = self._images  # an entry, no attribute: what moves outputs to a device makes new ones

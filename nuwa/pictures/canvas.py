@@ -1,7 +1,8 @@
 """Panels of a picture under a grid of tokens: what stays, in which role, which regions, links, boxes and ids.
 
 Roles differ in colour (Okabe and Ito's, which any kind of colour vision tells apart) and in shape: kept patches have a
-thin blue frame, collectors a green one with a dot, pillars a thick orange one. Dropped patches are washed out.
+thin blue frame, collectors a green one with a dot, pillars a thick orange one, coordinates a cross. Dropped patches are
+washed out.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from PIL import Image, ImageDraw, ImageOps
 from nuwa.benchmarks.scoring import Box
 from nuwa.pruning.layout import Grid
 
-KEPT, COLLECTOR, PILLAR = "#0072B2", "#009E73", "#E69F00"
+KEPT, COLLECTOR, PILLAR, COORDINATE = "#0072B2", "#009E73", "#E69F00", "#56B4E9"
 LINK, MOVED, TRUE_BOX, PREDICTED = "#CC79A7", "#D55E00", "#FFFFFF", "#D55E00"
 _PADDING = "#7F7F7F"
 PANEL_SIDE, CAPTION, GAP = 336, 30, 8
@@ -45,8 +46,14 @@ class Panel:
         """Pixel at the centre of the patch in a row and column; columns behind the last stay at the edge."""
         return min((column + 0.5) * self.patch, self.size[0] - 2), (row + 0.5) * self.patch
 
-    def keep(self, patches: Sequence[int], pillars: Sequence[int] | None, collectors: Sequence[int] | None) -> None:
-        """Show patches as they are, framed by their role."""
+    def keep(
+        self,
+        patches: Sequence[int],
+        pillars: Sequence[int] | None,
+        collectors: Sequence[int] | None,
+        coordinates: Sequence[int] = (),
+    ) -> None:
+        """Show patches as they are, framed by their role, those that stay in any case with a cross."""
         for patch in patches:
             box = self.box_of(patch)
             self.image.paste(self.clear.crop(box), box[:2])
@@ -60,6 +67,9 @@ class Panel:
                 _draw_dot(draw, (x0 + x1) / 2, (y0 + y1) / 2, max(1, self.patch // 8), COLLECTOR)
             else:
                 draw.rectangle((x0, y0, x1 - 1, y1 - 1), outline=KEPT)
+            if patch in coordinates:
+                draw.line((x0, y0, x1 - 1, y1 - 1), fill=COORDINATE)
+                draw.line((x0, y1 - 1, x1 - 1, y0), fill=COORDINATE)
 
     def regions(self, side: int) -> None:
         """Dotted borders of regions of ``side`` x ``side`` patches."""

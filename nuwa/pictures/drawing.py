@@ -15,7 +15,7 @@ from nuwa.benchmarks.base import Benchmark
 from nuwa.benchmarks.scoring import Box, parse_box
 from nuwa.engine.session import PruningSession
 from nuwa.models.loaded import LoadedModel
-from nuwa.pictures.canvas import COLLECTOR, KEPT, LINK, MOVED, PILLAR, PREDICTED, TRUE_BOX, Panel, in_a_line
+from nuwa.pictures.canvas import COLLECTOR, COORDINATE, KEPT, LINK, MOVED, PILLAR, PREDICTED, TRUE_BOX, Panel, in_a_line
 from nuwa.pictures.geometry import WHOLE, BoxError, center_patch, in_frame
 from nuwa.pictures.traces import (
     ImageTrace,
@@ -28,7 +28,8 @@ from nuwa.pictures.traces import (
 from nuwa.samples import Sample
 
 PICTURE_LEGEND = (
-    ("kept", KEPT), ("collector", COLLECTOR), ("pillar", PILLAR), ("links of the framed collector", LINK),
+    ("kept", KEPT), ("collector", COLLECTOR), ("pillar", PILLAR), ("coordinate", COORDINATE),
+    ("links of the framed collector", LINK),
     ("white box: true", "#000000"), ("dashed box: predicted; dot: moved id", MOVED),
 )  # fmt: skip
 PICTURE_FOLDER = "pictures"
@@ -79,7 +80,7 @@ def stage_panel(trace: ImageTrace, number: int, index: int, boxes: Boxes) -> Pan
     patches = kept_patches(trace, number, stage.kept)
     caption = f"enters layer {stage.layer}: {len(patches)} of {len(view.view.tokens)}"
     panel = Panel(trace.picture, view.frame, view.view.grid, caption)
-    panel.keep(patches, view.pillars, view.collectors)
+    panel.keep(patches, view.pillars, view.collectors, kept_patches(trace, number, stage.coordinates))
     if index == 0:
         if trace.region is not None:
             panel.regions(trace.region)
