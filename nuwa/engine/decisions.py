@@ -32,8 +32,10 @@ def kept_cells(pruner: Pruner, context: VisionContext, decision: VisionDecision,
     if keep.dim() != 2 or len(keep) != len(context.ids) or keep.dtype != torch.long:
         expected = f"({len(context.ids)}, {planned}) torch.int64"
         raise DecisionError(f"{stage}: keep is {tuple(keep.shape)} {keep.dtype}, not {expected}")
-    if decision.features is not None and decision.features.shape[:2] != keep.shape:
-        raise DecisionError(f"{stage}: features are {tuple(decision.features.shape)}, but keep is {tuple(keep.shape)}")
+    for name in ("features", "projected"):
+        made = getattr(decision, name)
+        if made is not None and made.shape[:2] != keep.shape:
+            raise DecisionError(f"{stage}: {name} are {tuple(made.shape)}, but keep is {tuple(keep.shape)}")
     counts = [keep.shape[1]] * len(keep) if decision.counts is None else decision.counts.tolist()
     kept = [row[:count] for row, count in zip(keep.cpu(), counts, strict=True)]
     for name, cells in zip(context.ids, kept, strict=True):

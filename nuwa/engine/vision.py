@@ -99,7 +99,9 @@ def plan_images(
         context = _context(pruner, adapter, plans, group, questions)
         decision = pruner.prune_vision(context, group[0].planned)
         every = kept_cells(pruner, context, decision, group[0].planned)
-        projected = None if decision.features is None else adapter.project(decision.features)
+        projected = decision.projected
+        if decision.features is not None:
+            projected = adapter.project(decision.features)
         for row, (piece, cells) in enumerate(zip(group, every, strict=True)):
             kept[piece.image, piece.number] = pruner.tiling.close_rows(piece.view, cells)
             plans[piece.image].extras |= {

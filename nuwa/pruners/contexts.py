@@ -97,7 +97,8 @@ class VisionDecision:
     """Which tokens of a view stay, in the order in which the LLM is to see them.
 
     ``keep`` (B, K): raster indices, unique per row; a token that has no place in the grid (a CLS token) takes the index
-    of a dropped one. ``features`` (B, K, D): the features to use instead of the old ones (merged, pooled), or None.
+    of a dropped one. ``features`` (B, K, D): the features to use instead of the old ones (merged, pooled), or None;
+    ``projected`` (B, K, H): the same behind the projector, for methods that merge there.
     ``extras``: tensors (B, N) or (B, K) worth showing in pictures and analyses, e.g. ``salience``, ``pillar``.
     ``counts`` (B,): how many of the K each image really keeps, the first ones, where a method decides that by itself.
     """
@@ -106,6 +107,7 @@ class VisionDecision:
     features: Tensor | None = None
     extras: dict[str, Tensor] = field(default_factory=dict)
     counts: Tensor | None = None
+    projected: Tensor | None = None
 
 
 @dataclass

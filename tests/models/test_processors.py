@@ -190,12 +190,20 @@ def test_pixels_come_back():
         ("[0,0,200,100] and [ 1 , 1 , 2 , 2 ]",
          "[0.00000,0.00000,1.00000,1.00000] and [0.00500,0.01000,0.01000,0.02000]"),
         ("[-20, 0, 400, 100]", "[-0.10000,0.00000,2.00000,1.00000]"),
-        ("[0.1, 0.2, 0.3, 0.4]", "[0.1, 0.2, 0.3, 0.4]"),
+        ("[0.1, 0.2, 0.3, 0.4] or [0, 0, 1, 1] or [-0.1, 0, 1.05, 1]",
+         "[0.1, 0.2, 0.3, 0.4] or [0, 0, 1, 1] or [-0.1, 0, 1.05, 1]"),
+        ("[20.5, 10, 100.0, 50]", "[0.10250,0.10000,0.50000,0.50000]"),
         ("[1, 2, 3] or [1, 2, 3, 4, 5] or nothing", "[1, 2, 3] or [1, 2, 3, 4, 5] or nothing"),
     ],
 )  # fmt: skip
 def test_pixel_boxes_become_fractions(text, expected):
     assert to_unit_boxes(text, (200, 100)) == expected
+
+
+@pytest.mark.parametrize("text", ["(250,500),(1000, 750)", '{"bbox_2d": [250, 500, 1000, 750]}'])
+def test_thousandths_become_fractions_whatever_the_picture(text):
+    found = toy("qwen2_vl").in_unit_frame(text, picture(62, 56))
+    assert "[0.25000,0.50000,1.00000,0.75000]" in found
 
 
 def test_a_box_prompt_replaces_the_benchmarks_words_where_there_is_an_expression():
