@@ -133,8 +133,8 @@ class LLMContext:
     rotated keys (B, L, ``kv_heads`` x width), ``values()`` its values in the same shape, ``rotary_kernel(query)`` what
     its rotary embeddings alone make of distances (B or 1, Q, L); ``final_norm`` is the norm before the model's head.
     ``position_ids`` (C, B, L), on one axis or three, are those in use; times the ``frequencies`` (width / 2,) they are
-    the angles of the rotary embeddings. ``earlier`` holds the contexts that the method ``needs``. In
-    ``notes`` a method may keep what a later stage reads again.
+    the angles of the rotary embeddings. ``earlier`` holds the contexts that the method ``needs``. In ``notes`` a method
+    may keep what a later stage reads again.
     """
 
     layer: int

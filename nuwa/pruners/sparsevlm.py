@@ -249,7 +249,8 @@ class SparseVLM(ListedPruner):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Of images at ``places`` (G, n): those that stay, those that clusters take, those recycled, their cluster."""
         if not self.recycle or total >= places.shape[1]:
-            return places.gather(1, top_tokens(score, total)), *[places[:, :0]] * 3
+            nobody = places[:, :0]
+            return places.gather(1, top_tokens(score, total)), nobody, nobody, nobody
         stay, recycled = (places.gather(1, index) for index in split_recycled(score, total))
         points, noise = context.hidden.flatten(0, 1)[recycled].float(), None
         if self.tie_noise:
