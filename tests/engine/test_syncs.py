@@ -12,12 +12,14 @@ from functools import cache
 import pytest
 import torch
 from helpers.devices import mark, moved, pretend
+from helpers.methods import SameWords
 from helpers.syncs import Syncs
 
 import nuwa
 from nuwa.models.prompts import IMAGE
 from nuwa.models.random_vlm import RandomModel
 from nuwa.pruners.catalogue import method_names
+from nuwa.pruning.budget import Budget
 
 GPU = torch.device("cuda:0")
 OWN = {"sparsevlm": 7, "sparsevlm_plus": 4, "cdpruner": 1, "ivc_prune": 1, "vlm_pruner": 2, "prunesid": 12}
@@ -56,7 +58,8 @@ def inputs(batch: int):
 def counted(name: str, batch: int) -> tuple[Syncs, Syncs]:
     """A prefill and a decode step with a method, or unpruned (``""``)."""
     model, given = loaded().model, inputs(batch)
-    pruner = nuwa.load_pruner(name, budget=None if name == "none" else 64) if name else None
+    budget = Budget(average=None if name == "none" else 64)
+    pruner = SameWords(budget=budget) if name == "mmtok" else nuwa.load_pruner(name, budget) if name else None
     with (
         torch.no_grad(),
         nuwa.prune(model, pruner) if pruner else nullcontext(),
