@@ -40,7 +40,6 @@ _ATTACHED, _ENCODED, _ENCODER, _COPY = "_nuwa_session", "_nuwa_encoded", "get_im
 _HOOKS = ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", "_forward_hooks", "_forward_hooks_with_kwargs")
 _about: ContextVar[tuple[Any, Sequence[str] | None, Sequence[str] | None] | None] = ContextVar("about", default=None)
 _drafts: ContextVar[int] = ContextVar("drafts", default=0)
-_lock = threading.Lock()
 
 
 class PruningSession:
@@ -79,6 +78,7 @@ class PruningSession:
         self._handles: list[Any] = []
         self._replaced: dict[str, Any] = {}
         self._running: set[threading.Thread] = set()
+        self._encoding, self._counting = threading.Lock(), threading.Lock()
 
     @contextmanager
     def about(self, ids: Sequence[str] | None = None, questions: Sequence[str] | None = None) -> Iterator[None]:
@@ -154,22 +154,27 @@ class PruningSession:
 
         @functools.wraps(original)
         def get_image_features(*args: Any, **kwargs: Any) -> Any:
-            arguments = signature.bind(*args, **kwargs).arguments
-            smaller = self.pruner.image_grid(self.adapter.grid, self.adapter.shape.layers)
-            taps = list(self.pruner.taps.values())
-            seen = run_tower(self.adapter, original, arguments, taps, smaller, self.share, self.cache)
-            images, output, call = seen.images, seen.output, current_call.get()
-            layouts = self.adapter.layouts(images, arguments)
-            names, questions = self._image_metadata(arguments, len(images))
-            plans = plan_images(self.pruner, self.adapter, images, layouts, names, seen.recording, smaller, questions)
-            encoded = EncodedImages(plans)
+            with self._encoding:  # what is read off tower and projector has to be this call's
+                output, encoded = self._encode(original, signature.bind(*args, **kwargs).arguments)
+            call = current_call.get()
             if call is not None:
                 call.images = encoded
-            output.pooler_output = torch.stack(images) if torch.is_tensor(output.pooler_output) else images
             output[_ENCODED] = encoded  # an entry, no attribute: what moves outputs to a device makes new ones
             return output
 
         return get_image_features
+
+    def _encode(self, original: Any, arguments: dict[str, Any]) -> tuple[Any, EncodedImages]:
+        """The output of the original encoder with the features that a method made, and what it decided."""
+        smaller = self.pruner.image_grid(self.adapter.grid, self.adapter.shape.layers)
+        taps = list(self.pruner.taps.values())
+        seen = run_tower(self.adapter, original, arguments, taps, smaller, self.share, self.cache)
+        images, output = seen.images, seen.output
+        layouts = self.adapter.layouts(images, arguments)
+        names, questions = self._image_metadata(arguments, len(images))
+        plans = plan_images(self.pruner, self.adapter, images, layouts, names, seen.recording, smaller, questions)
+        output.pooler_output = torch.stack(images) if torch.is_tensor(output.pooler_output) else images
+        return output, EncodedImages(plans)
 
     def _image_metadata(self, arguments: dict[str, Any], count: int) -> tuple[Sequence[str], Sequence[str] | None]:
         """The names of the images of this call, and what is asked about them."""
@@ -278,7 +283,7 @@ class PruningSession:
     def _count(self, step: Step) -> None:
         assert step.prompt is not None
         images = image_reports(step.prompt, step.segments, len(self._totals))
-        with _lock:
+        with self._counting:
             self._report.images = images
             for image in images:
                 self._totals = [total + count for total, count in zip(self._totals, image.per_layer, strict=True)]
