@@ -14,9 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nuwa.engine.calibration import key_bias
 from nuwa.engine.prefix import Split
 from nuwa.models.base import Family
-from nuwa.pruners.base import LLMContext, LLMDecision
+from nuwa.pruners.base import LLMContext, LLMDecision, Pruner
+from nuwa.pruning.calibration import biased, distance_bias
 from nuwa.pruning.masks import gather_tokens
 from nuwa.pruning.segments import ImagePlan, Keys, Prompt, Segment, at_layer
 
@@ -43,25 +45,39 @@ class EncodedImages:
         return drafts
 
 
+@dataclass(frozen=True)
+class Rules:
+    """What a session has decided for every call."""
+
+    family: Family
+    pruner: Pruner
+    strategy: str
+    share: bool
+    calibration: str
+
+
 @dataclass
 class Step:
     """One pass of the language model over a prompt and what stands behind it, or over the latter alone.
 
     ``before``: what the layers have cached of the conversation, by layer; ``length`` tokens of a row, had none left.
-    ``segments``: what is left of the prompt, by layer; none where there is only text to read. ``new`` (B, N) bool:
-    False on padding, which is neither seen nor counted. ``padded``: some of ``new`` may be padding.
+    ``new`` (B, N) bool: tokens behind the prompt, False on padding, which is neither seen nor counted; ``padded``: some
+    may be padding. ``prompt`` is the latest one, ``segments`` what is left of it, by layer; none where it has been read
+    before. ``called_with``: the tables that the language model's own mask and ids are of. ``calibration`` is the
+    session's.
 
     ``stages`` maps the pruning layers of the prompt to the (B, I) tokens that stay there. ``companions`` are those of
     the tokens in the layers (B, P + N, ...), as the family gives them. ``split``: rows share prefixes, and only what
     stands behind these runs here; ``prefixes``: this is the pass over the prefixes.
     """
 
+    calibration: str
     before: Sequence[Segment]
     length: int
     new: Tensor
     padded: bool
+    prompt: Prompt | None
     segments: list[Segment] = field(default_factory=list)
-    prompt: Prompt | None = None
     images: EncodedImages | None = None
     stages: dict[int, Tensor] = field(default_factory=dict)
     companions: dict[str, Tensor] = field(default_factory=dict)
@@ -70,9 +86,10 @@ class Step:
     previous: LLMContext | None = None
     first: LLMContext | None = None
 
+    called_with: list[Segment] = field(default_factory=list)
+
     def __post_init__(self) -> None:
         self._overrides: dict[tuple, dict[str, Any]] = {}
-        self.called_with = self.tables(0)
 
     def tables(self, layer: int) -> list[Segment]:
         """The tables of the tokens that the queries of a layer may see."""
@@ -85,7 +102,7 @@ class Step:
     def keys(self, tables: Sequence[Segment]) -> Keys:
         """What the queries of a layer with these tables may see."""
         starts = [0, self.length] if self.before and self.segments else [0]
-        whole = 0 if self.prompt is None else self.prompt.whole.length
+        whole = prompt_of(self).whole.length if self.segments else 0
         return Keys(tables, self.new, [*starts, self.length + whole])
 
     @property
@@ -110,19 +127,37 @@ class Step:
     def override(self, family: Family, layer: int, hidden: Tensor) -> dict[str, Any]:
         """Mask and rotary embeddings of a layer whose input is ``hidden`` (B, Q, D)."""
         tables, kind = self.tables(layer), family.layer_kind(layer)
-        key = (*map(id, tables), kind)
+        key = (*map(id, tables), kind, self.calibration == "restore" and layer == 0)
         if key not in self._overrides:
-            padded, queries = any(table.padded for table in tables) or self._padding_behind, hidden.shape[1]
-            self._overrides[key] = {
-                "attention_mask": family.layer_mask(kind, self.keys(tables), queries, padded, hidden.dtype),
-                "position_embeddings": family.rotary(kind, hidden, self.position_ids(tables, queries)),
-            }
+            padded = self.calibrated or any(table.padded for table in tables) or self._padding_behind
+            keys, ids = self.keys(tables), self.position_ids(tables, hidden.shape[1])
+            mask = family.layer_mask(kind, keys, hidden.shape[1], padded, hidden.dtype)
+            if self.calibrated:
+                assert mask is not None  # eager and sdpa have one for padded rows
+                bias = key_bias(self.calibration, prompt_of(self), keys, layer == 0)
+                if self.calibration == "restore" and self.segments:
+                    exact = family.rotary(kind, hidden[:, :0].float(), ids)
+                    read = torch.arange(hidden.shape[1], device=bias.device) < tables[-1].length
+                    bias = bias + distance_bias(*exact, hidden.shape[1]).to(bias.device) * read[:, None]
+                mask = biased(mask, bias.to(mask.device), hidden.dtype)
+            self._overrides[key] = {"attention_mask": mask, "position_embeddings": family.rotary(kind, hidden, ids)}
         return self._overrides[key]
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether keys weigh differently, in every layer."""
+        return self.calibration != "none"
+
+    @property
+    def mask_bytes(self) -> int:
+        """Bytes of the masks of numbers that calibration made for this step."""
+        masks = [override["attention_mask"] for override in self._overrides.values()]
+        return sum(mask.nbytes for mask in masks) if self.calibrated else 0
 
 
 def prompt_of(step: Step) -> Prompt:
-    """The prompt that a step reads."""
-    assert step.prompt is not None  # its pruning layers and contexts are a prompt's
+    """The prompt of a step."""
+    assert step.prompt is not None  # a step is about one
     return step.prompt
 
 

@@ -78,24 +78,25 @@ def cut_end(table: Segment, count: int) -> Segment:
     """A table without the last ``count`` tokens of every row, which are text."""
     columns = {name: x[..., :-count] for name, x in table.columns.items()}
     lengths = [length - count for length in table.lengths]
-    return Segment(table.start, lengths, table.valid[:, :-count], columns, table.next_id - count)
+    return Segment(table.start, lengths, table.valid[:, :-count], columns, table.next_id - count, table.owner)
 
 
 def join(table: Segment, segment: Segment, start: int, length: int, offset: Tensor) -> Segment:
     """A table with a segment behind it, whose places begin at ``length`` and whose images at number ``offset``."""
     image = segment.image + offset * (segment.image >= 0)
-    columns = {"index": segment.index + length, "image": image, "token": segment.token}
+    columns = {"index": segment.index + length, "image": image, "token": segment.token, "size": segment.size}
     columns = {name: torch.cat([table.columns[name], x], -1) for name, x in columns.items()}
     lengths = [here + there for here, there in zip(table.lengths, segment.lengths, strict=True)]
-    return Segment(start, lengths, torch.cat([table.valid, segment.valid], 1), columns, segment.next_id)
+    valid = torch.cat([table.valid, segment.valid], 1)
+    return Segment(start, lengths, valid, columns, segment.next_id, segment.owner)
 
 
 def text_table(start: int, valid: Tensor, first_id: Tensor) -> Segment:
     """Tokens ``valid`` (B, K) of text as a table; ``first_id`` (C, B) is the id of the first."""
     index = torch.arange(valid.shape[1], device=valid.device).expand(valid.shape)
     nothing, counts = torch.full_like(index, -1), valid.sum(1)
-    columns = {"index": index, "image": nothing, "token": nothing}
-    return Segment(start, counts.tolist(), valid, columns, first_id + counts)
+    columns = {"index": index, "image": nothing, "token": nothing, "size": torch.ones_like(index, dtype=torch.float)}
+    return Segment(start, counts.tolist(), valid, columns, first_id + counts, index)
 
 
 def read_text(cache: Cache, valid: Tensor, axes: int) -> Conversation:

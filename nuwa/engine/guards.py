@@ -67,6 +67,15 @@ def check_cache(cache: Any, family: Family) -> None:
         raise SessionError("language models with a sliding window are not supported with pruning")
 
 
+def check_later_images(calibration: str, later: bool) -> None:
+    """Refuse images on a filled cache where the calibration is about one prompt."""
+    if later and calibration == "restore":
+        raise SessionError(
+            "calibration.kind=restore is about one prompt: images on a filled cache are not supported with it; start a "
+            "new prompt, or use calibration.kind=size"
+        )
+
+
 def check_mask(mask: Any, batch: int, start: int, length: int) -> None:
     """Refuse masks that are not about every token so far: ``start`` cached ones, had none left, and ``length`` new."""
     if not torch.is_tensor(mask) or tuple(mask.shape) != (batch, start + length):

@@ -19,7 +19,7 @@ from nuwa.engine.decisions import row_lengths, with_text
 from nuwa.models.base import Family
 from nuwa.pruners.base import LLMContext, LLMDecision, Pruner
 from nuwa.pruning.followers import add_followers
-from nuwa.pruning.scores import llm_attention_rows, llm_keys, rotary_kernel
+from nuwa.pruning.scores import llm_attention_rows, llm_keys, llm_values, rotary_kernel
 from nuwa.pruning.segments import Prompt, Segment, at_layer
 
 
@@ -44,8 +44,12 @@ def context_at(adapter: Family, step: Step, layer: int, hidden: Tensor, rotary: 
         ids=[[plan.id for plan in row] for row in prompt.rows],
         attention=functools.partial(llm_attention_rows, adapter.queries_keys, module, hidden, rotary, segment.valid),
         keys=functools.partial(llm_keys, adapter.queries_keys, module, hidden, rotary),
+        values=functools.partial(llm_values, adapter.values, module, hidden),
         rotary_kernel=functools.partial(rotary_kernel, rotary),
         final_norm=adapter.final_norm,
+        position_ids=segment.ids,
+        frequencies=adapter.frequencies,
+        kv_heads=adapter.shape.kv_heads,
         layouts=[[plan.layout for plan in row] for row in prompt.rows],
         earlier={name: c for name, c in (("previous", step.previous), ("first", step.first)) if c is not None},
     )
@@ -60,7 +64,7 @@ def prune_at(pruner: Pruner, step: Step, context: LLMContext, hidden: Tensor, st
         decision = with_text(pruner, context, pruner.prune_llm(context, planned.to(segment.image.device)))
         decision = images.decisions[layer] = with_followers(prompt, segment, decision)
     lengths = row_lengths(pruner, context, decision, planned)
-    narrower, places = prompt.narrow(segment, decision.keep, lengths, layer, strategy, decision.order)
+    narrower, places = prompt.narrow(segment, decision.keep, lengths, layer, strategy, decision.order, decision.members)
     step.segments.append(narrower)
     step.companions = {name: step.take(x, places) for name, x in step.companions.items()}
     states = context.hidden if decision.hidden is None else decision.hidden

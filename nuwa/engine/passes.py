@@ -9,12 +9,12 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import Cache, DynamicCache
 
 from nuwa.engine import guards
 from nuwa.engine.arguments import cache_of, with_cache
-from nuwa.engine.call import Call, Step
+from nuwa.engine.call import Call, Rules, Step
 from nuwa.engine.conversation import (
     Conversation,
     attach,
@@ -25,23 +25,21 @@ from nuwa.engine.conversation import (
 )
 from nuwa.engine.prefix import layers_to_watch, run_prefixes, split_prefixes
 from nuwa.models.base import Family
-from nuwa.pruners.base import Pruner
 from nuwa.pruning.segments import Prompt, first_segment, model_ids, read_prompt
 
 
-def read_images(
-    family: Family, pruner: Pruner, strategy: str, share: bool, call: Call, kwargs: dict[str, Any]
-) -> dict[str, Any]:
+def read_images(rules: Rules, call: Call, kwargs: dict[str, Any]) -> dict[str, Any]:
     """Open the pass over a prompt with images: the language model's arguments for the tokens that are left.
 
     Of rows that share prefixes these run first, and the arguments are those of the suffixes.
     """
-    language_model, images, input_ids = family.language_model, call.images, call.input_ids
+    family, images, input_ids = rules.family, call.images, call.input_ids
     assert images is not None and input_ids is not None  # the call is about images
     embeddings, cache = kwargs["inputs_embeds"], _cache_for(family, kwargs)
     device = embeddings.device
     guards.check_cache(cache, family)
     conversation = _earlier(family, cache, call.mask, len(embeddings), device)
+    guards.check_later_images(rules.calibration, later=conversation is not None)
     length = 0 if conversation is None else conversation.length
     valid = _mask(call.mask, len(embeddings), length, embeddings.shape[1], device)
     ids = family.position_ids(kwargs.get("position_ids"), len(valid), valid.shape[1], device)
@@ -49,33 +47,36 @@ def read_images(
     behind = images.behind(input_ids, call.drafts)
     asked = valid.shape[1] - behind
     placeholders = input_ids[:, :asked].to(device) == family.image_token_id
+    family.check_prompt(placeholders, [plan.layout.n_tokens for plan in images.plans])
     before = () if conversation is None else tuple(conversation.tables)
     prompt = read_prompt(placeholders, valid[:, :asked], ids[..., :asked], images.plans, before)
-    if prompt.stages():
-        guards.check_checkpointing(family.layers)
-    segment, stages, companions = first_segment(prompt, strategy), prompt.stages(), family.companions(kwargs)
-    step = Step(before, length, valid[:, asked:], call.mask is not None, [segment], prompt, images, stages)
+    segment, stages, companions = first_segment(prompt, rules.strategy), prompt.stages(), family.companions(kwargs)
+    guards.check_checkpointing(family.layers if stages else ())
+    given = call.mask is not None
+    step = Step(rules.calibration, before, length, valid[:, asked:], given, prompt, [segment], images, stages)
     inputs = step.take(embeddings, segment.index)
-    alone = before or behind or companions or 0 in stages or language_model.training or cache is None
-    if share and not alone:
-        inputs = _share_prefixes(pruner, language_model, call, step, inputs, cache)
+    if rules.share and cache is not None and not (before or behind or companions or 0 in stages):
+        inputs = _share_prefixes(rules, call, step, inputs, cache)
     step.companions = {name: step.take(x, segment.index) for name, x in companions.items()}
     call.step = step
     if cache is not None:
         _open(cache, conversation, step, prompt)
-    kwargs = with_cache(language_model, family.with_companions(kwargs, step.companions), cache)
+    kwargs = with_cache(family.language_model, family.with_companions(kwargs, step.companions), cache)
     return kwargs | _inputs_of(step, inputs.shape[1]) | {"inputs_embeds": inputs}
 
 
-def read_text_behind(conversation: Conversation, cache: Cache, call: Call, kwargs: dict[str, Any]) -> dict[str, Any]:
+def read_text_behind(
+    rules: Rules, conversation: Conversation, cache: Cache, call: Call, kwargs: dict[str, Any]
+) -> dict[str, Any]:
     """Open the pass over text behind a pruned prompt: the language model's arguments with its mask and ids."""
     inputs = kwargs["inputs_embeds"]
     batch, queries = inputs.shape[:2]
     behind = conversation.behind(cache)
     new = _mask(call.mask, batch, conversation.length, behind + queries, inputs.device)
-    call.step = Step(conversation.tables, conversation.length, new, call.mask is not None)
+    tables, length, given = conversation.tables, conversation.length, call.mask is not None
+    call.step = step = Step(rules.calibration, tables, length, new, given, conversation.prompt)
     conversation.inside = True
-    return kwargs | _inputs_of(call.step, queries)
+    return kwargs | _inputs_of(step, queries)
 
 
 def end_pass(step: Step, cache: Cache | None) -> None:
@@ -83,7 +84,7 @@ def end_pass(step: Step, cache: Cache | None) -> None:
     conversation = conversation_of(cache)
     if conversation is not None:
         conversation.inside = False
-        if step.before and step.prompt is not None:
+        if step.before and step.segments and step.prompt is not None:
             conversation.close(step.prompt, step.segments, step.prompt.whole.length)
 
 
@@ -100,6 +101,7 @@ def restore(step: Step, hidden: Tensor) -> Tensor:
 
 def _inputs_of(step: Step, queries: int) -> dict[str, Tensor]:
     # always a mask: without one, Llama reads a jump in the position ids as packed sequences
+    step.called_with = step.tables(0)
     mask = step.keys(step.called_with).valid.long()
     return {"attention_mask": mask, "position_ids": model_ids(step.position_ids(step.called_with, queries))}
 
@@ -146,18 +148,19 @@ def _open(cache: Cache, conversation: Conversation | None, step: Step, prompt: P
     attach(cache, conversation)
 
 
-def _share_prefixes(
-    pruner: Pruner, language_model: nn.Module, call: Call, step: Step, inputs: Tensor, cache: Cache | None
-) -> Tensor:
-    """Run the prefixes that rows share; what is left to run of ``inputs`` (B, L, D)."""
-    split = split_prefixes(step.segments[0], inputs)
+def _share_prefixes(rules: Rules, call: Call, step: Step, inputs: Tensor, cache: Cache) -> Tensor:
+    """Run the prefixes that rows share, if any do; what is left to run of ``inputs`` (B, L, D)."""
+    language_model = rules.family.language_model
+    # a model that trains may checkpoint its layers, which then ignore the cache
+    plain = not language_model.training and rules.calibration == "none"
+    split = split_prefixes(step.segments[0], inputs) if plain else None
     if split is None:
         return inputs
     assert isinstance(cache, DynamicCache)  # checked before
-    split.watch = layers_to_watch(step.stages, "previous" in pruner.needs)
-    call.step = replace(step, segments=[split.prefixes], new=split.prefixes.valid[:, :0], stages={}, split=split)
-    call.step.prefixes = True
+    split.watch = layers_to_watch(step.stages, "previous" in rules.pruner.needs)
+    prefixes, nothing = split.prefixes, split.prefixes.valid[:, :0]
+    call.step = replace(step, new=nothing, segments=[prefixes], stages={}, split=split, prefixes=True)
+    call.step.called_with = [prefixes]
     run_prefixes(language_model, split, inputs, cache)
     step.segments[:], step.split = [split.segment], split
-    step.called_with = step.tables(0)
     return split.suffix_inputs(inputs)

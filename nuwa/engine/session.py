@@ -23,7 +23,8 @@ from torch import nn
 
 from nuwa.engine import guards
 from nuwa.engine.arguments import arguments_of, cache_of
-from nuwa.engine.call import Call, EncodedImages, Step, current_call
+from nuwa.engine.calibration import check_calibration
+from nuwa.engine.call import Call, EncodedImages, Rules, Step, current_call
 from nuwa.engine.conversation import conversation_of
 from nuwa.engine.feature_cache import FeatureCache
 from nuwa.engine.llm import context_at, prune_at
@@ -62,6 +63,7 @@ class PruningSession:
         position: str = "native",
         share: bool = False,
         cache: FeatureCache | None = None,
+        calibration: str = "none",
     ) -> None:
         self.share, self.cache = share, cache
         self.adapter = adapter_for(model)
@@ -70,6 +72,8 @@ class PruningSession:
         if self.strategy not in STRATEGIES:
             raise ValueError(f"position={position!r} is unknown; choose native, {', '.join(STRATEGIES)}")
         pruner.check_tower(self.adapter.tower)
+        self.calibration, config = calibration, self.adapter.language_model.config
+        check_calibration(calibration, pruner, getattr(config, "_attn_implementation", None))
         shape = self.adapter.shape
         if shape.image_tokens is not None:
             pruner.schedule(shape.image_tokens, shape.layers)
@@ -98,6 +102,10 @@ class PruningSession:
         seen = self._report.images_seen
         self._report.tokens_per_layer = [total / seen for total in self._totals] if seen else []
         return self._report
+
+    @property
+    def _rules(self) -> Rules:
+        return Rules(self.adapter, self.pruner, self.strategy, self.share, self.calibration)
 
     def __enter__(self) -> PruningSession:
         model, owner, language_model = self.adapter.model, self.adapter.multimodal, self.adapter.language_model
@@ -166,6 +174,7 @@ class PruningSession:
 
     def _encode(self, original: Any, arguments: dict[str, Any]) -> tuple[Any, EncodedImages]:
         """The output of the original encoder with the features that a method made, and what it decided."""
+        arguments = self.adapter.prepare(arguments)
         smaller = self.pruner.image_grid(self.adapter.grid, self.adapter.shape.layers)
         taps = list(self.pruner.taps.values())
         seen = run_tower(self.adapter, original, arguments, taps, smaller, self.share, self.cache)
@@ -173,7 +182,7 @@ class PruningSession:
         layouts = self.adapter.layouts(images, arguments)
         names, questions = self._image_metadata(arguments, len(images))
         plans = plan_images(self.pruner, self.adapter, images, layouts, names, seen.recording, smaller, questions)
-        output.pooler_output = torch.stack(images) if torch.is_tensor(output.pooler_output) else images
+        output.pooler_output = self.adapter.join(images, output.pooler_output)
         return output, EncodedImages(plans)
 
     def _image_metadata(self, arguments: dict[str, Any], count: int) -> tuple[Sequence[str], Sequence[str] | None]:
@@ -225,11 +234,11 @@ class PruningSession:
             current_call.set(call)
         cache = cache_of(kwargs)
         if call.images is not None:
-            return args, read_images(self.adapter, self.pruner, self.strategy, self.share, call, kwargs)
+            return args, read_images(self._rules, call, kwargs)
         conversation = conversation_of(cache)
         if conversation is None or cache is None:
             return None
-        return args, read_text_behind(conversation, cache, call, kwargs)
+        return args, read_text_behind(self._rules, conversation, cache, call, kwargs)
 
     def _enter_layer(self, index: int, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple | None:
         call = current_call.get()
@@ -242,7 +251,7 @@ class PruningSession:
             step.split.note(index, hidden)
         if step.companions:
             hidden, kwargs = self.adapter.enter_layer(index, hidden, kwargs, step.companions)
-        if step.narrowed(index) or self.adapter.own_masks:
+        if step.narrowed(index) or self.adapter.own_masks or step.calibrated:
             kwargs |= step.override(self.adapter, index, hidden)
         if step.stages:
             hidden, kwargs = self._prune(step, index, hidden, kwargs)
@@ -275,7 +284,7 @@ class PruningSession:
         if step is None:
             return output
         end_pass(step, cache_of(kwargs))
-        if output is not None and step.prompt is not None:
+        if output is not None and step.segments:
             self._count(step)
             output.last_hidden_state = restore(step, output.last_hidden_state)
         return output
@@ -288,6 +297,7 @@ class PruningSession:
             for image in images:
                 self._totals = [total + count for total, count in zip(self._totals, image.per_layer, strict=True)]
             self._report.images_seen += len(images)
+            self._report.mask_bytes = max(self._report.mask_bytes, step.mask_bytes)
 
 
 def end_session(model: nn.Module) -> None:
