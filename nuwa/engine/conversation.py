@@ -54,7 +54,9 @@ class Conversation:
         """Take in a prompt of ``length`` tokens whose ``segments`` the layers have cached by now."""
         starts = sorted({table.start for table in (*self.tables, *segments)})
         offset = self.tables[0].image.max() + 1
-        self.tables = [join(self.at(start), at_layer(segments, start), start, self.length, offset) for start in starts]
+        self.tables = [
+            join_tables(self.at(start), at_layer(segments, start), start, self.length, offset) for start in starts
+        ]
         self.prompt, self.length = prompt, self.length + length
 
     def shorten(self, count: int) -> None:
@@ -81,7 +83,7 @@ def cut_end(table: Segment, count: int) -> Segment:
     return Segment(table.start, lengths, table.valid[:, :-count], columns, table.next_id - count, table.owner)
 
 
-def join(table: Segment, segment: Segment, start: int, length: int, offset: Tensor) -> Segment:
+def join_tables(table: Segment, segment: Segment, start: int, length: int, offset: Tensor) -> Segment:
     """A table with a segment behind it, whose places begin at ``length`` and whose images at number ``offset``."""
     image = segment.image + offset * (segment.image >= 0)
     columns = {"index": segment.index + length, "image": image, "token": segment.token, "size": segment.size}
@@ -110,7 +112,7 @@ def take_in_text(conversation: Conversation, valid: Tensor) -> None:
     zero = torch.zeros((), dtype=torch.long, device=valid.device)
     texts = [text_table(table.start, valid, table.next_id) for table in conversation.tables]
     tables = zip(conversation.tables, texts, strict=True)
-    conversation.tables = [join(table, text, table.start, conversation.length, zero) for table, text in tables]
+    conversation.tables = [join_tables(table, text, table.start, conversation.length, zero) for table, text in tables]
     conversation.length += valid.shape[1]
 
 

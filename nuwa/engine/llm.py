@@ -10,17 +10,41 @@ from __future__ import annotations
 
 import functools
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from nuwa.engine.call import Step, prompt_of
+from nuwa.engine.call import Rules, Step, prompt_of
 from nuwa.engine.decisions import row_lengths, with_text
 from nuwa.models.base import Family
 from nuwa.pruners.base import LLMContext, LLMDecision, Pruner
 from nuwa.pruning.followers import add_followers
 from nuwa.pruning.scores import llm_attention_rows, llm_keys, llm_values, rotary_kernel
 from nuwa.pruning.segments import Prompt, Segment, at_layer
+
+
+def enter_layer(
+    rules: Rules, step: Step, layer: int, hidden: Tensor, kwargs: dict[str, Any]
+) -> tuple[Tensor, dict[str, Any]]:
+    """Input and arguments of a layer once tokens have left, of its input ``hidden`` (B, P + N, D) and arguments."""
+    family, needs = rules.family, rules.pruner.needs
+    if step.prefixes and step.split is not None:
+        step.split.note(layer, hidden)
+    if step.companions:
+        hidden, kwargs = family.enter_layer(layer, hidden, kwargs, step.companions)
+    if step.narrowed(layer) or family.own_masks or step.calibrated:
+        kwargs = kwargs | step.override(family, layer, hidden)
+    if layer == 0 and step.stages and "first" in needs:
+        step.first = context_at(family, step, layer, hidden, kwargs["position_embeddings"])
+    if layer in step.stages:
+        context = context_at(family, step, layer, hidden, kwargs["position_embeddings"])
+        hidden = prune_at(rules.pruner, step, context, hidden, rules.strategy)
+        kwargs = kwargs | step.override(family, layer, hidden)
+    step.previous = None
+    if "previous" in needs and layer + 1 in step.stages:
+        step.previous = context_at(family, step, layer, hidden, kwargs["position_embeddings"])
+    return hidden, kwargs
 
 
 def context_at(adapter: Family, step: Step, layer: int, hidden: Tensor, rotary: tuple[Tensor, Tensor]) -> LLMContext:

@@ -88,7 +88,7 @@ def end_pass(step: Step, cache: Cache | None) -> None:
             conversation.close(step.prompt, step.segments, step.prompt.whole.length)
 
 
-def restore(step: Step, hidden: Tensor) -> Tensor:
+def in_whole_frame(step: Step, hidden: Tensor) -> Tensor:
     """States of what is left of a prompt, in the frame of the whole one (B, L, D): logits and losses keep its shape."""
     last, prompt = step.segments[-1], step.prompt
     assert prompt is not None  # its segments are there

@@ -8,7 +8,6 @@ session. Unmodified transformers 5.19 and later.
 
 from __future__ import annotations
 
-import copy
 import functools
 import inspect
 import threading
@@ -18,7 +17,6 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-import torch
 from torch import nn
 
 from nuwa.engine import guards
@@ -26,9 +24,10 @@ from nuwa.engine.arguments import arguments_of, cache_of
 from nuwa.engine.calibration import check_calibration
 from nuwa.engine.call import Call, EncodedImages, Rules, Step, current_call
 from nuwa.engine.conversation import conversation_of
+from nuwa.engine.copies import copy_without
 from nuwa.engine.feature_cache import FeatureCache
-from nuwa.engine.llm import context_at, prune_at
-from nuwa.engine.passes import end_pass, read_images, read_text_behind, restore
+from nuwa.engine.llm import enter_layer
+from nuwa.engine.passes import end_pass, in_whole_frame, read_images, read_text_behind
 from nuwa.engine.report import Report, image_reports
 from nuwa.engine.tower import run_tower
 from nuwa.engine.vision import content_id, plan_images
@@ -38,7 +37,6 @@ from nuwa.pruners.base import Pruner
 from nuwa.pruning.positions import STRATEGIES
 
 _ATTACHED, _ENCODED, _ENCODER, _COPY = "_nuwa_session", "_nuwa_encoded", "get_image_features", "__deepcopy__"
-_HOOKS = ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", "_forward_hooks", "_forward_hooks_with_kwargs")
 _about: ContextVar[tuple[Any, Sequence[str] | None, Sequence[str] | None] | None] = ContextVar("about", default=None)
 _drafts: ContextVar[int] = ContextVar("drafts", default=0)
 
@@ -143,14 +141,7 @@ class PruningSession:
 
     def _copy_model(self, memo: dict[int, Any]) -> nn.Module:
         """A deep copy of the model without this session."""
-        model = self.adapter.model
-        twin = memo[id(model)] = type(model).__new__(type(model))
-        memo[id(self)] = self
-        twin.__dict__.update(copy.deepcopy(model.__dict__, memo))
-        for module in twin.modules():
-            for name in _HOOKS:
-                for handle in self._handles:
-                    module.__dict__[name].pop(handle.id, None)
+        twin = copy_without(self.adapter.model, self._handles, self, memo)
         self._detach(twin, twin.get_submodule("model"))
         return twin
 
@@ -246,31 +237,8 @@ class PruningSession:
         if step is None:
             return None
         # FlashAttention would read gaps in position ids as packed sequences; the rotation is already computed
-        hidden, kwargs = args[0], kwargs | {"position_ids": None}
-        if step.prefixes and step.split is not None:
-            step.split.note(index, hidden)
-        if step.companions:
-            hidden, kwargs = self.adapter.enter_layer(index, hidden, kwargs, step.companions)
-        if step.narrowed(index) or self.adapter.own_masks or step.calibrated:
-            kwargs |= step.override(self.adapter, index, hidden)
-        if step.stages:
-            hidden, kwargs = self._prune(step, index, hidden, kwargs)
+        hidden, kwargs = enter_layer(self._rules, step, index, args[0], kwargs | {"position_ids": None})
         return (hidden, *args[1:]), kwargs
-
-    def _prune(
-        self, step: Step, index: int, hidden: Any, kwargs: dict[str, Any]
-    ) -> tuple[torch.Tensor, dict[str, Any]]:
-        """Input and arguments of a layer of a prompt, once its tokens have left."""
-        look = functools.partial(context_at, self.adapter, step, index)
-        if index == 0 and "first" in self.pruner.needs:
-            step.first = look(hidden, kwargs["position_embeddings"])
-        if index in step.stages:
-            hidden = prune_at(self.pruner, step, look(hidden, kwargs["position_embeddings"]), hidden, self.strategy)
-            kwargs = kwargs | step.override(self.adapter, index, hidden)
-        step.previous = None
-        if "previous" in self.pruner.needs and index + 1 in step.stages:
-            step.previous = look(hidden, kwargs["position_embeddings"])
-        return hidden, kwargs
 
     def _leave_language_model(self, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
         """Put hidden states back into the frame of the original prompt. ``output`` is None if the pass has failed."""
@@ -286,7 +254,7 @@ class PruningSession:
         end_pass(step, cache_of(kwargs))
         if output is not None and step.segments:
             self._count(step)
-            output.last_hidden_state = restore(step, output.last_hidden_state)
+            output.last_hidden_state = in_whole_frame(step, output.last_hidden_state)
         return output
 
     def _count(self, step: Step) -> None:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from nuwa.benchmarks.base import Benchmark
+from nuwa.engine.arguments import cache_of, with_cache
 from nuwa.engine.session import PruningSession
 from nuwa.models import adapter_for
 from nuwa.models.base import Family
@@ -155,7 +156,8 @@ def _round(
             encoded = adapter.encode_images(**pictures)
         with timing("prefill_ms"):
             output = model(**rest, mm_encoder_outputs={"image": encoded}, use_cache=True, logits_to_keep=1)
-    layers = output.past_key_values.layers
+    cache: Any = cache_of(output)
+    layers = cache.layers
     lengths = [layer.keys.shape[2] for layer in layers]
     kv_bytes = sum(x.numel() * x.element_size() for layer in layers for x in (layer.keys, layer.values))
     with timing("decode_ms"):
@@ -172,7 +174,7 @@ def _round(
 
 def _decode(adapter: Family, mask: Tensor, output: Any, new_tokens: int) -> None:
     """Greedy steps on a filled cache; under M-RoPE one id on all axes, as the place of a step costs nothing."""
-    cache = output.past_key_values
+    cache = cache_of(output)
     for _ in range(new_tokens):
         mask = nn.functional.pad(mask, (0, 1), value=1)
         ids = mask.sum(1, keepdim=True) - 1
@@ -180,9 +182,9 @@ def _decode(adapter: Family, mask: Tensor, output: Any, new_tokens: int) -> None
             input_ids=output.logits[:, -1:].argmax(-1),
             attention_mask=mask,
             position_ids=ids if adapter.axes == 1 else ids.expand(adapter.axes, *ids.shape),
-            past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
+            **with_cache(adapter.model, {}, cache),
         )
 
 
