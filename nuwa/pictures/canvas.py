@@ -98,7 +98,7 @@ class Panel:
     def finished(self) -> Image.Image:
         """The panel under its caption, which is at least as wide as four words."""
         width = max(self.size[0], _NARROWEST)
-        caption = text_block([[Phrase(line)] for line in self.caption.splitlines()] or [[Phrase("")]], width)
+        caption = text_block([[Phrase(line)] for line in self.caption.splitlines()], width)
         sheet = Image.new("RGB", (width, self.size[1] + caption.height), "white")
         sheet.paste(caption, (0, 0))
         sheet.paste(self.image, (0, caption.height))
@@ -138,7 +138,7 @@ def draw_box(draw: ImageDraw.ImageDraw, corners: tuple[float, ...], colour: str,
             draw.line([start, end], fill=colour, width=3)
 
 
-def _draw_dot(draw: ImageDraw.ImageDraw, x: float, y: float, radius: int, colour: str) -> None:
+def _draw_dot(draw: ImageDraw.ImageDraw, x: float, y: float, radius: float, colour: str) -> None:
     draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
 
 

@@ -51,7 +51,7 @@ def legend(views: Sequence[ViewTrace], boxes: set[str], ids: bool) -> list[Phras
         found.append(("predicted box", _boxed(PREDICTED, dashed=True)))
     if ids:
         found += [("id in place", _dot(KEPT)), ("id moved", _dot(MOVED))]
-    return [Phrase(f"{text}\N{NO-BREAK SPACE}\N{NO-BREAK SPACE}", FAINT, symbol) for text, symbol in found]
+    return [Phrase(text, FAINT, symbol) for text, symbol in found]
 
 
 def _first_score(row: Mapping[str, Any]) -> float | None:

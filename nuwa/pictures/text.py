@@ -9,8 +9,8 @@ from functools import cache
 from PIL import Image, ImageDraw, ImageFont
 
 INK, FAINT, RIGHT, WRONG = "#1A1A1A", "#5F5F5F", "#00795A", "#C03A00"
-TEXT_SIZE, LINE_HEIGHT, SYMBOL = 22, 32, 24
-"""Pixels: of a letter, of a line, of the side of a tick, a cross or a swatch."""
+TEXT_SIZE, LINE_HEIGHT, SYMBOL, SPACE = 22, 32, 24, 16
+"""Pixels: of a letter, a line, the side of a tick, a cross or a swatch, and between a symbol and what is before it."""
 
 Symbol = Callable[[ImageDraw.ImageDraw, tuple[int, int, int, int]], None]
 """Draws something into a square (x0, y0, x1, y1)."""
@@ -18,7 +18,7 @@ Symbol = Callable[[ImageDraw.ImageDraw, tuple[int, int, int, int]], None]
 
 @dataclass(frozen=True)
 class Phrase:
-    """Words in one colour, behind a symbol if there is one; `wrapped` lines break between words."""
+    """Words in one colour, behind a symbol if there is one."""
 
     text: str
     colour: str = INK
@@ -61,6 +61,7 @@ def text_block(lines: Sequence[Sequence[Phrase]], width: int) -> Image.Image:
         left, top = 4, 4 + number * LINE_HEIGHT
         for phrase in line:
             if phrase.symbol is not None:
+                left += SPACE if left > 4 else 0
                 phrase.symbol(draw, (left, top + 2, left + SYMBOL, top + 2 + SYMBOL))
                 left += SYMBOL + 6
             draw.text((left, top), phrase.text, fill=phrase.colour, font=font())
@@ -75,7 +76,7 @@ def wrapped(phrases: Sequence[Phrase], width: int) -> Iterator[list[Phrase]]:
     for phrase in phrases:
         for number, word in enumerate(_words(phrase.text, width)):
             symbol = phrase.symbol if number == 0 else None
-            needed = width_of(word.rstrip()) + (SYMBOL + 6 if symbol else 0)
+            needed = width_of(word.rstrip()) + (SPACE + SYMBOL + 6 if symbol else 0)
             if line and left + needed > width:
                 yield line
                 line, left = [], 0
