@@ -250,6 +250,16 @@ class Family(ABC):
             keys, queries = rotate(keys, cos, sin), rotate(queries, cos[:, query], sin[:, query])
         return Heads(queries, keys, attention.scaling)
 
+    def values(self, layer: nn.Module, hidden: Tensor) -> Tensor:
+        """Values that a decoder layer makes of its input (B, L, H), heads concatenated."""
+        attention = cast(SelfAttention, layer.self_attn)
+        return attention.v_proj(layer.get_submodule("input_layernorm")(hidden))
+
+    @property
+    def frequencies(self) -> Tensor:
+        """Angles by which a position id turns each pair of a head's channels: (head_dim / 2,) float32."""
+        return self.language_model.get_submodule("rotary_emb").get_buffer("inv_freq")
+
     @abstractmethod
     def project(self, features: Tensor) -> Tensor:
         """Map features (..., D) to the LLM's width."""
