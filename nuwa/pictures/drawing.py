@@ -87,7 +87,7 @@ def original_panel(trace: ImageTrace, number: int, boxes: Boxes) -> Panel:
     """The part of the picture that a view covers, as it is, with the boxes."""
     view = trace.views[number]
     panel = Panel(trace.picture, view.frame, view.view.grid, "original", faded=False)
-    _draw_boxes(panel, view, boxes)
+    draw_boxes(panel, view, boxes)
     return panel
 
 
@@ -104,11 +104,12 @@ def stage_panel(trace: ImageTrace, number: int, index: int, boxes: Boxes) -> Pan
         collector = choose_collector(view, boxes)
         if collector is not None:
             panel.links(collector, view.weights[collector].tolist())
-    _draw_boxes(panel, view, boxes)
+    draw_boxes(panel, view, boxes)
     return panel
 
 
-def _draw_boxes(panel: Panel, view: ViewTrace, boxes: Boxes) -> None:
+def draw_boxes(panel: Panel, view: ViewTrace, boxes: Boxes) -> None:
+    """The true and the predicted box on a view; one that no token sees is said in the caption."""
     for name, box in boxes.items():
         try:
             panel.box(in_frame(box, view.frame), PREDICTED if name == "predicted" else TRUE_BOX, name == "predicted")

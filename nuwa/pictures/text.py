@@ -8,8 +8,8 @@ from functools import cache
 
 from PIL import Image, ImageDraw, ImageFont
 
-INK, FAINT, RIGHT, WRONG = "#1A1A1A", "#5F5F5F", "#00795A", "#C03A00"
-TEXT_SIZE, LINE_HEIGHT, SYMBOL, SPACE = 22, 32, 24, 16
+INK, FAINT, TICK_GREEN, CROSS_RED = "#1A1A1A", "#5F5F5F", "#00795A", "#C03A00"
+TEXT_SIZE, LINE_HEIGHT, SYMBOL, SYMBOL_GAP = 22, 32, 24, 16
 """Pixels: of a letter, a line, the side of a tick, a cross or a swatch, and between a symbol and what is before it."""
 
 Symbol = Callable[[ImageDraw.ImageDraw, tuple[int, int, int, int]], None]
@@ -41,15 +41,15 @@ def tick(draw: ImageDraw.ImageDraw, square: tuple[int, int, int, int]) -> None:
     x0, y0, x1, y1 = square
     step = (x1 - x0) / 6
     points = [(x0 + step, y0 + 3.2 * step), (x0 + 2.5 * step, y1 - 1.2 * step), (x1 - step, y0 + 1.3 * step)]
-    draw.line(points, fill=RIGHT, width=4, joint="curve")
+    draw.line(points, fill=TICK_GREEN, width=4, joint="curve")
 
 
 def cross(draw: ImageDraw.ImageDraw, square: tuple[int, int, int, int]) -> None:
     """A cross: the answer is wrong."""
     x0, y0, x1, y1 = square
     inset = (x1 - x0) // 5
-    draw.line([(x0 + inset, y0 + inset), (x1 - inset, y1 - inset)], fill=WRONG, width=4)
-    draw.line([(x0 + inset, y1 - inset), (x1 - inset, y0 + inset)], fill=WRONG, width=4)
+    draw.line([(x0 + inset, y0 + inset), (x1 - inset, y1 - inset)], fill=CROSS_RED, width=4)
+    draw.line([(x0 + inset, y1 - inset), (x1 - inset, y0 + inset)], fill=CROSS_RED, width=4)
 
 
 def text_block(lines: Sequence[Sequence[Phrase]], width: int) -> Image.Image:
@@ -61,7 +61,7 @@ def text_block(lines: Sequence[Sequence[Phrase]], width: int) -> Image.Image:
         left, top = 4, 4 + number * LINE_HEIGHT
         for phrase in line:
             if phrase.symbol is not None:
-                left += SPACE if left > 4 else 0
+                left += SYMBOL_GAP if left > 4 else 0
                 phrase.symbol(draw, (left, top + 2, left + SYMBOL, top + 2 + SYMBOL))
                 left += SYMBOL + 6
             draw.text((left, top), phrase.text, fill=phrase.colour, font=font())
@@ -76,7 +76,7 @@ def wrapped(phrases: Sequence[Phrase], width: int) -> Iterator[list[Phrase]]:
     for phrase in phrases:
         for number, word in enumerate(_words(phrase.text, width)):
             symbol = phrase.symbol if number == 0 else None
-            needed = width_of(word.rstrip()) + (SPACE + SYMBOL + 6 if symbol else 0)
+            needed = width_of(word.rstrip()) + (SYMBOL_GAP + SYMBOL + 6 if symbol else 0)
             if line and left + needed > width:
                 yield line
                 line, left = [], 0
