@@ -35,6 +35,7 @@ CHOICES = {
     "Nüwa": ("pruner=nuwa", "position=pesp"),
     "VisionZip": ("pruner=visionzip", "position=perc"),
 }
+IDS = {"pesp": "original ids (PESP)", "perc": "renumbered ids (PERC)"}
 SCORE = "vg/acc@0.5"
 
 
@@ -62,7 +63,8 @@ def panel_of(name: str, cfg: DictConfig, row: dict[str, Any]) -> tuple[Image.Ima
         panel.keep(kept_patches(trace, 0, stages[0].kept), view.pillars, view.collectors)
         draw_boxes(panel, view, boxes)
     counts = ", ".join(f"{len(stage.kept)} from layer {stage.layer}" for stage in stages)
-    right = Phrase(f"{name}, {trace.position.upper()}", symbol=tick if row["scores"][SCORE] else cross)
+    title = name if name == "unpruned" else f"{name}, {IDS[trace.position]}"
+    right = Phrase(title, symbol=tick if row["scores"][SCORE] else cross)
     caption = text_block([[right], [Phrase(counts, FAINT)]], panel.size[0])
     panel.caption = ""
     return in_a_line([caption, panel.image], down=True), trace
@@ -89,7 +91,7 @@ def main() -> None:
     marks = text_block(
         [[mark for mark in legend(views, {"true", "predicted"}, ids=False) if "framed" not in mark.text]], sheet.width
     )
-    in_a_line([question, sheet, marks], down=True).save(options.out, optimize=True)
+    in_a_line([question, sheet, marks], down=True).quantize(256).save(options.out, optimize=True)
     print(options.out)
 
 

@@ -19,7 +19,6 @@ from nuwa.pictures.captions import legend, title_lines
 from nuwa.pictures.geometry import WHOLE, BoxError, center_patch, in_frame
 from nuwa.pictures.text import Phrase, text_block
 from nuwa.pictures.traces import (
-    DRAWN_STRATEGIES,
     ImageTrace,
     Location,
     ViewTrace,
@@ -58,7 +57,7 @@ def draw_trace(trace: ImageTrace, boxes: Boxes, heading: Sequence[Sequence[Phras
     for number in range(len(trace.views)):
         panels = [original_panel(trace, number, boxes)]
         panels += [stage_panel(trace, number, index, boxes) for index in range(len(trace.stages))]
-        panels += [ids_panel(trace, number, strategy) for strategy in DRAWN_STRATEGIES if ids]
+        panels += [ids_panel(trace, number, strategy) for strategy in trace.stages[0].ids if ids]
         rows.append(in_a_line([panel.finished() for panel in panels]))
     width = max(row.width for row in rows)
     top, bottom = text_block(heading, width), text_block([legend(trace.views, set(boxes), ids)], width)

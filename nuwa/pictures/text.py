@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+FONT_FILE = Path(__file__).parent / "font" / "DejaVuSans.ttf"
+
 INK, FAINT, TICK_GREEN, CROSS_RED = "#1A1A1A", "#5F5F5F", "#00795A", "#C03A00"
-TEXT_SIZE, LINE_HEIGHT, SYMBOL, SYMBOL_GAP = 22, 32, 24, 16
+TEXT_SIZE, LINE_HEIGHT, SYMBOL, SYMBOL_GAP = 20, 32, 24, 16
 """Pixels: of a letter, a line, the side of a tick, a cross or a swatch, and between a symbol and what is before it."""
 
 Symbol = Callable[[ImageDraw.ImageDraw, tuple[int, int, int, int]], None]
@@ -26,9 +29,9 @@ class Phrase:
 
 
 @cache
-def font(size: int = TEXT_SIZE) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Pillow's own scalable font."""
-    return ImageFont.load_default(size)
+def font() -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which has the letters of Latin, Greek and Cyrillic; Pillow's own font has English ones only."""
+    return ImageFont.truetype(FONT_FILE, TEXT_SIZE)
 
 
 def width_of(text: str) -> int:

@@ -35,11 +35,11 @@ def planted():
     return picture
 
 
-def traces(family, pruner="nuwa", **options):
+def traces(family, pruner="nuwa", position="native", **options):
     loaded = toy(family, weights_boost=3.0)
     sample = Sample("one", "vg", (planted(),), "where is the dog?", BOX)
     method = load_pruner(pruner, Budget(average=8) if family == "llava" else Budget(ratio=0.5), **options)
-    with prune(loaded.model, method) as session:
+    with prune(loaded.model, method, position) as session:
         (trace,) = trace_decisions(session, loaded, sample)
         report = session.report().images[0]
     return trace, report, method
@@ -158,6 +158,15 @@ def test_original_ids_stay_in_place_and_others_move(family):
     assert any(here != there for here, there in stretched)
 
 
+def test_the_ids_in_use_are_drawn():
+    """Medians of merged tokens move them; others stay where they are."""
+    trace, report, _ = traces("llava", "visionzip", "median")
+    assert list(trace.stages[0].ids) == ["perc", "pesp", "rpme", "median"]
+    assert trace.stages[0].ids["median"][0].tolist() == report.stages[0][2]
+    moves = id_moves(trace, "median")
+    assert 1 <= sum(here != there for here, there in moves) < len(moves) / 2
+
+
 def test_a_collector_near_the_object_is_shown():
     trace, _, _ = traces("llava")
     view = trace.views[0]
@@ -260,3 +269,11 @@ def test_half_of_the_pictures_are_boxes_where_there_are_both(tmp_path, tasks, bo
     folder = run_job(small(tmp_path, "pruner=random", *options))
     drawn = [file.name for file in (folder / "pictures").glob("*.png")]
     assert len(drawn) == 4 and sum("-vg" in name for name in drawn) == boxes
+
+
+def test_letters_that_are_not_english_are_drawn():
+    """A font without a letter draws the same box for each of them."""
+    umlaut, other, missing = (
+        np.asarray(text_block([[Phrase(letter)]], 60)) for letter in ("\u00fc", "\u0416", "\uffff")
+    )
+    assert not np.array_equal(umlaut, other) and not np.array_equal(umlaut, missing)
