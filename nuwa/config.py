@@ -27,6 +27,7 @@ PROTOCOL = 1
 KEEP_ALL = "nuwa.pruners.none.KeepAll"
 CHECKPOINT = (".json", ".safetensors")
 READ: dict[str, tuple[str, ...]] = {"model.path": CHECKPOINT, "pruner.clip": CHECKPOINT}
+READ |= {"pruner.tokenizer": CHECKPOINT, "pruner.register": (".json",)}
 READ |= {f"dataset.{key}": ("",) for key in ("path", "images_folder", "judge_prompt")}
 """Options that name local files, and which of these make the result."""
 UNSCIENTIFIC = {"model": ("name", "device", "device_map"), "dataset": ("streaming", "judge_key_variable")}
