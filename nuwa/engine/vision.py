@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -114,12 +114,17 @@ def plan_images(
             }
             if projected is not None:
                 images[piece.image] = _replaced(images[piece.image], piece.view, cells, projected[row, : len(cells)])
-    for image in {image for image, _ in kept}:
-        mine = [kept[key] for key in sorted(kept) if key[0] == image]
-        plans[image].keep = pruner.tiling.entering(plans[image].layout, mine)
-        if coordinates is not None and on_top(pruner):
-            plans[image].added = round(coordinates.share * sum(map(len, mine)))
+    _let_in(pruner, plans, kept)
     return plans
+
+
+def _let_in(pruner: Pruner, plans: Sequence[ImagePlan], kept: Mapping[tuple[int, int], Tensor]) -> None:
+    """Say in the plans what enters the LLM, given what is ``kept`` of each image's pieces."""
+    for image in {image for image, _ in kept}:
+        mine, plan = [kept[key] for key in sorted(kept) if key[0] == image], plans[image]
+        plan.keep = pruner.tiling.entering(plan.layout, mine)
+        if plan.coordinates is not None and on_top(pruner):
+            plan.added = round(plan.coordinates.share * sum(map(len, mine)))
 
 
 def _note_members(plan: ImagePlan, view: VisionView, cells: Tensor, members: Tensor, sizes: Tensor) -> None:

@@ -60,10 +60,8 @@ def draw_trace(trace: ImageTrace, boxes: Boxes, heading: Sequence[Sequence[Phras
         panels += [ids_panel(trace, number, strategy) for strategy in trace.stages[0].ids if ids]
         rows.append(in_a_line([panel.finished() for panel in panels]))
     width = max(row.width for row in rows)
-    top, bottom = (
-        text_block(heading, width),
-        text_block([legend(trace.views, set(boxes), ids, bool(trace.stages[0].coordinates))], width),
-    )
+    marks = legend(trace.views, set(boxes), ids, bool(trace.stages[0].coordinates))
+    top, bottom = text_block(heading, width), text_block([marks], width)
     return in_a_line([top, *rows, bottom], down=True)
 
 

@@ -7,11 +7,13 @@ from fractions import Fraction
 import pytest
 import torch
 from helpers.families import FAMILIES
+from helpers.family import PROMPTS
 from helpers.methods import CASES, pruner_for
 
 import nuwa
+from nuwa.engine.arguments import cache_of
 from nuwa.engine.calls import read_prompt_once
-from nuwa.engine.state import state_of
+from nuwa.engine.conversation import conversation_of
 from nuwa.pruners.base import LLMDecision, MisfitError
 from nuwa.pruning.coordinates import Coordinates, coordinate_scores, grid_scores
 from nuwa.pruning.layout import ImageLayout
@@ -58,16 +60,11 @@ def traced(family, pruner, coordinates, *prompts):
 
     for stage in ("prune_vision", "prune_llm"):
         setattr(pruner, stage, spy(getattr(pruner, stage)))
-    with nuwa.prune(family.model(), pruner, "pesp", coordinates=coordinates) as session:
-        session.questions = [f"what is {n}?" for n in range(sum(len(family_images(family, p)) for p in prompts))]
-        state = state_of(read_prompt_once(session, family.inputs(*prompts, numbered=True)).past_key_values)
-    return chosen, state
-
-
-def family_images(family, prompt):
-    from helpers.family import PROMPTS
-
-    return PROMPTS[prompt][1]
+    questions = [f"what is {number}?" for prompt in prompts for number in PROMPTS[prompt][1]]
+    session = nuwa.prune(family.model(), pruner, "pesp", coordinates=coordinates)
+    with session, session.about(questions=questions):
+        output = read_prompt_once(session, family.inputs(*prompts, numbered=True))
+    return chosen, conversation_of(cache_of(output))
 
 
 def best_others(scores, kept, count):
@@ -88,7 +85,7 @@ def test_every_stage_keeps_the_best_coordinates_within_its_budget(name, kind):
         mine = (whole.image[0] == image).nonzero()[:, 0]
         scores = dict(zip(whole.token[0, mine].tolist(), whole.columns["score"][0, mine].tolist(), strict=True))
         alive = set(scores)
-        for segment in {segment.start: segment for segment in state.segments}.values():
+        for segment in {segment.start: segment for segment in state.tables}.values():
             before = segment.start == 0 and pruner.prunes_vision
             planned = usual.vision if before else dict(usual.llm).get(segment.start)
             if planned is None:  # everything enters
@@ -117,12 +114,11 @@ def test_a_batch_equals_its_rows_alone_cached_or_not(family, name, kind):
     model, options = family.model(), {"max_new_tokens": 3, "do_sample": False}
     pruner, coordinates = pruner_for(name, family), Coordinates(kind, SHARE)
     with torch.no_grad(), nuwa.prune(model, pruner, "rpme", coordinates=coordinates) as session:
-        session.image_ids = list("abcd")
-        together = model.generate(**family.inputs(*names), **options)
-        session.image_ids = list("abcd")
-        assert torch.equal(model.generate(**family.inputs(*names), use_cache=False, **options), together)
-        session.image_ids = ["b", "c"]
-        assert torch.equal(model.generate(**family.inputs("two"), **options)[0, -3:], together[1, -3:])
+        with session.about(ids=list("abcd")):
+            together = model.generate(**family.inputs(*names), **options)
+            assert torch.equal(model.generate(**family.inputs(*names), use_cache=False, **options), together)
+        with session.about(ids=["b", "c"]):
+            assert torch.equal(model.generate(**family.inputs("two"), **options)[0, -3:], together[1, -3:])
 
 
 @pytest.mark.parametrize("family", ["llava_next", "llava_onevision"])
@@ -130,7 +126,7 @@ def test_what_is_added_is_followed(family):
     """Rows that have a patch again have their newline; patches stand in raster order."""
     pruner = pruner_for("nuwa", FAMILIES[family])
     _, state = traced(family, pruner, Coordinates("grid", 0.5), "two")
-    (plans,), segment = state.prompt.rows, state.segments[0]
+    (plans,), segment = state.prompt.rows, state.tables[0]
     for image, picture in enumerate((1, 2)):
         here = segment.token[0, segment.image[0] == image].tolist()
         patches = {token for token in here if plans[image].layout.source[token] >= 0}
@@ -141,7 +137,7 @@ def test_what_is_added_is_followed(family):
 def test_images_that_decide_get_them_on_top():
     pruner = nuwa.load_pruner("prumerge", adaptive=True, fence=0.5)
     chosen, state = traced("llava", pruner, Coordinates("grid", SHARE), "two")
-    counts = [sum(state.segments[0].image[0] == image) for image in (0, 1)]
+    counts = [sum(state.tables[0].image[0] == image) for image in (0, 1)]
     own = chosen[0][1].counts.tolist()
     assert counts == [count + round(SHARE * count) for count in own] and own[0] != own[1]
 
