@@ -44,6 +44,8 @@ def run_pictures(folder: Path, count: int) -> Iterator[tuple[str, list[Image.Ima
         raise ValueError(f"{folder}: result.json holds no config of this version ({error})") from error
     assert isinstance(cfg, DictConfig)
     parts = check(cfg)
+    if run.fitted:
+        parts.pruner = parts.pruner.turned(run.fitted["value"])
     loaded = load_once(parts.model)
     rows = {row["id"]: row for row in read_answers(folder)}
     with (
