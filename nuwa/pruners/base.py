@@ -45,7 +45,8 @@ class MethodInfo:
 
     ``source``: the authors' repository and the commit that was read. ``signal``: what tokens are scored by. ``counts``:
     who found the numbers of tokens that a budget becomes. ``merges``: dropped tokens live on in others. ``text_aware``:
-    the choice depends on the question. ``needs_cls``: it needs a vision tower with a CLS token.
+    the choice depends on the question. ``needs_cls``: it needs a vision tower with a CLS token. ``nominal``: what an
+    image of 576 tokens keeps where the authors write 64, if not what `schedule` makes of that.
     """
 
     paper: str = ""
@@ -55,6 +56,7 @@ class MethodInfo:
     merges: bool = False
     text_aware: bool = False
     needs_cls: bool = False
+    nominal: Schedule | None = None
 
 
 @dataclass
