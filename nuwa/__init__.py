@@ -48,7 +48,7 @@ def prune(
     position: str = "native",
     share: bool = False,
     cache: FeatureCache | None = None,
-    calibration: str = "none",
+    calibration: str = "native",
 ) -> PruningSession:
     """A session inside which ``model`` prunes its vision tokens: ``with nuwa.prune(model, pruner) as session: ...``.
 
@@ -64,7 +64,7 @@ def prune(
         cache: a folder of vision features that calls and processes share, of a tower whose weights do not change.
         calibration: ``size`` lets a merged token weigh in attention as many tokens as it stands for, ``restore`` gives
             distant tokens back what rotary embeddings take, too. Both take sdpa or eager attention, and let ``share``
-            share the vision pass alone.
+            share the vision pass alone. ``native`` is none, but for RESTORE.
 
     Raises:
         ValueError: an unsupported model, an unknown position strategy, or a method that does not fit the model.

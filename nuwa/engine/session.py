@@ -58,7 +58,7 @@ class PruningSession:
         position: str = "native",
         share: bool = False,
         cache: FeatureCache | None = None,
-        calibration: str = "none",
+        calibration: str = "native",
     ) -> None:
         self.share, self.cache = share, cache
         self.adapter = adapter_for(model)
@@ -67,8 +67,8 @@ class PruningSession:
         if self.strategy not in STRATEGIES:
             raise ValueError(f"position={position!r} is unknown; choose native, {', '.join(STRATEGIES)}")
         pruner.check_tower(self.adapter.tower)
-        self.calibration, config = calibration, self.adapter.language_model.config
-        check_calibration(calibration, pruner, getattr(config, "_attn_implementation", None))
+        self.calibration, config = pruner.calibration_of(calibration), self.adapter.language_model.config
+        check_calibration(self.calibration, pruner, getattr(config, "_attn_implementation", None))
         shape = self.adapter.shape
         if shape.image_tokens is not None:
             pruner.schedule(shape.image_tokens, shape.layers)

@@ -35,7 +35,7 @@ def test_impossible_values(tmp_path, override, named):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["calibration.kind=sizes"], r"calibration\.kind=sizes: expected one of none, size, restore"),
+        (["calibration.kind=sizes"], r"calibration\.kind=sizes: expected one of native, none, size, restore"),
         (["calibration=size", "pruner=random"], r"calibration\.kind=size is for methods that merge .* random does not"),
         (
             ["calibration=size", "model.attention=flash_attention_2"],
