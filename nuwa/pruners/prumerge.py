@@ -34,7 +34,7 @@ def one_head_attention(query: Tensor, keys: Tensor) -> Tensor:
 
 
 def outliers(attention: Tensor, fence: float = 1.5) -> Tensor:
-    """How many values (B, N) of each image are above the third quartile by ``fence`` interquartile ranges: (B,)."""
+    """Values (B, N) above the third quartile by more than ``fence`` interquartile ranges, counted by image: (B,)."""
     quartiles = torch.tensor([0.25, 0.75], dtype=torch.double, device=attention.device)
     low, high = attention.double().quantile(quartiles, dim=1)[..., None]
     return (attention > high + fence * (high - low)).sum(1)

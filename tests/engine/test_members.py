@@ -8,8 +8,9 @@ from helpers.families import FAMILIES
 from helpers.methods import METHODS, pruner_for
 
 import nuwa
+from nuwa.engine.arguments import cache_of
 from nuwa.engine.calls import read_prompt_once
-from nuwa.engine.state import state_of
+from nuwa.engine.conversation import conversation_of
 from nuwa.pictures.traces import gathering_weights
 from nuwa.pruners.pooling import pool, pooling_weights
 from nuwa.pruning.budget import Budget
@@ -31,8 +32,9 @@ def decisions_of(name, stage, budget):
 
     setattr(pruner, stage, spy)
     with torch.no_grad(), nuwa.prune(LLAVA.model(), pruner) as session:
-        session.questions = ["what?"] * 3
-        state = state_of(read_prompt_once(session, LLAVA.inputs("middle", "two")).past_key_values)
+        about = session.about(questions=["what?"] * 3)
+        with about:
+            state = conversation_of(cache_of(read_prompt_once(session, LLAVA.inputs("middle", "two"))))
     return seen, state
 
 
