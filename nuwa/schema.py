@@ -42,7 +42,7 @@ class PositionConfig:
 class CalibrationConfig:
     """conf/calibration: how merged tokens weigh in attention (`nuwa.pruning.calibration`)."""
 
-    kind: str = "none"
+    kind: str = "native"
 
 
 @dataclass

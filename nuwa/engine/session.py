@@ -64,7 +64,7 @@ class PruningSession:
         position: str = "native",
         share: bool = False,
         cache: FeatureCache | None = None,
-        calibration: str = "none",
+        calibration: str = "native",
         coordinates: Coordinates | None = None,
     ) -> None:
         self.share, self.cache = share, cache
@@ -74,8 +74,8 @@ class PruningSession:
         if self.strategy not in STRATEGIES:
             raise ValueError(f"position={position!r} is unknown; choose native, {', '.join(STRATEGIES)}")
         pruner.check_tower(self.adapter.tower)
-        self.calibration, config = calibration, self.adapter.language_model.config
-        check_calibration(calibration, pruner, getattr(config, "_attn_implementation", None))
+        self.calibration, config = pruner.calibration_of(calibration), self.adapter.language_model.config
+        check_calibration(self.calibration, pruner, getattr(config, "_attn_implementation", None))
         shape = self.adapter.shape
         check_coordinates(coordinates, pruner, self.adapter.grid, shape.layers)
         if coordinates is not None and coordinates.kind == "ivc":

@@ -88,7 +88,7 @@ def check(cfg: DictConfig) -> Parts:
     options = {group: typed(cfg, group) for group in BUILT}
     budget = Budget(cfg.budget.average, cfg.budget.ratio)
     pruner = _build(options["pruner"], "pruner", budget=budget, seed=cfg.seed)
-    check_calibration(cfg.calibration.kind, pruner, options["model"].get("attention"))
+    check_calibration(pruner.calibration_of(cfg.calibration.kind), pruner, options["model"].get("attention"))
     coordinates = pruning_options(cfg)["coordinates"]
     model = options["model"] | {"device": _device(cfg, options["model"].get("device", "auto"))}
     if is_shared(cfg) and model.get("device_map") is not None:

@@ -62,7 +62,7 @@ class Choices:
             split=dataset.get("split"),
             limited=config.get("limit") is not None,
             blocking=(blocking["source"], str(blocking["layers"])) if blocking.get("source") else None,
-            calibration=weighing.get("kind", "none"),
+            calibration=_calibration(weighing.get("kind", "native"), known),
             coordinates=(always["kind"], always["share"]) if always.get("kind", "none") != "none" else None,
             rest=json.dumps(rest, sort_keys=True, default=str),
         )
@@ -97,6 +97,13 @@ def known_method(name: str) -> tuple[type[Pruner], dict[str, Any]] | None:
         return find_method(name)
     except ValueError:
         return None
+
+
+def _calibration(kind: str, known: tuple[type[Pruner], dict[str, Any]] | None) -> str:
+    """What ``native`` stands for, of a method that is known or not."""
+    if kind != "native":
+        return kind
+    return "none" if known is None else known[0].native_calibration
 
 
 def _whole(value: Any) -> Any:
