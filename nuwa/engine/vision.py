@@ -25,7 +25,7 @@ FEW = 64
 
 @dataclass
 class VisionPiece:
-    """Piece ``number`` of the ``pieces`` of an image, of which ``planned`` tokens stay. ``taps`` have no batch."""
+    """Piece ``number`` of an image, whose frames have ``pieces``; ``planned`` tokens stay. ``taps`` have no batch."""
 
     image: int
     number: int
@@ -168,7 +168,7 @@ def _pieces_of(
             seen = {name: recording.view(tap, image, rows) for name, tap in pruner.taps.items()}
             taps = {name: values.to(device) for name, values in seen.items() if values is not None}
             features = recording.features(image, rows).to(device)
-            pieces.append(VisionPiece(image, number, len(views), view, keep, features, taps))
+            pieces.append(VisionPiece(image, number, max(1, len(views) // plan.layout.frames), view, keep, features, taps))
     return pieces
 
 
