@@ -295,7 +295,7 @@ def read_prompt(
 
 
 def _on_cpu(member: Tensor, valid: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """``member`` and ``valid`` (B, L) bool and ``ids`` (C, B, L) on the CPU, where what is known without a model is made.
+    """``member`` and ``valid`` (B, L) bool and ``ids`` (C, B, L) on the CPU, where a prompt is described.
 
     They come together: a device is waited for once.
     """
