@@ -35,6 +35,13 @@ class ImagePlan:
     sizes: Tensor | None = None
     extras: dict[str, Tensor] = field(default_factory=dict)
 
+    def stages(self) -> dict[int, int]:
+        """Pruning layers in the LLM, and the tokens (patches) that stay there."""
+        entering = self.layout.patches
+        if self.keep is not None:
+            entering = int((self.layout.source[self.keep] >= 0).sum())
+        return self.schedule.stages(entering)
+
 
 _EMPTY = {"image": -1, "token": -1, "group": -1, "follower": False}
 """What columns say of padding; the others hold anything there."""
@@ -214,7 +221,7 @@ class Prompt:
         """Pruning layers in the LLM, and the (B, I) visual tokens (patches) of each image that stay there."""
         counts = {}
         for layer in sorted({layer for row in self.rows for plan in row for layer, _ in plan.schedule.llm}):
-            rows = [[dict(plan.schedule.llm).get(layer, plan.layout.patches) for plan in row] for row in self.rows]
+            rows = [[plan.stages().get(layer, plan.layout.patches) for plan in row] for row in self.rows]
             counts[layer] = pad_sequence([torch.tensor(row, dtype=torch.long) for row in rows], batch_first=True)
         return counts
 

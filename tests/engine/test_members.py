@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from helpers.families import FAMILIES
+from helpers.methods import METHODS, pruner_for
 
 import nuwa
 from nuwa.engine.arguments import cache_of
@@ -14,16 +13,17 @@ from nuwa.engine.calls import read_prompt_once
 from nuwa.engine.conversation import conversation_of
 from nuwa.pictures.traces import gathering_weights
 from nuwa.pruners.pooling import pool, pooling_weights
+from nuwa.pruning.budget import Budget
 from nuwa.pruning.merging import collected, collector_weights
 
-METHODS = sorted(path.stem for path in (Path(__file__).parents[2] / "conf" / "pruner").glob("*.yaml"))
 LLAVA = FAMILIES["llava"]
 CLOSE = {"atol": 2e-5, "rtol": 1e-4}
 
 
 def decisions_of(name, stage, budget):
     """The contexts and decisions of a method's stage, and the state of the call."""
-    pruner, seen = nuwa.load_pruner(name, budget=budget), []
+    pruner, seen = pruner_for(name), []
+    pruner.budget = Budget(average=budget)
     decide = getattr(pruner, stage)
 
     def spy(context, keep):
