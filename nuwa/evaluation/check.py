@@ -17,7 +17,7 @@ from transformers import AutoConfig
 
 from nuwa.benchmarks.base import Benchmark
 from nuwa.command import BAD_INPUT, print_error
-from nuwa.config import ConfigError, baseline_of, build, is_baseline, typed
+from nuwa.config import ConfigError, baseline_of, build, check_model, is_baseline, typed
 from nuwa.engine.blocking import SOURCES, layer_range
 from nuwa.evaluation.processes import check_sweep, current, is_shared, start
 from nuwa.files import PACKAGE
@@ -26,7 +26,7 @@ from nuwa.models.base import Family
 from nuwa.models.checkpoint import check_folder, find_folder
 from nuwa.options import complaint
 from nuwa.pruners.base import Pruner
-from nuwa.pruning.budget import Budget
+from nuwa.pruning.budget import Budget, BudgetError
 from nuwa.pruning.positions import STRATEGIES
 from nuwa.schema import Accelerator, Config
 from nuwa.targets import BUILT
@@ -83,10 +83,11 @@ def check(cfg: DictConfig) -> Parts:
     cfg = normalised(cfg)
     _check_ranges(cfg)
     options = {group: typed(cfg, group) for group in BUILT}
-    pruner = _build(options["pruner"], "pruner", budget=Budget(**cfg.budget), seed=cfg.seed)
+    pruner = _build(options["pruner"], "pruner", budget=_budget(cfg), seed=cfg.seed)
     model = options["model"] | {"device": _device(cfg, options["model"].get("device", "auto"))}
     if is_shared(cfg) and model.get("device_map") is not None:
         raise ConfigError(f"model.device_map={model['device_map']}: trainer=ddp gives each process its own model")
+    check_model(model)
     adapter = _adapter(model)
     if adapter is not None:
         pruner.check_tower(adapter.tower)
@@ -126,6 +127,14 @@ def _check_ranges(cfg: DictConfig) -> None:
     known = ("native", *STRATEGIES)
     if cfg.position.strategy not in known:
         raise ConfigError(f"position.strategy={cfg.position.strategy}: expected one of {', '.join(known)}")
+
+
+def _budget(cfg: DictConfig) -> Budget:
+    """The budget; an impossible number is a ConfigError, not a budget that some method cannot reach."""
+    try:
+        return Budget(**cfg.budget)
+    except BudgetError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _check_blocking(cfg: DictConfig, depth: int) -> None:

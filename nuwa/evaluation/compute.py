@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import signal
 import time
 import warnings
 from contextlib import ExitStack
@@ -15,7 +14,6 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.environments import LightningEnvironment
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig
 
 from nuwa import prune
@@ -138,10 +136,7 @@ def _answer(
     ):
         warnings.filterwarnings("ignore", module=r"lightning\..*")  # advice about training loops
         module = Evaluation(loaded, parts.benchmark, session, journal, decoding(cfg), cfg.seed, record)
-        try:
-            trainer.test(module, datamodule=data, verbose=False)
-        except SIGTERMException as stopped:  # Lightning's own has no exit status, as if all had gone well
-            raise SystemExit(128 + signal.SIGTERM) from stopped
+        trainer.test(module, datamodule=data, verbose=False)
 
 
 def _callbacks(cfg: DictConfig, parts: Parts, journal: Journal, total: int, processes: Processes) -> list[Callback]:

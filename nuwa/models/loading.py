@@ -80,6 +80,8 @@ class ModelOptions(PictureOptions, BoxOptions, ABC):
             place = torch.device(found if self.device == "auto" else self.device)
         except RuntimeError as error:
             raise ModelError(f"model.device={self.device} is not a device (auto, cpu, cuda, cuda:0 ...)") from error
+        if place.type == "meta":
+            raise ModelError("model.device=meta holds no numbers; choose auto, cpu or cuda")
         if place.type == "cuda" and (place.index or 0) >= cards:
             raise ModelError(f"model.device={self.device}, but this machine has {cards} CUDA devices")
         if self.attention == "flash_attention_2":
