@@ -90,9 +90,9 @@ def check_model(options: dict[str, Any]) -> None:
 def choices(cfg: DictConfig) -> dict[str, Any]:
     """The choices that change a result, spelled the same way whoever spells them.
 
-    Without pruning, budget and position do not matter; ``native`` is the position strategy it stands for; what is not
-    blocked is not named. Where things lie and run (paths, devices, loggers) is left out: a local file or folder counts
-    by what it holds.
+    Without pruning, budget, position and calibration do not matter; ``native`` is the position strategy it stands for;
+    what is not blocked or calibrated is not named. Where things lie and run (paths, devices, loggers) is left out: a
+    local file or folder counts by what it holds.
     """
     cfg = cfg.copy()
     written = {Path(path).resolve() for path in plain(cfg.paths).values()}
@@ -112,6 +112,7 @@ def choices(cfg: DictConfig) -> dict[str, Any]:
         **built,
         "budget": plain(cfg.budget) if pruned else {},
         "position": _position(cfg, built["model"].get("family")) if pruned else "native",
+        **({} if cfg.calibration.kind == "none" or not pruned else {"calibration": plain(cfg.calibration)}),
         **({} if cfg.blocking.source is None else {"blocking": plain(cfg.blocking)}),
         # which tokens are drawn depends on which samples share a batch
         "generation": decoding(cfg) | ({"batch_size": cfg.trainer.batch_size} if cfg.generation.do_sample else {}),
@@ -159,11 +160,11 @@ def is_baseline(cfg: DictConfig) -> bool:
 
 
 def baseline_of(cfg: DictConfig) -> DictConfig:
-    """The same job without pruning or blocking, where budget and position have no meaning."""
+    """The same job without pruning or blocking, where budget, position and calibration have no meaning."""
     cfg = cfg.copy()
     OmegaConf.set_struct(cfg, False)
     cfg.pruner = {"_target_": KEEP_ALL}
     cfg.budget.average = cfg.budget.ratio = None
-    cfg.position.strategy = "native"
+    cfg.position.strategy, cfg.calibration.kind = "native", "none"
     cfg.blocking = BlockingConfig()
     return cfg
