@@ -24,7 +24,7 @@ from nuwa.evaluation.processes import check_sweep, current, is_shared, start
 from nuwa.files import PACKAGE
 from nuwa.models import family_names, family_of
 from nuwa.models.base import Family
-from nuwa.models.checkpoint import check_folder, find_folder
+from nuwa.models.checkpoint import check_folder, find_folder, usable
 from nuwa.options import complaint
 from nuwa.pruners.base import Pruner
 from nuwa.pruning.budget import Budget, BudgetError
@@ -182,5 +182,8 @@ def _adapter(options: dict[str, Any]) -> Family | None:
         return None
     folder = find_folder(path)
     check_folder(folder, family_names(), options.get("family"))
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    return family_of(config)
+    with usable(f"{folder / 'config.json'}"):
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        family = family_of(config)
+        _ = family.tower, family.shape  # what later checks ask for
+    return family

@@ -177,6 +177,7 @@ def _summarise(
         "n": len(ours),
         "n_failed": len(rows) - len(ours),
         **({} if baseline is None else {"baseline": baseline.name}),
+        **({} if any(row["prediction"] for row in ours) else {"warning": f"all {len(ours)} answers are empty"}),
     }
     outcome |= summarise(parts.benchmark, ours, None if baseline is None else read_answers(baseline))
     value_bytes = torch.finfo(loaded.model.dtype).bits // 8
