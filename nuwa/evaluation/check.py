@@ -93,10 +93,18 @@ def check(cfg: DictConfig) -> Parts:
     adapter = _adapter(model)
     if adapter is not None:
         pruner.check_tower(adapter.tower)
-        if adapter.shape.image_tokens is not None:
-            pruner.schedule(adapter.shape.image_tokens, adapter.shape.layers)
+        tokens = adapter.shape.image_tokens
+        if tokens is not None and fits(pruner):
+            budget.tokens(tokens)
+        elif tokens is not None:
+            pruner.schedule(tokens, adapter.shape.layers)
     _check_blocking(cfg, sys.maxsize if adapter is None else adapter.shape.layers)
     return Parts(pruner, _build(options["dataset"], "dataset"), model)
+
+
+def fits(pruner: Pruner) -> bool:
+    """Whether a run has to find the value of the pruner's dial that spends its budget."""
+    return pruner.dial is not None and not pruner.budget.full
 
 
 def check_outputs(cfg: DictConfig) -> Path:
@@ -134,7 +142,7 @@ def _check_ranges(cfg: DictConfig) -> None:
 def _budget(cfg: DictConfig) -> Budget:
     """The budget; an impossible number is a ConfigError, not a budget that some method cannot reach."""
     try:
-        return Budget(**cfg.budget)
+        return Budget(cfg.budget.average, cfg.budget.ratio)
     except BudgetError as error:
         raise ConfigError(str(error)) from error
 

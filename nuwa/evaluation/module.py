@@ -76,10 +76,10 @@ class Evaluation(lightning.LightningModule):
             if len(samples) == 1:
                 return [_failed_row(samples[0].id, str(error), samples[0].task)]
             return [row for sample in samples for row in self._answer([sample])]
-        self.session.image_ids = [name for sample in samples for name in sample.image_ids] or None
-        self.session.questions = self.loaded.questions(samples)
+        names = [name for sample in samples for name in sample.image_ids] or None
         finite = FiniteLogits()
-        ids = self._generate(inputs, samples, finite)
+        with self.session.about(names, self.loaded.questions(samples)):
+            ids = self._generate(inputs, samples, finite)
         broken = finite.broken(len(samples))
         if any(broken) and not self.record:
             raise SampleError(f"sample {samples[broken.index(True)].id}: {NOT_FINITE}")
