@@ -84,7 +84,8 @@ def check(cfg: DictConfig) -> Parts:
     cfg = normalised(cfg)
     _check_ranges(cfg)
     options = {group: typed(cfg, group) for group in BUILT}
-    pruner = _build(options["pruner"], "pruner", budget=_budget(cfg), seed=cfg.seed)
+    budget = _budget(cfg)
+    pruner = _build(options["pruner"], "pruner", budget=budget, seed=cfg.seed)
     check_calibration(cfg.calibration.kind, pruner, options["model"].get("attention"))
     model = options["model"] | {"device": _device(cfg, options["model"].get("device", "auto"))}
     if is_shared(cfg) and model.get("device_map") is not None:

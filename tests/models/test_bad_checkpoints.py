@@ -93,10 +93,11 @@ def test_layers_that_the_config_does_not_know(checkpoint):
         load_model(path=str(checkpoint), prompt=PROMPT)
 
 
-@pytest.mark.parametrize("name", ["text_model.head.weight", "model.language_model.layers.0.rotary_emb.inv_freq"])
-def test_tensors_that_nobody_uses_are_warned_about(name, checkpoint):
+def test_tensors_that_nobody_uses_are_warned_about(checkpoint):
     weights = load_file(checkpoint / "model.safetensors")
-    save_file(weights | {name: torch.zeros(3)}, checkpoint / "model.safetensors", {"format": "pt"})
+    save_file(
+        weights | {"vision_tower.head.weight": torch.zeros(3)}, checkpoint / "model.safetensors", {"format": "pt"}
+    )
     with pytest.warns(UserWarning, match="are not used"):
         load_model(path=str(checkpoint), prompt=PROMPT)
 
@@ -136,7 +137,7 @@ def test_tokenizer_of_another_model(checkpoint):
         ({"device": "tpu9000"}, r"model\.device=tpu9000 is not a device"),
         ({"device": "cuda:99"}, r"model\.device=cuda:99, but this machine has"),
         ({"image_frame": "stretch"}, r"model\.image_frame=stretch is unknown"),
-        ({"family": "flamingo"}, r"model\.family=flamingo is unknown; choose one of llava, llava_next"),
+        ({"family": "flamingo"}, r"model\.family=flamingo is unknown; choose one of .*llava, llava_next"),
         ({"box_frame": "hundredths"}, r"model\.box_frame=hundredths is unknown"),
         ({"box_prompt": "where?"}, r"model\.box_prompt='where\?' lacks the slot \{expression\}"),
     ],
