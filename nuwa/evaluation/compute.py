@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import signal
 import time
 import warnings
 from contextlib import ExitStack
@@ -16,7 +15,6 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.environments import LightningEnvironment
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig
 
 from nuwa import prune
@@ -158,10 +156,7 @@ def _answer(
     ):
         warnings.filterwarnings("ignore", module=r"lightning\..*")  # advice about training loops
         module = Evaluation(loaded, parts.benchmark, session, journal, decoding(cfg), cfg.seed, record)
-        try:
-            trainer.test(module, datamodule=data, verbose=False)
-        except SIGTERMException as stopped:  # Lightning's own has no exit status, as if all had gone well
-            raise SystemExit(128 + signal.SIGTERM) from stopped
+        trainer.test(module, datamodule=data, verbose=False)
 
 
 def _callbacks(cfg: DictConfig, parts: Parts, journal: Journal, total: int, processes: Processes) -> list[Callback]:
@@ -195,6 +190,7 @@ def _summarise(
         "n": len(ours),
         "n_failed": len(rows) - len(ours),
         **({} if baseline is None else {"baseline": baseline.name}),
+        **({} if any(row["prediction"] for row in ours) else {"warning": f"all {len(ours)} answers are empty"}),
     }
     outcome |= summarise(parts.benchmark, ours, None if baseline is None else read_answers(baseline))
     value_bytes = torch.finfo(loaded.model.dtype).bits // 8

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import traceback
 from contextlib import nullcontext
 from pathlib import Path
@@ -18,6 +19,7 @@ from nuwa.evaluation.check import check, check_outputs, normalised
 from nuwa.evaluation.processes import ProcessError, Processes, check_processes, meet
 from nuwa.evaluation.result import RESULT, write_result
 from nuwa.evaluation.runs import Run
+from nuwa.evaluation.signals import follow_parent, stopping_at_once
 from nuwa.pruners.base import MisfitError
 from nuwa.pruning.budget import BudgetError
 from nuwa.schema import Baseline, Config
@@ -33,11 +35,12 @@ def run_job(cfg: DictConfig) -> Path:
     several processes share a run, each of them calls this, and the loss of one ends the program.
     """
     cfg = normalised(cfg)
+    follow_parent()
     processes = meet(cfg)
     folder = check_outputs(cfg) / run_key(cfg)
     folder.mkdir(exist_ok=True)
     # parallel jobs share the unpruned run: the second waits, then finds it finished
-    with FileLock(folder / LOCK) if processes.lead else nullcontext():
+    with stopping_at_once(signal.SIGTERM), FileLock(folder / LOCK) if processes.lead else nullcontext():
         if processes.share(cfg.resume and _is_finished(cfg, folder)):
             log.info("%s: finished before, skipped (%s; resume=false computes again)", folder, recognised_by(cfg))
             return folder

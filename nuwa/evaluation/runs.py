@@ -38,6 +38,7 @@ class Run:
     traceback: str = ""
     n: int | None = None  # samples that were answered
     n_failed: int = 0  # samples that could not be used
+    warning: str = ""  # why the numbers may mean nothing
 
     # What it found, by metric. The first metric of a task (``task/metric``) is its headline.
     metrics: dict[str, float] = field(default_factory=dict)  # as the benchmark scores: shares from 0 to 1, MME points

@@ -132,7 +132,13 @@ class LoadedModel:
             prompt = self.prompt.render(self.question(sample), len(sample.images))
             prompt = put_images(prompt, self.placeholder, texts)
         ids = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
-        return torch.tensor(ids if bos is None or ids[:1] == [bos] else [bos, *ids])
+        ids = ids if bos is None or ids[:1] == [bos] else [bos, *ids]
+        longest = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        if longest is not None and len(ids) > longest:
+            raise PromptError(
+                f"sample {sample.id}: a prompt of {len(ids)} tokens, and the model has {longest} positions"
+            )
+        return torch.tensor(ids)
 
 
 @contextmanager
