@@ -9,6 +9,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
+from nuwa.command import forgiving_output
 from nuwa.config import register
 from nuwa.evaluation.run import run_job
 from nuwa.evaluation.runs import Run, collect
@@ -28,6 +29,7 @@ def print_table(folders: list[Path]) -> None:
 def main() -> int:
     """Compose and run; 1 if a job failed."""
     register()
+    forgiving_output()
     with tempfile.TemporaryDirectory() as temporary:
         finished = Path(temporary) / "finished"  # a file, because a parallel launcher runs jobs in other processes
 
@@ -43,7 +45,7 @@ def main() -> int:
             folders = [Path(line) for line in finished.read_text().splitlines()] if finished.exists() else []
             if folders:
                 print_table(folders)
-    return int(any(Run.read(folder).status in ("failed", "unfinished") for folder in folders))
+    return int(any(Run.read(folder).status in ("failed", "unfinished", "unreadable") for folder in folders))
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ def _named_in(file: Path) -> set[Path]:
     """The files that the rows of a ``.jsonl`` file name, relative to its folder; broken rows are skipped."""
     found: set[Path] = set()
     for line in file.read_bytes().splitlines() if file.suffix == ".jsonl" else ():
-        with suppress(ValueError):
+        with suppress(ValueError, RecursionError):
             found |= {file.parent / text for text in _texts(json.loads(line))}
     return set(filter(os.path.isfile, found))  # Path.is_file raises for a text too long for a name
 

@@ -76,7 +76,7 @@ class Marker:
 
         There is a retention if this judge has marked the unpruned run in the same words.
         """
-        result = read_result(folder) or {}
+        result = read_result(folder)
         result.pop("retention", None)
         unpruned = self._unpruned(folder.parent / result["baseline"]) if "baseline" in result else []
         result |= summarise(MMVet.unloaded({}), read_answers(folder), unpruned or None)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
+from reprlib import Repr
 from typing import Any
 
 from nuwa.benchmarks.base import Doc
 from nuwa.samples import SampleError, spelt_out
 
 Check = Callable[[object], object]
+_SHORT = Repr(maxlevel=6, maxlist=50, maxdict=50, maxstring=500, maxlong=100, maxother=100)
 
 
 def checked(doc: Mapping[str, Any], columns: Mapping[str, Check]) -> Doc:
@@ -27,8 +29,22 @@ def checked(doc: Mapping[str, Any], columns: Mapping[str, Check]) -> Doc:
         try:
             out[column] = check(doc[column])
         except (TypeError, ValueError) as error:
-            raise SampleError(f"{column} {error}, not {doc[column]!r}") from error
+            raise SampleError(f"{column} {error}, not {shown(doc[column])}") from error
     return out
+
+
+def shown(value: object) -> str:
+    """A value as a message shows it, however long, large or deep it is.
+
+    >>> shown([[[[[[["deep"]]]]]]]), len(shown(10**4000))
+    ('[[[[[[[...]]]]]]]', 100)
+    """
+    return _SHORT.repr(value)
+
+
+def words_of(value: object) -> str:
+    """A text as it is, anything else as it is shown."""
+    return value if isinstance(value, str) else shown(value)
 
 
 def text(value: object) -> str:

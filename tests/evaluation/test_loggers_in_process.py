@@ -64,10 +64,10 @@ def test_no_logger(tmp_path):
 
 
 def test_an_error_is_one_line_of_warning(caplog):
-    with loggers.unharmed("nothing was done"):
+    with unharmed("logger: nothing was done"):
         raise ValueError("first\nsecond")
     (record,) = caplog.records
-    assert record.getMessage() == "logger: nothing was done (ValueError: first); the run folder has everything"
+    assert record.getMessage() == "logger: nothing was done (ValueError: first); the answers stand"
 
 
 class Wandb(SimpleNamespace):
