@@ -15,7 +15,9 @@ from nuwa.benchmarks.base import Doc
 from nuwa.samples import SampleError, spelt_out
 
 Check = Callable[[object], object]
-_SHORT = Repr(maxlevel=6, maxlist=50, maxdict=50, maxstring=500, maxlong=100, maxother=100)
+_SHORT = Repr()
+_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict = 6, 50, 50
+_SHORT.maxstring, _SHORT.maxlong, _SHORT.maxother = 500, 100, 100
 
 
 def checked(doc: Mapping[str, Any], columns: Mapping[str, Check]) -> Doc:

@@ -9,7 +9,6 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, get_type_hints
 
-from hydra.utils import get_object
 from pydantic import Field, TypeAdapter, create_model
 from typing_extensions import TypedDict  # pydantic takes typing's own from Python 3.12 on
 
@@ -18,6 +17,8 @@ from nuwa.evaluation.choices import Choices
 from nuwa.evaluation.journal import JOURNAL, read_rows
 from nuwa.evaluation.reading import UnreadableError, check_shape
 from nuwa.evaluation.result import RESULT, read_result
+from nuwa.options import ConfigError
+from nuwa.targets import find_target
 
 
 @dataclass(frozen=True)
@@ -207,8 +208,8 @@ def _method_in(config: Mapping[str, Any]) -> str:
     if not target:
         return "?"
     try:
-        return get_object(target).name
-    except Exception:  # a run that failed because its method does not exist
+        return find_target(target, "pruner").name
+    except ConfigError:  # of a package that this machine does not have
         return target
 
 

@@ -118,6 +118,8 @@ class LoadedModel:
 
     def in_unit_frame(self, answer: str, image: Image.Image) -> str:
         """An answer about one picture, its boxes as fractions of it."""
+        if self.boxes.box_frame == "thousand":
+            return to_unit_boxes(answer, (1000, 1000))
         if not isinstance(self.pictures, NativeProcessor) or self.boxes.box_frame == "unit":
             return answer
         return to_unit_boxes(answer, self.pictures.resized(image))

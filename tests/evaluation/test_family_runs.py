@@ -19,6 +19,7 @@ TOY = (
         ("llava_next", ("model.image_size=56",)),
         ("llava_onevision", ("model.image_size=58",)),
         ("qwen2_5_vl", ("dataset.samples=3",)),
+        ("qwen2_vl", ()),
     ],
 )
 def test_a_job(tmp_path, family, choices):

@@ -11,6 +11,7 @@ from helpers.jobs import small
 
 from nuwa.evaluation import features, loggers
 from nuwa.evaluation.loggers import flat_summary, log_result, run_logger, wandb_run
+from nuwa.evaluation.unharmed import unharmed
 
 RESULT = {
     "n": 3, "n_failed": 1, "tokens_entering": 9.0, "llm_tflops": 2.0, "model": "m", "metrics": {"t/m": 0.5},

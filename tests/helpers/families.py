@@ -1,20 +1,22 @@
 """Model families that the engine tests run on: a small random model, four pictures and their geometry each.
 
 A family joins the matrix with one line in ``FAMILIES``; one whose position ids have a single axis and whose layers are
-Llama's joins ``PLAIN`` too, the comparison with plain decoding.
+Llama's joins ``PLAIN`` too, the comparison with plain decoding. ``LATER`` are those that differ from another in little:
+their tests are marked slow.
 """
 
 from __future__ import annotations
 
 import torch
-from helpers.families_qwen import Qwen
+from helpers.families_qwen import Qwen, Qwen2
 from helpers.families_tiles import LlavaNext, LlavaOnevision
 from helpers.family import PROMPTS, Family
 from helpers.support import kept_tokens, survives
 
 PLAIN = ("llava", "llava_next", "llava_onevision")
 
-FAMILIES = {family.name: family for family in (Family(), LlavaNext(), LlavaOnevision(), Qwen())}
+FAMILIES = {family.name: family for family in (Family(), LlavaNext(), LlavaOnevision(), Qwen(), Qwen2())}
+LATER = ("qwen2_vl",)
 
 
 def fixed_keep(family: Family, prompt: str, stride: int) -> list[list[int]]:

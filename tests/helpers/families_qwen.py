@@ -1,4 +1,4 @@
-"""Qwen2.5-VL in the engine's matrix: a small random model, four pictures, and decoding on three axes by hand."""
+"""Qwen's families in the engine's matrix: small random models, four pictures, and decoding on three axes by hand."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ import torch
 from helpers.family import Family
 from helpers.support import IMAGE, VOCABULARY, Choose, pixels
 from torch import Tensor
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers import (
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
+)
 
 PATCH, MERGE = 4, 2
 VIDEO, START, END = 3, 6, 7
@@ -18,20 +23,32 @@ Place = tuple[int, int, int]
 
 
 def random_qwen(attention: str = "sdpa", dtype: torch.dtype = torch.float32, layers: int = 6, boost: float = 3.0):
-    """Windows of 2 x 2 tokens, full attention in every second block; weights boosted so that attention is not flat."""
+    """Qwen2.5-VL: windows of 2 x 2 tokens, full attention in every second block."""
+    vision = {"hidden_size": 32, "intermediate_size": 64, "out_hidden_size": 48}
+    vision |= {"window_size": 2 * PATCH * MERGE, "fullatt_block_indexes": [1, 3]}
+    return random_model(Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLConfig, vision, attention, dtype, layers, boost)
+
+
+def random_qwen2(attention: str = "sdpa", dtype: torch.dtype = torch.float32):
+    """Qwen2-VL: every block sees whole images."""
+    vision = {"embed_dim": 32, "mlp_ratio": 2, "hidden_size": 48}
+    return random_model(Qwen2VLForConditionalGeneration, Qwen2VLConfig, vision, attention, dtype)
+
+
+def random_model(
+    kind: type,
+    config_kind: type,
+    vision: dict,
+    attention: str,
+    dtype: torch.dtype,
+    layers: int = 6,
+    boost: float = 3.0,
+    sections: tuple[int, int, int] = SECTIONS,
+    **text,
+):
+    """Four blocks, two heads, patches of 4 pixels; weights boosted so that attention is not flat."""
     torch.manual_seed(0)
-    vision = {
-        "depth": 4,
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_heads": 2,
-        "patch_size": PATCH,
-        "spatial_merge_size": MERGE,
-        "temporal_patch_size": 2,
-        "window_size": 2 * PATCH * MERGE,
-        "out_hidden_size": 48,
-        "fullatt_block_indexes": [1, 3],
-    }
+    vision = {"depth": 4, "num_heads": 2, "patch_size": PATCH, "spatial_merge_size": MERGE, **vision}
     text = {
         "vocab_size": VOCABULARY,
         "hidden_size": 48,
@@ -40,21 +57,17 @@ def random_qwen(attention: str = "sdpa", dtype: torch.dtype = torch.float32, lay
         "num_attention_heads": 3,
         "num_key_value_heads": 1,
         "max_position_embeddings": 512,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 100.0, "mrope_section": list(SECTIONS)},
+        "rope_parameters": {"rope_type": "default", "rope_theta": 100.0, "mrope_section": list(sections)},
         "pad_token_id": 0,
         "bos_token_id": 1,
         "eos_token_id": 2,
+        **text,
     }
-    config = Qwen2_5_VLConfig(
-        vision_config=vision,
-        text_config=text,
-        image_token_id=IMAGE,
-        video_token_id=VIDEO,
-        vision_start_token_id=START,
-        vision_end_token_id=END,
-    )
+    ids = {"image": IMAGE, "video": VIDEO, "vision_start": START, "vision_end": END}
+    tokens = {f"{name}_token_id": token for name, token in ids.items()}
+    config = config_kind(vision_config={"temporal_patch_size": 2, **vision}, text_config=text, **tokens)
     config._attn_implementation = attention
-    model = Qwen2_5_VLForConditionalGeneration(config)
+    model = kind(config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.dim() == 2 and ("language_model.layers" in name or "visual" in name):
@@ -80,7 +93,7 @@ def patches(image: Tensor) -> Tensor:
 
 
 class Qwen(Family):
-    """Four pictures of 5 x 7, 8 x 4, 6 x 6 and 7 x 5 tokens, each between a start and an end token and a word."""
+    """Qwen2.5-VL: four pictures, each between a start token and an end token with a word."""
 
     name = "qwen2_5_vl"
     before, after = (START,), (END, 9)
@@ -112,6 +125,17 @@ class Qwen(Family):
             axes, _ = self.model().model.get_rope_index(**known)
             inputs["position_ids"] = torch.cat([inputs["position_ids"][None], axes])
         return inputs
+
+
+class Qwen2(Qwen):
+    """Qwen2-VL."""
+
+    name = "qwen2_vl"
+
+    @staticmethod
+    @cache
+    def model(attention: str = "sdpa", dtype: torch.dtype = torch.float32):
+        return random_qwen2(attention, dtype)
 
 
 def places_of(ids: list[int], sizes: list[tuple[int, int]]) -> list[tuple[Place, int, int]]:

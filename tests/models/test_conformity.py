@@ -51,7 +51,7 @@ def test_two_files_make_a_family(tmp_path, monkeypatch):
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     section = text.split("## A new model family")[1].split("\n## ")[0]
     files = dict(re.findall(r"^`([\w/.]+)`:\n```\w+\n(.*?)^```", section, re.MULTILINE | re.DOTALL))
-    assert list(files) == ["nuwa/models/qwen2_vl.py", "conf/model/qwen2_vl_random.yaml"]
+    assert list(files) == ["nuwa/models/vipllava.py", "conf/model/vipllava_random.yaml"]
     shutil.copytree(CONF, tmp_path / "conf")
     for name, content in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -59,8 +59,8 @@ def test_two_files_make_a_family(tmp_path, monkeypatch):
     monkeypatch.setattr(models, "__path__", [*models.__path__, str(tmp_path / "nuwa/models")])
     monkeypatch.setattr(families_toy, "CONF", tmp_path / "conf")
     try:
-        assert "qwen2_vl" in models.family_names() and models.axes_of("qwen2_vl") == 3
-        conformity(toy("qwen2_vl"))
+        assert "vipllava" in models.family_names() and models.axes_of("vipllava") == 1
+        conformity(toy("vipllava", image_size=56))
     finally:
-        sys.modules.pop("nuwa.models.qwen2_vl", None)
-        vars(models).pop("qwen2_vl", None)
+        sys.modules.pop("nuwa.models.vipllava", None)
+        vars(models).pop("vipllava", None)

@@ -200,6 +200,12 @@ def test_pixel_boxes_become_fractions(text, expected):
     assert to_unit_boxes(text, (200, 100)) == expected
 
 
+@pytest.mark.parametrize("text", ["(250,500),(1000, 750)", '{"bbox_2d": [250, 500, 1000, 750]}'])
+def test_thousandths_become_fractions_whatever_the_picture(text):
+    found = toy("qwen2_vl").in_unit_frame(text, picture(62, 56))
+    assert "[0.25000,0.50000,1.00000,0.75000]" in found
+
+
 def test_a_box_prompt_replaces_the_benchmarks_words_where_there_is_an_expression():
     loaded = toy("qwen2_5_vl", box_prompt="Locate {expression}, please.")
     asked = [sample("Where is it?", expression="the {red} cup"), sample("Where is it?")]

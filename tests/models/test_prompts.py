@@ -50,7 +50,7 @@ def test_the_prompt_of_the_authors_next_runs_is_llavas():
         assert LLAVA_V1.render(sample["context"], sample["n_images"]) == sample["llava_v1"]
 
 
-@pytest.mark.parametrize("name", ["qwen2_5_vl_3b", "qwen2_5_vl_7b", "qwen2_5_vl_random"])
+@pytest.mark.parametrize("name", ["qwen2_5_vl_3b", "qwen2_5_vl_7b", "qwen2_vl_2b", "qwen2_vl_random"])
 def test_configured_qwen_prompt_is_its_chat_template(name):
     picture = "<|vision_start|><|image_pad|><|vision_end|>"
     assert configured(name).render("why?", 2) == (
