@@ -88,6 +88,8 @@ def _name_outdated(folder: Path) -> None:
 def _outcome(cfg: DictConfig, folder: Path, processes: Processes) -> dict[str, Any]:
     """The contents of result.json: what was computed, or why nothing was."""
     before = Run.read(folder)
+    if before.status == "unreadable":
+        log.warning("%s; computed again", before.reason)
     outcome: dict[str, Any] = {"run_key": folder.name, "config": plain(cfg)}
     if cfg.resume and before.judge:  # whose marks are in the journal
         outcome["judge"] = before.judge

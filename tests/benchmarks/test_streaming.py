@@ -8,6 +8,7 @@ import pytest
 from helpers.published import ONE_OF_A_KIND, benchmark, pope, write_parquet, write_set
 
 from nuwa.benchmarks import streamed
+from nuwa.benchmarks.base import SourceError
 from nuwa.evaluation.data import EvaluationData
 from nuwa.samples import SampleError
 
@@ -126,5 +127,5 @@ def test_a_file_that_cannot_be_reached_stops_the_run(tmp_path):
     """What a broken network leaves unanswered must not be recorded as bad samples."""
     dataset, path = streamed_set("pope", tmp_path)
     next(path.rglob("*.parquet")).unlink()
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(SourceError, match=r"row group 0 of .*No such file"):
         list(EvaluationData(dataset, 8, {}, 2, 0, record=True).test_dataloader())

@@ -97,7 +97,7 @@ def test_each_of_several_processes_has_a_part_of_its_own(tmp_path, asked, monkey
 def test_samples_that_are_done_are_not_asked_again(tmp_path, asked):
     names = [check(small(tmp_path)).benchmark.sample_id(number) for number in range(6)]
     journal = Journal(tmp_path / JOURNAL, tmp_path.name)
-    done = {"task": "vqa", "status": "failed", "reason": "torn", "batch_end": True}
+    done = {"task": "vqa", "status": "failed", "reason": "torn", "batch_end": True, "scores": {}}
     journal.append([{"id": name, "batch": number, **done} for number, name in enumerate(names[:5])])
     with pytest.raises(JournalError, match="stopped after 5 of 6"):
         computed(tmp_path, "callbacks.progress=true")
