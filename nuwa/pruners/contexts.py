@@ -121,17 +121,18 @@ class VisionDecision:
 class LLMContext:
     """What an LLM-stage method may look at: the input of one decoder layer, rows left-padded to one length.
 
-    ``hidden`` (B, L, D); ``image`` (B, L): ordinal of the row's image that a visual token belongs to, negative for all
-    other tokens (text, padding, and newlines between rows of patches, which come and go with their rows);
+    ``hidden`` (B, L, D); ``image`` (B, L): ordinal of the row's image that a visual token belongs to, -1 for all other
+    tokens (text, padding, and followers as newlines between rows of patches, which come and go with these);
     ``token`` (B, L): index among that image's tokens, -1 for text; ``valid`` (B, L): False on padding;
     ``ids[row][image]`` names each image, ``layouts[row][image]`` says where its tokens sit.
 
     ``attention(query, rotary=True, among=None)`` gives the softmax attention rows (B, H, Q, L) float32 of *this* layer
     for the positions ``query`` (Q,) of the sequence (the last token is L - 1), recomputed for those rows only; without
     rotary embeddings if asked, and with the softmax over the tokens ``among`` (B, L) only. ``keys()`` gives the layer's
-    rotated keys (B, L, heads * width), ``rotary_kernel(query)`` what its rotary embeddings alone make of distances
-    (B or 1, Q, L); ``final_norm`` is the norm before the model's head. ``earlier`` holds the contexts that the method
-    ``needs``.
+    rotated keys (B, L, ``kv_heads`` x width), ``values()`` its values in the same shape, ``rotary_kernel(query)`` what
+    its rotary embeddings alone make of distances (B or 1, Q, L); ``final_norm`` is the norm before the model's head.
+    ``position_ids`` (C, B, L), on one axis or three, are those in use; times the ``frequencies`` (width / 2,) they are
+    the angles of the rotary embeddings. ``earlier`` holds the contexts that the method ``needs``.
     """
 
     layer: int
@@ -142,8 +143,12 @@ class LLMContext:
     ids: Sequence[Sequence[str]]
     attention: Callable[..., Tensor]
     keys: Callable[[], Tensor]
+    values: Callable[[], Tensor]
     rotary_kernel: Callable[[Tensor], Tensor]
     final_norm: Callable[[Tensor], Tensor]
+    position_ids: Tensor
+    frequencies: Tensor
+    kv_heads: int
     layouts: Sequence[Sequence[ImageLayout]] = ()
     earlier: Mapping[str, LLMContext] = field(default_factory=dict)
 
@@ -165,7 +170,7 @@ class LLMContext:
     @property
     def text(self) -> Tensor:
         """(B, L) bool: every text token, the system prompt included."""
-        return self.valid & (self.image == -1)
+        return self.valid & (self.token < 0)
 
     @property
     def question(self) -> Tensor:

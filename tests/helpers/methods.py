@@ -15,7 +15,7 @@ UNSUITED = {"prumerge": NO_CLS, "prumerge_plus": NO_CLS, "downsample": ("llava_n
 CASES = [(f, m) for f in FAMILIES for m in METHODS if f not in UNSUITED.get(m, ())]
 
 
-def pruner_for(name: str, family):
+def pruner_for(name: str, family=FAMILIES["llava"]):
     """About a third of the tokens; a family of many image sizes gets a ratio."""
     budget = None if name == "none" else 20 if family is FAMILIES["llava"] else Budget(ratio=0.34)
     return nuwa.load_pruner(name, budget=budget, seed=3)
