@@ -41,6 +41,7 @@ class _RowShape(TypedDict):
     prompt: NotRequired[str]
     prediction: NotRequired[str]
     scored: NotRequired[str]
+    remark: NotRequired[str]
     reason: NotRequired[str]
     passing: NotRequired[bool]
     judge: NotRequired[str]

@@ -123,6 +123,7 @@ class Evaluation(lightning.LightningModule):
             "target": sample.target,
             "prediction": answer,
             **({"scored": scored} if scored != answer else {}),
+            **({"remark": remark} if (remark := self.loaded.remark(sample)) else {}),
             "scores": {name: float(value) for name, value in self.benchmark.score(sample, scored).items()},
             "kept": [[[layer, len(kept)] for layer, kept, _ in image.stages] for image in images],
             "image_tokens": [image.n_tokens for image in images],
