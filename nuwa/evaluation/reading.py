@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-SHOWN = 80  # characters of a wrong value in a message
+QUOTED = 80  # characters of a wrong value in a message
 
 
 class UnreadableError(OSError):
@@ -68,7 +68,7 @@ def _complaint(error: ValidationError) -> str:
     if first["type"] == "missing":
         return f"lacks {key}"
     rule = first["msg"].replace("Input should be", "must be").partition(" or instance of")[0]
-    return f"{key} {rule}, not {repr(first['input'])[:SHOWN]}"
+    return f"{key} {rule}, not {repr(first['input'])[:QUOTED]}"
 
 
 def usable_lines(path: Path, shape: TypeAdapter) -> Iterator[Any]:

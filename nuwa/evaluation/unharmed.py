@@ -30,5 +30,10 @@ class QuietLog(logging.FileHandler):
         with suppress(OSError):
             super().emit(record)
 
+    def close(self) -> None:
+        """Give up what is not written yet if it cannot be."""
+        with suppress(OSError):
+            super().close()
+
     def handleError(self, record: logging.LogRecord) -> None:
         """Say nothing where logging would print a traceback."""
