@@ -70,7 +70,7 @@ def prune_at(
         decision = with_followers(prompt, segment, decision)
         images.remember(layer, input_ids, segment, decision)
     lengths = row_lengths(pruner, context, decision, planned)
-    narrower, places = prompt.narrow(segment, decision.keep, lengths, layer, strategy, decision.order)
+    narrower, places = prompt.narrow(segment, decision.keep, lengths, layer, strategy, decision.order, decision.members)
     step.state.segments.append(narrower)
     step.companions = {name: gather_tokens(x, places.to(x.device)) for name, x in step.companions.items()}
     return narrower, gather_tokens(context.hidden if decision.hidden is None else decision.hidden, places)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from nuwa.engine import guards
+from nuwa.engine.calibration import check_calibration
 from nuwa.engine.feature_cache import FeatureCache
 from nuwa.engine.llm import context_at, prune_at
 from nuwa.engine.prefix import layers_to_watch, run_prefixes, split_prefixes
@@ -57,6 +58,7 @@ class PruningSession:
         position: str = "native",
         share: bool = False,
         cache: FeatureCache | None = None,
+        calibration: str = "none",
     ) -> None:
         self.share, self.cache = share, cache
         self.adapter = adapter_for(model)
@@ -65,6 +67,8 @@ class PruningSession:
         if self.strategy not in STRATEGIES:
             raise ValueError(f"position={position!r} is unknown; choose native, {', '.join(STRATEGIES)}")
         pruner.check_tower(self.adapter.tower)
+        self.calibration, config = calibration, self.adapter.language_model.config
+        check_calibration(calibration, pruner, getattr(config, "_attn_implementation", None))
         shape = self.adapter.shape
         if shape.image_tokens is not None:
             pruner.schedule(shape.image_tokens, shape.layers)
@@ -118,7 +122,7 @@ class PruningSession:
 
         @functools.wraps(original)
         def get_image_features(*args: Any, **kwargs: Any) -> Any:
-            arguments = signature.bind(*args, **kwargs).arguments
+            arguments = self.adapter.prepare(signature.bind(*args, **kwargs).arguments)
             smaller = self.pruner.image_grid(self.adapter.grid, self.adapter.shape.layers)
             taps = list(self.pruner.taps.values())
             seen = run_tower(self.adapter, original, arguments, taps, smaller, self.share, self.cache)
@@ -127,7 +131,7 @@ class PruningSession:
             names, questions = self._image_metadata(arguments, len(images))
             plans = plan_images(self.pruner, self.adapter, images, layouts, names, seen.recording, smaller, questions)
             self._images = EncodedImages(plans)
-            output.pooler_output = torch.stack(images) if torch.is_tensor(output.pooler_output) else images
+            output.pooler_output = self.adapter.join(images, output.pooler_output)
             output[_ENCODED] = self._images  # an entry, no attribute: what moves outputs to a device makes new ones
             return output
 
@@ -188,6 +192,7 @@ class PruningSession:
         valid = torch.ones(batch, length, dtype=torch.bool, device=device) if mask is None else mask.to(device).bool()
         ids = self.adapter.position_ids(kwargs.get("position_ids"), batch, length, device)
         placeholders = input_ids.to(device) == self.adapter.image_token_id
+        self.adapter.check_prompt(placeholders, [plan.layout.n_tokens for plan in images.plans])
         prompt = read_prompt(placeholders, valid, ids, images.plans)
         segment = first_segment(prompt, self.strategy)
         inputs, stages = gather_tokens(embeddings, segment.index), prompt.stages()
@@ -197,7 +202,8 @@ class PruningSession:
             cache = DynamicCache(config=config)
         # a model that trains may checkpoint its layers, which then ignore the cache
         companions = self.adapter.companions(kwargs)
-        shared = self.share and not module.training and 0 not in stages and not companions
+        plain = not companions and self.calibration == "none"
+        shared = self.share and not module.training and 0 not in stages and plain
         split = split_prefixes(segment, inputs) if shared and cache is not None else None
         if split is not None and cache is not None:
             split.watch = layers_to_watch(stages, "previous" in self.pruner.needs)
@@ -207,6 +213,7 @@ class PruningSession:
             segment, inputs = split.segment, split.suffix_inputs(inputs)
         state, queries = PrefillState(prompt, [segment]), inputs.shape[1]
         self._step = step = Step(state, True, queries, segment.valid[:, :0], stages, images, input_ids, split=split)
+        step.calibration = self.calibration
         step.companions = {name: gather_tokens(x, segment.index.to(x.device)) for name, x in companions.items()}
         if cache is not None:
             state.attach(cache)
@@ -227,7 +234,7 @@ class PruningSession:
         new = segment.valid.new_ones(batch, generated + queries)
         if mask is not None:
             new = mask[:, state.prompt.whole.length :].to(new)
-        self._step = step = Step(state, False, queries, new)
+        self._step = step = Step(state, False, queries, new, calibration=self.calibration)
         return kwargs | {
             "attention_mask": step.keys(segment).valid.long(),
             "position_ids": model_ids(step.position_ids(segment)),
@@ -246,7 +253,7 @@ class PruningSession:
             return args, kwargs
         if step.companions:
             hidden, kwargs = self.adapter.enter_layer(index, hidden, kwargs, step.companions)
-        if segment is not step.called_with or self.adapter.own_masks:
+        if segment is not step.called_with or self.adapter.own_masks or self.calibration != "none":
             kwargs |= step.override(segment, self.adapter, index, hidden)
         if index == 0 and step.stages and "first" in self.pruner.needs:
             step.first = context_at(self.adapter, step, index, hidden, segment, kwargs["position_embeddings"])
@@ -265,6 +272,7 @@ class PruningSession:
         if step is None or not step.prefill:
             return output
         self._count(step)
+        self._report.mask_bytes = max(self._report.mask_bytes, step.mask_bytes)
         last, prompt, hidden = step.state.segments[-1], step.state.prompt, output.last_hidden_state
         if hidden.shape[1] < last.length or not prompt.is_whole_prompt(last):
             output.last_hidden_state = prompt.restore(last, hidden.to(last.index.device))

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from nuwa.engine.feature_cache import FeatureCache
-from nuwa.models.base import Family
+from nuwa.models.base import FOUND, Family
 from nuwa.models.towers import Recording
 from nuwa.pruners.base import Tap
 from nuwa.pruning.layout import Grid
@@ -82,13 +82,14 @@ def run_tower(
         pooled: Any = tensors[_STACKED] if _STACKED in tensors else [tensors[name] for name in names]
         output = BaseModelOutputWithPooling(pooler_output=pooled)
     recording.expand_to(owners)
-    images = list(output.pooler_output)
+    images = adapter.split(output.pooler_output, arguments)
     return Encoded(output, [images[owner] for owner in owners], recording)
 
 
 def _by_name(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Bound arguments of ``get_image_features``, those that its ``**kwargs`` took in among the others."""
-    return {name: value for name, value in arguments.items() if name != "kwargs"} | arguments.get("kwargs", {})
+    own = {name: value for name, value in arguments.items() if name not in ("kwargs", FOUND)}
+    return own | arguments.get("kwargs", {})
 
 
 def _asked(arguments: Mapping[str, Any]) -> str:

@@ -145,7 +145,14 @@ def _answer(
     )
     with (
         warnings.catch_warnings(),
-        prune(loaded.model, parts.pruner, cfg.position.strategy, share, feature_cache(cfg, loaded)) as session,
+        prune(
+            loaded.model,
+            parts.pruner,
+            cfg.position.strategy,
+            share,
+            feature_cache(cfg, loaded),
+            cfg.calibration.kind,
+        ) as session,
         configured_block(session, **cfg.blocking),
     ):
         warnings.filterwarnings("ignore", module=r"lightning\..*")  # advice about training loops
@@ -201,7 +208,8 @@ def _speed(cfg: DictConfig, parts: Parts, loaded: LoadedModel) -> dict[str, Any]
     """
     pruner = None if is_baseline(cfg) else parts.pruner
     try:
-        return {"speed": probe_speed(loaded, parts.benchmark, pruner, cfg.position.strategy, cfg.probe)}
+        ids, calibration = cfg.position.strategy, cfg.calibration.kind
+        return {"speed": probe_speed(loaded, parts.benchmark, pruner, ids, cfg.probe, calibration)}
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         log.error("probe.speed: nothing was measured (%s); the answers stand", reason)

@@ -13,7 +13,7 @@ from filelock import FileLock
 from omegaconf import DictConfig, OmegaConf
 
 from nuwa.command import BAD_INPUT
-from nuwa.config import PROTOCOL, baseline_of, is_baseline, plain, run_key
+from nuwa.config import PROTOCOL, baseline_of, is_baseline, plain, recognised_by, run_key
 from nuwa.evaluation.check import check, check_outputs, normalised
 from nuwa.evaluation.processes import ProcessError, Processes, check_processes, meet
 from nuwa.evaluation.result import RESULT, write_result
@@ -45,7 +45,8 @@ def run_job(cfg: DictConfig) -> Path:
             log.error("%s: failed: %s", folder, error)
             return folder
         if processes.share(cfg.resume and _is_finished(cfg, folder)):
-            log.info("%s: finished before, skipped%s", folder, _failures(folder))
+            known = f"{recognised_by(cfg)}; resume=false computes again"
+            log.info("%s: finished before, skipped%s (%s)", folder, _failures(folder), known)
             return folder
         if processes.lead:
             _name_outdated(folder)
@@ -72,7 +73,7 @@ def _failures(folder: Path) -> str:
     run = Run.read(folder)
     if not run.n_failed:
         return ""
-    return f"; {run.n_failed} of {run.n_failed + (run.n or 0)} samples failed: resume=false tries them again"
+    return f"; {run.n_failed} of {run.n_failed + (run.n or 0)} samples failed"
 
 
 def _name_outdated(folder: Path) -> None:

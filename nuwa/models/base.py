@@ -36,6 +36,10 @@ if TYPE_CHECKING:
         generate: Callable[..., Any]
 
 
+FOUND = "found"
+"""What `Family.prepare` adds to the arguments of a call."""
+
+
 class Family(ABC):
     """One family of models. A checkpoint's config is enough for what stands above ``model``; the rest needs a model.
 
@@ -155,6 +159,18 @@ class Family(ABC):
 
     # The images of a call. ``arguments`` are those of ``get_image_features``, by name.
 
+    def prepare(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """The arguments, with what costs something to find out about the images among them, under `FOUND`."""
+        return arguments
+
+    def split(self, features: Any, arguments: Mapping[str, Any]) -> list[Tensor]:
+        """The features (N, H) of each image, from what ``get_image_features`` gives as ``pooler_output``."""
+        return list(features)
+
+    def join(self, images: Sequence[Tensor], features: Any) -> Any:
+        """The features of all images in the form of ``features``, a ``pooler_output``."""
+        return torch.stack(list(images)) if torch.is_tensor(features) else list(images)
+
     @abstractmethod
     def layouts(self, images: Sequence[Tensor], arguments: Mapping[str, Any]) -> list[ImageLayout]:
         """Layout of each image, from its features (N, H)."""
@@ -170,6 +186,13 @@ class Family(ABC):
     def select_images(self, arguments: Mapping[str, Any], images: Sequence[int]) -> dict[str, Any]:
         """The arguments for some of the images only, in this order."""
         return {**arguments, "pixel_values": arguments["pixel_values"][list(images)]}
+
+    def check_prompt(self, placeholders: Tensor, sizes: Sequence[int]) -> None:  # noqa: B027 (few have to)
+        """Refuse ``placeholders`` (B, L) bool that cannot stand for images of ``sizes`` tokens.
+
+        Raises:
+            ValueError: they cannot; the message says what to do.
+        """
 
     # Attached to a model.
 
@@ -249,6 +272,11 @@ class Family(ABC):
             cos, sin = (part.to(normed.device) for part in rotary)
             keys, queries = rotate(keys, cos, sin), rotate(queries, cos[:, query], sin[:, query])
         return Heads(queries, keys, attention.scaling)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """The LLM's embeddings of token ids: (...,) -> (..., H)."""
+        table = cast(nn.Embedding, self.model.get_input_embeddings())
+        return table(ids.to(table.weight.device))
 
     def values(self, layer: nn.Module, hidden: Tensor) -> Tensor:
         """Values that a decoder layer makes of its input (B, L, H), heads concatenated."""

@@ -116,6 +116,11 @@ class Pruner:
         return False
 
     @property
+    def merges(self) -> bool:
+        """Whether dropped tokens live on in others."""
+        return self.info.merges
+
+    @property
     def prunes_vision(self) -> bool:
         """Whether ``prune_vision`` is to be called."""
         return type(self).prune_vision is not Pruner.prune_vision

@@ -74,9 +74,8 @@ def test_a_run_that_is_finished_is_waited_for_by_nobody(tmp_path, monkeypatch, t
     write_result(folder, DONE | {"config": {}, "n_failed": 2})
     with caplog.at_level(logging.INFO, "nuwa"):
         assert run.run_job(cfg) == folder and two(0) == []
-    assert caplog.messages == [
-        f"{folder}: finished before, skipped; 2 of 3 samples failed: resume=false tries them again"
-    ]
+    failed = "2 of 3 samples failed (the same choices; resume=false computes again)"
+    assert caplog.messages == [f"{folder}: finished before, skipped; {failed}"]
     monkeypatch.setattr(compute, "compute", lambda *given: DONE | {"n": 7})
     assert read_result(run.run_job(small(tmp_path, "baseline=skip", "resume=false")))["n"] == 7
 

@@ -8,14 +8,15 @@ their tests are marked slow.
 from __future__ import annotations
 
 import torch
+from helpers.families_more import InternVL
 from helpers.families_qwen import Qwen, Qwen2
 from helpers.families_tiles import LlavaNext, LlavaOnevision
 from helpers.family import PROMPTS, Family
 from helpers.support import kept_tokens, survives
 
-PLAIN = ("llava", "llava_next", "llava_onevision")
+PLAIN = ("llava", "llava_next", "llava_onevision", "internvl")
 
-FAMILIES = {family.name: family for family in (Family(), LlavaNext(), LlavaOnevision(), Qwen(), Qwen2())}
+FAMILIES = {family.name: family for family in (Family(), LlavaNext(), LlavaOnevision(), InternVL(), Qwen(), Qwen2())}
 LATER = ("qwen2_vl",)
 
 

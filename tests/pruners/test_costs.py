@@ -37,6 +37,7 @@ def rows_of_stages(schedule):
         ("holov", lambda plan: 2 * N * VISION + 16 * (N / 16) ** 2 * HIDDEN),
         # one row of the text and one of the only seed, and the values themselves
         ("ivc_prune", lambda plan: 2 * 2 * N * HIDDEN + 2 * N * HIDDEN * KEY),
+        ("mmtok", lambda plan: N**2 * VISION + 2 * KEEP * N**2),
         ("nuwa", lambda plan: 2 * N * HIDDEN + plan.vision**2 * VISION),
         ("nuwa_release", lambda plan: 2 * N * HIDDEN + plan.vision**2 * VISION),
         ("nuwa_release_qwen", lambda plan: 2 * N**2 * HIDDEN + plan.vision**2 * VISION),
