@@ -65,8 +65,8 @@ class ParquetRows(Rows):
         return table.slice(index - int(self._starts[place]), 1).to_pylist()[0]
 
     def keys(self, columns: Sequence[str]) -> Iterator[dict]:
-        for table in self._from_all(lambda file: file.read(columns=list(columns))):
-            yield from table.to_pylist()
+        for rows in self._from_all(lambda file: _keys_in(file, list(columns))):
+            yield from rows
 
     def _piece(self, place: int, columns: tuple[str, ...]) -> Table:
         """Some columns of a row group; the last few are kept."""
@@ -104,6 +104,24 @@ class ParquetRows(Rows):
 
         with ThreadPoolExecutor(READERS) as readers:
             return list(readers.map(one, self.files, self._metadata))
+
+
+def _keys_in(file: ParquetFile, columns: list[str]) -> list[dict]:
+    """Some columns of every row of a file; {} for the rows of a damaged row group."""
+    try:
+        return file.read(columns=columns).to_pylist()
+    except Exception as error:
+        if not _is_damage(error):
+            raise
+    rows: list[dict] = []
+    for group in range(file.num_row_groups):
+        try:
+            rows += file.read_row_group(group, columns=columns).to_pylist()
+        except Exception as error:
+            if not _is_damage(error):
+                raise
+            rows += [{}] * file.metadata.row_group(group).num_rows
+    return rows
 
 
 def _is_damage(error: Exception) -> bool:
