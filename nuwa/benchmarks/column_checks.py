@@ -44,7 +44,7 @@ def shown(value: object) -> str:
     return _SHORT.repr(value)
 
 
-def words_of(value: object) -> str:
+def wording(value: object) -> str:
     """A text as it is, anything else as it is shown."""
     return value if isinstance(value, str) else shown(value)
 

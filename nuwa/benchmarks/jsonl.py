@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nuwa.benchmarks.column_checks import words_of
+from nuwa.benchmarks.column_checks import wording
 from nuwa.samples import spelt_out
 
 
@@ -62,4 +62,4 @@ def _row(file: Path, number: int, value: object, error: str = "") -> JsonRow:
     if not isinstance(value, dict):
         error = f"is a JSON {type(value).__name__}, not an object"
     name = content.get("id")
-    return JsonRow(number, f"{file.stem}-{number}" if name is None else spelt_out(words_of(name)), content, error)
+    return JsonRow(number, f"{file.stem}-{number}" if name is None else spelt_out(wording(name)), content, error)
