@@ -88,10 +88,10 @@ def _spend(
     with prune(loaded.model, pruner, cfg.position.strategy, **options) as session:
         for start in range(0, len(samples), size):
             batch = samples[start : start + size]
-            session.image_ids = [name for sample in batch for name in sample.image_ids] or None
-            session.questions = loaded.questions(batch)
-            # a run numbers the places of padded rows as generate does
-            loaded.model.generate(**loaded.encode(batch), max_new_tokens=1, do_sample=False)
+            names = [name for sample in batch for name in sample.image_ids] or None
+            with session.about(names, loaded.questions(batch)):
+                # a run numbers the places of padded rows as generate does
+                loaded.model.generate(**loaded.encode(batch), max_new_tokens=1, do_sample=False)
             images = session.report().images
             spent += [budget.spent(average_entering(image.per_layer), image.n_tokens) for image in images]
     return spent
