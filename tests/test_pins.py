@@ -1,8 +1,8 @@
 """What must not move by itself: the key of the default run, and the bytes of its predictions.
 
 A key that moves orphans everybody's results: raise `nuwa.config.PROTOCOL` on purpose, or find out why. The hashes were
-taken at e562ab8 with the versions of constraints.txt; the keys moved once since, with nothing else in the rows, when local
-files began to count by all that they hold.
+taken at e562ab8 with the versions of constraints.txt; the keys, and nothing else in the rows, moved once since, when
+local files began to count by all that they hold.
 """
 
 import hashlib
