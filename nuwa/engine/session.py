@@ -21,7 +21,7 @@ from nuwa.engine.calibration import check_calibration
 from nuwa.engine.feature_cache import FeatureCache
 from nuwa.engine.llm import context_at, prune_at
 from nuwa.engine.prefix import layers_to_watch, run_prefixes, split_prefixes
-from nuwa.engine.report import Report, image_reports
+from nuwa.engine.report import Report
 from nuwa.engine.state import EncodedImages, PrefillState, Step, cached_length, forget_cleared, state_of
 from nuwa.engine.tower import run_tower
 from nuwa.engine.vision import content_id, plan_images
@@ -74,8 +74,7 @@ class PruningSession:
             pruner.schedule(shape.image_tokens, shape.layers)
         self.image_ids: Sequence[str] | None = None
         self.questions: Sequence[str] | None = None
-        self._report = Report()
-        self._totals = [0] * shape.layers
+        self._report, self._embedded = Report(pruner.name, self.strategy, shape), False
         self._handles: list[Any] = []
         self._replaced: dict[str, Any] = {}
         self._images: EncodedImages | None = None
@@ -86,8 +85,6 @@ class PruningSession:
 
     def report(self) -> Report:
         """Tokens per layer over every image so far, and details of the last call with images."""
-        seen = self._report.images_seen
-        self._report.tokens_per_layer = [total / seen for total in self._totals] if seen else []
         return self._report
 
     def __enter__(self) -> PruningSession:
@@ -112,6 +109,7 @@ class PruningSession:
         del owner.__dict__[_ENCODER], owner.__dict__[_ATTACHED]
         owner.__dict__.update(self._replaced)
         self._handles = []
+        guards.warn_of_embeddings(self._embedded, self._report.images_seen)
         self._images = self._input_ids = self._step = self._prefix_step = None
 
     # Vision stage
@@ -157,6 +155,8 @@ class PruningSession:
         self._images = None if encoded is None else encoded.get(_ENCODED)
         self._input_ids = self._prefix_step = None
         self._mask = given.get("attention_mask")
+        guards.check_no_replica(module)
+        self._embedded |= given.get("input_ids") is None
         forget_cleared(given.get("past_key_values"))
         guards.check_no_videos(given)
         if encoded is None and given.get("pixel_values") is None:
@@ -271,15 +271,8 @@ class PruningSession:
         step, self._step = self._step, None
         if step is None or not step.prefill:
             return output
-        self._count(step)
-        self._report.mask_bytes = max(self._report.mask_bytes, step.mask_bytes)
+        self._report.note(step.state.prompt, step.state.segments, step.mask_bytes)
         last, prompt, hidden = step.state.segments[-1], step.state.prompt, output.last_hidden_state
         if hidden.shape[1] < last.length or not prompt.is_whole_prompt(last):
             output.last_hidden_state = prompt.restore(last, hidden.to(last.index.device))
         return output
-
-    def _count(self, step: Step) -> None:
-        self._report.images = image_reports(step.state.prompt, step.state.segments, len(self._totals))
-        for image in self._report.images:
-            self._totals = [total + count for total, count in zip(self._totals, image.per_layer, strict=True)]
-        self._report.images_seen += len(self._report.images)
