@@ -113,7 +113,8 @@ class CDPruner(TileByTile):
         """Before the LLM, with CLIP's relevance."""
         if context.questions is None:
             raise ValueError(
-                "pruner cdpruner with pruner.clip reads questions: set session.questions, one for each image of a call"
+                "pruner cdpruner with pruner.clip reads questions: call the model inside "
+                "session.about(questions=[...]), one for each image of a call"
             )
         joint = joint_spaces().load_joint_space(self.clip, context.features.device)
         patches, texts = joint.patches(context.features), [joint.segments(text) for text in context.questions]

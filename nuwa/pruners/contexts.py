@@ -52,6 +52,9 @@ class Tap:
 
     ``hidden_mean`` (B, N, D): mean of the hidden states from ``start`` to ``stop`` (fractions of the tower's depth).
 
+    ``register``: the tower runs with a register token (`nuwa.models.registers`). ``register_attention`` (B, H, 1) is
+    the CLS token's attention to it, in the softmax of ``cls_attention``; ``register_feature`` (B, 1, D) its feature.
+
     ``windowed`` takes the place of ``layer`` in towers most of whose layers see windows only (Qwen2.5-VL).
     """
 
@@ -60,6 +63,7 @@ class Tap:
     layer: float | None = None
     stop: float = 1.0
     windowed: float | None = None
+    register: tuple[tuple[int, int], ...] = ()
 
     def layer_in(self, depth: int, default: int, windows: bool = False) -> int:
         """The layer that is read in a tower of ``depth`` layers, of ``windows`` or not."""

@@ -20,7 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from nuwa.pruners.base import MethodInfo, Tap, VisionContext, VisionDecision, require
 from nuwa.pruners.tiles import TileByTile
-from nuwa.pruning.budget import BudgetError, ModelShape, Schedule, attention_score_flops
+from nuwa.pruning.budget import BudgetError, Dial, ModelShape, Schedule, attention_score_flops
 from nuwa.pruning.masks import gather_tokens
 from nuwa.pruning.merging import soft_members
 from nuwa.pruning.scores import softmax_rows
@@ -33,11 +33,11 @@ def one_head_attention(query: Tensor, keys: Tensor) -> Tensor:
     return softmax_rows(query[:, None], keys[:, None], query.shape[-1] ** -0.5)[:, 0, 0, 1:]
 
 
-def outliers(attention: Tensor) -> Tensor:
-    """How many values (B, N) of each image are above the third quartile by more than 1.5 interquartile ranges: (B,)."""
+def outliers(attention: Tensor, fence: float = 1.5) -> Tensor:
+    """Values (B, N) above the third quartile by more than ``fence`` interquartile ranges, counted by image: (B,)."""
     quartiles = torch.tensor([0.25, 0.75], dtype=torch.double, device=attention.device)
     low, high = attention.double().quantile(quartiles, dim=1)[..., None]
-    return (attention > high + 1.5 * (high - low)).sum(1)
+    return (attention > high + fence * (high - low)).sum(1)
 
 
 def with_grid(best: Tensor, rank: Tensor, sample: Tensor) -> tuple[Tensor, Tensor]:
@@ -103,16 +103,18 @@ class PruMerge(TileByTile):
     The authors score in the layer that reads LLaVA's features, which is its tower's last; where the features are the
     tower's last output (the tiny model's) it is the last layer too.
 
-    ``adaptive`` lets each image decide on its number of tokens (its outliers), as published; it needs budget=full.
-    Otherwise the budget is met. ``variant: release`` merges as released (see `merge`) and adds one last token, the
-    attention-weighted sum of all dropped ones, which sits at the most attended of them. The release takes quartiles
-    over a whole batch; here each image has its own. Tokens reach the LLM by falling attention, as released. For
-    LLaVA-NeXT the authors publish nothing; its crops have a CLS token each, so that they are taken one by one
+    ``adaptive`` lets each image decide on its number of tokens (its outliers, ``fence`` interquartile ranges above the
+    third quartile), as published; it needs budget=full, or a run that finds the fence which spends a budget on average.
+    Otherwise every image meets the budget. ``variant: release`` merges as released (see `merging_weights`) and adds one
+    last token, the attention-weighted sum of all dropped ones, which sits at the most attended of them. The release
+    takes quartiles over a whole batch; here each image has its own. Tokens reach the LLM by falling attention, as
+    released. For LLaVA-NeXT the authors publish nothing; its crops have a CLS token each, so they are taken one by one
     (``tiles``, which knows no other way here).
     """
 
     neighbours: int = 32
     adaptive: bool = False
+    fence: float = 1.5
     variant: Literal["paper", "release"] = "paper"
 
     name: ClassVar[str] = "prumerge"
@@ -141,6 +143,10 @@ class PruMerge(TileByTile):
     def counts_by_itself(self) -> bool:
         return self.adaptive
 
+    @property
+    def dial(self) -> Dial | None:
+        return Dial("fence", fewest=100.0, most=-10.0) if self.adaptive else None
+
     def schedule(self, n_tokens: int, layers: int) -> Schedule:
         """One count; under ``adaptive``, which refuses a budget, an upper bound."""
         if self.adaptive and not self.budget.full:
@@ -156,7 +162,7 @@ class PruMerge(TileByTile):
         pooled = int(self.variant == "release" and keep > 1)
         parts = [self._merge(keys[:, 1:], attention, max(1, keep - pooled), pooled)]
         if self.adaptive:
-            each = enumerate(outliers(attention).tolist())
+            each = enumerate(outliers(attention, self.fence).tolist())
             parts = [self._merge(keys[i : i + 1, 1:], attention[i : i + 1], max(1, count), pooled) for i, count in each]
         gathered = [soft_members(weights, index) | {"keep": index} for index, weights in parts]
         named = {

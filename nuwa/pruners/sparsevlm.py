@@ -262,7 +262,7 @@ class SparseVLM(ListedPruner):
     def metric_flops(self, n_tokens: int, shape: ModelShape) -> float:
         """One attention row per stage (the number of raters depends on the question) and all pairs of the recycled."""
         schedule, total = self.schedule(n_tokens, shape.layers), 0.0
-        for before, (_, count) in zip(schedule.before_stages(), schedule.llm, strict=True):
+        for before, count in zip(schedule.before_stages(), schedule.stages(schedule.vision).values(), strict=True):
             recycled = clusters_for(before - count)[0] if self.recycle else 0
             total += attention_score_flops(1, before, shape.hidden) + recycled**2 * shape.hidden
         return total
