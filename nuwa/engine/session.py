@@ -188,7 +188,7 @@ class PruningSession:
         valid = torch.ones(batch, length, dtype=torch.bool, device=device) if mask is None else mask.to(device).bool()
         ids = self.adapter.position_ids(kwargs.get("position_ids"), batch, length, device)
         placeholders = input_ids.to(device) == self.adapter.image_token_id
-        self.adapter.check_prompt(placeholders, [plan.layout.n_tokens for plan in images.plans])
+        self.adapter.check_prompt(input_ids, [plan.layout.n_tokens for plan in images.plans])
         prompt = read_prompt(placeholders, valid, ids, images.plans)
         segment = first_segment(prompt, self.strategy)
         inputs, stages = gather_tokens(embeddings, segment.index), prompt.stages()

@@ -187,8 +187,8 @@ class Family(ABC):
         """The arguments for some of the images only, in this order."""
         return {**arguments, "pixel_values": arguments["pixel_values"][list(images)]}
 
-    def check_prompt(self, placeholders: Tensor, sizes: Sequence[int]) -> None:  # noqa: B027 (few have to)
-        """Refuse ``placeholders`` (B, L) bool that cannot stand for images of ``sizes`` tokens.
+    def check_prompt(self, input_ids: Tensor, sizes: Sequence[int]) -> None:  # noqa: B027 (few have to)
+        """Refuse prompts (B, L) whose placeholders cannot stand for images of ``sizes`` tokens.
 
         Raises:
             ValueError: they cannot; the message says what to do.
@@ -272,6 +272,16 @@ class Family(ABC):
             cos, sin = (part.to(normed.device) for part in rotary)
             keys, queries = rotate(keys, cos, sin), rotate(queries, cos[:, query], sin[:, query])
         return Heads(queries, keys, attention.scaling)
+
+    def values(self, layer: nn.Module, hidden: Tensor) -> Tensor:
+        """Values that a decoder layer makes of its input (B, L, H), heads concatenated."""
+        attention = cast(SelfAttention, layer.self_attn)
+        return attention.v_proj(layer.get_submodule("input_layernorm")(hidden))
+
+    @property
+    def frequencies(self) -> Tensor:
+        """Angles by which a position id turns each pair of a head's channels: (head_dim / 2,) float32."""
+        return self.language_model.get_submodule("rotary_emb").get_buffer("inv_freq")
 
     @abstractmethod
     def project(self, features: Tensor) -> Tensor:

@@ -31,6 +31,7 @@ class SelfAttention(Protocol):
 
     q_proj: nn.Module
     k_proj: nn.Module
+    v_proj: nn.Module
     head_dim: int
     scaling: float
 

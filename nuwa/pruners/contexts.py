@@ -129,9 +129,10 @@ class LLMContext:
     ``attention(query, rotary=True, among=None)`` gives the softmax attention rows (B, H, Q, L) float32 of *this* layer
     for the positions ``query`` (Q,) of the sequence (the last token is L - 1), recomputed for those rows only; without
     rotary embeddings if asked, and with the softmax over the tokens ``among`` (B, L) only. ``keys()`` gives the layer's
-    rotated keys (B, L, heads * width), ``rotary_kernel(query)`` what its rotary embeddings alone make of distances
-    (B or 1, Q, L); ``final_norm`` is the norm before the model's head. ``earlier`` holds the contexts that the method
-    ``needs``.
+    rotated keys (B, L, ``kv_heads`` x width), ``values()`` its values in the same shape, ``rotary_kernel(query)`` what
+    its rotary embeddings alone make of distances (B or 1, Q, L); ``final_norm`` is the norm before the model's head.
+    ``position_ids`` (C, B, L), on one axis or three, are those in use; times the ``frequencies`` (width / 2,) they are
+    the angles of the rotary embeddings. ``earlier`` holds the contexts that the method ``needs``.
     """
 
     layer: int
@@ -142,8 +143,12 @@ class LLMContext:
     ids: Sequence[Sequence[str]]
     attention: Callable[..., Tensor]
     keys: Callable[[], Tensor]
+    values: Callable[[], Tensor]
     rotary_kernel: Callable[[Tensor], Tensor]
     final_norm: Callable[[Tensor], Tensor]
+    position_ids: Tensor
+    frequencies: Tensor
+    kv_heads: int
     layouts: Sequence[Sequence[ImageLayout]] = ()
     earlier: Mapping[str, LLMContext] = field(default_factory=dict)
 
@@ -169,8 +174,13 @@ class LLMContext:
 
     @property
     def question(self) -> Tensor:
-        """(B, L) bool: the text after a row's first visual token (all of its text, if it has no image)."""
-        after = self.text & (self.visual.cumsum(1) > 0)
+        """(B, L) bool: the text after a row's first visual token (all of its text, if it has no image).
+
+        What stands between tokens of one image belongs to the image: it marks tiles (SmolVLM).
+        """
+        following = self.image.masked_fill(~self.visual, self.image.shape[1]).flip(1).cummin(1).values.flip(1)
+        before = self.image.cummax(1).values
+        after = self.text & (before >= 0) & (before != following)
         return torch.where(after.any(1, keepdim=True), after, self.text)
 
     def each_image(self) -> Iterator[tuple[int, int, Tensor]]:

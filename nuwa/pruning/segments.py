@@ -267,18 +267,25 @@ def _deal_out(counts: Sequence[int], plans: Sequence[ImagePlan]) -> tuple[list[l
 
 
 def first_segment(prompt: Prompt, strategy: str) -> Segment:
-    """What enters layer 0: text in its place, each image's kept tokens in the order its plan says."""
+    """What enters layer 0: text in its place, each image's kept tokens in the order its plan says.
+
+    The first of them stands where the first that stays in the prompt would stand, and so on: text may stand between.
+    """
     whole = prompt.whole
     keep, order, lengths = whole.valid, whole.index, list(whole.lengths)
     if any(plan.keep is not None for row in prompt.rows for plan in row):
-        ranks = []
+        slots = []
         for row, plans in enumerate(prompt.rows):
+            first = 0
             for plan in plans:
                 kept = torch.arange(plan.layout.n_tokens) if plan.keep is None else plan.keep
-                ranks.append(torch.full((plan.layout.n_tokens,), -1).index_copy(0, kept, torch.arange(len(kept))))
+                slot = torch.full((plan.layout.n_tokens,), -1)
+                slots.append(slot.index_copy(0, kept, first + kept.sort().values))
+                first += plan.layout.n_tokens
                 lengths[row] -= plan.layout.n_tokens - len(kept)
         visual = whole.image >= 0
-        rank = _spread(visual, ranks)
-        keep = whole.valid & ~(visual & (rank < 0))
-        order = torch.where(visual, whole.index - whole.token + rank.clamp(min=0), whole.index)
+        slot = _spread(visual, slots)
+        keep = whole.valid & ~(visual & (slot < 0))
+        places = visual.logical_not().long().argsort(dim=1, stable=True)  # of a row's visual tokens, before all others
+        order = torch.where(visual, places.gather(1, slot.clamp(min=0)), whole.index)
     return prompt.narrow(whole, keep, lengths, 0, strategy, order)[0]
