@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from nuwa.engine.session import PruningSession
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load_pruner", "prune", "pruners"]
+__all__ = ["__version__", "detach", "load_pruner", "prune", "pruners"]
 
 
 def load_pruner(name: str, budget: float | Budget | None = None, **options: Any) -> Pruner:
@@ -48,6 +48,7 @@ def prune(
     position: str = "native",
     share: bool = False,
     cache: FeatureCache | None = None,
+    calibration: str = "none",
 ) -> PruningSession:
     """A session inside which ``model`` prunes its vision tokens: ``with nuwa.prune(model, pruner) as session: ...``.
 
@@ -55,15 +56,29 @@ def prune(
         model: an unmodified transformers model of a supported family (`nuwa.models`).
         pruner: a method, from `load_pruner` or of your own.
         position: the strategy for position ids: ``perc`` renumbers, ``pesp`` keeps the original ids, ``rpme``
-            stretches them over the image's span, ``native`` does what the method's authors do.
+            stretches them over the image's span, ``median`` puts a merged token at the median of its members' ids,
+            ``native`` does what the method's authors do.
         share: run what neighbouring rows have in common once: the vision pass of equal images and the prompt up to the
             end of its images, as far as the first LLM stage. Only the logits behind the images are then computed. A
             model in training mode shares the vision pass alone.
         cache: a folder of vision features that calls and processes share, of a tower whose weights do not change.
+        calibration: ``size`` lets a merged token weigh in attention as many tokens as it stands for, ``restore`` gives
+            distant tokens back what rotary embeddings take, too. Both take sdpa or eager attention, and let ``share``
+            share the vision pass alone.
 
     Raises:
         ValueError: an unsupported model, an unknown position strategy, or a method that does not fit the model.
     """
     from nuwa.engine.session import PruningSession  # transformers takes seconds to import
 
-    return PruningSession(model, pruner, position, share, cache)
+    return PruningSession(model, pruner, position, share, cache, calibration)
+
+
+def detach(model: nn.Module) -> None:
+    """End the session that is open on a model, as leaving its block does: for a session that is lost.
+
+    Without a session nothing happens.
+    """
+    from nuwa.engine.session import end_session
+
+    end_session(model)

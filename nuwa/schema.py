@@ -21,10 +21,14 @@ Accelerator = Enum("Accelerator", ["auto", "cpu", "gpu"])
 
 @dataclass
 class BudgetConfig:
-    """conf/budget: how many visual tokens an image may cost, as a mean over LLM layers or as a share."""
+    """conf/budget: how many visual tokens an image may cost, as a mean over LLM layers or as a share.
+
+    ``samples``: on how many samples a budget is fitted to a method that lets images decide (`nuwa.evaluation.fitting`).
+    """
 
     average: Optional[float] = None  # noqa: UP045 (OmegaConf reads this form on every Python)
     ratio: Optional[float] = None  # noqa: UP045
+    samples: Positive = 64
 
 
 @dataclass
@@ -32,6 +36,13 @@ class PositionConfig:
     """conf/position: which ids the surviving tokens have."""
 
     strategy: str = "native"
+
+
+@dataclass
+class CalibrationConfig:
+    """conf/calibration: how merged tokens weigh in attention (`nuwa.pruning.calibration`)."""
+
+    kind: str = "none"
 
 
 @dataclass
@@ -124,6 +135,7 @@ class Config:
     pruner: dict[str, Any] = field(default_factory=dict)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     position: PositionConfig = field(default_factory=PositionConfig)
+    calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     dataset: dict[str, Any] = field(default_factory=dict)
     blocking: BlockingConfig = field(default_factory=BlockingConfig)
     generation: GenerationConfig = field(default_factory=GenerationConfig)

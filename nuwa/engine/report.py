@@ -32,12 +32,14 @@ class ImageReport:
 class Report:
     """Counts over every image since the session began, details of the last call.
 
-    ``tokens_per_layer``: mean visual tokens of an image entering each LLM layer, measured.
+    ``tokens_per_layer``: mean visual tokens of an image entering each LLM layer, measured. ``mask_bytes``: the most
+    that calibration's masks of numbers took in a prefill, all queries by all keys; without it there are none.
     """
 
     tokens_per_layer: list[float] = field(default_factory=list)
     images_seen: int = 0
     images: list[ImageReport] = field(default_factory=list)
+    mask_bytes: int = 0
 
     @property
     def average_entering(self) -> float:

@@ -175,4 +175,6 @@ def _context(
         project=adapter.project,
         views=group[0].pieces,
         questions=None if questions is None else [questions[piece.image] for piece in group],
+        embed=adapter.embed,
+        source=adapter.model.name_or_path or "",
     )

@@ -19,6 +19,7 @@ from nuwa.benchmarks.base import Benchmark
 from nuwa.command import BAD_INPUT, print_error
 from nuwa.config import ConfigError, baseline_of, build, is_baseline, typed
 from nuwa.engine.blocking import SOURCES, layer_range
+from nuwa.engine.calibration import check_calibration
 from nuwa.evaluation.processes import check_sweep, current, is_shared, start
 from nuwa.files import PACKAGE
 from nuwa.models import family_names, family_of
@@ -69,7 +70,7 @@ def _stop_if_refused(config: DictConfig, *checks: Callable[[DictConfig], object]
 
 
 def normalised(cfg: DictConfig) -> DictConfig:
-    """The config as it is run: without pruning, budget and position are reset."""
+    """The config as it is run: without pruning, budget, position and calibration are reset."""
     return baseline_of(cfg) if is_baseline(cfg) else cfg
 
 
@@ -83,17 +84,27 @@ def check(cfg: DictConfig) -> Parts:
     cfg = normalised(cfg)
     _check_ranges(cfg)
     options = {group: typed(cfg, group) for group in BUILT}
-    pruner = _build(options["pruner"], "pruner", budget=Budget(**cfg.budget), seed=cfg.seed)
+    budget = Budget(cfg.budget.average, cfg.budget.ratio)
+    pruner = _build(options["pruner"], "pruner", budget=budget, seed=cfg.seed)
+    check_calibration(cfg.calibration.kind, pruner, options["model"].get("attention"))
     model = options["model"] | {"device": _device(cfg, options["model"].get("device", "auto"))}
     if is_shared(cfg) and model.get("device_map") is not None:
         raise ConfigError(f"model.device_map={model['device_map']}: trainer=ddp gives each process its own model")
     adapter = _adapter(model)
     if adapter is not None:
         pruner.check_tower(adapter.tower)
-        if adapter.shape.image_tokens is not None:
-            pruner.schedule(adapter.shape.image_tokens, adapter.shape.layers)
+        tokens = adapter.shape.image_tokens
+        if tokens is not None and fits(pruner):
+            budget.tokens(tokens)
+        elif tokens is not None:
+            pruner.schedule(tokens, adapter.shape.layers)
     _check_blocking(cfg, sys.maxsize if adapter is None else adapter.shape.layers)
     return Parts(pruner, _build(options["dataset"], "dataset"), model)
+
+
+def fits(pruner: Pruner) -> bool:
+    """Whether a run has to find the value of the pruner's dial that spends its budget."""
+    return pruner.dial is not None and not pruner.budget.full
 
 
 def check_outputs(cfg: DictConfig) -> Path:

@@ -273,6 +273,11 @@ class Family(ABC):
             keys, queries = rotate(keys, cos, sin), rotate(queries, cos[:, query], sin[:, query])
         return Heads(queries, keys, attention.scaling)
 
+    def embed(self, ids: Tensor) -> Tensor:
+        """The LLM's embeddings of token ids: (...,) -> (..., H)."""
+        table = cast(nn.Embedding, self.model.get_input_embeddings())
+        return table(ids.to(table.weight.device))
+
     def values(self, layer: nn.Module, hidden: Tensor) -> Tensor:
         """Values that a decoder layer makes of its input (B, L, H), heads concatenated."""
         attention = cast(SelfAttention, layer.self_attn)

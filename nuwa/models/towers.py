@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from nuwa.pruners.base import Tap
 from nuwa.pruning.scores import CHUNK, Heads, softmax_rows
 
-NEED_CLS = ("cls_feature", "reader_query", "reader_keys")
+NEED_CLS = ("cls_feature", "reader_query", "reader_keys", "register_attention", "register_feature")
 """Taps of the CLS token."""
-TAP_KINDS = ("cls_attention", "received_attention", "keys", "hidden_mean", *NEED_CLS)
+TAP_KINDS = ("cls_attention", "received_attention", "keys", "states", "hidden_mean", *NEED_CLS)
 
 
 class SelfAttention(Protocol):
@@ -150,6 +150,13 @@ class Recording(ABC):
         run = self._runs[self.layer_of(tap)]
         if tap.kind == "cls_feature":
             return run.output[:, :1]
+        if tap.kind == "register_feature":
+            return run.output[:, -1:]
+        if tap.kind == "register_attention":
+            heads = self.heads(run)
+            return softmax_rows(heads.queries[:, :, :1], heads.keys, heads.scale)[:, :, 0, -1:]
+        if tap.kind == "states":
+            return self.tokens(run.output)
         if tap.kind.endswith("attention"):
             return self._attention(tap, run)
         queries, keys = (x.transpose(1, 2).flatten(2) for x in self.projections(run)[:2])

@@ -37,11 +37,13 @@ def rows_of_stages(schedule):
         ("holov", lambda plan: 2 * N * VISION + 16 * (N / 16) ** 2 * HIDDEN),
         # one row of the text and one of the only seed, and the values themselves
         ("ivc_prune", lambda plan: 2 * 2 * N * HIDDEN + 2 * N * HIDDEN * KEY),
+        ("mmtok", lambda plan: N**2 * VISION + 2 * KEEP * N**2),
         ("nuwa", lambda plan: 2 * N * HIDDEN + plan.vision**2 * VISION),
         ("nuwa_release", lambda plan: 2 * N * HIDDEN + plan.vision**2 * VISION),
         ("nuwa_release_qwen", lambda plan: 2 * N**2 * HIDDEN + plan.vision**2 * VISION),
         ("prumerge", lambda plan: 2 * N * VISION + KEEP * N * VISION),
         # 4 components; kept 8 by DivPrune, 56 others to 8 anchors; 12 rounds of 4 even-odd pairings
+        ("occamtoken", lambda plan: 2 * N * VISION + 2 * plan.vision * HIDDEN),
         ("prunesid", lambda plan: 2 * N * VISION + 6 * 2 * N * VISION * 4 + N**2 * VISION),
         ("pyramiddrop", rows_of_stages),
         ("restore", lambda plan: N**2 * HIDDEN + 8 * N * HIDDEN + 56**2 * HIDDEN + 56 * 8 * HIDDEN),
