@@ -28,7 +28,7 @@ from nuwa.samples import to_rgb
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
-MARKERS = tuple(f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7))
+TILE_MARKERS = tuple(f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7))
 """Tokens in front of a tile; the real tokenizers have as many."""
 
 
@@ -62,7 +62,7 @@ class Idefics3(ShuffledFamily):
             "<fake_token_around_image>",
             "<image>",
             "<global-img>",
-            *MARKERS,
+            *TILE_MARKERS,
         ),
         start="<|im_start|>",
         end="<end_of_utterance>",
