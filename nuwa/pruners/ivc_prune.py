@@ -18,6 +18,7 @@ from torch import Tensor
 
 from nuwa.pruners.base import LLMContext, MethodInfo, Pruner, require
 from nuwa.pruning.budget import BudgetError, Dial, ModelShape, Schedule, attention_score_flops, layer_at, one_stage
+from nuwa.pruning.coordinates import rotations
 from nuwa.pruning.scores import softmax_rows, split_heads
 from nuwa.pruning.selection import strongest
 
@@ -27,6 +28,7 @@ SKIPPED = 2
 """Tokens right behind an image that are not heard: the newline or tag that closes it."""
 
 
+<<<<<<< HEAD
 def rotations(position_ids: Tensor, frequencies: Tensor) -> tuple[Tensor, Tensor]:
     """Mean cosine and sine over all frequencies and axes, of ids (C, B, L) and frequencies (d / 2,): two (B, L).
 
@@ -38,6 +40,8 @@ def rotations(position_ids: Tensor, frequencies: Tensor) -> tuple[Tensor, Tensor
     return cosine, sine
 
 
+=======
+>>>>>>> main
 def share_of_each(count: Tensor, share: float) -> Tensor:
     """``share`` of each count, rounded to the nearest, halves to even: (B, I) -> (B, I)."""
     return (count.double() * share).round().long()
