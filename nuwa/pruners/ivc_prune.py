@@ -28,20 +28,6 @@ SKIPPED = 2
 """Tokens right behind an image that are not heard: the newline or tag that closes it."""
 
 
-<<<<<<< HEAD
-def rotations(position_ids: Tensor, frequencies: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean cosine and sine over all frequencies and axes, of ids (C, B, L) and frequencies (d / 2,): two (B, L).
-
-    Every axis has all frequencies, as released. Axes are summed smallest first, so that the cells (a, b) and (b, a) of
-    an image tie exactly.
-    """
-    angle = position_ids[..., None].float() * frequencies.float().to(position_ids.device)
-    cosine, sine = (turn(angle).mean(-1).sort(dim=0).values.mean(0) for turn in (torch.cos, torch.sin))
-    return cosine, sine
-
-
-=======
->>>>>>> main
 def share_of_each(count: Tensor, share: float) -> Tensor:
     """``share`` of each count, rounded to the nearest, halves to even: (B, I) -> (B, I)."""
     return (count.double() * share).round().long()
