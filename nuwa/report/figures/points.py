@@ -38,9 +38,9 @@ class Point:
 
     @property
     def method(self) -> str:
-        """The method, with its position ids where they are not its authors'."""
-        told = [c for c in (self.choices.position, self.choices.calibration) if c not in ("native", "none")]
-        return ", ".join([self.choices.method, *told])
+        """The method with its position strategy, and how merged tokens weighed where they did."""
+        weighing = [] if self.choices.calibration == "none" else [self.choices.calibration]
+        return ", ".join([self.choices.method, self.choices.strategy, *weighing])
 
     def varied(self, *names: str) -> bool:
         """Whether the method has all these options, and every other as its config file says."""
