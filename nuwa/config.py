@@ -68,9 +68,9 @@ def build(options: dict[str, Any], **provided: Any) -> Any:
 def choices(cfg: DictConfig) -> dict[str, Any]:
     """The choices that change a result, spelled the same way whoever spells them.
 
-    Without pruning, budget, position and calibration do not matter; ``native`` is what it stands for; what is not
-    blocked or calibrated is not named. Where things lie and run (paths, devices, loggers) is left out: a local file or
-    folder counts by what it holds.
+    Without pruning, budget, position, calibration and coordinates do not matter; ``native`` is what it stands for; what
+    is not blocked, calibrated or kept in any case is not named. Where things lie and run (paths, devices, loggers) is
+    left out: a local file or folder counts by what it holds.
     """
     cfg = cfg.copy()
     written = {Path(path).resolve() for path in plain(cfg.paths).values()}
@@ -91,6 +91,7 @@ def choices(cfg: DictConfig) -> dict[str, Any]:
         "budget": _budget(cfg, built["pruner"]) if pruned else {},
         "position": _position(cfg, built["model"].get("family")) if pruned else "native",
         **({} if (kind := _calibration(cfg)) == "none" or not pruned else {"calibration": {"kind": kind}}),
+        **({} if cfg.coordinates.kind == "none" or not pruned else {"coordinates": plain(cfg.coordinates)}),
         **({} if cfg.blocking.source is None else {"blocking": plain(cfg.blocking)}),
         # which tokens are drawn depends on which samples share a batch
         "generation": decoding(cfg) | ({"batch_size": cfg.trainer.batch_size} if cfg.generation.do_sample else {}),
@@ -153,11 +154,11 @@ def is_baseline(cfg: DictConfig) -> bool:
 
 
 def baseline_of(cfg: DictConfig) -> DictConfig:
-    """The same job without pruning or blocking, where budget, position and calibration have no meaning."""
+    """The same job without pruning or blocking, where nothing that is about survivors has a meaning."""
     cfg = cfg.copy()
     OmegaConf.set_struct(cfg, False)
     cfg.pruner = {"_target_": KEEP_ALL}
     cfg.budget.average = cfg.budget.ratio = None
-    cfg.position.strategy, cfg.calibration.kind = "native", "none"
+    cfg.position.strategy, cfg.calibration.kind, cfg.coordinates.kind = "native", "none", "none"
     cfg.blocking = BlockingConfig()
     return cfg

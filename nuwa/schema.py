@@ -46,6 +46,14 @@ class CalibrationConfig:
 
 
 @dataclass
+class CoordinatesConfig:
+    """conf/coordinates: what share of the kept tokens stays because of where it stands (`nuwa.pruning.coordinates`)."""
+
+    kind: str = "none"
+    share: float = 0.1
+
+
+@dataclass
 class BlockingConfig:
     """conf/blocking: who loses sight of the image (vision, text, last), in which layers (``8-15`` or ``2/4``)."""
 
@@ -136,6 +144,7 @@ class Config:
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     position: PositionConfig = field(default_factory=PositionConfig)
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
+    coordinates: CoordinatesConfig = field(default_factory=CoordinatesConfig)
     dataset: dict[str, Any] = field(default_factory=dict)
     blocking: BlockingConfig = field(default_factory=BlockingConfig)
     generation: GenerationConfig = field(default_factory=GenerationConfig)
