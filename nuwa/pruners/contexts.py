@@ -144,7 +144,8 @@ class LLMContext:
     its rotary embeddings alone make of distances (B or 1, Q, L); ``final_norm`` is the norm before the model's head.
     ``position_ids`` (C, B, L), on one axis or three, are those in use; times the ``frequencies`` (width / 2,) they are
     the angles of the rotary embeddings. ``earlier`` holds the contexts that the method ``needs``. In ``notes`` a method
-    may keep what a later stage reads again.
+    may keep what a later stage reads again. ``transitions``, where they are needed, say what the blocks of some of all
+    ``layers`` did to each token before: layer -> (B, L).
     """
 
     layer: int
@@ -161,8 +162,10 @@ class LLMContext:
     position_ids: Tensor
     frequencies: Tensor
     kv_heads: int
+    layers: int
     layouts: Sequence[Sequence[ImageLayout]] = ()
     earlier: Mapping[str, LLMContext] = field(default_factory=dict)
+    transitions: Mapping[int, Tensor] = field(default_factory=dict)
     notes: dict[str, Tensor] = field(default_factory=dict)
 
     @property
