@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from nuwa.engine.arguments import arguments_of, cache_of
 from nuwa.engine.calibration import check_calibration
 from nuwa.engine.call import Call, EncodedImages, Rules, Step, current_call
 from nuwa.engine.conversation import conversation_of
+from nuwa.engine.coordinates import check_coordinates
 from nuwa.engine.copies import copy_without
 from nuwa.engine.feature_cache import FeatureCache
 from nuwa.engine.llm import enter_layer
@@ -35,6 +37,7 @@ from nuwa.engine.vision import content_ids, plan_images
 from nuwa.models import adapter_for
 from nuwa.models.base import remove_hooks
 from nuwa.pruners.base import Pruner
+from nuwa.pruning.coordinates import Coordinates
 from nuwa.pruning.positions import STRATEGIES
 
 _ATTACHED, _ENCODED, _ENCODER, _COPY = "_nuwa_session", "_nuwa_encoded", "get_image_features", "__deepcopy__"
@@ -62,7 +65,8 @@ class PruningSession:
         position: str = "native",
         share: bool = False,
         cache: FeatureCache | None = None,
-        calibration: str = "none",
+        calibration: str = "native",
+        coordinates: Coordinates | None = None,
     ) -> None:
         self.share, self.cache = share, cache
         self.adapter = adapter_for(model)
@@ -71,9 +75,13 @@ class PruningSession:
         if self.strategy not in STRATEGIES:
             raise ValueError(f"position={position!r} is unknown; choose native, {', '.join(STRATEGIES)}")
         pruner.check_tower(self.adapter.tower)
-        self.calibration, config = calibration, self.adapter.language_model.config
-        check_calibration(calibration, pruner, getattr(config, "_attn_implementation", None))
+        self.calibration, config = pruner.calibration_of(calibration), self.adapter.language_model.config
+        check_calibration(self.calibration, pruner, getattr(config, "_attn_implementation", None))
         shape = self.adapter.shape
+        check_coordinates(coordinates, pruner, self.adapter.grid, shape.layers)
+        if coordinates is not None and coordinates.kind == "ivc":
+            coordinates = replace(coordinates, frequencies=self.adapter.frequencies)
+        self.coordinates = coordinates
         if shape.image_tokens is not None:
             pruner.schedule(shape.image_tokens, shape.layers)
         self._report = Report()
@@ -175,7 +183,8 @@ class PruningSession:
         images, output = seen.images, seen.output
         layouts = self.adapter.layouts(images, arguments)
         names, questions = self._image_metadata(arguments, len(images))
-        plans = plan_images(self.pruner, self.adapter, images, layouts, names, seen.recording, smaller, questions)
+        seeing = seen.recording, smaller, questions, self.coordinates
+        plans = plan_images(self.pruner, self.adapter, images, layouts, names, *seeing)
         output.pooler_output = self.adapter.join(images, output.pooler_output)
         return output, EncodedImages(plans)
 
