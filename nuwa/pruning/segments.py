@@ -346,10 +346,10 @@ def _scores(whole: Segment, member: Tensor, rows: list[list[ImagePlan]]) -> dict
     if coordinates is None:
         return {}
     if coordinates.frequencies is None:
-        scores = [torch.zeros(plan.layout.n_tokens) if plan.scores is None else plan.scores for plan in plans]
+        scores = [torch.zeros(plan.layout.n_tokens) if plan.scores is None else plan.scores.cpu() for plan in plans]
         return {"score": _spread(member, scores, -torch.inf)}
     image = whole.image if whole.follower is None else whole.image.masked_fill(whole.follower, -1)
-    return {"score": coordinate_scores(whole.original, image, max(map(len, rows)), coordinates.frequencies)}
+    return {"score": coordinate_scores(whole.original, image, max(map(len, rows)), coordinates.frequencies.cpu())}
 
 
 def _owner(member: Tensor, columns: dict[str, Tensor], rows: list[list[ImagePlan]]) -> Tensor:
