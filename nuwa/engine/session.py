@@ -18,6 +18,7 @@ from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from nuwa.engine import guards
@@ -120,15 +121,17 @@ class PruningSession:
         self._replaced = {name: own for name, own in owner.__dict__.items() if name == _ENCODER}
         owner.__dict__.update({_ATTACHED: self, _ENCODER: self._wrap_encoder(owner.get_image_features)})
         model.__dict__[_COPY] = self._copy_model
+        eager = torch.compiler.disable  # what surrounds the hooks of a compiled model is compiled, they are not
+        leave_text = eager(self._leave_language_model)
         self._handles = [
-            model.register_forward_pre_hook(self._enter_model, with_kwargs=True),
-            owner.register_forward_pre_hook(self._enter_multimodal, with_kwargs=True),
-            owner.register_forward_hook(self._leave_multimodal, always_call=True),
-            language_model.register_forward_pre_hook(self._enter_language_model, with_kwargs=True),
-            language_model.register_forward_hook(self._leave_language_model, with_kwargs=True, always_call=True),
+            model.register_forward_pre_hook(eager(self._enter_model), with_kwargs=True),
+            owner.register_forward_pre_hook(eager(self._enter_multimodal), with_kwargs=True),
+            owner.register_forward_hook(eager(self._leave_multimodal), always_call=True),
+            language_model.register_forward_pre_hook(eager(self._enter_language_model), with_kwargs=True),
+            language_model.register_forward_hook(leave_text, with_kwargs=True, always_call=True),
         ]
         for index, layer in enumerate(self.adapter.layers):
-            hook = functools.partial(self._enter_layer, index)
+            hook = eager(functools.partial(self._enter_layer, index))
             self._handles.append(layer.register_forward_pre_hook(hook, with_kwargs=True))
             for block in ("self_attn", "mlp") if "transitions" in self.pruner.needs else ():
                 leave = functools.partial(self._leave_block, index)
