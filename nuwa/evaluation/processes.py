@@ -147,6 +147,9 @@ def start(cfg: DictConfig) -> None:
         raise ConfigError(
             f"trainer.num_nodes={cfg.trainer.num_nodes}: start torchrun on every node, as conf/trainer/ddp.yaml shows"
         )
+    cores = os.cpu_count() or 1
+    if cfg.trainer.accelerator == Accelerator.cpu and (cfg.trainer.devices or 1) > max(cores, 2):
+        raise ConfigError(f"trainer.devices={cfg.trainer.devices}: this machine has {cores} cores")
     count = cfg.trainer.devices or (1 if cfg.trainer.accelerator == Accelerator.cpu else torch.cuda.device_count())
     if count > 1:
         raise SystemExit(_run(count))
