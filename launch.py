@@ -11,7 +11,7 @@ import hydra
 from omegaconf import DictConfig
 from torch.distributed import is_torchelastic_launched
 
-from nuwa.command import print_error
+from nuwa.command import forgiving_output, print_error
 from nuwa.config import ConfigError, check_overrides, register
 from nuwa.evaluation.run import run_job
 from nuwa.evaluation.runs import Run, collect
@@ -34,6 +34,7 @@ def print_table(folders: list[Path]) -> None:
 def main() -> int:
     """Compose and run; 1 if a job failed or none has a result, 130 after Ctrl-C, 143 after SIGTERM."""
     register()
+    forgiving_output()
     try:
         check_overrides(sys.argv[1:])
     except ConfigError as error:
@@ -60,7 +61,7 @@ def main() -> int:
             if folders:
                 print_table(folders)
     states = {Run.read(folder).status for folder in folders}
-    return int("done" not in states or not states.isdisjoint({"failed", "unfinished"}))
+    return int("done" not in states or not states.isdisjoint({"failed", "unfinished", "unreadable"}))
 
 
 if __name__ == "__main__":

@@ -21,13 +21,14 @@ from nuwa import prune
 from nuwa.config import PROTOCOL, decoding, is_baseline
 from nuwa.engine.blocking import configured_block
 from nuwa.evaluation.callbacks import KeptTokenPictures, SampleProgress
-from nuwa.evaluation.check import Parts, fits
+from nuwa.evaluation.check import Parts, fits, pruning_options
 from nuwa.evaluation.data import EvaluationData
 from nuwa.evaluation.features import feature_cache
 from nuwa.evaluation.fitting import compare_with_run, fit_budget
 from nuwa.evaluation.journal import (
     JOURNAL,
     PARTS,
+    PASSING,
     Journal,
     JournalError,
     Row,
@@ -40,6 +41,7 @@ from nuwa.evaluation.loggers import log_result, run_logger
 from nuwa.evaluation.model_cache import load_once
 from nuwa.evaluation.module import TIMINGS, Evaluation, read_timings
 from nuwa.evaluation.processes import Processes
+from nuwa.evaluation.reading import UnreadableError
 from nuwa.evaluation.result import environment
 from nuwa.evaluation.speed import probe_speed
 from nuwa.evaluation.summary import costs, summarise
@@ -63,7 +65,7 @@ def compute(cfg: DictConfig, folder: Path, parts: Parts, baseline: Path | None, 
     start = time.perf_counter()
     count = parts.benchmark.take(cfg.limit)
     with processes.together():
-        journal = _opened(cfg, folder) if processes.lead else None
+        journal = _opened(cfg, folder, parts) if processes.lead else None
     rows = [] if journal is None else journal.rows
     done = processes.share({row["id"]: {key: row[key] for key in ("task", "status")} for row in rows})
     with ExitStack() as stack:
@@ -114,12 +116,22 @@ def _fitted(
     return replace(parts, pruner=parts.pruner.turned(fitted["value"])), fitted
 
 
-def _opened(cfg: DictConfig, folder: Path) -> Journal:
-    """The journal of earlier calls; an empty one without ``resume``."""
+def _opened(cfg: DictConfig, folder: Path, parts: Parts) -> Journal:
+    """The journal of earlier calls, without failures whose cause may have passed; an empty one without ``resume``."""
     for pattern in () if cfg.resume else (JOURNAL, PARTS, TIMINGS):
         for path in folder.glob(pattern):
             path.unlink()
-    return merged(folder, folder.name)
+    journal = merged(folder, folder.name)
+    rows = journal.rows
+    known = {parts.benchmark.sample_id(index) for index in range(parts.benchmark.take(cfg.limit))}
+    for line, row in enumerate(rows, 1):
+        if row["id"] not in known:
+            reason = f"{row['id']!r} is no sample of {parts.benchmark.name}; repair it or set resume=false"
+            raise UnreadableError(journal.path, reason, line)
+    kept = [row for row in rows if not row.get(PASSING)]
+    if len(kept) < len(rows):
+        journal.replace(kept)
+    return journal
 
 
 def _answer(
@@ -150,12 +162,7 @@ def _answer(
     with (
         warnings.catch_warnings(),
         prune(
-            loaded.model,
-            parts.pruner,
-            cfg.position.strategy,
-            share,
-            feature_cache(cfg, loaded),
-            cfg.calibration.kind,
+            loaded.model, parts.pruner, share=share, cache=feature_cache(cfg, loaded), **pruning_options(cfg)
         ) as session,
         configured_block(session, **cfg.blocking),
     ):
@@ -194,6 +201,7 @@ def _summarise(
         "protocol": PROTOCOL,
         "n": len(ours),
         "n_failed": len(rows) - len(ours),
+        "n_passing": sum(row.get(PASSING, False) for row in rows),
         **({} if baseline is None else {"baseline": baseline.name}),
         **({} if any(row["prediction"] for row in ours) else {"warning": f"all {len(ours)} answers are empty"}),
     }
@@ -209,8 +217,8 @@ def _speed(cfg: DictConfig, parts: Parts, loaded: LoadedModel) -> dict[str, Any]
     """
     pruner = None if is_baseline(cfg) else parts.pruner
     try:
-        ids, calibration = cfg.position.strategy, cfg.calibration.kind
-        return {"speed": probe_speed(loaded, parts.benchmark, pruner, ids, cfg.probe, calibration)}
+        how = pruning_options(cfg)
+        return {"speed": probe_speed(loaded, parts.benchmark, pruner, how.pop("position"), cfg.probe, **how)}
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         log.error("probe.speed: nothing was measured (%s); the answers stand", reason)
