@@ -101,7 +101,7 @@ def test_a_sweep_ends_with_a_report_in_its_group(sweep):
     }
     for cell in cells:
         assert cell["value"] == read_result(sweep / "main" / cell["run"])["metrics"][cell["metric"]]
-    assert any(name.startswith("accuracy_tokens") and report.pictures(name)[0].is_file() for name in report.summary)
+    assert any(name.startswith("accuracy_methods") and report.pictures(name)[0].is_file() for name in report.summary)
 
 
 def test_sync_uploads_the_offline_folders(sweep):
