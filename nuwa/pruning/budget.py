@@ -237,7 +237,7 @@ def turn_dial(mean_at: Callable[[float], float], dial: Dial, target: float, step
         best = min(tried, key=lambda value: abs(tried[value] - target))
         if abs(tried[best] - target) <= 0.01 * target:
             break
-        middle = (low + high) / 2
+        middle = math.sinh((math.asinh(low) + math.asinh(high)) / 2)  # ends may be orders of magnitude apart
         tried[middle] = mean_at(middle)
         low, high = (middle, high) if tried[middle] < target else (low, middle)
     return min(tried, key=lambda value: abs(tried[value] - target))
