@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -386,24 +387,35 @@ def _deal_out(counts: Sequence[int], plans: Sequence[ImagePlan]) -> tuple[list[l
 
 
 def first_segment(prompt: Prompt, strategy: str, device: torch.device | None = None) -> Segment:
-    """What enters layer 0: text in its place, each image's kept tokens in the order its plan says; for a ``device``."""
+    """What enters layer 0, for a ``device``: text in its place, each image's kept tokens in the order its plan says.
+
+    The first of them stands where the first that stays in the prompt would stand, and so on: text may stand between.
+    """
     whole = prompt.whole
     keep, order, lengths = whole.valid, whole.index, list(whole.lengths)
     if any(plan.keep is not None for row in prompt.rows for plan in row):
-        ranks = []
+        slots = []
         for row, plans in enumerate(prompt.rows):
+            first = 0
             for plan in plans:
                 kept = torch.arange(plan.layout.n_tokens) if plan.keep is None else plan.keep
-                ranks.append(torch.full((plan.layout.n_tokens,), -1).index_copy(0, kept, torch.arange(len(kept))))
+                slot = torch.full((plan.layout.n_tokens,), -1)
+                slots.append(slot.index_copy(0, kept, first + kept.sort().values))
+                first += plan.layout.n_tokens
                 lengths[row] -= plan.layout.n_tokens - len(kept)
         visual = whole.image >= 0
-        rank = _spread(visual, ranks)
-        keep = whole.valid & ~(visual & (rank < 0))
-        order = torch.where(visual, whole.index - whole.token + rank.clamp(min=0), whole.index)
+        slot = _spread(visual, slots)
+        keep = whole.valid & ~(visual & (slot < 0))
+        order = torch.where(visual, _visual_places(visual).gather(1, slot.clamp(min=0)), whole.index)
     if any(plan.added for row in prompt.rows for plan in row):
         whole, keep, order = _with_coordinates(prompt, keep, order)
         lengths = keep.sum(1).tolist()
     return prompt.narrow(whole, keep, lengths, 0, strategy, order)[0].to(device)
+
+
+def _visual_places(visual: Tensor) -> Tensor:
+    """Where the first, second, ... of a row's ``visual`` (B, L) tokens stands: (B, L), the places of others behind."""
+    return visual.logical_not().long().argsort(dim=1, stable=True)
 
 
 def _with_coordinates(prompt: Prompt, keep: Tensor, order: Tensor) -> tuple[Segment, Tensor, Tensor]:
@@ -415,15 +427,16 @@ def _with_coordinates(prompt: Prompt, keep: Tensor, order: Tensor) -> tuple[Segm
     sizes, visual, follower = [plan.layout.n_tokens for plan in plans], whole.image >= 0, whole.follower
     rising = [plan.keep is None or not bool((plan.keep.diff() <= 0).any()) for plan in plans]
     followed = [plan.keep is None or bool((plan.layout.source[plan.keep] < 0).any()) for plan in plans]
+    ends = [end - 1 for row in prompt.rows for end in accumulate(plan.layout.n_tokens for plan in row)]
     last, raster, closes = (
         _spread(visual, [torch.full((size,), int(value)) for size, value in zip(sizes, values, strict=True)])
-        for values in ([size - 1 for size in sizes], rising, followed)
+        for values in (ends, rising, followed)
     )
     counts = pad_sequence([torch.tensor([plan.added for plan in row]) for row in prompt.rows], batch_first=True)
     chosen = whole.image if follower is None else whole.image.masked_fill(follower, -1)
     kept = add_best(keep, whole.columns["score"], chosen, counts.to(keep.device))
-    behind = torch.where(kept & ~keep, whole.index - whole.token + last, order)
-    order = torch.where(visual, torch.where(raster == 1, whole.index, behind), order)
+    behind = torch.where(kept & ~keep, 2 * _visual_places(visual).gather(1, last.clamp(min=0)) + 1, 2 * order)
+    order = torch.where(visual, torch.where(raster == 1, 2 * whole.index, behind), 2 * order)
     owner = torch.where(kept & ~keep, whole.index, whole.owner)
     if follower is not None:
         group = whole.columns["group"].masked_fill(closes != 1, -1)
