@@ -25,7 +25,8 @@ from nuwa.engine.conversation import (
 )
 from nuwa.engine.prefix import layers_to_watch, run_prefixes, split_prefixes
 from nuwa.models.base import Family
-from nuwa.pruning.segments import Prompt, first_segment, model_ids, read_prompt
+from nuwa.pruning.entering import first_segment, read_prompt
+from nuwa.pruning.segments import Prompt, model_ids
 
 
 def read_images(rules: Rules, call: Call, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -169,7 +170,7 @@ def _share_prefixes(rules: Rules, call: Call, step: Step, inputs: Tensor, cache:
     """Run the prefixes that rows share, if any do; what is left to run of ``inputs`` (B, L, D)."""
     language_model = rules.family.language_model
     # a model that trains may checkpoint its layers, which then ignore the cache
-    plain = not language_model.training and rules.calibration == "none"
+    plain = not language_model.training and rules.calibration == "none" and "transitions" not in rules.pruner.needs
     split = split_prefixes(step.segments[0], inputs) if plain else None
     if split is None:
         return inputs
