@@ -33,7 +33,7 @@ from nuwa.engine.llm import enter_layer
 from nuwa.engine.passes import end_pass, in_whole_frame, read_images, read_text_behind
 from nuwa.engine.report import Report
 from nuwa.engine.tower import run_tower
-from nuwa.engine.vision import content_id, plan_images
+from nuwa.engine.vision import content_ids, plan_images
 from nuwa.models import adapter_for
 from nuwa.models.base import remove_hooks
 from nuwa.pruners.base import Pruner
@@ -192,7 +192,7 @@ class PruningSession:
         guards.check_count("ids", names, count)
         guards.check_count("questions", questions, count)
         if names is None:
-            names = [content_id(image) for image in self.adapter.pixels(arguments)]
+            names = content_ids(self.adapter.pixels(arguments))
         return names, questions
 
     # Hooks
