@@ -82,9 +82,10 @@ class VisionContext:
     ``features`` (B, N, D): the features at which tokens are kept or merged (LLaVA: before the projector).
     ``project`` maps features to the LLM's width. ``taps`` holds what the method asked for, by the names it gave; a tap
     that the tower does not have is missing. ``ids`` names each view (the sample's id, for later views of an image their
-    number as well), the only source of randomness together with the method's seed. ``views`` is how many each of the
-    images has. ``questions``: what is asked about each view's image, None where the session does not know. ``embed``
-    gives the LLM's embeddings (m, H) of token ids (m,), and ``source`` is where the model was loaded from, if anywhere.
+    number as well), the only source of randomness together with the method's seed. ``views`` is how many each
+    picture or frame has. ``questions``: what is asked about each view's image, None where the session does not know.
+    ``embed`` gives the LLM's embeddings (m, H) of token ids (m,), and ``source`` is where the model was loaded from, if
+    anywhere.
     """
 
     grid: Grid
