@@ -19,6 +19,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+import transformers
 from torch import nn
 
 from nuwa.engine import guards
@@ -118,6 +119,7 @@ class PruningSession:
                 "this model already has a pruning session; leave it before entering another (one that is lost, with "
                 "nuwa.detach(model))"
             )
+        guards.warn_of_version(transformers.__version__)
         self._replaced = {name: own for name, own in owner.__dict__.items() if name == _ENCODER}
         owner.__dict__.update({_ATTACHED: self, _ENCODER: self._wrap_encoder(owner.get_image_features)})
         model.__dict__[_COPY] = self._copy_model
