@@ -13,6 +13,7 @@ from pydantic import Field
 
 Positive = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 Baseline = Enum("Baseline", ["auto", "skip"])
 OnError = Enum("OnError", ["record", "raise"])
 LoggerKind = Enum("LoggerKind", ["wandb", "csv", "tensorboard", "none"])
@@ -26,8 +27,8 @@ class BudgetConfig:
     ``samples``: on how many samples a budget is fitted to a method that lets images decide (`nuwa.evaluation.fitting`).
     """
 
-    average: Optional[float] = None  # noqa: UP045 (OmegaConf reads this form on every Python)
-    ratio: Optional[float] = None  # noqa: UP045
+    average: Optional[Finite] = None  # noqa: UP045 (OmegaConf reads this form on every Python)
+    ratio: Optional[Finite] = None  # noqa: UP045
     samples: Positive = 64
 
 
@@ -42,7 +43,15 @@ class PositionConfig:
 class CalibrationConfig:
     """conf/calibration: how merged tokens weigh in attention (`nuwa.pruning.calibration`)."""
 
+    kind: str = "native"
+
+
+@dataclass
+class CoordinatesConfig:
+    """conf/coordinates: what share of the kept tokens stays because of where it stands (`nuwa.pruning.coordinates`)."""
+
     kind: str = "none"
+    share: float = 0.1
 
 
 @dataclass
@@ -59,8 +68,8 @@ class GenerationConfig:
 
     do_sample: bool = False
     num_beams: Positive = 1
-    temperature: Annotated[float, Field(gt=0)] = 1.0
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    temperature: Annotated[Finite, Field(gt=0)] = 1.0
+    top_p: Annotated[Finite, Field(gt=0, le=1)] = 1.0
     max_new_tokens: Optional[Positive] = None  # noqa: UP045
 
 
@@ -90,7 +99,7 @@ class TrainerConfig:
     num_workers: Natural = 0
     prefetch: Natural = 2
     share: bool = True
-    cache_gb: Optional[Annotated[float, Field(ge=0)]] = None  # noqa: UP045
+    cache_gb: Optional[Annotated[Finite, Field(ge=0)]] = None  # noqa: UP045
 
 
 @dataclass
@@ -136,6 +145,7 @@ class Config:
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     position: PositionConfig = field(default_factory=PositionConfig)
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
+    coordinates: CoordinatesConfig = field(default_factory=CoordinatesConfig)
     dataset: dict[str, Any] = field(default_factory=dict)
     blocking: BlockingConfig = field(default_factory=BlockingConfig)
     generation: GenerationConfig = field(default_factory=GenerationConfig)

@@ -23,6 +23,7 @@ from nuwa.benchmarks.images import about_turned, read_image
 from nuwa.benchmarks.jsonl import read_jsonl
 from nuwa.benchmarks.scoring import Box, exact_match, grounding_scores, in_both_frames, unit_box
 from nuwa.samples import Sample, SampleError
+from nuwa.schema import Positive
 
 DEFAULT_FILE = "data.jsonl"
 PLACEHOLDER = "<image>"
@@ -45,8 +46,8 @@ class Local(Benchmark):
     box_frame: Literal["original", "padded"] = "original"
     ignore_punctuation: bool = True
     samples: int | None = None
-    vqa_max_new_tokens: int = 16
-    vg_max_new_tokens: int = 64
+    vqa_max_new_tokens: Positive = 16
+    vg_max_new_tokens: Positive = 64
     name: str = "local"
 
     def __post_init__(self) -> None:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from nuwa.engine.coordinates import on_top, reserve
 from nuwa.engine.decisions import kept_cells, merged_cells
 from nuwa.models.base import Family
 from nuwa.models.towers import Recording
 from nuwa.pruners.base import Pruner, VisionContext
 from nuwa.pruning.budget import BudgetError, ModelShape, Schedule
+from nuwa.pruning.coordinates import Coordinates
 from nuwa.pruning.layout import Grid, ImageLayout, VisionView
 from nuwa.pruning.segments import ImagePlan
 
@@ -39,10 +41,11 @@ class VisionPiece:
         return self.pieces, self.view.grid, self.planned, self.features.shape, tuple(self.taps)
 
 
-def content_id(pixels: Tensor) -> str:
-    """A name for an image without one: the sum of its pixels' bits times their places, computed on their device."""
-    bits = pixels.detach().float().flatten().view(torch.int32).long()
-    return f"{int((bits * torch.arange(1, len(bits) + 1, device=bits.device)).sum()) % 2**64:016x}"
+def content_ids(images: Sequence[Tensor]) -> list[str]:
+    """Names for images without one: the sum of an image's bits times their places, computed on its device."""
+    flat = [pixels.detach().float().flatten().view(torch.int32).long() for pixels in images]
+    sums = [(bits * torch.arange(1, len(bits) + 1, device=bits.device)).sum() for bits in flat]
+    return [f"{total % 2**64:016x}" for total in (torch.stack(sums).tolist() if sums else [])]
 
 
 def schedule_for(pruner: Pruner, n_tokens: int, shape: ModelShape) -> tuple[Schedule, bool]:
@@ -76,11 +79,12 @@ def plan_images(
     recording: Recording,
     encoded: Grid | None = None,
     questions: Sequence[str] | None = None,
+    coordinates: Coordinates | None = None,
 ) -> list[ImagePlan]:
     """Decide on every image. ``images`` (n_tokens, H) are replaced in the list where a method made new features.
 
     ``encoded``: the grid of the smaller images that the vision tower saw, None where it saw the whole ones.
-    ``questions``: what is asked about each image.
+    ``questions``: what is asked about each image. ``coordinates``: what stays in any case.
 
     Raises:
         nuwa.pruning.budget.BudgetError: the method cannot reach its budget on an image of this size.
@@ -90,6 +94,8 @@ def plan_images(
     for image, (name, layout) in enumerate(zip(ids, layouts, strict=True)):
         schedule, small = schedule_for(pruner, layout.patches, adapter.shape)
         plans.append(ImagePlan(name, layout, schedule))
+        if coordinates is not None and not small:
+            reserve(plans[-1], coordinates, pruner)
         if pruner.prunes_vision and not small:
             for piece in _pieces_of(pruner, recording, image, plans[-1], images[image].device, encoded):
                 groups[piece.kind].append(piece)
@@ -109,10 +115,17 @@ def plan_images(
             }
             if projected is not None:
                 images[piece.image] = _replaced(images[piece.image], piece.view, cells, projected[row, : len(cells)])
-    for image in {image for image, _ in kept}:
-        mine = [kept[key] for key in sorted(kept) if key[0] == image]
-        plans[image].keep = pruner.tiling.entering(plans[image].layout, mine)
+    _let_in(pruner, plans, kept)
     return plans
+
+
+def _let_in(pruner: Pruner, plans: Sequence[ImagePlan], kept: Mapping[tuple[int, int], Tensor]) -> None:
+    """Say in the plans what enters the LLM, given what is ``kept`` of each image's pieces."""
+    for image in {image for image, _ in kept}:
+        mine, plan = [kept[key] for key in sorted(kept) if key[0] == image], plans[image]
+        plan.keep = pruner.tiling.entering(plan.layout, mine)
+        if plan.coordinates is not None and on_top(pruner):
+            plan.added = round(plan.coordinates.share * sum(map(len, mine)))
 
 
 def _note_members(plan: ImagePlan, view: VisionView, cells: Tensor, members: Tensor, sizes: Tensor) -> None:
@@ -149,7 +162,7 @@ def _pieces_of(
     tiling = pruner.tiling
     views = tiling.views_to_prune(plan.layout)
     pieces = []
-    for number, keep in enumerate(tiling.split_budget(plan.schedule.vision, plan.layout)):
+    for number, keep in enumerate(tiling.split_budget(plan.schedule.vision - plan.added, plan.layout)):
         if keep:
             view = views[number]
             rows = plan.layout.source[view.tokens] if encoded is None else torch.arange(encoded[0] * encoded[1])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import signal
 import time
 import warnings
 from contextlib import ExitStack
@@ -16,14 +15,13 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.environments import LightningEnvironment
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig
 
 from nuwa import prune
 from nuwa.config import PROTOCOL, decoding, is_baseline
 from nuwa.engine.blocking import configured_block
 from nuwa.evaluation.callbacks import KeptTokenPictures, SampleProgress
-from nuwa.evaluation.check import Parts, fits
+from nuwa.evaluation.check import Parts, fits, pruning_options
 from nuwa.evaluation.data import EvaluationData
 from nuwa.evaluation.features import feature_cache
 from nuwa.evaluation.fitting import compare_with_run, fit_budget
@@ -164,21 +162,13 @@ def _answer(
     with (
         warnings.catch_warnings(),
         prune(
-            loaded.model,
-            parts.pruner,
-            cfg.position.strategy,
-            share,
-            feature_cache(cfg, loaded),
-            cfg.calibration.kind,
+            loaded.model, parts.pruner, share=share, cache=feature_cache(cfg, loaded), **pruning_options(cfg)
         ) as session,
         configured_block(session, **cfg.blocking),
     ):
         warnings.filterwarnings("ignore", module=r"lightning\..*")  # advice about training loops
         module = Evaluation(loaded, parts.benchmark, session, journal, decoding(cfg), cfg.seed, record)
-        try:
-            trainer.test(module, datamodule=data, verbose=False)
-        except SIGTERMException as stopped:  # Lightning's own has no exit status, as if all had gone well
-            raise SystemExit(128 + signal.SIGTERM) from stopped
+        trainer.test(module, datamodule=data, verbose=False)
 
 
 def _callbacks(cfg: DictConfig, parts: Parts, journal: Journal, total: int, processes: Processes) -> list[Callback]:
@@ -213,6 +203,7 @@ def _summarise(
         "n_failed": len(rows) - len(ours),
         "n_passing": sum(row.get(PASSING, False) for row in rows),
         **({} if baseline is None else {"baseline": baseline.name}),
+        **({} if any(row["prediction"] for row in ours) else {"warning": f"all {len(ours)} answers are empty"}),
     }
     outcome |= summarise(parts.benchmark, ours, None if baseline is None else read_answers(baseline))
     value_bytes = torch.finfo(loaded.model.dtype).bits // 8
@@ -226,8 +217,8 @@ def _speed(cfg: DictConfig, parts: Parts, loaded: LoadedModel) -> dict[str, Any]
     """
     pruner = None if is_baseline(cfg) else parts.pruner
     try:
-        ids, calibration = cfg.position.strategy, cfg.calibration.kind
-        return {"speed": probe_speed(loaded, parts.benchmark, pruner, ids, cfg.probe, calibration)}
+        how = pruning_options(cfg)
+        return {"speed": probe_speed(loaded, parts.benchmark, pruner, how.pop("position"), cfg.probe, **how)}
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         log.error("probe.speed: nothing was measured (%s); the answers stand", reason)

@@ -19,6 +19,7 @@ from nuwa.benchmarks.base import Benchmark
 from nuwa.engine.report import ImageReport
 from nuwa.engine.session import PruningSession
 from nuwa.evaluation.data import Batch, Failure
+from nuwa.evaluation.finite import NOT_FINITE, FiniteLogits
 from nuwa.evaluation.journal import BATCH, BATCH_END, JOURNAL, PASSING, Journal, Row
 from nuwa.evaluation.reading import usable_lines
 from nuwa.evaluation.unharmed import unharmed
@@ -92,14 +93,25 @@ class Evaluation(lightning.LightningModule):
                 return [_failed_row(samples[0].id, str(error), samples[0].task)]
             return [row for sample in samples for row in self._answer([sample])]
         names = [name for sample in samples for name in sample.image_ids] or None
+        finite = FiniteLogits()
         with self.session.about(names, self.loaded.questions(samples)):
-            ids = self._generate(inputs, samples)
+            ids = self._generate(inputs, samples, finite)
+        broken = finite.broken(len(samples))
+        if any(broken) and not self.record:
+            raise SampleError(f"sample {samples[broken.index(True)].id}: {NOT_FINITE}")
         answers = self.loaded.decode(ids, inputs["input_ids"].shape[1])
         images = self.session.report().images if "pixel_values" in inputs else []
         pairs = enumerate(zip(samples, answers, strict=True))
-        return [self._row(*pair, [image for image in images if image.row == n]) for n, pair in pairs]
+        return [
+            _failed_row(sample.id, NOT_FINITE, sample.task)
+            if broken[n]
+            else self._row(sample, answer, [image for image in images if image.row == n])
+            for n, (sample, answer) in pairs
+        ]
 
-    def _generate(self, inputs: dict[str, torch.Tensor], samples: Sequence[Sample]) -> torch.Tensor:
+    def _generate(
+        self, inputs: dict[str, torch.Tensor], samples: Sequence[Sample], finite: FiniteLogits
+    ) -> torch.Tensor:
         options = {"max_new_tokens": self.benchmark.max_new_tokens(samples[0].task)}
         options |= {key: value for key, value in self.generation.items() if value is not None}
         devices = [self.loaded.device] if self.loaded.device.type == "cuda" else []
@@ -107,7 +119,7 @@ class Evaluation(lightning.LightningModule):
         digest = hashlib.blake2b(f"{self.seed}:{names}".encode(), digest_size=7).digest()
         with torch.random.fork_rng(devices=devices):  # sampling depends on seed and samples, not on what ran before
             torch.manual_seed(int.from_bytes(digest, "little"))
-            ids = self.loaded.model.generate(**inputs, **options)
+            ids = self.loaded.model.generate(**inputs, logits_processor=[finite], **options)
         if devices:
             torch.cuda.synchronize(self.loaded.device)
         return ids

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import traceback
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -18,6 +19,7 @@ from nuwa.evaluation.check import check, check_outputs, normalised
 from nuwa.evaluation.processes import ProcessError, Processes, check_processes, meet
 from nuwa.evaluation.result import RESULT, write_result
 from nuwa.evaluation.runs import Run
+from nuwa.evaluation.signals import follow_parent, stopping_at_once
 from nuwa.pruners.base import MisfitError
 from nuwa.pruning.budget import BudgetError
 from nuwa.schema import Baseline, Config
@@ -33,9 +35,11 @@ def run_job(cfg: DictConfig) -> Path:
     several processes share a run, each of them calls this, and the loss of one ends the program.
     """
     cfg = normalised(cfg)
+    follow_parent()
     processes = meet(cfg)
     folder = check_outputs(cfg) / run_key(cfg)
     with ExitStack() as stack:
+        stack.enter_context(stopping_at_once(signal.SIGTERM))
         try:
             with processes.together():
                 folder.mkdir(exist_ok=True)

@@ -44,7 +44,8 @@ class Run:
     traceback: str = ""
     n: int | None = None  # samples that were answered
     n_failed: int = 0  # samples that could not be used
-    n_passing: int = 0  # of these, the ones whose cause may pass; the same command tries them again
+    warning: str = ""  # why the numbers may mean nothing
+    n_passing: int = 0  # of the failed, those whose cause may pass; the same command tries them again
 
     # What it found, by metric. The first metric of a task (``task/metric``) is its headline.
     metrics: dict[str, float] = field(default_factory=dict)  # as the benchmark scores: shares from 0 to 1, MME points

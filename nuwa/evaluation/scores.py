@@ -55,7 +55,7 @@ class RunScore:
             "dataset": choices.dataset,
             "method": choices.method,
             "options": ", ".join(f"{name}={value}" for name, value in choices.changed.items()),
-            "position": choices.position,
+            "position": choices.strategy,
             "calibration": choices.calibration,
             "budget": choices.budget,
             "seed": run.config.get("seed"),

@@ -135,7 +135,13 @@ class LoadedModel:
             ids = self._ids_as_text(prompt, *self._place_of_question(sample, texts))
         else:
             ids = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
-        return torch.tensor(ids if bos is None or ids[:1] == [bos] else [bos, *ids])
+        ids = ids if bos is None or ids[:1] == [bos] else [bos, *ids]
+        longest = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        if longest is not None and len(ids) > longest:
+            raise PromptError(
+                f"sample {sample.id}: a prompt of {len(ids)} tokens, and the model has {longest} positions"
+            )
+        return torch.tensor(ids)
 
     def control_tokens(self, sample: Sample) -> list[str]:
         """What a sample's question holds that the tokenizer would take for a token of control; it is put as text."""

@@ -2,13 +2,14 @@
 
 import json
 import logging
+import os
+import signal
 import weakref
 from pathlib import Path
 
 import pytest
 import torch
 from helpers.jobs import SMALL, compose, small
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from PIL import Image
 
 from nuwa.benchmarks import local as local_benchmark
@@ -153,6 +154,9 @@ def test_calibration_and_median_ids_change_answers_and_have_a_run_of_their_own(t
         assert result["status"] == "done" and len(rows) == 6
         found.append((folder.name, [row["prediction"] for row in rows]))
     assert len({name for name, _ in found}) == 4
+    folder = run_job(small(tmp_path, "baseline=skip", "pruner=visionzip", "coordinates=grid", "coordinates.share=0.3"))
+    assert read_result(folder)["status"] == "done" and read_result(folder)["tokens_entering"] == 16
+    assert read_rows(folder / JOURNAL)[0]["kept"] == [[[0, 16]]]
     assert read_result(run_job(small(tmp_path, "calibration=size", "pruner=random")))["status"] == "refused"
 
 
@@ -298,10 +302,16 @@ def test_there_is_never_room_for_two_models(monkeypatch):
 
 
 def test_a_job_that_is_terminated_says_so(tmp_path, monkeypatch):
-    def stop(*args, **kwargs):
-        raise SIGTERMException
+    """Also in its last batch, where Lightning takes no notice of it."""
+    step = compute_module.Evaluation.test_step
 
-    monkeypatch.setattr(compute_module.Trainer, "test", stop)
+    def terminated(self, batch, batch_idx):
+        step(self, batch, batch_idx)
+        if len(self.journal) == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(compute_module.Evaluation, "test_step", terminated)
+    before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as left:
         run_job(small(tmp_path, "baseline=skip"))
-    assert left.value.code == 143
+    assert left.value.code == 143 and signal.getsignal(signal.SIGTERM) == before

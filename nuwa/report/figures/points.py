@@ -38,9 +38,8 @@ class Point:
 
     @property
     def method(self) -> str:
-        """The method, with its position ids where they are not its authors'."""
-        told = [c for c in (self.choices.position, self.choices.calibration) if c not in ("native", "none")]
-        return ", ".join([self.choices.method, *told])
+        """The method with its position strategy, and whatever else of these is not as usual."""
+        return ", ".join([self.choices.method, self.choices.strategy, *self.choices.extras])
 
     def varied(self, *names: str) -> bool:
         """Whether the method has all these options, and every other as its config file says."""
@@ -65,7 +64,7 @@ def points_of(runs: Iterable[Run]) -> list[Point]:
 def _but_seed(point: Point) -> Hashable:
     """Every choice but the seed."""
     c = point.choices
-    named = c.method, c.position, c.calibration, str(sorted(c.options.items()))
+    named = c.method, c.position, c.calibration, c.coordinates, str(sorted(c.options.items()))
     return (c.model, point.panel, named, c.average, c.ratio, c.rest)
 
 
