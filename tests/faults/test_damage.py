@@ -92,7 +92,13 @@ RESULTS = {
 }
 
 
-@pytest.mark.parametrize("damage", RESULTS)
+QUICK = ("torn", "an empty object", "deep", "newer", "metrics as texts", "a pipe", "a link to itself")
+"""Damage that is run by default; the table below holds all of them."""
+
+
+@pytest.mark.parametrize(
+    "damage", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.faults) for name in RESULTS]
+)
 def test_a_damaged_result_is_named_and_summed_up_again(damage, server, run, tmp_path):
     journal, file = (run / JOURNAL).read_bytes(), run / RESULT
     whole = json.loads(file.read_text())
@@ -226,8 +232,8 @@ def test_a_file_in_the_place_of_a_run_costs_that_run_alone(server, tmp_path, fin
     [
         ("launch.log", ()),
         ("csv", ("logger=csv",)),
-        ("tensorboard", ("logger=tensorboard",)),
-        ("wandb", ("logger=wandb",)),
+        pytest.param("tensorboard", ("logger=tensorboard",), marks=pytest.mark.faults),
+        pytest.param("wandb", ("logger=wandb",), marks=pytest.mark.faults),
     ],
 )
 def test_logs_and_loggers_are_no_reason_to_fail(name, overrides, kind, server, tmp_path, finished):
