@@ -112,10 +112,14 @@ class QwenVL(Family):
         half = sizes.hidden_size // sizes.heads // 2
         if half % 8:
             raise ModelError(f"model.hidden_size={sizes.hidden_size} must be a multiple of 16 times model.heads")
-        rope = ROPE | {"mrope_section": [half // 4, 3 * half // 8, 3 * half // 8]}
         names = {"image": "image_pad", "video": "video_pad", "vision_start": "vision_start", "vision_end": "vision_end"}
         ids = {f"{name}_token_id": tokenizer.get_vocab()[f"<|{token}|>"] for name, token in names.items()}
-        return {"text_config": sizes.text(tokenizer) | {"rope_parameters": rope}, **ids}
+        return {"text_config": sizes.text(tokenizer) | {"rope_parameters": cls.rope(half)}, **ids}
+
+    @classmethod
+    def rope(cls, half: int) -> dict[str, Any]:
+        """Rotary embeddings of ``half`` pairs of channels: the first turn by time, then by row, the last by column."""
+        return ROPE | {"mrope_section": [half // 4, 3 * half // 8, 3 * half // 8]}
 
     @classmethod
     def pictures(cls, config: PreTrainedConfig, source: Source, options: PictureOptions) -> NativeProcessor:

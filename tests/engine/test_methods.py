@@ -20,7 +20,7 @@ REORDER = ("composed", "dart", "nuwa", "nuwa_release", "prumerge", "sparsevlm", 
 """Methods that merge tokens or change their order."""
 BATCH = ("middle", "two", "last")
 """Three prompts of different lengths with 1, 2 and 1 images."""
-NO_CLS = ("llava_onevision", "qwen2_5_vl", "qwen2_vl")
+NO_CLS = ("llava_onevision", *(name for name in FAMILIES if name.startswith("qwen")))
 UNSUITED = {"prumerge": NO_CLS, "prumerge_plus": NO_CLS, "downsample": ("llava_next", *NO_CLS)}
 """Methods that need a CLS token or one image size, and the families that have none."""
 LLAVA = FAMILIES["llava"]
