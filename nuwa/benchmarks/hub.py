@@ -17,6 +17,7 @@ from PIL import Image
 
 from nuwa.benchmarks.base import Benchmark, BenchmarkError, Doc, Scores
 from nuwa.benchmarks.column_checks import Check, checked, identifier
+from nuwa.benchmarks.images import about_turned
 from nuwa.benchmarks.rows import Rows
 from nuwa.benchmarks.sources import load_rows
 from nuwa.samples import Sample, SampleError
@@ -143,7 +144,8 @@ class HubBenchmark(Benchmark):
         try:
             doc = checked(self.rows.text(place.row, tuple(self.columns)), self.columns)
             images = self.images(place.row, doc)
-            doc = self.document(doc, place.part, [image.size for image in images])
+            with about_turned(images):
+                doc = self.document(doc, place.part, [image.size for image in images])
         except SampleError as error:
             raise SampleError(f"{self.name}, row {place.row}: {error}") from error
         target = {column: doc[column] for column in self.scored}

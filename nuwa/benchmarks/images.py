@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from PIL import Image, ImageOps
 
 from nuwa.samples import SampleError, to_rgb
+
+_STORED_SIZE = "stored size"
 
 
 def stored_image(value: object, folder: Path | None) -> Image.Image:
@@ -47,6 +50,25 @@ def _decoded(content: Path | io.BytesIO, what: str) -> Image.Image:
     """Decode a picture and turn it upright by its EXIF orientation."""
     try:
         with Image.open(content) as image:
-            return to_rgb(ImageOps.exif_transpose(image))
+            upright = to_rgb(ImageOps.exif_transpose(image))
+            if upright.size != image.size:
+                upright.info[_STORED_SIZE] = image.size
+            return upright
     except Exception as error:  # decoders raise many kinds of errors on broken files
         raise SampleError(f"{what} cannot be read: {error}") from error
+
+
+@contextmanager
+def about_turned(images: Sequence[Image.Image]) -> Iterator[None]:
+    """Add to a SampleError about a size or a box which photograph was turned by its EXIF orientation, if one was."""
+    try:
+        yield
+    except SampleError as error:
+        stored = [image.info[_STORED_SIZE] for image in images if _STORED_SIZE in image.info]
+        if not stored:
+            raise
+        sizes = ", ".join(f"{width} x {height}" for width, height in stored)
+        raise SampleError(
+            f"{error}; the photograph is stored as {sizes} and was turned upright by its EXIF orientation: "
+            "boxes are of the upright picture"
+        ) from error

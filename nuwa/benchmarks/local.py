@@ -19,7 +19,7 @@ from typing import Any, Literal
 from nuwa.benchmarks import column_checks as column
 from nuwa.benchmarks.base import Benchmark, BenchmarkError, Scores, require_slot
 from nuwa.benchmarks.column_checks import checked
-from nuwa.benchmarks.images import read_image
+from nuwa.benchmarks.images import about_turned, read_image
 from nuwa.benchmarks.jsonl import read_jsonl
 from nuwa.benchmarks.scoring import Box, exact_match, grounding_scores, in_both_frames, unit_box
 from nuwa.samples import Sample, SampleError
@@ -90,7 +90,8 @@ class Local(Benchmark):
                 raise SampleError(f"an expression needs one picture, the row has {len(images)}")
             size = images[0].size
             numbers = checked(content, {"box": column.four_numbers})["box"]
-            box = normalised_box(numbers, self.box_format, *size)
+            with about_turned(images):
+                box = normalised_box(numbers, self.box_format, *size)
             meta |= {"width": size[0], "height": size[1]}
             return Sample(row.id, task, images, text, box, meta, content["expression"].strip())
         except SampleError as error:
@@ -181,8 +182,8 @@ def accepted_answers(value: object) -> tuple[str, ...]:
 def normalised_box(box: list[float], box_format: str, width: int, height: int) -> Box:
     """A pixel box (``xyxy`` corners, or ``xywh`` corner and size) as fractions of the picture's sides.
 
-    >>> normalised_box([40, 20, 160, 100], "xywh", 400, 200)
-    (0.1, 0.1, 0.5, 0.6)
+    >>> normalised_box([40, 20, 160, 120], "xywh", 320, 160)
+    (0.125, 0.125, 0.625, 0.875)
 
     Raises:
         SampleError: the box is empty, leaves the picture, or seems to be fractions already.

@@ -82,16 +82,20 @@ class MMBench(HubBenchmark):
         return {"question": doc["question"], "hint": hint, "options": option_lines(options)}
 
     def score_document(self, doc: Doc, text: str) -> Scores:
-        """Whether one rotation is right. ``unparsed="random"`` draws a letter where the parser finds none."""
+        """Whether one rotation is right, and whether the parser finds a letter.
+
+        ``unparsed="random"`` draws one where it finds none.
+        """
         letter = parse_answer(doc, text)
+        parsed = float(letter is not None)
         if letter is None and self.unparsed == "random":
             letter = random.Random(f"{_SEED}/{doc['index']}").choice(_ANSWERS)
-        return {"mmbench/hit": float(letter == doc["answer"])}
+        return {"mmbench/hit": float(letter == doc["answer"]), "mmbench/parsed": parsed}
 
     def units(self, rows: Sequence[Mapping]) -> list[Scores]:
         """Of every base question: ``circular`` (every rotation present is right), ``vanilla`` (the base row is).
 
-        The headline comes with its parts by category and by L2 category.
+        The headline comes with its parts by category and by L2 category; and of every row, whether it was ``parsed``.
         """
         hits: dict[int, list[float]] = defaultdict(list)
         for row in rows:
@@ -99,6 +103,7 @@ class MMBench(HubBenchmark):
         units = []
         for row in rows:
             doc, hit = row["target"], row["scores"]["mmbench/hit"]
+            units.append({name: value for name, value in row["scores"].items() if name == "mmbench/parsed"})
             if doc["index"] < ROTATION:
                 name, headline = ("circular", min(hits[doc["index"]])) if self.circular else ("vanilla", hit)
                 parts = [f"mmbench/{name}/{kind}/{doc[kind]}" for kind in ("category", "L2-category")]
@@ -106,5 +111,6 @@ class MMBench(HubBenchmark):
         return units
 
     def numbers(self, means: Scores) -> Scores:
-        """The parts in order, behind the whole."""
-        return {name: means[name] for name in sorted(means, key=lambda name: (name.count("/"), name))}
+        """The parts in order, behind the whole; last the share of answers that could be read."""
+        order = sorted(means, key=lambda name: (name == "mmbench/parsed", name.count("/"), name))
+        return {name: means[name] for name in order}

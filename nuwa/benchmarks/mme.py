@@ -50,20 +50,27 @@ class MME(HubBenchmark):
         return {"question": doc["question"].replace(_REQUEST, "").strip()}
 
     def score_document(self, doc: Doc, text: str) -> Scores:
-        """Whether one question is right."""
-        return {"mme/accuracy": float(parse_yes_no(text) == doc["answer"].strip().lower())}
+        """Whether one question is right, and whether a yes or no could be read."""
+        said = parse_yes_no(text)
+        return {"mme/accuracy": float(said == doc["answer"].strip().lower()), "mme/parsed": float(said != "other")}
 
     def units(self, rows: Sequence[Mapping]) -> list[Scores]:
-        """Points of every picture with all its questions: 100 times the share of right answers, 100 more if all are."""
+        """Points of every picture with all its questions: 100 times the share of right answers, 100 more if all are.
+
+        Beside them, whether each answer could be read.
+        """
         right: dict[tuple[str, str], list[float]] = defaultdict(list)
+        units = []
         for row in rows:
             doc, scores = row["target"], self.score_document(row["target"], row["prediction"])
             right[doc["category"], doc["question_id"]].append(scores["mme/accuracy"])
-        return [
+            units.append({"mme/parsed": scores["mme/parsed"]})
+        points = [
             {f"mme/{category}": 100 * sum(answers) / len(answers) + 100 * all(answers)}
             for (category, _), answers in right.items()
             if len(answers) % 2 == 0
         ]
+        return points + units
 
     def numbers(self, means: Scores) -> Scores:
         """Perception is the sum of ten categories (at most 2000), cognition of four (800)."""

@@ -164,9 +164,15 @@ class MMMU(HubBenchmark):
         return {"question": doc["question"], "options": option_lines(listed(doc["options"]))}
 
     def score_document(self, doc: Doc, text: str) -> Scores:
-        """Whether an answer is right. ``doc``: ``question_type`` (multiple-choice or open), ``options``, ``answer``."""
+        """Whether an answer is right, and whether anything could be read in it.
+
+        ``doc``: ``question_type`` (multiple-choice or open), ``options``, ``answer``. Of an open answer any text counts
+        as read.
+        """
+        parsed = bool(text.strip())
         if doc["question_type"] == "multiple-choice":
-            right = parse_choice(listed(doc["options"]), text) == doc["answer"]
+            letter = parse_choice(listed(doc["options"]), text)
+            right, parsed = letter == doc["answer"], letter is not None
         else:  # an accepted number is among the parsed ones, or the accepted text is part of a parsed one
             accepted = normalise_open(doc["answer"])
             right = any(
@@ -174,4 +180,4 @@ class MMMU(HubBenchmark):
                 else value in accepted
                 for value in parse_open(text)
             )  # fmt: skip
-        return {"mmmu/acc": float(right)}
+        return {"mmmu/acc": float(right), "mmmu/parsed": float(parsed)}

@@ -11,6 +11,8 @@ from nuwa.benchmarks.base import Doc, Scores
 from nuwa.benchmarks.hub import Entry, HubBenchmark
 from nuwa.benchmarks.scoring import exact_match, normalise_answer
 
+_WORDS = ("yes", "no")
+
 
 def precision_recall_f1(means: Scores, prefix: str = "") -> tuple[float, float, float]:
     """Precision, recall and F1 of "yes" from means of `POPE.units`; their names begin with ``prefix``."""
@@ -50,11 +52,15 @@ class POPE(HubBenchmark):
         return {"question": doc["question"].strip()}
 
     def score_document(self, doc: Doc, text: str) -> Scores:
-        """Equal to ``doc["answer"]`` except for case and white space at the ends: "Yes." is wrong."""
-        return {"pope/accuracy": exact_match((doc["answer"],), text, ignore_punctuation=False)}
+        """Equal to ``doc["answer"]`` except for case and white space at the ends: "Yes." is wrong, and not parsed."""
+        right = exact_match((doc["answer"],), text, ignore_punctuation=False)
+        return {"pope/accuracy": right, "pope/parsed": float(normalise_answer(text, False) in _WORDS)}
 
     def units(self, rows: Sequence[Mapping]) -> list[Scores]:
-        """How each answer counts, among all answers and in its category; but only if it is exactly yes or no."""
+        """How each answer counts, among all answers and in its category; but only if it is exactly yes or no.
+
+        F1, precision and recall leave the others out, so the share that could be read stands beside them.
+        """
         kinds = {"both": ("yes", "yes"), "only said": ("no", "yes"), "only true": ("yes", "no")}
         units = []
         for row in rows:
@@ -65,7 +71,7 @@ class POPE(HubBenchmark):
             units.append(
                 own
                 | {f"{category}/{name}": value for name, value in own.items()}
-                | {"right": row["scores"]["pope/accuracy"], "yes": float(yes)}
+                | {"right": row["scores"]["pope/accuracy"], "yes": float(yes), "parsed": float(said in _WORDS)}
             )
         return units
 
@@ -79,5 +85,6 @@ class POPE(HubBenchmark):
             "pope/precision": precision,
             "pope/recall": recall,
             "pope/yes_ratio": means["yes"],
+            "pope/parsed": means["parsed"],
             **{f"pope/f1_score/{name}": precision_recall_f1(means, f"{name}/")[2] for name in categories},
         }

@@ -40,11 +40,12 @@ class ScienceQA(HubBenchmark):
         return {"question": doc["question"], "context": context, "options": option_lines(doc["choices"])}
 
     def score_document(self, doc: Doc, text: str) -> Scores:
-        """Right if the answer is the letter alone, in any case.
+        """Right if the answer is the letter alone, in any case; parsed if it is any letter alone.
 
         ``accept_prefix`` takes "A. the dog" too, as later versions of lmms-eval do; v0.3.4 meant to, but does not.
         """
         said, found = text.strip(), _PREFIX.match(text.strip())
         if self.accept_prefix and found:
             said = found[1]
-        return {"scienceqa/exact_match": float(said.lower() == LETTERS[doc["answer"]].lower())}
+        right = said.lower() == LETTERS[doc["answer"]].lower()
+        return {"scienceqa/exact_match": float(right), "scienceqa/parsed": float(said.upper() in tuple(LETTERS))}

@@ -10,6 +10,8 @@ import re
 import string
 from collections.abc import Iterable
 
+import numpy as np
+
 from nuwa.samples import SampleError
 
 Box = tuple[float, float, float, float]
@@ -101,7 +103,9 @@ def in_both_frames(box: Box, width: int, height: int, frame: str) -> tuple[Box, 
 
 
 def unit_box(box: Box, width: int, height: int, what: str) -> Box:
-    """Corners in pixels as fractions of a ``width`` x ``height`` picture.
+    """Corners in pixels as fractions of a ``width`` x ``height`` picture, rounded to single precision.
+
+    The reference stores them so. An answer on the edge of a threshold can fall on either side of it.
 
     Raises:
         SampleError: the box leaves the picture by more than `SLACK`; ``what`` is its name.
@@ -109,4 +113,6 @@ def unit_box(box: Box, width: int, height: int, what: str) -> Box:
     x0, y0, x1, y1 = box
     if min(x0, y0) < -SLACK or x1 > width + SLACK or y1 > height + SLACK:
         raise SampleError(f"{what} leaves the picture of {width} x {height} pixels")
-    return x0 / width, y0 / height, x1 / width, y1 / height
+    exact = (x0 / width, y0 / height, x1 / width, y1 / height)
+    x0, y0, x1, y1 = (float(np.float32(side)) for side in exact)
+    return x0, y0, x1, y1

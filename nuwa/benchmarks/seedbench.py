@@ -35,5 +35,7 @@ class SEEDBench(HubBenchmark):
         return {"question": doc["question"], "options": option_lines([doc[choice] for choice in _CHOICES])}
 
     def score_document(self, doc: Doc, text: str) -> Scores:
-        """Whether the first character of the answer is the letter, in any case: "a dog" counts as A."""
-        return {"seed_image/accuracy": float(text.strip()[:1].lower() == doc["answer"].strip().lower())}
+        """Whether the first character of the answer is the letter, in any case ("a dog" counts as A), or any letter."""
+        said = text.strip()[:1].lower()
+        right = said == doc["answer"].strip().lower()
+        return {"seed_image/accuracy": float(right), "seed_image/parsed": float(said in ("a", "b", "c", "d"))}

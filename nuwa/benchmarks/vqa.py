@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import ClassVar
 
 from nuwa.benchmarks import column_checks as column
@@ -17,8 +18,16 @@ def annotator_answers(value: object) -> list[str]:
     return column.texts([one.get("answer") if isinstance(one, Mapping) else one for one in found])
 
 
+@dataclass(kw_only=True, eq=False)
 class VQAv2(HubBenchmark):
-    """Questions about COCO photographs. lmms-eval v0.3.4 asks the bare question, by a mistake that v0.3.5 mends."""
+    """Questions about COCO photographs. lmms-eval v0.3.4 asks the bare question, by a mistake that v0.3.5 mends.
+
+    ``normalise_agreed=False`` is v0.3.4's rule: where all ten annotators agree their answer stays as it is, so that
+    "none" or "A" by all of them is never met; elsewhere the model's answer is normalised twice. With ``True`` both
+    sides are normalised once, always, as in lmms-eval since #760 and #794.
+    """
+
+    normalise_agreed: bool = False
 
     task: ClassVar = "vqav2"
     columns: ClassVar = {"question_id": column.identifier, "question": column.text, "answers": annotator_answers}
@@ -27,12 +36,11 @@ class VQAv2(HubBenchmark):
     scored: ClassVar = ("answers",)
 
     def score_document(self, doc: Doc, text: str) -> Scores:
-        """Soft accuracy for ``doc["answers"]``, ten texts, which are normalised only if annotators disagree."""
+        """Soft accuracy for ``doc["answers"]``, ten texts."""
         answers = [evalai.on_one_line(answer) for answer in doc["answers"]]
-        said = evalai.normalise_vqa(text)
-        if len(set(answers)) > 1:
-            answers = [evalai.plain_words(evalai.without_punctuation(answer)) for answer in answers]
-            said = evalai.plain_words(evalai.without_punctuation(said))
+        said = evalai.on_one_line(text) if self.normalise_agreed else evalai.normalise_vqa(text)
+        if self.normalise_agreed or len(set(answers)) > 1:
+            said, *answers = (evalai.plain_words(evalai.without_punctuation(one)) for one in (said, *answers))
         return {"vqav2/exact_match": evalai.soft_accuracy(answers, said)}
 
 

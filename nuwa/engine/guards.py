@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+import transformers
+from torch import nn
 from transformers import DynamicCache
 
 from nuwa.engine.state import PrefillState, cached_length, state_of
@@ -66,6 +68,17 @@ def check_prefill(mask: Any, cache: Any, batch: int, length: int, config: Any) -
         )
     if getattr(config, "sliding_window", None) is not None:
         raise SessionError("language models with a sliding window are not supported with pruning")
+
+
+def check_checkpointing(layers: Sequence[nn.Module]) -> None:
+    """Refuse to prune inside layers that run their hooks again when a backward pass recomputes them."""
+    for layer in layers:
+        replays = type(layer).__call__ is not nn.Module.__call__
+        if layer.training and getattr(layer, "gradient_checkpointing", False) and replays:
+            raise SessionError(
+                f"transformers {transformers.__version__} runs hooks again when gradient checkpointing recomputes a "
+                "layer, which pruning inside the LLM cannot follow; use 5.23 or later, or train without checkpointing"
+            )
 
 
 def check_decode(mask: Any, state: PrefillState, batch: int, generated: int, queries: int) -> None:

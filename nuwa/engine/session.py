@@ -190,6 +190,7 @@ class PruningSession:
         segment = first_segment(prompt, self.strategy)
         prompt, segment = self.pruner.tiling.rewrite_prompt(prompt, segment, self.strategy)
         inputs, stages = gather_tokens(embeddings, segment.index), prompt.stages()
+        guards.check_checkpointing(self.adapter.layers if stages else ())
         use_cache = kwargs.get("use_cache")
         if cache is None and (config.use_cache if use_cache is None else use_cache):
             cache = DynamicCache(config=config)

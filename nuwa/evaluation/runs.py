@@ -93,6 +93,12 @@ class Run:
         return first
 
     @property
+    def unread(self) -> dict[str, float]:
+        """The share of answers in which nothing could be read, by task, where a benchmark counts them."""
+        parsed = (name.partition("/") for name in self.metrics)
+        return {task: 1 - self.metrics[f"{task}/parsed"] for task, _, name in parsed if name == "parsed"}
+
+    @property
     def probe(self) -> dict[str, Any]:
         """What the speed probe measured at batch size 1; empty where it did not."""
         return next((entry for entry in self.speed or () if entry["batch"] == 1), {})

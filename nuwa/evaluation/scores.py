@@ -17,6 +17,16 @@ class RunScore:
     metric: str = ""
 
     @property
+    def task(self) -> str:
+        """The task that it is a metric of."""
+        return self.metric.partition("/")[0]
+
+    @property
+    def unread(self) -> float | None:
+        """The share of the task's answers in which nothing could be read, which the metric fails or leaves out."""
+        return self.run.unread.get(self.task)
+
+    @property
     def value(self) -> float | None:
         """The metric, in its benchmark's unit."""
         return self.run.metrics.get(self.metric)
@@ -54,6 +64,7 @@ class RunScore:
             "retained": self.retained.get("value"),
             "retained_low": self.retained.get("low"),
             "retained_high": self.retained.get("high"),
+            "unread": self.unread,
             "tokens": run.tokens_entering,
             "llm_tflops": run.llm_tflops,
             "n": run.n,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pkgutil
 from importlib import import_module
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from nuwa.models.base import Family
 
@@ -63,11 +63,32 @@ def family_of(config: PreTrainedConfig) -> Family:
 
 
 def adapter_for(model: nn.Module) -> Family:
-    """The family of a loaded model, attached to it.
+    """The family of a loaded model, attached to it; PEFT's wrapping is taken off.
 
     Raises:
         ValueError: the family is not supported, or the model is one that it does not support.
     """
+    if hasattr(model, "get_base_model"):
+        model = cast(Any, model).get_base_model()
+    _check_unwrapped(model)
     config = getattr(model, "config", None)
     kind = family_class(getattr(config, "model_type", type(model).__name__))
     return kind(cast("PreTrainedConfig", config), cast("GenerativeModel", model))
+
+
+def _check_unwrapped(model: nn.Module) -> None:
+    """Refuse what wraps a model of transformers, or is a part of one, and say where the model is."""
+    from torch.nn import DataParallel
+    from transformers import PreTrainedModel
+
+    kind = type(model).__name__
+    if isinstance(model, DataParallel):
+        raise ValueError(
+            f"{kind} copies its model to every GPU at each call, and a session is about one; run one process per GPU "
+            "(trainer=ddp), or load the model with device_map"
+        )
+    inside = next((name for name in ("module", "_orig_mod", "base_model") if hasattr(model, name)), None)
+    if inside and not isinstance(model, PreTrainedModel):
+        raise ValueError(f"{kind} wraps a model; prune the one inside it (its .{inside})")
+    if isinstance(model, PreTrainedModel) and not model.can_generate():
+        raise ValueError(f"{kind} has no head; prune the model around it, the one that has generate()")

@@ -41,8 +41,8 @@ def stage2_count(first: int) -> int:
 
 def release_weights(similar: Tensor, keep: Tensor, pillar: Tensor, grid: Grid, d_thresh: float) -> Tensor:
     """Weights (B, K, N) from similarity features (B, N, D): rows normalised, then the own weight set to one."""
-    weight = affinity(similar, keep, grid, d_thresh).masked_fill_(pillar[..., None], 0)
-    weight /= weight.sum(-1, keepdim=True) + 1e-8
+    weight = affinity(similar, keep, grid, d_thresh).masked_fill(pillar[..., None], 0)
+    weight = weight / (weight.sum(-1, keepdim=True) + 1e-8)
     return weight.scatter_(-1, keep[..., None], 1.0)
 
 

@@ -33,13 +33,14 @@ def distance_weight(grid: Grid, keep: Tensor, d_thresh: float) -> Tensor:
 def affinity(similar: Tensor, keep: Tensor, grid: Grid, d_thresh: float) -> Tensor:
     """A * P of kept tokens (B, K) to all, A_ij = ReLU(cos(v_i, v_j)) of ``similar`` (B, N, D): (B, K, N)."""
     direction = functional.normalize(similar.float(), dim=-1)
-    return (gather_tokens(direction, keep) @ direction.mT).relu_().mul_(distance_weight(grid, keep, d_thresh))
+    # in this order, since the gradient of a ReLU is read off its result, which nobody may change any more
+    return (gather_tokens(direction, keep) @ direction.mT).mul_(distance_weight(grid, keep, d_thresh)).relu_()
 
 
 def collector_weights(similar: Tensor, keep: Tensor, grid: Grid, d_thresh: float) -> Tensor:
     """W: rows of `affinity`, each summing to one (to zero where a token resembles none, itself included): (B, K, N)."""
     weight = affinity(similar, keep, grid, d_thresh)
-    return weight.div_(weight.sum(-1, keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny))
+    return weight / weight.sum(-1, keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny)
 
 
 def aggregate(features: Tensor, keep: Tensor, pillar: Tensor, weight: Tensor) -> Tensor:

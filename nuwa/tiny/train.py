@@ -119,16 +119,19 @@ class Training(lightning.LightningModule):
         return losses, answers.metrics(logits.detach()) | place
 
 
-def train(tiny: TinyModel, recipe: Recipe, out: Path, resume: bool = False, processes: int = 1) -> Training:
+def train(
+    tiny: TinyModel, recipe: Recipe, out: Path, resume: bool = False, processes: int = 1, accelerator: str = "cpu"
+) -> Training:
     """Run the recipe, checkpoints and log.csv in ``out``; ``resume`` continues from ``out/last.ckpt``.
 
     ``processes`` share every batch; on a few cores this is faster than threads, as the matrices are small.
+    ``accelerator`` is Lightning's: cpu or gpu.
     """
     lightning.seed_everything(recipe.seed)
     out.mkdir(parents=True, exist_ok=True)
     saver = ModelCheckpoint(out, filename="last", every_n_train_steps=SAVE_EVERY, enable_version_counter=False)
     trainer = lightning.Trainer(
-        accelerator="cpu",
+        accelerator=accelerator,
         devices=processes,
         strategy="auto" if processes == 1 else "ddp_find_unused_parameters_true",
         precision="bf16-mixed",
@@ -152,13 +155,21 @@ def train(tiny: TinyModel, recipe: Recipe, out: Path, resume: bool = False, proc
     argument("--resume", action="store_true"),
     argument("--processes", type=int, default=1),
     argument("--threads", type=int, default=1, help="of every process"),
+    argument("--accelerator", choices=("cpu", "gpu"), default="cpu"),
 )
 def main(options: Namespace) -> None:
     """Command line."""
     torch.set_num_threads(options.threads)
     tiny = TINY_MODELS[options.model]
     recipe = Recipe.load(options.recipe or tiny.recipe)
-    train(tiny, recipe, options.out or Path("outputs", f"tiny_{tiny.name}"), options.resume, options.processes)
+    train(
+        tiny,
+        recipe,
+        options.out or Path("outputs", f"tiny_{tiny.name}"),
+        options.resume,
+        options.processes,
+        options.accelerator,
+    )
 
 
 if __name__ == "__main__":

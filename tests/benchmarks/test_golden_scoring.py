@@ -21,7 +21,7 @@ from nuwa.benchmarks import (
     vqa,
 )
 from nuwa.benchmarks.column_checks import checked
-from nuwa.benchmarks.scoring import NO_BOX, normalise_answer, parse_box
+from nuwa.benchmarks.scoring import NO_BOX, normalise_answer, parse_box, unit_box
 
 GOLDEN = Path(__file__).parents[1] / "golden/scoring"
 
@@ -40,8 +40,8 @@ def near(value):
 
 
 def single(scores):
-    """The only score."""
-    ((_, value),) = scores.items()
+    """The only score, beside which may stand whether the answer could be read."""
+    (value,) = (value for name, value in scores.items() if not name.endswith("/parsed"))
     return value
 
 
@@ -79,6 +79,20 @@ def test_vqav2():
         sample["mine"] = single(scorer(vqa.VQAv2)(doc, sample["prediction"]))
         assert sample["mine"] == near(sample["per_sample"]["exact_match"]), sample
     assert mean(sample["mine"] for sample in data["samples"]) == near(data["aggregate"]["exact_match"])
+
+
+@pytest.mark.parametrize(
+    ("agreed", "said", "as_released", "corrected"),
+    [("none", "none", 0.0, 1.0), ("A", "A", 0.0, 1.0), ("Yes", "Yes", 0.0, 1.0), ("it's", "it's", 0.0, 1.0),
+     ("two", "two", 0.0, 1.0), ("don't", "dont", 1.0, 1.0), ("black", "Black.", 1.0, 1.0), ("black", "red", 0.0, 0.0)],
+)  # fmt: skip
+def test_vqav2_where_all_annotators_agree(agreed, said, as_released, corrected):
+    """lmms-eval's mended rule (#794): both sides are normalised, whether annotators agree or not."""
+    doc = {"answers": [agreed] * 10}
+    assert single(scorer(vqa.VQAv2)(doc, said)) == as_released
+    assert single(scorer(vqa.VQAv2, normalise_agreed=True)(doc, said)) == corrected
+    mixed = {"answers": [agreed] * 9 + ["other"]}
+    assert single(scorer(vqa.VQAv2, normalise_agreed=True)(mixed, said)) == corrected
 
 
 @pytest.mark.parametrize("name", ["textvqa_val", "vqav2_val"])
@@ -132,6 +146,8 @@ def test_pope(name):
         groups[name] = (own, expected)
     for own, expected in groups.values():
         found = numbers(pope.POPE, map(answered, own), yes_ratio_of="truth")
+        read = mean(normalise_answer(text, False) in ("yes", "no") for _, text in own)
+        assert found.pop("pope/parsed") == near(read)
         assert {name: value for name, value in found.items() if name.count("/") == 1} == near(
             {f"pope/{key.removeprefix('pope_')}": value for key, value in expected.items()}
         )
@@ -148,6 +164,7 @@ def test_mme():
     for (doc, text), sample in zip(pairs, data["samples"], strict=True):
         assert mme.parse_yes_no(text) == sample["per_sample"]["parsed"], text
         assert single(scorer(mme.MME)(doc, text)) == sample["per_sample"]["score"]
+        assert scorer(mme.MME)(doc, text)["mme/parsed"] == float(sample["per_sample"]["parsed"] != "other")
     rows = [{"target": doc, "prediction": text} for doc, text in pairs]
     found = numbers(mme.MME, rows)
     assert {name: found[f"mme/{name}"] for name in data["per_category"]} == near(data["per_category"])
@@ -155,6 +172,8 @@ def test_mme():
         assert found[f"mme/{name.removeprefix('mme_')}"] == near(value)
     assert found["mme/total_score"] == near(data["mme_total_perception_plus_cognition"])
     one, more = (numbers(mme.MME, rows[:count]) for count in (2, 3))
+    assert one.pop("mme/parsed") == mean(mme.parse_yes_no(text) != "other" for _, text in pairs[:2])
+    assert more.pop("mme/parsed") == mean(mme.parse_yes_no(text) != "other" for _, text in pairs[:3])
     assert one == more  # a picture of which a question is missing does not count
     assert one["mme/cognition_score"] == 0.0 and one["mme/total_score"] == one["mme/perception_score"] > 0
 
@@ -167,12 +186,15 @@ def test_mmbench():
         assert mmbench.parse_letter(text) == sample["per_sample"]["option_inferred"], text
         assert mmbench.parse_answer(doc, text) == sample["per_sample"]["prefetch"], text
         scored.append({"target": doc, "scores": scorer(mmbench.MMBench)(doc, text)})
+        assert scored[-1]["scores"]["mmbench/parsed"] == float(sample["per_sample"]["prefetch"] is not None)
     found = numbers(mmbench.MMBench, scored, circular=True)
     _same_as_mmbench(found, "circular", data["aggregate_unparsed_wrong"])
+    assert next(iter(found)) == "mmbench/circular" and list(found)[-1] == "mmbench/parsed"
+    assert found["mmbench/parsed"] == near(mean(bool(sample["per_sample"]["prefetch"]) for sample in data["samples"]))
     base_rows = [row for row in scored if row["target"]["index"] < mmbench.ROTATION]
     vanilla = numbers(mmbench.MMBench, base_rows, circular=False)
     _same_as_mmbench(vanilla, "vanilla", data["aggregate_vanilla_base_rows_unparsed_wrong"])
-    assert found["mmbench/vanilla"] == vanilla["mmbench/vanilla"]
+    assert found["mmbench/vanilla"] == vanilla["mmbench/vanilla"] and next(iter(vanilla)) == "mmbench/vanilla"
     for base, hit in data["circular_hits_unparsed_wrong"].items():
         own = [row for row in scored if row["target"]["index"] % mmbench.ROTATION == int(base)]
         assert numbers(mmbench.MMBench, own, circular=True)["mmbench/circular"] == hit
@@ -221,7 +243,7 @@ def test_mmmu():
         doc, text, expected = sample["doc"], sample["prediction"], sample["per_sample"]
         if expected["random_fallback"]:
             assert mmmu.parse_choice(mmmu.listed(doc["options"]), text) is None
-            assert single(scorer(mmmu.MMMU)(doc, text)) == 0.0
+            assert scorer(mmmu.MMMU)(doc, text) == {"mmmu/acc": 0.0, "mmmu/parsed": 0.0}
             continue
         if doc["question_type"] == "open":
             assert set(mmmu.parse_open(text)) == set(expected["parsed"]), text
@@ -249,7 +271,15 @@ def test_mmvet_capabilities_and_no_judge():
 @pytest.mark.parametrize("name", ["refcoco_bbox_rec_test", "refcoco+_bbox_rec_testA", "refcocog_bbox_rec_test"])
 def test_refcoco(name):
     data = golden(name)
-    rows = []
+    family, rows = refcoco.RefCOCO.unloaded({}), []
+    made = [
+        family.document(
+            {"answer": row["answer"], "bbox": row["bbox_xywh"]}, part, [(row["image_width"], row["image_height"])]
+        )
+        for row in data["raw_rows"]
+        for part in range(len(row["answer"]))
+    ]
+    assert [list(doc["bbox"]) for doc in made] == [sample["doc"]["bbox"] for sample in data["samples"]]
     for sample in data["samples"]:
         assert list(parse_box(sample["prediction"].strip()) or NO_BOX) == sample["parsed"], sample["prediction"]
         rows.append(scorer(refcoco.RefCOCO)(sample["doc"], sample["prediction"]))
@@ -273,6 +303,17 @@ def test_real_refcoco_in_both_frames():
     for style, expected in data["aggregate"].items():
         for key, value in expected.items():
             assert mean(row[f"refcoco/{key.removeprefix('refcoco_')}"] for row in by_style[style]) == near(value)
+
+
+def test_targets_are_rounded_as_the_reference_stores_them():
+    """An answer whose centre lies on the edge of the box, in double precision inside of it, in single outside."""
+    corners = (31.920000076293945, 57.65999984741211, 142.3300018310547, 367.9100036621094)
+    x0, y0, x1, y1 = corners
+    row = {"answer": ["the cup"], "bbox": [x0, y0, x1 - x0, y1 - y0]}
+    doc = refcoco.RefCOCO.unloaded({}).document(row, 0, [(425, 640)])
+    assert doc["bbox"] == unit_box(corners, 425, 640, "it")
+    scores = scorer(refcoco.RefCOCO)(doc, "[0.2426, 0.0901, 0.5774, 0.6650]")
+    assert scores["refcoco/Center_ACC"] == 0.0 and scores["refcoco/parsed"] == 1.0
 
 
 def test_qwen_refcoco():
@@ -307,6 +348,31 @@ def test_scienceqa_prefix():
     assert scorer(scienceqa.ScienceQA)({"answer": 1}, "B. a dog")["scienceqa/exact_match"] == 0.0
     assert scorer(scienceqa.ScienceQA, accept_prefix=True)({"answer": 1}, "B. a dog")["scienceqa/exact_match"] == 1.0
     assert scorer(scienceqa.ScienceQA, accept_prefix=True)({"answer": 0}, "B. a dog")["scienceqa/exact_match"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("kind", "doc", "read", "unread"),
+    [(pope.POPE, {"answer": "yes"}, ["Yes", " no\n"], ["Yes.", "maybe", ""]),
+     (mme.MME, {"answer": "Yes"}, ["Y.", "No, it is not"], ["It is not", ""]),
+     (mmmu.MMMU, {"question_type": "multiple-choice", "options": "['red', 'blue']", "answer": "A"},
+      ["(B)", "A"], ["", "C"]),
+     (mmmu.MMMU, {"question_type": "open", "options": "[]", "answer": "24"}, ["about 7"], ["", " "]),
+     (scienceqa.ScienceQA, {"answer": 0}, ["A", "b"], ["A. the dog", "", "AB"]),
+     (seedbench.SEEDBench, {"answer": "A"}, ["A", "d it is"], ["", "(A)", "the"])],
+)  # fmt: skip
+def test_answers_that_could_not_be_read_are_told_from_wrong_ones(kind, doc, read, unread):
+    def parsed(text):
+        (value,) = (value for name, value in scorer(kind)(doc, text).items() if name.endswith("/parsed"))
+        return value
+
+    assert [*map(parsed, read)] == [1.0] * len(read) and [*map(parsed, unread)] == [0.0] * len(unread)
+
+
+def test_popes_f1_stands_beside_the_share_that_could_be_read():
+    said = [("yes", "yes"), ("no", "no"), ("yes", "maybe"), ("no", "I cannot tell")]
+    rows = [answered(({"answer": truth, "category": "random"}, text)) for truth, text in said]
+    found = numbers(pope.POPE, rows, yes_ratio_of="truth")
+    assert (found["pope/f1_score"], found["pope/parsed"]) == (1.0, 0.5)
 
 
 MALFORMED = ["", " ", "\n", "[", "[]", "[1,2,3]", "[nan, 0, 0, 1]", "((((", "\x00", "é" * 300, "<image>", "-", "1e999"]

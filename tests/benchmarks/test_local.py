@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.published import benchmark
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from PIL import Image
@@ -82,6 +83,20 @@ def test_pictures_are_turned_upright_and_made_rgb(folder):
     Image.open(folder / "b.jpg").convert("L").save(folder / "turned.jpg", exif=exif)
     image = Local(write(folder, {**QUESTION, "image": "turned.jpg"}))[0].images[0]
     assert image.size == (200, 400) and image.mode == "RGB"
+
+
+def test_a_box_in_the_stored_frame_of_a_turned_photograph_says_so(folder):
+    """The upright picture is 200 x 400; the box fits the 400 x 200 that the file holds."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(folder / "b.jpg").save(folder / "turned.jpg", exif=exif)
+    reason = error_of(folder, EXPRESSION | {"image": "turned.jpg", "box": [200, 60, 390, 190]})
+    assert "leaves the picture of 200 x 400 pixels; the photograph is stored as 400 x 200 and was turned" in reason
+    assert "turned" not in error_of(folder, EXPRESSION | {"box": [200, 60, 390, 390]})
+    row = {"question_id": "q", "answer": ["x"], "bbox": [200, 60, 190, 100], "image": "turned.jpg"}
+    (folder / "testA.jsonl").write_text(json.dumps(row), encoding="utf-8")
+    with pytest.raises(SampleError, match=r"leaves the picture of 200 x 400 pixels; .* stored as 400 x 200 and"):
+        benchmark("refcoco_testA", folder)[0]
 
 
 def test_which_file_is_read(folder):

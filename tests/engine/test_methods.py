@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 
 import pytest
 import torch
 from helpers.families import FAMILIES, PLAIN, PROMPTS
+from helpers.methods import CASES, METHODS, UNSUITED, pruner_for
 from helpers.support import plain_attention, plain_decode, positions_of, tapped, tapped_features
 
 import nuwa
@@ -15,16 +15,11 @@ from nuwa.models import adapter_for
 from nuwa.pruners.base import MisfitError, VisionContext
 from nuwa.pruning.budget import Budget
 
-METHODS = sorted(path.stem for path in (Path(__file__).parents[2] / "conf" / "pruner").glob("*.yaml"))
 REORDER = ("composed", "dart", "nuwa", "nuwa_release", "prumerge", "sparsevlm", "visionzip")
 """Methods that merge tokens or change their order."""
 BATCH = ("middle", "two", "last")
 """Three prompts of different lengths with 1, 2 and 1 images."""
-NO_CLS = ("llava_onevision", *(name for name in FAMILIES if name.startswith("qwen")))
-UNSUITED = {"prumerge": NO_CLS, "prumerge_plus": NO_CLS, "downsample": ("llava_next", *NO_CLS)}
-"""Methods that need a CLS token or one image size, and the families that have none."""
 LLAVA = FAMILIES["llava"]
-CASES = [(f, m) for f in FAMILIES for m in METHODS if f not in UNSUITED.get(m, ())]
 LATER = {("llava_onevision", method) for method in METHODS if method not in ("nuwa", "visionzip", "fastv", "sparsevlm")}
 """Cases that differ from LLaVA-NeXT's in what is read off the tower only."""
 
@@ -46,12 +41,6 @@ def model():
 @pytest.fixture
 def family(request):
     return FAMILIES[request.param]
-
-
-def pruner_for(name: str, family=LLAVA):
-    """About a third of the tokens; a family of many image sizes gets a ratio."""
-    budget = None if name == "none" else 20 if family is LLAVA else Budget(ratio=0.34)
-    return nuwa.load_pruner(name, budget=budget, seed=3)
 
 
 def inputs_for(*rows: int, numbered: bool = False):
@@ -122,7 +111,7 @@ def test_methods_that_do_not_fit_are_refused_before_the_first_call(family, name)
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "none"])
 def test_measured_tokens_meet_the_budget(model, name):
-    pruner = pruner_for(name)
+    pruner = pruner_for(name, LLAVA)
     with torch.no_grad(), nuwa.prune(model, pruner) as session:
         model(**inputs_for(0, 1))
     report = session.report()

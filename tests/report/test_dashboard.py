@@ -19,6 +19,11 @@ def records(content):
     return [score.record for score in scores_of(Run.of(content))]
 
 
+def test_scores_of_a_run_say_how_many_answers_were_not_read():
+    metrics = {"pope/f1_score": 1.0, "pope/parsed": 0.5, "vqa/exact_match": 0.5}
+    assert [record["unread"] for record in records(result("nuwa", metrics))] == [0.5, 0.5, None]
+
+
 def test_scores_of_a_run():
     kept = {GQA: {"value": 0.9, "low": 0.85, "high": 0.95}}
     run = result("nuwa", {GQA: 0.55, "gqa/parsed": 1.0}, average=64, options={"d_thresh": 18.0}, retention=kept)

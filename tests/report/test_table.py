@@ -92,6 +92,23 @@ def test_values_of_a_choice_side_by_side(capsys):
         rows_of(results, choice="budget")
 
 
+def test_answers_that_could_not_be_read_stand_beside_their_scores(tmp_path, capsys):
+    def run(method, parsed, **more):
+        metrics = {"pope/f1_score": 1.0, "pope/parsed": parsed, "pope/f1_score/random": 1.0}
+        return result(method, 0.5, **more) | {"metrics": metrics}
+
+    whole, half = run("none", 1.0), run("nuwa", 0.5)
+    assert [row["pope unread"] for row in rows_of([whole, half])] == ["", "50.0%"]
+    assert "pope unread" not in runs_section(runs_of([whole]), "").columns
+    assert "vqa unread" not in runs_section(runs_of([result("nuwa", 0.5)]), "").columns
+    others = [run("nuwa", 0.75, d_thresh=9.0), run("nuwa", 0.5, d_thresh=18.0)]
+    (row,) = rows_of(others, choice="d_thresh")
+    assert row["pope unread"] == "25.0% / 50.0%"
+    write_result(tmp_path, half | {"run_key": "run0"})
+    main([str(tmp_path), "--expected", "table5"])
+    assert "answers that could not be read: nuwa pope 50.0% (run0)" in capsys.readouterr().out
+
+
 def test_formats(runs, capsys):
     section = runs_section(collect(find_runs(runs)), "")
     assert "a | b [bold]" in section.text("markdown")

@@ -19,7 +19,7 @@ def paper_sections(table: PaperTable, runs: Sequence[Run]) -> list[Section]:
     values = match_paper(table, runs)
     others, costs = retention_rows(table, runs), cost_rows(table, runs)
     touched = any(value.state not in (MISSING, NO_METHOD) for value in values)
-    unknown = [f"{run.run_key}: {run.reason}" for run in runs if not run.config]
+    unknown = [f"{run.run_key}: {run.reason}" for run in runs if not run.config] + _unread(runs)
     sections = []
     if touched or not (others or costs):
         rows, notes = wide_rows(table, values), [PAPER_LEGEND, *remarks(values), *unknown]
@@ -30,6 +30,17 @@ def paper_sections(table: PaperTable, runs: Sequence[Run]) -> list[Section]:
             reasons = [f"{r['method']} {r['tokens']}: {r['run']}: {r['reason']}" for r in rows if r.get("reason")]
             sections.append(_other_section(table, rows, [legend, *reasons, *unknown], fails=not touched))
     return sections
+
+
+def _unread(runs: Sequence[Run]) -> list[str]:
+    """Which scores hide answers that could not be read, on one line."""
+    shares = [
+        f"{run.method} {task} {share:.1%} ({run.run_key})"
+        for run in runs
+        for task, share in run.unread.items()
+        if share
+    ]
+    return [f"answers that could not be read: {', '.join(shares)}"] if shares else []
 
 
 def printed_section(table: PaperTable) -> Section:

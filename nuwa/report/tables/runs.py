@@ -31,7 +31,12 @@ class RunsTable:
     def rows(self) -> list[TableRow]:
         """One row for each run."""
         return [
-            self.choices(run) | self._tokens(run) | self._scores(run) | self._costs(run) | _outcome(run)
+            self.choices(run)
+            | self._tokens(run)
+            | self._scores(run)
+            | self._unread(run)
+            | self._costs(run)
+            | _outcome(run)
             for run in self.runs
         ]
 
@@ -71,7 +76,8 @@ class RunsTable:
             for value in values:
                 shown = self._score(RunScore(group[value], metric)) if value in group else ""
                 row[f"{metric}, {value}" if value else metric] = shown
-        return row | _shared([self._costs(run) for run in group.values()]) | _outcome(first)
+        row |= _shared([self._unread(run) | self._costs(run) for run in group.values()])
+        return row | _outcome(first)
 
     def _rank(self, run: Run) -> tuple:
         """Sorts runs: numbers by size, texts by letter, missing values first."""
@@ -86,7 +92,12 @@ class RunsTable:
     def _scores(self, run: Run) -> TableRow:
         scores = [RunScore(run, name) for name in self.metrics]
         row: TableRow = {score.metric: self._score(score) for score in scores}
-        return row | {f"{score.metric.split('/')[0]} retained": _retained(score) for score in scores}
+        return row | {f"{score.task} retained": _retained(score) for score in scores}
+
+    def _unread(self, run: Run) -> TableRow:
+        """The share of answers that the scores fail or leave out because nothing could be read in them, if any."""
+        scores = [RunScore(run, name) for name in self.metrics]
+        return {f"{score.task} unread": f"{score.unread:.1%}" if score.unread else "" for score in scores}
 
     def _score(self, score: RunScore) -> str:
         """A metric with its standard error, or its 95 % interval if it has one."""
