@@ -10,11 +10,13 @@ I images of a prompt.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from nuwa.pruners.base import LLMContext, LLMDecision, Pruner, VisionContext, VisionDecision
+from nuwa.pruning.merging import member_counts
 
 
 class DecisionError(ValueError):
@@ -32,15 +34,55 @@ def kept_cells(pruner: Pruner, context: VisionContext, decision: VisionDecision,
     if keep.dim() != 2 or len(keep) != len(context.ids) or keep.dtype != torch.long:
         expected = f"({len(context.ids)}, {planned}) torch.int64"
         raise DecisionError(f"{stage}: keep is {tuple(keep.shape)} {keep.dtype}, not {expected}")
-    if decision.features is not None and decision.features.shape[:2] != keep.shape:
-        raise DecisionError(f"{stage}: features are {tuple(decision.features.shape)}, but keep is {tuple(keep.shape)}")
+    for name in ("features", "projected"):
+        made = getattr(decision, name)
+        if made is not None and made.shape[:2] != keep.shape:
+            raise DecisionError(f"{stage}: {name} are {tuple(made.shape)}, but keep is {tuple(keep.shape)}")
+    if decision.counts is not None and decision.counts.shape != keep.shape[:1]:
+        raise DecisionError(f"{stage}: counts are {tuple(decision.counts.shape)}, not ({len(keep)},)")
     counts = [keep.shape[1]] * len(keep) if decision.counts is None else decision.counts.tolist()
-    kept = [row[:count] for row, count in zip(keep.cpu(), counts, strict=True)]
-    for name, cells in zip(context.ids, kept, strict=True):
+    kept = [row[: max(count, 0)] for row, count in zip(keep.cpu(), counts, strict=True)]
+    for name, cells, count in zip(context.ids, kept, counts, strict=True):
         mistake = _mistake(cells, math.prod(context.grid), None if pruner.counts_by_itself else planned)
+        if count != len(cells):
+            mistake = f"counts {count} of the {keep.shape[1]} tokens that it names"
         if mistake:
             raise DecisionError(f"{stage}, image {name}: {mistake}")
     return kept
+
+
+def merged_cells(
+    pruner: Pruner, context: VisionContext, decision: VisionDecision, kept: list[Tensor]
+) -> list[tuple[Tensor, Tensor]]:
+    """Of each image, the place in ``kept`` that its cells (N,) went into, and the sizes (K,) of these, on the CPU.
+
+    Without ``members`` each kept cell is its own.
+
+    Raises:
+        DecisionError: a shape is wrong, a member is no place, or a size not a positive number.
+    """
+    keep, cells, stage = decision.keep, math.prod(context.grid), f"pruner {pruner.name}, vision stage"
+    shapes = {"members": (len(keep), cells), "sizes": tuple(keep.shape), "weights": (*keep.shape, cells)}
+    for name, shape in shapes.items():
+        value = getattr(decision, name)
+        if value is not None and tuple(value.shape) != shape:
+            raise DecisionError(f"{stage}: {name} are {tuple(value.shape)}, not {shape}")
+    if decision.members is None:
+        whole = torch.full((cells,), -1)
+        return [(whole.scatter(0, row, torch.arange(len(row))), torch.ones(len(row))) for row in kept]
+    members = decision.members.cpu()
+    sizes = [None] * len(kept) if decision.sizes is None else decision.sizes.float().cpu()
+    merged = []
+    for name, mine, size, row in zip(context.ids, members, sizes, kept, strict=True):
+        wrong = mine[(mine < -1) | (mine >= len(row))]
+        if mine.dtype != torch.long or len(wrong):
+            found = int(wrong[0]) if len(wrong) else mine.dtype
+            raise DecisionError(f"{stage}, image {name}: member of {found}, which is no place among {len(row)} kept")
+        size = member_counts(mine, len(row)).float() if size is None else size[: len(row)]
+        if not bool((size.isfinite() & (size > 0)).all()):
+            raise DecisionError(f"{stage}, image {name}: sizes must be positive numbers, not {size.min():g}")
+        merged.append((mine, size))
+    return merged
 
 
 def _mistake(kept: Tensor, whole: int, planned: int | None) -> str | None:
@@ -68,24 +110,29 @@ def with_text(pruner: Pruner, context: LLMContext, decided: Tensor | LLMDecision
     if decision.keep.shape != shape or decision.keep.dtype != torch.bool:
         found = f"{tuple(decision.keep.shape)} {decision.keep.dtype}"
         raise DecisionError(f"{stage}: keep is {found}, not {tuple(shape)} torch.bool")
-    for name, expected in (("hidden", context.hidden.shape), ("order", shape)):
+    for name, expected in (("hidden", context.hidden.shape), ("order", shape), ("members", shape)):
         value = getattr(decision, name)
         if value is not None and value.shape != expected:
             raise DecisionError(f"{stage}: {name} is {tuple(value.shape)}, not {tuple(expected)}")
-    return LLMDecision(decision.keep & (context.image >= 0) | context.text, decision.hidden, decision.order)
+    return replace(decision, keep=decision.keep & (context.image >= 0) | context.text)
 
 
-def row_lengths(pruner: Pruner, context: LLMContext, keep: Tensor, planned: Tensor) -> list[int]:
-    """How many tokens ``keep`` (B, L) leaves of each row, after a check of the visual ones: ``planned`` (B, I) stay.
+def row_lengths(pruner: Pruner, context: LLMContext, decision: LLMDecision, planned: Tensor) -> list[int]:
+    """How many tokens a decision leaves of each row, after a check of the visual ones: ``planned`` (B, I) stay.
 
     Of an image that has fewer left than planned, all stay. Methods with ``counts_by_itself`` may keep any number.
 
     Raises:
-        DecisionError: other numbers of visual tokens stay.
+        DecisionError: other numbers of visual tokens stay, or one went into a token that does not.
     """
+    keep = decision.keep
     member = context.image[..., None] == torch.arange(planned.shape[1], device=keep.device)
-    counts = torch.cat([keep.sum(1)[:, None], member.sum(1), (member & keep[..., None]).sum(1)], 1).tolist()
-    for (_, *both), names, wanted in zip(counts, context.ids, planned.tolist(), strict=True):
+    lost = _lost_members(context, decision).sum(1)[:, None]
+    counts = torch.cat([keep.sum(1)[:, None], lost, member.sum(1), (member & keep[..., None]).sum(1)], 1).tolist()
+    for (_, astray, *both), names, wanted in zip(counts, context.ids, planned.tolist(), strict=True):
+        if astray:
+            stage = f"pruner {pruner.name}, layer {context.layer}, images {', '.join(names)}"
+            raise DecisionError(f"{stage}: {astray} tokens went into tokens that do not stay")
         there, kept = both[: len(wanted)], both[len(wanted) :]
         for image, name in enumerate(() if pruner.counts_by_itself else names):
             if kept[image] != min(there[image], wanted[image]):
@@ -94,3 +141,14 @@ def row_lengths(pruner: Pruner, context: LLMContext, keep: Tensor, planned: Tens
                     f"visual tokens where {min(there[image], wanted[image])} were planned"
                 )
     return [length for length, *_ in counts]
+
+
+def _lost_members(context: LLMContext, decision: LLMDecision) -> Tensor:
+    """Visual tokens (B, L) that went neither into a visual token that stays, of the same image, nor away (-1)."""
+    members, image = decision.members, context.image
+    if members is None:
+        return torch.zeros_like(decision.keep)
+    inside = (members >= 0) & (members < members.shape[1])
+    place = members.where(inside, 0)
+    stays = inside & decision.keep.gather(1, place) & (image.gather(1, place) == image)
+    return (image >= 0) & (members != -1) & ~stays

@@ -9,6 +9,7 @@ Shape letters: B rows (prompts), L tokens, P tokens that go on, D width.
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -63,7 +64,7 @@ def prune_at(
         decision = with_text(pruner, context, pruner.prune_llm(context, planned.to(segment.image.device)))
         decision = close_rows(prompt, segment, decision)
         images.remember(layer, input_ids, segment, decision)
-    lengths = row_lengths(pruner, context, decision.keep, planned)
+    lengths = row_lengths(pruner, context, decision, planned)
     narrower, places = prompt.narrow(segment, decision.keep, lengths, layer, strategy, decision.order)
     step.state.segments.append(narrower)
     return narrower, gather_tokens(context.hidden if decision.hidden is None else decision.hidden, places)
@@ -81,10 +82,10 @@ def close_rows(prompt: Prompt, segment: Segment, decision: LLMDecision) -> LLMDe
     keep = decision.keep & ~newline
     closed = newline & (_last_key(line, keep, keep.long(), prompt.whole.length) > 0)
     if decision.order is None:
-        return LLMDecision(keep | closed, decision.hidden)
+        return replace(decision, keep=keep | closed)
     closed &= ~_reordered(segment, keep & (line >= 0), decision.order, prompt.images)
     order = torch.where(newline, 2 * _last_key(line, keep, decision.order, prompt.whole.length) + 1, 2 * decision.order)
-    return LLMDecision(keep | closed, decision.hidden, order)
+    return replace(decision, keep=keep | closed, order=order)
 
 
 def _last_key(line: Tensor, keep: Tensor, key: Tensor, length: int) -> Tensor:

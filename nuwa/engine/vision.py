@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nuwa.engine.decisions import kept_cells
+from nuwa.engine.decisions import kept_cells, merged_cells
 from nuwa.models.base import Family
 from nuwa.models.towers import Recording
 from nuwa.pruners.base import Pruner, VisionContext
@@ -99,9 +99,12 @@ def plan_images(
         context = _context(pruner, adapter, plans, group, questions)
         decision = pruner.prune_vision(context, group[0].planned)
         every = kept_cells(pruner, context, decision, group[0].planned)
-        projected = None if decision.features is None else adapter.project(decision.features)
+        merged, projected = merged_cells(pruner, context, decision, every), decision.projected
+        if decision.features is not None:
+            projected = adapter.project(decision.features)
         for row, (piece, cells) in enumerate(zip(group, every, strict=True)):
             kept[piece.image, piece.number] = pruner.tiling.close_rows(piece.view, cells)
+            _note_members(plans[piece.image], piece.view, cells, *merged[row])
             plans[piece.image].extras |= {
                 _numbered(name, piece): _by_cell(values[row], cells, piece) for name, values in decision.extras.items()
             }
@@ -110,6 +113,16 @@ def plan_images(
     for image in {image for image, _ in kept}:
         plans[image].keep = pruner.tiling.concat_views([kept[key] for key in sorted(kept) if key[0] == image])
     return plans
+
+
+def _note_members(plan: ImagePlan, view: VisionView, cells: Tensor, members: Tensor, sizes: Tensor) -> None:
+    """Say in a plan which token each of a view's went into, and how many a kept one stands for."""
+    if plan.members is None or plan.sizes is None:
+        plan.members, plan.sizes = torch.full((plan.layout.n_tokens,), -1), torch.ones(plan.layout.n_tokens)
+    kept, there = view.tokens[cells], view.tokens >= 0
+    into = kept[members].masked_fill(members < 0, -1) if len(kept) else members
+    plan.members[view.tokens[there]] = into[there]
+    plan.sizes[kept[kept >= 0]] = sizes[kept >= 0]
 
 
 def _replaced(image: Tensor, view: VisionView, cells: Tensor, new: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -19,10 +20,8 @@ from nuwa.engine.state import state_of
 from nuwa.models.loaded import LoadedModel
 from nuwa.pictures.geometry import view_frames
 from nuwa.pruners.base import Pruner, VisionContext, VisionDecision
-from nuwa.pruners.nuwa import Nuwa
-from nuwa.pruners.nuwa_release import NuwaRelease, release_weights
 from nuwa.pruning.layout import ImageLayout, VisionView
-from nuwa.pruning.merging import collector_weights
+from nuwa.pruning.merging import member_counts
 from nuwa.pruning.positions import remap
 from nuwa.pruning.segments import Prompt, Segment
 from nuwa.samples import Sample
@@ -45,8 +44,9 @@ class StageTrace:
 class ViewTrace:
     """One grid of an image: the part of the picture that it covers, and what the vision stage did there.
 
-    ``pillars`` and ``collectors`` are patches, None where the method has no such roles; ``weights`` maps a collector to
-    the weights (N,) with which it gathered the patches.
+    ``collectors`` are kept patches that gathered others, ``pillars`` the kept ones that did not, None where the method
+    merges nothing or sees each crop by itself. ``weights`` maps a collector to the weights (N,) with which it gathered
+    the patches.
     """
 
     view: VisionView
@@ -85,8 +85,9 @@ def trace_decisions(session: PruningSession, loaded: LoadedModel, sample: Sample
     for ordinal, plan in enumerate(state.prompt.rows[0]):
         picture = sample.images[ordinal]
         frames = view_frames(loaded.pictures, picture.size, len(plan.layout.views))
+        stitched = len(session.pruner.tiling.views_to_prune(plan.layout)) == len(frames)
         views = [
-            _view_trace(session.pruner, view, frame, seen.get(plan.id + (f"/{number}" if number else "")))
+            _view_trace(view, frame, seen.get(plan.id + (f"/{number}" if number else "")) if stitched else None)
             for number, (view, frame) in enumerate(zip(plan.layout.views, frames, strict=True))
         ]
         region = getattr(session.pruner, "region_size", None) if getattr(session.pruner, "region", False) else None
@@ -97,14 +98,14 @@ def trace_decisions(session: PruningSession, loaded: LoadedModel, sample: Sample
 
 
 @contextmanager
-def _decisions(pruner: Pruner) -> Iterator[dict[str, tuple[VisionContext, VisionDecision, int]]]:
-    """The context and decision of every view that the pruner is asked about, by the view's id, with its row there."""
-    seen: dict[str, tuple[VisionContext, VisionDecision, int]] = {}
+def _decisions(pruner: Pruner) -> Iterator[dict[str, tuple[VisionDecision, int]]]:
+    """The decision about every view that the pruner is asked about, by the view's id, with its row there."""
+    seen: dict[str, tuple[VisionDecision, int]] = {}
     decide = pruner.prune_vision
 
     def prune_vision(context: VisionContext, keep: int) -> VisionDecision:
         decision = decide(context, keep)
-        seen.update({name: (context, decision, row) for row, name in enumerate(context.ids)})
+        seen.update({name: (decision, row) for row, name in enumerate(context.ids)})
         return decision
 
     vars(pruner)["prune_vision"] = prune_vision
@@ -114,28 +115,29 @@ def _decisions(pruner: Pruner) -> Iterator[dict[str, tuple[VisionContext, Vision
         del vars(pruner)["prune_vision"]
 
 
-def aggregation_weights(pruner: Pruner, context: VisionContext, decision: VisionDecision) -> Tensor | None:
-    """The weights (B, K, N) with which Nüwa's collectors gather patches; None for methods that do not tell theirs."""
-    if isinstance(pruner, Nuwa):
-        return collector_weights(context.features, decision.keep, context.grid, pruner.d_thresh)
-    if isinstance(pruner, NuwaRelease) and "states" in context.taps:
-        pillar = decision.extras["pillar"]
-        return release_weights(context.taps["states"], decision.keep, pillar, context.grid, pruner.d_thresh)
-    return None
+def gathering_weights(decision: VisionDecision, row: int) -> Tensor | None:
+    """The weights (K, N) with which an image's kept tokens gathered all tokens: equal ones, if a method has no others.
+
+    None where nothing was merged.
+    """
+    kept = decision.keep.shape[1] if decision.counts is None else int(decision.counts[row])
+    if decision.weights is not None:
+        return decision.weights[row, :kept].cpu()
+    if decision.members is None:
+        return None
+    members = decision.members[row].cpu()
+    return (members == torch.arange(kept)[:, None]) / member_counts(members, kept)[:, None]
 
 
-def _view_trace(
-    pruner: Pruner, view: VisionView, frame: Box, seen: tuple[VisionContext, VisionDecision, int] | None
-) -> ViewTrace:
-    if seen is None or seen[1].extras.get("pillar") is None:
+def _view_trace(view: VisionView, frame: Box, seen: tuple[VisionDecision, int] | None) -> ViewTrace:
+    weights = None if seen is None else gathering_weights(*seen)
+    if seen is None or weights is None:
         return ViewTrace(view, frame)
-    context, decision, row = seen
-    kept, pillar = decision.keep[row].tolist(), decision.extras["pillar"][row].tolist()
-    pillars = [patch for patch, own in zip(kept, pillar, strict=True) if own]
-    collectors = [patch for patch in kept if patch not in pillars]
-    weights = aggregation_weights(pruner, context, decision)
-    gathered = {} if weights is None else dict(zip(kept, weights[row].cpu(), strict=True))
-    return ViewTrace(view, frame, pillars, collectors, {at: gathered[at] for at in collectors if at in gathered})
+    decision, row = seen
+    kept = decision.keep[row, : len(weights)].cpu()
+    gathers = (weights.scatter(1, kept[:, None], 0) != 0).any(1)
+    links = dict(zip(kept[gathers].tolist(), weights[gathers], strict=True))
+    return ViewTrace(view, frame, kept[~gathers].tolist(), list(links), links)
 
 
 def _stages(prompt: Prompt, segments: list[Segment], ordinal: int) -> list[StageTrace]:

@@ -97,15 +97,24 @@ class VisionDecision:
     """Which tokens of a view stay, in the order in which the LLM is to see them.
 
     ``keep`` (B, K): raster indices, unique per row; a token that has no place in the grid (a CLS token) takes the index
-    of a dropped one. ``features`` (B, K, D): the features to use instead of the old ones (merged, pooled), or None.
+    of a dropped one. ``features`` (B, K, D): the features to use instead of the old ones (merged, pooled), or None;
+    ``projected`` (B, K, H): the same behind the projector, for methods that merge there.
     ``extras``: tensors (B, N) or (B, K) worth showing in pictures and analyses, e.g. ``salience``, ``pillar``.
     ``counts`` (B,): how many of the K each image really keeps, the first ones, where a method decides that by itself.
+
+    A method that merges says who went where. ``members`` (B, N): the place in ``keep`` of the token that each one went
+    into, its own for one that stays, -1 for one that is gone. ``sizes`` (B, K): how many tokens each kept one stands
+    for, where that is not the number of its members. ``weights`` (B, K, N): the shares with which each gathered all.
     """
 
     keep: Tensor
     features: Tensor | None = None
     extras: dict[str, Tensor] = field(default_factory=dict)
     counts: Tensor | None = None
+    projected: Tensor | None = None
+    members: Tensor | None = None
+    sizes: Tensor | None = None
+    weights: Tensor | None = None
 
 
 @dataclass
@@ -198,11 +207,14 @@ class LLMDecision:
     ``keep`` (B, L) bool: the visual tokens that stay; what it says of text is not read. ``hidden`` (B, L, D): the
     states to go on with instead of the layer's input, or None; a merged token takes the slot (and the place in the
     image) of a dropped one. ``order`` (B, L) long: sort key of the tokens of a row, non-negative; None: as they stand.
+    ``members`` (B, L) long: the place of the token that each visual one went into, its own for one that stays, -1 for
+    one that is gone; None where nothing was merged.
     """
 
     keep: Tensor
     hidden: Tensor | None = None
     order: Tensor | None = None
+    members: Tensor | None = None
 
 
 def seeded_generator(name: str, seed: int) -> torch.Generator:

@@ -18,7 +18,7 @@ from torch import Tensor
 from nuwa.pruners.base import LLMContext, MethodInfo, Pruner, Tap, VisionContext, VisionDecision, require
 from nuwa.pruning.budget import ModelShape, Schedule, cosine_flops, layer_at, norm_flops, two_stages
 from nuwa.pruning.layout import Grid
-from nuwa.pruning.merging import aggregate, collector_weights
+from nuwa.pruning.merging import aggregate, collected, collector_weights
 from nuwa.pruning.selection import text_relevance, top_by_region, top_quantile, top_tokens
 
 
@@ -110,7 +110,8 @@ class Nuwa(NuwaStages):
         pillar = top_quantile(norm, kept, self.pillar_quantile) & self.pillar
         weight = collector_weights(context.features, kept, context.grid, self.d_thresh)
         features = aggregate(context.features, kept, pillar, weight)
-        return VisionDecision(kept, features, {"salience": salience, "pillar": pillar})
+        extras = {"salience": salience, "pillar": pillar}
+        return VisionDecision(kept, features, extras, **collected(weight, kept, pillar))
 
     def rate(self, context: LLMContext) -> Tensor:
         """Closeness to the question.

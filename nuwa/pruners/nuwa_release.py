@@ -21,7 +21,7 @@ from nuwa.pruners.nuwa import NuwaStages
 from nuwa.pruners.release_next import ReleasedTiling
 from nuwa.pruning.budget import ModelShape, Schedule, attention_score_flops, cosine_flops, layer_at
 from nuwa.pruning.layout import Grid
-from nuwa.pruning.merging import affinity, aggregate
+from nuwa.pruning.merging import affinity, aggregate, collected
 from nuwa.pruning.selection import top_quantile
 
 STAGE1_COUNTS: Mapping[float | None, int] = {64: 112, 128: 224, 192: 336, 160: 290, 320: 582, 640: 1162}
@@ -110,7 +110,8 @@ class NuwaRelease(NuwaStages):
         pillar = top_quantile(strength, kept, quantile) & self.pillar
         weight = release_weights(context.taps["states"], kept, pillar, context.grid, self.d_thresh)
         features = aggregate(context.features, kept, pillar, weight)
-        return VisionDecision(kept, features, {"salience": salience, "pillar": pillar})
+        extras = {"salience": salience, "pillar": pillar}
+        return VisionDecision(kept, features, extras, **collected(weight, kept, pillar))
 
     def rate(self, context: LLMContext) -> Tensor:
         return context.previous.last_attention()

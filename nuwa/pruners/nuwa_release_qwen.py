@@ -22,7 +22,7 @@ from torch import Tensor
 from nuwa.pruners.base import LLMContext, MethodInfo, Pruner, Tap, VisionContext, VisionDecision, require
 from nuwa.pruning.budget import ModelShape, Schedule, attention_score_flops, cosine_flops, layer_at, two_stages
 from nuwa.pruning.layout import Grid, window_order
-from nuwa.pruning.merging import aggregate, collector_weights
+from nuwa.pruning.merging import aggregate, collected, collector_weights
 from nuwa.pruning.selection import top_by_region, top_quantile
 
 PRESETS = {0.25: (0.35, 0.42), 0.5: (0.6, 0.66), 0.75: (0.85, 0.7)}
@@ -107,7 +107,8 @@ class NuwaReleaseQwen(Pruner):
         d_thresh = diagonal_threshold(context.grid, self.distance)
         weight = collector_weights(similar, kept, context.grid, d_thresh)
         features = aggregate(context.features, kept, pillar, weight)
-        return VisionDecision(kept, features, {"salience": salience, "pillar": pillar})
+        extras = {"salience": salience, "pillar": pillar}
+        return VisionDecision(kept, features, extras, **collected(weight, kept, pillar))
 
     def prune_llm(self, context: LLMContext, keep: Tensor) -> Tensor:
         return context.top_k(last_tokens_attention(context.previous), keep)

@@ -6,7 +6,7 @@ The paper reports it without code; sizes are ours: 8x8, 8x16 and 12x16 for avera
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from typing import ClassVar
 
@@ -17,6 +17,7 @@ from torch.nn import functional
 from nuwa.pruners.base import MethodInfo, Pruner, VisionContext, VisionDecision
 from nuwa.pruning.budget import Schedule
 from nuwa.pruning.layout import Grid
+from nuwa.pruning.merging import soft_members
 
 
 def near_squares(count: int) -> list[Grid]:
@@ -57,6 +58,21 @@ def cell_centres(grid: Grid, size: Grid) -> Tensor:
     """The raster index of the token under each pooled cell's centre (rounded down), (height * width of ``size``,)."""
     rows, columns = ((2 * torch.arange(s) + 1) * g // (2 * s) for g, s in zip(grid, size, strict=True))
     return (rows[:, None] * grid[1] + columns).flatten()
+
+
+def pooling_weights(grid: Grid, size: Grid) -> Tensor:
+    """The share that each pooled cell takes of every token: (cells, N). Cells of sides that do not divide share tokens.
+
+    >>> pooling_weights((1, 3), (1, 2))
+    tensor([[0.5000, 0.5000, 0.0000],
+            [0.0000, 0.5000, 0.5000]])
+    """
+    sides = []
+    for cells, pooled in zip(grid, size, strict=True):
+        cell, index = torch.arange(cells), torch.arange(pooled)[:, None]
+        inside = (cell * pooled < (index + 1) * cells) & ((cell + 1) * pooled > index * cells)
+        sides.append(inside / inside.sum(1, keepdim=True))
+    return torch.kron(*sides)
 
 
 class GridPruner(Pruner):
@@ -100,5 +116,7 @@ class Pooling(GridPruner):
     info: ClassVar[MethodInfo] = MethodInfo(signal="place alone", merges=True, counts="ours: near-square grids")
 
     def prune_vision(self, context: VisionContext, keep: int) -> VisionDecision:
-        pooled = pool(context.features, context.grid, pooled_grid(keep, context.grid))
-        return replace(super().prune_vision(context, keep), features=pooled)
+        size, images = pooled_grid(keep, context.grid), len(context.features)
+        kept, pooled = super().prune_vision(context, keep).keep, pool(context.features, context.grid, size)
+        weights = pooling_weights(context.grid, size).to(pooled.device).expand(images, -1, -1)
+        return VisionDecision(kept, pooled, {}, **soft_members(weights, kept))

@@ -21,6 +21,7 @@ from torch.nn.utils.rnn import pad_sequence
 from nuwa.pruners.base import MethodInfo, Tap, VisionContext, VisionDecision, require
 from nuwa.pruners.tiles import TileByTile
 from nuwa.pruning.budget import BudgetError, ModelShape, Schedule, attention_score_flops
+from nuwa.pruning.merging import soft_members
 from nuwa.pruning.scores import softmax_rows
 from nuwa.pruning.selection import strongest
 from nuwa.pruning.tiling import CropByCrop, Tiling
@@ -63,8 +64,8 @@ def fixed_with_grid(attention: Tensor, total: int) -> Tensor:
     return index
 
 
-def merge(features: Tensor, keys: Tensor, attention: Tensor, kept: Tensor, neighbours: int, variant: str) -> Tensor:
-    """New features (K, D) of the ``kept`` (K,) of N tokens: each with its most key-similar others.
+def merging_weights(keys: Tensor, attention: Tensor, kept: Tensor, neighbours: int, variant: str) -> Tensor:
+    """The weights (K, N) of the ``kept`` (K,) of N tokens: of each, of its most key-similar others.
 
     ``paper``: the mean of a token and its ``neighbours`` nearest among the *dropped*, weighted with attention.
     Where all of these have no attention, the token stays as it is.
@@ -74,12 +75,13 @@ def merge(features: Tensor, keys: Tensor, attention: Tensor, kept: Tensor, neigh
     excluded = kept.expand(len(kept), -1) if variant == "paper" else kept[:, None]
     similarity = (direction[kept] @ direction.T).scatter(1, excluded, float("-inf"))
     near = similarity.topk(min(neighbours, len(keys) - excluded.shape[1]), dim=1).indices
-    weight, own = attention[near], attention[kept, None]
-    taken = (weight[..., None] * features[near].float()).sum(1)
+    itself = torch.zeros_like(similarity).scatter(1, kept[:, None], 1)
+    taken = torch.zeros_like(similarity).scatter(1, near, attention[near])
     if variant == "release":
-        return features[kept].float() + taken
-    whole = own + weight.sum(1, keepdim=True)
-    return torch.where(whole > 0, (own * features[kept].float() + taken) / whole, features[kept].float())
+        return itself + taken
+    weights = itself * attention + taken
+    whole = weights.sum(1, keepdim=True)
+    return torch.where(whole > 0, weights / whole, itself)
 
 
 @dataclass
@@ -141,21 +143,24 @@ class PruMerge(TileByTile):
             return VisionDecision(torch.arange(keep, device=context.features.device).expand(images, -1))
         keys = context.taps["keys"]
         attention = one_head_attention(context.taps["query"], keys)
-        parts = [self._merge(*image, keep) for image in zip(context.features, keys[:, 1:], attention, strict=True)]
+        parts = [self._merge(*image, keep) for image in zip(keys[:, 1:], attention, strict=True)]
         counts = torch.tensor([len(index) for index, _ in parts])
-        index, features = (pad_sequence(list(part), batch_first=True) for part in zip(*parts, strict=True))
-        return VisionDecision(index, features.to(context.features.dtype), {"salience": attention}, counts)
+        gathered = [soft_members(weights[None], index[None]) for index, weights in parts]
+        named = {name: pad_sequence([one[name][0] for one in gathered], batch_first=True) for name in gathered[0]}
+        features = (named["weights"] @ context.features.float()).to(context.features.dtype)
+        index = pad_sequence([index for index, _ in parts], batch_first=True)
+        return VisionDecision(index, features, {"salience": attention}, counts, **named)
 
-    def _merge(self, features: Tensor, keys: Tensor, attention: Tensor, keep: int) -> tuple[Tensor, Tensor]:
-        """Indices and features of one image."""
+    def _merge(self, keys: Tensor, attention: Tensor, keep: int) -> tuple[Tensor, Tensor]:
+        """Indices (K,) and weights (K, N) of one image."""
         pooled = self.variant == "release"
         kept = self._choose(attention, max(1, outliers(attention) if self.adaptive else keep - pooled))
-        merged = merge(features, keys, attention, kept, self.neighbours, self.variant)
+        weights = merging_weights(keys, attention, kept, self.neighbours, self.variant)
         dropped = torch.ones(len(attention), dtype=torch.bool, device=attention.device).index_fill(0, kept, False)
         if not pooled or keep == 1 or not dropped.any():
-            return kept, merged
-        rest = (attention[dropped, None] * features[dropped].float()).sum(0, keepdim=True)
-        return torch.cat([kept, attention.masked_fill(~dropped, -1).argmax()[None]]), torch.cat([merged, rest])
+            return kept, weights
+        last = attention.masked_fill(~dropped, -1).argmax()
+        return torch.cat([kept, last[None]]), torch.cat([weights, (attention * dropped)[None]])
 
     def _choose(self, attention: Tensor, count: int) -> Tensor:
         return strongest(attention, count)

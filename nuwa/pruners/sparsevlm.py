@@ -208,35 +208,36 @@ class SparseVLM(ListedPruner):
         score = (weight[:, None] @ rows)[:, 0]
         kept, hidden = torch.zeros_like(context.valid), context.hidden.clone()
         order = torch.arange(kept.shape[1], device=kept.device).repeat(len(kept), 1)
+        members = torch.full_like(order, -1)
         for row, ordinal, mine in context.each_image():
             total = int(keep[row, ordinal])
             if self.adaptive:
                 rank = rank_of(rows[row, weight[row] > 0][:, mine])
                 merged = clusters_for(len(mine) - rank)[1] if self.recycle else 0
                 total = min(len(mine), rank + merged)
-            stay, slots, states = self._choose(context, row, ordinal, mine, score[row, mine], total)
+            stay, slots, recycled, joins = self._choose(context, row, ordinal, mine, score[row, mine], total)
             kept[row, stay] = kept[row, slots] = True
-            hidden[row, slots] = states
+            members[row, stay], members[row, recycled] = stay, slots[joins]
+            if len(slots):
+                means = cluster_means(context.hidden[row, recycled].float(), joins, len(slots))
+                hidden[row, slots] = means.to(hidden.dtype)
             order[row, torch.cat([stay, slots])] = mine[: len(stay) + len(slots)]
-        return LLMDecision(kept, hidden, order)
+        return LLMDecision(kept, hidden, order, members)
 
     def _choose(
         self, context: LLMContext, row: int, ordinal: int, mine: Tensor, score: Tensor, total: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Places that stay, places that merged tokens take, and their states, of one image at places ``mine``."""
-        states = context.hidden[row]
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Of one image at places ``mine``: those that stay, those that clusters take, those recycled, their cluster."""
         if not self.recycle or total >= len(mine):
-            return mine[top_tokens(score, total)], mine[:0], states[:0]
+            return mine[top_tokens(score, total)], mine[:0], mine[:0], mine[:0]
         stay, recycled = (mine[index] for index in split_recycled(score, total))
-        points = states[recycled].float()
+        points = context.hidden[row, recycled].float()
         noise = None
         if self.tie_noise:
             generator = context.generator(row, ordinal, self.seed)
             noise = 1e-6 * torch.rand(len(points), generator=generator).to(points.device)
-        clusters = total - len(stay)
-        centres, member = density_clusters(points, clusters, noise)
-        merged = cluster_means(points, member, clusters).to(states.dtype)
-        return stay, recycled[centres], merged
+        centres, joins = density_clusters(points, total - len(stay), noise)
+        return stay, recycled[centres], recycled, joins
 
     def metric_flops(self, n_tokens: int, shape: ModelShape) -> float:
         """One attention row per stage (the number of raters depends on the question) and all pairs of the recycled."""

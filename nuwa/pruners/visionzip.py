@@ -20,6 +20,7 @@ from nuwa.pruners.base import MethodInfo, Tap, VisionContext, VisionDecision, re
 from nuwa.pruners.tiles import TileByTile
 from nuwa.pruning.budget import ModelShape, attention_score_flops, cosine_flops
 from nuwa.pruning.masks import gather_tokens
+from nuwa.pruning.merging import join
 from nuwa.pruning.selection import top_tokens
 
 
@@ -38,15 +39,19 @@ def split_rest(dominant: Tensor, n_tokens: int, contextual: int) -> tuple[Tensor
     return rest[:, is_target], rest[:, ~is_target]
 
 
-def merge_context(features: Tensor, metric: Tensor, targets: Tensor, others: Tensor, average: bool) -> Tensor:
-    """Each target with the others most cosine-similar to it: (B, contextual, D).
+def nearest_target(metric: Tensor, targets: Tensor, others: Tensor) -> Tensor:
+    """Which of the targets (B, contextual) each of the others (B, M) is most cosine-similar to: (B, M)."""
+    direction = functional.normalize(metric, dim=-1)
+    return (gather_tokens(direction, others) @ gather_tokens(direction, targets).mT).argmax(-1)
+
+
+def merge_context(features: Tensor, targets: Tensor, others: Tensor, nearest: Tensor, average: bool) -> Tensor:
+    """Each target with the others whose ``nearest`` it is: (B, contextual, D).
 
     ``average``: the mean of them all; otherwise the target plus the mean of the others. A target that nobody chose
     stays as it is.
     """
-    direction = functional.normalize(metric, dim=-1)
-    similarity = gather_tokens(direction, others) @ gather_tokens(direction, targets).mT
-    assigned = functional.one_hot(similarity.argmax(-1), targets.shape[1]).float()
+    assigned = functional.one_hot(nearest, targets.shape[1]).float()
     own, count = gather_tokens(features, targets).float(), assigned.sum(1)[..., None]
     gathered = assigned.mT @ gather_tokens(features, others).float()
     merged = (own + gathered) / (1 + count) if average else own + gathered / count.clamp_min(1)
@@ -103,11 +108,13 @@ class VisionZip(TileByTile):
         if cls is not None:
             index.insert(0, others[:, :1])
             features.insert(0, cls.to(context.features.dtype))
-        if contextual:
-            index.append(targets)
-            metric = key_metric(context.taps["keys"], attention.shape[1])
-            features.append(merge_context(context.features, metric, targets, others, self.variant == "paper"))
-        return VisionDecision(torch.cat(index, 1), torch.cat(features, 1), {"salience": salience})
+        if not contextual:
+            return VisionDecision(torch.cat(index, 1), torch.cat(features, 1), {"salience": salience})
+        nearest = nearest_target(key_metric(context.taps["keys"], attention.shape[1]), targets, others)
+        features.append(merge_context(context.features, targets, others, nearest, self.variant == "paper"))
+        kept = torch.cat([*index, targets], 1)
+        members = join(kept, salience.shape[1], others, nearest + keep - contextual)
+        return VisionDecision(kept, torch.cat(features, 1), {"salience": salience}, members=members)
 
     def concat_tiles(self, tiles: Sequence[Tensor]) -> Tensor:
         ends = [len(tile) - self._merged(len(tile)) for tile in tiles]

@@ -1,4 +1,4 @@
-"""Nüwa's aggregation: kept tokens collect their like from nearby. Pure functions.
+"""Merging: who went into whom, and Nüwa's aggregation: kept tokens collect their like from nearby. Pure functions.
 
 Shape letters: B images, N tokens of a view, K kept tokens, D feature width.
 """
@@ -13,6 +13,44 @@ from torch.nn import functional
 
 from nuwa.pruning.layout import Grid, coordinates
 from nuwa.pruning.masks import gather_tokens
+
+
+def join(keep: Tensor, n_tokens: int, joined: Tensor, slots: Tensor) -> Tensor:
+    """The place among the kept tokens (B, K) that each of ``n_tokens`` went into, -1 where it is gone: (B, N).
+
+    Kept tokens are their own; the tokens ``joined`` (B, M) went into those at the places ``slots`` (B, M).
+
+    >>> join(torch.tensor([[4, 0]]), 5, joined=torch.tensor([[1, 3]]), slots=torch.tensor([[0, 0]])).tolist()
+    [[1, 0, -1, 0, 0]]
+    """
+    own = torch.arange(keep.shape[1], device=keep.device).expand_as(keep)
+    gone = torch.full((len(keep), n_tokens), -1, device=keep.device)
+    return gone.scatter(1, keep, own).scatter(1, joined, slots)
+
+
+def member_counts(members: Tensor, kept: int) -> Tensor:
+    """How many of the members (N,) each of ``kept`` tokens has; one without any stands for itself: (K,).
+
+    >>> member_counts(torch.tensor([1, 0, -1, 0, 0]), 3).tolist()
+    [3, 1, 1]
+    """
+    return members[members >= 0].bincount(minlength=kept).clamp(min=1)
+
+
+def soft_members(weights: Tensor, keep: Tensor) -> dict[str, Tensor]:
+    """What a decision says of tokens (B, K) that gathered all N with ``weights`` (B, K, N): members, sizes, weights.
+
+    A token belongs where its weight is largest. A kept one stands for as many tokens as the weights sum to, its own
+    being one, and for itself alone where that is nothing.
+
+    >>> soft_members(torch.tensor([[[0.5, 0.25, 0.0]]]), torch.tensor([[0]]))["sizes"]
+    tensor([[1.5000]])
+    """
+    own = weights.gather(2, keep[..., None])[..., 0]
+    most, slots = weights.max(1)
+    joined = slots.masked_fill(most <= 0, -1)
+    members = joined.scatter(1, keep, torch.arange(keep.shape[1], device=keep.device).expand_as(keep))
+    return {"members": members, "sizes": (weights.sum(2) / own).where(own > 0, 1), "weights": weights}
 
 
 def distance_weight(grid: Grid, keep: Tensor, d_thresh: float) -> Tensor:
@@ -54,3 +92,9 @@ def aggregate(features: Tensor, keep: Tensor, pillar: Tensor, weight: Tensor) ->
     """
     own = gather_tokens(features, keep)
     return torch.where(pillar[..., None], own, (weight @ features.float()).to(own.dtype))
+
+
+def collected(weight: Tensor, keep: Tensor, pillar: Tensor) -> dict[str, Tensor]:
+    """`soft_members` of what `aggregate` did with these arguments: pillars gathered nothing but themselves."""
+    itself = torch.zeros_like(weight).scatter_(2, keep[..., None], 1)
+    return soft_members(torch.where(pillar[..., None], itself, weight), keep)

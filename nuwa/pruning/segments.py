@@ -23,12 +23,16 @@ class ImagePlan:
     """What was decided for one image before the LLM.
 
     ``keep`` (K,): tokens that enter the LLM, in the order in which it sees them, newlines among them; None: all.
+    ``members`` (n_tokens,): the token that each one went into, its own for one that stays as it was, -1 for one that is
+    gone; ``sizes`` (n_tokens,): how many tokens a kept one stands for. Both are None where the vision stage kept all.
     """
 
     id: str
     layout: ImageLayout
     schedule: Schedule
     keep: Tensor | None = None
+    members: Tensor | None = None
+    sizes: Tensor | None = None
     extras: dict[str, Tensor] = field(default_factory=dict)
 
 

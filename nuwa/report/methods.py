@@ -38,9 +38,9 @@ BUDGETS = """
 Visual tokens of an image in the LLM, `count @layer` from a layer on, for the budgets of the papers' tables: the average
 number entering a layer of LLaVA-1.5-7B (576 tokens, 32 layers) and LLaVA-NeXT-7B (five crops, 2,880 tokens, 32 layers),
 and in percent of the image's tokens for Qwen2.5-VL-7B (28 layers). **counts**: whose numbers these are. On LLaVA-NeXT
-`visionzip`, `vispruner`, `hiprune`, `holov`, `prumerge` and `cdpruner` with `pruner.clip` divide them evenly between
-crops, as released (`pruner.tiles`); `divprune` chooses among all crops' tokens at once; other methods that prune before
-the LLM see the tiles stitched.
+`visionzip`, `vispruner`, `hiprune`, `holov`, `prumerge`, `prunesid` and `cdpruner` with `pruner.clip` divide them
+evenly between crops, as released (`pruner.tiles`), and `tofu` does the same; `divprune` chooses among all crops' tokens
+at once; other methods that prune before the LLM see the tiles stitched.
 """
 
 

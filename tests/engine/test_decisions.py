@@ -56,6 +56,23 @@ def indices(*kept):
     return lambda context, keep: {"keep": torch.tensor([kept] * len(context.ids))}
 
 
+def counted(*counts):
+    return lambda context, keep: {"keep": torch.arange(16)[None], "counts": torch.tensor(counts)}
+
+
+def merged(members=None, **others):
+    members = torch.zeros(1, 64).long() if members is None else members
+    return lambda context, keep: {"keep": torch.arange(16)[None], "members": members, **others}
+
+
+def went_into(context, place, row=0):
+    """The first eight of each image stay, and the ninth of a row's first image went to a place."""
+    keep = first(context, 8)
+    members = torch.where(keep, torch.arange(keep.shape[1]), -1)
+    members[row, (context.image[row] == 0).nonzero()[8]] = place
+    return LLMDecision(keep, members=members)
+
+
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
@@ -74,6 +91,17 @@ def indices(*kept):
             lambda c, k: {"keep": torch.arange(16)[None], "counts": torch.tensor([7])},
             "kept 7 of 64 visual tokens where 16 were planned",
         ),
+        (counted(-1), "vision stage, image .*: counts -1 of the 16 tokens that it names"),
+        (counted(17), "vision stage, image .*: counts 17 of the 16 tokens that it names"),
+        (counted(16, 16), r"counts are \(2,\), not \(1,\)"),
+        (merged(torch.zeros(1, 9).long()), r"members are \(1, 9\), not \(1, 64\)"),
+        (merged(torch.zeros(1, 64)), "image .*: member of torch.float32, which is no place among 16 kept"),
+        (merged(torch.full((1, 64), 16)), "image .*: member of 16, which is no place among 16 kept"),
+        (merged(torch.full((1, 64), -2)), "image .*: member of -2, which is no place among 16 kept"),
+        (merged(sizes=torch.ones(1, 64)), r"sizes are \(1, 64\), not \(1, 16\)"),
+        (merged(sizes=torch.zeros(1, 16)), "image .*: sizes must be positive numbers, not 0"),
+        (merged(sizes=torch.full((1, 16), float("nan"))), "image .*: sizes must be positive numbers, not nan"),
+        (merged(weights=torch.ones(1, 64, 16)), r"weights are \(1, 64, 16\), not \(1, 16, 64\)"),
     ],
 )
 def test_mistakes_before_the_llm(answer, message):
@@ -90,6 +118,12 @@ def test_mistakes_before_the_llm(answer, message):
         (lambda c, k: first(c, 8)[:, 1:], r"keep is \(2, \d+\) torch.bool, not"),
         (lambda c, k: LLMDecision(first(c, 8), hidden=c.hidden[:, :9]), r"hidden is \(2, 9, 48\), not"),
         (lambda c, k: LLMDecision(first(c, 8), order=c.token[:, 1:]), "order is"),
+        (lambda c, k: LLMDecision(first(c, 8), members=c.token[:, 1:]), "members is"),
+        (lambda c, k: went_into(c, c.valid.shape[1]), "images .*: 1 tokens went into tokens that do not stay"),
+        (lambda c, k: went_into(c, -2), "images .*: 1 tokens went into tokens that do not stay"),
+        (lambda c, k: went_into(c, 0), "images .*: 1 tokens went into tokens that do not stay"),
+        (lambda c, k: went_into(c, (c.image[0] == 0).nonzero()[9]), "images .*: 1 tokens went into"),
+        (lambda c, k: went_into(c, (c.image[1] == 1).nonzero()[0], row=1), "images .*: 1 tokens went into"),
     ],
 )
 def test_mistakes_inside_the_llm(answer, message):

@@ -86,7 +86,7 @@ def test_kept_cells_are_the_reports(family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("method", ["nuwa", "nuwa_release"])
+@pytest.mark.parametrize("method", ["nuwa", "nuwa_release", "nuwa_release_qwen", "pooling"])
 def test_links_are_the_weights_that_made_the_features(family, method):
     """A collector's weights times the features are what the method put in its place."""
     loaded = toy(family, weights_boost=3.0)

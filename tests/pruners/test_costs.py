@@ -39,9 +39,13 @@ def rows_of_stages(schedule):
         ("nuwa_release", lambda plan: 2 * N * HIDDEN + plan.vision**2 * VISION),
         ("nuwa_release_qwen", lambda plan: 2 * N**2 * HIDDEN + plan.vision**2 * VISION),
         ("prumerge", lambda plan: 2 * N * VISION + KEEP * N * VISION),
+        # 4 components; kept 8 by DivPrune, 56 others to 8 anchors; 12 rounds of 4 even-odd pairings
+        ("prunesid", lambda plan: 2 * N * VISION + 6 * 2 * N * VISION * 4 + N**2 * VISION),
         ("pyramiddrop", rows_of_stages),
+        ("restore", lambda plan: N**2 * HIDDEN + 8 * N * HIDDEN + 56**2 * HIDDEN + 56 * 8 * HIDDEN),
         ("sparsevlm", lambda p: rows_of_stages(p) + sum((int(0.3 * (a - b)) + 1) ** 2 * HIDDEN for a, b in stages(p))),
         ("sparsevlm_plus", rows_of_stages),
+        ("tofu", lambda plan: 2 * N * VISION + sum((left / 2) ** 2 for left in range(64, 16, -4)) * 5),
         ("visionzip", lambda plan: 2 * N * HIDDEN + KEEP**2 * VISION),
         # half is chosen by attention; of the 56 others 8 leave a round, even ones compared with odd ones
         ("vispruner", lambda plan: 2 * N * VISION + sum((left / 2) ** 2 for left in (56, 48, 40, 32, 24, 16)) * VISION),

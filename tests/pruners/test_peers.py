@@ -12,9 +12,9 @@ from nuwa.pruners.cdpruner import greedy_map
 from nuwa.pruners.divprune import max_min
 from nuwa.pruners.hiprune import neighbourhood
 from nuwa.pruners.holov import crop_score, crops_of, quotas
-from nuwa.pruners.prumerge import fixed_with_grid, merge
+from nuwa.pruners.prumerge import fixed_with_grid, merging_weights
 from nuwa.pruners.sparsevlm import cluster_means, density_clusters, split_recycled
-from nuwa.pruners.visionzip import merge_context
+from nuwa.pruners.visionzip import merge_context, nearest_target
 from nuwa.pruners.vispruner import thin_out
 
 
@@ -75,7 +75,7 @@ def test_prumerge_of_tokens_without_attention_leaves_them_as_they_are():
     features, keys, attention = noise(12, 4), noise(12, 8, seed=1), torch.zeros(12)
     attention[0] = 1.0
     kept = torch.tensor([0, 5])
-    merged = merge(features, keys, attention, kept, 3, "paper")
+    merged = merging_weights(keys, attention, kept, 3, "paper") @ features
     torch.testing.assert_close(merged, features[kept])
 
 
@@ -123,7 +123,8 @@ def test_hiprune_looks_where_its_authors_do(depth, windows, layer):
 def test_visionzip_merges():
     features, targets, others = noise(1, 6, 3), torch.tensor([[0, 3]]), torch.tensor([[1, 2, 4, 5]])
     metric = torch.tensor([[[1.0, 0], [1, 0.1], [0.9, 0], [0, 1], [1, 0.2], [1, 0.3]]])
-    released, averaged = (merge_context(features, metric, targets, others, average)[0] for average in (False, True))
+    nearest = nearest_target(metric, targets, others)
+    released, averaged = (merge_context(features, targets, others, nearest, average)[0] for average in (False, True))
     torch.testing.assert_close(released[0], features[0, 0] + features[0, [1, 2, 4, 5]].mean(0))
     torch.testing.assert_close(averaged[0], features[0, [0, 1, 2, 4, 5]].mean(0))
     assert torch.equal(released[1], features[0, 3]) and torch.equal(averaged[1], features[0, 3])

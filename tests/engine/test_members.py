@@ -1,0 +1,120 @@
+"""Who went into whom: every merging method says it, and what it says makes the features that it hands over."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.families import FAMILIES
+
+import nuwa
+from nuwa.engine.calls import read_prompt_once
+from nuwa.engine.state import state_of
+from nuwa.pictures.traces import gathering_weights
+from nuwa.pruners.pooling import pool, pooling_weights
+from nuwa.pruning.merging import collected, collector_weights
+
+METHODS = sorted(path.stem for path in (Path(__file__).parents[2] / "conf" / "pruner").glob("*.yaml"))
+LLAVA = FAMILIES["llava"]
+CLOSE = {"atol": 2e-5, "rtol": 1e-4}
+
+
+def decisions_of(name, stage, budget):
+    """The contexts and decisions of a method's stage, and the state of the call."""
+    pruner, seen = nuwa.load_pruner(name, budget=budget), []
+    decide = getattr(pruner, stage)
+
+    def spy(context, keep):
+        seen.append((context, decide(context, keep)))
+        return seen[-1][1]
+
+    setattr(pruner, stage, spy)
+    with torch.no_grad(), nuwa.prune(LLAVA.model(), pruner) as session:
+        session.questions = ["what?"] * 3
+        state = state_of(read_prompt_once(session, LLAVA.inputs("middle", "two")).past_key_values)
+    return seen, state
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if nuwa.load_pruner(name).prunes_vision])
+def test_members_make_the_features(name):
+    seen, _ = decisions_of(name, "prune_vision", 20)
+    for context, decision in seen:
+        for row, features in enumerate(context.features):
+            weights = gathering_weights(decision, row)
+            if weights is None:
+                assert decision.features is None or name == "downsample"
+                continue
+            somebody = weights.sum(1) > 0  # VisionZip's CLS token is none of the grid's
+            assert somebody.sum() >= len(weights) - 1
+            torch.testing.assert_close(decision.features[row, somebody], weights[somebody] @ features, **CLOSE)
+            merges = nuwa.load_pruner(name).info.merges or name == "composed"
+            assert merges and (decision.members[row] >= 0).sum() > len(weights)
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if nuwa.load_pruner(name).prunes_llm])
+def test_members_make_the_states(name):
+    seen, _ = decisions_of(name, "prune_llm", 32)
+    for context, decision in seen:
+        members = getattr(decision, "members", None)
+        assert (members is None) == (getattr(decision, "hidden", None) is None)
+        for row, mine in enumerate(() if members is None else members):
+            slots = mine[mine >= 0].unique()
+            assert len(slots) < (mine >= 0).sum() and decision.keep[row, slots].all()
+            for slot in slots:
+                torch.testing.assert_close(
+                    decision.hidden[row, slot], context.hidden[row, mine == slot].mean(0), **CLOSE
+                )
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if nuwa.load_pruner(name).prunes_vision])
+def test_plans_say_it_in_the_tokens_of_the_image(name):
+    """Of one plain grid a cell is a token; a kept token is its own, but for VisionZip's CLS token."""
+    seen, state = decisions_of(name, "prune_vision", 16)
+    decision, plans = seen[0][1], [plan for row in state.prompt.rows for plan in row]
+    for row, plan in enumerate(plans):
+        kept = decision.keep[row]
+        assert (plan.members[kept] != kept).sum() <= int("visionzip" in name or name == "composed")
+        assert set(plan.members.tolist()) <= {-1, *kept.tolist()}
+        assert (plan.sizes >= 1).all() and (plan.sizes[plan.members == -1] == 1).all()
+        if decision.members is not None:
+            into = decision.members[row]
+            assert plan.members.tolist() == [int(kept[slot]) if slot >= 0 else -1 for slot in into.tolist()]
+        if decision.sizes is None:
+            counts = [max(1, plan.members.tolist().count(token)) for token in range(len(plan.members))]
+            assert plan.sizes.tolist() == counts
+        else:
+            torch.testing.assert_close(plan.sizes[kept], decision.sizes[row])
+
+
+def test_collectors_by_a_loop():
+    """A token belongs where its weight is largest; a collector is as large as its weights, its own being one."""
+    features = torch.randn(1, 35, 6, generator=torch.Generator().manual_seed(3))
+    keep, pillar = torch.tensor([[0, 9, 12, 20, 33]]), torch.tensor([[False, True, False, False, False]])
+    weight = collector_weights(features, keep, (5, 7), 9.0)
+    said = {name: values[0] for name, values in collected(weight, keep, pillar).items()}
+    for cell in range(35):
+        rates = {slot: float(weight[0, slot, cell]) for slot in (0, 2, 3, 4)}
+        best = max(rates, key=rates.get)
+        if cell in keep[0].tolist():
+            best = keep[0].tolist().index(cell)
+        elif rates[best] == 0:
+            best = -1
+        assert said["members"][cell] == best
+    for slot, cell in enumerate(keep[0].tolist()):
+        size = 1 if slot == 1 else float(weight[0, slot].sum() / weight[0, slot, cell])
+        assert said["sizes"][slot] == pytest.approx(size, rel=1e-5)
+    assert (said["members"] == 1).sum() == 1 and (said["sizes"] > 1.5).any()
+
+
+def test_a_collector_of_nothing_is_one_token():
+    """A token without features resembles none, itself included."""
+    keep, nothing = torch.tensor([[1, 2]]), torch.tensor([[False, False]])
+    said = collected(collector_weights(torch.zeros(1, 4, 3), keep, (2, 2), 9.0), keep, nothing)
+    assert said["sizes"].tolist() == [[1, 1]] and said["members"].tolist() == [[-1, 0, 1, -1]]
+
+
+@pytest.mark.parametrize(("grid", "size"), [((8, 8), (4, 4)), ((7, 5), (3, 4)), ((24, 24), (8, 16)), ((3, 3), (3, 3))])
+def test_pooling_weights_are_what_pooling_does(grid, size):
+    features = torch.randn(1, grid[0] * grid[1], 3, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(pooling_weights(grid, size)[None] @ features, pool(features, grid, size))
