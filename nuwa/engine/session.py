@@ -67,7 +67,7 @@ class PruningSession:
         pruner.check_tower(self.adapter.tower)
         shape = self.adapter.shape
         if shape.image_tokens is not None:
-            pruner.schedule(shape.image_tokens, shape.layers)
+            pruner.schedule_on(shape.image_tokens, shape)
         self.image_ids: Sequence[str] | None = None
         self.questions: Sequence[str] | None = None
         self._report = Report()

@@ -55,12 +55,12 @@ def schedule_for(pruner: Pruner, n_tokens: int, shape: ModelShape) -> tuple[Sche
         BudgetError: the method cannot reach the budget on an image that is not small.
     """
     if shape.image_tokens is not None:
-        return pruner.schedule(n_tokens, shape.layers), False
-    highest, average = pruner.max_schedule(n_tokens, shape.layers), pruner.budget.average
+        return pruner.schedule_on(n_tokens, shape), False
+    highest, average = pruner.schedule_on(n_tokens, shape, most=True), pruner.budget.average
     if average is not None and average >= highest.average(shape.layers):
         return highest, True
     try:
-        return pruner.schedule(n_tokens, shape.layers), False
+        return pruner.schedule_on(n_tokens, shape), False
     except BudgetError:
         if average is None and n_tokens <= FEW:
             return highest, True

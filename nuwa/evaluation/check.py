@@ -90,7 +90,7 @@ def check(cfg: DictConfig) -> Parts:
     if adapter is not None:
         pruner.check_tower(adapter.tower)
         if adapter.shape.image_tokens is not None:
-            pruner.schedule(adapter.shape.image_tokens, adapter.shape.layers)
+            pruner.schedule_on(adapter.shape.image_tokens, adapter.shape)
     _check_blocking(cfg, sys.maxsize if adapter is None else adapter.shape.layers)
     return Parts(pruner, _build(options["dataset"], "dataset"), model)
 

@@ -178,3 +178,31 @@ class QwenVL(Family):
         sizes = list(map(math.prod, self.grids(arguments)))
         last, order = len(self.tower_layers) - 1, torch.arange(sum(sizes))
         return QwenRecording(self.tower_layers, self.projector, last, self.unit, sizes, order)
+
+
+class InterleavedQwenVL(QwenVL):
+    """From Qwen3-VL on: patches of 16 pixels, normalised by halves; M-RoPE whose axes take turns."""
+
+    @classmethod
+    def random_parts(cls, tokenizer: PreTrainedTokenizerFast, sizes: Sizes) -> dict[str, Any]:
+        parts = super().random_parts(tokenizer, sizes)
+        parts["text_config"]["head_dim"] = sizes.hidden_size // sizes.heads
+        vision = {
+            "depth": sizes.vision_layers,
+            "hidden_size": sizes.vision_hidden_size,
+            "intermediate_size": sizes.vision["intermediate_size"],
+            "num_heads": sizes.vision_heads,
+            "out_hidden_size": sizes.hidden_size,
+        }
+        return parts | {"vision_config": vision}
+
+    @classmethod
+    def rope(cls, half: int) -> dict[str, Any]:
+        """Interleaved: every third pair of channels turns by the row, every third by the column, the rest by time."""
+        side = 5 * half // 16
+        return super().rope(half) | {"mrope_section": [half - 2 * side, side, side], "mrope_interleaved": True}
+
+    @classmethod
+    def pictures(cls, config: PreTrainedConfig, source: Source, options: PictureOptions) -> NativeProcessor:
+        halves = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+        return super().pictures(config, source or halves, options)

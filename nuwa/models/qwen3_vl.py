@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from nuwa.models.processors import NativeProcessor, PictureOptions, Source
-from nuwa.models.qwen import QwenVL
+from nuwa.models.qwen import InterleavedQwenVL
 from nuwa.models.random_configs import Sizes
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ PLANE = "deepstack_{}"
 """Name of a plane as a companion."""
 
 
-class Qwen3VL(QwenVL):
+class Qwen3VL(InterleavedQwenVL):
     """`Qwen3VLForConditionalGeneration`, for images.
 
     Raises:
@@ -51,30 +50,9 @@ class Qwen3VL(QwenVL):
     def random_parts(cls, tokenizer: PreTrainedTokenizerFast, sizes: Sizes) -> dict[str, Any]:
         step = max(1, 3 * sizes.vision_layers // 10)
         planes = [at for at in (step, 2 * step, 3 * step) if at < sizes.vision_layers][: sizes.layers - 1]
-        vision = cls.vision_parts(sizes) | {"deepstack_visual_indexes": planes}
-        return super().random_parts(tokenizer, sizes) | {"vision_config": vision}
-
-    @classmethod
-    def vision_parts(cls, sizes: Sizes) -> dict[str, Any]:
-        """The tower's config: patches of 16 pixels."""
-        return {
-            "depth": sizes.vision_layers,
-            "hidden_size": sizes.vision_hidden_size,
-            "intermediate_size": sizes.vision["intermediate_size"],
-            "num_heads": sizes.vision_heads,
-            "out_hidden_size": sizes.hidden_size,
-        }
-
-    @classmethod
-    def rope(cls, half: int) -> dict[str, Any]:
-        """Interleaved: every third pair of channels turns by the row, every third by the column, the rest by time."""
-        side = 5 * half // 16
-        return super().rope(half) | {"mrope_section": [half - 2 * side, side, side], "mrope_interleaved": True}
-
-    @classmethod
-    def pictures(cls, config: PreTrainedConfig, source: Source, options: PictureOptions) -> NativeProcessor:
-        halves = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
-        return super().pictures(config, source or halves, options)
+        parts = super().random_parts(tokenizer, sizes)
+        parts["vision_config"]["deepstack_visual_indexes"] = planes
+        return parts
 
     def companions(self, kwargs: Mapping[str, Any]) -> dict[str, Tensor]:
         planes, where = kwargs.get("deepstack_visual_embeds"), kwargs.get("visual_pos_masks")

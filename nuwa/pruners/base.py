@@ -18,7 +18,7 @@ from typing import ClassVar, Literal, get_args, get_origin, get_type_hints
 from torch import Tensor
 
 from nuwa.pruners.contexts import LLMContext, LLMDecision, Tap, Tower, VisionContext, VisionDecision
-from nuwa.pruning.budget import Budget, BudgetError, ModelShape, Schedule, layer_at, one_stage
+from nuwa.pruning.budget import Budget, BudgetError, ModelShape, Schedule, act_at, layer_at, one_stage
 from nuwa.pruning.layout import Grid
 from nuwa.pruning.tiling import Tiling
 
@@ -102,7 +102,10 @@ class Pruner:
 
     @property
     def needs(self) -> Set[str]:
-        """Contexts of other layers that ``prune_llm`` reads: ``previous``, ``first``."""
+        """What ``prune_llm`` reads besides its layer's input: the contexts of other layers, ``previous`` and ``first``.
+
+        ``attention``: attention or keys of its own layer. Of other layers only the previous one's can be read.
+        """
         return frozenset()
 
     @property
@@ -162,6 +165,25 @@ class Pruner:
     def reachable_counts(self, count: float, n_tokens: int) -> list[int]:
         """Numbers of tokens next to ``count`` that `prune_vision` can keep of ``n_tokens``, nearest first."""
         return [max(1, round(count))]
+
+    def schedule_on(self, n_tokens: int, shape: ModelShape, most: bool = False) -> Schedule:
+        """`schedule` (or, if ``most``, `max_schedule`) in an LLM of this shape, some of whose layers may lack attention.
+
+        A stage that reads attention acts at the next layer that has some to read.
+
+        Raises:
+            BudgetError: the method cannot reach the budget.
+        """
+        schedule = (self.max_schedule if most else self.schedule)(n_tokens, shape.layers)
+        behind = int("previous" in self.needs)
+        if shape.attention is None or not (behind or "attention" in self.needs) or not schedule.llm:
+            return schedule
+        allowed = [layer + behind for layer in shape.attention if layer + behind < shape.layers]
+        if not allowed:
+            raise MisfitError(f"pruner {self.name} reads attention inside the LLM, and no layer there has it in time")
+        moved = act_at(schedule, allowed, shape.layers)
+        reachable = f"its stages act at layers {', '.join(str(at) for at, _ in moved.llm)}, behind those with attention"
+        return self.reached(moved, schedule.average(shape.layers), shape.layers, reachable)
 
     def max_schedule(self, n_tokens: int, layers: int) -> Schedule:
         """The most that an image of ``n_tokens`` can cost."""
