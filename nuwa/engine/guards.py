@@ -11,6 +11,7 @@ from torch import nn
 from transformers import DynamicCache
 
 from nuwa.engine.state import PrefillState, cached_length, state_of
+from nuwa.models.base import Family
 
 
 class SessionError(RuntimeError):
@@ -54,7 +55,7 @@ def check_images(given: Mapping[str, Any], ours: bool) -> None:
         raise SessionError("pass input_ids with images: their placeholders say where the images are")
 
 
-def check_prefill(mask: Any, cache: Any, batch: int, length: int, config: Any) -> None:
+def check_prefill(mask: Any, cache: Any, batch: int, length: int, family: Family) -> None:
     """Refuse caches and masks that layers of different lengths cannot share."""
     if cache is not None and not isinstance(cache, DynamicCache):
         raise SessionError(
@@ -66,7 +67,8 @@ def check_prefill(mask: Any, cache: Any, batch: int, length: int, config: Any) -
             f"the attention mask must be 2-D, ({batch}, {length}); static caches, chunked prefill and custom masks are "
             "not supported with pruning"
         )
-    if getattr(config, "sliding_window", None) is not None:
+    config: Any = family.language_model.config
+    if getattr(config, "sliding_window", None) is not None and not family.own_masks:
         raise SessionError("language models with a sliding window are not supported with pruning")
 
 

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from nuwa.engine.decisions import row_lengths, with_text
-from nuwa.engine.state import Step, rotary_embeddings
+from nuwa.engine.state import Step
 from nuwa.models.base import Family
 from nuwa.pruners.base import LLMContext, LLMDecision, Pruner
+from nuwa.pruning.followers import add_followers
 from nuwa.pruning.masks import gather_tokens
 from nuwa.pruning.scores import llm_attention_rows, llm_keys, rotary_kernel
 from nuwa.pruning.segments import Prompt, Segment
@@ -33,13 +34,13 @@ def context_at(
     prompt, module = step.state.prompt, adapter.layers[layer]
     if step.split is not None and segment is step.called_with:
         hidden = step.split.whole(layer, hidden)
-        rotary = rotary_embeddings(adapter.language_model, hidden, segment.ids)
+        rotary = adapter.rotary(adapter.layer_kind(layer), hidden, segment.ids)
     hidden, cos, sin = (x.to(segment.image.device) for x in (hidden, *rotary))
-    rotary, (_, newline) = (cos, sin), prompt.newlines(segment)
+    rotary, followers = (cos, sin), segment.follower
     return LLMContext(
         layer=layer,
         hidden=hidden,
-        image=segment.image.masked_fill(newline, -2),
+        image=segment.image if followers is None else segment.image.masked_fill(followers, -1),
         token=segment.token,
         valid=segment.valid,
         ids=[[plan.id for plan in row] for row in prompt.rows],
@@ -62,45 +63,21 @@ def prune_at(
     decision = images.recall(context, input_ids, segment)
     if decision is None:
         decision = with_text(pruner, context, pruner.prune_llm(context, planned.to(segment.image.device)))
-        decision = close_rows(prompt, segment, decision)
+        decision = with_followers(prompt, segment, decision)
         images.remember(layer, input_ids, segment, decision)
     lengths = row_lengths(pruner, context, decision, planned)
     narrower, places = prompt.narrow(segment, decision.keep, lengths, layer, strategy, decision.order)
     step.state.segments.append(narrower)
+    step.companions = {name: gather_tokens(x, places.to(x.device)) for name, x in step.companions.items()}
     return narrower, gather_tokens(context.hidden if decision.hidden is None else decision.hidden, places)
 
 
-def close_rows(prompt: Prompt, segment: Segment, decision: LLMDecision) -> LLMDecision:
-    """Add to a decision about patches the newlines of every row that still has one.
-
-    A newline follows the last token of its row. An image whose kept tokens are out of raster order has no rows any
-    more: its newlines leave.
-    """
-    if prompt.closed_by is None:
+def with_followers(prompt: Prompt, segment: Segment, decision: LLMDecision) -> LLMDecision:
+    """A decision about patches with what follows them."""
+    if segment.follower is None:
         return decision
-    line, newline = prompt.newlines(segment)
-    keep = decision.keep & ~newline
-    closed = newline & (_last_key(line, keep, keep.long(), prompt.whole.length) > 0)
-    if decision.order is None:
-        return replace(decision, keep=keep | closed)
-    closed &= ~_reordered(segment, keep & (line >= 0), decision.order, prompt.images)
-    order = torch.where(newline, 2 * _last_key(line, keep, decision.order, prompt.whole.length) + 1, 2 * decision.order)
-    return replace(decision, keep=keep | closed, order=order)
-
-
-def _last_key(line: Tensor, keep: Tensor, key: Tensor, length: int) -> Tensor:
-    """(B, L): the highest key (B, L) among the kept tokens of a token's line, 0 where none is kept."""
-    highest = torch.zeros(len(line), length + 1, dtype=key.dtype, device=line.device)
-    return highest.scatter_reduce(1, line + 1, key * keep, "amax").gather(1, line + 1)
-
-
-def _reordered(segment: Segment, kept: Tensor, order: Tensor, images: int) -> Tensor:
-    """(B, L) bool: tokens of images whose ``kept`` (B, L) tokens, those with a line, do not rise in the prompt."""
-    out = torch.zeros_like(kept)
-    by_order = order.argsort(dim=1, stable=True)
-    for ordinal in range(images):
-        mine = segment.image == ordinal
-        places = torch.where(mine & kept, segment.index, -1).gather(1, by_order)
-        falls = (places >= 0) & (places < places.cummax(1).values)
-        out |= mine & falls.any(1, keepdim=True)
-    return out
+    order = torch.arange(segment.length, device=segment.index.device).expand_as(segment.index)
+    order = order if decision.order is None else decision.order
+    table = segment.follower, segment.columns["group"], segment.image, segment.index
+    keep, order = add_followers(decision.keep, order, *table, prompt.whole.length)
+    return replace(decision, keep=keep, order=order)

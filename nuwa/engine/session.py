@@ -76,6 +76,7 @@ class PruningSession:
         self._replaced: dict[str, Any] = {}
         self._images: EncodedImages | None = None
         self._input_ids: Tensor | None = None
+        self._mask: Any = None
         self._step: Step | None = None
         self._prefix_step: Step | None = None
 
@@ -151,6 +152,7 @@ class PruningSession:
         encoded = (given.get("mm_encoder_outputs") or {}).get("image")
         self._images = None if encoded is None else encoded.get(_ENCODED)
         self._input_ids = self._prefix_step = None
+        self._mask = given.get("attention_mask")
         forget_cleared(given.get("past_key_values"))
         guards.check_no_videos(given)
         if encoded is None and given.get("pixel_values") is None:
@@ -178,24 +180,24 @@ class PruningSession:
         self, module: nn.Module, input_ids: Tensor, images: EncodedImages, kwargs: dict[str, Any]
     ) -> dict[str, Any]:
         """The arguments with the tokens that are left: of rows that share prefixes, which run first, the suffixes."""
-        embeddings, mask, cache = kwargs["inputs_embeds"], kwargs.get("attention_mask"), kwargs.get("past_key_values")
+        embeddings, mask, cache = kwargs["inputs_embeds"], self._mask, kwargs.get("past_key_values")
         batch, length = embeddings.shape[:2]
         config: Any = self.adapter.language_model.config
-        guards.check_prefill(mask, cache, batch, length, config)
+        guards.check_prefill(mask, cache, batch, length, self.adapter)
         device = embeddings.device
         valid = torch.ones(batch, length, dtype=torch.bool, device=device) if mask is None else mask.to(device).bool()
         ids = self.adapter.position_ids(kwargs.get("position_ids"), batch, length, device)
         placeholders = input_ids.to(device) == self.adapter.image_token_id
         prompt = read_prompt(placeholders, valid, ids, images.plans)
         segment = first_segment(prompt, self.strategy)
-        prompt, segment = self.pruner.tiling.rewrite_prompt(prompt, segment, self.strategy)
         inputs, stages = gather_tokens(embeddings, segment.index), prompt.stages()
         guards.check_checkpointing(self.adapter.layers if stages else ())
         use_cache = kwargs.get("use_cache")
         if cache is None and (config.use_cache if use_cache is None else use_cache):
             cache = DynamicCache(config=config)
         # a model that trains may checkpoint its layers, which then ignore the cache
-        shared = self.share and not module.training and 0 not in stages
+        companions = self.adapter.companions(kwargs)
+        shared = self.share and not module.training and 0 not in stages and not companions
         split = split_prefixes(segment, inputs) if shared and cache is not None else None
         if split is not None and cache is not None:
             split.watch = layers_to_watch(stages, "previous" in self.pruner.needs)
@@ -204,10 +206,11 @@ class PruningSession:
             run_prefixes(module, split, inputs, cache)
             segment, inputs = split.segment, split.suffix_inputs(inputs)
         state, queries = PrefillState(prompt, [segment]), inputs.shape[1]
-        self._step = Step(state, True, queries, segment.valid[:, :0], stages, images, input_ids, split=split)
+        self._step = step = Step(state, True, queries, segment.valid[:, :0], stages, images, input_ids, split=split)
+        step.companions = {name: gather_tokens(x, segment.index.to(x.device)) for name, x in companions.items()}
         if cache is not None:
             state.attach(cache)
-        return kwargs | {
+        return self.adapter.with_companions(kwargs, step.companions) | {
             "inputs_embeds": inputs,
             # always a mask: without one, Llama reads a jump in the position ids as packed sequences
             "attention_mask": segment.valid.long(),
@@ -226,7 +229,7 @@ class PruningSession:
             new = mask[:, state.prompt.whole.length :].to(new)
         self._step = step = Step(state, False, queries, new)
         return kwargs | {
-            "attention_mask": step.valid(segment).long(),
+            "attention_mask": step.keys(segment).valid.long(),
             "position_ids": model_ids(step.position_ids(segment)),
         }
 
@@ -241,14 +244,16 @@ class PruningSession:
         if not step.prefill and step.split is not None:
             step.split.note(index, hidden)
             return args, kwargs
-        if segment is not step.called_with:
-            kwargs |= step.override(segment, self.adapter.language_model, hidden)
+        if step.companions:
+            hidden, kwargs = self.adapter.enter_layer(index, hidden, kwargs, step.companions)
+        if segment is not step.called_with or self.adapter.own_masks:
+            kwargs |= step.override(segment, self.adapter, index, hidden)
         if index == 0 and step.stages and "first" in self.pruner.needs:
             step.first = context_at(self.adapter, step, index, hidden, segment, kwargs["position_embeddings"])
         if index in step.stages:
             context = context_at(self.adapter, step, index, hidden, segment, kwargs["position_embeddings"])
             segment, hidden = prune_at(self.pruner, step, context, segment, self.strategy)
-            kwargs |= step.override(segment, self.adapter.language_model, hidden)
+            kwargs |= step.override(segment, self.adapter, index, hidden)
         step.previous = None
         if "previous" in self.pruner.needs and index + 1 in step.stages:
             step.previous = context_at(self.adapter, step, index, hidden, segment, kwargs["position_embeddings"])

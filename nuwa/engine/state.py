@@ -10,9 +10,10 @@ from torch import Tensor
 from transformers import Cache
 
 from nuwa.engine.prefix import Split
+from nuwa.models.base import Family
 from nuwa.pruners.base import LLMContext, LLMDecision
-from nuwa.pruning.masks import format_mask, gather_tokens
-from nuwa.pruning.segments import ImagePlan, Prompt, Segment, model_ids
+from nuwa.pruning.masks import gather_tokens
+from nuwa.pruning.segments import ImagePlan, Keys, Prompt, Segment
 
 _STATE = "_nuwa_state"
 
@@ -81,7 +82,8 @@ class Step:
 
     ``new`` (B, tokens behind the prompt) bool: False on padding, which is neither seen nor counted.
     ``stages`` maps the pruning layers of a prefill to the (B, I) tokens that stay there. ``overrides`` caches, per
-    later segment, the mask and rotary embeddings that replace those of the one that the model was ``called_with``.
+    later segment and kind of layer, the mask and rotary embeddings that replace those that the model made.
+    ``companions`` (B, P, ...) of the tokens in the layers, as the family gives them.
     ``split``: its rows share prefixes, and only what stands behind these runs here.
     """
 
@@ -92,7 +94,8 @@ class Step:
     stages: dict[int, Tensor] = field(default_factory=dict)
     images: EncodedImages | None = None
     input_ids: Tensor | None = None
-    overrides: dict[int, dict[str, Any]] = field(default_factory=dict)
+    overrides: dict[tuple[int, str], dict[str, Any]] = field(default_factory=dict)
+    companions: dict[str, Tensor] = field(default_factory=dict)
     previous: LLMContext | None = None
     first: LLMContext | None = None
     split: Split | None = None
@@ -108,26 +111,21 @@ class Step:
             return segment.ids
         return segment.next_id[..., None] + self.new.cumsum(1)[:, -self.queries :] - 1
 
-    def valid(self, segment: Segment) -> Tensor:
-        """(B, K) bool over the keys a layer of this segment sees."""
-        return torch.cat([segment.valid, self.new], 1)
+    def keys(self, segment: Segment) -> Keys:
+        """What the queries of a layer of this segment may see."""
+        return Keys(segment, self.new)
 
-    def override(self, segment: Segment, language_model: Any, hidden: Tensor) -> dict[str, Any]:
-        """Mask and rotary embeddings for the layers of a segment that the model was not called with."""
-        if segment.start not in self.overrides:
-            implementation = language_model.config._attn_implementation
-            valid, queries = self.valid(segment), segment.length if self.prefill else self.queries
+    def override(self, segment: Segment, family: Family, layer: int, hidden: Tensor) -> dict[str, Any]:
+        """Mask and rotary embeddings of a layer of a segment."""
+        key = segment.start, family.layer_kind(layer)
+        if key not in self.overrides:
+            queries = segment.length if self.prefill else self.queries
             padded = segment.padded or not bool(self.new.all())
-            self.overrides[segment.start] = {
-                "attention_mask": format_mask(implementation, valid, queries, padded, hidden.dtype),
-                "position_embeddings": rotary_embeddings(language_model, hidden, self.position_ids(segment)),
+            self.overrides[key] = {
+                "attention_mask": family.layer_mask(key[1], self.keys(segment), queries, padded, hidden.dtype),
+                "position_embeddings": family.rotary(key[1], hidden, self.position_ids(segment)),
             }
-        return self.overrides[segment.start]
-
-
-def rotary_embeddings(language_model: Any, hidden: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosines and sines for position ids (C, B, L), where and in the precision in which ``hidden`` is."""
-    return language_model.rotary_emb(hidden, model_ids(ids.to(hidden.device)))
+        return self.overrides[key]
 
 
 def cached_length(cache: Cache | None) -> int:

@@ -88,7 +88,6 @@ def plan_images(
     plans: list[ImagePlan] = []
     groups: dict[tuple, list[VisionPiece]] = defaultdict(list)
     for image, (name, layout) in enumerate(zip(ids, layouts, strict=True)):
-        layout = pruner.tiling.prepare_layout(layout)
         schedule, small = schedule_for(pruner, layout.patches, adapter.shape)
         plans.append(ImagePlan(name, layout, schedule))
         if pruner.prunes_vision and not small:
@@ -103,7 +102,7 @@ def plan_images(
         if decision.features is not None:
             projected = adapter.project(decision.features)
         for row, (piece, cells) in enumerate(zip(group, every, strict=True)):
-            kept[piece.image, piece.number] = pruner.tiling.close_rows(piece.view, cells)
+            kept[piece.image, piece.number] = piece.view.tokens[cells]
             _note_members(plans[piece.image], piece.view, cells, *merged[row])
             plans[piece.image].extras |= {
                 _numbered(name, piece): _by_cell(values[row], cells, piece) for name, values in decision.extras.items()
@@ -111,7 +110,8 @@ def plan_images(
             if projected is not None:
                 images[piece.image] = _replaced(images[piece.image], piece.view, cells, projected[row, : len(cells)])
     for image in {image for image, _ in kept}:
-        plans[image].keep = pruner.tiling.concat_views([kept[key] for key in sorted(kept) if key[0] == image])
+        mine = [kept[key] for key in sorted(kept) if key[0] == image]
+        plans[image].keep = pruner.tiling.entering(plans[image].layout, mine)
     return plans
 
 
@@ -119,16 +119,14 @@ def _note_members(plan: ImagePlan, view: VisionView, cells: Tensor, members: Ten
     """Say in a plan which token each of a view's went into, and how many a kept one stands for."""
     if plan.members is None or plan.sizes is None:
         plan.members, plan.sizes = torch.full((plan.layout.n_tokens,), -1), torch.ones(plan.layout.n_tokens)
-    kept, there = view.tokens[cells], view.tokens >= 0
-    into = kept[members].masked_fill(members < 0, -1) if len(kept) else members
-    plan.members[view.tokens[there]] = into[there]
-    plan.sizes[kept[kept >= 0]] = sizes[kept >= 0]
+    kept = view.tokens[cells]
+    plan.members[view.tokens] = kept[members].masked_fill(members < 0, -1) if len(kept) else members
+    plan.sizes[kept] = sizes
 
 
 def _replaced(image: Tensor, view: VisionView, cells: Tensor, new: Tensor) -> Tensor:
     """Projected features (n_tokens, H) of an image with ``new`` ones (K, H) for cells (K,) of a view."""
-    tokens = view.tokens[cells]
-    return image.index_copy(0, tokens[tokens >= 0].to(image.device), new.to(image)[(tokens >= 0).to(image.device)])
+    return image.index_copy(0, view.tokens[cells].to(image.device), new.to(image))
 
 
 def _numbered(name: str, piece: VisionPiece) -> str:
@@ -151,12 +149,10 @@ def _pieces_of(
     tiling = pruner.tiling
     views = tiling.views_to_prune(plan.layout)
     pieces = []
-    for number, keep in enumerate(tiling.split_budget(plan.schedule.vision, views)):
+    for number, keep in enumerate(tiling.split_budget(plan.schedule.vision, plan.layout)):
         if keep:
             view = views[number]
-            rows = plan.layout.source[view.tokens] if view.rows is None else view.rows
-            if encoded is not None:
-                rows = torch.arange(encoded[0] * encoded[1])
+            rows = plan.layout.source[view.tokens] if encoded is None else torch.arange(encoded[0] * encoded[1])
             seen = {name: recording.view(tap, image, rows) for name, tap in pruner.taps.items()}
             taps = {name: values.to(device) for name, values in seen.items() if values is not None}
             features = recording.features(image, rows).to(device)

@@ -20,7 +20,9 @@ from nuwa.models.towers import Recording, SelfAttention
 from nuwa.pruners.base import Tap, Tower
 from nuwa.pruning.budget import ModelShape
 from nuwa.pruning.layout import Grid, ImageLayout
+from nuwa.pruning.masks import format_mask
 from nuwa.pruning.scores import Heads, rotate, split_heads
+from nuwa.pruning.segments import Keys, model_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
@@ -40,6 +42,7 @@ class Family(ABC):
     ``architecture`` is the name of its class in transformers, ``placeholder`` the token that stands for one visual
     token in a prompt, ``axes`` the axes of its position ids. ``projector_at`` and ``tower_layers_at`` are where
     `multimodal` has them. ``special`` are the tokens of its tokenizer, ``half`` the half precision of its checkpoints.
+    ``own_masks``: its masks are more than causal (`layer_mask`).
 
     Args:
         config: the config of a checkpoint.
@@ -57,6 +60,7 @@ class Family(ABC):
     tower_layers_at: ClassVar[str]
     special: ClassVar[SpecialTokens]
     half: ClassVar[torch.dtype] = torch.float16
+    own_masks: ClassVar[bool] = False
 
     def __init__(self, config: PreTrainedConfig, model: GenerativeModel | None = None) -> None:
         self.config = config
@@ -105,6 +109,49 @@ class Family(ABC):
     def image_token_id(self) -> int:
         """The id of the placeholder."""
         return self.config.image_token_id
+
+    # The language model's call: what differs from Llama's and Qwen2's is overridden.
+
+    def companions(self, kwargs: Mapping[str, Any]) -> dict[str, Tensor]:
+        """What travels with tokens besides embeddings, mask and ids: (B, L, ...) of each, by name.
+
+        ``kwargs`` are the language model's arguments for a prompt. Whenever tokens leave, the engine cuts companions as
+        it cuts embeddings: Qwen3-VL's deepstack planes, for instance, or inputs of every layer (Gemma 3n).
+        """
+        return {}
+
+    def with_companions(self, kwargs: Mapping[str, Any], companions: Mapping[str, Tensor]) -> dict[str, Any]:
+        """The language model's arguments for the tokens that enter it, whose companions are (B, P, ...).
+
+        By default a companion is an argument of its own name.
+        """
+        return {**kwargs, **companions}
+
+    def enter_layer(
+        self, layer: int, hidden: Tensor, kwargs: Mapping[str, Any], companions: Mapping[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Input (B, P, H) and arguments of a decoder layer, given the companions (B, P, ...) of the tokens in it.
+
+        Called for the layers of a prompt that has companions, before tokens leave there.
+        """
+        return hidden, dict(kwargs)
+
+    def layer_kind(self, layer: int) -> str:
+        """Layers of one kind share their mask and their rotary embeddings."""
+        return "full_attention"
+
+    def layer_mask(self, kind: str, keys: Keys, queries: int, padded: bool, dtype: torch.dtype) -> Tensor | None:
+        """The mask of layers of a kind, where the last ``queries`` keys are the queries; ``padded``: some key is none.
+
+        The only place that makes one. A family whose masks are more than causal sets ``own_masks``: every layer of a
+        pruned prompt then gets its mask here, not only those behind a pruning layer.
+        """
+        config: Any = self.language_model.config
+        return format_mask(config._attn_implementation, keys.valid, queries, padded, dtype)
+
+    def rotary(self, kind: str, hidden: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of position ids (C, B, L) in layers of a kind, in the place and precision of ``hidden``."""
+        return self.language_model.get_submodule("rotary_emb")(hidden, model_ids(ids.to(hidden.device)))
 
     # The images of a call. ``arguments`` are those of ``get_image_features``, by name.
 

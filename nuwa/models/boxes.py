@@ -18,7 +18,8 @@ DECIMALS = 5
 LARGEST_FRACTION = 2.0
 """A box with a number from here on is in pixels: no fraction is so far outside of a picture."""
 _FOUR = [r"\s*(-?\d+(?:\.\d+)?)\s*"] * 4
-_BOX = re.compile("|".join([r"\[{},{},{},{}\]".format(*_FOUR), r"\({},{}\)\s*,\s*\({},{}\)".format(*_FOUR)]))
+_FORMS = (r"\[{},{},{},{}\]", r"\({},{}\)\s*,\s*\({},{}\)")
+_BOX = re.compile("|".join(form.format(*_FOUR) for form in _FORMS))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +27,8 @@ class BoxOptions:
     """What ``conf/model`` says about boxes.
 
     ``box_frame`` says how the model writes them: ``unit``, fractions of the picture, ``pixel``, pixels of the resized
-    picture, or ``thousand``, thousandths of its sides. ``box_prompt`` (slot ``{expression}``) is how it was taught to be
-    asked for one, null to ask as the benchmark does.
+    picture, or ``thousand``, thousandths of its sides. ``box_prompt`` (slot ``{expression}``) is how it was taught to
+    be asked for one, null to ask as the benchmark does.
 
     Raises:
         ModelError: the prompt lacks its slot.

@@ -28,17 +28,19 @@ def tiled_layout(source: Tensor, base: Grid, tiles: Grid, size: Grid) -> ImageLa
     Nothing is left of the tile view of an image that is thinner than a patch.
 
     >>> layout = tiled_layout(torch.tensor([0, 1, -1, 2, -1]), base=(1, 1), tiles=(2, 1), size=(20, 10))
-    >>> [view.grid for view in layout.views], layout.views[1].newlines
-    ([(1, 1), (2, 1)], tensor([2, 4]))
+    >>> [view.grid for view in layout.views], layout.group
+    ([(1, 1), (2, 1)], tensor([-1,  0,  0,  1,  1]))
     """
     cells = base[0] * base[1]
     views = [VisionView(base, torch.arange(cells))]
     places = torch.arange(cells, len(source))
-    newlines = places[source[cells:] < 0]
-    if len(newlines):
-        grid = len(newlines), len(places) // len(newlines) - 1
-        views.append(VisionView(grid, places[source[cells:] >= 0], newlines, tiles))
-    return ImageLayout(len(source), source, tuple(views), size)
+    rows = int((source[cells:] < 0).sum())
+    if not rows:
+        return ImageLayout(len(source), source, tuple(views), size)
+    width = len(places) // rows
+    views.append(VisionView((rows, width - 1), places[source[cells:] >= 0], tiles))
+    group = torch.cat([torch.full((cells,), -1), torch.arange(rows).repeat_interleave(width)])
+    return ImageLayout(len(source), source, tuple(views), size, group=group)
 
 
 class LlavaNext(Llava):

@@ -28,7 +28,7 @@ from nuwa.samples import Sample
 
 DRAWN_STRATEGIES = ("perc", "pesp", "rpme")
 Location = tuple[int, int, int]
-"""View, row and column of a patch; a newline stands in the column behind its row."""
+"""View, row and column of a patch; a follower (a newline) stands in the column behind its row."""
 
 
 @dataclass
@@ -154,18 +154,21 @@ def _stages(prompt: Prompt, segments: list[Segment], ordinal: int) -> list[Stage
 def token_locations(layout: ImageLayout) -> list[Location]:
     """Where each of an image's tokens sits."""
     places: list[Location] = [(0, 0, 0)] * layout.n_tokens
+    groups = [-1] * layout.n_tokens if layout.group is None else layout.group.tolist()
+    behind: dict[int, Location] = {}
     for number, view in enumerate(layout.views):
         for patch, token in enumerate(view.tokens.tolist()):
-            places[token] = number, patch // view.grid[1], patch % view.grid[1]
-        for row, token in enumerate(() if view.newlines is None else view.newlines.tolist()):
-            places[token] = number, row, view.grid[1]
+            row, column = divmod(patch, view.grid[1])
+            places[token], behind[groups[token]] = (number, row, column), (number, row, view.grid[1])
+    for token in (layout.source < 0).nonzero()[:, 0].tolist():
+        places[token] = behind[groups[token]]
     return places
 
 
 def id_locations(ids: Tensor, start: Tensor, layout: ImageLayout) -> list[Location | None]:
     """The patch whose own id each of ``ids`` (C, K) is, given the ids ``start`` (C,) of the image's first token.
 
-    One axis counts the image's tokens, newlines included; of three (M-RoPE) the last two are row and column. None: no
+    One axis counts the image's tokens, followers included; of three (M-RoPE) the last two are row and column. None: no
     patch of the image has this id.
     """
     offset = (ids - start[:, None]).tolist()

@@ -121,8 +121,8 @@ class VisionDecision:
 class LLMContext:
     """What an LLM-stage method may look at: the input of one decoder layer, rows left-padded to one length.
 
-    ``hidden`` (B, L, D); ``image`` (B, L): ordinal of the row's image that a visual token belongs to, negative for all
-    other tokens (text, padding, and newlines between rows of patches, which come and go with their rows);
+    ``hidden`` (B, L, D); ``image`` (B, L): ordinal of the row's image that a visual token belongs to, -1 for all other
+    tokens (text, padding, and followers as newlines between rows of patches, which come and go with these);
     ``token`` (B, L): index among that image's tokens, -1 for text; ``valid`` (B, L): False on padding;
     ``ids[row][image]`` names each image, ``layouts[row][image]`` says where its tokens sit.
 
@@ -165,7 +165,7 @@ class LLMContext:
     @property
     def text(self) -> Tensor:
         """(B, L) bool: every text token, the system prompt included."""
-        return self.valid & (self.image == -1)
+        return self.valid & (self.token < 0)
 
     @property
     def question(self) -> Tensor:

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from nuwa.pruners.base import LLMContext, MethodInfo, Tap, VisionContext, VisionDecision
 from nuwa.pruners.nuwa import NuwaStages
-from nuwa.pruners.release_next import ReleasedTiling
 from nuwa.pruning.budget import ModelShape, Schedule, attention_score_flops, cosine_flops, layer_at
 from nuwa.pruning.layout import Grid
 from nuwa.pruning.merging import affinity, aggregate, collected
 from nuwa.pruning.selection import top_quantile
+from nuwa.pruning.tiling import ByTile, Tiling
 
 STAGE1_COUNTS: Mapping[float | None, int] = {64: 112, 128: 224, 192: 336, 160: 290, 320: 582, 640: 1162}
 """Stage-1 tokens of an image by average, where the released code lists them; the last three are LLaVA-NeXT's."""
@@ -54,16 +54,11 @@ class NuwaRelease(NuwaStages):
     the base class, takes pillars by the norm of the patch *features*: ``ablation_class=True`` does that.
     ``pillar_quantile`` is the class's by default: 0.55, and 0.5 for LLaVA-NeXT.
 
-    Three mistakes of the LLaVA-NeXT class are left out unless asked for. ``swapped_tiles``: tiles of wide and tall
-    images are stitched in the wrong order (`swap_tiles`). ``misaligned_ids``: ids and roles are given out as if there
-    were no newlines (`misalign`). ``all_newlines``: rows keep their newline when their last token is gone; stage 2
-    takes it, unless ``misaligned_ids``.
+    Three mistakes of the LLaVA-NeXT class are left out: it stitches the tiles of wide and tall images in the wrong
+    order, gives out position ids and roles as if there were no newlines, and keeps the newline of rows without tokens.
     """
 
     ablation_class: bool = False
-    swapped_tiles: bool = False
-    misaligned_ids: bool = False
-    all_newlines: bool = False
 
     name: ClassVar[str] = "nuwa_release"
     info: ClassVar[MethodInfo] = MethodInfo(
@@ -79,8 +74,8 @@ class NuwaRelease(NuwaStages):
     taps: ClassVar[Mapping[str, Tap]] = {"attention": Tap("cls_attention"), "states": Tap("hidden_mean", start=2 / 3)}
 
     @property
-    def tiling(self) -> ReleasedTiling:
-        return ReleasedTiling(self.swapped_tiles, self.misaligned_ids, self.all_newlines)
+    def tiling(self) -> Tiling:
+        return ByTile()
 
     def schedule(self, n_tokens: int, layers: int) -> Schedule:
         """The listed stage-1 count, or else the one whose released stage-2 count comes closest to the budget."""

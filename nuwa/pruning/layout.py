@@ -11,6 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nuwa.pruning.followers import add_followers
+from nuwa.pruning.masks import left_pack
+
 Grid = tuple[int, int]
 """(height, width) of a token grid."""
 
@@ -20,28 +23,12 @@ class VisionView:
     """One grid of tokens of an image, e.g. the 24x24 patches of LLaVA-1.5.
 
     ``tokens`` (height * width,) holds, in raster order and rising, each cell's index among the image's tokens;
-    ``newlines`` (height,) the index of the placeholder that closes each row, None where rows are not closed. ``tiles``
-    is the (height, width) of the crops it was stitched from. A method that sees a view of its own (`Pruner.arrange`)
-    gives ``rows`` (height * width,), its rows among the image's vision features; cells without a token are -1.
+    ``tiles`` is the (height, width) of the crops it was stitched from.
     """
 
     grid: Grid
     tokens: Tensor
-    newlines: Tensor | None = None
     tiles: Grid = (1, 1)
-    rows: Tensor | None = None
-
-    def closed(self, kept: Tensor, every_row: bool = False) -> Tensor:
-        """The tokens of ``kept`` cells (K,), each row that still has one (or ``every_row``) closed by its newline.
-
-        Cells out of raster order form no rows: their newlines leave.
-        """
-        tokens, width = self.tokens.to(kept.device)[kept], self.grid[1]
-        if self.newlines is not None and not bool((kept.diff() <= 0).any()):
-            rows = torch.arange(self.grid[0], device=kept.device) if every_row else (kept // width).unique()
-            place = torch.cat([kept // width * (width + 1) + kept % width, rows * (width + 1) + width])
-            tokens = torch.cat([tokens, self.newlines.to(kept.device)[rows]])[place.argsort()]
-        return tokens[tokens >= 0]
 
 
 @dataclass(frozen=True)
@@ -49,13 +36,14 @@ class ImageLayout:
     """How the placeholders of one image in the prompt map to vision features.
 
     ``n_tokens`` placeholders stand for the image; ``source`` (n_tokens,) is the row of each among the image's vision
-    features (-1: a newline, which is no vision feature); ``views`` are the grids a method works on.
+    features; ``views`` are the grids a method works on.
 
-    A newline is neither a patch nor text: no method chooses it and no budget counts it. It stays, in its place, exactly
-    as long as any token of its row does.
+    ``source`` is -1 for a follower, which is no vision feature (a newline between rows of patches): neither a patch nor
+    text, no method chooses it and no budget counts it. ``group`` (n_tokens,) numbers the tokens that belong together,
+    -1 for those that are alone: a follower stays exactly as long as any patch of its group does. None: no followers.
 
     ``size`` is the image's (height, width) in pixels where tiles depend on it; ``crop`` (n_tokens,) then numbers the
-    crop in which the tower saw each patch (newlines: any number), None where there is one crop or features mix several.
+    crop in which the tower saw each patch (followers: any number), None where there is one, or features mix several.
     """
 
     n_tokens: int
@@ -63,6 +51,7 @@ class ImageLayout:
     views: tuple[VisionView, ...]
     size: Grid | None = None
     crop: Tensor | None = None
+    group: Tensor | None = None
 
     @classmethod
     def single(cls, grid: Grid) -> ImageLayout:
@@ -72,24 +61,26 @@ class ImageLayout:
 
     @property
     def patches(self) -> int:
-        """Tokens that a method may choose from: all but the newlines."""
+        """Tokens that a method may choose from: all but the followers."""
         return sum(len(view.tokens) for view in self.views)
 
-    @property
-    def closed_by(self) -> Tensor:
-        """(n_tokens,): the newline that closes each token's row (a newline closes its own), -1 where none does.
+    def with_followers(self, kept: Tensor) -> Tensor:
+        """The tokens (K,) of kept patches, in their order, and those that follow them, in their places.
 
-        >>> rows = VisionView((2, 2), torch.tensor([0, 1, 3, 4]), newlines=torch.tensor([2, 5]))
-        >>> ImageLayout(6, torch.tensor([0, 1, -1, 2, 3, -1]), (rows,)).closed_by
-        tensor([2, 2, 2, 5, 5, 5])
+        >>> rows = VisionView((2, 2), torch.tensor([0, 1, 3, 4]))
+        >>> group = torch.tensor([0, 0, 0, 1, 1, 1])
+        >>> layout = ImageLayout(6, torch.tensor([0, 1, -1, 2, 3, -1]), (rows,), group=group)
+        >>> layout.with_followers(torch.tensor([1])), layout.with_followers(torch.tensor([3, 0]))
+        (tensor([1, 2]), tensor([3, 0]))
         """
-        closed_by = torch.full((self.n_tokens,), -1)
-        for view in self.views:
-            if view.newlines is not None:
-                there, newlines = view.tokens >= 0, view.newlines[view.newlines >= 0]
-                closed_by[view.tokens[there]] = view.newlines.repeat_interleave(view.grid[1])[there]
-                closed_by[newlines] = newlines
-        return closed_by
+        if self.group is None:
+            return kept
+        keep = torch.zeros(1, self.n_tokens, dtype=torch.bool).index_fill(1, kept, True)
+        order = torch.zeros(1, self.n_tokens, dtype=torch.long).index_copy(1, kept, torch.arange(len(kept))[None])
+        place = torch.arange(self.n_tokens)[None]
+        table = self.source[None] < 0, self.group[None], torch.zeros_like(place), place
+        keep, order = add_followers(keep, order, *table, self.n_tokens)
+        return left_pack(keep, order, int(keep.sum()))[0]
 
 
 def coordinates(grid: Grid, device: torch.device | None = None) -> Tensor:

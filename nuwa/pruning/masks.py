@@ -30,10 +30,9 @@ def left_pack(keep: Tensor, order: Tensor, length: int) -> Tensor:
 
 
 def gather_tokens(values: Tensor, index: Tensor) -> Tensor:
-    """Take tokens ``index`` (B, P) out of ``values`` (B, L) or (B, L, D)."""
-    if values.dim() == 3:
-        return values.gather(1, index[..., None].expand(-1, -1, values.shape[-1]))
-    return values.gather(1, index)
+    """Take tokens ``index`` (B, P) out of ``values`` (B, L, ...)."""
+    index = index.view(*index.shape, *[1] * (values.dim() - 2))
+    return values.gather(1, index.expand(-1, -1, *values.shape[2:]))
 
 
 def format_mask(implementation: str, valid: Tensor, queries: int, padded: bool, dtype: torch.dtype) -> Tensor | None:

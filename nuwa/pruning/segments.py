@@ -22,7 +22,7 @@ from nuwa.pruning.positions import remap
 class ImagePlan:
     """What was decided for one image before the LLM.
 
-    ``keep`` (K,): tokens that enter the LLM, in the order in which it sees them, newlines among them; None: all.
+    ``keep`` (K,): tokens that enter the LLM, in the order in which it sees them, followers among them; None: all.
     ``members`` (n_tokens,): the token that each one went into, its own for one that stays as it was, -1 for one that is
     gone; ``sizes`` (n_tokens,): how many tokens a kept one stands for. Both are None where the vision stage kept all.
     """
@@ -36,29 +36,55 @@ class ImagePlan:
     extras: dict[str, Tensor] = field(default_factory=dict)
 
 
-_COLUMNS = ("index", "image", "token", "original", "ids")
-"""All that travels with a token: what `Segment.take` cuts."""
+_EMPTY = {"image": -1, "token": -1, "group": -1, "follower": False}
+"""What columns say of padding; the others hold anything there."""
 
 
 @dataclass
 class Segment:
     """A table of the tokens that run through the layers from ``start`` on, rows left-padded to one length.
 
-    ``lengths`` (B,): tokens of each row, known without reading a tensor; ``valid`` (B, L): False on padding. Columns:
-    ``index`` (B, L): place in the unpruned prompt; ``image`` (B, L): ordinal of the row's image or -1; ``token``
-    (B, L): index within that image or -1; ``original`` (C, B, L): position ids in the unpruned prompt; ``ids``
-    (C, B, L): position ids in use. ``next_id`` (C, B): id of the first generated token.
+    ``lengths`` (B,): tokens of each row, known without reading a tensor; ``valid`` (B, L): False on padding.
+    ``next_id`` (C, B): id of the first token behind it. Whatever else travels with a token is one of the ``columns``
+    (..., B, L), and `take` cuts them all: those that are properties here and, where an image has any, ``follower``
+    (bool) and ``group``, as in `ImageLayout`.
     """
 
     start: int
     lengths: list[int]
     valid: Tensor
-    index: Tensor
-    image: Tensor
-    token: Tensor
-    original: Tensor
-    ids: Tensor
+    columns: dict[str, Tensor]
     next_id: Tensor
+
+    @property
+    def index(self) -> Tensor:
+        """(B, L): place in the unpruned prompt."""
+        return self.columns["index"]
+
+    @property
+    def image(self) -> Tensor:
+        """(B, L): ordinal of the row's image or -1."""
+        return self.columns["image"]
+
+    @property
+    def token(self) -> Tensor:
+        """(B, L): index within the image or -1."""
+        return self.columns["token"]
+
+    @property
+    def original(self) -> Tensor:
+        """(C, B, L): position ids in the unpruned prompt."""
+        return self.columns["original"]
+
+    @property
+    def ids(self) -> Tensor:
+        """(C, B, L): position ids in use."""
+        return self.columns["ids"]
+
+    @property
+    def follower(self) -> Tensor | None:
+        """(B, L) bool: tokens that no method chooses, which stay with their group; None where there are none."""
+        return self.columns.get("follower")
 
     @property
     def padded(self) -> bool:
@@ -68,19 +94,42 @@ class Segment:
     @property
     def length(self) -> int:
         """Tokens per row, padding included."""
-        return self.index.shape[1]
+        return self.valid.shape[1]
 
     def take(self, places: Tensor, valid: Tensor, lengths: list[int]) -> Segment:
         """The tokens at ``places`` (B, P) of every row, of which ``valid`` (B, P), ``lengths`` a row, are real."""
-        columns = {name: getattr(self, name) for name in _COLUMNS}
-        cut = {name: x.gather(-1, places.expand(*x.shape[:-1], -1)) for name, x in columns.items()}
-        cut |= {name: cut[name].masked_fill(~valid, -1) for name in ("image", "token")}
-        return replace(self, lengths=lengths, valid=valid, **cut)
+        cut = {name: x.gather(-1, places.expand(*x.shape[:-1], -1)) for name, x in self.columns.items()}
+        cut |= {name: cut[name].masked_fill(~valid, empty) for name, empty in _EMPTY.items() if name in cut}
+        return replace(self, lengths=lengths, valid=valid, columns=cut)
 
     def choose_rows(self, rows: Tensor, length: int) -> Segment:
         """The first ``length`` tokens of some rows (M,)."""
-        cut = {name: getattr(self, name)[..., rows, :length] for name in ("valid", *_COLUMNS)}
-        return replace(self, lengths=cut["valid"].sum(1).tolist(), next_id=self.next_id[:, rows], **cut)
+        valid = self.valid[rows, :length]
+        columns = {name: x[..., rows, :length] for name, x in self.columns.items()}
+        return Segment(self.start, valid.sum(1).tolist(), valid, columns, self.next_id[:, rows])
+
+
+@dataclass
+class Keys:
+    """What a layer's queries may see: the tokens of ``segment`` and ``new`` (B, N) ones behind it, False on padding."""
+
+    segment: Segment
+    new: Tensor
+
+    @property
+    def valid(self) -> Tensor:
+        """(B, K): False on padding."""
+        return torch.cat([self.segment.valid, self.new], 1)
+
+    @property
+    def image(self) -> Tensor:
+        """(B, K): ordinal of the row's image or -1."""
+        return torch.cat([self.segment.image, torch.full_like(self.new, -1, dtype=torch.long)], 1)
+
+    def place(self, length: int) -> Tensor:
+        """(B, K): place in the unpruned sequence, whose prompt has ``length`` tokens."""
+        behind = length + torch.arange(self.new.shape[1], device=self.new.device)
+        return torch.cat([self.segment.index, behind.expand(self.new.shape)], 1)
 
 
 def model_ids(ids: Tensor) -> Tensor:
@@ -93,16 +142,13 @@ class Prompt:
     """An unpruned prompt: the frame that position strategies and results refer to.
 
     ``whole`` is the prompt as a segment; ``rows[row][ordinal]`` the plan of each image; ``spans`` (2, C, B, I) the
-    smallest and largest position id of each image; ``expanded`` how many rows share a prompt (beams); ``closed_by``
-    (B, L) the place of the newline that closes each token's row of patches (a newline closes its own), -1 where none
-    does; None if no image has newlines.
+    smallest and largest position id of each image; ``expanded`` how many rows share a prompt (beams).
     """
 
     whole: Segment
     rows: list[list[ImagePlan]]
     spans: Tensor
     expanded: int
-    closed_by: Tensor | None
 
     @property
     def images(self) -> int:
@@ -116,13 +162,6 @@ class Prompt:
             rows = [[dict(plan.schedule.llm).get(layer, plan.layout.patches) for plan in row] for row in self.rows]
             counts[layer] = pad_sequence([torch.tensor(row, dtype=torch.long) for row in rows], batch_first=True)
         return counts
-
-    def newlines(self, segment: Segment) -> tuple[Tensor, Tensor]:
-        """``closed_by`` of a segment's tokens (B, L), and which of them are newlines (B, L) bool."""
-        if self.closed_by is None:
-            return torch.full_like(segment.index, -1), torch.zeros_like(segment.valid)
-        closed_by = gather_tokens(self.closed_by, segment.index).masked_fill(~segment.valid, -1)
-        return closed_by, (closed_by >= 0) & (closed_by == segment.index)
 
     def narrow(
         self,
@@ -143,7 +182,7 @@ class Prompt:
         places = left_pack(keep, order, max(lengths))
         part = segment.take(places, gather_tokens(keep, places), lengths)
         ids, next_id = remap(strategy, part.original, part.image, part.valid, self.spans, self.whole.next_id)
-        return replace(part, start=start, ids=ids, next_id=next_id), places
+        return replace(part, start=start, columns=part.columns | {"ids": ids}, next_id=next_id), places
 
     def is_whole_prompt(self, segment: Segment) -> bool:
         """Whether every token of a segment stands where it stood: a row can be repacked though the longest is not."""
@@ -176,19 +215,36 @@ def read_prompt(placeholders: Tensor, valid: Tensor, ids: Tensor, plans: Sequenc
         ValueError: placeholders and images do not match.
     """
     member, device = placeholders & valid, valid.device
-    rows, expanded = _deal_out(member.sum(1).tolist(), plans)
-    image = torch.full(valid.shape, -1, device=device)
-    token = image.clone()
-    sizes = [(ordinal, plan.layout.n_tokens) for row in rows for ordinal, plan in enumerate(row)]
-    image[member] = torch.cat([torch.full((size,), ordinal) for ordinal, size in sizes]).to(device)
-    token[member] = torch.cat([torch.arange(size) for _, size in sizes]).to(device)
+    counts, lengths = torch.stack([member.sum(1), valid.sum(1)]).tolist()
+    rows, expanded = _deal_out(counts, plans)
     index = torch.arange(valid.shape[1], device=device).expand(valid.shape)
     next_id = (ids.masked_fill(~valid, -1).amax((0, 2)) + 1).expand(ids.shape[0], -1)
-    whole = Segment(0, valid.sum(1).tolist(), valid, index, image, token, ids, ids, next_id)
-    mine = image[..., None] == torch.arange(max(map(len, rows)), device=device)
+    columns = _image_columns(member, index, rows) | {"index": index, "original": ids, "ids": ids}
+    whole = Segment(0, lengths, valid, columns, next_id)
+    mine = whole.image[..., None] == torch.arange(max(map(len, rows)), device=device)
     lowest = ids[..., None].masked_fill(~mine, torch.iinfo(ids.dtype).max).amin(2)
     highest = ids[..., None].masked_fill(~mine, -1).amax(2)
-    return Prompt(whole, rows, torch.stack([lowest, highest]), expanded, _closed_by(whole, rows))
+    return Prompt(whole, rows, torch.stack([lowest, highest]), expanded)
+
+
+def _image_columns(member: Tensor, index: Tensor, rows: list[list[ImagePlan]]) -> dict[str, Tensor]:
+    """What columns say of the tokens of images, which are the ``member`` (B, L) ones in the order of ``rows``."""
+    layouts = [(ordinal, plan.layout) for row in rows for ordinal, plan in enumerate(row)]
+    image = _spread(member, [torch.full((layout.n_tokens,), ordinal) for ordinal, layout in layouts])
+    token = _spread(member, [torch.arange(layout.n_tokens) for _, layout in layouts])
+    columns = {"image": image, "token": token}
+    if any(layout.group is not None for _, layout in layouts):
+        alone = [torch.full((layout.n_tokens,), -1) if layout.group is None else layout.group for _, layout in layouts]
+        group, source = _spread(member, alone), _spread(member, [layout.source for _, layout in layouts])
+        # numbered from where the image begins, so that no two images of a row have one of the same number
+        columns |= {"group": torch.where(group < 0, -1, index - token + group), "follower": member & (source < 0)}
+    return columns
+
+
+def _spread(member: Tensor, values: Sequence[Tensor]) -> Tensor:
+    """``values`` of all images, one after the other, at the ``member`` (B, L) places, -1 elsewhere."""
+    empty = torch.full(member.shape, -1, device=member.device)
+    return empty.masked_scatter(member, torch.cat(list(values)).to(member.device)) if values else empty
 
 
 def _deal_out(counts: Sequence[int], plans: Sequence[ImagePlan]) -> tuple[list[list[ImagePlan]], int]:
@@ -210,32 +266,19 @@ def _deal_out(counts: Sequence[int], plans: Sequence[ImagePlan]) -> tuple[list[l
     return rows, expanded
 
 
-def _closed_by(whole: Segment, rows: list[list[ImagePlan]]) -> Tensor | None:
-    """`Prompt.closed_by` from the layouts of each row's images."""
-    layouts = [plan.layout for row in rows for plan in row]
-    if all(view.newlines is None for layout in layouts for view in layout.views):
-        return None
-    closed_by, member = torch.full_like(whole.index, -1), whole.image >= 0
-    places, token = whole.index[member], whole.token[member]
-    closing = torch.cat([layout.closed_by for layout in layouts]).to(token.device)
-    starts = torch.arange(len(token), device=token.device) - token  # where the images begin among all their tokens
-    closed_by[member] = torch.where(closing < 0, -1, places[(starts + closing).clamp(min=0)])
-    return closed_by
-
-
 def first_segment(prompt: Prompt, strategy: str) -> Segment:
     """What enters layer 0: text in its place, each image's kept tokens in the order its plan says."""
     whole = prompt.whole
-    keep, order, lengths = whole.valid.clone(), whole.index.clone(), list(whole.lengths)
-    for row, plans in enumerate(prompt.rows):
-        for ordinal, plan in enumerate(plans):
-            if plan.keep is None:
-                continue
-            mine = whole.image[row] == ordinal
-            rank = torch.full((plan.layout.n_tokens,), -1, device=order.device)
-            rank[plan.keep.to(order.device)] = torch.arange(len(plan.keep), device=order.device)
-            rank = rank[whole.token[row, mine]]
-            keep[row, mine] = rank >= 0
-            order[row, mine] = whole.index[row, mine][0] + rank.clamp(min=0)
-            lengths[row] -= plan.layout.n_tokens - len(plan.keep)
+    keep, order, lengths = whole.valid, whole.index, list(whole.lengths)
+    if any(plan.keep is not None for row in prompt.rows for plan in row):
+        ranks = []
+        for row, plans in enumerate(prompt.rows):
+            for plan in plans:
+                kept = torch.arange(plan.layout.n_tokens) if plan.keep is None else plan.keep
+                ranks.append(torch.full((plan.layout.n_tokens,), -1).index_copy(0, kept, torch.arange(len(kept))))
+                lengths[row] -= plan.layout.n_tokens - len(kept)
+        visual = whole.image >= 0
+        rank = _spread(visual, ranks)
+        keep = whole.valid & ~(visual & (rank < 0))
+        order = torch.where(visual, whole.index - whole.token + rank.clamp(min=0), whole.index)
     return prompt.narrow(whole, keep, lengths, 0, strategy, order)[0]

@@ -3,47 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from nuwa.pruning.budget import share_out
 from nuwa.pruning.layout import ImageLayout, VisionView
-from nuwa.pruning.segments import Prompt, Segment
 
 
 class Tiling:
     """Every view of an image by itself, tiles stitched to one view: what a method sees unless it asks for more."""
 
-    def prepare_layout(self, layout: ImageLayout) -> ImageLayout:
-        """The image with the views that the method believes it has."""
-        return layout
-
     def views_to_prune(self, layout: ImageLayout) -> Sequence[VisionView]:
         """The grids that ``prune_vision`` is shown of an image, each by itself."""
         return layout.views
 
-    def split_budget(self, total: int, views: Sequence[VisionView]) -> list[int]:
-        """How many of ``total`` tokens each view of an image keeps: in proportion to its cells."""
-        return share_out(total, [len(view.tokens) for view in views])
+    def split_budget(self, total: int, layout: ImageLayout) -> list[int]:
+        """How many of ``total`` tokens each of the `views_to_prune` keeps: in proportion to its cells."""
+        return share_out(total, [len(view.tokens) for view in self.views_to_prune(layout)])
 
-    def close_rows(self, view: VisionView, cells: Tensor) -> Tensor:
-        """The tokens of the kept ``cells`` (K,) of a view, and the newlines that stay with them."""
-        return view.closed(cells)
+    def entering(self, layout: ImageLayout, kept: Sequence[Tensor]) -> Tensor:
+        """What enters the LLM of an image, in order, where the patches ``kept`` (K,) of each of its views stay."""
+        return layout.with_followers(torch.cat(list(kept)))
 
-    def concat_views(self, kept: Sequence[Tensor]) -> Tensor:
-        """The tokens of an image in the order in which the LLM sees them, from those (K,) of each of its views."""
-        return torch.cat(list(kept))
 
-    def rewrite_prompt(self, prompt: Prompt, segment: Segment, strategy: str) -> tuple[Prompt, Segment]:
-        """The prompt and what enters layer 0 of it, as the method understands them: roles and position ids."""
-        return prompt, segment
+class ByTile(Tiling):
+    """Stitched grids that share a budget by their tiles, whatever of these is padding."""
+
+    def split_budget(self, total: int, layout: ImageLayout) -> list[int]:
+        """The same number of tokens, rounded down, for every tile (the base view is one).
+
+        Fewer tokens than tiles are shared out by cells.
+        """
+        views = self.views_to_prune(layout)
+        tiles = [view.tiles[0] * view.tiles[1] for view in views]
+        if total < sum(tiles):
+            return super().split_budget(total, layout)
+        return [min(total // sum(tiles) * count, len(view.tokens)) for count, view in zip(tiles, views, strict=True)]
 
 
 @dataclass(frozen=True)
 class CropByCrop(Tiling):
-    """Each crop by itself, without newlines, all crops keeping the same number of tokens.
+    """Each crop by itself, without followers, all crops keeping the same number of tokens.
 
     Tokens of the first crop, the whole image, come first, then those of the tiles as ``concat_tiles`` arranges them.
     Where tokens belong to no one crop (LLaVA-OneVision interpolates them), tiles are stitched as by default.
@@ -52,7 +54,7 @@ class CropByCrop(Tiling):
     concat_tiles: Callable[[Sequence[Tensor]], Tensor]
 
     def views_to_prune(self, layout: ImageLayout) -> Sequence[VisionView]:
-        """The crops of an image one by one, without newlines; its views, where tokens belong to no one crop."""
+        """The crops of an image one by one; its views, where tokens belong to no one crop."""
         if layout.crop is None:
             return layout.views
         crops = []
@@ -61,28 +63,32 @@ class CropByCrop(Tiling):
             for crop in number.unique().tolist():
                 cells = (number == crop).nonzero()[:, 0]
                 width = int((cells // view.grid[1] == cells[0] // view.grid[1]).sum())
-                crops.append(replace(view, grid=(len(cells) // width, width), tokens=view.tokens[cells], newlines=None))
+                crops.append(VisionView((len(cells) // width, width), view.tokens[cells]))
         return crops
 
-    def split_budget(self, total: int, views: Sequence[VisionView]) -> list[int]:
-        if any(view.newlines is not None for view in views):
-            return super().split_budget(total, views)
+    def split_budget(self, total: int, layout: ImageLayout) -> list[int]:
+        views = self.views_to_prune(layout)
+        if layout.crop is None:
+            return super().split_budget(total, layout)
         return even_shares(total, [len(view.tokens) for view in views])
 
-    def concat_views(self, kept: Sequence[Tensor]) -> Tensor:
-        if len(kept) < 3:
-            return super().concat_views(kept)
-        return torch.cat([kept[0], self.concat_tiles(kept[1:])])
+    def entering(self, layout: ImageLayout, kept: Sequence[Tensor]) -> Tensor:
+        if layout.crop is None:
+            return super().entering(layout, kept)
+        return torch.cat([kept[0], self.concat_tiles(kept[1:])]) if len(kept) > 2 else torch.cat(list(kept))
 
 
 class AllAtOnce(Tiling):
-    """All tokens of an image of several views as one row, without newlines."""
+    """All tokens of an image of several views as one row, without followers."""
 
     def views_to_prune(self, layout: ImageLayout) -> Sequence[VisionView]:
         if len(layout.views) == 1:
             return layout.views
         tokens = torch.cat([view.tokens for view in layout.views])
         return (VisionView((1, len(tokens)), tokens),)
+
+    def entering(self, layout: ImageLayout, kept: Sequence[Tensor]) -> Tensor:
+        return torch.cat(list(kept))
 
 
 def even_shares(total: int, sizes: Sequence[int]) -> list[int]:

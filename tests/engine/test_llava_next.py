@@ -35,7 +35,7 @@ def test_layout_against_brute_force(size):
     assert layout.n_tokens == len(expected) == 576 + height * (width + 1)
     assert layout.patches == 576 + height * width
     base, *tiles = layout.views
-    assert (base.grid, base.tokens.tolist(), base.newlines) == ((24, 24), list(range(576)), None)
+    assert (base.grid, base.tokens.tolist()) == ((24, 24), list(range(576)))
     if not height:
         assert not tiles
         return
@@ -43,10 +43,8 @@ def test_layout_against_brute_force(size):
     assert (view.grid, view.tiles) == ((height, width), best_tiles(size, PINPOINTS, 336))
     places = [[576 + row * (width + 1) + column for column in range(width + 1)] for row in range(height)]
     assert view.tokens.view(height, width).tolist() == [row[:-1] for row in places]
-    assert view.newlines.tolist() == [row[-1] for row in places]
-    line = layout.closed_by
-    assert (line[:576] == -1).all()
-    assert line[576:].view(height, width + 1).tolist() == [[row[-1]] * (width + 1) for row in places]
+    assert (layout.source < 0).nonzero()[:, 0].tolist() == [row[-1] for row in places]
+    assert layout.group.tolist() == [-1] * 576 + [row for row in range(height) for _ in range(width + 1)]
 
 
 def recorded(model, *taps, numbers=(0, 1, 2, 3)):
@@ -113,7 +111,7 @@ def test_newlines_go_with_their_rows():
 
     def only_row(context, keep):
         row = (context.token - 16) // (width + 1) == 3
-        assert int((context.image == -2).sum()) == height
+        assert int((context.valid & ~context.text & ~context.visual).sum()) == height
         return context.text | row & (context.image == 0)
 
     pruner.prune_llm = only_row

@@ -56,7 +56,7 @@ def test_a_planted_box_lies_under_its_drawn_frame_in_every_view(family):
             y0, y1 = (33 + y0 * 84) / 150, (33 + y1 * 84) / 150
             assert panel.clear.getpixel((5, 5)) == colour("#7F7F7F")  # grey padding
         wide, high = panel.size
-        tolerance = 0.75 * panel.patch if view.view.newlines is not None else 3  # tiles: whole rows of tokens only
+        tolerance = 0.75 * panel.patch if view.view.tiles != (1, 1) else 3  # tiles: whole rows of tokens only
         for got, wanted in zip(found, (x0 * wide, y0 * high, x1 * wide, y1 * high), strict=True):
             assert abs(got - wanted) <= tolerance
         panel.box((0.2, 0.4, 0.6, 0.9), PREDICTED, dashed=False)
@@ -81,7 +81,7 @@ def test_kept_cells_are_the_reports(family):
             assert (x0, y0) == (patch % view.view.grid[1] * panel.patch, patch // view.view.grid[1] * panel.patch)
             if patch not in patches:
                 assert panel.image.getpixel(inside) != panel.clear.getpixel(inside)
-    newlines = {int(token) for view in trace.views if view.view.newlines is not None for token in view.view.newlines}
+    newlines = set((trace.layout.source < 0).nonzero()[:, 0].tolist())
     assert total == len(kept - newlines)
 
 
@@ -128,9 +128,10 @@ def test_places_of_one_axis_by_hand():
     """Four patches, then two rows of three with newlines: tokens 4 5 6 N 8 9 10 N."""
     views = (
         VisionView((2, 2), torch.arange(4)),
-        VisionView((2, 3), torch.tensor([4, 5, 6, 8, 9, 10]), torch.tensor([7, 11])),
+        VisionView((2, 3), torch.tensor([4, 5, 6, 8, 9, 10])),
     )
-    layout = ImageLayout(12, torch.tensor([0, 1, 2, 3, 4, 5, 6, -1, 7, 8, 9, -1]), views)
+    group = torch.tensor([-1, -1, -1, -1, 0, 0, 0, 0, 1, 1, 1, 1])
+    layout = ImageLayout(12, torch.tensor([0, 1, 2, 3, 4, 5, 6, -1, 7, 8, 9, -1]), views, group=group)
     places = token_locations(layout)
     assert places[3] == (0, 1, 1) and places[6:9] == [(1, 0, 2), (1, 0, 3), (1, 1, 0)]
     moved = id_locations(torch.tensor([[20, 27, 31, 32, 19]]), torch.tensor([20]), layout)

@@ -33,7 +33,6 @@ def test_crops_against_brute_force(size):
         rows, columns, tokens = zip(*sorted(seen[crop]), strict=True)
         assert piece.grid == (len(set(rows)), len(set(columns)))
         assert piece.tokens.tolist() == list(tokens)
-        assert piece.newlines is None
 
 
 def test_even_shares():

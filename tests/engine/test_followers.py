@@ -1,9 +1,9 @@
-"""Newlines between the rows of images inside the LLM: which stay, and where, written out by hand."""
+"""Followers: the newlines between the rows of images, which stay and where, written out by hand."""
 
 import pytest
 import torch
 
-from nuwa.engine.llm import close_rows
+from nuwa.engine.llm import with_followers
 from nuwa.pruners.base import LLMDecision
 from nuwa.pruning.budget import Schedule
 from nuwa.pruning.layout import ImageLayout, VisionView
@@ -11,7 +11,10 @@ from nuwa.pruning.masks import left_pack
 from nuwa.pruning.segments import ImagePlan, read_prompt
 
 TWO_ROWS = ImageLayout(
-    6, torch.tensor([0, 1, -1, 2, 3, -1]), (VisionView((2, 2), torch.tensor([0, 1, 3, 4]), torch.tensor([2, 5])),)
+    6,
+    torch.tensor([0, 1, -1, 2, 3, -1]),
+    (VisionView((2, 2), torch.tensor([0, 1, 3, 4])),),
+    group=torch.tensor([0, 0, 0, 1, 1, 1]),
 )
 """Patches 0 and 1, newline 2, patches 3 and 4, newline 5."""
 LENGTH = 16
@@ -26,9 +29,8 @@ def left(patches, order=None):
     prompt = read_prompt(placeholders, valid, place[None] - 1, plans)
     segment = prompt.whole
     keep = torch.isin(segment.index, torch.tensor(patches)) | valid & ~placeholders
-    decision = close_rows(prompt, segment, LLMDecision(keep, order=order))
-    order = torch.arange(LENGTH)[None] if decision.order is None else decision.order
-    return left_pack(decision.keep, order, int(decision.keep.sum()))[0].tolist()
+    decision = with_followers(prompt, segment, LLMDecision(keep, order=order))
+    return left_pack(decision.keep, decision.order, int(decision.keep.sum()))[0].tolist()
 
 
 IN_PLACE = torch.arange(LENGTH)[None]
@@ -56,3 +58,19 @@ def test_an_image_out_of_order_has_no_rows_and_the_others_do():
 
 def test_a_newline_follows_its_row_wherever_that_goes():
     assert left([3, 6, 9], TEXT_LATER) == [1, 3, 4, 6, 7, 9, 11, 8, 15]
+
+
+@pytest.mark.parametrize("patches", [[], [4], [3, 4], [0, 1, 3], [4, 3], [1, 3, 0]], ids=str)
+def test_before_the_llm_the_same_stay_as_inside(patches):
+    order = torch.arange(LENGTH)[None].clone()
+    for place, patch in enumerate(patches):
+        order[0, 2 + patch] = 2 + place
+    inside = [place - 2 for place in left([2 + patch for patch in patches], order) if 2 <= place < 8]
+    assert TWO_ROWS.with_followers(torch.tensor(patches, dtype=torch.long)).tolist() == inside
+
+
+def test_a_token_may_close_a_whole_image():
+    """Four patches in one group, the last token follows: it stays while any of them does."""
+    layout = ImageLayout(5, torch.tensor([0, 1, 2, 3, -1]), TWO_ROWS.views, group=torch.zeros(5, dtype=torch.long))
+    assert layout.with_followers(torch.tensor([2])).tolist() == [2, 4]
+    assert layout.with_followers(torch.tensor([], dtype=torch.long)).tolist() == []
