@@ -195,9 +195,9 @@ class PruningSession:
         use_cache = kwargs.get("use_cache")
         if cache is None and (config.use_cache if use_cache is None else use_cache):
             cache = DynamicCache(config=config)
-        # a model that trains may checkpoint its layers, which then ignore the cache
-        companions = self.adapter.companions(kwargs)
-        shared = self.share and not module.training and 0 not in stages and not companions
+        # a model that trains may checkpoint its layers, which then ignore the cache; a recurrent state cannot be split
+        companions, recurrent = self.adapter.companions(kwargs), self.adapter.shape.attention is not None
+        shared = self.share and not (module.training or 0 in stages or companions or recurrent)
         split = split_prefixes(segment, inputs) if shared and cache is not None else None
         if split is not None and cache is not None:
             split.watch = layers_to_watch(stages, "previous" in self.pruner.needs)
@@ -205,7 +205,8 @@ class PruningSession:
             self._prefix_step = Step(prefixes, False, split.length, split.prefixes.valid[:, :0], split=split)
             run_prefixes(module, split, inputs, cache)
             segment, inputs = split.segment, split.suffix_inputs(inputs)
-        state, queries = PrefillState(prompt, [segment]), inputs.shape[1]
+        state = PrefillState(prompt, [segment], self.adapter.shape.attention_layers[0])
+        queries = inputs.shape[1]
         self._step = step = Step(state, True, queries, segment.valid[:, :0], stages, images, input_ids, split=split)
         step.companions = {name: gather_tokens(x, segment.index.to(x.device)) for name, x in companions.items()}
         if cache is not None:
@@ -220,7 +221,7 @@ class PruningSession:
 
     def _decode(self, state: PrefillState, kwargs: dict[str, Any]) -> dict[str, Any]:
         """The arguments with the mask and ids of the pruned prompt; padding behind it is what the mask says it is."""
-        segment, mask = state.at(0), kwargs.get("attention_mask")
+        segment, mask = state.cached, kwargs.get("attention_mask")
         batch, queries = kwargs["inputs_embeds"].shape[:2]
         generated = cached_length(kwargs["past_key_values"]) - segment.length
         guards.check_decode(mask, state, batch, generated, queries)

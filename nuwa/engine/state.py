@@ -62,10 +62,14 @@ class EncodedImages:
 
 @dataclass
 class PrefillState:
-    """A pruned prompt and the segments that ran through the layers. Lives on the cache."""
+    """A pruned prompt and the segments that ran through the layers. Lives on the cache.
+
+    ``first`` is the first layer that caches keys: the length of its part is the cache's.
+    """
 
     prompt: Prompt
     segments: list[Segment]
+    first: int = 0
 
     def attach(self, cache: Cache) -> None:
         """Let the prompt's state travel with its cache, through copies, crops and interleaved generations."""
@@ -74,6 +78,11 @@ class PrefillState:
     def at(self, layer: int) -> Segment:
         """The segment that runs through a layer: the latest that begins at or before it."""
         return next(segment for segment in reversed(self.segments) if segment.start <= layer)
+
+    @property
+    def cached(self) -> Segment:
+        """What the first layer that caches keys has of the prompt."""
+        return self.at(self.first)
 
 
 @dataclass
@@ -102,8 +111,8 @@ class Step:
 
     @property
     def called_with(self) -> Segment:
-        """The segment whose mask and ids the language model got: what entered it, and later what layer 0 cached."""
-        return self.state.segments[0] if self.prefill else self.state.at(0)
+        """The segment whose mask and ids the language model got: what entered it, and later what is cached first."""
+        return self.state.segments[0] if self.prefill else self.state.cached
 
     def position_ids(self, segment: Segment) -> Tensor:
         """Position ids (C, B, Q) of this step's tokens."""
@@ -129,7 +138,7 @@ class Step:
 
 
 def cached_length(cache: Cache | None) -> int:
-    """Tokens that layer 0 has cached."""
+    """Tokens that the first layer which caches any has cached."""
     return 0 if cache is None else int(cache.get_seq_length())
 
 
