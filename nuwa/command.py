@@ -9,6 +9,7 @@ from argparse import ArgumentError, ArgumentParser, Namespace, RawDescriptionHel
 from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any
+from unicodedata import category
 
 BAD_INPUT: tuple[type[Exception], ...] = (ValueError, OSError)
 """What is raised for bad input; the messages are written for the person who typed the command."""
@@ -67,4 +68,13 @@ def print_error(error: Exception) -> None:
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         traceback.print_exception(error)
     else:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {plain_text(str(error))}", file=sys.stderr)
+
+
+def plain_text(text: str) -> str:
+    r"""A text without control characters, which a terminal would obey; line breaks stay.
+
+    >>> plain_text("\x1b]0;title\x07 and\nmore")
+    '�]0;title� and\nmore'
+    """
+    return "".join(sign if sign == "\n" or category(sign)[0] != "C" else "�" for sign in text)

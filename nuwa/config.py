@@ -12,19 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from hydra.utils import get_method, get_object
 from omegaconf import DictConfig, OmegaConf
 
 from nuwa.files import fingerprint, local_path
 from nuwa.models import axes_of
 from nuwa.options import ConfigError, check_options
 from nuwa.schema import BlockingConfig, Config, PathsConfig
+from nuwa.targets import BUILT, find_target
 
 PROTOCOL = 1
 """Raised when prompts, scoring or counting change, so that older results are not taken for finished ones."""
 
 KEEP_ALL = "nuwa.pruners.none.KeepAll"
-BUILT = ("model", "pruner", "dataset")
 CHECKPOINT = (".json", ".safetensors")
 READ = {"model.path": CHECKPOINT, "pruner.clip": CHECKPOINT, "dataset.path": ("",), "dataset.judge_prompt": ("",)}
 """Options that name local files, and which of these make the result."""
@@ -47,11 +46,8 @@ def typed(cfg: DictConfig, group: str) -> dict[str, Any]:
     """
     values = plain(cfg[group])
     target = values.pop("_target_", None)
-    try:
-        built = get_method(target)
-    except Exception as error:
-        raise ConfigError(f"{group}._target_={target}: cannot be imported ({error})") from error
-    return {"_target_": target, **check_options(built, values, group, ("budget", "seed") if group == "pruner" else ())}
+    provided = ("budget", "seed") if group == "pruner" else ()
+    return {"_target_": target, **check_options(find_target(target, group), values, group, provided)}
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
@@ -63,7 +59,7 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
 
 def build(options: dict[str, Any], **provided: Any) -> Any:
     """Call the ``_target_`` of typed options. Hydra's instantiate would turn dataclass arguments into dicts."""
-    return get_object(options["_target_"])(**{k: v for k, v in options.items() if k != "_target_"}, **provided)
+    return find_target(options["_target_"])(**{k: v for k, v in options.items() if k != "_target_"}, **provided)
 
 
 def choices(cfg: DictConfig) -> dict[str, Any]:
@@ -105,8 +101,8 @@ def choices(cfg: DictConfig) -> dict[str, Any]:
 def _position(cfg: DictConfig, family: str | None) -> str:
     """The position strategy of a job; the one asked for where the method cannot be found."""
     try:
-        return get_object(cfg.pruner._target_).position_on(axes_of(family), cfg.position.strategy)
-    except Exception:  # refused, with its reason, when its job is checked
+        return find_target(cfg.pruner._target_, "pruner").position_on(axes_of(family), cfg.position.strategy)
+    except ConfigError:  # refused, with its reason, when its job is checked
         return cfg.position.strategy
 
 

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock
-from hydra.utils import get_object
 from tqdm import tqdm
 
 from nuwa.benchmarks.judge import JudgeError, OpenAIJudge
@@ -31,6 +30,7 @@ from nuwa.evaluation.runs import Run, find_runs
 from nuwa.evaluation.summary import summarise
 
 MARKS = "marks.jsonl"
+MMVET = f"{MMVet.__module__}.{MMVet.__qualname__}"
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def unjudged_runs(roots: Sequence[Path]) -> list[Path]:
     for folder in find_runs(*roots):
         run = Run.read(folder)
         dataset = run.config.get("dataset", {})
-        if run.done and get_object(dataset["_target_"]) is MMVet and not dataset.get("judge_url"):
+        if run.done and dataset.get("_target_") == MMVET and not dataset.get("judge_url"):
             found.append(folder)
     return found
 

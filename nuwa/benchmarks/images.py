@@ -5,12 +5,15 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from PIL import Image, ImageOps
 
 from nuwa.samples import SampleError, to_rgb
 
+HARMLESS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF", "TGA", "ICO")
+"""What pictures are opened as. Other decoders of Pillow start programs (EPS: Ghostscript) or are hardly ever used."""
 _STORED_SIZE = "stored size"
 
 
@@ -46,10 +49,17 @@ def read_image(folder: Path, name: str) -> Image.Image:
     return _decoded(file, f"image {name}")
 
 
+@cache
+def readable_formats() -> tuple[str, ...]:
+    """Those of `HARMLESS` that this Pillow knows."""
+    Image.init()
+    return tuple(name for name in HARMLESS if name in Image.OPEN)
+
+
 def _decoded(content: Path | io.BytesIO, what: str) -> Image.Image:
     """Decode a picture and turn it upright by its EXIF orientation."""
     try:
-        with Image.open(content) as image:
+        with Image.open(content, formats=readable_formats()) as image:
             upright = to_rgb(ImageOps.exif_transpose(image))
             if upright.size != image.size:
                 upright.info[_STORED_SIZE] = image.size

@@ -17,7 +17,7 @@ from transformers import AutoConfig
 
 from nuwa.benchmarks.base import Benchmark
 from nuwa.command import BAD_INPUT, print_error
-from nuwa.config import BUILT, ConfigError, baseline_of, build, is_baseline, typed
+from nuwa.config import ConfigError, baseline_of, build, is_baseline, typed
 from nuwa.engine.blocking import SOURCES, layer_range
 from nuwa.evaluation.processes import check_sweep, current, is_shared, start
 from nuwa.files import PACKAGE
@@ -29,6 +29,7 @@ from nuwa.pruners.base import Pruner
 from nuwa.pruning.budget import Budget
 from nuwa.pruning.positions import STRATEGIES
 from nuwa.schema import Accelerator, Config
+from nuwa.targets import BUILT
 
 _RANGES = TypeAdapter(Config)
 
@@ -99,9 +100,14 @@ def check_outputs(cfg: DictConfig) -> Path:
     """Make the folder of all runs of this name and try to write into it.
 
     Raises:
-        ConfigError: it cannot be written.
+        ConfigError: it cannot be written, or the name leads out of ``paths.outputs``.
     """
     folder = Path(cfg.paths.outputs) / cfg.name
+    for key, path in (("paths.outputs", cfg.paths.outputs), ("name", cfg.name)):
+        if not path.strip() or "\0" in path:
+            raise ConfigError(f"{key}={path!r}: needs the name of a folder")
+    if cfg.name == "." or Path(cfg.name).is_absolute() or ".." in Path(cfg.name).parts:
+        raise ConfigError(f"name={cfg.name}: must be a folder below paths.outputs={cfg.paths.outputs}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

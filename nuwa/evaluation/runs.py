@@ -8,11 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import get_object
-
 from nuwa.evaluation.choices import Choices
 from nuwa.evaluation.journal import JOURNAL, JournalError, read_rows
 from nuwa.evaluation.result import RESULT, read_result
+from nuwa.options import ConfigError
+from nuwa.targets import find_target
 
 
 @dataclass(frozen=True)
@@ -134,8 +134,8 @@ def _method_in(config: Mapping[str, Any]) -> str:
     if not target:
         return "?"
     try:
-        return get_object(target).name
-    except Exception:  # a run that failed because its method does not exist
+        return find_target(target, "pruner").name
+    except ConfigError:  # of a package that this machine does not have
         return target
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -135,5 +136,11 @@ def boxes_of(benchmark: Benchmark, sample: Sample, row: Mapping[str, Any]) -> Bo
 
 
 def file_name(text: str) -> str:
-    """A sample's id as a file's name."""
-    return re.sub(r"[^\w.-]+", "_", text)[:100]
+    """A sample's id as a file's name; a hash tells ids apart that read the same.
+
+    >>> file_name("a/b"), file_name("a_b")
+    ('a_b-82badf67', 'a_b-c311a49b')
+    """
+    digest = hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=4).hexdigest()
+    readable = re.sub(r"[^\w.-]+", "_", text)[:100]
+    return f"{readable}-{digest}"

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from PIL import Image
 
 from nuwa import prune
@@ -37,7 +38,10 @@ def run_pictures(folder: Path, count: int) -> Iterator[tuple[str, list[Image.Ima
     run = Run.read(folder)
     if not run.done:
         raise ValueError(f"{folder}: no finished run (result.json)")
-    cfg = OmegaConf.merge(OmegaConf.structured(Config), run.config)
+    try:
+        cfg = OmegaConf.merge(OmegaConf.structured(Config), run.config)
+    except OmegaConfBaseException as error:
+        raise ValueError(f"{folder}: result.json holds no config of this version ({error})") from error
     assert isinstance(cfg, DictConfig)
     parts = check(cfg)
     loaded = load_once(parts.model)

@@ -13,8 +13,6 @@ from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from hydra.utils import get_object
-
 from nuwa.command import argument, command
 from nuwa.evaluation.journal import read_answers
 from nuwa.evaluation.pairs import Benchmarked, mean_retention
@@ -22,6 +20,7 @@ from nuwa.evaluation.runs import Run, find_runs
 from nuwa.report.tables.formats import TableRow
 from nuwa.report.tables.runs import CHOICE_GROUPS, RunsTable
 from nuwa.report.tables.section import FORMS, Section, filled_columns
+from nuwa.targets import find_target
 
 
 def benchmark_parts(folder: Path, run: Run, baseline: Path) -> Iterator[tuple[str, Benchmarked]]:
@@ -30,7 +29,7 @@ def benchmark_parts(folder: Path, run: Run, baseline: Path) -> Iterator[tuple[st
     Each has the name of its data set, and of its task where that has several.
     """
     options = run.config["dataset"]
-    benchmark = get_object(options["_target_"]).unloaded(options)
+    benchmark = find_target(options.get("_target_"), "dataset").unloaded(options)
     rows, unpruned = read_answers(folder), read_answers(baseline)
     tasks = dict.fromkeys(row["task"] for row in rows)
     for task in tasks:

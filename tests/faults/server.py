@@ -21,19 +21,23 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 IMPORTED = (
     "hydra", "lightning", "torch", "transformers", "transformers.models.llava", "PIL.Image", "pydantic", "yaml",
-    "nuwa.evaluation.run", "nuwa.evaluation.compute", "nuwa.report.__main__", "nuwa.report.pictures",
+    "nuwa.evaluation.run", "nuwa.evaluation.compute", "nuwa.report.__main__", "nuwa.report.pictures", "nuwa.judge",
 )  # fmt: skip
 
 
 def execute(arguments: list[str]) -> int:
-    """Run ``launch.py ...`` or ``-m module ...`` in this process; returns the exit status that Python would give."""
+    """Run ``-m module ...`` or ``launch.py ...`` (``-c ...``: with this folder on sys.path) in this process.
+
+    Returns the exit status that Python would give.
+    """
     try:
+        if arguments[0].startswith("-"):
+            sys.path.insert(0, str(Path.cwd()))  # as Python does
         if arguments[0] == "-m":
             sys.argv = arguments[1:]
-            sys.path.insert(0, str(Path.cwd()))  # as Python does for -m
             runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
         else:
-            sys.argv = [str(ROOT / arguments[0]), *arguments[1:]]
+            sys.argv = [str(ROOT / "launch.py"), *arguments[1:]]
             runpy.run_path(sys.argv[0], run_name="__main__")
     except SystemExit as stop:
         if isinstance(stop.code, str):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from nuwa.command import plain_text
 from nuwa.report.tables.formats import TableRow, TextRow, csv_text, latex_text, markdown_text, print_text, value_text
 
 FORMS = ("table", "markdown", "csv", "latex")
@@ -38,8 +39,8 @@ class Section:
             return csv_text(self.texts(self.all_rows or self.rows))
         rows = self.texts(self.rows)
         if form == "markdown":
-            return f"**{self.title}**\n\n{markdown_text(rows, self.columns, self.remarks)}"
-        return f"% {self.title}\n{latex_text(rows, self.columns, self.remarks)}"
+            return f"**{plain_text(self.title)}**\n\n{markdown_text(rows, self.columns, self.remarks)}"
+        return f"% {plain_text(self.title)}\n{latex_text(rows, self.columns, self.remarks)}"
 
     def texts(self, rows: Sequence[TableRow]) -> list[TextRow]:
         """Rows as they are printed."""
