@@ -48,6 +48,7 @@ def prune(
     position: str = "native",
     share: bool = False,
     cache: FeatureCache | None = None,
+    deepstack: str = "merged",
 ) -> PruningSession:
     """A session inside which ``model`` prunes its vision tokens: ``with nuwa.prune(model, pruner) as session: ...``.
 
@@ -60,10 +61,12 @@ def prune(
             end of its images, as far as the first LLM stage. Only the logits behind the images are then computed. A
             model in training mode shares the vision pass alone.
         cache: a folder of vision features that calls and processes share, of a tower whose weights do not change.
+        deepstack: what tokens that a method makes of several have of Qwen3-VL's deepstack planes: their rows ``merged``
+            alike, or the ``kept`` rows' own.
 
     Raises:
-        ValueError: an unsupported model, an unknown position strategy, or a method that does not fit the model.
+        ValueError: an unsupported model, an unknown choice, or a method that does not fit the model.
     """
     from nuwa.engine.session import PruningSession  # transformers takes seconds to import
 
-    return PruningSession(model, pruner, position, share, cache)
+    return PruningSession(model, pruner, position, share, cache, deepstack)

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from nuwa.files import fingerprint, local_path
 from nuwa.models import axes_of
 from nuwa.options import ConfigError, check_options
-from nuwa.schema import BlockingConfig, Config, PathsConfig
+from nuwa.schema import BlockingConfig, Config, PathsConfig, PositionConfig
 from nuwa.targets import BUILT, find_target
 
 PROTOCOL = 1
@@ -90,6 +90,7 @@ def choices(cfg: DictConfig) -> dict[str, Any]:
         "budget": plain(cfg.budget) if pruned else {},
         "position": _position(cfg, built["model"].get("family")) if pruned else "native",
         **({} if cfg.blocking.source is None else {"blocking": plain(cfg.blocking)}),
+        **({"deepstack": cfg.position.deepstack} if pruned and cfg.position.deepstack != "merged" else {}),
         # which tokens are drawn depends on which samples share a batch
         "generation": decoding(cfg) | ({"batch_size": cfg.trainer.batch_size} if cfg.generation.do_sample else {}),
         "seed": cfg.seed,
@@ -128,6 +129,6 @@ def baseline_of(cfg: DictConfig) -> DictConfig:
     OmegaConf.set_struct(cfg, False)
     cfg.pruner = {"_target_": KEEP_ALL}
     cfg.budget.average = cfg.budget.ratio = None
-    cfg.position.strategy = "native"
+    cfg.position = PositionConfig()
     cfg.blocking = BlockingConfig()
     return cfg

@@ -20,6 +20,7 @@ from nuwa.models.base import Family
 from nuwa.pruners.base import LLMContext, LLMDecision, Pruner
 from nuwa.pruning.followers import add_followers
 from nuwa.pruning.masks import gather_tokens
+from nuwa.pruning.merging import merge_alike
 from nuwa.pruning.scores import llm_attention_rows, llm_keys, rotary_kernel
 from nuwa.pruning.segments import Prompt, Segment
 
@@ -68,8 +69,16 @@ def prune_at(
     lengths = row_lengths(pruner, context, decision, planned)
     narrower, places = prompt.narrow(segment, decision.keep, lengths, layer, strategy, decision.order)
     step.state.segments.append(narrower)
-    step.companions = {name: gather_tokens(x, places.to(x.device)) for name, x in step.companions.items()}
+    step.companions = {name: carried(x, step, decision, places) for name, x in step.companions.items()}
     return narrower, gather_tokens(context.hidden if decision.hidden is None else decision.hidden, places)
+
+
+def carried(companion: Tensor, step: Step, decision: LLMDecision, places: Tensor) -> Tensor:
+    """A companion (B, L, ...) of the tokens that go on, at ``places`` (B, P); of merged ones the mean."""
+    if step.merges_companions and decision.hidden is not None and decision.members is not None:
+        everyone = torch.arange(companion.shape[1], device=companion.device).expand(len(companion), -1)
+        companion = merge_alike(companion, everyone, decision.members, None)
+    return gather_tokens(companion, places.to(companion.device))
 
 
 def with_followers(prompt: Prompt, segment: Segment, decision: LLMDecision) -> LLMDecision:

@@ -16,7 +16,8 @@ class ImageReport:
     """One image of the last call.
 
     ``stages``: (layer, kept, positions) for every layer at which tokens left, layer 0 being what entered the LLM;
-    ``kept`` are token indices in the order the LLM saw them, ``positions`` their ids on the first axis.
+    ``kept`` are token indices in the order the LLM saw them, ``positions`` their ids on the first axis. ``asked``: where
+    the method's stages would have acted, if its layers had had attention to read (Qwen3.5); empty where they did.
     """
 
     id: str
@@ -26,6 +27,7 @@ class ImageReport:
     per_layer: list[int]
     stages: list[tuple[int, list[int], list[int]]]
     extras: dict[str, Tensor]
+    asked: tuple[int, ...] = ()
 
 
 @dataclass
@@ -60,8 +62,6 @@ def image_reports(prompt: Prompt, segments: list[Segment], layers: int) -> list[
                     stages.pop()
                 stages.append((start, kept, ids[row, mine].tolist()))
                 per_layer[start:] = [len(kept)] * (layers - start)
-            grid = plan.layout.views[0].grid
-            reports.append(
-                ImageReport(plan.id, row // prompt.expanded, plan.layout.n_tokens, grid, per_layer, stages, plan.extras)
-            )
+            seen = row // prompt.expanded, plan.layout.n_tokens, plan.layout.views[0].grid, per_layer, stages
+            reports.append(ImageReport(plan.id, *seen, plan.extras, plan.schedule.asked))
     return reports

@@ -25,7 +25,7 @@ from nuwa.engine.state import EncodedImages, PrefillState, Step, cached_length, 
 from nuwa.engine.tower import run_tower
 from nuwa.engine.vision import content_id, plan_images
 from nuwa.models import adapter_for
-from nuwa.models.base import remove_hooks
+from nuwa.models.base import DEEPSTACK, remove_hooks
 from nuwa.pruners.base import Pruner
 from nuwa.pruning.masks import gather_tokens
 from nuwa.pruning.positions import STRATEGIES
@@ -44,7 +44,7 @@ class PruningSession:
     Made by `nuwa.prune`, which describes the arguments.
 
     Raises:
-        ValueError: an unsupported model or an unknown position strategy.
+        ValueError: an unsupported model, an unknown position strategy, or a choice that the model does not have.
         nuwa.pruning.budget.BudgetError: the method cannot reach its budget on this model.
         nuwa.pruners.base.MisfitError: the model lacks what the method needs.
         nuwa.engine.guards.SessionError: on entering, if the model already has a session.
@@ -57,9 +57,11 @@ class PruningSession:
         position: str = "native",
         share: bool = False,
         cache: FeatureCache | None = None,
+        deepstack: str = DEEPSTACK[0],
     ) -> None:
-        self.share, self.cache = share, cache
+        self.share, self.cache, self.merges_planes = share, cache, deepstack == DEEPSTACK[0]
         self.adapter = adapter_for(model)
+        self.adapter.check_deepstack(deepstack)
         self.pruner = pruner
         self.strategy = pruner.position_on(self.adapter.axes, position)
         if self.strategy not in STRATEGIES:
@@ -122,12 +124,16 @@ class PruningSession:
             smaller = self.pruner.image_grid(self.adapter.grid, self.adapter.shape.layers)
             taps = list(self.pruner.taps.values())
             seen = run_tower(self.adapter, original, arguments, taps, smaller, self.share, self.cache)
-            images, output = seen.images, seen.output
+            images, output, planes = seen.images, seen.output, seen.planes
             layouts = self.adapter.layouts(images, arguments)
             names, questions = self._image_metadata(arguments, len(images))
-            plans = plan_images(self.pruner, self.adapter, images, layouts, names, seen.recording, smaller, questions)
+            merging = planes if self.merges_planes else []
+            parts = layouts, names, seen.recording, smaller, questions, merging
+            plans = plan_images(self.pruner, self.adapter, images, *parts)
             self._images = EncodedImages(plans)
             output.pooler_output = torch.stack(images) if torch.is_tensor(output.pooler_output) else images
+            if planes:
+                output[self.adapter.planes_at] = planes
             output[_ENCODED] = self._images  # an entry, no attribute: what moves outputs to a device makes new ones
             return output
 
@@ -208,6 +214,7 @@ class PruningSession:
         state = PrefillState(prompt, [segment], self.adapter.shape.attention_layers[0])
         queries = inputs.shape[1]
         self._step = step = Step(state, True, queries, segment.valid[:, :0], stages, images, input_ids, split=split)
+        step.merges_companions = self.merges_planes
         step.companions = {name: gather_tokens(x, segment.index.to(x.device)) for name, x in companions.items()}
         if cache is not None:
             state.attach(cache)
@@ -228,6 +235,7 @@ class PruningSession:
         new = segment.valid.new_ones(batch, generated + queries)
         if mask is not None:
             new = mask[:, state.prompt.whole.length :].to(new)
+            guards.check_recurrent(new, queries, self.adapter.shape.attention is not None)
         self._step = step = Step(state, False, queries, new)
         return kwargs | {
             "attention_mask": step.keys(segment).valid.long(),

@@ -42,13 +42,17 @@ class EncodedImages:
         old, places = self.decisions[context.layer]
         place, known = gather_tokens(places, segment.index.clamp(max=length - 1)), segment.index < length
         keep = torch.where(known, gather_tokens(old.keep, place), True) & segment.valid
-        hidden, order = old.hidden, old.order
+        hidden, order, members = old.hidden, old.order, old.members
         if hidden is not None:
             hidden = torch.where(known[..., None], gather_tokens(hidden, place), context.hidden)
         if order is not None:
             later = order.max() + 1 + torch.arange(segment.length, device=order.device)
             order = torch.where(known, gather_tokens(order, place), later)
-        return LLMDecision(keep, hidden, order)
+        if members is not None:
+            columns = torch.arange(segment.length, device=members.device).expand_as(place)
+            moved = gather_tokens(members, place)
+            members = torch.where(known, torch.where(moved < 0, -1, moved + columns - place), columns)
+        return LLMDecision(keep, hidden, order, members)
 
     def remember(self, layer: int, input_ids: Tensor, segment: Segment, decision: LLMDecision) -> None:
         """Store a decision made in a segment's frame."""
@@ -92,7 +96,8 @@ class Step:
     ``new`` (B, tokens behind the prompt) bool: False on padding, which is neither seen nor counted.
     ``stages`` maps the pruning layers of a prefill to the (B, I) tokens that stay there. ``overrides`` caches, per
     later segment and kind of layer, the mask and rotary embeddings that replace those that the model made.
-    ``companions`` (B, P, ...) of the tokens in the layers, as the family gives them.
+    ``companions`` (B, P, ...) of the tokens in the layers, as the family gives them, merge as the tokens' states do,
+    unless ``merges_companions`` is off.
     ``split``: its rows share prefixes, and only what stands behind these runs here.
     """
 
@@ -105,6 +110,7 @@ class Step:
     input_ids: Tensor | None = None
     overrides: dict[tuple[int, str], dict[str, Any]] = field(default_factory=dict)
     companions: dict[str, Tensor] = field(default_factory=dict)
+    merges_companions: bool = True
     previous: LLMContext | None = None
     first: LLMContext | None = None
     split: Split | None = None

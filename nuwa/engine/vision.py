@@ -12,9 +12,10 @@ from torch import Tensor
 from nuwa.engine.decisions import kept_cells, merged_cells
 from nuwa.models.base import Family
 from nuwa.models.towers import Recording
-from nuwa.pruners.base import Pruner, VisionContext
+from nuwa.pruners.base import Pruner, VisionContext, VisionDecision
 from nuwa.pruning.budget import BudgetError, ModelShape, Schedule
 from nuwa.pruning.layout import Grid, ImageLayout, VisionView
+from nuwa.pruning.merging import merge_alike
 from nuwa.pruning.segments import ImagePlan
 
 FEW = 64
@@ -76,8 +77,11 @@ def plan_images(
     recording: Recording,
     encoded: Grid | None = None,
     questions: Sequence[str] | None = None,
+    planes: Sequence[list[Tensor]] = (),
 ) -> list[ImagePlan]:
     """Decide on every image. ``images`` (n_tokens, H) are replaced in the list where a method made new features.
+
+    So are those of every one of the ``planes``, which merge as the features did.
 
     ``encoded``: the grid of the smaller images that the vision tower saw, None where it saw the whole ones.
     ``questions``: what is asked about each image.
@@ -109,6 +113,8 @@ def plan_images(
             }
             if projected is not None:
                 images[piece.image] = _replaced(images[piece.image], piece.view, cells, projected[row, : len(cells)])
+                for plane in planes:
+                    plane[piece.image] = _merged_alike(plane[piece.image], piece.view, cells, decision, row)
     for image in {image for image, _ in kept}:
         mine = [kept[key] for key in sorted(kept) if key[0] == image]
         plans[image].keep = pruner.tiling.entering(plans[image].layout, mine)
@@ -127,6 +133,14 @@ def _note_members(plan: ImagePlan, view: VisionView, cells: Tensor, members: Ten
 def _replaced(image: Tensor, view: VisionView, cells: Tensor, new: Tensor) -> Tensor:
     """Projected features (n_tokens, H) of an image with ``new`` ones (K, H) for cells (K,) of a view."""
     return image.index_copy(0, view.tokens[cells].to(image.device), new.to(image))
+
+
+def _merged_alike(plane: Tensor, view: VisionView, cells: Tensor, decision: VisionDecision, row: int) -> Tensor:
+    """A plane (n_tokens, H) of an image whose features row ``row`` of a decision merged in a view."""
+    members, weights = (None if part is None else part[row : row + 1] for part in (decision.members, decision.weights))
+    weights = None if weights is None else weights[:, : len(cells)]
+    values = plane[view.tokens.to(plane.device)][None]
+    return _replaced(plane, view, cells, merge_alike(values, cells[None], members, weights)[0])
 
 
 def _numbered(name: str, piece: VisionPiece) -> str:

@@ -89,6 +89,7 @@ def check(cfg: DictConfig) -> Parts:
         raise ConfigError(f"model.device_map={model['device_map']}: trainer=ddp gives each process its own model")
     adapter = _adapter(model)
     if adapter is not None:
+        adapter.check_deepstack(cfg.position.deepstack)
         pruner.check_tower(adapter.tower)
         if adapter.shape.image_tokens is not None:
             pruner.schedule_on(adapter.shape.image_tokens, adapter.shape)

@@ -118,7 +118,8 @@ def _answer(
     record = cfg.on_error == OnError.record
     portions = (cfg.trainer.batch_size, cfg.trainer.num_workers, record, processes.rank, processes.size)
     data = EvaluationData(parts.benchmark, count, done, *portions, loaded.encode, cfg.trainer.prefetch)
-    share = cfg.trainer.share and cfg.blocking.source is None
+    position, share = cfg.position, cfg.trainer.share and cfg.blocking.source is None
+    placed = position.strategy, share, feature_cache(cfg, loaded), position.deepstack
     on_gpu = loaded.device.type == "cuda"
     trainer = Trainer(
         accelerator="gpu" if on_gpu else "cpu",
@@ -133,7 +134,7 @@ def _answer(
     )
     with (
         warnings.catch_warnings(),
-        prune(loaded.model, parts.pruner, cfg.position.strategy, share, feature_cache(cfg, loaded)) as session,
+        prune(loaded.model, parts.pruner, *placed) as session,
         configured_block(session, **cfg.blocking),
     ):
         warnings.filterwarnings("ignore", module=r"lightning\..*")  # advice about training loops

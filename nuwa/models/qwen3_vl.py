@@ -32,6 +32,7 @@ class Qwen3VL(InterleavedQwenVL):
 
     model_type = "qwen3_vl"
     architecture = "Qwen3VLForConditionalGeneration"
+    planes_at = "deepstack_features"
 
     def __init__(self, config: PreTrainedConfig, model: GenerativeModel | None = None) -> None:
         super().__init__(config, model)

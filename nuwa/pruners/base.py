@@ -181,7 +181,7 @@ class Pruner:
         allowed = [layer + behind for layer in shape.attention if layer + behind < shape.layers]
         if not allowed:
             raise MisfitError(f"pruner {self.name} reads attention inside the LLM, and no layer there has it in time")
-        moved = act_at(schedule, allowed, shape.layers)
+        moved = act_at(schedule, allowed, shape.layers, self.prunes_vision)
         reachable = f"its stages act at layers {', '.join(str(at) for at, _ in moved.llm)}, behind those with attention"
         return self.reached(moved, schedule.average(shape.layers), shape.layers, reachable)
 

@@ -184,10 +184,11 @@ def fit_schedule(make: Callable[[float], Schedule], target: float, layers: int, 
     return min(make(high), make(low), key=lambda schedule: abs(schedule.average(layers) - target))
 
 
-def act_at(schedule: Schedule, allowed: Sequence[int], layers: int) -> Schedule:
-    """The schedule with every stage at the next of the ``allowed`` layers, and fewer tokens there to spend the same.
+def act_at(schedule: Schedule, allowed: Sequence[int], layers: int, entering: bool = False) -> Schedule:
+    """The schedule with every stage at the next of the ``allowed`` layers, and other counts there to spend the same.
 
-    Where none follows, it is the last of them. Stages that meet become the later one.
+    Where none follows, it is the last of them. Stages that meet become the later one. ``entering``: fewer tokens enter
+    the LLM, too.
 
     >>> act_at(Schedule(10, ((1, 4), (3, 2))), allowed=(2, 5), layers=8)
     Schedule(vision=10, llm=((2, 2), (5, 1)), asked=(1, 3))
@@ -198,9 +199,11 @@ def act_at(schedule: Schedule, allowed: Sequence[int], layers: int) -> Schedule:
         return schedule
 
     def make(share: float) -> Schedule:
-        return Schedule(schedule.vision, tuple((at, max(1, round(share * n))) for at, n in stages.items()), asked)
+        first = min(schedule.vision, max(1, round(share * schedule.vision))) if entering else schedule.vision
+        return Schedule(first, tuple((at, min(first, max(1, round(share * n)))) for at, n in stages.items()), asked)
 
-    return fit_schedule(make, schedule.average(layers), layers)
+    most = schedule.vision / min(stages.values())  # more stay where a stage has to act earlier
+    return fit_schedule(make, schedule.average(layers), layers, high=most)
 
 
 def average_entering(per_layer: Sequence[float]) -> float:

@@ -8,6 +8,7 @@ from helpers.families import FAMILIES
 from nuwa import load_pruner, prune
 from nuwa.engine.blocking import block, blocked_pairs, layer_range
 from nuwa.engine.guards import SessionError
+from nuwa.models import adapter_for
 
 NUMBER = {"vision": 1, "text": 2, "last": 3}
 
@@ -15,6 +16,11 @@ NUMBER = {"vision": 1, "text": 2, "last": 3}
 @pytest.fixture(params=FAMILIES)
 def family(request):
     return FAMILIES[request.param]
+
+
+def attending(family, layers=range(1, 4)):
+    """Those of some layers that have attention."""
+    return [layer for layer in layers if layer in adapter_for(family.model()).shape.attention_layers]
 
 
 def lost(groups, source):
@@ -29,6 +35,7 @@ def run(model, inputs, **options):
 
 
 @pytest.mark.parametrize("source", NUMBER)
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name != "qwen3_5"], indirect=True)
 def test_exactly_the_intended_attention_is_gone(family, source):
     inputs, first = family.inputs(*PAIR), 2
     plain = eager_attention(family, inputs)
@@ -54,7 +61,7 @@ def test_sdpa_blocks_what_eager_blocks(family, source):
     inputs = family.inputs(*PAIR)
     logits = []
     for attention in (["eager"], []):
-        with session_of(family, *attention) as session, block(session, source, range(1, 4)):
+        with session_of(family, *attention) as session, block(session, source, attending(family)):
             logits.append(run(family.model(*attention), inputs).logits[:, -1])
     assert torch.allclose(*logits, atol=1e-4)
     assert not torch.allclose(run(family.model(), inputs).logits[:, -1], logits[1], atol=1e-2)
@@ -79,7 +86,7 @@ def test_blocking_no_layer_or_nobody_changes_nothing(family):
 def test_decoding_with_a_cache_equals_reading_the_answer_at_once(family, source):
     """Every generated token is `last`: teacher forcing with the groups of the whole answer says the same."""
     inputs, model, steps = family.inputs("middle", "first"), family.model(), 4
-    with session_of(family) as session, block(session, source, range(1, 4)):
+    with session_of(family) as session, block(session, source, attending(family)):
         output = model.generate(
             **inputs, max_new_tokens=steps, do_sample=False, output_logits=True, return_dict_in_generate=True
         )
@@ -91,7 +98,7 @@ def test_decoding_with_a_cache_equals_reading_the_answer_at_once(family, source)
     for row, single in enumerate(alone):
         for step in range(steps):
             assert torch.allclose(output.logits[step][row], single.logits[step][0], atol=1e-4)
-    expected = forced(family, "middle", alone[0].sequences[0, -steps:].tolist(), source, range(1, 4))
+    expected = forced(family, "middle", alone[0].sequences[0, -steps:].tolist(), source, attending(family))
     assert torch.allclose(torch.cat(alone[0].logits), expected, atol=1e-4)
 
 
@@ -166,5 +173,10 @@ def test_refusals():
             pass
         with pytest.raises(ValueError, match="layer 6"), block(session, "text", [6]):
             pass
+    with session_of(FAMILIES["qwen3_5"]) as linear:
+        message = "layer 2: this model has linear attention there; full attention at 1, 3, 5"
+        with pytest.raises(ValueError, match=message), block(linear, "text", [1, 2]):
+            pass
+    with session:
         with block(session, "text"), pytest.raises(SessionError, match="use_cache"):
             run(family.model(), family.inputs("middle"), use_cache=False)

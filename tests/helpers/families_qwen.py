@@ -28,7 +28,7 @@ VIDEO, START, END = 3, 6, 7
 DEEPSTACK = {
     "hidden_size": 32, "intermediate_size": 64, "out_hidden_size": 48, "num_position_embeddings": 16,
     "deepstack_visual_indexes": [0, 1, 2]}  # fmt: skip
-LAYER_TYPES = 2 * ["linear_attention", "linear_attention", "full_attention"]
+LAYER_TYPES = 3 * ["linear_attention", "full_attention"]
 Place = tuple[int, int, int]
 
 
@@ -61,7 +61,7 @@ def random_qwen3_moe(attention: str = "sdpa", dtype: torch.dtype = torch.float32
 
 
 def random_qwen3_5(attention: str = "sdpa", dtype: torch.dtype = torch.float32):
-    """Qwen3.5: attention in layers 2 and 5 of six, half of a head's channels rotated, 3 key heads and 6 value heads."""
+    """Qwen3.5: attention in every second of six layers, half of a head's channels rotated, 3 key heads and 6 value heads."""
     vision = {name: value for name, value in DEEPSTACK.items() if name != "deepstack_visual_indexes"}
     options = {"sections": (2, 1, 1), "head_dim": 16, "interleaved": True, "partial": 0.5}
     options |= {"linear_num_key_heads": 3, "linear_num_value_heads": 6, "layer_types": LAYER_TYPES}
@@ -184,6 +184,7 @@ class Qwen3(Qwen):
     """Qwen3-VL."""
 
     name = "qwen3_vl"
+    shares_beginnings = False
 
     @staticmethod
     @cache
@@ -195,6 +196,7 @@ class Qwen3Moe(Qwen):
     """Qwen3-VL with experts."""
 
     name = "qwen3_vl_moe"
+    shares_beginnings = False
 
     @staticmethod
     @cache
@@ -206,6 +208,8 @@ class Qwen35(Qwen):
     """Qwen3.5."""
 
     name = "qwen3_5"
+    shares_beginnings = False
+    ratio = 0.5
 
     @staticmethod
     @cache

@@ -17,5 +17,5 @@ CASES = [(f, m) for f in FAMILIES for m in METHODS if f not in UNSUITED.get(m, (
 
 def pruner_for(name: str, family):
     """About a third of the tokens; a family of many image sizes gets a ratio."""
-    budget = None if name == "none" else 20 if family is FAMILIES["llava"] else Budget(ratio=0.34)
+    budget = None if name == "none" else 20 if family is FAMILIES["llava"] else Budget(ratio=family.ratio)
     return nuwa.load_pruner(name, budget=budget, seed=3)
