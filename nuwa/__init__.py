@@ -48,6 +48,7 @@ def prune(
     position: str = "native",
     share: bool = False,
     cache: FeatureCache | None = None,
+    calibration: str = "none",
     deepstack: str = "merged",
 ) -> PruningSession:
     """A session inside which ``model`` prunes its vision tokens: ``with nuwa.prune(model, pruner) as session: ...``.
@@ -56,11 +57,15 @@ def prune(
         model: an unmodified transformers model of a supported family (`nuwa.models`).
         pruner: a method, from `load_pruner` or of your own.
         position: the strategy for position ids: ``perc`` renumbers, ``pesp`` keeps the original ids, ``rpme``
-            stretches them over the image's span, ``native`` does what the method's authors do.
+            stretches them over the image's span, ``median`` puts a merged token at the median of its members' ids,
+            ``native`` does what the method's authors do.
         share: run what neighbouring rows have in common once: the vision pass of equal images and the prompt up to the
             end of its images, as far as the first LLM stage. Only the logits behind the images are then computed. A
             model in training mode shares the vision pass alone.
         cache: a folder of vision features that calls and processes share, of a tower whose weights do not change.
+        calibration: ``size`` lets a merged token weigh in attention as many tokens as it stands for, ``restore`` gives
+            distant tokens back what rotary embeddings take, too. Both take sdpa or eager attention, and let ``share``
+            share the vision pass alone.
         deepstack: what tokens that a method makes of several have of Qwen3-VL's deepstack planes: their rows ``merged``
             alike, or the ``kept`` rows' own.
 
@@ -69,4 +74,4 @@ def prune(
     """
     from nuwa.engine.session import PruningSession  # transformers takes seconds to import
 
-    return PruningSession(model, pruner, position, share, cache, deepstack)
+    return PruningSession(model, pruner, position, share, cache, calibration, deepstack)

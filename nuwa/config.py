@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ PROTOCOL = 1
 
 KEEP_ALL = "nuwa.pruners.none.KeepAll"
 CHECKPOINT = (".json", ".safetensors")
-READ = {"model.path": CHECKPOINT, "pruner.clip": CHECKPOINT, "dataset.path": ("",), "dataset.judge_prompt": ("",)}
+READ: dict[str, tuple[str, ...]] = {"model.path": CHECKPOINT, "pruner.clip": CHECKPOINT}
+READ |= {f"dataset.{key}": ("",) for key in ("path", "images_folder", "judge_prompt")}
 """Options that name local files, and which of these make the result."""
 UNSCIENTIFIC = {"model": ("name", "device", "device_map"), "dataset": ("streaming", "judge_key_variable")}
 SAMPLING = ("temperature", "top_p")
@@ -65,9 +67,9 @@ def build(options: dict[str, Any], **provided: Any) -> Any:
 def choices(cfg: DictConfig) -> dict[str, Any]:
     """The choices that change a result, spelled the same way whoever spells them.
 
-    Without pruning, budget and position do not matter; ``native`` is the position strategy it stands for; what is not
-    blocked is not named. Where things lie and run (paths, devices, loggers) is left out: a local file or folder counts
-    by what it holds.
+    Without pruning, budget, position and calibration do not matter; ``native`` is the position strategy it stands for;
+    what is not blocked or calibrated is not named. Where things lie and run (paths, devices, loggers) is left out: a
+    local file or folder counts by what it holds.
     """
     cfg = cfg.copy()
     written = {Path(path).resolve() for path in plain(cfg.paths).values()}
@@ -79,16 +81,15 @@ def choices(cfg: DictConfig) -> dict[str, Any]:
         except ConfigError:  # a run that will be refused needs a folder all the same, to leave its reason in
             options = plain(cfg[group])
         built[group] = {key: value for key, value in options.items() if key not in UNSCIENTIFIC.get(group, ())}
-    for name, suffixes in READ.items():
+    for name, path in _local(built).items():
         group, key = name.split(".")
-        content = fingerprint(local_path(built[group][key]), suffixes, written) if built[group].get(key) else None
-        if content is not None:
-            built[group][key] = f"<{content}>"
+        built[group][key] = f"<{fingerprint(path, READ[name], written)}>"
     pruned = not is_baseline(cfg)
     return {
         **built,
         "budget": plain(cfg.budget) if pruned else {},
         "position": _position(cfg, built["model"].get("family")) if pruned else "native",
+        **({} if cfg.calibration.kind == "none" or not pruned else {"calibration": plain(cfg.calibration)}),
         **({} if cfg.blocking.source is None else {"blocking": plain(cfg.blocking)}),
         **({"deepstack": cfg.position.deepstack} if pruned and cfg.position.deepstack != "merged" else {}),
         # which tokens are drawn depends on which samples share a batch
@@ -97,6 +98,19 @@ def choices(cfg: DictConfig) -> dict[str, Any]:
         "limit": cfg.limit,
         "protocol": PROTOCOL,
     }
+
+
+def _local(groups: Mapping[str, Any]) -> dict[str, Path]:
+    """The local files and folders that options name, by key."""
+    values = {name: groups[name.partition(".")[0]].get(name.partition(".")[2]) for name in READ}
+    paths = {name: local_path(value) for name, value in values.items() if value and isinstance(value, str)}
+    return {name: path for name, path in paths.items() if path.exists()}
+
+
+def recognised_by(cfg: DictConfig) -> str:
+    """In words, what a run with the same key as this job has in common with it."""
+    named = [f"{name}={OmegaConf.select(cfg, name)}" for name in _local(plain(cfg))]
+    return "the same choices" + (f" and the same content of {', '.join(named)}" if named else "")
 
 
 def _position(cfg: DictConfig, family: str | None) -> str:
@@ -124,11 +138,11 @@ def is_baseline(cfg: DictConfig) -> bool:
 
 
 def baseline_of(cfg: DictConfig) -> DictConfig:
-    """The same job without pruning or blocking, where budget and position have no meaning."""
+    """The same job without pruning or blocking, where budget, position and calibration have no meaning."""
     cfg = cfg.copy()
     OmegaConf.set_struct(cfg, False)
     cfg.pruner = {"_target_": KEEP_ALL}
     cfg.budget.average = cfg.budget.ratio = None
-    cfg.position = PositionConfig()
+    cfg.position, cfg.calibration.kind = PositionConfig(), "none"
     cfg.blocking = BlockingConfig()
     return cfg

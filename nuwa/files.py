@@ -1,4 +1,4 @@
-"""Local files that a config names: their paths and a fingerprint of their content."""
+"""Local files that a config names: their paths and a fingerprint of what they hold."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from nuwa.contents import content_digests
+
 PACKAGE = "package:"
-_END = 1 << 20  # bytes
 
 
 def local_path(path: str) -> Path:
@@ -26,46 +27,38 @@ def local_path(path: str) -> Path:
 
 
 def fingerprint(path: Path, suffixes: tuple[str, ...] = ("",), without: Collection[Path] = ()) -> str | None:
-    """A digest of a local file or folder, cheap to compute; None if there is no such file.
+    """A digest of the names and contents of a local file or folder; None if there is no such file.
 
-    It covers names, sizes, the text of JSON, text and Python files, and both ends of weights and tables, so that new
-    weights, an edited question or another picture make a new run. In a folder, files count whose names end in one of
-    ``suffixes``, except hidden ones and those in the folders ``without``. With a ``.jsonl`` file, the files that its
-    rows name count too.
+    In a folder, files count whose names end in one of ``suffixes``, except hidden ones and those in the folders
+    ``without``. With a ``.jsonl`` file, the files beside and below it that its rows name count too.
     """
     if not path.exists():
         return None
+    root, files = (path, _below(path, without)) if path.is_dir() else (path.parent, [path.name, *_named_in(path)])
+    start = f"{root}{os.sep}"
     digest = hashlib.blake2b(digest_size=8)
-    root, files = (path, _below(path, without)) if path.is_dir() else (path.parent, [path, *_named_in(path)])
-    for file in sorted(files):
-        if not (file.is_file() and file.name.endswith(suffixes)):
-            continue
-        digest.update(f"{os.path.relpath(file, root)}:{file.stat().st_size}".encode())
-        if file.suffix in (".json", ".jsonl", ".py", ".txt"):
-            digest.update(file.read_bytes())
-        elif file.suffix in (".safetensors", ".parquet"):
-            with file.open("rb") as content:
-                digest.update(content.read(_END))
-                content.seek(-min(_END, file.stat().st_size), os.SEEK_END)
-                digest.update(content.read())
+    contents = content_digests(sorted(start + name for name in files if name.endswith(suffixes)))
+    for file, content in contents.items():
+        digest.update(f"{file.removeprefix(start)}:{content}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()
 
 
-def _below(folder: Path, without: Collection[Path]) -> Iterator[Path]:
-    """The files below a folder, except hidden ones."""
+def _below(folder: Path, without: Collection[Path]) -> Iterator[str]:
+    """The files below a folder, except hidden ones, by their paths from there."""
     for place, names, files in os.walk(folder):
         here = Path(place)
         names[:] = [name for name in names if name[0] != "." and (here / name).resolve() not in without]
-        yield from (here / name for name in files if name[0] != ".")
+        start = "" if here == folder else f"{here.relative_to(folder)}{os.sep}"
+        yield from (start + name for name in files if name[0] != ".")
 
 
-def _named_in(file: Path) -> set[Path]:
-    """The files that the rows of a ``.jsonl`` file name, relative to its folder; broken rows are skipped."""
-    found: set[Path] = set()
+def _named_in(file: Path) -> set[str]:
+    """The files that the rows of a ``.jsonl`` file name, by their paths from its folder; broken rows are skipped."""
+    found: set[str] = set()
     for line in file.read_bytes().splitlines() if file.suffix == ".jsonl" else ():
-        with suppress(ValueError):
-            found |= {file.parent / text for text in _texts(json.loads(line))}
-    return set(filter(os.path.isfile, found))  # Path.is_file raises for a text too long for a name
+        with suppress(ValueError, RecursionError):
+            found |= set(map(os.path.normpath, _texts(json.loads(line))))
+    return {name for name in found if not name.startswith((os.sep, os.pardir))} - {file.name}
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -36,6 +36,13 @@ class PositionConfig:
 
 
 @dataclass
+class CalibrationConfig:
+    """conf/calibration: how merged tokens weigh in attention (`nuwa.pruning.calibration`)."""
+
+    kind: str = "none"
+
+
+@dataclass
 class BlockingConfig:
     """conf/blocking: who loses sight of the image (vision, text, last), in which layers (``8-15`` or ``2/4``)."""
 
@@ -125,6 +132,7 @@ class Config:
     pruner: dict[str, Any] = field(default_factory=dict)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     position: PositionConfig = field(default_factory=PositionConfig)
+    calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     dataset: dict[str, Any] = field(default_factory=dict)
     blocking: BlockingConfig = field(default_factory=BlockingConfig)
     generation: GenerationConfig = field(default_factory=GenerationConfig)

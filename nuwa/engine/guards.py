@@ -86,7 +86,9 @@ def check_checkpointing(layers: Sequence[nn.Module]) -> None:
 def check_recurrent(new: torch.Tensor, queries: int, recurrent: bool) -> None:
     """Refuse padding among new tokens (B, N) of which the last ``queries`` are read, where layers keep a state."""
     if recurrent and queries > 1 and not bool(new[:, -queries:].all()):
-        raise SessionError("linear attention layers forget while they read padding: continue rows of one length together")
+        raise SessionError(
+            "linear attention layers forget while they read padding: continue rows of one length together"
+        )
 
 
 def check_decode(mask: Any, state: PrefillState, batch: int, generated: int, queries: int) -> None:

@@ -21,7 +21,7 @@ from nuwa.pruners.base import LLMContext, LLMDecision, Pruner
 from nuwa.pruning.followers import add_followers
 from nuwa.pruning.masks import gather_tokens
 from nuwa.pruning.merging import merge_alike
-from nuwa.pruning.scores import llm_attention_rows, llm_keys, rotary_kernel
+from nuwa.pruning.scores import llm_attention_rows, llm_keys, llm_values, rotary_kernel
 from nuwa.pruning.segments import Prompt, Segment
 
 
@@ -47,8 +47,12 @@ def context_at(
         ids=[[plan.id for plan in row] for row in prompt.rows],
         attention=functools.partial(llm_attention_rows, adapter.queries_keys, module, hidden, rotary, segment.valid),
         keys=functools.partial(llm_keys, adapter.queries_keys, module, hidden, rotary),
+        values=functools.partial(llm_values, adapter.values, module, hidden),
         rotary_kernel=functools.partial(rotary_kernel, rotary),
         final_norm=adapter.final_norm,
+        position_ids=segment.ids,
+        frequencies=adapter.frequencies,
+        kv_heads=adapter.shape.kv_heads,
         layouts=[[plan.layout for plan in row] for row in prompt.rows],
         earlier={name: c for name, c in (("previous", step.previous), ("first", step.first)) if c is not None},
     )
@@ -67,7 +71,7 @@ def prune_at(
         decision = with_followers(prompt, segment, decision)
         images.remember(layer, input_ids, segment, decision)
     lengths = row_lengths(pruner, context, decision, planned)
-    narrower, places = prompt.narrow(segment, decision.keep, lengths, layer, strategy, decision.order)
+    narrower, places = prompt.narrow(segment, decision.keep, lengths, layer, strategy, decision.order, decision.members)
     step.state.segments.append(narrower)
     step.companions = {name: carried(x, step, decision, places) for name, x in step.companions.items()}
     return narrower, gather_tokens(context.hidden if decision.hidden is None else decision.hidden, places)

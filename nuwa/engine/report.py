@@ -16,8 +16,8 @@ class ImageReport:
     """One image of the last call.
 
     ``stages``: (layer, kept, positions) for every layer at which tokens left, layer 0 being what entered the LLM;
-    ``kept`` are token indices in the order the LLM saw them, ``positions`` their ids on the first axis. ``asked``: where
-    the method's stages would have acted, if its layers had had attention to read (Qwen3.5); empty where they did.
+    ``kept`` are token indices in the order the LLM saw them, ``positions`` their ids on the first axis. ``asked``: the
+    layers at which the method would have acted, had they had attention to read (Qwen3.5); empty where it did.
     """
 
     id: str
@@ -34,12 +34,14 @@ class ImageReport:
 class Report:
     """Counts over every image since the session began, details of the last call.
 
-    ``tokens_per_layer``: mean visual tokens of an image entering each LLM layer, measured.
+    ``tokens_per_layer``: mean visual tokens of an image entering each LLM layer, measured. ``mask_bytes``: the most
+    that calibration's masks of numbers took in a prefill, all queries by all keys; without it there are none.
     """
 
     tokens_per_layer: list[float] = field(default_factory=list)
     images_seen: int = 0
     images: list[ImageReport] = field(default_factory=list)
+    mask_bytes: int = 0
 
     @property
     def average_entering(self) -> float:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from nuwa.engine import guards
+from nuwa.engine.calibration import check_calibration
 from nuwa.engine.feature_cache import FeatureCache
 from nuwa.engine.llm import context_at, prune_at
 from nuwa.engine.prefix import layers_to_watch, run_prefixes, split_prefixes
@@ -57,6 +58,7 @@ class PruningSession:
         position: str = "native",
         share: bool = False,
         cache: FeatureCache | None = None,
+        calibration: str = "none",
         deepstack: str = DEEPSTACK[0],
     ) -> None:
         self.share, self.cache, self.merges_planes = share, cache, deepstack == DEEPSTACK[0]
@@ -67,7 +69,11 @@ class PruningSession:
         if self.strategy not in STRATEGIES:
             raise ValueError(f"position={position!r} is unknown; choose native, {', '.join(STRATEGIES)}")
         pruner.check_tower(self.adapter.tower)
-        shape = self.adapter.shape
+        shape, config = self.adapter.shape, self.adapter.language_model.config
+        check_calibration(
+            calibration, pruner, getattr(config, "_attn_implementation", None), shape.attention is not None
+        )
+        self.calibration = calibration
         if shape.image_tokens is not None:
             pruner.schedule_on(shape.image_tokens, shape)
         self.image_ids: Sequence[str] | None = None
@@ -120,7 +126,7 @@ class PruningSession:
 
         @functools.wraps(original)
         def get_image_features(*args: Any, **kwargs: Any) -> Any:
-            arguments = signature.bind(*args, **kwargs).arguments
+            arguments = self.adapter.prepare(signature.bind(*args, **kwargs).arguments)
             smaller = self.pruner.image_grid(self.adapter.grid, self.adapter.shape.layers)
             taps = list(self.pruner.taps.values())
             seen = run_tower(self.adapter, original, arguments, taps, smaller, self.share, self.cache)
@@ -131,7 +137,7 @@ class PruningSession:
             parts = layouts, names, seen.recording, smaller, questions, merging
             plans = plan_images(self.pruner, self.adapter, images, *parts)
             self._images = EncodedImages(plans)
-            output.pooler_output = torch.stack(images) if torch.is_tensor(output.pooler_output) else images
+            output.pooler_output = self.adapter.join(images, output.pooler_output)
             if planes:
                 output[self.adapter.planes_at] = planes
             output[_ENCODED] = self._images  # an entry, no attribute: what moves outputs to a device makes new ones
@@ -194,6 +200,7 @@ class PruningSession:
         valid = torch.ones(batch, length, dtype=torch.bool, device=device) if mask is None else mask.to(device).bool()
         ids = self.adapter.position_ids(kwargs.get("position_ids"), batch, length, device)
         placeholders = input_ids.to(device) == self.adapter.image_token_id
+        self.adapter.check_prompt(placeholders, [plan.layout.n_tokens for plan in images.plans])
         prompt = read_prompt(placeholders, valid, ids, images.plans)
         segment = first_segment(prompt, self.strategy)
         inputs, stages = gather_tokens(embeddings, segment.index), prompt.stages()
@@ -203,7 +210,8 @@ class PruningSession:
             cache = DynamicCache(config=config)
         # a model that trains may checkpoint its layers, which then ignore the cache; a recurrent state cannot be split
         companions, recurrent = self.adapter.companions(kwargs), self.adapter.shape.attention is not None
-        shared = self.share and not (module.training or 0 in stages or companions or recurrent)
+        plain = not companions and not recurrent and self.calibration == "none"
+        shared = self.share and not module.training and 0 not in stages and plain
         split = split_prefixes(segment, inputs) if shared and cache is not None else None
         if split is not None and cache is not None:
             split.watch = layers_to_watch(stages, "previous" in self.pruner.needs)
@@ -214,7 +222,7 @@ class PruningSession:
         state = PrefillState(prompt, [segment], self.adapter.shape.attention_layers[0])
         queries = inputs.shape[1]
         self._step = step = Step(state, True, queries, segment.valid[:, :0], stages, images, input_ids, split=split)
-        step.merges_companions = self.merges_planes
+        step.calibration, step.merges_companions = self.calibration, self.merges_planes
         step.companions = {name: gather_tokens(x, segment.index.to(x.device)) for name, x in companions.items()}
         if cache is not None:
             state.attach(cache)
@@ -236,7 +244,7 @@ class PruningSession:
         if mask is not None:
             new = mask[:, state.prompt.whole.length :].to(new)
             guards.check_recurrent(new, queries, self.adapter.shape.attention is not None)
-        self._step = step = Step(state, False, queries, new)
+        self._step = step = Step(state, False, queries, new, calibration=self.calibration)
         return kwargs | {
             "attention_mask": step.keys(segment).valid.long(),
             "position_ids": model_ids(step.position_ids(segment)),
@@ -255,7 +263,7 @@ class PruningSession:
             return args, kwargs
         if step.companions:
             hidden, kwargs = self.adapter.enter_layer(index, hidden, kwargs, step.companions)
-        if segment is not step.called_with or self.adapter.own_masks:
+        if segment is not step.called_with or self.adapter.own_masks or self.calibration != "none":
             kwargs |= step.override(segment, self.adapter, index, hidden)
         if index == 0 and step.stages and "first" in self.pruner.needs:
             step.first = context_at(self.adapter, step, index, hidden, segment, kwargs["position_embeddings"])
@@ -274,6 +282,7 @@ class PruningSession:
         if step is None or not step.prefill:
             return output
         self._count(step)
+        self._report.mask_bytes = max(self._report.mask_bytes, step.mask_bytes)
         last, prompt, hidden = step.state.segments[-1], step.state.prompt, output.last_hidden_state
         if hidden.shape[1] < last.length or not prompt.is_whole_prompt(last):
             output.last_hidden_state = prompt.restore(last, hidden.to(last.index.device))

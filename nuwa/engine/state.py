@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 from transformers import Cache
 
+from nuwa.engine.calibration import key_bias
 from nuwa.engine.prefix import Split
 from nuwa.models.base import Family
 from nuwa.pruners.base import LLMContext, LLMDecision
+from nuwa.pruning.calibration import biased, distance_bias
 from nuwa.pruning.masks import gather_tokens
 from nuwa.pruning.segments import ImagePlan, Keys, Prompt, Segment
 
@@ -30,6 +32,14 @@ class EncodedImages:
     plans: list[ImagePlan]
     input_ids: Tensor | None = None
     decisions: dict[int, tuple[LLMDecision, Tensor]] = field(default_factory=dict)
+    asked: Tensor | None = None
+
+    def asked_length(self, input_ids: Tensor) -> int:
+        """The length of the first prompt about these images, if ``input_ids`` (B, L) continue it, or else their own."""
+        length = input_ids.shape[1] if self.asked is None else self.asked.shape[1]
+        if self.asked is None or not torch.equal(input_ids[:, :length], self.asked):
+            self.asked = input_ids
+        return self.asked.shape[1]
 
     def recall(self, context: LLMContext, input_ids: Tensor, segment: Segment) -> LLMDecision | None:
         """The earlier decision at a layer in a segment's frame, if ``input_ids`` continue the same prompt."""
@@ -42,16 +52,19 @@ class EncodedImages:
         old, places = self.decisions[context.layer]
         place, known = gather_tokens(places, segment.index.clamp(max=length - 1)), segment.index < length
         keep = torch.where(known, gather_tokens(old.keep, place), True) & segment.valid
-        hidden, order, members = old.hidden, old.order, old.members
+        hidden, order = old.hidden, old.order
         if hidden is not None:
             hidden = torch.where(known[..., None], gather_tokens(hidden, place), context.hidden)
         if order is not None:
             later = order.max() + 1 + torch.arange(segment.length, device=order.device)
             order = torch.where(known, gather_tokens(order, place), later)
+        members = old.members
         if members is not None:
-            columns = torch.arange(segment.length, device=members.device).expand_as(place)
-            moved = gather_tokens(members, place)
-            members = torch.where(known, torch.where(moved < 0, -1, moved + columns - place), columns)
+            columns, width = segment.columns_of(length), members.shape[1]
+            moved = columns.new_full((len(columns), width + 1), -1)
+            moved = moved.scatter(1, places.where(columns >= 0, width), columns)
+            members = torch.where(known, gather_tokens(members, place), -1)
+            members = torch.where(members < 0, -1, moved.gather(1, members.clamp(min=0)))
         return LLMDecision(keep, hidden, order, members)
 
     def remember(self, layer: int, input_ids: Tensor, segment: Segment, decision: LLMDecision) -> None:
@@ -98,7 +111,7 @@ class Step:
     later segment and kind of layer, the mask and rotary embeddings that replace those that the model made.
     ``companions`` (B, P, ...) of the tokens in the layers, as the family gives them, merge as the tokens' states do,
     unless ``merges_companions`` is off.
-    ``split``: its rows share prefixes, and only what stands behind these runs here.
+    ``split``: its rows share prefixes, and only what stands behind these runs here. ``calibration`` as the session's.
     """
 
     state: PrefillState
@@ -108,12 +121,13 @@ class Step:
     stages: dict[int, Tensor] = field(default_factory=dict)
     images: EncodedImages | None = None
     input_ids: Tensor | None = None
-    overrides: dict[tuple[int, str], dict[str, Any]] = field(default_factory=dict)
+    overrides: dict[tuple[int, str, bool], dict[str, Any]] = field(default_factory=dict)
     companions: dict[str, Tensor] = field(default_factory=dict)
     merges_companions: bool = True
     previous: LLMContext | None = None
     first: LLMContext | None = None
     split: Split | None = None
+    calibration: str = "none"
 
     @property
     def called_with(self) -> Segment:
@@ -132,15 +146,28 @@ class Step:
 
     def override(self, segment: Segment, family: Family, layer: int, hidden: Tensor) -> dict[str, Any]:
         """Mask and rotary embeddings of a layer of a segment."""
-        key = segment.start, family.layer_kind(layer)
+        calibrated, kind = self.calibration != "none", family.layer_kind(layer)
+        key = segment.start, kind, self.calibration == "restore" and layer == 0
         if key not in self.overrides:
-            queries = segment.length if self.prefill else self.queries
-            padded = segment.padded or not bool(self.new.all())
-            self.overrides[key] = {
-                "attention_mask": family.layer_mask(key[1], self.keys(segment), queries, padded, hidden.dtype),
-                "position_embeddings": family.rotary(key[1], hidden, self.position_ids(segment)),
-            }
+            queries, keys = segment.length if self.prefill else self.queries, self.keys(segment)
+            padded = segment.padded or calibrated or not bool(self.new.all())
+            mask, ids = family.layer_mask(kind, keys, queries, padded, hidden.dtype), self.position_ids(segment)
+            if calibrated:
+                assert mask is not None  # eager and sdpa have one for padded rows
+                bias = key_bias(self.calibration, self.state.prompt, keys, layer == 0)
+                if self.calibration == "restore" and self.images is not None and self.input_ids is not None:
+                    read = segment.index < self.images.asked_length(self.input_ids)  # what follows is an answer
+                    exact = family.rotary(kind, hidden[:, :0].float(), ids)
+                    bias = bias + distance_bias(*exact, queries).to(bias.device) * read[..., None]
+                mask = biased(mask, bias.to(mask.device), hidden.dtype)
+            self.overrides[key] = {"attention_mask": mask, "position_embeddings": family.rotary(kind, hidden, ids)}
         return self.overrides[key]
+
+    @property
+    def mask_bytes(self) -> int:
+        """Bytes of the masks of numbers that calibration made for this step."""
+        masks = [override["attention_mask"] for override in self.overrides.values()]
+        return sum(mask.nbytes for mask in masks) if self.calibration != "none" else 0
 
 
 def cached_length(cache: Cache | None) -> int:

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from nuwa.engine.feature_cache import FeatureCache
-from nuwa.models.base import Family
+from nuwa.models.base import FOUND, Family
 from nuwa.models.towers import Recording
 from nuwa.pruners.base import Tap
 from nuwa.pruning.layout import Grid
@@ -78,14 +78,17 @@ def run_tower(
             else:
                 output = adapter.encode_smaller(encode, arguments, smaller)
         if cache is not None:
-            more = {_PLANE.format(n, i): x for n, plane in enumerate(_planes(adapter, output)) for i, x in enumerate(plane)}
+            more = {
+                _PLANE.format(n, i): x for n, plane in enumerate(_planes(adapter, output)) for i, x in enumerate(plane)
+            }
             cache.store(key, recording.state_dict(taps) | _named(output.pooler_output) | more)
     else:
         recording = adapter.new_recording(arguments)
         recording.load_state_dict(tensors, taps)
         output = _output(adapter, tensors, len(set(owners)))
     recording.expand_to(owners)
-    images, *planes = ([plane[owner] for owner in owners] for plane in (output.pooler_output, *_planes(adapter, output)))
+    images = adapter.split(output.pooler_output, arguments)
+    images, *planes = ([plane[owner] for owner in owners] for plane in (images, *_planes(adapter, output)))
     return Encoded(output, images, recording, planes)
 
 
@@ -107,7 +110,8 @@ def _output(family: Family, tensors: Mapping[str, Tensor], count: int) -> Any:
 
 def _by_name(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Bound arguments of ``get_image_features``, those that its ``**kwargs`` took in among the others."""
-    return {name: value for name, value in arguments.items() if name != "kwargs"} | arguments.get("kwargs", {})
+    own = {name: value for name, value in arguments.items() if name not in ("kwargs", FOUND)}
+    return own | arguments.get("kwargs", {})
 
 
 def _asked(arguments: Mapping[str, Any]) -> str:

@@ -106,7 +106,7 @@ def plan_images(
         if decision.features is not None:
             projected = adapter.project(decision.features)
         for row, (piece, cells) in enumerate(zip(group, every, strict=True)):
-            kept[piece.image, piece.number] = piece.view.tokens[cells]
+            kept[piece.image, piece.number] = piece.view.in_prompt_order(cells)
             _note_members(plans[piece.image], piece.view, cells, *merged[row])
             plans[piece.image].extras |= {
                 _numbered(name, piece): _by_cell(values[row], cells, piece) for name, values in decision.extras.items()
@@ -189,4 +189,6 @@ def _context(
         project=adapter.project,
         views=group[0].pieces,
         questions=None if questions is None else [questions[piece.image] for piece in group],
+        embed=adapter.embed,
+        source=adapter.model.name_or_path or "",
     )

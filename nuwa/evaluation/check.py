@@ -19,6 +19,7 @@ from nuwa.benchmarks.base import Benchmark
 from nuwa.command import BAD_INPUT, print_error
 from nuwa.config import ConfigError, baseline_of, build, is_baseline, typed
 from nuwa.engine.blocking import SOURCES, layer_range
+from nuwa.engine.calibration import check_calibration
 from nuwa.evaluation.processes import check_sweep, current, is_shared, start
 from nuwa.files import PACKAGE
 from nuwa.models import family_names, family_of
@@ -69,7 +70,7 @@ def _stop_if_refused(config: DictConfig, *checks: Callable[[DictConfig], object]
 
 
 def normalised(cfg: DictConfig) -> DictConfig:
-    """The config as it is run: without pruning, budget and position are reset."""
+    """The config as it is run: without pruning, budget, position and calibration are reset."""
     return baseline_of(cfg) if is_baseline(cfg) else cfg
 
 
@@ -88,6 +89,8 @@ def check(cfg: DictConfig) -> Parts:
     if is_shared(cfg) and model.get("device_map") is not None:
         raise ConfigError(f"model.device_map={model['device_map']}: trainer=ddp gives each process its own model")
     adapter = _adapter(model)
+    linear = adapter is not None and adapter.shape.attention is not None
+    check_calibration(cfg.calibration.kind, pruner, options["model"].get("attention"), linear)
     if adapter is not None:
         adapter.check_deepstack(cfg.position.deepstack)
         pruner.check_tower(adapter.tower)

@@ -19,8 +19,9 @@ class Choices:
     """What a run was asked to do.
 
     ``options`` are the method's; the budget is an ``average`` in tokens or a ``ratio`` of the image's; ``blocking`` is
-    whose attention to the image was cut and in which layers. ``rest`` is, as JSON, what else changes a result, except
-    the seed: options of data set and model, decoding, the limit and the protocol.
+    whose attention to the image was cut and in which layers, ``calibration`` how merged tokens weighed in it. ``rest``
+    is, as JSON, what else changes a result, except the seed: options of data set and model, decoding, the limit and the
+    protocol.
     """
 
     method: str
@@ -33,13 +34,14 @@ class Choices:
     split: str | None
     limited: bool
     blocking: tuple[str, str] | None = None
+    calibration: str = "none"
     rest: str = ""
 
     @classmethod
     def of(cls, config: Mapping[str, Any], method: str, position: str, protocol: int) -> Choices:
         """The choices in a recorded config; ``position`` is the strategy that was used, if that is known."""
-        groups = ("pruner", "dataset", "model", "budget", "blocking", "position")
-        pruner, dataset, model, budget, blocking, ids = (config.get(group) or {} for group in groups)
+        groups = ("pruner", "dataset", "model", "budget", "blocking", "position", "calibration")
+        pruner, dataset, model, budget, blocking, ids, weighing = (config.get(group) or {} for group in groups)
         position = position or ids.get("strategy", "native")
         known = known_method(method)  # a run may name the strategy that its method's authors use
         native = known is not None and position == known[0].position_on(axes_of(model.get("family")))
@@ -59,6 +61,7 @@ class Choices:
             split=dataset.get("split"),
             limited=config.get("limit") is not None,
             blocking=(blocking["source"], str(blocking["layers"])) if blocking.get("source") else None,
+            calibration=weighing.get("kind", "none"),
             rest=json.dumps(rest, sort_keys=True, default=str),
         )
 

@@ -119,7 +119,7 @@ def _answer(
     portions = (cfg.trainer.batch_size, cfg.trainer.num_workers, record, processes.rank, processes.size)
     data = EvaluationData(parts.benchmark, count, done, *portions, loaded.encode, cfg.trainer.prefetch)
     position, share = cfg.position, cfg.trainer.share and cfg.blocking.source is None
-    placed = position.strategy, share, feature_cache(cfg, loaded), position.deepstack
+    placed = position.strategy, share, feature_cache(cfg, loaded), cfg.calibration.kind, position.deepstack
     on_gpu = loaded.device.type == "cuda"
     trainer = Trainer(
         accelerator="gpu" if on_gpu else "cpu",
@@ -189,7 +189,8 @@ def _speed(cfg: DictConfig, parts: Parts, loaded: LoadedModel) -> dict[str, Any]
     """
     pruner = None if is_baseline(cfg) else parts.pruner
     try:
-        return {"speed": probe_speed(loaded, parts.benchmark, pruner, cfg.position.strategy, cfg.probe)}
+        ids, calibration = cfg.position.strategy, cfg.calibration.kind
+        return {"speed": probe_speed(loaded, parts.benchmark, pruner, ids, cfg.probe, calibration)}
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         log.error("probe.speed: nothing was measured (%s); the answers stand", reason)

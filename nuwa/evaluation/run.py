@@ -13,7 +13,7 @@ from filelock import FileLock
 from omegaconf import DictConfig, OmegaConf
 
 from nuwa.command import BAD_INPUT
-from nuwa.config import PROTOCOL, baseline_of, is_baseline, plain, run_key
+from nuwa.config import PROTOCOL, baseline_of, is_baseline, plain, recognised_by, run_key
 from nuwa.evaluation.check import check, check_outputs, normalised
 from nuwa.evaluation.processes import ProcessError, Processes, check_processes, meet
 from nuwa.evaluation.result import RESULT, write_result
@@ -39,7 +39,7 @@ def run_job(cfg: DictConfig) -> Path:
     # parallel jobs share the unpruned run: the second waits, then finds it finished
     with FileLock(folder / LOCK) if processes.lead else nullcontext():
         if processes.share(cfg.resume and _is_finished(cfg, folder)):
-            log.info("%s: finished before, skipped", folder)
+            log.info("%s: finished before, skipped (%s; resume=false computes again)", folder, recognised_by(cfg))
             return folder
         if processes.lead:
             _name_outdated(folder)

@@ -56,6 +56,7 @@ class RunScore:
             "method": choices.method,
             "options": ", ".join(f"{name}={value}" for name, value in choices.changed.items()),
             "position": choices.position,
+            "calibration": choices.calibration,
             "budget": choices.budget,
             "seed": run.config.get("seed"),
             "metric": self.metric,

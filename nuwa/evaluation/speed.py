@@ -56,7 +56,12 @@ class Clock:
 
 
 def probe_speed(
-    loaded: LoadedModel, benchmark: Benchmark, pruner: Pruner | None, position: str, options: ProbeConfig
+    loaded: LoadedModel,
+    benchmark: Benchmark,
+    pruner: Pruner | None,
+    position: str,
+    options: ProbeConfig,
+    calibration: str = "none",
 ) -> list[dict[str, Any]]:
     """One entry per batch size: medians and quartiles of every part, vanilla and pruned, and their ratios.
 
@@ -73,7 +78,7 @@ def probe_speed(
     for size in options.batch_sizes:
         batch = [samples[index % len(samples)] for index in range(size)]
         inputs, questions = loaded.encode(batch), loaded.questions(batch)
-        batches.append(_probe_batch(loaded.model, inputs, questions, pruner, position, options))
+        batches.append(_probe_batch(loaded.model, inputs, questions, pruner, (position, calibration), options))
     return batches
 
 
@@ -92,7 +97,7 @@ def _probe_batch(
     inputs: dict[str, Tensor],
     questions: Sequence[str] | None,
     pruner: Pruner | None,
-    position: str,
+    attending: tuple[str, str],
     options: ProbeConfig,
 ) -> dict[str, Any]:
     adapter, device = adapter_for(model), inputs["input_ids"].device
@@ -104,7 +109,8 @@ def _probe_batch(
             clock = Clock(device)
             session: AbstractContextManager = nullcontext()
             if pruner is not None and name == PRUNED:
-                session = PruningSession(model, _watched(pruner, clock), position)
+                position, calibration = attending
+                session = PruningSession(model, _watched(pruner, clock), position, calibration=calibration)
                 session.questions = questions
             measured, lengths[name] = _round(adapter, inputs, session, clock, options.new_tokens)
             if repeat >= options.warmup:

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 DEEPSTACK = ("merged", "kept")
 """What tokens that a method made of several add of the deepstack planes: the same merged, or the kept row's own."""
+FOUND = "found"
+"""What `Family.prepare` adds to the arguments of a call."""
 
 
 class Family(ABC):
@@ -46,8 +48,8 @@ class Family(ABC):
     ``architecture`` is the name of its class in transformers, ``placeholder`` the token that stands for one visual
     token in a prompt, ``axes`` the axes of its position ids. ``projector_at`` and ``tower_layers_at`` are where
     `multimodal` has them. ``special`` are the tokens of its tokenizer, ``half`` the half precision of its checkpoints.
-    ``own_masks``: its masks are more than causal (`layer_mask`). ``planes_at``: the entry of ``get_image_features``' output
-    that holds more features of the tokens than enter the LLM first: planes of images (deepstack).
+    ``own_masks``: its masks are more than causal (`layer_mask`). ``planes_at``: the entry of the output of
+    ``get_image_features`` that holds further planes of features, each of all images (deepstack).
 
     Args:
         config: the config of a checkpoint.
@@ -172,6 +174,18 @@ class Family(ABC):
 
     # The images of a call. ``arguments`` are those of ``get_image_features``, by name.
 
+    def prepare(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """The arguments, with what costs something to find out about the images among them, under `FOUND`."""
+        return arguments
+
+    def split(self, features: Any, arguments: Mapping[str, Any]) -> list[Tensor]:
+        """The features (N, H) of each image, from what ``get_image_features`` gives as ``pooler_output``."""
+        return list(features)
+
+    def join(self, images: Sequence[Tensor], features: Any) -> Any:
+        """The features of all images in the form of ``features``, a ``pooler_output``."""
+        return torch.stack(list(images)) if torch.is_tensor(features) else list(images)
+
     @abstractmethod
     def layouts(self, images: Sequence[Tensor], arguments: Mapping[str, Any]) -> list[ImageLayout]:
         """Layout of each image, from its features (N, H)."""
@@ -187,6 +201,13 @@ class Family(ABC):
     def select_images(self, arguments: Mapping[str, Any], images: Sequence[int]) -> dict[str, Any]:
         """The arguments for some of the images only, in this order."""
         return {**arguments, "pixel_values": arguments["pixel_values"][list(images)]}
+
+    def check_prompt(self, placeholders: Tensor, sizes: Sequence[int]) -> None:  # noqa: B027 (few have to)
+        """Refuse ``placeholders`` (B, L) bool that cannot stand for images of ``sizes`` tokens.
+
+        Raises:
+            ValueError: they cannot; the message says what to do.
+        """
 
     # Attached to a model.
 
@@ -266,6 +287,21 @@ class Family(ABC):
             cos, sin = (part.to(normed.device) for part in rotary)
             keys, queries = rotate(keys, cos, sin), rotate(queries, cos[:, query], sin[:, query])
         return Heads(queries, keys, attention.scaling)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """The LLM's embeddings of token ids: (...,) -> (..., H)."""
+        table = cast(nn.Embedding, self.model.get_input_embeddings())
+        return table(ids.to(table.weight.device))
+
+    def values(self, layer: nn.Module, hidden: Tensor) -> Tensor:
+        """Values that a decoder layer makes of its input (B, L, H), heads concatenated."""
+        attention = cast(SelfAttention, layer.self_attn)
+        return attention.v_proj(layer.get_submodule("input_layernorm")(hidden))
+
+    @property
+    def frequencies(self) -> Tensor:
+        """Angles by which a position id turns each pair of a head's channels: (head_dim / 2,) float32."""
+        return self.language_model.get_submodule("rotary_emb").get_buffer("inv_freq")
 
     @abstractmethod
     def project(self, features: Tensor) -> Tensor:

@@ -93,7 +93,8 @@ class LoadedModel:
         rows = [self._token_ids(sample, [next(texts) for _ in sample.images]) for sample in samples]
         ids = pad_sequence(rows, True, self.pad_id, "left")
         mask = pad_sequence([torch.ones_like(row) for row in rows], True, 0, "left")
-        batch = {"input_ids": ids, "attention_mask": mask, **inputs}
+        for_model = {name: value for name, value in inputs.items() if name not in self.pictures.counts}
+        batch = {"input_ids": ids, "attention_mask": mask, **for_model}
         if images:
             batch["pixel_values"] = batch["pixel_values"].to(self.model.dtype)
             if self.pictures.marks_placeholders:

@@ -38,8 +38,8 @@ class PictureOptions:
 
     ``image_frame`` says how a picture becomes a square: ``pad`` it with the mean colour as LLaVA-1.5 was trained
     (``auto``), ``crop`` its centre as Hugging Face processors do, or as the ``folder`` says. ``min_pixels`` and
-    ``max_pixels`` bound the area to which a picture is resized (null: as the folder says); ``jpeg_quality`` sends it
-    through a JPEG.
+    ``max_pixels`` bound the area to which a picture is resized (null: as the folder says; InternVL has the second, too,
+    for all tiles together); ``jpeg_quality`` sends it through a JPEG.
     """
 
     image_frame: ImageFrame = "auto"
@@ -80,6 +80,7 @@ class PictureProcessor:
     """Turns pictures into the image inputs of one family.
 
     ``marks_placeholders``: the model wants ``mm_token_type_ids``, 1 on placeholders, to know where pictures are.
+    ``counts``: what of `encode` is said to `texts`, and not to the model.
 
     Args:
         pil: transformers' processor of pictures.
@@ -87,6 +88,7 @@ class PictureProcessor:
     """
 
     marks_placeholders: ClassVar[bool] = False
+    counts: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, pil: Any, texts: ProcessorMixin) -> None:
         self.pil, self._texts = pil, texts
@@ -136,6 +138,14 @@ class TiledProcessor(PictureProcessor):
     def encode(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
         inputs = super().encode(images)
         return {name: inputs[name] for name in ("pixel_values", "image_sizes")}
+
+
+class TilesThenWhole(PictureProcessor):
+    """InternVL, Idefics3, SmolVLM: tiles (T, 3, S, S), and last the whole picture in the size of one."""
+
+    def seen(self, image: Image.Image) -> Image.Image:
+        tiles = self.encode([image])["pixel_values"].flatten(0, -4)
+        return restore(tiles[-1], self.pil.image_mean, self.pil.image_std)
 
 
 class NativeProcessor(PictureProcessor):

@@ -56,8 +56,8 @@ class Qwen3VL(InterleavedQwenVL):
         return parts
 
     def companions(self, kwargs: Mapping[str, Any]) -> dict[str, Tensor]:
-        planes, where = kwargs.get("deepstack_visual_embeds"), kwargs.get("visual_pos_masks")
-        return {PLANE.format(n): spread(plane, where) for n, plane in enumerate(planes or ())}
+        planes = kwargs.get("deepstack_visual_embeds") or ()
+        return {PLANE.format(n): spread(plane, kwargs["visual_pos_masks"]) for n, plane in enumerate(planes)}
 
     def with_companions(self, kwargs: Mapping[str, Any], companions: Mapping[str, Tensor]) -> dict[str, Any]:
         """The LLM itself adds nothing: its planes come by `enter_layer`."""

@@ -29,7 +29,9 @@ class Qwen3VLMoe(Qwen3VL):
         super().__init__(config, model)
         text = config.text_config
         if text.mlp_only_layers or text.decoder_sparse_step != 1:
-            raise ValueError(f"{self.model_type} models need experts in every layer (mlp_only_layers, decoder_sparse_step)")
+            raise ValueError(
+                f"{self.model_type} models need experts in every layer (mlp_only_layers, decoder_sparse_step)"
+            )
 
     @classmethod
     def random_config(cls, tokenizer: PreTrainedTokenizerFast, sizes: Sizes) -> PreTrainedConfig:

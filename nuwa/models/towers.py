@@ -23,7 +23,7 @@ from nuwa.pruning.scores import CHUNK, Heads, softmax_rows
 
 NEED_CLS = ("cls_feature", "reader_query", "reader_keys")
 """Taps of the CLS token."""
-TAP_KINDS = ("cls_attention", "received_attention", "keys", "hidden_mean", *NEED_CLS)
+TAP_KINDS = ("cls_attention", "received_attention", "keys", "states", "hidden_mean", *NEED_CLS)
 
 
 class SelfAttention(Protocol):
@@ -31,6 +31,7 @@ class SelfAttention(Protocol):
 
     q_proj: nn.Module
     k_proj: nn.Module
+    v_proj: nn.Module
     head_dim: int
     scaling: float
 
@@ -149,18 +150,20 @@ class Recording(ABC):
         run = self._runs[self.layer_of(tap)]
         if tap.kind == "cls_feature":
             return run.output[:, :1]
+        if tap.kind == "states":
+            return self.tokens(run.output)
         if tap.kind.endswith("attention"):
             return self._attention(tap, run)
         queries, keys = (x.transpose(1, 2).flatten(2) for x in self.projections(run)[:2])
-        if tap.kind == "keys":
-            return self.tokens(keys)
-        return keys if tap.kind == "reader_keys" else queries[:, :1]
+        if tap.kind == "reader_query":
+            return queries[:, :1]
+        return self.tokens(keys) if tap.kind == "keys" else torch.cat([keys[:, :1], self.tokens(keys)], 1)
 
     def _attention(self, tap: Tap, run: LayerRun) -> Tensor:
         """Attention of the CLS token, or received by tokens: by token and head, or their mean."""
         heads = self.heads(run)
         if tap.kind == "cls_attention" and self.cls:
-            return softmax_rows(heads.queries[:, :, :1], heads.keys, heads.scale)[:, :, 0, 1:].transpose(1, 2)
+            return self.tokens(softmax_rows(heads.queries[:, :, :1], heads.keys, heads.scale)[:, :, 0].transpose(1, 2))
         received = self.tokens(self.received(run, heads).transpose(1, 2))
         return received if tap.kind == "cls_attention" else received.mean(-1)
 

@@ -18,7 +18,6 @@ from nuwa.models.loaded import LoadedModel
 from nuwa.pictures.canvas import COLLECTOR, KEPT, LINK, MOVED, PILLAR, PREDICTED, TRUE_BOX, Panel, in_a_line
 from nuwa.pictures.geometry import WHOLE, BoxError, center_patch, in_frame
 from nuwa.pictures.traces import (
-    DRAWN_STRATEGIES,
     ImageTrace,
     Location,
     ViewTrace,
@@ -51,7 +50,7 @@ def draw_trace(trace: ImageTrace, boxes: Boxes, title: str) -> Image.Image:
     rows = []
     for number in range(len(trace.views)):
         panels = [stage_panel(trace, number, index, boxes) for index in range(len(trace.stages))]
-        panels += [ids_panel(trace, number, strategy) for strategy in DRAWN_STRATEGIES]
+        panels += [ids_panel(trace, number, strategy) for strategy in trace.stages[0].ids]
         rows.append(in_a_line([panel.finished() for panel in panels]))
     return in_a_line([text_line([(title, "#000000")]), *rows, text_line(PICTURE_LEGEND)], down=True)
 

@@ -92,7 +92,7 @@ def trace_decisions(session: PruningSession, loaded: LoadedModel, sample: Sample
         ]
         region = getattr(session.pruner, "region_size", None) if getattr(session.pruner, "region", False) else None
         start = state.prompt.spans[0, :, 0, ordinal].cpu()
-        stages = _stages(state.prompt, state.segments, ordinal)
+        stages = _stages(state.prompt, state.segments, ordinal, session.strategy)
         traces.append(ImageTrace(picture, plan.layout, views, stages, start, region, session.strategy))
     return traces
 
@@ -140,13 +140,14 @@ def _view_trace(view: VisionView, frame: Box, seen: tuple[VisionDecision, int] |
     return ViewTrace(view, frame, kept[~gathers].tolist(), list(links), links)
 
 
-def _stages(prompt: Prompt, segments: list[Segment], ordinal: int) -> list[StageTrace]:
-    """The stages of the first row's image; of stages before the same layer the last counts."""
+def _stages(prompt: Prompt, segments: list[Segment], ordinal: int, position: str) -> list[StageTrace]:
+    """The stages of the first row's image, ``position`` in use; of stages before the same layer the last counts."""
     stages = {}
     for segment in segments:
         mine = (segment.image[0] == ordinal).cpu()
         tokens = segment.original, segment.image, segment.valid, prompt.spans, prompt.whole.next_id
         ids = {strategy: remap(strategy, *tokens)[0][:, 0].cpu()[:, mine] for strategy in DRAWN_STRATEGIES}
+        ids |= {position: segment.ids[:, 0].cpu()[:, mine]}
         stages[segment.start] = StageTrace(segment.start, segment.token[0].cpu()[mine].tolist(), ids)
     return list(stages.values())
 

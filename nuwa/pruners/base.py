@@ -119,6 +119,11 @@ class Pruner:
         return False
 
     @property
+    def merges(self) -> bool:
+        """Whether dropped tokens live on in others."""
+        return self.info.merges
+
+    @property
     def prunes_vision(self) -> bool:
         """Whether ``prune_vision`` is to be called."""
         return type(self).prune_vision is not Pruner.prune_vision
@@ -167,7 +172,7 @@ class Pruner:
         return [max(1, round(count))]
 
     def schedule_on(self, n_tokens: int, shape: ModelShape, most: bool = False) -> Schedule:
-        """`schedule` (or, if ``most``, `max_schedule`) in an LLM of this shape, some of whose layers may lack attention.
+        """`schedule` (or, if ``most``, `max_schedule`) in an LLM of this shape, whose layers may lack attention.
 
         A stage that reads attention acts at the next layer that has some to read.
 

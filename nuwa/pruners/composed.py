@@ -72,6 +72,10 @@ class Composed(Pruner):
     def counts_by_itself(self) -> bool:
         return self._before.counts_by_itself or self._inside.counts_by_itself
 
+    @property
+    def merges(self) -> bool:
+        return self._before.merges or self._inside.merges
+
     def _share(self, n_tokens: int) -> tuple[Pruner, Pruner, int]:
         """Both parts with their budgets, and how many tokens enter the LLM."""
         target = self.budget.tokens(n_tokens)

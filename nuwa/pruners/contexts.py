@@ -47,6 +47,8 @@ class Tap:
     The last three are None where a view has no CLS token, or several: a view stitched from tiles has one per tile, and
     its ``cls_attention`` is that of every patch from its own tile's.
 
+    ``states`` (B, N, D): what leaves the layer, before any merger; the mean of the patches that one token is made of.
+
     ``hidden_mean`` (B, N, D): mean of the hidden states from ``start`` to ``stop`` (fractions of the tower's depth).
 
     ``windowed`` takes the place of ``layer`` in towers most of whose layers see windows only (Qwen2.5-VL).
@@ -76,7 +78,8 @@ class VisionContext:
     ``project`` maps features to the LLM's width. ``taps`` holds what the method asked for, by the names it gave; a tap
     that the tower does not have is missing. ``ids`` names each view (the sample's id, for later views of an image their
     number as well), the only source of randomness together with the method's seed. ``views`` is how many each of the
-    images has. ``questions``: what is asked about each view's image, None where the session does not know.
+    images has. ``questions``: what is asked about each view's image, None where the session does not know. ``embed``
+    gives the LLM's embeddings (m, H) of token ids (m,), and ``source`` is where the model was loaded from, if anywhere.
     """
 
     grid: Grid
@@ -86,6 +89,8 @@ class VisionContext:
     project: Callable[[Tensor], Tensor]
     views: int = 1
     questions: Sequence[str] | None = None
+    embed: Callable[[Tensor], Tensor] | None = None
+    source: str = ""
 
     def generator(self, image: int, seed: int) -> torch.Generator:
         """A CPU generator that depends only on the seed and the image's id."""
@@ -129,9 +134,10 @@ class LLMContext:
     ``attention(query, rotary=True, among=None)`` gives the softmax attention rows (B, H, Q, L) float32 of *this* layer
     for the positions ``query`` (Q,) of the sequence (the last token is L - 1), recomputed for those rows only; without
     rotary embeddings if asked, and with the softmax over the tokens ``among`` (B, L) only. ``keys()`` gives the layer's
-    rotated keys (B, L, heads * width), ``rotary_kernel(query)`` what its rotary embeddings alone make of distances
-    (B or 1, Q, L); ``final_norm`` is the norm before the model's head. ``earlier`` holds the contexts that the method
-    ``needs``.
+    rotated keys (B, L, ``kv_heads`` x width), ``values()`` its values in the same shape, ``rotary_kernel(query)`` what
+    its rotary embeddings alone make of distances (B or 1, Q, L); ``final_norm`` is the norm before the model's head.
+    ``position_ids`` (C, B, L), on one axis or three, are those in use; times the ``frequencies`` (width / 2,) they are
+    the angles of the rotary embeddings. ``earlier`` holds the contexts that the method ``needs``.
     """
 
     layer: int
@@ -142,8 +148,12 @@ class LLMContext:
     ids: Sequence[Sequence[str]]
     attention: Callable[..., Tensor]
     keys: Callable[[], Tensor]
+    values: Callable[[], Tensor]
     rotary_kernel: Callable[[Tensor], Tensor]
     final_norm: Callable[[Tensor], Tensor]
+    position_ids: Tensor
+    frequencies: Tensor
+    kv_heads: int
     layouts: Sequence[Sequence[ImageLayout]] = ()
     earlier: Mapping[str, LLMContext] = field(default_factory=dict)
 

@@ -117,7 +117,9 @@ class Restore(Pruner):
         place = torch.cat([chosen, rest.gather(1, median_members(owner, keep - keep // 2))], 1)
         kept, order = place.sort(dim=1)
         states = gather_tokens(torch.cat([gather_tokens(projected, chosen), merged], 1), order)
-        return VisionDecision(kept, projected=states)
+        slot = torch.zeros_like(everything).scatter(1, rest, owner + chosen.shape[1])
+        slot = slot.scatter(1, chosen, everything[:, : chosen.shape[1]])
+        return VisionDecision(kept, projected=states, members=order.argsort(dim=1).gather(1, slot))
 
     def metric_flops(self, n_tokens: int, shape: ModelShape) -> float:
         """The base's choice, all pairs of the others, and these against the anchors."""

@@ -72,19 +72,24 @@ def mlerp(weight: Tensor, target: Tokens, others: Tokens) -> Tokens:
     return Tokens(target.place, features, torch.where(joined, mean(target.metric, others.metric), target.metric), size)
 
 
-def one_round(tokens: Tokens, remove: int, merge: bool) -> Tokens:
-    """Without ``remove`` tokens of even rank, those most like a token of odd rank; these take them in, or not."""
+def one_round(tokens: Tokens, remove: int, merge: bool) -> tuple[Tokens, Tensor, Tensor]:
+    """Without ``remove`` tokens of even rank, those most like a token of odd rank; these take them in, or not.
+
+    Returns also the places of the tokens that left, and those of the tokens that they went into, -1 for none: (B, r).
+    """
     ranks = torch.arange(tokens.place.shape[1], device=tokens.place.device).expand_as(tokens.place)
     even, odd = (tokens.take(ranks[:, start::2]) for start in (0, 1))
     directions = [functional.normalize(part.metric, dim=-1) for part in (even, odd)]
     best, partner = (directions[0] @ directions[1].mT).max(-1)
     order = torch.cat([top_tokens(best, remove), top_tokens(-best, even.place.shape[1] - remove)], 1)
     leaving, staying = even.take(order[:, :remove]), even.take(order[:, remove:])
+    into = torch.full_like(leaving.place, -1)
     if merge:
-        weight = functional.one_hot(partner.gather(1, order[:, :remove]), odd.place.shape[1])
+        joins = partner.gather(1, order[:, :remove])
+        into, weight = odd.place.gather(1, joins), functional.one_hot(joins, odd.place.shape[1])
         odd = mlerp(weight.to(odd.size.dtype), odd, leaving)
     together = Tokens(*(torch.cat(parts, 1) for parts in zip(staying, odd, strict=True)))
-    return together.take(together.place.argsort(dim=1))
+    return together.take(together.place.argsort(dim=1)), leaving.place, into
 
 
 @dataclass
@@ -122,9 +127,14 @@ class ToFu(TileByTile):
         metric = key_metric(context.taps["keys"], context.taps["attention"].shape[1])
         tokens = Tokens(place, context.features.float(), metric, torch.ones_like(metric[..., 0]))
         counts = removals(n_tokens, keep, self.rounds)
+        home = place
         for number, remove in enumerate(counts):
-            tokens = one_round(tokens, remove, merge=number >= self.dropping * len(counts))
-        return VisionDecision(tokens.place, tokens.features.to(context.features.dtype))
+            tokens, left, into = one_round(tokens, remove, merge=number >= self.dropping * len(counts))
+            moved = place.scatter(1, left, into).gather(1, home.clamp(min=0))
+            home = moved.where(home >= 0, -1)
+        members = tokens.place.new_zeros(images, n_tokens).scatter(1, tokens.place, place[:, :keep])
+        members = members.gather(1, home.clamp(min=0)).where(home >= 0, -1)
+        return VisionDecision(tokens.place, tokens.features.to(context.features.dtype), members=members)
 
     def metric_flops(self, n_tokens: int, shape: ModelShape) -> float:
         """A quarter of all pairs of each round, as wide as a head of the LLM (those of towers are narrower)."""

@@ -22,13 +22,22 @@ Grid = tuple[int, int]
 class VisionView:
     """One grid of tokens of an image, e.g. the 24x24 patches of LLaVA-1.5.
 
-    ``tokens`` (height * width,) holds, in raster order and rising, each cell's index among the image's tokens;
+    ``tokens`` (height * width,) holds, in raster order, each cell's index among the image's tokens;
     ``tiles`` is the (height, width) of the crops it was stitched from.
     """
 
     grid: Grid
     tokens: Tensor
     tiles: Grid = (1, 1)
+
+    def in_prompt_order(self, cells: Tensor) -> Tensor:
+        """The tokens of ``cells`` (K,) as the prompt has them, maybe tile by tile; of cells out of order, as given.
+
+        >>> VisionView((2, 2), torch.tensor([0, 2, 1, 3])).in_prompt_order(torch.tensor([1, 2]))
+        tensor([1, 2])
+        """
+        tokens = self.tokens[cells]
+        return tokens if bool((cells.diff() <= 0).any()) else tokens.sort().values
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Position ids of the tokens that stay: PERC, PESP and RPME (Nüwa paper, position study) as pure functions.
 
 PERC renumbers, PESP keeps every id, holes included, and RPME stretches the ids of each image's survivors over the
-image's full span. Text keeps its ids under PESP and RPME.
+image's full span. Text keeps its ids under PESP and RPME. `median_ids` are PESP's for tokens that stand for several
+(RESTORE, ICML 2026; cvlab-yonsei/RESTORE, commit 9b27e68).
 
 Shape letters: C position axes (1, or 3 under M-RoPE), B rows, L tokens of a left-padded row, I images of a row.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-STRATEGIES = ("perc", "pesp", "rpme", "rpme_1d")
+STRATEGIES = ("perc", "pesp", "rpme", "rpme_1d", "median")
 
 
 def remap(
@@ -21,7 +22,7 @@ def remap(
 
     Args:
         strategy: one of ``STRATEGIES``.
-        kept: (C, B, L) original ids of the tokens that stay, in sequence order.
+        kept: (C, B, L) original ids of the tokens that stay, in sequence order; for ``median`` their `median_ids`.
         image: (B, L) ordinal of the row's image a token belongs to, -1 for text and padding.
         valid: (B, L) False on padding.
         spans: (2, C, B, I) smallest and largest original id of each image before any pruning, per axis.
@@ -38,13 +39,32 @@ def remap(
     if strategy not in STRATEGIES:
         raise ValueError(f"position.strategy must be one of {', '.join(STRATEGIES)}, not {strategy!r}")
     ids = kept.masked_fill(~valid, 0)
-    if strategy != "pesp":
+    if strategy not in ("pesp", "median"):
         spread = stretch if strategy == "rpme" else stretch_cells
         for ordinal in range(spans.shape[-1]):
             start, end = spans[..., ordinal, None]
             mine = valid & (image == ordinal)
             ids = torch.where(mine, start + spread(kept - start, mine, end - start), ids)
     return ids, next_id
+
+
+def median_ids(original: Tensor, owner: Tensor) -> Tensor:
+    """The lower median, per axis, of the ids (C, B, L) of what went into each token: (C, B, L).
+
+    ``owner`` (B, L) is the place of the token that each one went into, -1 where it is gone. A token that nothing went
+    into has its own id.
+
+    >>> median_ids(torch.tensor([[[3, 4, 5, 9, 7]]]), torch.tensor([[0, 0, -1, 0, 0]])).tolist()
+    [[[4, 4, 5, 9, 7]]]
+    """
+    owner = owner.expand(original.shape)
+    by_id = original.argsort(dim=-1, stable=True)
+    places = by_id.gather(-1, owner.gather(-1, by_id).argsort(dim=-1, stable=True))  # owner by owner, ids rising
+    counts = torch.zeros_like(original[..., :1]).expand(*original.shape[:-1], original.shape[-1] + 1)
+    counts = counts.scatter_add(-1, owner + 1, torch.ones_like(owner))
+    middle = counts.cumsum(-1)[..., :-1] + (counts[..., 1:] - 1) // 2
+    median = original.gather(-1, places.gather(-1, middle.clamp(min=0, max=original.shape[-1] - 1)))
+    return median.where(counts[..., 1:] > 0, original)
 
 
 def perc(valid: Tensor, axes: int) -> tuple[Tensor, Tensor]:

@@ -110,6 +110,11 @@ def rotary_kernel(embeddings: tuple[Tensor, Tensor], query: Tensor) -> Tensor:
     return ones[:, query] @ ones.mT / cos.shape[-1] ** 0.5
 
 
+def llm_values(values: Callable[[nn.Module, Tensor], Tensor], layer: nn.Module, hidden: Tensor) -> Tensor:
+    """Values of a decoder layer, heads concatenated: (B, L, D) -> (B, L, heads * width)."""
+    return values(layer, hidden).to(hidden.device)
+
+
 def llm_keys(queries_keys: HeadsOf, layer: nn.Module, hidden: Tensor, embeddings: tuple[Tensor, Tensor]) -> Tensor:
     """Rotated keys of a decoder layer, heads concatenated: (B, L, D) -> (B, L, heads * width)."""
     nobody = torch.empty(0, dtype=torch.long, device=hidden.device)

@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 from nuwa.pruning.budget import Schedule
 from nuwa.pruning.layout import ImageLayout
 from nuwa.pruning.masks import gather_tokens, left_pack
-from nuwa.pruning.positions import remap
+from nuwa.pruning.positions import median_ids, remap
 
 
 @dataclass
@@ -45,9 +45,10 @@ class Segment:
     """A table of the tokens that run through the layers from ``start`` on, rows left-padded to one length.
 
     ``lengths`` (B,): tokens of each row, known without reading a tensor; ``valid`` (B, L): False on padding.
-    ``next_id`` (C, B): id of the first token behind it. Whatever else travels with a token is one of the ``columns``
-    (..., B, L), and `take` cuts them all: those that are properties here and, where an image has any, ``follower``
-    (bool) and ``group``, as in `ImageLayout`.
+    ``next_id`` (C, B): id of the first token behind it. ``owner`` (B, L of the unpruned prompt): the place in it of the
+    token that each one is part of by now, its own unless it was merged; -1: it is known to be gone. Whatever else
+    travels with a token is one of the ``columns`` (..., B, L), and `take` cuts them all: those that are properties here
+    and, where an image has any, ``follower`` (bool) and ``group``, as in `ImageLayout`.
     """
 
     start: int
@@ -55,6 +56,7 @@ class Segment:
     valid: Tensor
     columns: dict[str, Tensor]
     next_id: Tensor
+    owner: Tensor
 
     @property
     def index(self) -> Tensor:
@@ -82,6 +84,11 @@ class Segment:
         return self.columns["ids"]
 
     @property
+    def size(self) -> Tensor:
+        """(B, L) float: how many tokens each one stands for, 1 unless others were merged into it."""
+        return self.columns["size"]
+
+    @property
     def follower(self) -> Tensor | None:
         """(B, L) bool: tokens that no method chooses, which stay with their group; None where there are none."""
         return self.columns.get("follower")
@@ -106,7 +113,26 @@ class Segment:
         """The first ``length`` tokens of some rows (M,)."""
         valid = self.valid[rows, :length]
         columns = {name: x[..., rows, :length] for name, x in self.columns.items()}
-        return Segment(self.start, valid.sum(1).tolist(), valid, columns, self.next_id[:, rows])
+        owner = self.owner[rows]
+        return Segment(self.start, valid.sum(1).tolist(), valid, columns, self.next_id[:, rows], owner)
+
+    def columns_of(self, places: int) -> Tensor:
+        """The column of each of the first ``places`` of the unpruned prompt, -1 for those that are not here: (B, P)."""
+        column = torch.arange(self.length, device=self.index.device).expand(self.index.shape)
+        index = self.index.where(self.valid & (self.index < places), places)
+        return torch.full((len(index), places + 1), -1, device=index.device).scatter(1, index, column)[:, :places]
+
+    def merge(self, members: Tensor) -> Segment:
+        """The same tokens after each visual one went into the column ``members`` (B, L), -1 for those that are gone."""
+        chosen = self.image >= 0 if self.follower is None else (self.image >= 0) & ~self.follower
+        into, joins = members.clamp(min=0), chosen & (members >= 0)
+        size = torch.zeros_like(self.size).scatter_add(1, into, self.size * joins)
+        column = self.columns_of(self.owner.shape[1]).gather(1, self.owner.clamp(min=0))
+        here = (self.owner >= 0) & (column >= 0)
+        column = column.clamp(min=0)
+        moved = torch.where(joins, self.index.gather(1, into), -1).gather(1, column)
+        owner = torch.where(here & chosen.gather(1, column), moved, self.owner)
+        return replace(self, columns=self.columns | {"size": size.where(size > 0, self.size)}, owner=owner)
 
 
 @dataclass
@@ -125,6 +151,11 @@ class Keys:
     def image(self) -> Tensor:
         """(B, K): ordinal of the row's image or -1."""
         return torch.cat([self.segment.image, torch.full_like(self.new, -1, dtype=torch.long)], 1)
+
+    @property
+    def size(self) -> Tensor:
+        """(B, K) float: how many tokens each one stands for."""
+        return torch.cat([self.segment.size, self.new.new_ones(self.new.shape, dtype=torch.float)], 1)
 
     def place(self, length: int) -> Tensor:
         """(B, K): place in the unpruned sequence, whose prompt has ``length`` tokens."""
@@ -171,17 +202,23 @@ class Prompt:
         start: int,
         strategy: str,
         order: Tensor | None = None,
+        members: Tensor | None = None,
     ) -> tuple[Segment, Tensor]:
         """What goes on from layer ``start``: tokens ``keep`` (B, L) bool of a segment, ``lengths`` (B,) a row.
 
-        ``order`` (B, L): sort key of the tokens, as they stand by default. Returns the narrower segment and the places
-        (B, P) of its tokens in the wider one.
+        ``order`` (B, L): sort key of the tokens, as they stand by default. ``members`` (B, L): see `Segment.merge`.
+        Returns the narrower segment and the places (B, P) of its tokens in the wider one.
         """
+        segment = segment if members is None else segment.merge(members)
         if order is None:
             order = torch.arange(segment.length, device=keep.device).expand(keep.shape)
         places = left_pack(keep, order, max(lengths))
         part = segment.take(places, gather_tokens(keep, places), lengths)
-        ids, next_id = remap(strategy, part.original, part.image, part.valid, self.spans, self.whole.next_id)
+        stands = part.original
+        if strategy == "median":
+            medians = median_ids(self.whole.original, part.owner)
+            stands = medians.gather(-1, part.index.expand(stands.shape))
+        ids, next_id = remap(strategy, stands, part.image, part.valid, self.spans, self.whole.next_id)
         return replace(part, start=start, columns=part.columns | {"ids": ids}, next_id=next_id), places
 
     def is_whole_prompt(self, segment: Segment) -> bool:
@@ -220,7 +257,7 @@ def read_prompt(placeholders: Tensor, valid: Tensor, ids: Tensor, plans: Sequenc
     index = torch.arange(valid.shape[1], device=device).expand(valid.shape)
     next_id = (ids.masked_fill(~valid, -1).amax((0, 2)) + 1).expand(ids.shape[0], -1)
     columns = _image_columns(member, index, rows) | {"index": index, "original": ids, "ids": ids}
-    whole = Segment(0, lengths, valid, columns, next_id)
+    whole = Segment(0, lengths, valid, columns, next_id, _owner(member, columns, rows))
     mine = whole.image[..., None] == torch.arange(max(map(len, rows)), device=device)
     lowest = ids[..., None].masked_fill(~mine, torch.iinfo(ids.dtype).max).amin(2)
     highest = ids[..., None].masked_fill(~mine, -1).amax(2)
@@ -232,7 +269,9 @@ def _image_columns(member: Tensor, index: Tensor, rows: list[list[ImagePlan]]) -
     layouts = [(ordinal, plan.layout) for row in rows for ordinal, plan in enumerate(row)]
     image = _spread(member, [torch.full((layout.n_tokens,), ordinal) for ordinal, layout in layouts])
     token = _spread(member, [torch.arange(layout.n_tokens) for _, layout in layouts])
-    columns = {"image": image, "token": token}
+    plans = [plan for row in rows for plan in row]
+    sizes = [torch.ones(plan.layout.n_tokens) if plan.sizes is None else plan.sizes for plan in plans]
+    columns = {"image": image, "token": token, "size": _spread(member, sizes, 1.0)}
     if any(layout.group is not None for _, layout in layouts):
         alone = [torch.full((layout.n_tokens,), -1) if layout.group is None else layout.group for _, layout in layouts]
         group, source = _spread(member, alone), _spread(member, [layout.source for _, layout in layouts])
@@ -241,9 +280,17 @@ def _image_columns(member: Tensor, index: Tensor, rows: list[list[ImagePlan]]) -
     return columns
 
 
-def _spread(member: Tensor, values: Sequence[Tensor]) -> Tensor:
-    """``values`` of all images, one after the other, at the ``member`` (B, L) places, -1 elsewhere."""
-    empty = torch.full(member.shape, -1, device=member.device)
+def _owner(member: Tensor, columns: dict[str, Tensor], rows: list[list[ImagePlan]]) -> Tensor:
+    """`Segment.owner` of an unpruned prompt, from the plans of its images: (B, L)."""
+    plans, index = [plan for row in rows for plan in row], columns["index"]
+    own = [torch.arange(plan.layout.n_tokens) if plan.members is None else plan.members for plan in plans]
+    token = _spread(member, own)
+    return torch.where(member, torch.where(token < 0, -1, index - columns["token"] + token), index)
+
+
+def _spread(member: Tensor, values: Sequence[Tensor], fill: float = -1) -> Tensor:
+    """``values`` of all images, one after the other, at the ``member`` (B, L) places, ``fill`` elsewhere."""
+    empty = torch.full(member.shape, fill, device=member.device)
     return empty.masked_scatter(member, torch.cat(list(values)).to(member.device)) if values else empty
 
 

@@ -47,7 +47,7 @@ def run_pictures(folder: Path, count: int) -> Iterator[tuple[str, list[Image.Ima
     loaded = load_once(parts.model)
     rows = {row["id"]: row for row in read_answers(folder)}
     with (
-        prune(loaded.model, parts.pruner, position=cfg.position.strategy) as session,
+        prune(loaded.model, parts.pruner, cfg.position.strategy, calibration=cfg.calibration.kind) as session,
         configured_block(session, **cfg.blocking),
     ):
         for index in range(min(count, parts.benchmark.take(cfg.limit))):

@@ -130,6 +130,8 @@ def test_key_ignores_what_does_not_change_a_result(override):
         "pruner=fastv",
         "budget=avg128",
         "position=rpme",
+        "position=median",
+        "calibration=size",
         "dataset.samples=7",
         "seed=1",
         "limit=3",
@@ -220,7 +222,11 @@ def test_key_follows_the_weights_of_a_local_model(tmp_path):
 
 def test_unpruned_runs_share_one_key():
     keys = {
-        run_key(compose("pruner=none", f"budget={budget}", f"position={position}"))
-        for budget, position in (("full", "native"), ("avg64", "native"), ("avg128", "rpme"))
+        run_key(compose("pruner=none", f"budget={budget}", f"position={position}", f"calibration={calibration}"))
+        for budget, position, calibration in (
+            ("full", "native", "none"),
+            ("avg64", "native", "none"),
+            ("avg128", "rpme", "size"),
+        )
     }
     assert len(keys) == 1

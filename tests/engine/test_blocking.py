@@ -177,6 +177,5 @@ def test_refusals():
         message = "layer 2: this model has linear attention there; full attention at 1, 3, 5"
         with pytest.raises(ValueError, match=message), block(linear, "text", [1, 2]):
             pass
-    with session:
-        with block(session, "text"), pytest.raises(SessionError, match="use_cache"):
-            run(family.model(), family.inputs("middle"), use_cache=False)
+    with session, block(session, "text"), pytest.raises(SessionError, match="use_cache"):
+        run(family.model(), family.inputs("middle"), use_cache=False)

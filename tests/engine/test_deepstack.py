@@ -9,12 +9,11 @@ import pytest
 import torch
 from helpers.families import FAMILIES
 from helpers.families_qwen import moved, places_of, plain_mrope_decode, plain_mrope_layer
-from helpers.family import generate, run
+from helpers.family import generate
 from helpers.support import Fixed, Merging, kept_tokens
 
 import nuwa
 from nuwa.pruners.base import LLMDecision, Pruner, VisionDecision
-from nuwa.pruning.segments import Segment
 
 FAMILY = FAMILIES["qwen3_vl"]
 GRID = FAMILY.sizes[0]
@@ -94,7 +93,10 @@ class Pairs(Pruner):
         weights = (weights / weights.sum(0)).T.expand(images, -1, -1)
         made = weights @ context.features
         return VisionDecision(
-            kept.expand(images, -1), made, members=members.expand(images, -1), weights=weights if self.weighted else None
+            kept.expand(images, -1),
+            made,
+            members=members.expand(images, -1),
+            weights=weights if self.weighted else None,
         )
 
 

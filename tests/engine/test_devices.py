@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from engine.test_methods import CASES, METHODS, pruner_for
 from helpers.devices import Pretend, mark, moved, pretend
 from helpers.families import FAMILIES
+from helpers.methods import CASES, METHODS, pruner_for
 
 import nuwa
 from nuwa.engine.feature_cache import FeatureCache

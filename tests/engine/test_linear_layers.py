@@ -15,6 +15,7 @@ from nuwa.engine.guards import SessionError
 from nuwa.models import adapter_for, family_of
 from nuwa.pruners.base import MisfitError
 from nuwa.pruning.budget import Budget, ModelShape, Schedule, act_at, gated_delta_flops, kv_cache_bytes, llm_flops
+
 FAMILY = FAMILIES["qwen3_5"]
 COUNT = FAMILY.sizes[0][0] * FAMILY.sizes[0][1]
 SHAPE = ModelShape(32, 4096, 12288, 4, 256, 4096, attention=tuple(range(3, 32, 4)))
@@ -113,7 +114,9 @@ def test_flops_and_bytes_of_linear_layers():
     config = FAMILY.model().config
     text = config.text_config
     keys, values = text.linear_num_key_heads, text.linear_num_value_heads
-    assert family_of(config).shape.linear_flops == gated_delta_flops(48, keys, 8, values, 8, text.linear_conv_kernel_dim)
+    assert family_of(config).shape.linear_flops == gated_delta_flops(
+        48, keys, 8, values, 8, text.linear_conv_kernel_dim
+    )
     assert family_of(config).shape.attention == (1, 3, 5)
 
 

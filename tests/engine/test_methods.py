@@ -16,10 +16,10 @@ from nuwa.pruners.base import MisfitError, VisionContext
 from nuwa.pruning.budget import Budget
 
 REORDER = ("composed", "dart", "nuwa", "nuwa_release", "prumerge", "sparsevlm", "visionzip")
-REORDER += ("prunesid", "restore", "tofu")
+REORDER += ("prunesid", "restore", "tofu", "vlm_pruner")
 """Methods that merge tokens or change their order."""
-CHAOTIC = ("tofu",)
-"""Methods that pair even tokens with odd ones again and again: one that falls otherwise moves all behind it."""
+CHAOTIC = ("tofu", "vlm_pruner")
+"""Methods of which every choice depends on all before it: one that falls otherwise moves many that follow."""
 BATCH = ("middle", "two", "last")
 """Three prompts of different lengths with 1, 2 and 1 images."""
 LLAVA = FAMILIES["llava"]

@@ -262,7 +262,9 @@ def check_plain(family, name, pruner, position, keep, stages):
     """Cached generation of a prompt equals decoding it without hooks, masks or cache."""
     model, ids, inputs = family.model(), family.ids(name), family.inputs(name)
     pictures = family.pictures(*PROMPTS[name][1])
-    tokens, logits = plain_decode(model, ids, pictures, keep, stages, position, 8)
+    with torch.no_grad():
+        features = family.features(*PROMPTS[name][1])
+    tokens, logits = plain_decode(model, ids, pictures, keep, stages, position, 8, features)
     out = generate(model, inputs, pruner, position, output_logits=True, return_dict_in_generate=True)
     torch.testing.assert_close(torch.cat(out.logits), logits, atol=2e-6, rtol=0)
     assert out.sequences[0, len(ids) :].tolist() == tokens

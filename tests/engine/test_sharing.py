@@ -14,6 +14,7 @@ from nuwa.engine.blocking import block
 from nuwa.engine.feature_cache import FeatureCache
 from nuwa.engine.guards import SessionError
 from nuwa.engine.prefix import Split
+from nuwa.models import adapter_for
 from nuwa.pruners import KeepAll
 from nuwa.pruning.budget import Budget
 
@@ -68,9 +69,8 @@ class Watch:
     """Counts what enters the tower, and the (rows, tokens) of every pass through a layer of the LLM."""
 
     def __init__(self, model, layer=0):
-        owner, self.features, self.layers = model.model, 0, []
-        blocks = owner.visual.blocks if hasattr(owner, "visual") else owner.vision_tower.encoder.layers
-        self.watched = blocks[0], owner.language_model.layers[layer]
+        adapter, self.features, self.layers = adapter_for(model), 0, []
+        self.watched = adapter.tower_layers[0], adapter.layers[layer]
 
     def __enter__(self):
         tower, layer = self.watched

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from engine.test_methods import METHODS, UNSUITED
 from helpers.families import FAMILIES
 from helpers.families_qwen import Qwen
+from helpers.methods import METHODS, UNSUITED
 from helpers.support import Fixed, batch, pixels, prompt
 
 import nuwa

@@ -91,6 +91,8 @@ def test_every_method_trains_and_checkpointing_changes_nothing(family, name, tra
 def test_gradients_are_the_slope_of_the_loss(family, name, trained):
     """Along the gradient itself, by two losses a step before and behind; the same tokens stay there."""
     inputs, pruner = batch_of(FAMILIES[family]), pruner_for(name, FAMILIES[family])
+    if (family, name) == ("llava", "vlm_pruner"):
+        pruner.pivots = 3  # two tokens are within a step of being the fourth
     trained.double()
     inputs["pixel_values"] = inputs["pixel_values"].double()
     _, gradients = loss_and_gradients(trained, inputs, pruner)

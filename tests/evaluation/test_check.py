@@ -32,6 +32,22 @@ def test_impossible_values(tmp_path, override, named):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["calibration.kind=sizes"], r"calibration\.kind=sizes: expected one of none, size, restore"),
+        (["calibration=size", "pruner=random"], r"calibration\.kind=size is for methods that merge .* random does not"),
+        (
+            ["calibration=size", "model.attention=flash_attention_2"],
+            r"calibration\.kind=size needs .* use sdpa or eager",
+        ),
+    ],
+)
+def test_calibrations_that_cannot_be(tmp_path, overrides, message):
+    with pytest.raises(ValueError, match=message):
+        check(small(tmp_path, *overrides))
+
+
 def test_a_good_config_builds_its_parts(tmp_path):
     parts = check(small(tmp_path))
     assert (parts.pruner.name, len(parts.benchmark), parts.model["device"]) == ("nuwa", 6, "cpu")

@@ -73,7 +73,7 @@ def test_a_run_that_is_finished_is_waited_for_by_nobody(tmp_path, monkeypatch, t
     write_result(folder, {"status": "done"})
     with caplog.at_level(logging.INFO, "nuwa"):
         assert run.run_job(cfg) == folder and two(0) == []
-    assert caplog.messages == [f"{folder}: finished before, skipped"]
+    assert caplog.messages == [f"{folder}: finished before, skipped (the same choices; resume=false computes again)"]
     monkeypatch.setattr(compute, "compute", lambda *given: {"status": "done", "n": 1})
     assert read_result(run.run_job(small(tmp_path, "baseline=skip", "resume=false")))["n"] == 1
 

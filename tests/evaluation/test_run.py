@@ -143,6 +143,17 @@ def test_sampling_depends_on_the_seed_and_not_on_what_ran_before(tmp_path):
     assert answers[0] == answers[1] != answers[2]
 
 
+def test_calibration_and_median_ids_change_answers_and_have_a_run_of_their_own(tmp_path):
+    found = []
+    for choice in ("position=native", "position=median", "calibration=restore", "calibration=size"):
+        folder = run_job(small(tmp_path, "baseline=skip", "pruner=visionzip", "position=pesp", choice))
+        result, rows = read_result(folder), read_rows(folder / JOURNAL)
+        assert result["status"] == "done" and len(rows) == 6
+        found.append((folder.name, [row["prediction"] for row in rows]))
+    assert len({name for name, _ in found}) == 4
+    assert read_result(run_job(small(tmp_path, "calibration=size", "pruner=random")))["status"] == "refused"
+
+
 def test_a_budget_out_of_reach_is_a_result(tmp_path):
     result = read_result(run_job(small(tmp_path, "budget.average=80")))
     assert result["status"] == "unreachable" and "budget.average=80" in result["reason"]

@@ -116,7 +116,7 @@ def features_are_where_the_layout_says(loaded: LoadedModel) -> None:
     family, inputs = adapter_for(loaded.model), loaded.encode(samples())
     arguments = images_of(inputs)
     with family.record((), arguments) as recording:
-        images = list(family.encode_images(**arguments).pooler_output)
+        images = family.split(family.encode_images(**arguments).pooler_output, arguments)
     assert (inputs["input_ids"] == family.image_token_id).sum() == sum(map(len, images))
     for number, (image, layout) in enumerate(zip(images, family.layouts(images, arguments), strict=True)):
         assert layout.n_tokens == len(image)
@@ -131,7 +131,7 @@ def config_says_what_the_model_is(loaded: LoadedModel) -> None:
     alone, shape = family_of(loaded.model.config), family.shape
     assert (alone.shape, alone.tower, alone.axes) == (shape, family.tower, family.axes)
     arguments = images_of(inputs)
-    images = list(family.encode_images(**arguments).pooler_output)
+    images = family.split(family.encode_images(**arguments).pooler_output, arguments)
     for one, other in zip(alone.layouts(images, arguments), family.layouts(images, arguments), strict=True):
         assert torch.equal(one.source, other.source)
     cache = loaded.model(**inputs, use_cache=True).past_key_values

@@ -8,14 +8,15 @@ their tests are marked slow.
 from __future__ import annotations
 
 import torch
+from helpers.families_more import InternVL
 from helpers.families_qwen import Qwen, Qwen2, Qwen3, Qwen3Moe, Qwen35
 from helpers.families_tiles import LlavaNext, LlavaOnevision
 from helpers.family import PROMPTS, Family
 from helpers.support import kept_tokens, survives
 
-PLAIN = ("llava", "llava_next", "llava_onevision")
+PLAIN = ("llava", "llava_next", "llava_onevision", "internvl")
 
-KINDS = (Family, LlavaNext, LlavaOnevision, Qwen, Qwen2, Qwen3, Qwen3Moe, Qwen35)
+KINDS = (Family, LlavaNext, LlavaOnevision, InternVL, Qwen, Qwen2, Qwen3, Qwen3Moe, Qwen35)
 FAMILIES = {kind.name: kind() for kind in KINDS}
 LATER = ("qwen2_vl", "qwen3_vl_moe")
 

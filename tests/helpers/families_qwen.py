@@ -61,7 +61,7 @@ def random_qwen3_moe(attention: str = "sdpa", dtype: torch.dtype = torch.float32
 
 
 def random_qwen3_5(attention: str = "sdpa", dtype: torch.dtype = torch.float32):
-    """Qwen3.5: attention in every second of six layers, half of a head's channels rotated, 3 key heads and 6 value heads."""
+    """Qwen3.5: attention in every second of six layers, half of a head's channels rotated."""
     vision = {name: value for name, value in DEEPSTACK.items() if name != "deepstack_visual_indexes"}
     options = {"sections": (2, 1, 1), "head_dim": 16, "interleaved": True, "partial": 0.5}
     options |= {"linear_num_key_heads": 3, "linear_num_value_heads": 6, "layer_types": LAYER_TYPES}

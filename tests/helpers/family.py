@@ -44,6 +44,10 @@ class Family:
         """What the processor gives the model for pictures, padding of a batch included."""
         return {"pixel_values": pixels(4)[list(numbers)]}
 
+    def features(self, *numbers: int) -> list[Tensor]:
+        """The projected features (n_tokens, H) of pictures, from the model itself."""
+        return list(self.model().model.get_image_features(**self.pictures(*numbers)).pooler_output)
+
     def finish(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Anything else that the model wants with a batch."""
         return inputs

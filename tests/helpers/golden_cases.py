@@ -49,9 +49,12 @@ def vision_context(grid, features, taps, ids=None):
     return VisionContext(grid, features, taps, ids, project=lambda x: x)
 
 
+UNASKED = ("keys", "values", "rotary_kernel", "final_norm", "position_ids", "frequencies", "kv_heads")
+
+
 def llm_context(*fields, **more):
     """An LLM context that is asked for no more than its fields and ``more``."""
-    return LLMContext(*fields, **dict.fromkeys(("keys", "rotary_kernel", "final_norm")) | more)
+    return LLMContext(*fields, **dict.fromkeys(UNASKED) | more)
 
 
 def prompt(*lengths, ids=(("a",),), rows=None, hidden=None, padding=0, layer=8, **more):

@@ -185,9 +185,10 @@ def plain_decode(
     images: dict[str, Tensor],
     keep: list[list[int]],
     stages: dict[int, Choose],
-    strategy: str,
+    strategy: str | Callable[[int, list[tuple[int, int, int]]], list[int]],
     steps: int,
     features: list[Tensor] | None = None,
+    bias: Callable[[int, list[tuple[int, int, int]], list[int]], Tensor] | None = None,
 ) -> tuple[list[int], Tensor]:
     """Greedy decoding of one prompt without hooks, masks or cache: the slow, obvious reference.
 
@@ -197,7 +198,9 @@ def plain_decode(
         stages: layer -> function of (hidden (L, D), entries) giving the sequence indices to keep, in order, or these
             and a dict of new states by index; called at the prefill only, decisions are kept for later steps. An entry
             is (place in the full prompt, image or -1, token or -1).
+        strategy: a strategy's name, or a function of layer and entries that gives their ids.
         features: projected features (n_tokens, H) of each image to use instead of the model's.
+        bias: what a layer (by number) adds to the scores (L, L) of entries at positions.
 
     Returns:
         the generated ids and the logits (steps, vocabulary) they were chosen from.
@@ -224,8 +227,9 @@ def plain_decode(
                 stay = [at[place] for place in places] + [i for i, e in enumerate(alive) if e[0] >= len(ids)]
                 hidden, alive = hidden[stay], [alive[i] for i in stay]
                 hidden = torch.stack([new.get(e[0], x) for e, x in zip(alive, hidden, strict=True)])
-            position = positions_of(strategy, alive, sizes)
-            hidden = _plain_layer(lm, layer, hidden, torch.tensor(position))
+            position = strategy(number, alive) if callable(strategy) else positions_of(strategy, alive, sizes)
+            added = 0 if bias is None else bias(number, alive, position)
+            hidden = _plain_layer(lm, layer, hidden, torch.tensor(position), added)
         logits.append(model.lm_head(lm.norm(hidden[-1])))
         generated.append(int(logits[-1].argmax()))
     return generated, torch.stack(logits)
@@ -267,19 +271,19 @@ def positions_of(strategy: str, entries: list[tuple[int, int, int]], sizes: list
     return out
 
 
-def _plain_layer(lm, layer, hidden: Tensor, position: Tensor) -> Tensor:
+def _plain_layer(lm, layer, hidden: Tensor, position: Tensor, bias: Tensor | float = 0) -> Tensor:
     """One Llama layer over (L, D) with full causal attention, written out."""
     attention = layer.self_attn
     x = layer.input_layernorm(hidden)
-    weights = plain_attention(lm, layer, hidden, position)
+    weights = plain_attention(lm, layer, hidden, position, bias)
     v = attention.v_proj(x).view(len(x), -1, attention.head_dim).transpose(0, 1)
     v = v.repeat_interleave(weights.shape[0] // v.shape[0], 0)
     hidden = hidden + attention.o_proj((weights @ v).transpose(0, 1).reshape(len(x), -1))
     return hidden + layer.mlp(layer.post_attention_layernorm(hidden))
 
 
-def plain_attention(lm, layer, hidden: Tensor, position: Tensor) -> Tensor:
-    """(H, L, L) causal attention weights of one Llama layer, the whole matrix."""
+def plain_attention(lm, layer, hidden: Tensor, position: Tensor, bias: Tensor | float = 0) -> Tensor:
+    """(H, L, L) causal attention weights of one Llama layer, the whole matrix, with a ``bias`` (L, L) of the scores."""
     attention = layer.self_attn
     x = layer.input_layernorm(hidden)
     half = attention.head_dim // 2
@@ -294,6 +298,6 @@ def plain_attention(lm, layer, hidden: Tensor, position: Tensor) -> Tensor:
 
     q, k = heads(attention.q_proj), heads(attention.k_proj)
     k = k.repeat_interleave(q.shape[0] // k.shape[0], 0)
-    scores = q @ k.transpose(1, 2) / attention.head_dim**0.5
+    scores = q @ k.transpose(1, 2) / attention.head_dim**0.5 + bias
     causal = torch.ones(len(x), len(x), dtype=torch.bool).tril()
     return scores.masked_fill(~causal, float("-inf")).softmax(-1)

@@ -33,11 +33,11 @@ def planted():
     return picture
 
 
-def traces(family, pruner="nuwa", **options):
+def traces(family, pruner="nuwa", position="native", **options):
     loaded = toy(family, weights_boost=3.0)
     sample = Sample("one", "vg", (planted(),), "where is the dog?", BOX)
     method = load_pruner(pruner, Budget(average=8) if family == "llava" else Budget(ratio=0.5), **options)
-    with prune(loaded.model, method) as session:
+    with prune(loaded.model, method, position) as session:
         (trace,) = trace_decisions(session, loaded, sample)
         report = session.report().images[0]
     return trace, report, method
@@ -157,6 +157,15 @@ def test_original_ids_stay_in_place_and_others_move(family):
     assert compact == places[: len(compact)]
     assert (stretched[0][1], stretched[-1][1]) == (places[0], places[-1])
     assert any(here != there for here, there in stretched)
+
+
+def test_the_ids_in_use_are_drawn():
+    """Medians of merged tokens move them; others stay where they are."""
+    trace, report, _ = traces("llava", "visionzip", "median")
+    assert list(trace.stages[0].ids) == ["perc", "pesp", "rpme", "median"]
+    assert trace.stages[0].ids["median"][0].tolist() == report.stages[0][2]
+    moves = id_moves(trace, "median")
+    assert 1 <= sum(here != there for here, there in moves) < len(moves) / 2
 
 
 def test_a_collector_near_the_object_is_shown():

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 import nuwa.pruners
 from nuwa.pruners.base import Pruner
 from nuwa.pruning.budget import Budget
+from nuwa.pruning.calibration import CALIBRATIONS
 from nuwa.pruning.positions import STRATEGIES
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -49,6 +50,11 @@ def test_budget_files():
         **{f"avg{average}": Budget(average=average) for average in (64, 128, 192, 160, 320, 640)},
         **{f"ratio{percent}": Budget(ratio=percent / 100) for percent in (25, 50, 75)},
     }
+
+
+def test_calibration_files():
+    values = {file.stem: OmegaConf.load(file)["kind"] for file in (CONF / "calibration").glob("*.yaml")}
+    assert values == {kind: kind for kind in CALIBRATIONS}
 
 
 def test_position_files():

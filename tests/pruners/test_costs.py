@@ -35,6 +35,9 @@ def rows_of_stages(schedule):
         ("feather", rows_of_stages),
         ("hiprune", lambda plan: 2 * 2 * N**2 * VISION),
         ("holov", lambda plan: 2 * N * VISION + 16 * (N / 16) ** 2 * HIDDEN),
+        # one row of the text and one of the only seed, and the values themselves
+        ("ivc_prune", lambda plan: 2 * 2 * N * HIDDEN + 2 * N * HIDDEN * KEY),
+        ("mmtok", lambda plan: N**2 * VISION + 2 * KEEP * N**2),
         ("nuwa", lambda plan: 2 * N * HIDDEN + plan.vision**2 * VISION),
         ("nuwa_release", lambda plan: 2 * N * HIDDEN + plan.vision**2 * VISION),
         ("nuwa_release_qwen", lambda plan: 2 * N**2 * HIDDEN + plan.vision**2 * VISION),
@@ -43,10 +46,12 @@ def rows_of_stages(schedule):
         ("prunesid", lambda plan: 2 * N * VISION + 6 * 2 * N * VISION * 4 + N**2 * VISION),
         ("pyramiddrop", rows_of_stages),
         ("restore", lambda plan: N**2 * HIDDEN + 8 * N * HIDDEN + 56**2 * HIDDEN + 56 * 8 * HIDDEN),
+        ("saint", lambda plan: sum((before / 2) ** 2 for before, _ in stages(plan)) * 5),
         ("sparsevlm", lambda p: rows_of_stages(p) + sum((int(0.3 * (a - b)) + 1) ** 2 * HIDDEN for a, b in stages(p))),
         ("sparsevlm_plus", rows_of_stages),
         ("tofu", lambda plan: 2 * N * VISION + sum((left / 2) ** 2 for left in range(64, 16, -4)) * 5),
         ("visionzip", lambda plan: 2 * N * HIDDEN + KEEP**2 * VISION),
+        ("vlm_pruner", lambda p: 4 * 2 * N * KEY + N**2 * (HIDDEN + 2) + p.llm[0][1] * N * HIDDEN),
         # half is chosen by attention; of the 56 others 8 leave a round, even ones compared with odd ones
         ("vispruner", lambda plan: 2 * N * VISION + sum((left / 2) ** 2 for left in (56, 48, 40, 32, 24, 16)) * VISION),
     ],

@@ -13,7 +13,7 @@ from nuwa.pruners.sparsevlm import clusters_for, kept_before_recycling
 from nuwa.pruning.budget import Budget, BudgetError, ModelShape, Schedule, llm_flops
 
 ONE_SHOT = ["divprune", "downsample", "grid", "hiprune", "holov", "prumerge", "prumerge_plus", "vispruner"]
-ONE_SHOT += ["prunesid", "restore", "tofu"]
+ONE_SHOT += ["mmtok", "prunesid", "restore", "tofu"]
 
 
 def plan(name, average, n_tokens=576, layers=32, **options):

@@ -28,7 +28,7 @@ def test_golden(name, run):
     start, end = params["visual_start"], params["visual_start"] + params["image_len"]
     text = [*range(start)], [*range(end, end + params["text_after"])]
     case.check(run, position_ids=torch.tensor([*text[0], *(decision.keep[0] + start).tolist(), *text[1]]))
-    case.check(run, features=decision.projected[0])
+    case.check(run, features=decision.projected[0], owner=decision.members[0], sizes=decision.members[0].bincount())
 
 
 def slow(features, base, count, denser):
@@ -53,10 +53,12 @@ def slow(features, base, count, denser):
 def test_against_a_slow_loop(variant, keep):
     features = noise(2, 24, 5, seed=4) + 0.5
     decision = restored(features, keep, variant=variant)
-    for image, kept, states in zip(features, decision.keep, decision.projected, strict=True):
+    for number, (image, kept, states) in enumerate(zip(features, decision.keep, decision.projected, strict=True)):
         base = max_min(image, keep // 2).tolist() if keep > 1 else []
         clusters = slow(image, base, keep - keep // 2, variant == "paper")
         assert kept.tolist() == [median_low(members) for members in clusters]
+        found = decision.members[number]
+        assert [(found == slot).nonzero()[:, 0].tolist() for slot in range(keep)] == clusters
         expected = torch.stack([image[members].mean(0) for members in clusters])
         torch.testing.assert_close(states, expected)
 

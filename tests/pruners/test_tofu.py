@@ -9,8 +9,8 @@ from nuwa.pruners.tofu import removals
 
 
 def slow(features, metric, counts, first_merge):
-    """Tokens as (place, feature, key, size, largest norm of its members)."""
-    tokens = [(i, f, m, 1) for i, (f, m) in enumerate(zip(features, metric, strict=True))]
+    """Tokens as (place, feature, key, places of its members)."""
+    tokens = [(i, f, m, [i]) for i, (f, m) in enumerate(zip(features, metric, strict=True))]
     for number, remove in enumerate(counts):
         even, odd = tokens[::2], tokens[1::2]
         cosine = [[float(torch.cosine_similarity(a[2], b[2], dim=0)) for b in odd] for a in even]
@@ -27,9 +27,9 @@ def slow(features, metric, counts, first_merge):
 def fold(group):
     if len(group) == 1:
         return group[0]
-    size = sum(t[3] for t in group)
-    mean, key = (sum(t[3] * t[part] for t in group) / size for part in (1, 2))
-    return group[0][0], mean / mean.norm() * max(t[1].norm() for t in group), key, size
+    members = [place for t in group for place in t[3]]
+    mean, key = (sum(len(t[3]) * t[part] for t in group) / len(members) for part in (1, 2))
+    return group[0][0], mean / mean.norm() * max(t[1].norm() for t in group), key, members
 
 
 @pytest.mark.parametrize(
@@ -44,6 +44,8 @@ def test_rounds_against_a_slow_loop(keep, options):
         metric = keys[image].unflatten(-1, (2, 4)).mean(1)
         tokens = slow(features[image], metric, counts, pruner.dropping * len(counts))
         assert decision.keep[image].tolist() == [token[0] for token in tokens]
+        slots = {place: slot for slot, token in enumerate(tokens) for place in token[3]}
+        assert decision.members[image].tolist() == [slots.get(place, -1) for place in range(33)]
         torch.testing.assert_close(decision.features[image], torch.stack([token[1] for token in tokens]))
 
 

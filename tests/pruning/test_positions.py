@@ -1,11 +1,12 @@
 """Position strategies: hand-made cases, exactness on large ids, M-RoPE axes, padding and several images."""
 
 import math
+import statistics
 
 import pytest
 import torch
 
-from nuwa.pruning.positions import STRATEGIES, remap
+from nuwa.pruning.positions import STRATEGIES, median_ids, remap
 
 
 def row(ids, image, padding=0):
@@ -33,6 +34,7 @@ SPANS, NEXT = spans((2, 10), (12, 20)), torch.tensor([[22]])
         # First image: 3 -> 2, 6 -> 2 + ceil(4 * 8 / 6) = 8, 8 -> 10; second: its only token -> 12.
         ("rpme", [0, 1, 2, 8, 10, 11, 12, 21], 22),
         ("rpme_1d", [0, 1, 2, 8, 10, 11, 12, 21], 22),
+        ("median", KEPT, 22),  # of which the caller has made medians already
     ],
 )
 @pytest.mark.parametrize("padding", [0, 3])
@@ -139,7 +141,22 @@ def test_mrope_keep_all_changes_nothing():
         assert torch.equal(remap(strategy, kept, image, image > -2, ends, next_id)[0], kept)
 
 
+def test_medians_are_those_of_the_standard_library():
+    generator = torch.Generator().manual_seed(2)
+    ids = torch.randint(0, 9, (3, 4, 25), generator=generator)
+    owner = torch.randint(-1, 8, (4, 25), generator=generator)
+    found = median_ids(ids, owner)
+    for axis in range(3):
+        for row in range(4):
+            for place in range(25):
+                members = [int(ids[axis, row, j]) for j in range(25) if owner[row, j] == place]
+                expected = statistics.median_low(members) if members else int(ids[axis, row, place])
+                assert found[axis, row, place] == expected
+
+
 def test_unknown_strategy_names_the_key():
     ids, image, valid = row([0], [-1])
-    with pytest.raises(ValueError, match=r"position\.strategy must be one of perc, pesp, rpme, rpme_1d, not 'native'"):
+    with pytest.raises(
+        ValueError, match=r"position\.strategy must be one of perc, pesp, rpme, rpme_1d, median, not 'native'"
+    ):
         remap("native", ids, image, valid, spans((0, 0)), torch.tensor([[1]]))

@@ -19,7 +19,7 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 IDS = {
     "native": ("full", "-"), "rpme": ("none", "--"), "pesp": ("right", "-."), "perc": ("left", ":"),
-    "rpme_1d": ("bottom", (0, (4, 1, 1, 1))),
+    "rpme_1d": ("bottom", (0, (4, 1, 1, 1))), "median": ("top", (0, (1, 2))),
 }  # fmt: skip
 """Filling of the marker and dashes of the line, by position strategy."""
 ASIDE = 1.6  # points between methods at one place

@@ -39,7 +39,8 @@ class Point:
     @property
     def method(self) -> str:
         """The method, with its position ids where they are not its authors'."""
-        return self.choices.method + (f", {self.choices.position}" if self.choices.position != "native" else "")
+        told = [c for c in (self.choices.position, self.choices.calibration) if c not in ("native", "none")]
+        return ", ".join([self.choices.method, *told])
 
     def varied(self, *names: str) -> bool:
         """Whether the method has all these options, and every other as its config file says."""
@@ -64,7 +65,8 @@ def points_of(runs: Iterable[Run]) -> list[Point]:
 def _but_seed(point: Point) -> Hashable:
     """Every choice but the seed."""
     c = point.choices
-    return (c.model, point.panel, c.method, c.position, c.average, c.ratio, str(sorted(c.options.items())), c.rest)
+    named = c.method, c.position, c.calibration, str(sorted(c.options.items()))
+    return (c.model, point.panel, named, c.average, c.ratio, c.rest)
 
 
 def _points(run: Run) -> list[Point]:

@@ -113,7 +113,8 @@ def _made_for(table: PaperTable, row: PrintedRow, pruner: str, run: Run) -> bool
         return False
     if pruner == "none":  # where nothing is pruned, budget and ids do not matter
         return True
-    return choices.position == row.position and _same_budget(run, row, table.unpruned.get(row.model))
+    same = (choices.position, choices.calibration) == (row.position, "none")
+    return same and _same_budget(run, row, table.unpruned.get(row.model))
 
 
 def _same_blocking(choices: Choices, row: PrintedRow) -> bool:

@@ -10,7 +10,9 @@ from nuwa.evaluation.scores import RunScore, headlines
 from nuwa.report.tables.formats import CellValue, TableRow, value_text
 from nuwa.report.tables.section import Section, filled_columns
 
-CHOICE_GROUPS = ("pruner", "budget", "position", "blocking", "model", "dataset", "generation", "seed", "limit")
+CHOICE_GROUPS = (
+    "pruner", "budget", "position", "calibration", "blocking", "model", "dataset", "generation", "seed", "limit",
+)  # fmt: skip
 SHARED_GROUPS = ("model", "dataset", "generation", "seed", "limit", "protocol")
 """Groups in which a run and its unpruned run agree."""
 NUMBER_FORMATS = {"tokens": ".1f", "leaving": ".1f", "LLM TFLOPs": ".4g", "metric MFLOPs": ".3g", "s/sample": ".3f"}
@@ -177,7 +179,7 @@ def _choice_columns(runs: Sequence[Run]) -> dict[str, str]:
 def _short(key: str) -> str:
     """``pruner.d_thresh`` -> ``d_thresh``, but ``budget.average`` -> ``budget``: what a reader looks for."""
     group, _, option = key.rpartition(".")
-    return group if option in ("average", "strategy", "source", "name") else option
+    return group if option in ("average", "strategy", "kind", "source", "name") else option
 
 
 def _flat(run: Run) -> dict[str, Any]:
