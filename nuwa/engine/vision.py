@@ -81,9 +81,7 @@ def plan_images(
 ) -> list[ImagePlan]:
     """Decide on every image. ``images`` (n_tokens, H) are replaced in the list where a method made new features.
 
-    So are those of every one of the ``planes``, which merge as the features did.
-
-    ``encoded``: the grid of the smaller images that the vision tower saw, None where it saw the whole ones.
+    In every one of the ``planes`` they merge as the features did. ``encoded``: the grid of the smaller images that the vision tower saw, None where it saw the whole ones.
     ``questions``: what is asked about each image.
 
     Raises:
@@ -113,8 +111,7 @@ def plan_images(
             }
             if projected is not None:
                 images[piece.image] = _replaced(images[piece.image], piece.view, cells, projected[row, : len(cells)])
-                for plane in planes:
-                    plane[piece.image] = _merged_alike(plane[piece.image], piece.view, cells, decision, row)
+                _merge_alike(planes, piece, cells, decision, row)
     for image in {image for image, _ in kept}:
         mine = [kept[key] for key in sorted(kept) if key[0] == image]
         plans[image].keep = pruner.tiling.entering(plans[image].layout, mine)
@@ -135,12 +132,16 @@ def _replaced(image: Tensor, view: VisionView, cells: Tensor, new: Tensor) -> Te
     return image.index_copy(0, view.tokens[cells].to(image.device), new.to(image))
 
 
-def _merged_alike(plane: Tensor, view: VisionView, cells: Tensor, decision: VisionDecision, row: int) -> Tensor:
-    """A plane (n_tokens, H) of an image whose features row ``row`` of a decision merged in a view."""
+def _merge_alike(
+    planes: Sequence[list[Tensor]], piece: VisionPiece, cells: Tensor, decision: VisionDecision, row: int
+) -> None:
+    """Replace rows of every plane (n_tokens, H) of an image as row ``row`` of a decision merged its features."""
     members, weights = (None if part is None else part[row : row + 1] for part in (decision.members, decision.weights))
     weights = None if weights is None else weights[:, : len(cells)]
-    values = plane[view.tokens.to(plane.device)][None]
-    return _replaced(plane, view, cells, merge_alike(values, cells[None], members, weights)[0])
+    for plane in planes:
+        whole = plane[piece.image]
+        values = whole[piece.view.tokens.to(whole.device)][None]
+        plane[piece.image] = _replaced(whole, piece.view, cells, merge_alike(values, cells[None], members, weights)[0])
 
 
 def _numbered(name: str, piece: VisionPiece) -> str:

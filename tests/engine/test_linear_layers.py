@@ -85,7 +85,7 @@ def test_stages_that_read_attention_act_at_the_next_layer_that_has_it(name, aske
 
 
 def test_a_stage_behind_the_last_attention_acts_there():
-    assert act_at(Schedule(10, ((6, 2),)), allowed=(1, 5), layers=8).llm == ((5, 4),)
+    assert act_at(Schedule(10, ((6, 2),)), allowed=(1, 5), layers=8).llm == ((5, 5),)
     assert act_at(Schedule(10, ((5, 2),)), allowed=(1, 5), layers=8) == Schedule(10, ((5, 2),))
     only = ModelShape(4, 8, 8, 1, 8, 8, attention=(3,))
     with pytest.raises(MisfitError, match="pruner fastv reads attention inside the LLM"):
@@ -118,6 +118,11 @@ def test_flops_and_bytes_of_linear_layers():
         48, keys, 8, values, 8, text.linear_conv_kernel_dim
     )
     assert family_of(config).shape.attention == (1, 3, 5)
+
+
+def test_weights_that_linear_layers_do_not_have_are_not_calibrated():
+    with pytest.raises(ValueError, match=r"calibration\.kind=size: some layers of this model have linear attention"):
+        nuwa.prune(FAMILY.model(), nuwa.load_pruner("visionzip", Budget(ratio=0.5)), calibration="size")
 
 
 def test_layers_without_attention_have_none_to_read():
