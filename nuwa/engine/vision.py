@@ -81,8 +81,8 @@ def plan_images(
 ) -> list[ImagePlan]:
     """Decide on every image. ``images`` (n_tokens, H) are replaced in the list where a method made new features.
 
-    In every one of the ``planes`` they merge as the features did. ``encoded``: the grid of the smaller images that the vision tower saw, None where it saw the whole ones.
-    ``questions``: what is asked about each image.
+    In every one of the ``planes`` they merge as the features did. ``encoded``: the grid of the smaller images that the
+    vision tower saw, None where it saw the whole ones. ``questions``: what is asked about each image.
 
     Raises:
         nuwa.pruning.budget.BudgetError: the method cannot reach its budget on an image of this size.

@@ -273,7 +273,7 @@ def test_questions_and_names_are_about_one_call(model, inputs):
 
 
 def test_unsupported_models_are_named(model):
-    with pytest.raises(ValueError, match="not supported; supported: .*llava"):
+    with pytest.raises(ValueError, match=r"not supported; supported: .*llava"):
         nuwa.prune(nn.Linear(2, 2), KeepAll())
     model.config.vision_feature_select_strategy = "full"
     with pytest.raises(ValueError, match="vision_feature_select_strategy"):
