@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from nuwa.engine.session import PruningSession
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load_pruner", "prune", "pruners"]
+__all__ = ["__version__", "detach", "load_pruner", "prune", "pruners"]
 
 
 def load_pruner(name: str, budget: float | Budget | None = None, **options: Any) -> Pruner:
@@ -75,3 +75,13 @@ def prune(
     from nuwa.engine.session import PruningSession  # transformers takes seconds to import
 
     return PruningSession(model, pruner, position, share, cache, calibration, deepstack)
+
+
+def detach(model: nn.Module) -> None:
+    """End the session that is open on a model, as leaving its block does: for a session that is lost.
+
+    Without a session nothing happens.
+    """
+    from nuwa.engine.session import end_session
+
+    end_session(model)

@@ -27,6 +27,7 @@ PROTOCOL = 1
 KEEP_ALL = "nuwa.pruners.none.KeepAll"
 CHECKPOINT = (".json", ".safetensors")
 READ: dict[str, tuple[str, ...]] = {"model.path": CHECKPOINT, "pruner.clip": CHECKPOINT}
+READ |= {"pruner.tokenizer": CHECKPOINT, "pruner.register": (".json",)}
 READ |= {f"dataset.{key}": ("",) for key in ("path", "images_folder", "judge_prompt")}
 """Options that name local files, and which of these make the result."""
 UNSCIENTIFIC = {"model": ("name", "device", "device_map"), "dataset": ("streaming", "judge_key_variable")}
@@ -87,7 +88,7 @@ def choices(cfg: DictConfig) -> dict[str, Any]:
     pruned = not is_baseline(cfg)
     return {
         **built,
-        "budget": plain(cfg.budget) if pruned else {},
+        "budget": _budget(cfg, built["pruner"]) if pruned else {},
         "position": _position(cfg, built["model"].get("family")) if pruned else "native",
         **({} if cfg.calibration.kind == "none" or not pruned else {"calibration": plain(cfg.calibration)}),
         **({} if cfg.blocking.source is None else {"blocking": plain(cfg.blocking)}),
@@ -98,6 +99,12 @@ def choices(cfg: DictConfig) -> dict[str, Any]:
         "limit": cfg.limit,
         "protocol": PROTOCOL,
     }
+
+
+def _budget(cfg: DictConfig, pruner: Mapping[str, Any]) -> dict[str, Any]:
+    """The budget of a job; on how many samples it is fitted matters where images decide."""
+    fitted = bool(pruner.get("adaptive"))
+    return {key: value for key, value in plain(cfg.budget).items() if key != "samples" or fitted}
 
 
 def _local(groups: Mapping[str, Any]) -> dict[str, Path]:

@@ -90,9 +90,9 @@ class NuwaModel(lmms):
         samples = [self._sample(*request.args) for request in requests]
         settings = dict(requests[0].args[1])
         inputs = self.loaded.encode(samples)
-        self.session.image_ids = [name for sample in samples for name in sample.image_ids] or None
-        self.session.questions = self.loaded.questions(samples)
-        ids = self.loaded.model.generate(**inputs, **generation(settings))
+        names = [name for sample in samples for name in sample.image_ids] or None
+        with self.session.about(names, self.loaded.questions(samples)):
+            ids = self.loaded.model.generate(**inputs, **generation(settings))
         stops = settings.get("until") or []
         stops = [stops] if isinstance(stops, str) else stops
         texts = self.loaded.decode(ids, inputs["input_ids"].shape[1])

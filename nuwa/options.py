@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import is_dataclass
 from functools import cache
@@ -33,7 +34,9 @@ def options_of(target: Callable, provided: tuple[str, ...] = ()) -> type[BaseMod
         for name, parameter in inspect.signature(target).parameters.items()
         if name not in provided and parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
     }
-    return create_model("Options", __config__=SETTINGS, **options)
+    with warnings.catch_warnings():  # pydantic's own methods (``register``) are no options
+        warnings.filterwarnings("ignore", "Field name .* shadows an attribute")
+        return create_model("Options", __config__=SETTINGS, **options)
 
 
 def check_options(

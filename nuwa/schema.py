@@ -21,10 +21,14 @@ Accelerator = Enum("Accelerator", ["auto", "cpu", "gpu"])
 
 @dataclass
 class BudgetConfig:
-    """conf/budget: how many visual tokens an image may cost, as a mean over LLM layers or as a share."""
+    """conf/budget: how many visual tokens an image may cost, as a mean over LLM layers or as a share.
+
+    ``samples``: on how many samples a budget is fitted to a method that lets images decide (`nuwa.evaluation.fitting`).
+    """
 
     average: Optional[float] = None  # noqa: UP045 (OmegaConf reads this form on every Python)
     ratio: Optional[float] = None  # noqa: UP045
+    samples: Positive = 64
 
 
 @dataclass

@@ -53,11 +53,10 @@ def one_by_one(cfg: DictConfig) -> tuple[float, dict[str, str]]:
         for index in range(len(parts.benchmark)):
             sample = parts.benchmark[index]
             inputs = loaded.encode([sample])
-            if session is not None:
-                session.image_ids = sample.image_ids
-            ids = loaded.model.generate(
-                **inputs, max_new_tokens=parts.benchmark.max_new_tokens(sample.task), do_sample=False
-            )
+            with nullcontext() if session is None else session.about(sample.image_ids):
+                ids = loaded.model.generate(
+                    **inputs, max_new_tokens=parts.benchmark.max_new_tokens(sample.task), do_sample=False
+                )
             answers[sample.id] = loaded.decode(ids, inputs["input_ids"].shape[1])[0]
             parts.benchmark.score(sample, answers[sample.id])
     return time.perf_counter() - start, answers

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nuwa.engine.arguments import with_cache
 from nuwa.engine.calls import LayerCall, read_prompt_once, watch_layers
 from nuwa.engine.session import PruningSession
 from nuwa.pruning.scores import CHUNK, split_heads
@@ -100,7 +101,7 @@ def _step_back(call: LayerCall, slope: Tensor) -> tuple[Tensor, GradientCall]:
         mixed.register_forward_pre_hook(lambda module, args: seen.update(mixed=args[0])),
     ):
         hidden = call.hidden.detach().requires_grad_()
-        kwargs = call.kwargs | {"past_key_values": None, "use_cache": False}
+        kwargs = with_cache(call.layer, call.kwargs, None) | {"use_cache": False}
         # not called as a module: sessions and blocks have had their say when the prompt was read
         output = call.layer.forward(hidden, **kwargs)
         below, above = torch.autograd.grad(output, [hidden, seen["mixed"]], grad_outputs=slope)

@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nuwa.engine.arguments import cache_of
 from nuwa.engine.calls import hook_layers
+from nuwa.engine.conversation import conversation_of, held
 from nuwa.engine.groups import GROUPS, LAST, VISION, token_groups
 from nuwa.engine.guards import SessionError
 from nuwa.engine.session import PruningSession
-from nuwa.engine.state import state_of
 from nuwa.pruning.masks import format_mask
 
 SOURCES = GROUPS[VISION:]
@@ -89,11 +90,11 @@ def block(
         raise ValueError(f"model.attention={implementation} takes no masks to block with; use sdpa or eager")
 
     def enter(index: int, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple | None:
-        cache = kwargs.get("past_key_values")
+        cache = cache_of(kwargs)
         if cache is None:
             raise SessionError("attention blocking needs the model's cache: call it with use_cache=True")
-        state = state_of(cache)
-        past = cache.get_seq_length(index)
+        state = conversation_of(cache)
+        past = held(cache, index)
         if state is None or (past and source != GROUPS[LAST]):
             return None
         segment, hidden = state.at(index), args[0]

@@ -42,7 +42,7 @@ def key_bias(kind: str, prompt: Prompt, keys: Keys, first: bool) -> Tensor:
     if kind == "size" or not first:
         return keys.size.log()[:, None]
     patches = pad_sequence([torch.tensor([plan.layout.patches for plan in row]) for row in prompt.rows], True)
-    image, follower = keys.image, keys.segment.follower
-    if follower is not None:
-        image[:, : keys.segment.length].masked_fill_(follower, -1)
+    image, table = keys.image, keys.tables[0]
+    if table.follower is not None:
+        image[:, : table.length].masked_fill_(table.follower, -1)
     return even_sizes(image, patches).log()[:, None]

@@ -16,10 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nuwa.engine.arguments import cache_of
+from nuwa.engine.conversation import conversation_of, held
 from nuwa.engine.groups import token_groups
 from nuwa.engine.guards import SessionError
 from nuwa.engine.session import PruningSession
-from nuwa.engine.state import state_of
 from nuwa.models.base import Family
 from nuwa.pruning.scores import CHUNK, llm_attention_rows
 from nuwa.pruning.segments import Prompt, Segment
@@ -119,9 +120,9 @@ def watch_layers(
     """
 
     def leave(index: int, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Tensor) -> None:
-        cache, hidden = kwargs.get("past_key_values"), args[0]
-        state = state_of(cache)
-        if cache is not None and state is not None and cache.get_seq_length(index) == hidden.shape[1]:
+        cache, hidden = cache_of(kwargs), args[0]
+        state = conversation_of(cache)
+        if cache is not None and state is not None and state.prompt and held(cache, index) == hidden.shape[1]:
             rotary, segment = kwargs["position_embeddings"], state.at(index)
             watch(LayerCall(session.adapter, index, module, hidden, output, rotary, segment, state.prompt, kwargs))
 

@@ -7,10 +7,9 @@ from typing import Any
 
 import torch
 import transformers
-from torch import nn
+from torch import Tensor, nn
 from transformers import DynamicCache
 
-from nuwa.engine.state import PrefillState, cached_length, state_of
 from nuwa.models.base import Family
 
 
@@ -18,13 +17,16 @@ class SessionError(RuntimeError):
     """A use of the model that pruning does not support; the message says what to do instead."""
 
 
-def check_no_placeholders(given: Mapping[str, Any], image_token_id: int) -> None:
-    """Refuse a prompt with placeholders but without images: a chunk of a chunked prefill (transformers < 5.23)."""
-    input_ids = given.get("input_ids")
-    if input_ids is None or input_ids.shape[1] == 1 or state_of(given.get("past_key_values")) is not None:
+def check_no_placeholders(input_ids: Tensor | None, image_token_id: int, least: int) -> None:
+    """Refuse ids with ``least`` or more placeholders in a row of the batch, but without images."""
+    if input_ids is None or input_ids.shape[1] < max(least, 2):
         return
-    if bool((input_ids == image_token_id).any()):
-        raise SessionError("image placeholders without images: chunked prefill is not supported with pruning")
+    if bool(((input_ids == image_token_id).sum(1) >= least).any()):
+        raise SessionError(
+            "image placeholders without images: pass pixel_values with their prompt, and behind a cached prompt the "
+            "new ids only (or call generate, which takes them all); chunked prefill, and guidance_scale without a "
+            "cache, are not supported with pruning"
+        )
 
 
 def check_no_videos(given: Mapping[str, Any]) -> None:
@@ -36,7 +38,7 @@ def check_no_videos(given: Mapping[str, Any]) -> None:
 def check_count(name: str, given: Sequence[str] | None, count: int) -> None:
     """Refuse names or questions for another number of images than a call has."""
     if given is not None and len(given) != count:
-        raise SessionError(f"session.{name} is about {len(given)} images, but this call has {count}")
+        raise SessionError(f"session.about({name}=...) is about {len(given)} images, but this call has {count}")
 
 
 def check_images(given: Mapping[str, Any], ours: bool) -> None:
@@ -49,27 +51,48 @@ def check_images(given: Mapping[str, Any], ours: bool) -> None:
             "these image features were encoded outside this session, or cut into chunks (prefill_chunk_size); "
             "call the model with pixel_values and without chunked prefill"
         )
-    if cached_length(given.get("past_key_values")):
-        raise SessionError("new images on a filled cache are not supported; start a new prompt")
     if given.get("input_ids") is None:
         raise SessionError("pass input_ids with images: their placeholders say where the images are")
 
 
-def check_prefill(mask: Any, cache: Any, batch: int, length: int, family: Family) -> None:
-    """Refuse caches and masks that layers of different lengths cannot share."""
+def check_cache(cache: Any, family: Family) -> None:
+    """Refuse caches that layers of different lengths cannot share."""
     if cache is not None and not isinstance(cache, DynamicCache):
         raise SessionError(
             f"pruned layers cache different lengths, which {type(cache).__name__} cannot hold; use a DynamicCache "
             "(generate's default, no cache_implementation)"
         )
-    if mask is not None and (not torch.is_tensor(mask) or tuple(mask.shape) != (batch, length)):
-        raise SessionError(
-            f"the attention mask must be 2-D, ({batch}, {length}); static caches, chunked prefill and custom masks are "
-            "not supported with pruning"
-        )
     config: Any = family.language_model.config
     if getattr(config, "sliding_window", None) is not None and not family.own_masks:
         raise SessionError("language models with a sliding window are not supported with pruning")
+
+
+def check_later_images(calibration: str, later: bool) -> None:
+    """Refuse images on a filled cache where the calibration is about one prompt."""
+    if later and calibration == "restore":
+        raise SessionError(
+            "calibration.kind=restore is about one prompt: images on a filled cache are not supported with it; start a "
+            "new prompt, or use calibration.kind=size"
+        )
+
+
+def check_mask(mask: Any, batch: int, start: int, length: int) -> None:
+    """Refuse masks that are not about every token so far: ``start`` cached ones, had none left, and ``length`` new."""
+    if not torch.is_tensor(mask) or tuple(mask.shape) != (batch, start + length):
+        found = tuple(mask.shape) if torch.is_tensor(mask) else type(mask).__name__
+        raise SessionError(
+            f"the attention mask must be 2-D, ({batch}, {start + length}), and not {found}: over the {start} tokens "
+            f"that were read before, those that left included, and {length} new ones; static caches, chunked prefill "
+            "and custom masks are not supported with pruning"
+        )
+
+
+def check_recurrent(read: Tensor, family: Family) -> None:
+    """Refuse padding among tokens ``read`` (B, N) behind others, where layers keep a state of what they have read."""
+    if family.shape.attention is not None and not bool(read.all()):
+        raise SessionError(
+            "linear attention layers forget while they read padding: continue rows of one length together"
+        )
 
 
 def check_checkpointing(layers: Sequence[nn.Module]) -> None:
@@ -81,21 +104,3 @@ def check_checkpointing(layers: Sequence[nn.Module]) -> None:
                 f"transformers {transformers.__version__} runs hooks again when gradient checkpointing recomputes a "
                 "layer, which pruning inside the LLM cannot follow; use 5.23 or later, or train without checkpointing"
             )
-
-
-def check_recurrent(new: torch.Tensor, queries: int, recurrent: bool) -> None:
-    """Refuse padding among new tokens (B, N) of which the last ``queries`` are read, where layers keep a state."""
-    if recurrent and queries > 1 and not bool(new[:, -queries:].all()):
-        raise SessionError(
-            "linear attention layers forget while they read padding: continue rows of one length together"
-        )
-
-
-def check_decode(mask: Any, state: PrefillState, batch: int, generated: int, queries: int) -> None:
-    """Refuse a continuation whose tokens were cut out of the unpruned prompt by the length of the pruned cache."""
-    shape = batch, state.prompt.whole.length + generated + queries
-    if generated < 0 or (mask is not None and (not torch.is_tensor(mask) or tuple(mask.shape) != shape)):
-        raise SessionError(
-            "the pruned cache is shorter than its prompt: continue with the new ids only, and with a 2-D attention "
-            f"mask over the whole unpruned prompt and every new token {shape}, or none"
-        )

@@ -3,40 +3,62 @@
 If a model is spread over several GPUs, everything here happens on the one that holds the embeddings. Layers and
 `nuwa.pruning.scores` move states to their weights.
 
-Shape letters: B rows (prompts), L tokens, P tokens that go on, D width.
+Shape letters: B rows (prompts), P tokens of a prompt, N behind it, Q that go on, D width.
 """
 
 from __future__ import annotations
 
 import functools
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from nuwa.engine.call import Rules, Step, prompt_of
 from nuwa.engine.decisions import row_lengths, with_text
-from nuwa.engine.state import Step
 from nuwa.models.base import Family
-from nuwa.pruners.base import LLMContext, LLMDecision, Pruner
+from nuwa.pruners.base import LLMContext, LLMDecision
 from nuwa.pruning.followers import add_followers
-from nuwa.pruning.masks import gather_tokens
 from nuwa.pruning.merging import merge_alike
 from nuwa.pruning.scores import llm_attention_rows, llm_keys, llm_values, rotary_kernel
-from nuwa.pruning.segments import Prompt, Segment
+from nuwa.pruning.segments import Prompt, Segment, at_layer
 
 
-def context_at(
-    adapter: Family, step: Step, layer: int, hidden: Tensor, segment: Segment, rotary: tuple[Tensor, Tensor]
-) -> LLMContext:
-    """What a method may see of the input ``hidden`` (B, L, D) of a layer and its ``rotary`` embeddings.
+def enter_layer(
+    rules: Rules, step: Step, layer: int, hidden: Tensor, kwargs: dict[str, Any]
+) -> tuple[Tensor, dict[str, Any]]:
+    """Input and arguments of a layer once tokens have left, of its input ``hidden`` (B, P + N, D) and arguments."""
+    family, needs = rules.family, rules.pruner.needs
+    if step.prefixes and step.split is not None:
+        step.split.note(layer, hidden)
+    if step.companions:
+        hidden, kwargs = family.enter_layer(layer, hidden, kwargs, step.companions)
+    if step.narrowed(layer) or family.own_masks or step.calibrated:
+        kwargs = kwargs | step.override(family, layer, hidden)
+    if layer == 0 and step.stages and "first" in needs:
+        step.first = context_at(family, step, layer, hidden, kwargs["position_embeddings"])
+    if layer in step.stages:
+        context = context_at(family, step, layer, hidden, kwargs["position_embeddings"])
+        hidden = prune_at(rules, step, context, hidden)
+        kwargs = kwargs | step.override(family, layer, hidden)
+    step.previous = None
+    if "previous" in needs and layer + 1 in step.stages:
+        step.previous = context_at(family, step, layer, hidden, kwargs["position_embeddings"])
+    return hidden, kwargs
 
-    Where rows share a prefix, ``hidden`` and ``rotary`` are those of what stands behind it.
+
+def context_at(adapter: Family, step: Step, layer: int, hidden: Tensor, rotary: tuple[Tensor, Tensor]) -> LLMContext:
+    """What a method may see of the input ``hidden`` (B, P + N, D) of a layer and its ``rotary`` embeddings.
+
+    That is the prompt, not what stands behind it. Where rows share a prefix, ``hidden`` and ``rotary`` are those of
+    what stands behind that.
     """
-    prompt, module = step.state.prompt, adapter.layers[layer]
-    if step.split is not None and segment is step.called_with:
+    prompt, module, segment = prompt_of(step), adapter.layers[layer], at_layer(step.segments, layer)
+    if step.split is not None and segment is step.called_with[-1]:
         hidden = step.split.whole(layer, hidden)
         rotary = adapter.rotary(adapter.layer_kind(layer), hidden, segment.ids)
-    hidden, cos, sin = (x.to(segment.image.device) for x in (hidden, *rotary))
+    hidden, cos, sin = (x[:, : segment.length].to(segment.image.device) for x in (hidden, *rotary))
     rotary, followers = (cos, sin), segment.follower
     return LLMContext(
         layer=layer,
@@ -58,31 +80,30 @@ def context_at(
     )
 
 
-def prune_at(
-    pruner: Pruner, step: Step, context: LLMContext, segment: Segment, strategy: str
-) -> tuple[Segment, Tensor]:
-    """The tokens that go on from a layer, and their states (B, P, D)."""
-    layer, prompt, images, input_ids = context.layer, step.state.prompt, step.images, step.input_ids
-    assert images is not None and input_ids is not None  # a prefill has both
-    planned = step.stages[layer]
-    decision = images.recall(context, input_ids, segment)
+def prune_at(rules: Rules, step: Step, context: LLMContext, hidden: Tensor) -> Tensor:
+    """The states (B, Q + N, D) that go on from a layer whose input is ``hidden`` (B, P + N, D)."""
+    pruner, strategy = rules.pruner, rules.strategy
+    layer, prompt, images, segment = context.layer, prompt_of(step), step.images, at_layer(step.segments, context.layer)
+    assert images is not None  # a prompt has some
+    planned, decision = step.stages[layer], images.decisions.get(layer)
     if decision is None:
         decision = with_text(pruner, context, pruner.prune_llm(context, planned.to(segment.image.device)))
-        decision = with_followers(prompt, segment, decision)
-        images.remember(layer, input_ids, segment, decision)
+        decision = images.decisions[layer] = with_followers(prompt, segment, decision)
     lengths = row_lengths(pruner, context, decision, planned)
     narrower, places = prompt.narrow(segment, decision.keep, lengths, layer, strategy, decision.order, decision.members)
-    step.state.segments.append(narrower)
-    step.companions = {name: carried(x, step, decision, places) for name, x in step.companions.items()}
-    return narrower, gather_tokens(context.hidden if decision.hidden is None else decision.hidden, places)
+    step.segments.append(narrower)
+    if decision.hidden is not None and decision.members is not None and rules.merges_planes:
+        step.companions = {name: merged_with(x, decision.members) for name, x in step.companions.items()}
+    step.companions = {name: step.take(x, places) for name, x in step.companions.items()}
+    states = context.hidden if decision.hidden is None else decision.hidden
+    return step.take(torch.cat([states, hidden[:, segment.length :]], 1) if step.tail else states, places)
 
 
-def carried(companion: Tensor, step: Step, decision: LLMDecision, places: Tensor) -> Tensor:
-    """A companion (B, L, ...) of the tokens that go on, at ``places`` (B, P); of merged ones the mean."""
-    if step.merges_companions and decision.hidden is not None and decision.members is not None:
-        everyone = torch.arange(companion.shape[1], device=companion.device).expand(len(companion), -1)
-        companion = merge_alike(companion, everyone, decision.members, None)
-    return gather_tokens(companion, places.to(companion.device))
+def merged_with(companion: Tensor, members: Tensor) -> Tensor:
+    """A companion (B, P + N, ...) of tokens of which ``members`` (B, P) merged: each has the mean of its own."""
+    prompt, behind = companion.split([members.shape[1], companion.shape[1] - members.shape[1]], 1)
+    everyone = torch.arange(members.shape[1], device=companion.device).expand(len(companion), -1)
+    return torch.cat([merge_alike(prompt, everyone, members, None), behind], 1)
 
 
 def with_followers(prompt: Prompt, segment: Segment, decision: LLMDecision) -> LLMDecision:

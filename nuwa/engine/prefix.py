@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from nuwa.engine.arguments import with_cache
 from nuwa.pruning.masks import gather_tokens
 from nuwa.pruning.segments import Segment, model_ids
 
@@ -109,8 +110,8 @@ def run_prefixes(language_model: nn.Module, split: Split, inputs: Tensor, cache:
             inputs_embeds=split.prefix_inputs(inputs),
             attention_mask=segment.valid.long(),
             position_ids=model_ids(segment.ids),
-            past_key_values=cache,
             use_cache=True,
+            **with_cache(language_model, {}, cache),
         )
     cache.batch_select_indices(split.owners.cpu())
 

@@ -2,47 +2,50 @@
 
 The vision stage keeps the shape of the image features, so the processor, the placeholder checks and ``generate`` work
 on the original prompt. Tokens really leave in a pre-hook of the language model, before layer 0, and in pre-hooks of
-decoder layers. What was kept travels with the cache. Unmodified transformers 5.19 and later.
+decoder layers. What was kept travels with the cache; what a call needs belongs to the call, so that threads can share a
+session. Unmodified transformers 5.19 and later.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-from transformers import DynamicCache
+from torch import nn
 
 from nuwa.engine import guards
+from nuwa.engine.arguments import arguments_of, cache_of
 from nuwa.engine.calibration import check_calibration
+from nuwa.engine.call import Call, EncodedImages, Rules, Step, current_call
+from nuwa.engine.conversation import conversation_of
+from nuwa.engine.copies import copy_without
 from nuwa.engine.feature_cache import FeatureCache
-from nuwa.engine.llm import context_at, prune_at
-from nuwa.engine.prefix import layers_to_watch, run_prefixes, split_prefixes
+from nuwa.engine.llm import enter_layer
+from nuwa.engine.passes import end_pass, in_whole_frame, read_images, read_text_behind
 from nuwa.engine.report import Report, image_reports
-from nuwa.engine.state import EncodedImages, PrefillState, Step, cached_length, forget_cleared, state_of
 from nuwa.engine.tower import run_tower
 from nuwa.engine.vision import content_id, plan_images
 from nuwa.models import adapter_for
 from nuwa.models.base import DEEPSTACK, remove_hooks
 from nuwa.pruners.base import Pruner
-from nuwa.pruning.masks import gather_tokens
 from nuwa.pruning.positions import STRATEGIES
-from nuwa.pruning.segments import first_segment, model_ids, read_prompt
 
-_ATTACHED, _ENCODED, _ENCODER = "_nuwa_session", "_nuwa_encoded", "get_image_features"
+_ATTACHED, _ENCODED, _ENCODER, _COPY = "_nuwa_session", "_nuwa_encoded", "get_image_features", "__deepcopy__"
+_about: ContextVar[tuple[Any, Sequence[str] | None, Sequence[str] | None] | None] = ContextVar("about", default=None)
+_drafts: ContextVar[int] = ContextVar("drafts", default=0)
 
 
 class PruningSession:
     """Context manager: inside it the model prunes, afterwards it is as it was.
 
-    ``image_ids`` may be set to the names of the images of the next call, in batch order; they seed methods that draw at
-    random. Unnamed images are named by their pixels. ``questions`` may be set to what is asked about each of them; few
-    methods read it, and these refuse to do without.
-
-    Made by `nuwa.prune`, which describes the arguments.
+    Made by `nuwa.prune`, which describes the arguments. Several threads may call the model inside it. Leaving it waits
+    for calls that are running; a generation that goes on with its cache afterwards is refused.
 
     Raises:
         ValueError: an unsupported model, an unknown position strategy, or a choice that the model does not have.
@@ -70,23 +73,29 @@ class PruningSession:
             raise ValueError(f"position={position!r} is unknown; choose native, {', '.join(STRATEGIES)}")
         pruner.check_tower(self.adapter.tower)
         shape, config = self.adapter.shape, self.adapter.language_model.config
-        check_calibration(
-            calibration, pruner, getattr(config, "_attn_implementation", None), shape.attention is not None
-        )
-        self.calibration = calibration
+        kernel, self.calibration = getattr(config, "_attn_implementation", None), calibration
+        check_calibration(calibration, pruner, kernel, shape.attention is not None)
         if shape.image_tokens is not None:
             pruner.schedule_on(shape.image_tokens, shape)
-        self.image_ids: Sequence[str] | None = None
-        self.questions: Sequence[str] | None = None
         self._report = Report()
         self._totals = [0] * shape.layers
         self._handles: list[Any] = []
         self._replaced: dict[str, Any] = {}
-        self._images: EncodedImages | None = None
-        self._input_ids: Tensor | None = None
-        self._mask: Any = None
-        self._step: Step | None = None
-        self._prefix_step: Step | None = None
+        self._running: set[threading.Thread] = set()
+        self._encoding, self._counting = threading.Lock(), threading.Lock()
+
+    @contextmanager
+    def about(self, ids: Sequence[str] | None = None, questions: Sequence[str] | None = None) -> Iterator[None]:
+        """Inside it, the calls of this thread are about images named ``ids``, one for each image in batch order.
+
+        Names seed methods that draw at random; unnamed images are named by their pixels. ``questions`` are what is
+        asked about each image; few methods read it, and these refuse to do without.
+        """
+        token = _about.set((self, ids, questions))
+        try:
+            yield
+        finally:
+            _about.reset(token)
 
     def report(self) -> Report:
         """Tokens per layer over every image so far, and details of the last call with images."""
@@ -94,16 +103,26 @@ class PruningSession:
         self._report.tokens_per_layer = [total / seen for total in self._totals] if seen else []
         return self._report
 
+    @property
+    def _rules(self) -> Rules:
+        return Rules(self.adapter, self.pruner, self.strategy, self.share, self.calibration, self.merges_planes)
+
     def __enter__(self) -> PruningSession:
-        owner, language_model = self.adapter.multimodal, self.adapter.language_model
+        model, owner, language_model = self.adapter.model, self.adapter.multimodal, self.adapter.language_model
         if _ATTACHED in owner.__dict__:
-            raise guards.SessionError("this model already has a pruning session; leave it before entering another")
+            raise guards.SessionError(
+                "this model already has a pruning session; leave it before entering another (one that is lost, with "
+                "nuwa.detach(model))"
+            )
         self._replaced = {name: own for name, own in owner.__dict__.items() if name == _ENCODER}
         owner.__dict__.update({_ATTACHED: self, _ENCODER: self._wrap_encoder(owner.get_image_features)})
+        model.__dict__[_COPY] = self._copy_model
         self._handles = [
+            model.register_forward_pre_hook(self._enter_model, with_kwargs=True),
             owner.register_forward_pre_hook(self._enter_multimodal, with_kwargs=True),
+            owner.register_forward_hook(self._leave_multimodal, always_call=True),
             language_model.register_forward_pre_hook(self._enter_language_model, with_kwargs=True),
-            language_model.register_forward_hook(self._leave_language_model),
+            language_model.register_forward_hook(self._leave_language_model, with_kwargs=True, always_call=True),
         ]
         for index, layer in enumerate(self.adapter.layers):
             hook = functools.partial(self._enter_layer, index)
@@ -111,12 +130,22 @@ class PruningSession:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        while any(thread.is_alive() for thread in self._running - {threading.current_thread()}):
+            time.sleep(0.001)
+        self._running.clear()
         remove_hooks(self._handles)
-        owner = self.adapter.multimodal
-        del owner.__dict__[_ENCODER], owner.__dict__[_ATTACHED]
-        owner.__dict__.update(self._replaced)
+        self._detach(self.adapter.model, self.adapter.multimodal)
         self._handles = []
-        self._images = self._input_ids = self._step = self._prefix_step = None
+
+    def _detach(self, model: nn.Module, owner: nn.Module) -> None:
+        del model.__dict__[_COPY], owner.__dict__[_ENCODER], owner.__dict__[_ATTACHED]
+        owner.__dict__.update(self._replaced)
+
+    def _copy_model(self, memo: dict[int, Any]) -> nn.Module:
+        """A deep copy of the model without this session."""
+        twin = copy_without(self.adapter.model, self._handles, self, memo)
+        self._detach(twin, twin.get_submodule("model"))
+        return twin
 
     # Vision stage
 
@@ -126,30 +155,37 @@ class PruningSession:
 
         @functools.wraps(original)
         def get_image_features(*args: Any, **kwargs: Any) -> Any:
-            arguments = self.adapter.prepare(signature.bind(*args, **kwargs).arguments)
-            smaller = self.pruner.image_grid(self.adapter.grid, self.adapter.shape.layers)
-            taps = list(self.pruner.taps.values())
-            seen = run_tower(self.adapter, original, arguments, taps, smaller, self.share, self.cache)
-            images, output, planes = seen.images, seen.output, seen.planes
-            layouts = self.adapter.layouts(images, arguments)
-            names, questions = self._image_metadata(arguments, len(images))
-            merging = planes if self.merges_planes else []
-            parts = layouts, names, seen.recording, smaller, questions, merging
-            plans = plan_images(self.pruner, self.adapter, images, *parts)
-            self._images = EncodedImages(plans)
-            output.pooler_output = self.adapter.join(images, output.pooler_output)
-            if planes:
-                output[self.adapter.planes_at] = planes
-            output[_ENCODED] = self._images  # an entry, no attribute: what moves outputs to a device makes new ones
+            with self._encoding:  # what is read off tower and projector has to be this call's
+                output, encoded = self._encode(original, signature.bind(*args, **kwargs).arguments)
+            call = current_call.get()
+            if call is not None:
+                call.images = encoded
+            output[_ENCODED] = encoded  # an entry, no attribute: what moves outputs to a device makes new ones
             return output
 
         return get_image_features
 
+    def _encode(self, original: Any, arguments: dict[str, Any]) -> tuple[Any, EncodedImages]:
+        """The output of the original encoder with the features that a method made, and what it decided."""
+        arguments = self.adapter.prepare(arguments)
+        smaller = self.pruner.image_grid(self.adapter.grid, self.adapter.shape.layers)
+        taps = list(self.pruner.taps.values())
+        seen = run_tower(self.adapter, original, arguments, taps, smaller, self.share, self.cache)
+        images, output, planes = seen.images, seen.output, seen.planes
+        layouts = self.adapter.layouts(images, arguments)
+        names, questions = self._image_metadata(arguments, len(images))
+        parts = layouts, names, seen.recording, smaller, questions, planes if self.merges_planes else ()
+        plans = plan_images(self.pruner, self.adapter, images, *parts)
+        output.pooler_output = self.adapter.join(images, output.pooler_output)
+        if planes:
+            output[self.adapter.planes_at] = planes
+        return output, EncodedImages(plans)
+
     def _image_metadata(self, arguments: dict[str, Any], count: int) -> tuple[Sequence[str], Sequence[str] | None]:
-        """The names of the images of this call, and what is asked about them. They are about this call only."""
-        names, questions = self.image_ids, self.questions
-        self.image_ids = self.questions = None
-        guards.check_count("image_ids", names, count)
+        """The names of the images of this call, and what is asked about them."""
+        about = _about.get()
+        _, names, questions = about if about is not None and about[0] is self else (self, None, None)
+        guards.check_count("ids", names, count)
         guards.check_count("questions", questions, count)
         if names is None:
             names = [content_id(image) for image in self.adapter.pixels(arguments)]
@@ -157,139 +193,88 @@ class PruningSession:
 
     # Hooks
 
+    def _enter_model(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        """Note how many of a prompt's tokens are drafts: assisted decoding asks for the logits of one more."""
+        keep, encoded = kwargs.get("logits_to_keep"), kwargs.get("mm_encoder_outputs")
+        _drafts.set(keep - 1 if encoded and isinstance(keep, int) and keep > 1 else 0)
+
     def _enter_multimodal(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        """Remember the prompt's ids and whether images come with it (generated image tokens are not images)."""
-        given = inspect.signature(type(module).forward).bind(module, *args, **kwargs).arguments
-        given.update(given.pop("kwargs", {}))
-        encoded = (given.get("mm_encoder_outputs") or {}).get("image")
-        self._images = None if encoded is None else encoded.get(_ENCODED)
-        self._input_ids = self._prefix_step = None
-        self._mask = given.get("attention_mask")
-        forget_cleared(given.get("past_key_values"))
+        """Open a call; with images if some come with it (generated image tokens are not images)."""
+        given, drafts = arguments_of(module, args, kwargs), _drafts.get()
+        _drafts.set(0)
+        call = Call(module, given.get("attention_mask"))
         guards.check_no_videos(given)
+        encoded = (given.get("mm_encoder_outputs") or {}).get("image")
         if encoded is None and given.get("pixel_values") is None:
-            guards.check_no_placeholders(given, self.adapter.image_token_id)
-            return
-        guards.check_images(given, ours=encoded is None or self._images is not None)
-        self._input_ids = given["input_ids"]
+            conversation = conversation_of(cache_of(given))
+            least = 1 if conversation is None else conversation.smallest_image
+            guards.check_no_placeholders(given.get("input_ids"), self.adapter.image_token_id, least)
+        else:
+            call.images = None if encoded is None else encoded.get(_ENCODED)
+            guards.check_images(given, ours=encoded is None or call.images is not None)
+            call.input_ids, call.drafts = given["input_ids"], drafts
+        self._running.add(threading.current_thread())
+        current_call.set(call)
+
+    def _leave_multimodal(self, module: nn.Module, args: tuple, output: Any) -> None:
+        current_call.set(None)
+        self._running.discard(threading.current_thread())
 
     def _enter_language_model(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple | None:
         """Prune a prompt or continue one. The prefixes that rows share are a call within the call, left as it is."""
-        self._step, self._prefix_step = self._prefix_step, None
-        if self._step is not None:
+        call = current_call.get()
+        if call is not None and call.step is not None and call.step.prefixes:
             return None
-        cache, (input_ids, self._input_ids) = kwargs.get("past_key_values"), (self._input_ids, None)
-        forget_cleared(cache)
-        state = state_of(cache)
-        if state is not None:
-            return args, self._decode(state, kwargs)
-        if input_ids is None:
+        if call is None or call.step is not None:  # called alone, or a call was interrupted
+            call = Call(module, kwargs.get("attention_mask"))
+            current_call.set(call)
+        cache = cache_of(kwargs)
+        if call.images is not None:
+            return args, read_images(self._rules, call, kwargs)
+        conversation = conversation_of(cache)
+        if conversation is None or cache is None:
             return None
-        assert self._images is not None  # this call has encoded them
-        return args, self._prefill(module, input_ids, self._images, kwargs)
-
-    def _prefill(
-        self, module: nn.Module, input_ids: Tensor, images: EncodedImages, kwargs: dict[str, Any]
-    ) -> dict[str, Any]:
-        """The arguments with the tokens that are left: of rows that share prefixes, which run first, the suffixes."""
-        embeddings, mask, cache = kwargs["inputs_embeds"], self._mask, kwargs.get("past_key_values")
-        batch, length = embeddings.shape[:2]
-        config: Any = self.adapter.language_model.config
-        guards.check_prefill(mask, cache, batch, length, self.adapter)
-        device = embeddings.device
-        valid = torch.ones(batch, length, dtype=torch.bool, device=device) if mask is None else mask.to(device).bool()
-        ids = self.adapter.position_ids(kwargs.get("position_ids"), batch, length, device)
-        placeholders = input_ids.to(device) == self.adapter.image_token_id
-        self.adapter.check_prompt(placeholders, [plan.layout.n_tokens for plan in images.plans])
-        prompt = read_prompt(placeholders, valid, ids, images.plans)
-        segment = first_segment(prompt, self.strategy)
-        inputs, stages = gather_tokens(embeddings, segment.index), prompt.stages()
-        guards.check_checkpointing(self.adapter.layers if stages else ())
-        use_cache = kwargs.get("use_cache")
-        if cache is None and (config.use_cache if use_cache is None else use_cache):
-            cache = DynamicCache(config=config)
-        # a model that trains may checkpoint its layers, which then ignore the cache; a recurrent state cannot be split
-        companions, recurrent = self.adapter.companions(kwargs), self.adapter.shape.attention is not None
-        plain = not companions and not recurrent and self.calibration == "none"
-        shared = self.share and not module.training and 0 not in stages and plain
-        split = split_prefixes(segment, inputs) if shared and cache is not None else None
-        if split is not None and cache is not None:
-            split.watch = layers_to_watch(stages, "previous" in self.pruner.needs)
-            prefixes = PrefillState(prompt, [split.prefixes])
-            self._prefix_step = Step(prefixes, False, split.length, split.prefixes.valid[:, :0], split=split)
-            run_prefixes(module, split, inputs, cache)
-            segment, inputs = split.segment, split.suffix_inputs(inputs)
-        state = PrefillState(prompt, [segment], self.adapter.shape.attention_layers[0])
-        queries = inputs.shape[1]
-        self._step = step = Step(state, True, queries, segment.valid[:, :0], stages, images, input_ids, split=split)
-        step.calibration, step.merges_companions = self.calibration, self.merges_planes
-        step.companions = {name: gather_tokens(x, segment.index.to(x.device)) for name, x in companions.items()}
-        if cache is not None:
-            state.attach(cache)
-        return self.adapter.with_companions(kwargs, step.companions) | {
-            "inputs_embeds": inputs,
-            # always a mask: without one, Llama reads a jump in the position ids as packed sequences
-            "attention_mask": segment.valid.long(),
-            "position_ids": model_ids(segment.ids[..., -queries:]),
-            "past_key_values": cache,
-        }
-
-    def _decode(self, state: PrefillState, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """The arguments with the mask and ids of the pruned prompt; padding behind it is what the mask says it is."""
-        segment, mask = state.cached, kwargs.get("attention_mask")
-        batch, queries = kwargs["inputs_embeds"].shape[:2]
-        generated = cached_length(kwargs["past_key_values"]) - segment.length
-        guards.check_decode(mask, state, batch, generated, queries)
-        new = segment.valid.new_ones(batch, generated + queries)
-        if mask is not None:
-            new = mask[:, state.prompt.whole.length :].to(new)
-            guards.check_recurrent(new, queries, self.adapter.shape.attention is not None)
-        self._step = step = Step(state, False, queries, new, calibration=self.calibration)
-        return kwargs | {
-            "attention_mask": step.keys(segment).valid.long(),
-            "position_ids": model_ids(step.position_ids(segment)),
-        }
+        return args, read_text_behind(self._rules, conversation, cache, call, kwargs)
 
     def _enter_layer(self, index: int, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple | None:
-        step = self._step
+        call = current_call.get()
+        step = None if call is None else call.step
         if step is None:
             return None
-        hidden = args[0]
-        segment = step.state.at(index)
         # FlashAttention would read gaps in position ids as packed sequences; the rotation is already computed
-        kwargs = kwargs | {"position_ids": None}
-        if not step.prefill and step.split is not None:
-            step.split.note(index, hidden)
-            return args, kwargs
-        if step.companions:
-            hidden, kwargs = self.adapter.enter_layer(index, hidden, kwargs, step.companions)
-        if segment is not step.called_with or self.adapter.own_masks or self.calibration != "none":
-            kwargs |= step.override(segment, self.adapter, index, hidden)
-        if index == 0 and step.stages and "first" in self.pruner.needs:
-            step.first = context_at(self.adapter, step, index, hidden, segment, kwargs["position_embeddings"])
-        if index in step.stages:
-            context = context_at(self.adapter, step, index, hidden, segment, kwargs["position_embeddings"])
-            segment, hidden = prune_at(self.pruner, step, context, segment, self.strategy)
-            kwargs |= step.override(segment, self.adapter, index, hidden)
-        step.previous = None
-        if "previous" in self.pruner.needs and index + 1 in step.stages:
-            step.previous = context_at(self.adapter, step, index, hidden, segment, kwargs["position_embeddings"])
+        hidden, kwargs = enter_layer(self._rules, step, index, args[0], kwargs | {"position_ids": None})
         return (hidden, *args[1:]), kwargs
 
-    def _leave_language_model(self, module: nn.Module, args: tuple, output: Any) -> Any:
-        """Put hidden states back into the frame of the original prompt: logits and losses keep its shape."""
-        step, self._step = self._step, None
-        if step is None or not step.prefill:
+    def _leave_language_model(self, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
+        """Put hidden states back into the frame of the original prompt. ``output`` is None if the pass has failed."""
+        call = current_call.get()
+        step = None if call is None else call.step
+        if call is None or (step is not None and step.prefixes):
             return output
-        self._count(step)
-        self._report.mask_bytes = max(self._report.mask_bytes, step.mask_bytes)
-        last, prompt, hidden = step.state.segments[-1], step.state.prompt, output.last_hidden_state
-        if hidden.shape[1] < last.length or not prompt.is_whole_prompt(last):
-            output.last_hidden_state = prompt.restore(last, hidden.to(last.index.device))
+        call.step = None
+        if call.owner is module:
+            current_call.set(None)
+        if step is None:
+            return output
+        end_pass(step, cache_of(kwargs))
+        if output is not None and step.segments:
+            self._count(step)
+            output.last_hidden_state = in_whole_frame(step, output.last_hidden_state)
         return output
 
     def _count(self, step: Step) -> None:
-        self._report.images = image_reports(step.state.prompt, step.state.segments, len(self._totals))
-        for image in self._report.images:
-            self._totals = [total + count for total, count in zip(self._totals, image.per_layer, strict=True)]
-        self._report.images_seen += len(self._report.images)
+        assert step.prompt is not None
+        images = image_reports(step.prompt, step.segments, len(self._totals))
+        with self._counting:
+            self._report.images = images
+            for image in images:
+                self._totals = [total + count for total, count in zip(self._totals, image.per_layer, strict=True)]
+            self._report.images_seen += len(images)
+            self._report.mask_bytes = max(self._report.mask_bytes, step.mask_bytes)
+
+
+def end_session(model: nn.Module) -> None:
+    """Close the session that is open on a model, if there is one."""
+    session = adapter_for(model).multimodal.__dict__.get(_ATTACHED)
+    if session is not None:
+        session.__exit__()

@@ -10,28 +10,49 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from nuwa.evaluation.journal import Journal
+from nuwa.evaluation.journal import Journal, Row
 from nuwa.evaluation.module import Evaluation
 from nuwa.pictures.drawing import PICTURE_FOLDER, file_name, sample_pictures
+from nuwa.samples import Sample
 
 
 class KeptTokenPictures(Callback):
-    """Draws the first ``count`` images of a run; their prompts are read once more for it."""
+    """Draws ``count`` images of a run, the first ones; half of them boxes where the run has both.
+
+    Their prompts are read once more for it. A sample beyond its half waits until the end.
+    """
 
     def __init__(self, folder: Path, count: int):
-        self.folder, self.left = Path(folder) / PICTURE_FOLDER, count
+        self.folder = Path(folder) / PICTURE_FOLDER
+        self.left = {True: count // 2, False: count - count // 2}
+        self.waiting: list[tuple[Sample, Row]] = []
 
     def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
         """Draw what was decided for this batch while pictures are still wanted."""
         assert isinstance(pl_module, Evaluation)
         for sample, images, row in pl_module.reports:
-            if self.left <= 0 or not images:
+            if not images or not sum(self.left.values()):
                 continue
-            pictures = sample_pictures(pl_module.session, pl_module.loaded, pl_module.benchmark, sample, row)
-            for number, picture in enumerate(islice(pictures, self.left)):
-                self.left -= 1
-                self.folder.mkdir(exist_ok=True)
-                picture.save(self.folder / f"{file_name(sample.id)}-{number}.png")
+            is_box = sample.task in pl_module.benchmark.unit_box_tasks
+            if self.left[is_box]:
+                self._draw(pl_module, sample, row, is_box)
+            elif len(self.waiting) < sum(self.left.values()):
+                self.waiting.append((sample, row))
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw those that waited, if the other kind did not come."""
+        assert isinstance(pl_module, Evaluation)
+        for sample, row in self.waiting:
+            kind = next((kind for kind, left in self.left.items() if left), None)
+            if kind is not None:
+                self._draw(pl_module, sample, row, kind)
+
+    def _draw(self, module: Evaluation, sample: Sample, row: Row, kind: bool) -> None:
+        pictures = sample_pictures(module.session, module.loaded, module.benchmark, sample, row)
+        for number, picture in enumerate(islice(pictures, self.left[kind])):
+            self.left[kind] -= 1
+            self.folder.mkdir(exist_ok=True)
+            picture.save(self.folder / f"{file_name(sample.id)}-{number}.png")
 
 
 class SampleProgress(Callback):

@@ -84,7 +84,8 @@ def check(cfg: DictConfig) -> Parts:
     cfg = normalised(cfg)
     _check_ranges(cfg)
     options = {group: typed(cfg, group) for group in BUILT}
-    pruner = _build(options["pruner"], "pruner", budget=Budget(**cfg.budget), seed=cfg.seed)
+    budget = Budget(cfg.budget.average, cfg.budget.ratio)
+    pruner = _build(options["pruner"], "pruner", budget=budget, seed=cfg.seed)
     model = options["model"] | {"device": _device(cfg, options["model"].get("device", "auto"))}
     if is_shared(cfg) and model.get("device_map") is not None:
         raise ConfigError(f"model.device_map={model['device_map']}: trainer=ddp gives each process its own model")
@@ -94,10 +95,18 @@ def check(cfg: DictConfig) -> Parts:
     if adapter is not None:
         adapter.check_deepstack(cfg.position.deepstack)
         pruner.check_tower(adapter.tower)
-        if adapter.shape.image_tokens is not None:
-            pruner.schedule_on(adapter.shape.image_tokens, adapter.shape)
+        tokens = adapter.shape.image_tokens
+        if tokens is not None and fits(pruner):
+            budget.tokens(tokens)
+        elif tokens is not None:
+            pruner.schedule_on(tokens, adapter.shape)
     _check_blocking(cfg, sys.maxsize if adapter is None else adapter.shape.layers)
     return Parts(pruner, _build(options["dataset"], "dataset"), model)
+
+
+def fits(pruner: Pruner) -> bool:
+    """Whether a run has to find the value of the pruner's dial that spends its budget."""
+    return pruner.dial is not None and not pruner.budget.full
 
 
 def check_outputs(cfg: DictConfig) -> Path:

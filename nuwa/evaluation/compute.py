@@ -8,6 +8,7 @@ import signal
 import time
 import warnings
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,10 @@ from nuwa import prune
 from nuwa.config import PROTOCOL, decoding, is_baseline
 from nuwa.engine.blocking import configured_block
 from nuwa.evaluation.callbacks import KeptTokenPictures, SampleProgress
-from nuwa.evaluation.check import Parts
+from nuwa.evaluation.check import Parts, fits
 from nuwa.evaluation.data import EvaluationData
 from nuwa.evaluation.features import feature_cache
+from nuwa.evaluation.fitting import compare_with_run, fit_budget
 from nuwa.evaluation.journal import (
     JOURNAL,
     PARTS,
@@ -72,6 +74,8 @@ def compute(cfg: DictConfig, folder: Path, parts: Parts, baseline: Path | None, 
             loaded = load_once(parts.model)
             load_seconds = time.perf_counter() - loading
             logger = stack.enter_context(run_logger(cfg, folder, folder.name)) if processes.lead else None
+        parts, fitted = _fitted(cfg, parts, loaded, processes)
+        with processes.together():
             if journal is None or processes.size > 1:
                 journal = Journal(part_path(folder, processes.rank), folder.name)
             _answer(cfg, parts, loaded, journal, done, processes)
@@ -81,10 +85,12 @@ def compute(cfg: DictConfig, folder: Path, parts: Parts, baseline: Path | None, 
         if len(journal) < count:
             raise JournalError(f"stopped after {len(journal)} of {count} samples; the same command goes on from there")
         outcome = _summarise(cfg, parts, loaded, journal.rows, baseline)
-        answered, seconds = read_timings(folder)
+        if fitted is not None:
+            outcome |= compare_with_run(fitted, answered(journal.rows), adapter_for(loaded.model).shape.layers)
+        samples, seconds = read_timings(folder)
         outcome["timings"] = {
             "answering_seconds": seconds,
-            "seconds_per_sample": seconds / answered if answered else None,
+            "seconds_per_sample": seconds / samples if samples else None,
             "batch_size": cfg.trainer.batch_size,
             "processes": processes.size,
             "load_seconds": load_seconds,
@@ -96,6 +102,18 @@ def compute(cfg: DictConfig, folder: Path, parts: Parts, baseline: Path | None, 
         outcome |= {"run_key": folder.name, "environment": environment(loaded.model)}
         log_result(logger, cfg, outcome, journal.rows, folder)
     return outcome
+
+
+def _fitted(
+    cfg: DictConfig, parts: Parts, loaded: LoadedModel, processes: Processes
+) -> tuple[Parts, dict[str, Any] | None]:
+    """The parts with a method that spends the budget on average, and how it was found; None where it needs no fit."""
+    if not fits(parts.pruner):
+        return parts, None
+    with processes.together():
+        found = fit_budget(cfg, parts, loaded) if processes.lead else None
+    fitted = processes.share(found)
+    return replace(parts, pruner=parts.pruner.turned(fitted["value"])), fitted
 
 
 def _opened(cfg: DictConfig, folder: Path) -> Journal:

@@ -75,9 +75,9 @@ class Evaluation(lightning.LightningModule):
             if len(samples) == 1:
                 return [_failed_row(samples[0].id, str(error), samples[0].task)]
             return [row for sample in samples for row in self._answer([sample])]
-        self.session.image_ids = [name for sample in samples for name in sample.image_ids] or None
-        self.session.questions = self.loaded.questions(samples)
-        ids = self._generate(inputs, samples)
+        names = [name for sample in samples for name in sample.image_ids] or None
+        with self.session.about(names, self.loaded.questions(samples)):
+            ids = self._generate(inputs, samples)
         answers = self.loaded.decode(ids, inputs["input_ids"].shape[1])
         images = self.session.report().images if "pixel_values" in inputs else []
         pairs = enumerate(zip(samples, answers, strict=True))

@@ -34,7 +34,7 @@ class Run:
     # How it went: ``done``; ``failed``; ``refused``, the method does not fit the model; ``unreachable``, the method
     # cannot meet the budget; ``unfinished``, there is no result.json.
     status: str = "unfinished"
-    reason: str = ""  # why there is no result
+    reason: str = ""  # why there is no result, or what is to be known about it
     traceback: str = ""
     n: int | None = None  # samples that were answered
     n_failed: int = 0  # samples that could not be used
@@ -47,6 +47,10 @@ class Run:
     # ``value``, ``low`` and ``high``: the metric divided by the unpruned run's, and its 95 % interval; 1: nothing lost.
     retention: dict[str, dict[str, float]] = field(default_factory=dict)
     judge: dict[str, str] = field(default_factory=dict)  # server, model and prompt, where one marked the answers
+
+    # Of a method that lets images decide: the ``option``, its ``value`` that spends the ``budget`` on average, the
+    # ``samples`` on which it was found, and ``mean``, ``p10``, ``p50``, ``p90`` of what these and the ``run`` spend.
+    fitted: dict[str, Any] = field(default_factory=dict)
 
     # What it cost: visual tokens and what they take, means over images.
     tokens_per_image: float | None = None  # before pruning

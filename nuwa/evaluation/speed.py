@@ -11,7 +11,7 @@ import inspect
 import statistics
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from nuwa.benchmarks.base import Benchmark
+from nuwa.engine.arguments import cache_of, with_cache
 from nuwa.engine.session import PruningSession
 from nuwa.models import adapter_for
 from nuwa.models.base import Family
@@ -107,12 +108,13 @@ def _probe_batch(
     for repeat in range(options.warmup + options.repeats):
         for name in names:
             clock = Clock(device)
-            session: AbstractContextManager = nullcontext()
-            if pruner is not None and name == PRUNED:
-                position, calibration = attending
-                session = PruningSession(model, _watched(pruner, clock), position, calibration=calibration)
-                session.questions = questions
-            measured, lengths[name] = _round(adapter, inputs, session, clock, options.new_tokens)
+            with ExitStack() as stack:
+                if pruner is not None and name == PRUNED:
+                    position, calibration = attending
+                    session = PruningSession(model, _watched(pruner, clock), position, calibration=calibration)
+                    stack.enter_context(session)
+                    stack.enter_context(session.about(questions=questions))
+                measured, lengths[name] = _round(adapter, inputs, clock, options.new_tokens)
             if repeat >= options.warmup:
                 rounds[name].append(measured)
     entry: dict[str, Any] = {
@@ -137,29 +139,29 @@ def _watched(pruner: Pruner, clock: Clock) -> Pruner:
 
 
 def _round(
-    adapter: Family, inputs: dict[str, Tensor], session: AbstractContextManager, clock: Clock, new_tokens: int
+    adapter: Family, inputs: dict[str, Tensor], clock: Clock, new_tokens: int
 ) -> tuple[dict[str, float], list[int]]:
     """Encode the pictures, run the prompt, decode; what each took, and the tokens that each layer cached."""
     model, cuda, timing = adapter.model, clock.device.type == "cuda", clock.timing
     if cuda:
         torch.cuda.reset_peak_memory_stats(clock.device)
-    with session:
-        known = inspect.signature(adapter.encode_images).parameters
-        pictures = {name: value for name, value in inputs.items() if name in known and name != "input_ids"}
-        rest = {name: value for name, value in inputs.items() if name != "pixel_values"}
-        projector, running = adapter.projector, ExitStack()
-        before = projector.register_forward_pre_hook(lambda *_: running.enter_context(timing("projector_ms")))
-        after = projector.register_forward_hook(lambda *_: running.close())
-        with timing("ttft_ms"):
-            with timing("encode_ms"), before, after:
-                encoded = adapter.encode_images(**pictures)
-            with timing("prefill_ms"):
-                output = model(**rest, mm_encoder_outputs={"image": encoded}, use_cache=True, logits_to_keep=1)
-        layers = output.past_key_values.layers
-        lengths = [layer.keys.shape[2] for layer in layers]
-        kv_bytes = sum(x.numel() * x.element_size() for layer in layers for x in (layer.keys, layer.values))
-        with timing("decode_ms"):
-            _decode(adapter, inputs["attention_mask"], output, new_tokens)
+    known = inspect.signature(adapter.encode_images).parameters
+    pictures = {name: value for name, value in inputs.items() if name in known and name != "input_ids"}
+    rest = {name: value for name, value in inputs.items() if name != "pixel_values"}
+    projector, running = adapter.projector, ExitStack()
+    before = projector.register_forward_pre_hook(lambda *_: running.enter_context(timing("projector_ms")))
+    after = projector.register_forward_hook(lambda *_: running.close())
+    with timing("ttft_ms"):
+        with timing("encode_ms"), before, after:
+            encoded = adapter.encode_images(**pictures)
+        with timing("prefill_ms"):
+            output = model(**rest, mm_encoder_outputs={"image": encoded}, use_cache=True, logits_to_keep=1)
+    cache: Any = cache_of(output)
+    layers = cache.layers
+    lengths = [layer.keys.shape[2] for layer in layers]
+    kv_bytes = sum(x.numel() * x.element_size() for layer in layers for x in (layer.keys, layer.values))
+    with timing("decode_ms"):
+        _decode(adapter, inputs["attention_mask"], output, new_tokens)
     measured = clock.spent
     decode = measured.pop("decode_ms")
     measured["decode_ms_per_token"] = decode / new_tokens
@@ -172,7 +174,7 @@ def _round(
 
 def _decode(adapter: Family, mask: Tensor, output: Any, new_tokens: int) -> None:
     """Greedy steps on a filled cache; under M-RoPE one id on all axes, as the place of a step costs nothing."""
-    cache = output.past_key_values
+    cache = cache_of(output)
     for _ in range(new_tokens):
         mask = nn.functional.pad(mask, (0, 1), value=1)
         ids = mask.sum(1, keepdim=True) - 1
@@ -180,9 +182,9 @@ def _decode(adapter: Family, mask: Tensor, output: Any, new_tokens: int) -> None
             input_ids=output.logits[:, -1:].argmax(-1),
             attention_mask=mask,
             position_ids=ids if adapter.axes == 1 else ids.expand(adapter.axes, *ids.shape),
-            past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
+            **with_cache(adapter.model, {}, cache),
         )
 
 

@@ -5,13 +5,15 @@ Shape letters: C crops of all images, N patches of a crop, H heads, D width, d h
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import cast
 
 import torch
 from torch import Tensor
 
+from nuwa.models.registers import with_register
 from nuwa.models.towers import NEED_CLS, LayerRun, Recording, SelfAttention
 from nuwa.pruners.base import Tap
 from nuwa.pruning.scores import CHUNK, Heads, received_attention, softmax_rows, split_heads
@@ -27,6 +29,13 @@ class CropRecording(Recording):
         super().__post_init__()
         ends = torch.tensor(self.counts).cumsum(0).tolist()
         self.crops = [slice(end - count, end) for end, count in zip(ends, self.counts, strict=True)]
+
+    @contextmanager
+    def reading(self, taps: Sequence[Tap], watch: Callable[[LayerRun], None] | None = None) -> Iterator[None]:
+        """As in `Recording`; with a register token in the tower, if a tap asks for one."""
+        neurons = next((tap.register for tap in taps if tap.register), ())
+        with super().reading(taps, watch), with_register(self.layers, self.reader, neurons, self.cls):
+            yield
 
     def view(self, tap: Tap, image: int, rows: Tensor) -> Tensor | None:
         if tap.kind not in NEED_CLS or not self.has(tap):

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from nuwa.pruners.base import Tap
 from nuwa.pruning.scores import CHUNK, Heads, softmax_rows
 
-NEED_CLS = ("cls_feature", "reader_query", "reader_keys")
+NEED_CLS = ("cls_feature", "reader_query", "reader_keys", "register_attention", "register_feature")
 """Taps of the CLS token."""
 TAP_KINDS = ("cls_attention", "received_attention", "keys", "states", "hidden_mean", *NEED_CLS)
 
@@ -150,6 +150,11 @@ class Recording(ABC):
         run = self._runs[self.layer_of(tap)]
         if tap.kind == "cls_feature":
             return run.output[:, :1]
+        if tap.kind == "register_feature":
+            return run.output[:, -1:]
+        if tap.kind == "register_attention":
+            heads = self.heads(run)
+            return softmax_rows(heads.queries[:, :, :1], heads.keys, heads.scale)[:, :, 0, -1:]
         if tap.kind == "states":
             return self.tokens(run.output)
         if tap.kind.endswith("attention"):

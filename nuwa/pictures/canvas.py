@@ -1,7 +1,7 @@
 """Panels of a picture under a grid of tokens: what stays, in which role, which regions, links, boxes and ids.
 
 Roles differ in colour (Okabe and Ito's, which any kind of colour vision tells apart) and in shape: kept patches have a
-thin blue frame, collectors a green one with a dot, pillars a thick orange one. Dropped patches are washed out.
+thin blue frame, collectors a green one with a dot, pillars a thick orange one. Dropped patches are faded.
 """
 
 from __future__ import annotations
@@ -12,12 +12,15 @@ from itertools import accumulate
 from PIL import Image, ImageDraw, ImageOps
 
 from nuwa.benchmarks.scoring import Box
+from nuwa.pictures.text import INK, LINE_HEIGHT, Phrase, text_block
 from nuwa.pruning.layout import Grid
 
 KEPT, COLLECTOR, PILLAR = "#0072B2", "#009E73", "#E69F00"
 LINK, MOVED, TRUE_BOX, PREDICTED = "#CC79A7", "#D55E00", "#FFFFFF", "#D55E00"
 _PADDING = "#7F7F7F"
-PANEL_SIDE, CAPTION, GAP = 336, 30, 8
+PANEL_SIDE, SMALLEST_PATCH, GAP = 576, 12, 16
+"""Pixels: of a panel's longer side, of a patch at least (of very long pictures), between panels."""
+_NARROWEST = 7 * LINE_HEIGHT
 STRONGEST = 24
 """How many links of a collector are drawn, the strongest."""
 
@@ -25,15 +28,14 @@ STRONGEST = 24
 class Panel:
     """The part ``frame`` of a picture under a grid; things are drawn on it by patch, or in fractions of the grid."""
 
-    def __init__(self, picture: Image.Image, frame: Box, grid: Grid, caption: str) -> None:
-        self.grid, self.patch = grid, max(4, PANEL_SIDE // max(grid))
+    def __init__(self, picture: Image.Image, frame: Box, grid: Grid, caption: str, faded: bool = True) -> None:
+        self.grid, self.patch = grid, max(SMALLEST_PATCH, PANEL_SIDE // max(grid))
         self.size = (grid[1] * self.patch, grid[0] * self.patch)
         extent = tuple(value * side for value, side in zip(frame, picture.size * 2, strict=True))
         self.clear = picture.convert("RGB").transform(
-            self.size, Image.Transform.EXTENT, extent, Image.Resampling.BILINEAR, fillcolor=_PADDING
+            self.size, Image.Transform.EXTENT, extent, Image.Resampling.BICUBIC, fillcolor=_PADDING
         )
-        grey = ImageOps.grayscale(self.clear).convert("RGB")
-        self.image = Image.blend(grey, Image.new("RGB", self.size, "white"), 0.65)
+        self.image = _fade(self.clear) if faded else self.clear.copy()
         self.caption = caption
 
     def box_of(self, patch: int) -> tuple[int, int, int, int]:
@@ -53,20 +55,20 @@ class Panel:
         draw = ImageDraw.Draw(self.image)
         for patch in patches:
             x0, y0, x1, y1 = self.box_of(patch)
+            inside = x0, y0, x1 - 1, y1 - 1
             if patch in (pillars or ()):
-                draw.rectangle((x0, y0, x1 - 1, y1 - 1), outline=PILLAR, width=min(3, max(2, self.patch // 5)))
+                mark_pillar(draw, inside)
             elif patch in (collectors or ()):
-                draw.rectangle((x0, y0, x1 - 1, y1 - 1), outline=COLLECTOR)
-                _draw_dot(draw, (x0 + x1) / 2, (y0 + y1) / 2, max(1, self.patch // 8), COLLECTOR)
+                mark_collector(draw, inside)
             else:
-                draw.rectangle((x0, y0, x1 - 1, y1 - 1), outline=KEPT)
+                mark_kept(draw, inside)
 
     def regions(self, side: int) -> None:
         """Dotted borders of regions of ``side`` x ``side`` patches."""
         (wide, high), step = self.size, side * self.patch
         points = [(x, y) for x in range(step, wide, step) for y in range(0, high, 2)]
         points += [(x, y) for y in range(step, high, step) for x in range(0, wide, 2)]
-        ImageDraw.Draw(self.image).point(points, fill="black")
+        ImageDraw.Draw(self.image).point(points, fill=INK)
 
     def links(self, collector: int, weights: Sequence[float]) -> None:
         """Lines from a collector to the patches that it gathers most of, the heavier the wider."""
@@ -76,41 +78,71 @@ class Panel:
         for patch in strongest:
             if patch != collector and weights[patch] > 0:
                 ends = (self.center_of(*divmod(at, self.grid[1])) for at in (collector, patch))
-                draw.line([*ends], fill=LINK, width=max(1, round(3 * weights[patch] / heaviest)))
-        draw.rectangle(self.box_of(collector), outline=LINK, width=2)
+                draw.line([*ends], fill=LINK, width=max(2, round(5 * weights[patch] / heaviest)))
+        draw.rectangle(self.box_of(collector), outline=LINK, width=3)
 
     def box(self, box: Box, colour: str, dashed: bool) -> None:
         """A box in fractions of the grid, black beside the colour so that it shows on anything."""
-        x0, y0, x1, y1 = (value * side for value, side in zip(box, self.size * 2, strict=True))
-        corners = [(x0, y0), (x1, y0), (x1, y1), (x0, y1)]
-        draw = ImageDraw.Draw(self.image)
-        for one, other in zip(corners, corners[1:] + corners[:1], strict=True):
-            draw.line([one, other], fill="black", width=4)
-            for start, end in _dashes(one, other) if dashed else [(one, other)]:
-                draw.line([start, end], fill=colour, width=2)
+        corners = tuple(value * side for value, side in zip(box, self.size * 2, strict=True))
+        draw_box(ImageDraw.Draw(self.image), corners, colour, dashed)
 
     def ids(self, moves: Sequence[tuple[tuple[int, int], tuple[int, int]]]) -> None:
         """Dots where tokens are by their ids: blue where they stand, else vermilion with a line to where they stand."""
         draw = ImageDraw.Draw(self.image)
         for here, there in moves:
             if here != there:
-                draw.line([self.center_of(*here), self.center_of(*there)], fill="#999999")
+                draw.line([self.center_of(*here), self.center_of(*there)], fill="#777777", width=2)
         for here, there in moves:
             _draw_dot(draw, *self.center_of(*there), max(1, self.patch // 5), KEPT if here == there else MOVED)
 
     def finished(self) -> Image.Image:
-        """The panel under its caption."""
-        sheet = Image.new("RGB", (self.size[0], self.size[1] + CAPTION), "white")
-        sheet.paste(self.image, (0, CAPTION))
-        ImageDraw.Draw(sheet).text((2, 2), self.caption, fill="black")
+        """The panel under its caption, which is at least as wide as four words."""
+        width = max(self.size[0], _NARROWEST)
+        caption = text_block([[Phrase(line)] for line in self.caption.splitlines()], width)
+        sheet = Image.new("RGB", (width, self.size[1] + caption.height), "white")
+        sheet.paste(caption, (0, 0))
+        sheet.paste(self.image, (0, caption.height))
         return sheet
 
 
-def _draw_dot(draw: ImageDraw.ImageDraw, x: float, y: float, radius: int, colour: str) -> None:
+def _fade(picture: Image.Image) -> Image.Image:
+    """Paler and greyer, but still to be made out."""
+    half = Image.blend(ImageOps.grayscale(picture).convert("RGB"), picture, 0.45)
+    return Image.blend(half, Image.new("RGB", picture.size, "white"), 0.5)
+
+
+def mark_kept(draw: ImageDraw.ImageDraw, box: tuple[float, float, float, float]) -> None:
+    """A thin blue frame: a token that stays."""
+    draw.rectangle(box, outline=KEPT, width=2)
+
+
+def mark_collector(draw: ImageDraw.ImageDraw, box: tuple[float, float, float, float]) -> None:
+    """A green frame with a dot: it gathered others."""
+    x0, y0, x1, y1 = box
+    draw.rectangle(box, outline=COLLECTOR, width=2)
+    _draw_dot(draw, (x0 + x1 + 1) / 2, (y0 + y1 + 1) / 2, max(2, (x1 - x0) / 8), COLLECTOR)
+
+
+def mark_pillar(draw: ImageDraw.ImageDraw, box: tuple[float, float, float, float]) -> None:
+    """A thick orange frame: it stays as it is."""
+    draw.rectangle(box, outline=PILLAR, width=max(3, round((box[2] - box[0]) / 6)))
+
+
+def draw_box(draw: ImageDraw.ImageDraw, corners: tuple[float, ...], colour: str, dashed: bool) -> None:
+    """A box (x0, y0, x1, y1) in pixels, black on both sides of its colour."""
+    x0, y0, x1, y1 = corners
+    ring = [(x0, y0), (x1, y0), (x1, y1), (x0, y1)]
+    for one, other in zip(ring, ring[1:] + ring[:1], strict=True):
+        draw.line([one, other], fill="black", width=6)
+        for start, end in _dashes(one, other) if dashed else [(one, other)]:
+            draw.line([start, end], fill=colour, width=3)
+
+
+def _draw_dot(draw: ImageDraw.ImageDraw, x: float, y: float, radius: float, colour: str) -> None:
     draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
 
 
-def _dashes(one: tuple[float, float], other: tuple[float, float], length: float = 6) -> list:
+def _dashes(one: tuple[float, float], other: tuple[float, float], length: float = 10) -> list:
     """Every second piece of a line."""
     whole = max(abs(other[0] - one[0]), abs(other[1] - one[1]), 1e-9)
     places = [min(i * length / whole, 1) for i in range(int(whole / length) + 2)]

@@ -6,17 +6,18 @@ import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from itertools import accumulate
 from typing import Any
 
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from nuwa.benchmarks.base import Benchmark
 from nuwa.benchmarks.scoring import Box, parse_box
 from nuwa.engine.session import PruningSession
 from nuwa.models.loaded import LoadedModel
-from nuwa.pictures.canvas import COLLECTOR, KEPT, LINK, MOVED, PILLAR, PREDICTED, TRUE_BOX, Panel, in_a_line
+from nuwa.pictures.canvas import PREDICTED, TRUE_BOX, Panel, in_a_line
+from nuwa.pictures.captions import legend, title_lines
 from nuwa.pictures.geometry import WHOLE, BoxError, center_patch, in_frame
+from nuwa.pictures.text import Phrase, text_block
 from nuwa.pictures.traces import (
     ImageTrace,
     Location,
@@ -27,32 +28,40 @@ from nuwa.pictures.traces import (
 )  # fmt: skip
 from nuwa.samples import Sample
 
-PICTURE_LEGEND = (
-    ("kept", KEPT), ("collector", COLLECTOR), ("pillar", PILLAR), ("links of the framed collector", LINK),
-    ("white box: true", "#000000"), ("dashed box: predicted; dot: moved id", MOVED),
-)  # fmt: skip
 PICTURE_FOLDER = "pictures"
 Boxes = dict[str, Box]
 """``true`` and ``predicted``, where they exist, in fractions of the picture."""
 
 
 def sample_pictures(
-    session: PruningSession, loaded: LoadedModel, benchmark: Benchmark, sample: Sample, row: Mapping[str, Any]
+    session: PruningSession,
+    loaded: LoadedModel,
+    benchmark: Benchmark,
+    sample: Sample,
+    row: Mapping[str, Any],
+    ids: bool = False,
 ) -> Iterator[Image.Image]:
-    """A picture of what an open session decides about each image of a sample, and of what its journal row answers."""
-    title = f"{session.pruner.name}, {session.strategy}: {sample.text!r} -> {row['prediction']!r}"
+    """A picture of what an open session decides about each image of a sample, and of what its journal row answers.
+
+    With ``ids``, also where the tokens are by their position ids, under every strategy.
+    """
     boxes = boxes_of(benchmark, sample, row)
-    return (draw_trace(trace, boxes, title) for trace in trace_decisions(session, loaded, sample))
+    method = f"{session.pruner.name}, {session.strategy.upper()}"
+    heading = title_lines(method, sample.expression or sample.text, row, is_box="true" in boxes)
+    return (draw_trace(trace, boxes, heading, ids) for trace in trace_decisions(session, loaded, sample))
 
 
-def draw_trace(trace: ImageTrace, boxes: Boxes, title: str) -> Image.Image:
-    """All panels of one image: a row per view, a column per stage and per position strategy."""
+def draw_trace(trace: ImageTrace, boxes: Boxes, heading: Sequence[Sequence[Phrase]], ids: bool = False) -> Image.Image:
+    """All panels of one image: a row per view; the original, a column per stage and, with ``ids``, per strategy."""
     rows = []
     for number in range(len(trace.views)):
-        panels = [stage_panel(trace, number, index, boxes) for index in range(len(trace.stages))]
-        panels += [ids_panel(trace, number, strategy) for strategy in trace.stages[0].ids]
+        panels = [original_panel(trace, number, boxes)]
+        panels += [stage_panel(trace, number, index, boxes) for index in range(len(trace.stages))]
+        panels += [ids_panel(trace, number, strategy) for strategy in trace.stages[0].ids if ids]
         rows.append(in_a_line([panel.finished() for panel in panels]))
-    return in_a_line([text_line([(title, "#000000")]), *rows, text_line(PICTURE_LEGEND)], down=True)
+    width = max(row.width for row in rows)
+    top, bottom = text_block(heading, width), text_block([legend(trace.views, set(boxes), ids)], width)
+    return in_a_line([top, *rows, bottom], down=True)
 
 
 def kept_patches(trace: ImageTrace, number: int, tokens: Sequence[int]) -> list[int]:
@@ -73,6 +82,14 @@ def choose_collector(view: ViewTrace, boxes: Boxes) -> int | None:
     return min(view.weights, key=lambda c: (c // columns - near // columns) ** 2 + (c % columns - near % columns) ** 2)
 
 
+def original_panel(trace: ImageTrace, number: int, boxes: Boxes) -> Panel:
+    """The part of the picture that a view covers, as it is, with the boxes."""
+    view = trace.views[number]
+    panel = Panel(trace.picture, view.frame, view.view.grid, "original", faded=False)
+    draw_boxes(panel, view, boxes)
+    return panel
+
+
 def stage_panel(trace: ImageTrace, number: int, index: int, boxes: Boxes) -> Panel:
     """What of a view goes on from a stage; the first shows regions and the links of a collector too."""
     view, stage = trace.views[number], trace.stages[index]
@@ -86,12 +103,17 @@ def stage_panel(trace: ImageTrace, number: int, index: int, boxes: Boxes) -> Pan
         collector = choose_collector(view, boxes)
         if collector is not None:
             panel.links(collector, view.weights[collector].tolist())
+    draw_boxes(panel, view, boxes)
+    return panel
+
+
+def draw_boxes(panel: Panel, view: ViewTrace, boxes: Boxes) -> None:
+    """The true and the predicted box on a view; one that no token sees is said in the caption."""
     for name, box in boxes.items():
         try:
             panel.box(in_frame(box, view.frame), PREDICTED if name == "predicted" else TRUE_BOX, name == "predicted")
         except BoxError as error:
             panel.caption += f"\n{name} {error}"
-    return panel
 
 
 def ids_panel(trace: ImageTrace, number: int, strategy: str) -> Panel:
@@ -113,15 +135,6 @@ def id_moves(trace: ImageTrace, strategy: str) -> list[tuple[Location, Location 
     places, stage = token_locations(trace.layout), trace.stages[0]
     there = id_locations(stage.ids[strategy], trace.start, trace.layout)
     return list(zip(map(places.__getitem__, stage.kept), there, strict=True))
-
-
-def text_line(parts: Sequence[tuple[str, str]]) -> Image.Image:
-    """Words in colours, one after the other."""
-    width = [int(ImageDraw.Draw(Image.new("RGB", (1, 1))).textlength(text)) + 16 for text, _ in parts]
-    line = Image.new("RGB", (sum(width), 16), "white")
-    for (text, colour), left in zip(parts, accumulate(width, initial=2), strict=False):
-        ImageDraw.Draw(line).text((left, 2), text, fill=colour)
-    return line
 
 
 def boxes_of(benchmark: Benchmark, sample: Sample, row: Mapping[str, Any]) -> Boxes:

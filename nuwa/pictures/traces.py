@@ -14,9 +14,10 @@ from PIL import Image
 from torch import Tensor
 
 from nuwa.benchmarks.scoring import Box
+from nuwa.engine.arguments import cache_of
 from nuwa.engine.calls import check_session, read_prompt_once
+from nuwa.engine.conversation import conversation_of
 from nuwa.engine.session import PruningSession
-from nuwa.engine.state import state_of
 from nuwa.models.loaded import LoadedModel
 from nuwa.pictures.geometry import view_frames
 from nuwa.pruners.base import Pruner, VisionContext, VisionDecision
@@ -75,11 +76,11 @@ class ImageTrace:
 def trace_decisions(session: PruningSession, loaded: LoadedModel, sample: Sample) -> list[ImageTrace]:
     """Read a sample's prompt in an open session and tell what happened to each of its images."""
     check_session(session)
-    session.image_ids, session.questions = sample.image_ids or None, loaded.questions([sample])
-    with _decisions(session.pruner) as seen:
+    about = session.about(sample.image_ids or None, loaded.questions([sample]))
+    with _decisions(session.pruner) as seen, about:
         output = read_prompt_once(session, loaded.encode([sample]))
-    state = state_of(output.past_key_values)
-    if state is None:
+    state = conversation_of(cache_of(output))
+    if state is None or state.prompt is None:
         return []
     traces = []
     for ordinal, plan in enumerate(state.prompt.rows[0]):
@@ -92,7 +93,7 @@ def trace_decisions(session: PruningSession, loaded: LoadedModel, sample: Sample
         ]
         region = getattr(session.pruner, "region_size", None) if getattr(session.pruner, "region", False) else None
         start = state.prompt.spans[0, :, 0, ordinal].cpu()
-        stages = _stages(state.prompt, state.segments, ordinal, session.strategy)
+        stages = _stages(state.prompt, state.tables, ordinal, session.strategy)
         traces.append(ImageTrace(picture, plan.layout, views, stages, start, region, session.strategy))
     return traces
 

@@ -12,13 +12,13 @@ Shape letters: B prompts, L sequence length, I images of a prompt.
 from __future__ import annotations
 
 from collections.abc import Mapping, Set
-from dataclasses import dataclass, field, fields
-from typing import ClassVar, Literal, get_args, get_origin, get_type_hints
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 from torch import Tensor
 
 from nuwa.pruners.contexts import LLMContext, LLMDecision, Tap, Tower, VisionContext, VisionDecision
-from nuwa.pruning.budget import Budget, BudgetError, ModelShape, Schedule, act_at, layer_at, one_stage
+from nuwa.pruning.budget import Budget, BudgetError, Dial, ModelShape, Schedule, act_at, layer_at, one_stage
 from nuwa.pruning.layout import Grid
 from nuwa.pruning.tiling import Tiling
 
@@ -117,6 +117,17 @@ class Pruner:
     def counts_by_itself(self) -> bool:
         """Whether an image or its shape decides how many tokens stay: the engine then does not count them."""
         return False
+
+    @property
+    def dial(self) -> Dial | None:
+        """With what option a mean budget is met, where every image decides on its number of tokens; None elsewhere."""
+        return None
+
+    def turned(self, value: float) -> Pruner:
+        """The method with its dial at a value; a budget has no more meaning."""
+        assert self.dial is not None
+        changed: dict[str, Any] = {"budget": Budget(), self.dial.option: value}
+        return replace(self, **changed)
 
     @property
     def merges(self) -> bool:

@@ -16,41 +16,41 @@ from torch import Tensor
 from torch.nn import functional
 
 from nuwa.pruners.base import LLMContext, MethodInfo, MisfitError, Tower, VisionContext, VisionDecision
+from nuwa.pruners.divprune import similarity_to
 from nuwa.pruners.tiles import TileByTile
 from nuwa.pruning.budget import ModelShape, Schedule, norm_flops
 from nuwa.pruning.selection import strongest, text_relevance
 
 
 def unit_range(relevance: Tensor) -> Tensor:
-    """Stretch to about [0, 1], the smallest staying above zero: (N,) or more -> same shape."""
-    low, high = relevance.min(), relevance.max()
+    """Stretch every row to about [0, 1], the smallest staying above zero: (..., N) -> same shape."""
+    low, high = relevance.amin(-1, keepdim=True), relevance.amax(-1, keepdim=True)
     return (relevance - low + 1e-6) / (high - low)
 
 
 def greedy_map(features: Tensor, relevance: Tensor, keep: int) -> Tensor:
-    """Greedy MAP of a DPP with kernel r_i cos(f_i, f_j) r_j: (N, D), (N,) -> indices (keep,) in the order of picking.
+    """Greedy MAP of DPPs with kernels r_i cos(f_i, f_j) r_j: (..., N, D), (..., N) -> picks (..., keep), in order.
 
-    Cholesky updates with one kernel row per pick, no N x N kernel. Once the kernel's rank is used up (never more than
-    D), the most relevant of the rest follow.
+    Cholesky updates with one kernel row per pick, no N x N kernel. Once a kernel's rank is used up (never more than D),
+    the most relevant of the rest follow. No pick is read: all images go on at once, and a GPU does not wait.
     """
-    direction = functional.normalize(features.float(), dim=-1) * relevance.float()[:, None]
+    direction = functional.normalize(features.float(), dim=-1) * relevance.float()[..., None]
     gain = direction.square().sum(-1)
-    spent = torch.finfo(gain.dtype).eps * gain.max()
-    rows = direction.new_zeros(keep, len(direction))
-    order: list[int] = []
-    taken = torch.zeros(len(direction), dtype=torch.bool, device=direction.device)
+    spent = torch.finfo(gain.dtype).eps * gain.amax(-1, keepdim=True)
+    by_relevance = -strongest(relevance, relevance.shape[-1]).argsort(-1).to(gain.dtype)
+    rows = gain.new_zeros(*gain.shape[:-1], keep, gain.shape[-1])
+    picks = torch.empty_like(rows[..., :0, 0], dtype=torch.long)
     for step in range(keep):
-        left = gain.masked_fill(taken, float("-inf"))
-        best = int(left.argmax())
-        if left[best] <= spent:
-            rest = strongest(relevance.masked_fill(taken, float("-inf")), keep - step)
-            return torch.tensor([*order, *rest.tolist()], device=direction.device)
-        row = direction @ direction[best] - rows[:step].T @ rows[:step, best]
-        rows[step] = row / gain[best].sqrt()
-        gain = gain - rows[step].square()
-        taken[best] = True
-        order.append(best)
-    return torch.tensor(order, device=direction.device)
+        before = rows[..., :step, :]
+        left = gain.scatter(-1, picks, float("-inf"))
+        over = left.amax(-1, keepdim=True) <= spent
+        best = torch.where(over, by_relevance.scatter(-1, picks, float("-inf")), left).argmax(-1, keepdim=True)
+        known = before.gather(-1, best[..., None].expand(*before.shape[:-1], 1))
+        row = similarity_to(direction, best) - (known.mT @ before)[..., 0, :]
+        rows[..., step, :] = torch.where(over, 0, row / gain.gather(-1, best).sqrt())
+        gain = gain - rows[..., step, :].square()
+        picks = torch.cat([picks, best], -1)
+    return picks
 
 
 def joint_spaces() -> ModuleType:
@@ -113,26 +113,23 @@ class CDPruner(TileByTile):
         """Before the LLM, with CLIP's relevance."""
         if context.questions is None:
             raise ValueError(
-                "pruner cdpruner with pruner.clip reads questions: set session.questions, one for each image of a call"
+                "pruner cdpruner with pruner.clip reads questions: call the model inside "
+                "session.about(questions=[...]), one for each image of a call"
             )
         joint = joint_spaces().load_joint_space(self.clip, context.features.device)
         patches, texts = joint.patches(context.features), [joint.segments(text) for text in context.questions]
         relevance = torch.stack([-(image @ text.T).mean(-1) for image, text in zip(patches, texts, strict=True)])
-        chosen = [
-            greedy_map(features, unit_range(row), keep).sort().values
-            for features, row in zip(context.project(context.features), relevance, strict=True)
-        ]
-        return VisionDecision(torch.stack(chosen), extras={"relevance": relevance})
+        chosen = greedy_map(context.project(context.features), unit_range(relevance), keep)
+        return VisionDecision(chosen.sort(dim=1).values, extras={"relevance": relevance})
 
     def prune_llm(self, context: LLMContext, keep: Tensor) -> Tensor:
         """On entry of layer 0, where visual tokens are projected features and text tokens embeddings."""
         relevance = text_relevance(context.hidden, context.question)
-        kept = torch.zeros_like(context.valid)
-        for row, ordinal, visual in context.each_image():
-            if count := min(int(keep[row, ordinal]), len(visual)):
-                chosen = greedy_map(context.hidden[row, visual], unit_range(relevance[row, visual]), count)
-                kept[row, visual[chosen]] = True
-        return kept
+        hidden, relevance, kept = context.hidden.flatten(0, 1), relevance.flatten(), context.valid.flatten() & False
+        for _, places, count in context.images_alike(keep):
+            chosen = greedy_map(hidden[places], unit_range(relevance[places]), count)
+            kept = kept.index_fill(0, places.gather(1, chosen).flatten(), True)
+        return kept.view_as(context.valid)
 
     def metric_flops(self, n_tokens: int, shape: ModelShape) -> float:
         """Relevance, and per pick one kernel row and its Cholesky update."""

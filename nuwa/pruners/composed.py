@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -11,7 +12,7 @@ from torch import Tensor
 from nuwa.pruners.base import MethodInfo, Pruner, require
 from nuwa.pruners.catalogue import find_method
 from nuwa.pruners.contexts import LLMContext, LLMDecision, Tap, Tower, VisionContext, VisionDecision
-from nuwa.pruning.budget import Budget, ModelShape, Schedule
+from nuwa.pruning.budget import Budget, Dial, ModelShape, Schedule, Share
 from nuwa.pruning.layout import Grid
 from nuwa.pruning.tiling import Tiling
 
@@ -25,11 +26,15 @@ class Composed(Pruner):
     (grids), it makes the nearest that is not below T, and the LLM method does the rest. A method with both stages can
     take the vision part with its own vision stage. Native positions are renumbered, as by the authors of the two
     default methods.
+
+    After a vision method that counts by itself, the LLM method keeps shares of what entered. ``adaptive`` lets the
+    vision method's images decide on their numbers; a run then finds the coefficient that spends the budget on average.
     """
 
     vision: str = "visionzip"
     llm: str = "pyramiddrop"
     split: float = 0.5
+    adaptive: bool = False
 
     name: ClassVar[str] = "composed"
     native_position: ClassVar[str] = "perc"
@@ -41,7 +46,7 @@ class Composed(Pruner):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(0 <= self.split <= 1, "split", "in [0, 1]", self.split)
-        self._before, self._inside = self._part("vision"), self._part("llm")
+        self._before, self._inside = self._part("vision", self.adaptive), self._part("llm")
         require(self._before.prunes_vision, "vision", "a method that prunes before the LLM", self.vision)
         single = self._inside.prunes_llm and not self._inside.prunes_vision
         require(single, "llm", "a method that prunes inside the LLM only", self.llm)
@@ -50,11 +55,22 @@ class Composed(Pruner):
         self._before.check_tower(tower)
         self._inside.check_tower(tower)
 
-    def _part(self, key: str) -> Pruner:
+    def _part(self, key: str, adaptive: bool = False) -> Pruner:
         name = getattr(self, key)
         require(name != self.name, key, "a single method", name)
         kind, options = find_method(name)
-        return kind(seed=self.seed, **options)
+        require(not adaptive or hasattr(kind, "adaptive"), "adaptive", f"false with pruner.vision={name}", adaptive)
+        return kind(seed=self.seed, **(options | {"adaptive": True} if adaptive else options))
+
+    @property
+    def dial(self) -> Dial | None:
+        return self._before.dial
+
+    def turned(self, value: float) -> Pruner:
+        """The budget stays: it says what shares the LLM method keeps."""
+        turned = copy.copy(self)
+        turned._before = self._before.turned(value)
+        return turned
 
     @property
     def taps(self) -> Mapping[str, Tap]:
@@ -81,14 +97,17 @@ class Composed(Pruner):
         target = self.budget.tokens(n_tokens)
         wished = round(n_tokens * (target / n_tokens) ** self.split)
         entering = min(self._before.reachable_counts(wished, n_tokens), key=lambda count: count < target)
-        before = replace(self._before, budget=Budget(average=entering))
+        before = self._before if self.adaptive else replace(self._before, budget=Budget(average=entering))
         return before, replace(self._inside, budget=Budget(average=min(target, entering))), entering
 
     def schedule(self, n_tokens: int, layers: int) -> Schedule:
         before, inside, entering = self._share(n_tokens)
         if not before.prunes_llm:
             before.schedule(n_tokens, layers)  # refuses a count that it cannot make
-        return Schedule(entering, inside.schedule(entering, layers).llm)
+        stages = inside.schedule(entering, layers).llm
+        if before.counts_by_itself:
+            stages = tuple((layer, Share(count / entering)) for layer, count in Schedule(0, stages).stages(0).items())
+        return Schedule(entering, stages)
 
     def image_grid(self, grid: Grid | None, layers: int) -> Grid | None:
         before = self._before if grid is None else self._share(grid[0] * grid[1])[0]

@@ -7,6 +7,7 @@ D feature width, H heads, I images of a prompt.
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -51,6 +52,9 @@ class Tap:
 
     ``hidden_mean`` (B, N, D): mean of the hidden states from ``start`` to ``stop`` (fractions of the tower's depth).
 
+    ``register``: the tower runs with a register token (`nuwa.models.registers`). ``register_attention`` (B, H, 1) is
+    the CLS token's attention to it, in the softmax of ``cls_attention``; ``register_feature`` (B, 1, D) its feature.
+
     ``windowed`` takes the place of ``layer`` in towers most of whose layers see windows only (Qwen2.5-VL).
     """
 
@@ -59,6 +63,7 @@ class Tap:
     layer: float | None = None
     stop: float = 1.0
     windowed: float | None = None
+    register: tuple[tuple[int, int], ...] = ()
 
     def layer_in(self, depth: int, default: int, windows: bool = False) -> int:
         """The layer that is read in a tower of ``depth`` layers, of ``windows`` or not."""
@@ -137,7 +142,8 @@ class LLMContext:
     rotated keys (B, L, ``kv_heads`` x width), ``values()`` its values in the same shape, ``rotary_kernel(query)`` what
     its rotary embeddings alone make of distances (B or 1, Q, L); ``final_norm`` is the norm before the model's head.
     ``position_ids`` (C, B, L), on one axis or three, are those in use; times the ``frequencies`` (width / 2,) they are
-    the angles of the rotary embeddings. ``earlier`` holds the contexts that the method ``needs``.
+    the angles of the rotary embeddings. ``earlier`` holds the contexts that the method ``needs``. In ``notes`` a method
+    may keep what a later stage reads again.
     """
 
     layer: int
@@ -156,6 +162,7 @@ class LLMContext:
     kv_heads: int
     layouts: Sequence[Sequence[ImageLayout]] = ()
     earlier: Mapping[str, LLMContext] = field(default_factory=dict)
+    notes: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def previous(self) -> LLMContext:
@@ -183,11 +190,40 @@ class LLMContext:
         after = self.text & (self.visual.cumsum(1) > 0)
         return torch.where(after.any(1, keepdim=True), after, self.text)
 
+    @property
+    def member(self) -> Tensor:
+        """(I, B, L) bool: the tokens of each image."""
+        return self.image == torch.arange(max(map(len, self.ids)), device=self.image.device)[:, None, None]
+
     def each_image(self) -> Iterator[tuple[int, int, Tensor]]:
-        """Row, ordinal and places (n,) of what is left of every image; n may be 0, or less than is to be kept."""
+        """Row, ordinal and places (n,) of what is left of every image; n may be 0, or less than is to be kept.
+
+        The device is read once, for the numbers of tokens.
+        """
+        member = self.member
+        counts, places = member.sum(2).tolist(), member.byte().argsort(dim=2, descending=True, stable=True)
         for row, names in enumerate(self.ids):
             for ordinal in range(len(names)):
-                yield row, ordinal, (self.image[row] == ordinal).nonzero()[:, 0]
+                yield row, ordinal, places[ordinal, row, : counts[ordinal][row]]
+
+    def images_alike(self, keep: Tensor) -> Iterator[tuple[list[tuple[int, int]], Tensor, int]]:
+        """Images of which as many tokens are left, and as many of the wanted ``keep`` (B, I) can stay, one or more.
+
+        Row and ordinal of G of them, their places (G, n) in what has its first two dimensions (B, L) flattened, and the
+        number that stays. The device is read once, for these numbers.
+        """
+        member = self.member
+        left, wanted = torch.stack([member.sum(2), keep.T]).tolist()
+        places = member.byte().argsort(dim=2, descending=True, stable=True)
+        places = places + self.image.shape[1] * torch.arange(len(self.ids), device=places.device)[:, None]
+        alike: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
+        for row, names in enumerate(self.ids):
+            for ordinal in range(len(names)):
+                count = left[ordinal][row]
+                alike[count, min(count, wanted[ordinal][row])].append((row, ordinal))
+        for (count, stay), images in alike.items():
+            if stay:
+                yield images, torch.stack([places[ordinal, row, :count] for row, ordinal in images]), stay
 
     def top_k(self, score: Tensor, keep: Tensor) -> Tensor:
         """Keep each image's best ``keep`` (B, I) visual tokens: scores (B, L) -> (B, L) bool."""

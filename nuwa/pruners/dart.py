@@ -8,35 +8,57 @@ from __future__ import annotations
 
 from collections.abc import Set
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from nuwa.pruners.base import LLMContext, LLMPruner, MethodInfo, require
+from nuwa.pruners.divprune import similarity_to
 from nuwa.pruning.budget import ModelShape, Schedule, norm_flops, staged
 from nuwa.pruning.selection import strongest
 
 
-def choose_unlike(states: Tensor, visual: Tensor, own: list[int], pivots: list[int], keep: int) -> list[int]:
-    """``keep`` places: the visual pivots ``own``, and what all ``pivots`` choose, in turn, as least similar to them.
+class Pivots(NamedTuple):
+    """Tokens of every row in the order in which they choose: their ``places`` (B, P), and which are ``real`` (B, P)."""
 
-    ``states`` (L, D) are normed, ``visual`` (N,) are the places of the image's tokens. Pivots choose equal numbers of
+    places: Tensor
+    real: Tensor
+
+
+def largest(norm: Tensor, among: Tensor, count: Tensor, limit: int) -> Pivots:
+    """The ``count`` (B,) tokens with the largest norm (B, L) ``among`` (B, L), at most ``limit``, largest first."""
+    places = strongest(norm.masked_fill(~among, float("-inf")), limit)
+    return Pivots(places, torch.arange(places.shape[1], device=norm.device) < count[:, None])
+
+
+def choose_unlike(states: Tensor, visual: Tensor, own: Pivots, pivots: Pivots, keep: Tensor) -> Tensor:
+    """Mark ``keep`` (B,) tokens: the visual pivots ``own``, and what all ``pivots`` choose as least similar to them.
+
+    ``states`` (B, L, D) are normed, ``visual`` (B, L) marks the image's tokens. Pivots choose in turn, equal numbers of
     tokens, the first ones one more where that does not divide.
     """
     direction = functional.normalize(states.float(), dim=-1)
-    free = torch.zeros(len(states), dtype=torch.bool, device=states.device)
-    free[visual] = True
-    free[own] = False
-    chosen, rest = list(own), keep - len(own)
-    for turn, pivot in enumerate(pivots):
-        take = rest // len(pivots) + (turn < rest % len(pivots))
-        similarity = (direction @ direction[pivot]).masked_fill(~free, float("inf"))
-        best = similarity.argsort(stable=True)[:take]
-        free[best] = False
-        chosen += best.tolist()
+    chosen = torch.zeros_like(visual).scatter(1, own.places, own.real)
+    rest, choosing = keep - chosen.sum(1), pivots.real.sum(1).clamp_min(1)
+    turn = pivots.real.cumsum(1) - 1
+    take = (rest // choosing)[:, None] + (turn < (rest % choosing)[:, None])
+    for place, count in zip(pivots.places.T, take.where(pivots.real, 0).T, strict=True):
+        free = visual & ~chosen
+        similarity = similarity_to(direction, place[:, None]).masked_fill(~free, float("inf"))
+        chosen |= free & (similarity.argsort(dim=1, stable=True).argsort(dim=1) < count[:, None])
     return chosen
+
+
+def in_order_of_a_set(pivots: Pivots, start: Tensor) -> Pivots:
+    """The pivots in the order of a Python set of their places behind the padding, which is ``start`` (B,) long."""
+    orders = []
+    for row, begin in zip(torch.where(pivots.real, pivots.places, -1).tolist(), start.tolist(), strict=True):
+        chosen = [begin + place for place in {place - begin for place in row if place >= 0}]
+        orders.append([row.index(place) for place in chosen] + [i for i, place in enumerate(row) if place < 0])
+    order = torch.tensor(orders, device=start.device)
+    return Pivots(pivots.places.gather(1, order), pivots.real.gather(1, order))
 
 
 @dataclass
@@ -77,30 +99,26 @@ class Dart(LLMPruner):
         chosen = pivots * (int(self.budget.tokens(n_tokens)) // pivots)
         return staged(n_tokens, [self.layer], [self.visual_pivots + chosen], layers)
 
-    def pivots(
-        self, norm: Tensor, visual: Tensor, question: Tensor, start: int, keep: int
-    ) -> tuple[list[int], list[int]]:
-        """The places of the visual pivots, largest key first, and of all pivots in the order in which they choose.
+    def pivots(self, norm: Tensor, visual: Tensor, question: Tensor, keep: Tensor) -> tuple[Pivots, Pivots]:
+        """The visual pivots, largest key first, and all pivots in the order in which they choose.
 
-        ``norm`` (L,) are the L1 norms of a row's keys, ``visual`` and ``question`` the places of the image's and the
-        question's tokens, ``start`` is the place at which the prompt begins, behind its padding. Of ``keep`` tokens no
-        more are visual pivots.
+        ``norm`` (B, L) are the L1 norms of keys, ``visual`` and ``question`` (B, L) mark the tokens of an image and of
+        the question. Of ``keep`` (B,) tokens no more are visual pivots.
         """
-        own = visual[strongest(norm[visual], min(self.visual_pivots, keep))].tolist()
-        every = own + question[strongest(norm[question], self.text_pivots)].tolist()
-        if self.variant == "release":
-            every = [start + place for place in {pivot - start for pivot in every}]
-        return own, every
+        own = largest(norm, visual, keep.clamp(max=self.visual_pivots), self.visual_pivots)
+        text = largest(norm, question, question.sum(1), self.text_pivots)
+        return own, Pivots(*(torch.cat(parts, 1) for parts in zip(own, text, strict=True)))
 
     def prune_llm(self, context: LLMContext, keep: Tensor) -> Tensor:
         norm = context.previous.keys().float().norm(p=1, dim=-1)
-        states = context.final_norm(context.hidden)
+        states, question = context.final_norm(context.hidden), context.question
         kept = torch.zeros_like(context.valid)
-        for row, ordinal, visual in context.each_image():
-            count = min(int(keep[row, ordinal]), len(visual))
-            question, start = context.question[row].nonzero()[:, 0], int(context.valid[row].logical_not().sum())
-            own, every = self.pivots(norm[row], visual, question, start, count)
-            kept[row, choose_unlike(states[row], visual, own, every, count)] = True
+        for visual, wanted in zip(context.member, keep.T, strict=True):
+            count = wanted.minimum(visual.sum(1))
+            own, every = self.pivots(norm, visual, question, count)
+            if self.variant == "release":
+                every = in_order_of_a_set(every, context.valid.logical_not().sum(1))
+            kept |= choose_unlike(states, visual, own, every, count)
         return kept
 
     def metric_flops(self, n_tokens: int, shape: ModelShape) -> float:

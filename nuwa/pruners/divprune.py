@@ -18,29 +18,35 @@ from nuwa.pruning.tiling import AllAtOnce, Tiling
 
 
 def nearest_similarity(direction: Tensor, chunk: int = 64) -> Tensor:
-    """Cosine of each of N unit vectors (N, D) to its nearest neighbour (N,), in portions of ``chunk`` rows."""
+    """Cosine of each of N unit vectors (..., N, D) to its nearest neighbour (..., N), in portions of ``chunk`` rows."""
     best = []
-    for start in range(0, len(direction), chunk):
-        rows = direction[start : start + chunk] @ direction.T
-        rows.diagonal(start).fill_(float("-inf"))
-        best.append(rows.amax(1))
-    return torch.cat(best)
+    for start, part in zip(range(0, direction.shape[-2], chunk), direction.split(chunk, -2), strict=True):
+        rows = part @ direction.mT
+        rows.diagonal(start, -2, -1).fill_(float("-inf"))
+        best.append(rows.amax(-1))
+    return torch.cat(best, -1)
 
 
 def max_min(features: Tensor, keep: int) -> Tensor:
-    """Indices (keep,) of N features (N, D) in the order of picking.
+    """Indices (..., keep) of N features (..., N, D) in the order of picking, for all images at once.
 
     The first pick has the most distant nearest neighbour. One row of similarities is computed per pick, and picks stay
     on the device: a GPU that is asked for each of them would wait.
     """
     direction = functional.normalize(features.float(), dim=-1)
-    picks = [nearest_similarity(direction).argmin(keepdim=True)]
-    closest = direction @ direction.index_select(0, picks[0])[0]
+    picks = [nearest_similarity(direction).argmin(-1, keepdim=True)]
+    closest = similarity_to(direction, picks[0])
     while len(picks) < keep:
-        closest = closest.index_fill(0, picks[-1], float("inf"))
-        picks.append(closest.argmin(keepdim=True))
-        closest = torch.maximum(closest, direction @ direction.index_select(0, picks[-1])[0])
-    return torch.cat(picks[:keep])
+        closest = closest.scatter(-1, picks[-1], float("inf"))
+        picks.append(closest.argmin(-1, keepdim=True))
+        closest = torch.maximum(closest, similarity_to(direction, picks[-1]))
+    return torch.cat(picks[:keep], -1)
+
+
+def similarity_to(direction: Tensor, pick: Tensor) -> Tensor:
+    """Dot products (..., N) of all vectors (..., N, D) with the one at ``pick`` (..., 1)."""
+    picked = direction.gather(-2, pick[..., None].expand(*pick.shape, direction.shape[-1]))
+    return (picked @ direction.mT)[..., 0, :]
 
 
 @dataclass
@@ -68,8 +74,7 @@ class DivPrune(Pruner):
         return Tiling() if self.tiles == "stitched" or self.budget.full else AllAtOnce()
 
     def prune_vision(self, context: VisionContext, keep: int) -> VisionDecision:
-        chosen = [max_min(image, keep).sort().values for image in context.project(context.features)]
-        return VisionDecision(torch.stack(chosen))
+        return VisionDecision(max_min(context.project(context.features), keep).sort(dim=1).values)
 
     def metric_flops(self, n_tokens: int, shape: ModelShape) -> float:
         """All pairs for the first pick, one row for each pick."""

@@ -86,13 +86,16 @@ class Feather(Pruner):
 
     def _grid_tokens(self, context: LLMContext) -> Tensor:
         """The grid of every image of which nothing has left inside the LLM yet: (B, L) bool."""
-        member = torch.zeros_like(context.valid)
-        for row, ordinal, mine in context.each_image():
-            if len(mine) == int((context.first.image[row] == ordinal).sum()):
-                views = context.layouts[row][ordinal].views
-                cells = torch.cat([view.tokens[on_grid(view.grid, self.stride)] for view in views])
-                member[row, mine] = torch.isin(context.token[row, mine], cells.to(member.device))
-        return member
+        sizes = [layout.n_tokens for row in context.layouts for layout in row]
+        table = torch.zeros(len(context.layouts), len(context.member), max(sizes), dtype=torch.bool)
+        for row, layouts in enumerate(context.layouts):
+            for ordinal, layout in enumerate(layouts):
+                cells = torch.cat([view.tokens[on_grid(view.grid, self.stride)] for view in layout.views])
+                table[row, ordinal, cells[cells >= 0]] = True
+        whole = (context.member.sum(2) == context.first.member.sum(2)).T
+        table = table.to(whole.device) & whole[..., None]
+        image, token = context.image.clamp_min(0), context.token.clamp_min(0)
+        return context.visual & table.flatten(1).gather(1, image * table.shape[2] + token)
 
     def metric_flops(self, n_tokens: int, shape: ModelShape) -> float:
         """One attention row per stage."""

@@ -6,7 +6,7 @@ most attended tokens stay.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -36,35 +36,36 @@ def crops_of(grid: Grid, crops: int, spatial: bool) -> list[Tensor]:
 
 
 def crop_score(features: Tensor, attention: Tensor, alpha: float) -> Tensor:
-    """Mean score of a crop: attention (n,), plus ``alpha`` times the spread of each token's cosines (features (n, D)).
+    """Mean score of a crop (B,): attention (B, n), plus ``alpha`` times the spread of each token's cosines.
 
-    The spread runs over all n columns, the own one set to zero, as released; a lone token has none.
+    The spread runs over all n columns of features (B, n, D), the own one set to zero, as released; a lone token has
+    none.
     """
-    attention, others = attention.float() * SCALE, max(len(attention) - 1, 1)
+    attention, others = attention.float() * SCALE, max(attention.shape[1] - 1, 1)
     direction = functional.normalize(features.float(), dim=-1)
-    cosine = (direction @ direction.T).fill_diagonal_(0)
-    mean = cosine.sum(1, keepdim=True) / others
-    spread = (cosine - mean).square().sum(1) / others
-    return (attention + alpha * spread * (attention.abs().mean() / (spread.abs().mean() + EPS))).mean()
+    cosine = direction @ direction.mT
+    cosine.diagonal(0, 1, 2).fill_(0)
+    mean = cosine.sum(2, keepdim=True) / others
+    spread = (cosine - mean).square().sum(2) / others
+    size = attention.abs().mean(1, keepdim=True) / (spread.abs().mean(1, keepdim=True) + EPS)
+    return (attention + alpha * spread * size).mean(1)
 
 
-def quotas(scores: Tensor, sizes: list[int], keep: int) -> list[int]:
-    """Share ``keep`` tokens out over crops by score (C,): rounded down, what is left one each to the heaviest.
+def quotas(scores: Tensor, sizes: Sequence[int], keep: int) -> Tensor:
+    """Share ``keep`` tokens out over crops of ``sizes`` by score (B, C): rounded down, one more each to the heaviest.
 
-    A crop that gets more than it has passes the rest on to the heaviest crops with room (the release fills up with
-    zero tokens instead).
+    A crop that gets more than it has passes the rest on to the heaviest crops with room, one by one and in turn (the
+    release fills up with zero tokens instead): (B, C).
     """
-    weight = scores / (scores.sum() + EPS)
-    given = (weight * keep).floor().long().tolist()
-    heaviest = weight.argsort(descending=True, stable=True).tolist()
-    for crop in heaviest[: keep - sum(given)]:
-        given[crop] += 1
-    given = [min(count, size) for count, size in zip(given, sizes, strict=True)]
-    while sum(given) < keep:
-        for crop in heaviest:
-            if given[crop] < sizes[crop] and sum(given) < keep:
-                given[crop] += 1
-    return given
+    weight, room = scores / (scores.sum(1, keepdim=True) + EPS), torch.tensor(sizes, device=scores.device)
+    given = (weight * keep).floor().long()
+    heavier = weight.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    given = (given + (heavier < keep - given.sum(1, keepdim=True))).minimum(room)
+    seat = torch.arange(max(sizes), device=scores.device)
+    free = (seat >= given[..., None]) & (seat < room[:, None])
+    turn = (seat - given[..., None]) * len(sizes) + heavier[..., None]
+    rank = turn.masked_fill(~free, max(sizes) * len(sizes)).flatten(1).argsort(dim=1, stable=True).argsort(dim=1)
+    return given + (free & (rank.view_as(free) < (keep - given.sum(1))[:, None, None])).sum(2)
 
 
 @dataclass
@@ -104,16 +105,19 @@ class HoloV(TileByTile):
             return VisionDecision(torch.arange(keep, device=salience.device).expand(len(salience), -1))
         crops = [c.to(salience.device) for c in crops_of(context.grid, self.crops, self.variant == "paper")]
         projected = context.project(context.features)
-        kept = [self._choose(image, row, crops, keep) for image, row in zip(projected, salience, strict=True)]
-        return VisionDecision(torch.stack(kept), extras={"salience": salience})
+        scores = [crop_score(projected[:, crop], salience[:, crop], self.alpha) for crop in crops]
+        share = quotas(torch.stack(scores, 1), list(map(len, crops)), keep)
+        return VisionDecision(self._choose(salience, crops, share, keep), extras={"salience": salience})
 
-    def _choose(self, features: Tensor, attention: Tensor, crops: list[Tensor], keep: int) -> Tensor:
-        scores = torch.stack([crop_score(features[crop], attention[crop], self.alpha) for crop in crops])
-        chosen = []
-        for crop, quota in zip(crops, quotas(scores, [len(crop) for crop in crops], keep), strict=True):
-            best = crop[strongest(attention[crop], quota)]
-            chosen.append(crop if quota == len(crop) else best)
-        return torch.cat(chosen)
+    def _choose(self, attention: Tensor, crops: list[Tensor], share: Tensor, keep: int) -> Tensor:
+        """The best ``share`` (B, C) of each crop, crop by crop, best first; crops that stay whole in raster order."""
+        keys, size = [], attention.shape[1]
+        for number, (crop, quota) in enumerate(zip(crops, share.T[..., None], strict=True)):
+            raster = torch.arange(len(crop), device=attention.device)
+            rank = strongest(attention[:, crop], len(crop)).argsort(dim=1)
+            key = number * size + torch.where(quota == len(crop), raster, rank)
+            keys.append(key.masked_fill(rank >= quota, len(crops) * size))
+        return torch.cat(crops)[torch.cat(keys, 1).argsort(dim=1, stable=True)[:, :keep]]
 
     def metric_flops(self, n_tokens: int, shape: ModelShape) -> float:
         """One attention row, and all pairs within crops."""

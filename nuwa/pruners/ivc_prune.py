@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from nuwa.pruners.base import LLMContext, MethodInfo, Pruner, require
-from nuwa.pruning.budget import BudgetError, ModelShape, Schedule, attention_score_flops, layer_at, one_stage
+from nuwa.pruning.budget import BudgetError, Dial, ModelShape, Schedule, attention_score_flops, layer_at, one_stage
 from nuwa.pruning.scores import softmax_rows, split_heads
 from nuwa.pruning.selection import strongest
 
@@ -119,6 +119,10 @@ class IVCPrune(Pruner):
     @property
     def counts_by_itself(self) -> bool:
         return self.adaptive
+
+    @property
+    def dial(self) -> Dial | None:
+        return Dial("foreground", fewest=0.0, most=1.0) if self.adaptive else None
 
     def schedule(self, n_tokens: int, layers: int) -> Schedule:
         """One stage; under ``adaptive``, which refuses a budget, with an upper bound."""

@@ -120,7 +120,9 @@ class MMTok(Pruner):
             ValueError: there is no question, or no word in it.
         """
         if context.questions is None:
-            raise ValueError("pruner mmtok reads questions: set session.questions, one for each image of a call")
+            raise ValueError(
+                "pruner mmtok reads questions: call the model inside session.about(questions=[...]), one for each image"
+            )
         asked: list[Sequence[str]] = []
         for name, question in zip(context.ids, context.questions, strict=True):
             words = words_of(question) if self.text == "filtered" else f"Question: {question}".split()

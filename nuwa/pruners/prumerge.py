@@ -20,7 +20,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from nuwa.pruners.base import MethodInfo, Tap, VisionContext, VisionDecision, require
 from nuwa.pruners.tiles import TileByTile
-from nuwa.pruning.budget import BudgetError, ModelShape, Schedule, attention_score_flops
+from nuwa.pruning.budget import BudgetError, Dial, ModelShape, Schedule, attention_score_flops
+from nuwa.pruning.masks import gather_tokens
 from nuwa.pruning.merging import soft_members
 from nuwa.pruning.scores import softmax_rows
 from nuwa.pruning.selection import strongest
@@ -32,55 +33,64 @@ def one_head_attention(query: Tensor, keys: Tensor) -> Tensor:
     return softmax_rows(query[:, None], keys[:, None], query.shape[-1] ** -0.5)[:, 0, 0, 1:]
 
 
-def outliers(attention: Tensor) -> int:
-    """How many values (N,) are above the third quartile by more than 1.5 interquartile ranges."""
-    low, high = attention.double().quantile(torch.tensor([0.25, 0.75], dtype=torch.double, device=attention.device))
-    return int((attention > high + 1.5 * (high - low)).sum())
+def outliers(attention: Tensor, fence: float = 1.5) -> Tensor:
+    """Values (B, N) above the third quartile by more than ``fence`` interquartile ranges, counted by image: (B,)."""
+    quartiles = torch.tensor([0.25, 0.75], dtype=torch.double, device=attention.device)
+    low, high = attention.double().quantile(quartiles, dim=1)[..., None]
+    return (attention > high + fence * (high - low)).sum(1)
 
 
-def with_grid(attention: Tensor, count: int, step: int) -> Tensor:
-    """The ``count`` most attended of N tokens, then every ``step``-th token (not the last one) that is not among them.
+def with_grid(best: Tensor, rank: Tensor, sample: Tensor) -> tuple[Tensor, Tensor]:
+    """The most attended of N tokens, marked by ``best`` (B, N), and a ``sample`` (N,): places (B, N), and how many.
 
-    The most attended come first, by falling attention; the sample follows in raster order.
+    The most attended come first, by ``rank`` (B, N); what else is in the sample follows in raster order, then the rest.
     """
-    best = strongest(attention, count)
-    sample = torch.arange(0, len(attention) - 1, step, device=attention.device)
-    return torch.cat([best, sample[~torch.isin(sample, best)]])
+    raster = torch.arange(len(sample), device=rank.device)
+    key = torch.where(best, rank, raster + len(sample) * (2 - sample.long()))
+    return key.argsort(dim=1), (best | sample).sum(1)
+
+
+def every_so_many(like: Tensor, step: int) -> Tensor:
+    """Every ``step``-th of N tokens (B, N), but not the last one: (N,) bool."""
+    sample = torch.zeros(like.shape[1], dtype=torch.bool, device=like.device)
+    sample[:-1:step] = True
+    return sample
 
 
 def fixed_with_grid(attention: Tensor, total: int) -> Tensor:
-    """``total`` of N tokens, three quarters of them at most from an even sample, the others most attended.
+    """``total`` of N tokens (B, N), three quarters of them at most from an even sample, the others most attended.
 
     Ours: the released PruMerge+ lets the image decide on the number; its sample is about three times its outliers.
     """
-    sample = int(0.75 * total)
-    if sample == 0:
+    n_tokens, share = attention.shape[1], int(0.75 * total)
+    if share == 0:
         return strongest(attention, total)
-    step = math.ceil((len(attention) - 1) / sample)
-    for count in range(total, -1, -1):
-        index = with_grid(attention, count, step)
-        if len(index) <= total:
-            break
-    return index
+    step, order = math.ceil((n_tokens - 1) / share), strongest(attention, n_tokens)
+    sample = every_so_many(attention, step)
+    # as many of the most attended as leave room for the sample: those that are in it take none
+    fits = (~sample)[order].cumsum(1) <= total - len(range(0, n_tokens - 1, step))
+    best = torch.zeros_like(fits).scatter(1, order, fits)
+    return with_grid(best, order.argsort(dim=1), sample)[0][:, :total]
 
 
 def merging_weights(keys: Tensor, attention: Tensor, kept: Tensor, neighbours: int, variant: str) -> Tensor:
-    """The weights (K, N) of the ``kept`` (K,) of N tokens: of each, of its most key-similar others.
+    """The weights (B, K, N) of the ``kept`` (B, K) of N tokens: of each, of its most key-similar others.
 
     ``paper``: the mean of a token and its ``neighbours`` nearest among the *dropped*, weighted with attention.
     Where all of these have no attention, the token stays as it is.
     ``release``: the token plus the sum of its nearest among *all others*, times their attention, not normalised.
     """
-    direction = functional.normalize(keys.float(), dim=-1)
-    excluded = kept.expand(len(kept), -1) if variant == "paper" else kept[:, None]
-    similarity = (direction[kept] @ direction.T).scatter(1, excluded, float("-inf"))
-    near = similarity.topk(min(neighbours, len(keys) - excluded.shape[1]), dim=1).indices
-    itself = torch.zeros_like(similarity).scatter(1, kept[:, None], 1)
-    taken = torch.zeros_like(similarity).scatter(1, near, attention[near])
+    direction, kept = functional.normalize(keys.float(), dim=-1), kept[..., None]
+    excluded = kept.mT.expand(-1, kept.shape[1], -1) if variant == "paper" else kept
+    similarity = (gather_tokens(direction, kept[..., 0]) @ direction.mT).scatter(2, excluded, float("-inf"))
+    near = similarity.topk(min(neighbours, keys.shape[1] - excluded.shape[2]), dim=2).indices
+    attention = attention[:, None].expand_as(similarity)
+    itself = torch.zeros_like(similarity).scatter(2, kept, 1)
+    taken = torch.zeros_like(similarity).scatter(2, near, attention.gather(2, near))
     if variant == "release":
         return itself + taken
     weights = itself * attention + taken
-    whole = weights.sum(1, keepdim=True)
+    whole = weights.sum(2, keepdim=True)
     return torch.where(whole > 0, weights / whole, itself)
 
 
@@ -93,16 +103,18 @@ class PruMerge(TileByTile):
     The authors score in the layer that reads LLaVA's features, which is its tower's last; where the features are the
     tower's last output (the tiny model's) it is the last layer too.
 
-    ``adaptive`` lets each image decide on its number of tokens (its outliers), as published; it needs budget=full.
-    Otherwise the budget is met. ``variant: release`` merges as released (see `merge`) and adds one last token, the
-    attention-weighted sum of all dropped ones, which sits at the most attended of them. The release takes quartiles
-    over a whole batch; here each image has its own. Tokens reach the LLM by falling attention, as released. For
-    LLaVA-NeXT the authors publish nothing; its crops have a CLS token each, so that they are taken one by one
+    ``adaptive`` lets each image decide on its number of tokens (its outliers, ``fence`` interquartile ranges above the
+    third quartile), as published; it needs budget=full, or a run that finds the fence which spends a budget on average.
+    Otherwise every image meets the budget. ``variant: release`` merges as released (see `merging_weights`) and adds one
+    last token, the attention-weighted sum of all dropped ones, which sits at the most attended of them. The release
+    takes quartiles over a whole batch; here each image has its own. Tokens reach the LLM by falling attention, as
+    released. For LLaVA-NeXT the authors publish nothing; its crops have a CLS token each, so they are taken one by one
     (``tiles``, which knows no other way here).
     """
 
     neighbours: int = 32
     adaptive: bool = False
+    fence: float = 1.5
     variant: Literal["paper", "release"] = "paper"
 
     name: ClassVar[str] = "prumerge"
@@ -131,6 +143,10 @@ class PruMerge(TileByTile):
     def counts_by_itself(self) -> bool:
         return self.adaptive
 
+    @property
+    def dial(self) -> Dial | None:
+        return Dial("fence", fewest=100.0, most=-10.0) if self.adaptive else None
+
     def schedule(self, n_tokens: int, layers: int) -> Schedule:
         """One count; under ``adaptive``, which refuses a budget, an upper bound."""
         if self.adaptive and not self.budget.full:
@@ -143,24 +159,28 @@ class PruMerge(TileByTile):
             return VisionDecision(torch.arange(keep, device=context.features.device).expand(images, -1))
         keys = context.taps["keys"]
         attention = one_head_attention(context.taps["query"], keys)
-        parts = [self._merge(*image, keep) for image in zip(keys[:, 1:], attention, strict=True)]
-        counts = torch.tensor([len(index) for index, _ in parts])
-        gathered = [soft_members(weights[None], index[None]) for index, weights in parts]
-        named = {name: pad_sequence([one[name][0] for one in gathered], batch_first=True) for name in gathered[0]}
+        pooled = int(self.variant == "release" and keep > 1)
+        parts = [self._merge(keys[:, 1:], attention, max(1, keep - pooled), pooled)]
+        if self.adaptive:
+            each = enumerate(outliers(attention, self.fence).tolist())
+            parts = [self._merge(keys[i : i + 1, 1:], attention[i : i + 1], max(1, count), pooled) for i, count in each]
+        gathered = [soft_members(weights, index) | {"keep": index} for index, weights in parts]
+        named = {
+            name: pad_sequence([row for one in gathered for row in one[name]], batch_first=True) for name in gathered[0]
+        }
+        counts = torch.tensor([len(row) for index, _ in parts for row in index])
         features = (named["weights"] @ context.features.float()).to(context.features.dtype)
-        index = pad_sequence([index for index, _ in parts], batch_first=True)
-        return VisionDecision(index, features, {"salience": attention}, counts, **named)
+        return VisionDecision(named.pop("keep"), features, {"salience": attention}, counts, **named)
 
-    def _merge(self, keys: Tensor, attention: Tensor, keep: int) -> tuple[Tensor, Tensor]:
-        """Indices (K,) and weights (K, N) of one image."""
-        pooled = self.variant == "release"
-        kept = self._choose(attention, max(1, outliers(attention) if self.adaptive else keep - pooled))
+    def _merge(self, keys: Tensor, attention: Tensor, count: int, pooled: int) -> tuple[Tensor, Tensor]:
+        """Indices (B, K) and weights (B, K, N) of images that choose ``count`` tokens each."""
+        kept = self._choose(attention, count)
         weights = merging_weights(keys, attention, kept, self.neighbours, self.variant)
-        dropped = torch.ones(len(attention), dtype=torch.bool, device=attention.device).index_fill(0, kept, False)
-        if not pooled or keep == 1 or not dropped.any():
+        if not pooled or kept.shape[1] == attention.shape[1]:
             return kept, weights
-        last = attention.masked_fill(~dropped, -1).argmax()
-        return torch.cat([kept, last[None]]), torch.cat([weights, (attention * dropped)[None]])
+        dropped = torch.ones_like(attention, dtype=torch.bool).scatter(1, kept, False)
+        last = attention.masked_fill(~dropped, -1).argmax(1, keepdim=True)
+        return torch.cat([kept, last], 1), torch.cat([weights, (attention * dropped)[:, None]], 1)
 
     def _choose(self, attention: Tensor, count: int) -> Tensor:
         return strongest(attention, count)
@@ -182,6 +202,9 @@ class PruMergePlus(PruMerge):
     name: ClassVar[str] = "prumerge_plus"
 
     def _choose(self, attention: Tensor, count: int) -> Tensor:
-        if self.adaptive:
-            return with_grid(attention, count, max(1, len(attention) // count // 3))
-        return fixed_with_grid(attention, count)
+        if not self.adaptive:
+            return fixed_with_grid(attention, count)
+        n_tokens = attention.shape[1]
+        rank = strongest(attention, n_tokens).argsort(dim=1)
+        order, total = with_grid(rank < count, rank, every_so_many(attention, max(1, n_tokens // count // 3)))
+        return order[:, : int(total.max())]

@@ -21,6 +21,7 @@ from nuwa.pruners.image_rows import ImageRows
 from nuwa.pruners.visionzip import key_metric
 from nuwa.pruning.budget import (
     BudgetError,
+    Dial,
     ModelShape,
     Schedule,
     attention_score_flops,
@@ -133,6 +134,10 @@ class Saint(Pruner):
     @property
     def counts_by_itself(self) -> bool:
         return self.adaptive
+
+    @property
+    def dial(self) -> Dial | None:
+        return Dial("threshold", fewest=-1.0, most=1.01) if self.adaptive else None
 
     @property
     def prunes_vision(self) -> bool:

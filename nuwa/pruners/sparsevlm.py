@@ -19,6 +19,7 @@ from torch import Tensor
 
 from nuwa.pruners.base import LLMContext, LLMDecision, MethodInfo, Pruner
 from nuwa.pruning.budget import BudgetError, ModelShape, Schedule, attention_score_flops, fit_schedule, layer_at, staged
+from nuwa.pruning.masks import gather_tokens
 from nuwa.pruning.selection import strongest, top_tokens
 
 STAGE_DEPTHS = (2.5 / 32, 6.5 / 32, 15.5 / 32)
@@ -37,10 +38,16 @@ SPARSEVLM_COUNTS = {
 """The authors' kept tokens (recycled ones come on top) at the three stages, by nominal budget."""
 
 
-def text_raters(visual: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
-    """How much each text token (T, D) resembles visual tokens (V, D), and whether it is above the mean: two (T,)."""
-    score = (visual.float() @ text.float().T).softmax(-1).mean(0)
-    return score, score > score.mean()
+def text_raters(hidden: Tensor, visual: Tensor, text: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+    """How much text tokens (B, T, D) resemble visual ones, and whether each is above the mean: two (B, T).
+
+    ``hidden`` (B, L, D), of which ``visual`` (B, L) marks the image; ``real`` (B, T) is False where a row has fewer
+    text tokens.
+    """
+    share = (hidden.float() @ text.float().mT).masked_fill(~real[:, None], float("-inf")).softmax(-1)
+    score = share.masked_fill(~visual[..., None], 0).sum(1) / visual.sum(1, keepdim=True).clamp_min(1)
+    mean = score.masked_fill(~real, 0).sum(1, keepdim=True) / real.sum(1, keepdim=True).clamp_min(1)
+    return score, real & (score > mean)
 
 
 def rank_of(attention: Tensor) -> int:
@@ -63,36 +70,35 @@ def kept_before_recycling(total: int, n_tokens: int) -> int:
 def split_recycled(score: Tensor, total: int) -> tuple[Tensor, Tensor]:
     """Which of an image's tokens stay, ascending, and which are recycled, best first, to end with ``total`` of them.
 
-    Scores (n,), ``total`` < n -> (K,) and (M,), which become ``total - K`` clusters.
+    Scores (..., n), ``total`` < n -> (..., K) and (..., M), which become ``total - K`` clusters.
     """
-    keep = kept_before_recycling(total, len(score))
-    recycled, _ = clusters_for(len(score) - keep)
+    keep = kept_before_recycling(total, score.shape[-1])
+    recycled, _ = clusters_for(score.shape[-1] - keep)
     best = strongest(score, keep + recycled)
-    return best[:keep].sort().values, best[keep:]
+    return best[..., :keep].sort(-1).values, best[..., keep:]
 
 
 def density_clusters(points: Tensor, clusters: int, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """DPC-kNN of (M, D): centres (C,), best first, and the cluster of every point (M,).
+    """DPC-kNN of (..., M, D): centres (..., C), best first, and the cluster of every point (..., M).
 
     A point's density comes from its C nearest (itself included); a centre is dense and far from anything denser.
     """
     # The matrix-product shortcut of cdist loses the digits that near neighbours differ in.
-    distance = torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist") / math.sqrt(points.shape[1])
-    density = distance.topk(clusters, largest=False).values.square().mean(1).neg().exp()
+    distance = torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist") / math.sqrt(points.shape[-1])
+    density = distance.topk(clusters, largest=False).values.square().mean(-1).neg().exp()
     if noise is not None:
         density = density + noise
-    denser = density[None] > density[:, None]
-    separation = torch.where(denser, distance, distance.max()).amin(1)
+    denser = density[..., None, :] > density[..., None]
+    separation = torch.where(denser, distance, distance.amax((-2, -1), keepdim=True)).amin(-1)
     centres = strongest(separation * density, clusters)
-    member = distance[centres].argmin(0)
-    member[centres] = torch.arange(clusters, device=points.device)
-    return centres, member
+    member = distance.gather(-2, centres[..., None].expand(*centres.shape, distance.shape[-1])).argmin(-2)
+    return centres, member.scatter(-1, centres, torch.arange(clusters, device=points.device).expand_as(centres))
 
 
 def cluster_means(points: Tensor, member: Tensor, clusters: int) -> Tensor:
-    """Mean of each cluster: (M, D), (M,) -> (C, D)."""
+    """Mean of each cluster: (..., M, D), (..., M) -> (..., C, D)."""
     share = torch.nn.functional.one_hot(member, clusters).to(points.dtype)
-    return share.T @ points / share.sum(0)[:, None]
+    return share.mT @ points / share.sum(-2)[..., None]
 
 
 def profile(lists: Mapping[int, Sequence[int]], nominal: float, n_tokens: int, layers: int, recycle: bool) -> Schedule:
@@ -116,19 +122,24 @@ def find_raters(first: LLMContext) -> Tensor:
 
     Where no token is above the mean (a question of one token), all of them rate.
     """
-    raters = torch.zeros_like(first.text)
-    for row in range(len(raters)):
-        visual, question = first.visual[row], first.question[row]
-        if visual.any():
-            above = text_raters(first.hidden[row, visual], first.hidden[row, question])[1]
-            raters[row, question] = above | ~above.any()
-    return raters
+    if "raters" not in first.notes:
+        question, visual = first.question, first.visual
+        places = question.byte().argsort(dim=1, descending=True, stable=True)[:, : int(question.sum(1).max())]
+        real = question.gather(1, places)
+        _, above = text_raters(first.hidden, visual, gather_tokens(first.hidden, places), real)
+        rates = (above | real & ~above.any(1, keepdim=True)) & visual.any(1, keepdim=True)
+        first.notes["raters"] = torch.zeros_like(question).scatter(1, places, rates)
+    return first.notes["raters"]
 
 
 def ratings(context: LLMContext) -> tuple[Tensor, Tensor, Tensor]:
-    """Places (Q,) that rate in any row, their attention in the layer before (B, H, Q, L), each row's weights (B, Q)."""
-    raters = torch.zeros_like(context.text)
-    raters[context.text] = find_raters(context.first)[context.first.text]  # text tokens never leave
+    """Places (Q,) that rate in any row, their attention in the layer before (B, H, Q, L), each row's weights (B, Q).
+
+    Their number is the question's, so that the device has to be asked for it.
+    """
+    first = context.first
+    by_rank = find_raters(first).gather(1, first.text.byte().argsort(dim=1, descending=True, stable=True))
+    raters = context.text & by_rank.gather(1, (context.text.cumsum(1) - 1).clamp_min(0))  # text tokens never leave
     queries = raters.any(0).nonzero()[:, 0]
     weight = raters[:, queries].float()
     # a rater's place can be padding in another row, whose attention is not a number there
@@ -205,44 +216,53 @@ class SparseVLM(ListedPruner):
     def prune_llm(self, context: LLMContext, keep: Tensor) -> LLMDecision:
         _, rows, weight = ratings(context)
         rows = rows.mean(1)
-        score = (weight[:, None] @ rows)[:, 0]
-        kept, hidden = torch.zeros_like(context.valid), context.hidden.clone()
-        order = torch.arange(kept.shape[1], device=kept.device).repeat(len(kept), 1)
-        members = torch.full_like(order, -1)
+        score, hidden = (weight[:, None] @ rows)[:, 0].flatten(), context.hidden.flatten(0, 1)
+        width, device = context.image.shape[1], hidden.device
+        if self.adaptive:
+            keep = self._adaptive_counts(context, rows, weight, keep)
+        order = torch.arange(width, device=device).repeat(len(context.image))
+        kept, members = torch.zeros_like(order, dtype=torch.bool), torch.full_like(order, -1)
+        for images, places, total in context.images_alike(keep):
+            stay, slots, recycled, joins = self._choose(context, images, places, score[places], total)
+            left = torch.cat([stay, slots], 1).flatten()
+            kept = kept.index_fill(0, left, True)
+            order = order.index_copy(0, left, places[:, :total].flatten() % width)
+            members = members.index_copy(0, stay.flatten(), stay.flatten() % width)
+            members = members.index_copy(0, recycled.flatten(), slots.gather(1, joins).flatten() % width)
+            if slots.shape[1]:
+                means = cluster_means(hidden[recycled].float(), joins, slots.shape[1])
+                hidden = hidden.index_copy(0, slots.flatten(), means.flatten(0, 1).to(hidden.dtype))
+        shape = context.image.shape
+        return LLMDecision(kept.view(shape), hidden.view_as(context.hidden), order.view(shape), members.view(shape))
+
+    def _adaptive_counts(self, context: LLMContext, rows: Tensor, weight: Tensor, keep: Tensor) -> Tensor:
+        """As many tokens of each image as the raters' attention has rank, and those that recycling makes: (B, I)."""
+        counts = torch.zeros_like(keep)
         for row, ordinal, mine in context.each_image():
-            total = int(keep[row, ordinal])
-            if self.adaptive:
-                rank = rank_of(rows[row, weight[row] > 0][:, mine])
-                merged = clusters_for(len(mine) - rank)[1] if self.recycle else 0
-                total = min(len(mine), rank + merged)
-            stay, slots, recycled, joins = self._choose(context, row, ordinal, mine, score[row, mine], total)
-            kept[row, stay] = kept[row, slots] = True
-            members[row, stay], members[row, recycled] = stay, slots[joins]
-            if len(slots):
-                means = cluster_means(context.hidden[row, recycled].float(), joins, len(slots))
-                hidden[row, slots] = means.to(hidden.dtype)
-            order[row, torch.cat([stay, slots])] = mine[: len(stay) + len(slots)]
-        return LLMDecision(kept, hidden, order, members)
+            rank = rank_of(rows[row, weight[row] > 0][:, mine])
+            merged = clusters_for(len(mine) - rank)[1] if self.recycle else 0
+            counts[row, ordinal] = min(len(mine), rank + merged)
+        return counts
 
     def _choose(
-        self, context: LLMContext, row: int, ordinal: int, mine: Tensor, score: Tensor, total: int
+        self, context: LLMContext, images: Sequence[tuple[int, int]], places: Tensor, score: Tensor, total: int
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Of one image at places ``mine``: those that stay, those that clusters take, those recycled, their cluster."""
-        if not self.recycle or total >= len(mine):
-            return mine[top_tokens(score, total)], mine[:0], mine[:0], mine[:0]
-        stay, recycled = (mine[index] for index in split_recycled(score, total))
-        points = context.hidden[row, recycled].float()
-        noise = None
+        """Of images at ``places`` (G, n): those that stay, those that clusters take, those recycled, their cluster."""
+        if not self.recycle or total >= places.shape[1]:
+            nobody = places[:, :0]
+            return places.gather(1, top_tokens(score, total)), nobody, nobody, nobody
+        stay, recycled = (places.gather(1, index) for index in split_recycled(score, total))
+        points, noise = context.hidden.flatten(0, 1)[recycled].float(), None
         if self.tie_noise:
-            generator = context.generator(row, ordinal, self.seed)
-            noise = 1e-6 * torch.rand(len(points), generator=generator).to(points.device)
-        centres, joins = density_clusters(points, total - len(stay), noise)
-        return stay, recycled[centres], recycled, joins
+            draws = [torch.rand(points.shape[1], generator=context.generator(*image, self.seed)) for image in images]
+            noise = 1e-6 * torch.stack(draws).to(points.device)
+        centres, joins = density_clusters(points, total - stay.shape[1], noise)
+        return stay, recycled.gather(1, centres), recycled, joins
 
     def metric_flops(self, n_tokens: int, shape: ModelShape) -> float:
         """One attention row per stage (the number of raters depends on the question) and all pairs of the recycled."""
         schedule, total = self.schedule(n_tokens, shape.layers), 0.0
-        for before, (_, count) in zip(schedule.before_stages(), schedule.llm, strict=True):
+        for before, count in zip(schedule.before_stages(), schedule.stages(schedule.vision).values(), strict=True):
             recycled = clusters_for(before - count)[0] if self.recycle else 0
             total += attention_score_flops(1, before, shape.hidden) + recycled**2 * shape.hidden
         return total

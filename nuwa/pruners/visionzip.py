@@ -34,9 +34,10 @@ def split_rest(dominant: Tensor, n_tokens: int, contextual: int) -> tuple[Tensor
     taken = torch.zeros(len(dominant), n_tokens, dtype=torch.bool, device=dominant.device)
     rest = taken.scatter(1, dominant, True).byte().argsort(dim=1, stable=True)[:, : n_tokens - dominant.shape[1]]
     step = max(1, rest.shape[1] // max(1, contextual))
-    is_target = torch.zeros(rest.shape[1], dtype=torch.bool, device=rest.device)
+    is_target = torch.zeros(rest.shape[1], dtype=torch.bool)
     is_target[::step][:contextual] = True
-    return rest[:, is_target], rest[:, ~is_target]
+    targets, others = (places.nonzero()[:, 0].to(rest.device) for places in (is_target, ~is_target))
+    return rest[:, targets], rest[:, others]
 
 
 def nearest_target(metric: Tensor, targets: Tensor, others: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from torch.nn import functional
 from nuwa.pruners.base import MethodInfo, Tap, VisionContext, VisionDecision, require
 from nuwa.pruners.tiles import TileByTile
 from nuwa.pruning.budget import ModelShape, attention_score_flops, cosine_flops
+from nuwa.pruning.masks import gather_tokens
 from nuwa.pruning.selection import strongest
 
 PER_ROUND, PORTION = 8, 512
@@ -25,19 +26,19 @@ PER_ROUND, PORTION = 8, 512
 
 
 def thin_out(features: Tensor, rest: Tensor, keep: int) -> Tensor:
-    """Remove near-duplicates from the places ``rest`` (R,) of features (N, D), sorted by attention: (keep,).
+    """Remove near-duplicates from the places ``rest`` (B, R) of features (B, N, D), sorted by attention: (B, keep).
 
     The surviving even places go on by falling similarity, then the odd ones. Where the parity falls decides what is
     compared with what: rounding errors of the input may change the result.
     """
     direction = functional.normalize(features.float(), dim=-1)
-    while len(rest) > max(keep, 1):
-        even, odd = rest[::2], rest[1::2]
-        nearest = torch.cat([(part @ direction[odd].T).amax(1) for part in direction[even].split(PORTION)])
-        duplicate = nearest.argsort(descending=True, stable=True)
-        gone = min(PER_ROUND, len(rest) - keep, len(even))
-        rest = torch.cat([even[duplicate[gone:]], odd])
-    return rest[:keep]
+    while rest.shape[1] > max(keep, 1):
+        even, odd = rest[:, ::2], rest[:, 1::2]
+        others, parts = gather_tokens(direction, odd).mT, gather_tokens(direction, even).split(PORTION, 1)
+        nearest = torch.cat([(part @ others).amax(2) for part in parts], 1)
+        gone = min(PER_ROUND, rest.shape[1] - keep, even.shape[1])
+        rest = torch.cat([even.gather(1, strongest(nearest, even.shape[1])[:, gone:]), odd], 1)
+    return rest[:, :keep]
 
 
 @dataclass
@@ -70,11 +71,8 @@ class VisPruner(TileByTile):
         salience = context.taps["attention"].float().mean(1)
         order = strongest(salience, salience.shape[1])
         first = int(keep * self.important)
-        kept = [
-            torch.cat([row[:first], thin_out(features, row[first:], keep - first)])
-            for features, row in zip(context.features, order, strict=True)
-        ]
-        return VisionDecision(torch.stack(kept).sort(dim=1).values, extras={"salience": salience})
+        kept = torch.cat([order[:, :first], thin_out(context.features, order[:, first:], keep - first)], 1)
+        return VisionDecision(kept.sort(dim=1).values, extras={"salience": salience})
 
     def metric_flops(self, n_tokens: int, shape: ModelShape) -> float:
         """One attention row, and a quarter of all pairs of what is left in every round."""

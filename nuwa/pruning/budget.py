@@ -65,6 +65,15 @@ class Budget:
         """No budget was set: every token may stay."""
         return self.average is None and self.ratio is None
 
+    @property
+    def asked(self) -> float:
+        """The number that was set, in tokens or as a share of the image's; 1 if none was."""
+        return next((number for number in (self.average, self.ratio) if number is not None), 1.0)
+
+    def spent(self, entering: float, n_tokens: int) -> float:
+        """What an image of ``n_tokens`` spends, in the unit of ``asked``, if ``entering`` of them do on average."""
+        return entering if self.average is not None else entering / n_tokens
+
     def tokens(self, n_tokens: int) -> float:
         """The average number of tokens that an image of ``n_tokens`` may keep.
 
@@ -78,16 +87,54 @@ class Budget:
 
 
 @dataclass(frozen=True)
+class Dial:
+    """The option of a method with which fewer or more tokens stay, where every image decides on its number.
+
+    ``fewest`` and ``most`` are the values at which the fewest and the most stay; in between the mean only rises.
+    """
+
+    option: str
+    fewest: float
+    most: float
+
+
+@dataclass(frozen=True)
+class Share:
+    """How many tokens stay at a layer of the LLM: a share, rounded up, of those of the image that entered it.
+
+    For methods whose number is not known before they have seen the image.
+
+    >>> Share(0.3).of(11), Share(0.1).of(30)
+    (4, 3)
+    """
+
+    share: float
+
+    def of(self, entering: int) -> int:
+        """The tokens that stay of ``entering``."""
+        return math.ceil(round(self.share * entering, 6))
+
+
+@dataclass(frozen=True)
 class Schedule:
     """How many visual tokens of one image enter the LLM, and how many stay at each pruning layer.
 
-    ``vision`` tokens enter layer 0; from each (layer, count) of ``llm`` on, ``count`` tokens enter. ``asked``: the
-    layers at which a method would have acted, where these had no attention to read.
+    ``vision`` tokens enter layer 0; from each (layer, count) of ``llm`` on, ``count`` tokens enter, or a `Share` of
+    what entered layer 0 in truth. ``asked``: the layers at which a method would have acted, had they attention to
+    read.
     """
 
     vision: int
-    llm: tuple[tuple[int, int], ...] = ()
+    llm: tuple[tuple[int, int | Share], ...] = ()
     asked: tuple[int, ...] = ()
+
+    def stages(self, entering: int) -> dict[int, int]:
+        """The tokens that stay at each pruning layer, where ``entering`` entered layer 0.
+
+        >>> Schedule(10, ((1, 6), (3, Share(0.5)))).stages(8)
+        {1: 6, 3: 4}
+        """
+        return {layer: count.of(entering) if isinstance(count, Share) else count for layer, count in self.llm}
 
     def per_layer(self, layers: int) -> list[int]:
         """Visual tokens entering each of ``layers`` LLM layers.
@@ -96,7 +143,7 @@ class Schedule:
         [10, 6, 6, 2, 2]
         """
         counts = [self.vision] * layers
-        for layer, count in self.llm:
+        for layer, count in self.stages(self.vision).items():
             counts[layer:] = [count] * (layers - layer)
         return counts
 
@@ -106,7 +153,7 @@ class Schedule:
 
     def before_stages(self) -> list[int]:
         """Visual tokens that each pruning layer chooses from."""
-        return [self.vision, *(count for _, count in self.llm)][: len(self.llm)]
+        return [self.vision, *self.stages(self.vision).values()][: len(self.llm)]
 
 
 def share_out(total: int, sizes: Sequence[int]) -> list[int]:
@@ -198,12 +245,38 @@ def act_at(schedule: Schedule, allowed: Sequence[int], layers: int, entering: bo
     if tuple(stages) == asked:
         return schedule
 
+    counts = {at: count for at, count in stages.items() if isinstance(count, int)}
+    if len(counts) < len(stages):  # shares of what is not known yet
+        return Schedule(schedule.vision, tuple(stages.items()), asked)
+
     def make(share: float) -> Schedule:
         first = min(schedule.vision, max(1, round(share * schedule.vision))) if entering else schedule.vision
-        return Schedule(first, tuple((at, min(first, max(1, round(share * n)))) for at, n in stages.items()), asked)
+        return Schedule(first, tuple((at, min(first, max(1, round(share * n)))) for at, n in counts.items()), asked)
 
-    most = schedule.vision / min(stages.values())  # more stay where a stage has to act earlier
+    most = schedule.vision / min(counts.values())  # more stay where a stage has to act earlier
     return fit_schedule(make, schedule.average(layers), layers, high=most)
+
+
+def turn_dial(mean_at: Callable[[float], float], dial: Dial, target: float, steps: int = 40) -> float:
+    """The value of a dial at which ``mean_at`` comes closest to ``target``, by bisection; within 1 % is close enough.
+
+    Raises:
+        BudgetError: the target lies outside of what the ends of the dial give; the message names both.
+    """
+    low, high = dial.fewest, dial.most
+    ends = {low: mean_at(low), high: mean_at(high)}
+    if not ends[low] <= target <= ends[high]:
+        reached = " to ".join(f"{mean:.4g} ({dial.option}={value:g})" for value, mean in ends.items())
+        raise BudgetError(f"a mean of {target:g} is out of reach; it reaches {reached}")
+    tried = dict(ends)
+    for _ in range(steps):
+        best = min(tried, key=lambda value: abs(tried[value] - target))
+        if abs(tried[best] - target) <= 0.01 * target:
+            break
+        middle = (low + high) / 2
+        tried[middle] = mean_at(middle)
+        low, high = (middle, high) if tried[middle] < target else (low, middle)
+    return min(tried, key=lambda value: abs(tried[value] - target))
 
 
 def average_entering(per_layer: Sequence[float]) -> float:

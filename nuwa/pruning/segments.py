@@ -35,6 +35,13 @@ class ImagePlan:
     sizes: Tensor | None = None
     extras: dict[str, Tensor] = field(default_factory=dict)
 
+    def stages(self) -> dict[int, int]:
+        """Pruning layers in the LLM, and the tokens (patches) that stay there."""
+        entering = self.layout.patches
+        if self.keep is not None:
+            entering = int((self.layout.source[self.keep] >= 0).sum())
+        return self.schedule.stages(entering)
+
 
 _EMPTY = {"image": -1, "token": -1, "group": -1, "follower": False}
 """What columns say of padding; the others hold anything there."""
@@ -137,30 +144,46 @@ class Segment:
 
 @dataclass
 class Keys:
-    """What a layer's queries may see: the tokens of ``segment`` and ``new`` (B, N) ones behind it, False on padding."""
+    """What a layer's queries may see: the tokens of ``tables``, one after the other, and ``new`` (B, N) behind them.
 
-    segment: Segment
+    Earlier parts of a conversation come first. ``starts``: tokens of a row, had none left, before each table, and
+    before the new ones.
+    """
+
+    tables: Sequence[Segment]
     new: Tensor
+    starts: Sequence[int]
 
     @property
     def valid(self) -> Tensor:
         """(B, K): False on padding."""
-        return torch.cat([self.segment.valid, self.new], 1)
+        return torch.cat([*(table.valid for table in self.tables), self.new], 1)
 
     @property
     def image(self) -> Tensor:
-        """(B, K): ordinal of the row's image or -1."""
-        return torch.cat([self.segment.image, torch.full_like(self.new, -1, dtype=torch.long)], 1)
+        """(B, K): a number of its own for each image of a row, -1 for text."""
+        numbers = [torch.full_like(self.new, -1, dtype=torch.long)]
+        for table in reversed(self.tables):
+            first = torch.cat(numbers, 1).amax() + 1 if len(numbers) > 1 else 0
+            numbers.insert(0, torch.where(table.image < 0, -1, table.image + first))
+        return torch.cat(numbers, 1)
 
     @property
     def size(self) -> Tensor:
         """(B, K) float: how many tokens each one stands for."""
-        return torch.cat([self.segment.size, self.new.new_ones(self.new.shape, dtype=torch.float)], 1)
+        return torch.cat([*(table.size for table in self.tables), torch.ones_like(self.new, dtype=torch.float)], 1)
 
-    def place(self, length: int) -> Tensor:
-        """(B, K): place in the unpruned sequence, whose prompt has ``length`` tokens."""
-        behind = length + torch.arange(self.new.shape[1], device=self.new.device)
-        return torch.cat([self.segment.index, behind.expand(self.new.shape)], 1)
+    @property
+    def place(self) -> Tensor:
+        """(B, K): place in the unpruned sequence."""
+        behind = torch.arange(self.new.shape[1], device=self.new.device).expand(self.new.shape)
+        found = [*(table.index for table in self.tables), behind]
+        return torch.cat([index + start for index, start in zip(found, self.starts, strict=True)], 1)
+
+
+def at_layer(tables: Sequence[Segment], layer: int) -> Segment:
+    """The table of the tokens in a layer: the latest that begins at or before it."""
+    return next(table for table in reversed(tables) if table.start <= layer)
 
 
 def model_ids(ids: Tensor) -> Tensor:
@@ -173,13 +196,15 @@ class Prompt:
     """An unpruned prompt: the frame that position strategies and results refer to.
 
     ``whole`` is the prompt as a segment; ``rows[row][ordinal]`` the plan of each image; ``spans`` (2, C, B, I) the
-    smallest and largest position id of each image; ``expanded`` how many rows share a prompt (beams).
+    smallest and largest position id of each image; ``expanded`` how many rows share a prompt (beams); ``before`` what
+    the layers have cached of the conversation that it continues, by layer.
     """
 
     whole: Segment
     rows: list[list[ImagePlan]]
     spans: Tensor
     expanded: int
+    before: Sequence[Segment] = ()
 
     @property
     def images(self) -> int:
@@ -190,7 +215,7 @@ class Prompt:
         """Pruning layers in the LLM, and the (B, I) visual tokens (patches) of each image that stay there."""
         counts = {}
         for layer in sorted({layer for row in self.rows for plan in row for layer, _ in plan.schedule.llm}):
-            rows = [[dict(plan.schedule.llm).get(layer, plan.layout.patches) for plan in row] for row in self.rows]
+            rows = [[plan.stages().get(layer, plan.layout.patches) for plan in row] for row in self.rows]
             counts[layer] = pad_sequence([torch.tensor(row, dtype=torch.long) for row in rows], batch_first=True)
         return counts
 
@@ -219,6 +244,9 @@ class Prompt:
             medians = median_ids(self.whole.original, part.owner)
             stands = medians.gather(-1, part.index.expand(stands.shape))
         ids, next_id = remap(strategy, stands, part.image, part.valid, self.spans, self.whole.next_id)
+        if strategy == "perc" and self.before:
+            first = at_layer(self.before, start).next_id
+            ids, next_id = ids + first[..., None], next_id + first
         return replace(part, start=start, columns=part.columns | {"ids": ids}, next_id=next_id), places
 
     def is_whole_prompt(self, segment: Segment) -> bool:
@@ -242,11 +270,13 @@ class Prompt:
         return full.index_put((torch.arange(len(ends), device=ends.device), ends), hidden[:, -1])
 
 
-def read_prompt(placeholders: Tensor, valid: Tensor, ids: Tensor, plans: Sequence[ImagePlan]) -> Prompt:
+def read_prompt(
+    placeholders: Tensor, valid: Tensor, ids: Tensor, plans: Sequence[ImagePlan], before: Sequence[Segment] = ()
+) -> Prompt:
     """Describe an unpruned prompt: ``placeholders`` and ``valid`` (B, L) bool, position ids ``ids`` (C, B, L).
 
     ``plans`` are one per image, in prompt order. Rows may be repeated (beams, several samples per prompt): copies of a
-    prompt follow each other and share images.
+    prompt follow each other and share images. ``before``: as in `Prompt`.
 
     Raises:
         ValueError: placeholders and images do not match.
@@ -261,7 +291,7 @@ def read_prompt(placeholders: Tensor, valid: Tensor, ids: Tensor, plans: Sequenc
     mine = whole.image[..., None] == torch.arange(max(map(len, rows)), device=device)
     lowest = ids[..., None].masked_fill(~mine, torch.iinfo(ids.dtype).max).amin(2)
     highest = ids[..., None].masked_fill(~mine, -1).amax(2)
-    return Prompt(whole, rows, torch.stack([lowest, highest]), expanded)
+    return Prompt(whole, rows, torch.stack([lowest, highest]), expanded, before)
 
 
 def _image_columns(member: Tensor, index: Tensor, rows: list[list[ImagePlan]]) -> dict[str, Tensor]:

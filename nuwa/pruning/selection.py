@@ -89,12 +89,11 @@ def top_in_regions(score: Tensor, region: Tensor, per_region: int, keep: int) ->
     >>> top_in_regions(torch.tensor([[4.0, 3, 2, 1]]), torch.tensor([0, 0, 1, 1]), 1, 2).tolist()
     [[0, 2]]
     """
-    region = region.to(score.device)
-    best = strongest(score, score.shape[1])
-    best = best.gather(1, region[best].argsort(dim=1, stable=True))  # region by region, best first
-    sizes = region.bincount()
+    sizes = region.bincount()  # where the regions are is known before any score: no device is asked
     starts = (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
-    offered = torch.arange(len(region), device=region.device) - starts < per_region
+    offered = (torch.arange(len(region), device=region.device) - starts < per_region).to(score.device)
+    best = strongest(score, score.shape[1])
+    best = best.gather(1, region.to(score.device)[best].argsort(dim=1, stable=True))  # region by region, best first
     candidate = torch.zeros_like(score, dtype=torch.bool).scatter(1, best, offered.expand_as(best))
     return top_tokens(score.masked_fill(~candidate, float("-inf")), keep)
 

@@ -96,7 +96,10 @@ def _counts(name: str, setting: Setting, amount: float) -> tuple[str, str]:
 
 def _shown(schedule: Schedule, n_tokens: int, in_percent: bool) -> str:
     """Counts, or percent of the image's tokens; nothing of what enters if that is all."""
-    stages = [("", schedule.vision), *((f" @{layer}", count) for layer, count in schedule.llm)]
+    stages = [
+        ("", schedule.vision),
+        *((f" @{layer}", count) for layer, count in schedule.stages(schedule.vision).items()),
+    ]
     if schedule.vision == n_tokens and schedule.llm:
         del stages[0]
     return ", ".join((f"{100 * count / n_tokens:.3g}" if in_percent else str(count)) + at for at, count in stages)

@@ -29,7 +29,7 @@ from nuwa.pictures.drawing import PICTURE_FOLDER, file_name, sample_pictures
 from nuwa.schema import Config
 
 
-def run_pictures(folder: Path, count: int) -> Iterator[tuple[str, list[Image.Image]]]:
+def run_pictures(folder: Path, count: int, ids: bool = False) -> Iterator[tuple[str, list[Image.Image]]]:
     """The ids and pictures of a run's first samples, those that it answered, as its config decides them today.
 
     Raises:
@@ -44,6 +44,8 @@ def run_pictures(folder: Path, count: int) -> Iterator[tuple[str, list[Image.Ima
         raise ValueError(f"{folder}: result.json holds no config of this version ({error})") from error
     assert isinstance(cfg, DictConfig)
     parts = check(cfg)
+    if run.fitted:
+        parts.pruner = parts.pruner.turned(run.fitted["value"])
     loaded = load_once(parts.model)
     rows = {row["id"]: row for row in read_answers(folder)}
     with (
@@ -53,20 +55,21 @@ def run_pictures(folder: Path, count: int) -> Iterator[tuple[str, list[Image.Ima
         for index in range(min(count, parts.benchmark.take(cfg.limit))):
             if row := rows.get(parts.benchmark.sample_id(index)):
                 sample = parts.benchmark[index]
-                yield sample.id, list(sample_pictures(session, loaded, parts.benchmark, sample, row))
+                yield sample.id, list(sample_pictures(session, loaded, parts.benchmark, sample, row, ids))
 
 
 @command(
     "Pictures of every decision about an image, for one run or for several side by side.",
     argument("runs", nargs="+", type=Path, help="folders of finished runs"),
     argument("--samples", type=int, default=4, help="how many of the first samples"),
+    argument("--ids", action="store_true", help="also where the tokens are by their position ids"),
     argument("--out", type=Path, help="folder of the pictures; by default `pictures` in the first run's"),
 )
 def main(given: Namespace) -> None:
     """Write the pictures and print their paths."""
     found: dict[str, list[Image.Image]] = {}
     for run in given.runs:
-        for name, pictures in run_pictures(run, given.samples):
+        for name, pictures in run_pictures(run, given.samples, given.ids):
             found.setdefault(name, []).extend(pictures)
     out = given.out or given.runs[0] / PICTURE_FOLDER
     out.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,11 @@ import json
 import sys
 
 import pytest
-from helpers.jobs import ROOT
+from helpers.jobs import ROOT, compose
+
+from nuwa.config import run_key
+from nuwa.evaluation.result import read_result
+from nuwa.evaluation.run import run_job
 
 pytest.importorskip("matplotlib")
 TOY = [
@@ -14,6 +18,7 @@ TOY = [
     "model.vision_hidden_size=32", "model.vision_layers=2", "model.image_size=112", "model.name=toy", "trainer=cpu",
     "dataset.samples=2",
 ]  # fmt: skip
+QUIET = ["budget.average=16", "callbacks=none", "logger=none", "baseline=skip"]
 
 
 @pytest.fixture
@@ -58,6 +63,21 @@ def test_surveys(script, tmp_path, name, written, keys):
         rows = rows_of(tmp_path / f"{stem}.csv")
         assert set(rows[0]) == keys | {"mean", "error", "n"}
         assert {int(row["layer"]) for row in rows} == set(range(4))
+
+
+def test_register_neurons_make_a_job(script, tmp_path, capsys):
+    """The file that the command writes runs OccamToken with its register, and is part of the run's key."""
+    file = tmp_path / "neurons.json"
+    command = script("register_neurons").main
+    assert command(["--threshold", "1e9", "--write", str(file), *TOY]) == 1
+    assert "none of 2 images has a patch with a norm above --threshold 1e+09" in capsys.readouterr().err
+    assert command(["--threshold", "1", "--top", "3", "--write", str(file), *TOY]) == 0
+    job = compose(*TOY, "pruner=occamtoken", f"pruner.register={file}", f"paths.outputs={tmp_path}", *QUIET)
+    result = read_result(run_job(job))
+    assert (result["status"], result["n_failed"]) == ("done", 0)
+    key = run_key(job)
+    file.write_text(file.read_text().replace("[", "[ "))
+    assert run_key(job) != key
 
 
 def test_table_of_blocked_runs(script, tmp_path, capsys):

@@ -12,9 +12,10 @@ from helpers.family import PROMPTS, run
 from helpers.support import plain_decode
 
 import nuwa
+from nuwa.engine.arguments import cache_of
 from nuwa.engine.calibration import check_calibration
 from nuwa.engine.calls import read_prompt_once
-from nuwa.engine.state import state_of
+from nuwa.engine.conversation import conversation_of
 from nuwa.pruners.base import LLMDecision, MisfitError
 from nuwa.pruning.budget import Budget
 
@@ -175,8 +176,8 @@ def test_median_ids_on_every_axis(family):
     """A merged token's ids are the lower medians of its members' on every axis; text and followers keep theirs."""
     family = FAMILIES[family]
     with nuwa.prune(family.model(), method("visionzip", family), "median") as session:
-        state = state_of(read_prompt_once(session, family.inputs("middle", "two")).past_key_values)
-    segment, whole, moved = state.segments[0], state.prompt.whole, 0
+        state = conversation_of(cache_of(read_prompt_once(session, family.inputs("middle", "two"))))
+    segment, whole, moved = state.tables[0], state.prompt.whole, 0
     for row, plans in enumerate(state.prompt.rows):
         for column in segment.valid[row].nonzero()[:, 0].tolist():
             place, image = int(segment.index[row, column]), int(segment.image[row, column])

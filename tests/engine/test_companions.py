@@ -84,7 +84,7 @@ class Backwards(Llava):
     own_masks = True
 
     def layer_mask(self, kind, keys, queries, padded, dtype):
-        image, place = keys.image, keys.place(10_000)
+        image, place = keys.image, keys.place
         asks, causal = slice(-queries, None), place[:, None] <= place[:, -queries:, None]
         return (keys.valid[:, None] & causal & (image[:, None] == image[:, asks, None]))[:, None]
 

@@ -138,8 +138,8 @@ def test_the_image_is_named():
         return mask
 
     with nuwa.prune(LLAVA.model(), Answers(llm=second_wrong)) as session:
-        session.image_ids = ["one", "two", "three"]
-        with pytest.raises(DecisionError, match="image three: kept 9 of 64"):
+        about = session.about(["one", "two", "three"])
+        with about, pytest.raises(DecisionError, match="image three: kept 9 of 64"):
             session.adapter.model(**LLAVA.inputs("middle", "two"))
 
 

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from helpers.families import FAMILIES
+from helpers.methods import METHODS, pruner_for
 
 import nuwa
+from nuwa.engine.arguments import cache_of
 from nuwa.engine.calls import read_prompt_once
-from nuwa.engine.state import state_of
+from nuwa.engine.conversation import conversation_of
 from nuwa.pictures.traces import gathering_weights
 from nuwa.pruners.pooling import pool, pooling_weights
+from nuwa.pruning.budget import Budget
 from nuwa.pruning.merging import collected, collector_weights
 
-METHODS = sorted(path.stem for path in (Path(__file__).parents[2] / "conf" / "pruner").glob("*.yaml"))
 LLAVA = FAMILIES["llava"]
 CLOSE = {"atol": 2e-5, "rtol": 1e-4}
 
 
 def decisions_of(name, stage, budget):
     """The contexts and decisions of a method's stage, and the state of the call."""
-    pruner, seen = nuwa.load_pruner(name, budget=budget), []
+    pruner, seen = pruner_for(name), []
+    pruner.budget = Budget(average=budget)
     decide = getattr(pruner, stage)
 
     def spy(context, keep):
@@ -31,8 +32,9 @@ def decisions_of(name, stage, budget):
 
     setattr(pruner, stage, spy)
     with torch.no_grad(), nuwa.prune(LLAVA.model(), pruner) as session:
-        session.questions = ["what?"] * 3
-        state = state_of(read_prompt_once(session, LLAVA.inputs("middle", "two")).past_key_values)
+        about = session.about(questions=["what?"] * 3)
+        with about:
+            state = conversation_of(cache_of(read_prompt_once(session, LLAVA.inputs("middle", "two"))))
     return seen, state
 
 

@@ -288,8 +288,7 @@ def test_randomness_comes_from_the_image_and_the_seed(model, name):
 
     def kept(seed, ids):
         pruner = nuwa.load_pruner(name, budget=20, seed=seed, **options)
-        with torch.no_grad(), nuwa.prune(model, pruner) as session:
-            session.image_ids = ids
+        with torch.no_grad(), nuwa.prune(model, pruner) as session, session.about(ids):
             model(**inputs_for(0))
         return session.report().images[0].stages
 

@@ -183,8 +183,8 @@ def test_rows_are_shared_by_content_not_by_name():
     model, pruner = family.model(), nuwa.load_pruner("random", budget=5)
     inputs = asked(family, *ASKED[:3])
     with torch.no_grad(), nuwa.prune(model, pruner, share=True) as session, Watch(model) as watch:
-        session.image_ids = ["a", "b", "b"]  # another name, another draw
-        model.generate(**inputs, max_new_tokens=1)
+        with session.about(["a", "b", "b"]):  # another name, another draw
+            model.generate(**inputs, max_new_tokens=1)
         drawn = [image.stages[0][1] for image in session.report().images]
     assert drawn[0] != drawn[1] == drawn[2]
     assert watch.features == features_of(family, 0) and [rows for rows, _ in watch.layers] == [2, 3]

@@ -1,6 +1,7 @@
 """A batch, step by step, with stand-ins for model and session: what each is told, and what is written down."""
 
 import json
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -19,7 +20,7 @@ class Desk:
 
     def __init__(self, folder, *, generation=None, seed=0, record=True, images=(), inputs=(), device="cpu"):
         self.told, self.broken = {}, set()
-        self.session = SimpleNamespace(image_ids=0, questions=0, report=lambda: SimpleNamespace(images=list(images)))
+        self.session = SimpleNamespace(about=self.about, report=lambda: SimpleNamespace(images=list(images)))
         loaded = SimpleNamespace(
             device=torch.device(device),
             model=SimpleNamespace(generate=self.generate),
@@ -41,6 +42,10 @@ class Desk:
         if self.broken & {sample.id for sample in samples}:
             raise SampleError("no such picture")
         return {name: value[: len(samples)] for name, value in self.inputs.items()}
+
+    def about(self, ids, questions):
+        self.asked = ids, questions
+        return nullcontext()
 
     def generate(self, input_ids, **options):
         self.told = options | {"seed": torch.initial_seed()}
@@ -84,11 +89,10 @@ def test_only_boxes_on_one_picture_are_read_as_fractions(tmp_path, task, picture
 def test_what_the_session_and_the_model_are_told(tmp_path):
     desk = Desk(tmp_path)
     desk.step(sample("a", "long", 1), sample("b", "other"))
-    assert desk.session.image_ids == [*sample("a", pictures=1).image_ids]
-    assert desk.session.questions == ["about a", "about b"]
+    assert desk.asked == ([*sample("a", pictures=1).image_ids], ["about a", "about b"])
     assert desk.told["max_new_tokens"] == 4 and desk.told["num_beams"] == 1  # of the first one's task
     desk.step(sample("c"))
-    assert desk.session.image_ids is None
+    assert desk.asked[0] is None
     desk = Desk(tmp_path / "other", generation={"max_new_tokens": 1})
     desk.journal.path.parent.mkdir()
     desk.step(sample("a"))

@@ -9,8 +9,10 @@ from PIL import Image, ImageColor, ImageDraw
 
 from nuwa import load_pruner, prune
 from nuwa.evaluation.run import run_job
-from nuwa.pictures.canvas import CAPTION, COLLECTOR, KEPT, MOVED, PILLAR, PREDICTED, Panel
-from nuwa.pictures.drawing import choose_collector, draw_trace, id_moves, kept_patches, stage_panel
+from nuwa.pictures.canvas import COLLECTOR, GAP, KEPT, MOVED, PILLAR, PREDICTED, Panel
+from nuwa.pictures.captions import legend, title_lines
+from nuwa.pictures.drawing import choose_collector, draw_trace, id_moves, kept_patches, original_panel, stage_panel
+from nuwa.pictures.text import INK, LINE_HEIGHT, Phrase, cross, text_block, tick, width_of, wrapped
 from nuwa.pictures.traces import id_locations, token_locations, trace_decisions
 from nuwa.pruning.budget import Budget
 from nuwa.pruning.layout import ImageLayout, VisionView
@@ -109,19 +111,16 @@ def test_links_are_the_weights_that_made_the_features(family, method):
 
 
 def test_roles_have_colours_of_their_own():
-    panel = Panel(Image.new("RGB", (80, 80), "green"), (0, 0, 1, 1), (4, 4), "")
+    panel = Panel(Image.new("RGB", (80, 80), "green"), (0, 0, 1, 1), (4, 4), "kept")
     panel.keep([0, 5, 10], pillars=[5], collectors=[10])
     corners = [panel.image.getpixel(panel.box_of(patch)[:2]) for patch in (0, 5, 10)]
     assert corners == [colour(KEPT), colour(PILLAR), colour(COLLECTOR)]
     x0, y0, x1, y1 = panel.box_of(10)
     assert panel.image.getpixel(((x0 + x1) // 2, (y0 + y1) // 2)) == colour(COLLECTOR)
     panel.regions(2)
-    assert panel.image.getpixel((2 * panel.patch, 0)) == (0, 0, 0) and panel.image.getpixel((panel.patch, 10)) != (
-        0,
-        0,
-        0,
-    )
-    assert panel.finished().size == (panel.size[0], panel.size[1] + CAPTION)
+    border, inside = (panel.image.getpixel(place) for place in ((2 * panel.patch, 0), (panel.patch, 10)))
+    assert border == colour(INK) != inside
+    assert panel.finished().size == (panel.size[0], panel.size[1] + LINE_HEIGHT + 8)
 
 
 def test_places_of_one_axis_by_hand():
@@ -212,10 +211,69 @@ def test_two_runs_side_by_side_and_the_callback(tmp_path, capsys):
     assert main([str(tmp_path)]) == 1 and "no finished run" in capsys.readouterr().err
 
 
-def test_every_panel_is_on_the_sheet():
+@pytest.mark.parametrize("ids", [False, True])
+def test_every_panel_is_on_the_sheet(ids):
     trace, _, _ = traces("llava_next")
-    sheet = draw_trace(trace, {"true": BOX}, "title")
+    sheet = draw_trace(trace, {"true": BOX}, [[Phrase("title")]], ids)
     panels = [stage_panel(trace, number, 0, {}) for number in range(2)]
-    across = len(trace.stages) + 3
-    assert sheet.height >= sum(panel.size[1] + CAPTION for panel in panels)
-    assert sheet.width == max(across * panel.size[0] + 8 * (across - 1) for panel in panels)
+    across = 1 + len(trace.stages) + (3 if ids else 0)
+    assert sheet.height >= sum(panel.size[1] + LINE_HEIGHT for panel in panels)
+    assert sheet.width == max(across * panel.size[0] + GAP * (across - 1) for panel in panels)
+
+
+def test_the_original_stands_beside_what_is_kept():
+    trace, _, _ = traces("llava", "random")
+    panel = original_panel(trace, 0, {})
+    assert np.array_equal(np.asarray(panel.image), np.asarray(panel.clear))
+    faded = np.asarray(stage_panel(trace, 0, 0, {}).image).astype(int)
+    green = (np.asarray(panel.clear).astype(int)[..., 1] > 200) & (np.asarray(panel.clear)[..., 0] < 30)
+    kept = kept_patches(trace, 0, trace.stages[0].kept)
+    rows, columns = np.nonzero(green)
+    dropped = [(r, c) for r, c in zip(rows, columns, strict=True) if patch_at(panel, r, c) not in kept]
+    assert dropped and all(faded[r, c, 1] > faded[r, c, 0] + 10 for r, c in dropped)  # pale, but still green
+
+
+def patch_at(panel, row, column):
+    return row // panel.patch * panel.grid[1] + column // panel.patch
+
+
+@pytest.mark.parametrize(("score", "symbol"), [(1.0, tick), (0.0, cross), (0.4, None)])
+def test_an_answer_is_marked_by_its_first_score(score, symbol):
+    row = {"prediction": "no", "target": ["yes", "yes", "yeah"], "scores": {"vqa/exact_match": score, "other": 1.0}}
+    _, question, answer = title_lines("nuwa, PESP", "is it?", row, is_box=False)
+    assert question[0].text == "is it?" and answer[1].symbol is symbol
+    said = [phrase.text for phrase in answer]
+    assert said[-1] == "yes / yeah" and ("score 0.40" in said) == (symbol is None)
+    assert len(title_lines("nuwa", "where?", row | {"target": [0, 0, 1, 1]}, is_box=True)[2]) == len(answer) - 2
+
+
+def test_the_legend_names_what_is_shown_and_no_more():
+    plain = [phrase.text for phrase in legend(traces("llava", "random")[0].views, set(), ids=False)]
+    assert plain == ["kept"]
+    full = [phrase.text for phrase in legend(traces("llava")[0].views, {"true", "predicted"}, ids=True)]
+    assert {"true box", "predicted box", "id moved"} < set(full) and len(full) == 8
+
+
+def test_long_titles_are_wrapped_to_the_sheet():
+    words = "a very long question about many things " * 20
+    lines = list(wrapped([Phrase("nuwa"), Phrase(words), Phrase("w" * 300)], 400))
+    assert all(sum(width_of(phrase.text.rstrip()) for phrase in line) <= 400 for line in lines)
+    said = "".join(phrase.text for line in lines for phrase in line)
+    assert said.replace(" ", "") == f"nuwa{words}{'w' * 300}".replace(" ", "")
+    assert text_block([[Phrase(words)]], 400).width == 400
+
+
+@pytest.mark.parametrize(("tasks", "boxes"), [("[vqa,vg]", 2), ("[vg]", 4), ("[vqa]", 0)])
+def test_half_of_the_pictures_are_boxes_where_there_are_both(tmp_path, tasks, boxes):
+    options = ("baseline=skip", "callbacks.pictures=4", "dataset.samples=12", f"dataset.tasks={tasks}")
+    folder = run_job(small(tmp_path, "pruner=random", *options))
+    drawn = [file.name for file in (folder / "pictures").glob("*.png")]
+    assert len(drawn) == 4 and sum("-vg" in name for name in drawn) == boxes
+
+
+def test_letters_that_are_not_english_are_drawn():
+    """A font without a letter draws the same box for each of them."""
+    umlaut, other, missing = (
+        np.asarray(text_block([[Phrase(letter)]], 60)) for letter in ("\u00fc", "\u0416", "\uffff")
+    )
+    assert not np.array_equal(umlaut, other) and not np.array_equal(umlaut, missing)

@@ -43,6 +43,7 @@ def rows_of_stages(schedule):
         ("nuwa_release_qwen", lambda plan: 2 * N**2 * HIDDEN + plan.vision**2 * VISION),
         ("prumerge", lambda plan: 2 * N * VISION + KEEP * N * VISION),
         # 4 components; kept 8 by DivPrune, 56 others to 8 anchors; 12 rounds of 4 even-odd pairings
+        ("occamtoken", lambda plan: 2 * N * VISION + 2 * plan.vision * HIDDEN),
         ("prunesid", lambda plan: 2 * N * VISION + 6 * 2 * N * VISION * 4 + N**2 * VISION),
         ("pyramiddrop", rows_of_stages),
         ("restore", lambda plan: N**2 * HIDDEN + 8 * N * HIDDEN + 56**2 * HIDDEN + 56 * 8 * HIDDEN),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 import pytest
 import torch
 from helpers.families import FAMILIES, PROMPTS
@@ -98,8 +100,11 @@ def test_kept_tokens_against_the_slow_way(folder, options):
     questions = [question for asked in BATCH.values() for question in asked]
     pictures = LLAVA.pictures(*(number for prompt in BATCH for number in PROMPTS[prompt][1]))["pixel_values"]
     expected = [kept_by_hand(folder, *pair) for pair in zip(pictures, questions, strict=True)]
-    with nuwa.prune(LLAVA.model(), nuwa.load_pruner("cdpruner", budget=KEEP, clip=str(folder))) as session:
-        session.questions = questions
+    with ExitStack() as stack:
+        session = stack.enter_context(
+            nuwa.prune(LLAVA.model(), nuwa.load_pruner("cdpruner", budget=KEEP, clip=str(folder)))
+        )
+        stack.enter_context(session.about(questions=questions))
         LLAVA.model().generate(**LLAVA.inputs(*BATCH), max_new_tokens=3, do_sample=False, **options)
     assert [image.stages[0][1] for image in session.report().images] == expected
     assert len({tuple(kept) for kept in expected}) == len(expected)
@@ -110,8 +115,7 @@ def test_the_question_matters(folder):
     kept = []
     pruner = nuwa.load_pruner("cdpruner", budget=KEEP, clip=str(folder))
     for question in (SHORT, LONG):
-        with torch.no_grad(), nuwa.prune(LLAVA.model(), pruner) as session:
-            session.questions = [question]
+        with torch.no_grad(), nuwa.prune(LLAVA.model(), pruner) as session, session.about(questions=[question]):
             LLAVA.model()(**LLAVA.inputs("first"))
         kept.append(session.report().images[0].stages[0][1])
     assert kept[0] != kept[1]
@@ -178,10 +182,10 @@ def test_a_half_clip_is_refused(tmp_path):
 def test_questions_have_to_be_there_and_to_fit(folder):
     model, pruner = LLAVA.model(), nuwa.load_pruner("cdpruner", budget=KEEP, clip=str(folder))
     with torch.no_grad(), nuwa.prune(model, pruner) as session:
-        with pytest.raises(ValueError, match=r"pruner cdpruner with pruner\.clip .* set session\.questions"):
+        with pytest.raises(ValueError, match=r"pruner cdpruner with pruner\.clip .* session\.about\(questions"):
             model(**LLAVA.inputs("first"))
-        session.questions = [SHORT]
-        with pytest.raises(SessionError, match=r"session\.questions is about 1 images, but this call has 2"):
+        about = session.about(questions=[SHORT])
+        with about, pytest.raises(SessionError, match=r"about\(questions=\.\.\.\) is about 1 images, but .* has 2"):
             model(**LLAVA.inputs("two"))
 
 
@@ -189,8 +193,7 @@ def test_crops_of_llava_next(folder, tmp_path):
     family = FAMILIES["llava_next"]
     clip = save_clip(tmp_path, small_tower(image_size=16).to_dict(), family.model().model.vision_tower)
     pruner = nuwa.load_pruner("cdpruner", budget=35, clip=str(clip))
-    with torch.no_grad(), nuwa.prune(family.model(), pruner) as session:
-        session.questions = [SHORT, LONG]
+    with torch.no_grad(), nuwa.prune(family.model(), pruner) as session, session.about(questions=[SHORT, LONG]):
         family.model()(**family.inputs("two"))
     tall, square = session.report().images
     base, tiles = (sum(token < 16 for token in square.stages[0][1]), sum(token >= 16 for token in square.stages[0][1]))

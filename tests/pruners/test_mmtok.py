@@ -67,8 +67,7 @@ def tokenizer(tmp_path_factory):
 def kept(pruner, *questions):
     """Kept tokens of the two pictures of a prompt."""
     model = LLAVA.model()
-    with torch.no_grad(), nuwa.prune(model, pruner) as session:
-        session.questions = questions or None
+    with torch.no_grad(), nuwa.prune(model, pruner) as session, session.about(questions=questions or None):
         model(**LLAVA.inputs("two"))
     return [image.stages[0][1] for image in session.report().images]
 
@@ -96,7 +95,7 @@ def test_what_cannot_be_read_is_refused_by_name(tokenizer, tmp_path):
     def asked(*questions, **options):
         return kept(nuwa.load_pruner("mmtok", budget=20, **options), *questions)
 
-    with pytest.raises(ValueError, match=r"pruner mmtok reads questions: set session\.questions"):
+    with pytest.raises(ValueError, match=r"pruner mmtok reads questions: .*session\.about\(questions"):
         asked(tokenizer=tokenizer)
     for empty in ("", " \n", POST_PROMPTS[0]):
         with pytest.raises(ValueError, match=r"pruner mmtok, image .*: there is no word in the question"):

@@ -66,7 +66,7 @@ def test_prumerge_plus_meets_the_budget_with_a_sample_of_everywhere(total):
 def test_prumerge_plus_takes_three_quarters_at_most_from_the_sample(total, attended):
     """Attention falls from token 101 on, where no sample has a token."""
     attention = torch.zeros(576).index_fill(0, torch.tensor([101, 107, 109]), 1.0)
-    kept = fixed_with_grid(attention, total).tolist()
+    kept = fixed_with_grid(attention[None], total)[0].tolist()
     assert len(set(kept)) == total and kept[:attended] == [101, 107, 109][:attended]
 
 
@@ -75,8 +75,8 @@ def test_prumerge_of_tokens_without_attention_leaves_them_as_they_are():
     features, keys, attention = noise(12, 4), noise(12, 8, seed=1), torch.zeros(12)
     attention[0] = 1.0
     kept = torch.tensor([0, 5])
-    merged = merging_weights(keys, attention, kept, 3, "paper") @ features
-    torch.testing.assert_close(merged, features[kept])
+    merged = merging_weights(keys[None], attention[None], kept[None], 3, "paper") @ features
+    torch.testing.assert_close(merged[0], features[kept])
 
 
 def test_prumerge_needs_one_cls_token():
@@ -140,8 +140,23 @@ def test_holov_crops():
 
 
 def test_holov_quotas_overflow_to_the_heaviest_with_room():
-    assert quotas(torch.tensor([8.0, 1.0, 1.0]), [4, 4, 4], 9) == [4, 3, 2]
-    assert quotas(torch.tensor([1.0, 1.0, 1.0]), [4, 4, 4], 5) == [2, 2, 1]
+    assert quotas(torch.tensor([[8.0, 1.0, 1.0], [1.0, 1.0, 8.0]]), [4, 4, 4], 9).tolist() == [[4, 3, 2], [3, 2, 4]]
+    assert quotas(torch.tensor([[1.0, 1.0, 1.0]]), [4, 4, 4], 5).tolist() == [[2, 2, 1]]
+
+
+@pytest.mark.parametrize("keep", range(1, 31))
+def test_holov_quotas_are_those_of_a_loop(keep):
+    """Tokens that a crop has no room for go one by one, in turn, to the heaviest crops that have."""
+    sizes, weights = [4, 9, 1, 6, 10], torch.tensor([0.5, 0.1, 0.2, 0.15, 0.05])
+    heaviest = sorted(range(5), key=lambda crop: -float(weights[crop]))
+    given = [int(weight / (weights.sum() + 1e-6) * keep) for weight in weights]
+    for crop in heaviest[: keep - sum(given)]:
+        given[crop] += 1
+    given = [min(count, size) for count, size in zip(given, sizes, strict=True)]
+    while sum(given) < keep:
+        for crop in heaviest:
+            given[crop] += given[crop] < sizes[crop] and sum(given) < keep
+    assert quotas(weights[None], sizes, keep)[0].tolist() == given
 
 
 def test_holov_weighs_a_crop_of_one_token_as_any_other():
@@ -150,8 +165,8 @@ def test_holov_weighs_a_crop_of_one_token_as_any_other():
     attention[..., 24] = 0.7
     context = vision_context((5, 5), noise(1, 25, 6), {"attention": attention})
     assert 24 in HoloV().prune_vision(context, 1).keep[0]
-    scores = [crop_score(noise(n, 6), torch.full((n,), 0.04), 0.0) for n in (1, 2, 4)]
-    torch.testing.assert_close(torch.stack(scores), torch.full((3,), 40.0))
+    scores = [crop_score(noise(1, n, 6), torch.full((1, n), 0.04), 0.0) for n in (1, 2, 4)]
+    torch.testing.assert_close(torch.cat(scores), torch.full((3,), 40.0))
 
 
 @pytest.mark.parametrize("alpha", [0.09, 2.0])
@@ -166,7 +181,7 @@ def test_holov_scores_are_the_obvious_ones(n, alpha):
         spread.append(sum((c - mean) ** 2 for c in cosine) / (n - 1))
     size = sum(1000 * float(a) for a in attention) / n / (sum(spread) / n + 1e-6)
     expected = sum(1000 * float(a) + alpha * s * size for a, s in zip(attention, spread, strict=True)) / n
-    assert float(crop_score(features, attention, alpha)) == pytest.approx(expected, rel=1e-5)
+    assert float(crop_score(features[None], attention[None], alpha)) == pytest.approx(expected, rel=1e-5)
 
 
 def test_holov_keeps_a_whole_crop_in_raster_order_and_a_part_by_attention():
@@ -242,6 +257,6 @@ def test_sparsevlm_puts_the_mean_of_a_cluster_at_its_centre():
 
 
 def test_thinning_out_odd_numbers():
-    kept = thin_out(noise(9, 4), torch.arange(9), 4)
-    assert len(set(kept.tolist())) == 4
-    assert thin_out(noise(9, 4), torch.arange(9), 0).tolist() == []
+    kept = thin_out(noise(2, 9, 4), torch.arange(9).expand(2, -1), 4)
+    assert [len(set(row)) for row in kept.tolist()] == [4, 4]
+    assert thin_out(noise(2, 9, 4), torch.arange(9).expand(2, -1), 0).tolist() == [[], []]

@@ -26,8 +26,9 @@ def contexts(attention, kernel):
 
 def wanted(attention, kernel, hidden, keep, heads, correct):
     image, question = range(BEFORE, BEFORE + IMAGE), range(BEFORE + IMAGE, LENGTH)
-    raters = text_raters(hidden[0, list(image)], hidden[0, list(question)])[1]
-    rating = [q for q, rates in zip(question, raters.tolist(), strict=True) if rates]
+    share = [(hidden[0, list(question)] @ hidden[0, v]).softmax(0) for v in image]
+    score = sum(share) / len(image)
+    rating = [q for q, x in zip(question, score, strict=True) if x > score.mean()]
     value = {
         (h, q, v): float(attention[0, h, q, v]) / (float(kernel[0, q, v]) if correct else 1.0)
         for h in range(HEADS)
@@ -83,5 +84,5 @@ def test_a_question_of_one_token_rates():
 
 
 def test_tokens_that_resemble_the_image_like_all_others_do_not_rate():
-    score, rates = text_raters(torch.ones(2, 3), torch.ones(4, 3))
-    assert score.tolist() == [0.25] * 4 and not rates.any()
+    score, rates = text_raters(torch.ones(1, 2, 3), torch.ones(1, 2) > 0, torch.ones(1, 4, 3), torch.ones(1, 4) > 0)
+    assert score.tolist() == [[0.25] * 4] and not rates.any()
