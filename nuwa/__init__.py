@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from nuwa.engine.feature_cache import FeatureCache
     from nuwa.engine.session import PruningSession
+    from nuwa.pruning.coordinates import Coordinates
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "detach", "load_pruner", "prune", "pruners"]
@@ -48,7 +49,8 @@ def prune(
     position: str = "native",
     share: bool = False,
     cache: FeatureCache | None = None,
-    calibration: str = "none",
+    calibration: str = "native",
+    coordinates: Coordinates | None = None,
     deepstack: str = "merged",
 ) -> PruningSession:
     """A session inside which ``model`` prunes its vision tokens: ``with nuwa.prune(model, pruner) as session: ...``.
@@ -65,7 +67,8 @@ def prune(
         cache: a folder of vision features that calls and processes share, of a tower whose weights do not change.
         calibration: ``size`` lets a merged token weigh in attention as many tokens as it stands for, ``restore`` gives
             distant tokens back what rotary embeddings take, too. Both take sdpa or eager attention, and let ``share``
-            share the vision pass alone.
+            share the vision pass alone. ``native`` is none, but for RESTORE.
+        coordinates: a share of what every stage keeps goes to tokens that stay because of where they stand.
         deepstack: what tokens that a method makes of several have of Qwen3-VL's deepstack planes: their rows ``merged``
             alike, or the ``kept`` rows' own.
 
@@ -74,7 +77,7 @@ def prune(
     """
     from nuwa.engine.session import PruningSession  # transformers takes seconds to import
 
-    return PruningSession(model, pruner, position, share, cache, calibration, deepstack)
+    return PruningSession(model, pruner, position, share, cache, calibration, coordinates, deepstack)
 
 
 def detach(model: nn.Module) -> None:

@@ -68,9 +68,9 @@ def build(options: dict[str, Any], **provided: Any) -> Any:
 def choices(cfg: DictConfig) -> dict[str, Any]:
     """The choices that change a result, spelled the same way whoever spells them.
 
-    Without pruning, budget, position and calibration do not matter; ``native`` is the position strategy it stands for;
-    what is not blocked or calibrated is not named. Where things lie and run (paths, devices, loggers) is left out: a
-    local file or folder counts by what it holds.
+    Without pruning, budget, position, calibration and coordinates do not matter; ``native`` is what it stands for; what
+    is not blocked, calibrated or kept in any case is not named. Where things lie and run (paths, devices, loggers) is
+    left out: a local file or folder counts by what it holds.
     """
     cfg = cfg.copy()
     written = {Path(path).resolve() for path in plain(cfg.paths).values()}
@@ -90,7 +90,8 @@ def choices(cfg: DictConfig) -> dict[str, Any]:
         **built,
         "budget": _budget(cfg, built["pruner"]) if pruned else {},
         "position": _position(cfg, built["model"].get("family")) if pruned else "native",
-        **({} if cfg.calibration.kind == "none" or not pruned else {"calibration": plain(cfg.calibration)}),
+        **({} if (kind := _calibration(cfg)) == "none" or not pruned else {"calibration": {"kind": kind}}),
+        **({} if cfg.coordinates.kind == "none" or not pruned else {"coordinates": plain(cfg.coordinates)}),
         **({} if cfg.blocking.source is None else {"blocking": plain(cfg.blocking)}),
         **({"deepstack": cfg.position.deepstack} if pruned and cfg.position.deepstack != "merged" else {}),
         # which tokens are drawn depends on which samples share a batch
@@ -128,6 +129,15 @@ def _position(cfg: DictConfig, family: str | None) -> str:
         return cfg.position.strategy
 
 
+def _calibration(cfg: DictConfig) -> str:
+    """The calibration of a job; the one asked for where the method cannot be found."""
+    asked = cfg.calibration.kind
+    try:
+        return find_target(cfg.pruner._target_, "pruner").native_calibration if asked == "native" else asked
+    except ConfigError:  # refused, with its reason, when its job is checked
+        return asked
+
+
 def decoding(cfg: DictConfig) -> dict[str, Any]:
     """The options of ``generation`` that matter for how this job decodes."""
     return {key: value for key, value in cfg.generation.items() if cfg.generation.do_sample or key not in SAMPLING}
@@ -145,11 +155,11 @@ def is_baseline(cfg: DictConfig) -> bool:
 
 
 def baseline_of(cfg: DictConfig) -> DictConfig:
-    """The same job without pruning or blocking, where budget, position and calibration have no meaning."""
+    """The same job without pruning or blocking, where nothing that is about survivors has a meaning."""
     cfg = cfg.copy()
     OmegaConf.set_struct(cfg, False)
     cfg.pruner = {"_target_": KEEP_ALL}
     cfg.budget.average = cfg.budget.ratio = None
-    cfg.position, cfg.calibration.kind = PositionConfig(), "none"
+    cfg.position, cfg.calibration.kind, cfg.coordinates.kind = PositionConfig(), "none", "none"
     cfg.blocking = BlockingConfig()
     return cfg

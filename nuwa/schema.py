@@ -43,7 +43,15 @@ class PositionConfig:
 class CalibrationConfig:
     """conf/calibration: how merged tokens weigh in attention (`nuwa.pruning.calibration`)."""
 
+    kind: str = "native"
+
+
+@dataclass
+class CoordinatesConfig:
+    """conf/coordinates: what share of the kept tokens stays because of where it stands (`nuwa.pruning.coordinates`)."""
+
     kind: str = "none"
+    share: float = 0.1
 
 
 @dataclass
@@ -137,6 +145,7 @@ class Config:
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     position: PositionConfig = field(default_factory=PositionConfig)
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
+    coordinates: CoordinatesConfig = field(default_factory=CoordinatesConfig)
     dataset: dict[str, Any] = field(default_factory=dict)
     blocking: BlockingConfig = field(default_factory=BlockingConfig)
     generation: GenerationConfig = field(default_factory=GenerationConfig)

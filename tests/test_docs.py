@@ -8,11 +8,19 @@ import shlex
 
 import pytest
 from helpers.jobs import ROOT, compose
+from PIL import Image
 
 from nuwa.config import BUILT, typed
 from nuwa.engine.blocking import layer_range
+from nuwa.pruners.catalogue import method_names
 
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("experiments/**/*.md"))]
+DOCUMENTS = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted(ROOT.glob("docs/*.md")),
+    *sorted(ROOT.glob("experiments/**/*.md")),
+]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def commands(start: str) -> list[str]:
@@ -54,3 +62,33 @@ def test_modules_exist(command):
 @pytest.mark.parametrize("command", commands("python experiments/"))
 def test_scripts_exist(command):
     assert (ROOT / shlex.split(command)[1]).is_file()
+
+
+def test_readme_is_short_and_its_tables_narrow():
+    assert len(README.split()) < 1200
+    cells = [cell.strip() for line in README.splitlines() if line.startswith("|") for cell in line.split("|")]
+    assert max(map(len, cells)) <= 80
+
+
+def test_readme_names_every_method_and_no_other():
+    table = README[README.index("## Methods") : README.index("## Which experiment")]
+    rows = [line.split("|")[2] for line in table.splitlines() if line.startswith("| ") and "pruner=" not in line]
+    assert sorted(re.findall(r"`(\w+)`", " ".join(rows))) == sorted(method_names())
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(document):
+    links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", document.read_text(encoding="utf-8"))
+    missing = [link for link in links if "://" not in link and not (document.parent / link).exists()]
+    assert not missing
+
+
+def test_readmes_twelve_lines_run(tmp_path, monkeypatch, capsys):
+    """As they stand, but for the checkpoint, the picture and the GPU."""
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len([line for line in code.splitlines() if line]) <= 12
+    Image.new("RGB", (96, 96), "red").save(tmp_path / "dog.jpg")
+    monkeypatch.chdir(tmp_path)
+    code = code.replace("llava-hf/llava-1.5-7b-hf", str(ROOT / "nuwa" / "tiny" / "llava")).replace('.to("cuda")', "")
+    exec(compile(code, "README.md", "exec"), {})
+    assert "USER:" in capsys.readouterr().out

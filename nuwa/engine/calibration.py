@@ -21,7 +21,7 @@ def check_calibration(kind: str, pruner: Pruner, attention: str | None = None, l
         ValueError: the others.
     """
     if kind not in CALIBRATIONS:
-        raise ValueError(f"calibration.kind={kind}: expected one of {', '.join(CALIBRATIONS)}")
+        raise ValueError(f"calibration.kind={kind}: expected one of native, {', '.join(CALIBRATIONS)}")
     if kind == "none":
         return
     if not pruner.merges:
@@ -33,7 +33,7 @@ def check_calibration(kind: str, pruner: Pruner, attention: str | None = None, l
     if attention is not None and attention not in ("sdpa", "eager"):
         raise ValueError(
             f"calibration.kind={kind} needs a mask of numbers, which model.attention={attention} does not take; "
-            "use sdpa or eager"
+            "use sdpa or eager, or calibration=none"
         )
 
 

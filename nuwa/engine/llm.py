@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from nuwa.engine.call import Rules, Step, prompt_of
+from nuwa.engine.coordinates import reserved, with_coordinates
 from nuwa.engine.decisions import row_lengths, with_text
 from nuwa.models.base import Family
 from nuwa.pruners.base import LLMContext, LLMDecision
@@ -87,7 +88,11 @@ def prune_at(rules: Rules, step: Step, context: LLMContext, hidden: Tensor) -> T
     assert images is not None  # a prompt has some
     planned, decision = step.stages[layer], images.decisions.get(layer)
     if decision is None:
-        decision = with_text(pruner, context, pruner.prune_llm(context, planned.to(segment.image.device)))
+        left = reserved(pruner, prompt, planned)
+        decision = with_text(pruner, context, pruner.prune_llm(context, (planned - left).to(segment.image.device)))
+        if prompt.coordinates is not None:
+            score = segment.columns["score"]
+            decision = with_coordinates(pruner, prompt.coordinates, context, decision, score, left)
         decision = images.decisions[layer] = with_followers(prompt, segment, decision)
     lengths = row_lengths(pruner, context, decision, planned)
     narrower, places = prompt.narrow(segment, decision.keep, lengths, layer, strategy, decision.order, decision.members)

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -24,6 +25,7 @@ from nuwa.engine.arguments import arguments_of, cache_of
 from nuwa.engine.calibration import check_calibration
 from nuwa.engine.call import Call, EncodedImages, Rules, Step, current_call
 from nuwa.engine.conversation import conversation_of
+from nuwa.engine.coordinates import check_coordinates
 from nuwa.engine.copies import copy_without
 from nuwa.engine.feature_cache import FeatureCache
 from nuwa.engine.llm import enter_layer
@@ -34,6 +36,7 @@ from nuwa.engine.vision import content_id, plan_images
 from nuwa.models import adapter_for
 from nuwa.models.base import DEEPSTACK, remove_hooks
 from nuwa.pruners.base import Pruner
+from nuwa.pruning.coordinates import Coordinates
 from nuwa.pruning.positions import STRATEGIES
 
 _ATTACHED, _ENCODED, _ENCODER, _COPY = "_nuwa_session", "_nuwa_encoded", "get_image_features", "__deepcopy__"
@@ -61,7 +64,8 @@ class PruningSession:
         position: str = "native",
         share: bool = False,
         cache: FeatureCache | None = None,
-        calibration: str = "none",
+        calibration: str = "native",
+        coordinates: Coordinates | None = None,
         deepstack: str = DEEPSTACK[0],
     ) -> None:
         self.share, self.cache, self.merges_planes = share, cache, deepstack == DEEPSTACK[0]
@@ -73,8 +77,12 @@ class PruningSession:
             raise ValueError(f"position={position!r} is unknown; choose native, {', '.join(STRATEGIES)}")
         pruner.check_tower(self.adapter.tower)
         shape, config = self.adapter.shape, self.adapter.language_model.config
-        kernel, self.calibration = getattr(config, "_attn_implementation", None), calibration
-        check_calibration(calibration, pruner, kernel, shape.attention is not None)
+        kernel, self.calibration = getattr(config, "_attn_implementation", None), pruner.calibration_of(calibration)
+        check_calibration(self.calibration, pruner, kernel, shape.attention is not None)
+        check_coordinates(coordinates, pruner, self.adapter.grid, shape.layers)
+        if coordinates is not None and coordinates.kind == "ivc":
+            coordinates = replace(coordinates, frequencies=self.adapter.frequencies)
+        self.coordinates = coordinates
         if shape.image_tokens is not None:
             pruner.schedule_on(shape.image_tokens, shape)
         self._report = Report()
@@ -174,8 +182,8 @@ class PruningSession:
         images, output, planes = seen.images, seen.output, seen.planes
         layouts = self.adapter.layouts(images, arguments)
         names, questions = self._image_metadata(arguments, len(images))
-        parts = layouts, names, seen.recording, smaller, questions, planes if self.merges_planes else ()
-        plans = plan_images(self.pruner, self.adapter, images, *parts)
+        seeing = seen.recording, smaller, questions, self.coordinates, planes if self.merges_planes else ()
+        plans = plan_images(self.pruner, self.adapter, images, layouts, names, *seeing)
         output.pooler_output = self.adapter.join(images, output.pooler_output)
         if planes:
             output[self.adapter.planes_at] = planes

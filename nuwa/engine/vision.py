@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from nuwa.engine.coordinates import on_top, reserve
 from nuwa.engine.decisions import kept_cells, merged_cells
 from nuwa.models.base import Family
 from nuwa.models.towers import Recording
 from nuwa.pruners.base import Pruner, VisionContext, VisionDecision
 from nuwa.pruning.budget import BudgetError, ModelShape, Schedule
+from nuwa.pruning.coordinates import Coordinates
 from nuwa.pruning.layout import Grid, ImageLayout, VisionView
 from nuwa.pruning.merging import merge_alike
 from nuwa.pruning.segments import ImagePlan
@@ -77,12 +79,14 @@ def plan_images(
     recording: Recording,
     encoded: Grid | None = None,
     questions: Sequence[str] | None = None,
+    coordinates: Coordinates | None = None,
     planes: Sequence[list[Tensor]] = (),
 ) -> list[ImagePlan]:
     """Decide on every image. ``images`` (n_tokens, H) are replaced in the list where a method made new features.
 
     In every one of the ``planes`` they merge as the features did. ``encoded``: the grid of the smaller images that the
-    vision tower saw, None where it saw the whole ones. ``questions``: what is asked about each image.
+    vision tower saw, None where it saw the whole ones. ``questions``: what is asked about each image. ``coordinates``:
+    what stays in any case.
 
     Raises:
         nuwa.pruning.budget.BudgetError: the method cannot reach its budget on an image of this size.
@@ -92,6 +96,8 @@ def plan_images(
     for image, (name, layout) in enumerate(zip(ids, layouts, strict=True)):
         schedule, small = schedule_for(pruner, layout.patches, adapter.shape)
         plans.append(ImagePlan(name, layout, schedule))
+        if coordinates is not None and not small:
+            reserve(plans[-1], coordinates, pruner)
         if pruner.prunes_vision and not small:
             for piece in _pieces_of(pruner, recording, image, plans[-1], images[image].device, encoded):
                 groups[piece.kind].append(piece)
@@ -112,10 +118,17 @@ def plan_images(
             if projected is not None:
                 images[piece.image] = _replaced(images[piece.image], piece.view, cells, projected[row, : len(cells)])
                 _merge_alike(planes, piece, cells, decision, row)
-    for image in {image for image, _ in kept}:
-        mine = [kept[key] for key in sorted(kept) if key[0] == image]
-        plans[image].keep = pruner.tiling.entering(plans[image].layout, mine)
+    _let_in(pruner, plans, kept)
     return plans
+
+
+def _let_in(pruner: Pruner, plans: Sequence[ImagePlan], kept: Mapping[tuple[int, int], Tensor]) -> None:
+    """Say in the plans what enters the LLM, given what is ``kept`` of each image's pieces."""
+    for image in {image for image, _ in kept}:
+        mine, plan = [kept[key] for key in sorted(kept) if key[0] == image], plans[image]
+        plan.keep = pruner.tiling.entering(plan.layout, mine)
+        if plan.coordinates is not None and on_top(pruner):
+            plan.added = round(plan.coordinates.share * sum(map(len, mine)))
 
 
 def _note_members(plan: ImagePlan, view: VisionView, cells: Tensor, members: Tensor, sizes: Tensor) -> None:
@@ -164,7 +177,7 @@ def _pieces_of(
     tiling = pruner.tiling
     views = tiling.views_to_prune(plan.layout)
     pieces = []
-    for number, keep in enumerate(tiling.split_budget(plan.schedule.vision, plan.layout)):
+    for number, keep in enumerate(tiling.split_budget(plan.schedule.vision - plan.added, plan.layout)):
         if keep:
             view = views[number]
             rows = plan.layout.source[view.tokens] if encoded is None else torch.arange(encoded[0] * encoded[1])

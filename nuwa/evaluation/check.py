@@ -20,6 +20,7 @@ from nuwa.command import BAD_INPUT, print_error
 from nuwa.config import ConfigError, baseline_of, build, is_baseline, typed
 from nuwa.engine.blocking import SOURCES, layer_range
 from nuwa.engine.calibration import check_calibration
+from nuwa.engine.coordinates import check_coordinates
 from nuwa.evaluation.processes import check_sweep, current, is_shared, start
 from nuwa.files import PACKAGE
 from nuwa.models import family_names, family_of
@@ -28,6 +29,7 @@ from nuwa.models.checkpoint import check_folder, find_folder
 from nuwa.options import complaint
 from nuwa.pruners.base import Pruner
 from nuwa.pruning.budget import Budget
+from nuwa.pruning.coordinates import Coordinates
 from nuwa.pruning.positions import STRATEGIES
 from nuwa.schema import Accelerator, Config
 from nuwa.targets import BUILT
@@ -86,15 +88,17 @@ def check(cfg: DictConfig) -> Parts:
     options = {group: typed(cfg, group) for group in BUILT}
     budget = Budget(cfg.budget.average, cfg.budget.ratio)
     pruner = _build(options["pruner"], "pruner", budget=budget, seed=cfg.seed)
+    coordinates = pruning_options(cfg)["coordinates"]
     model = options["model"] | {"device": _device(cfg, options["model"].get("device", "auto"))}
     if is_shared(cfg) and model.get("device_map") is not None:
         raise ConfigError(f"model.device_map={model['device_map']}: trainer=ddp gives each process its own model")
     adapter = _adapter(model)
     linear = adapter is not None and adapter.shape.attention is not None
-    check_calibration(cfg.calibration.kind, pruner, options["model"].get("attention"), linear)
+    check_calibration(pruner.calibration_of(cfg.calibration.kind), pruner, options["model"].get("attention"), linear)
     if adapter is not None:
         adapter.check_deepstack(cfg.position.deepstack)
         pruner.check_tower(adapter.tower)
+        check_coordinates(coordinates, pruner, adapter.grid, adapter.shape.layers)
         tokens = adapter.shape.image_tokens
         if tokens is not None and fits(pruner):
             budget.tokens(tokens)
@@ -107,6 +111,17 @@ def check(cfg: DictConfig) -> Parts:
 def fits(pruner: Pruner) -> bool:
     """Whether a run has to find the value of the pruner's dial that spends its budget."""
     return pruner.dial is not None and not pruner.budget.full
+
+
+def pruning_options(cfg: DictConfig) -> dict[str, Any]:
+    """What a session does with the tokens that stay, as arguments of `nuwa.prune`."""
+    kind, share = cfg.coordinates.kind, cfg.coordinates.share
+    return {
+        "position": cfg.position.strategy,
+        "calibration": cfg.calibration.kind,
+        "coordinates": None if kind == "none" else Coordinates(kind, share),
+        "deepstack": cfg.position.deepstack,
+    }
 
 
 def check_outputs(cfg: DictConfig) -> Path:

@@ -19,9 +19,9 @@ class Choices:
     """What a run was asked to do.
 
     ``options`` are the method's; the budget is an ``average`` in tokens or a ``ratio`` of the image's; ``blocking`` is
-    whose attention to the image was cut and in which layers, ``calibration`` how merged tokens weighed in it. ``rest``
-    is, as JSON, what else changes a result, except the seed: options of data set and model, decoding, the limit and the
-    protocol.
+    whose attention to the image was cut and in which layers, ``calibration`` how merged tokens weighed in it,
+    ``coordinates`` which tokens stayed in any case, and their share. ``rest`` is, as JSON, what else changes a result,
+    except the seed: options of data set and model, decoding, the limit and the protocol.
     """
 
     method: str
@@ -35,13 +35,14 @@ class Choices:
     limited: bool
     blocking: tuple[str, str] | None = None
     calibration: str = "none"
+    coordinates: tuple[str, float] | None = None
     rest: str = ""
 
     @classmethod
     def of(cls, config: Mapping[str, Any], method: str, position: str, protocol: int) -> Choices:
         """The choices in a recorded config; ``position`` is the strategy that was used, if that is known."""
-        groups = ("pruner", "dataset", "model", "budget", "blocking", "position", "calibration")
-        pruner, dataset, model, budget, blocking, ids, weighing = (config.get(group) or {} for group in groups)
+        groups = ("pruner", "dataset", "model", "budget", "blocking", "position", "calibration", "coordinates")
+        pruner, dataset, model, budget, blocking, ids, weighing, always = (config.get(group) or {} for group in groups)
         position = position or ids.get("strategy", "native")
         known = known_method(method)  # a run may name the strategy that its method's authors use
         native = known is not None and position == known[0].position_on(axes_of(model.get("family")))
@@ -61,7 +62,8 @@ class Choices:
             split=dataset.get("split"),
             limited=config.get("limit") is not None,
             blocking=(blocking["source"], str(blocking["layers"])) if blocking.get("source") else None,
-            calibration=weighing.get("kind", "none"),
+            calibration=_calibration(weighing.get("kind", "native"), known),
+            coordinates=(always["kind"], always["share"]) if always.get("kind", "none") != "none" else None,
             rest=json.dumps(rest, sort_keys=True, default=str),
         )
 
@@ -95,6 +97,13 @@ def known_method(name: str) -> tuple[type[Pruner], dict[str, Any]] | None:
         return find_method(name)
     except ValueError:
         return None
+
+
+def _calibration(kind: str, known: tuple[type[Pruner], dict[str, Any]] | None) -> str:
+    """What ``native`` stands for, of a method that is known or not."""
+    if kind != "native":
+        return kind
+    return "none" if known is None else known[0].native_calibration
 
 
 def _whole(value: Any) -> Any:

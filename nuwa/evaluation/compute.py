@@ -23,7 +23,7 @@ from nuwa import prune
 from nuwa.config import PROTOCOL, decoding, is_baseline
 from nuwa.engine.blocking import configured_block
 from nuwa.evaluation.callbacks import KeptTokenPictures, SampleProgress
-from nuwa.evaluation.check import Parts, fits
+from nuwa.evaluation.check import Parts, fits, pruning_options
 from nuwa.evaluation.data import EvaluationData
 from nuwa.evaluation.features import feature_cache
 from nuwa.evaluation.fitting import compare_with_run, fit_budget
@@ -136,8 +136,7 @@ def _answer(
     record = cfg.on_error == OnError.record
     portions = (cfg.trainer.batch_size, cfg.trainer.num_workers, record, processes.rank, processes.size)
     data = EvaluationData(parts.benchmark, count, done, *portions, loaded.encode, cfg.trainer.prefetch)
-    position, share = cfg.position, cfg.trainer.share and cfg.blocking.source is None
-    placed = position.strategy, share, feature_cache(cfg, loaded), cfg.calibration.kind, position.deepstack
+    share = cfg.trainer.share and cfg.blocking.source is None
     on_gpu = loaded.device.type == "cuda"
     trainer = Trainer(
         accelerator="gpu" if on_gpu else "cpu",
@@ -152,7 +151,9 @@ def _answer(
     )
     with (
         warnings.catch_warnings(),
-        prune(loaded.model, parts.pruner, *placed) as session,
+        prune(
+            loaded.model, parts.pruner, share=share, cache=feature_cache(cfg, loaded), **pruning_options(cfg)
+        ) as session,
         configured_block(session, **cfg.blocking),
     ):
         warnings.filterwarnings("ignore", module=r"lightning\..*")  # advice about training loops
@@ -207,8 +208,8 @@ def _speed(cfg: DictConfig, parts: Parts, loaded: LoadedModel) -> dict[str, Any]
     """
     pruner = None if is_baseline(cfg) else parts.pruner
     try:
-        ids, calibration = cfg.position.strategy, cfg.calibration.kind
-        return {"speed": probe_speed(loaded, parts.benchmark, pruner, ids, cfg.probe, calibration)}
+        how = pruning_options(cfg)
+        return {"speed": probe_speed(loaded, parts.benchmark, pruner, how.pop("position"), cfg.probe, **how)}
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         log.error("probe.speed: nothing was measured (%s); the answers stand", reason)

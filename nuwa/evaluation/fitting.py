@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from nuwa import prune
 from nuwa.benchmarks.base import Benchmark
-from nuwa.evaluation.check import Parts
+from nuwa.evaluation.check import Parts, pruning_options
 from nuwa.evaluation.features import feature_cache
 from nuwa.evaluation.journal import Row
 from nuwa.models.loading import LoadedModel
@@ -84,8 +84,7 @@ def _spend(
 ) -> list[float]:
     """What each image of some samples spends under a pruner."""
     spent, size = [], cfg.trainer.batch_size
-    options = {"cache": feature_cache(cfg, loaded), "calibration": cfg.calibration.kind}
-    with prune(loaded.model, pruner, cfg.position.strategy, **options) as session:
+    with prune(loaded.model, pruner, cache=feature_cache(cfg, loaded), **pruning_options(cfg)) as session:
         for start in range(0, len(samples), size):
             batch = samples[start : start + size]
             names = [name for sample in batch for name in sample.image_ids] or None

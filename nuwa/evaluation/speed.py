@@ -10,7 +10,7 @@ import copy
 import inspect
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import islice
@@ -62,12 +62,13 @@ def probe_speed(
     pruner: Pruner | None,
     position: str,
     options: ProbeConfig,
-    calibration: str = "none",
+    **how: Any,
 ) -> list[dict[str, Any]]:
     """One entry per batch size: medians and quartiles of every part, vanilla and pruned, and their ratios.
 
-    ``pruner=None`` measures the unpruned model alone. A benchmark with fewer samples than a batch repeats them.
-    ``warmup`` rounds of the ``options`` are thrown away, ``repeats`` count; each decodes ``new_tokens``.
+    ``pruner=None`` measures the unpruned model alone; ``how``: other arguments of `nuwa.prune`. A benchmark with fewer
+    samples than a batch repeats them. ``warmup`` rounds of the ``options`` are thrown away, ``repeats`` count; each
+    decodes ``new_tokens``.
 
     Raises:
         SampleError: no sample has a picture.
@@ -79,7 +80,7 @@ def probe_speed(
     for size in options.batch_sizes:
         batch = [samples[index % len(samples)] for index in range(size)]
         inputs, questions = loaded.encode(batch), loaded.questions(batch)
-        batches.append(_probe_batch(loaded.model, inputs, questions, pruner, (position, calibration), options))
+        batches.append(_probe_batch(loaded.model, inputs, questions, pruner, {"position": position, **how}, options))
     return batches
 
 
@@ -98,7 +99,7 @@ def _probe_batch(
     inputs: dict[str, Tensor],
     questions: Sequence[str] | None,
     pruner: Pruner | None,
-    attending: tuple[str, str],
+    how: Mapping[str, Any],
     options: ProbeConfig,
 ) -> dict[str, Any]:
     adapter, device = adapter_for(model), inputs["input_ids"].device
@@ -110,8 +111,7 @@ def _probe_batch(
             clock = Clock(device)
             with ExitStack() as stack:
                 if pruner is not None and name == PRUNED:
-                    position, calibration = attending
-                    session = PruningSession(model, _watched(pruner, clock), position, calibration=calibration)
+                    session = PruningSession(model, _watched(pruner, clock), **how)
                     stack.enter_context(session)
                     stack.enter_context(session.about(questions=questions))
                 measured, lengths[name] = _round(adapter, inputs, clock, options.new_tokens)

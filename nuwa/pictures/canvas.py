@@ -1,7 +1,8 @@
 """Panels of a picture under a grid of tokens: what stays, in which role, which regions, links, boxes and ids.
 
 Roles differ in colour (Okabe and Ito's, which any kind of colour vision tells apart) and in shape: kept patches have a
-thin blue frame, collectors a green one with a dot, pillars a thick orange one. Dropped patches are faded.
+thin blue frame, collectors a green one with a dot, pillars a thick orange one, coordinates a cross. Dropped patches are
+faded.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from nuwa.benchmarks.scoring import Box
 from nuwa.pictures.text import INK, LINE_HEIGHT, Phrase, text_block
 from nuwa.pruning.layout import Grid
 
-KEPT, COLLECTOR, PILLAR = "#0072B2", "#009E73", "#E69F00"
+KEPT, COLLECTOR, PILLAR, COORDINATE = "#0072B2", "#009E73", "#E69F00", "#56B4E9"
 LINK, MOVED, TRUE_BOX, PREDICTED = "#CC79A7", "#D55E00", "#FFFFFF", "#D55E00"
 _PADDING = "#7F7F7F"
 PANEL_SIDE, SMALLEST_PATCH, GAP = 576, 12, 16
@@ -47,8 +48,14 @@ class Panel:
         """Pixel at the centre of the patch in a row and column; columns behind the last stay at the edge."""
         return min((column + 0.5) * self.patch, self.size[0] - 2), (row + 0.5) * self.patch
 
-    def keep(self, patches: Sequence[int], pillars: Sequence[int] | None, collectors: Sequence[int] | None) -> None:
-        """Show patches as they are, framed by their role."""
+    def keep(
+        self,
+        patches: Sequence[int],
+        pillars: Sequence[int] | None,
+        collectors: Sequence[int] | None,
+        coordinates: Sequence[int] = (),
+    ) -> None:
+        """Show patches as they are, framed by their role, those that stay in any case with a cross."""
         for patch in patches:
             box = self.box_of(patch)
             self.image.paste(self.clear.crop(box), box[:2])
@@ -62,6 +69,8 @@ class Panel:
                 mark_collector(draw, inside)
             else:
                 mark_kept(draw, inside)
+            if patch in coordinates:
+                mark_coordinate(draw, inside)
 
     def regions(self, side: int) -> None:
         """Dotted borders of regions of ``side`` x ``side`` patches."""
@@ -121,6 +130,13 @@ def mark_collector(draw: ImageDraw.ImageDraw, box: tuple[float, float, float, fl
     x0, y0, x1, y1 = box
     draw.rectangle(box, outline=COLLECTOR, width=2)
     _draw_dot(draw, (x0 + x1 + 1) / 2, (y0 + y1 + 1) / 2, max(2, (x1 - x0) / 8), COLLECTOR)
+
+
+def mark_coordinate(draw: ImageDraw.ImageDraw, square: tuple[float, float, float, float]) -> None:
+    """A cross over a patch that stays in any case, beside its frame."""
+    x0, y0, x1, y1 = square
+    for ends in ((x0, y0, x1, y1), (x0, y1, x1, y0)):
+        draw.line(ends, fill=COORDINATE)
 
 
 def mark_pillar(draw: ImageDraw.ImageDraw, box: tuple[float, float, float, float]) -> None:

@@ -15,6 +15,7 @@ from nuwa.pictures.canvas import (
     TRUE_BOX,
     draw_box,
     mark_collector,
+    mark_coordinate,
     mark_kept,
     mark_pillar,
 )
@@ -36,13 +37,15 @@ def title_lines(method: str, question: str, row: Mapping[str, Any], is_box: bool
     return [[Phrase(method, FAINT)], [Phrase(_cut(question))], answer]
 
 
-def legend(views: Sequence[ViewTrace], boxes: set[str], ids: bool) -> list[Phrase]:
+def legend(views: Sequence[ViewTrace], boxes: set[str], ids: bool, coordinates: bool = False) -> list[Phrase]:
     """A swatch and a word for every mark that the panels show."""
     found = [("kept", _framed(mark_kept))]
     if any(view.collectors for view in views):
         found.append(("collector: gathered others", _framed(mark_collector)))
     if any(view.pillars for view in views):
         found.append(("pillar: stays as it is", _framed(mark_pillar)))
+    if coordinates:
+        found.append(("stays in any case", _framed(mark_coordinate)))
     if any(view.weights for view in views):
         found.append(("what the framed collector gathered", _line(LINK)))
     if "true" in boxes:

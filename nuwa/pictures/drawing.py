@@ -60,7 +60,8 @@ def draw_trace(trace: ImageTrace, boxes: Boxes, heading: Sequence[Sequence[Phras
         panels += [ids_panel(trace, number, strategy) for strategy in trace.stages[0].ids if ids]
         rows.append(in_a_line([panel.finished() for panel in panels]))
     width = max(row.width for row in rows)
-    top, bottom = text_block(heading, width), text_block([legend(trace.views, set(boxes), ids)], width)
+    marks = legend(trace.views, set(boxes), ids, bool(trace.stages[0].coordinates))
+    top, bottom = text_block(heading, width), text_block([marks], width)
     return in_a_line([top, *rows, bottom], down=True)
 
 
@@ -96,7 +97,7 @@ def stage_panel(trace: ImageTrace, number: int, index: int, boxes: Boxes) -> Pan
     patches = kept_patches(trace, number, stage.kept)
     caption = f"enters layer {stage.layer}: {len(patches)} of {len(view.view.tokens)}"
     panel = Panel(trace.picture, view.frame, view.view.grid, caption)
-    panel.keep(patches, view.pillars, view.collectors)
+    panel.keep(patches, view.pillars, view.collectors, kept_patches(trace, number, stage.coordinates))
     if index == 0:
         if trace.region is not None:
             panel.regions(trace.region)

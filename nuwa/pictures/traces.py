@@ -34,11 +34,15 @@ Location = tuple[int, int, int]
 
 @dataclass
 class StageTrace:
-    """What goes on from a layer: ``kept`` tokens of the image in the LLM's order, their ``ids`` (C, K) by strategy."""
+    """What goes on from a layer: ``kept`` tokens of the image in the LLM's order, their ``ids`` (C, K) by strategy.
+
+    ``coordinates`` are those of them that stay in any case.
+    """
 
     layer: int
     kept: list[int]
     ids: dict[str, Tensor]
+    coordinates: list[int] = field(default_factory=list)
 
 
 @dataclass
@@ -149,7 +153,11 @@ def _stages(prompt: Prompt, segments: list[Segment], ordinal: int, position: str
         tokens = segment.original, segment.image, segment.valid, prompt.spans, prompt.whole.next_id
         ids = {strategy: remap(strategy, *tokens)[0][:, 0].cpu()[:, mine] for strategy in DRAWN_STRATEGIES}
         ids |= {position: segment.ids[:, 0].cpu()[:, mine]}
-        stages[segment.start] = StageTrace(segment.start, segment.token[0].cpu()[mine].tolist(), ids)
+        token, always = segment.token[0].cpu()[mine], []
+        if prompt.coordinates is not None and len(token) < prompt.rows[0][ordinal].layout.n_tokens:
+            best = segment.columns["score"][0].cpu()[mine].argsort(descending=True, stable=True)
+            always = token[best[: prompt.coordinates.count(len(token))]].tolist()
+        stages[segment.start] = StageTrace(segment.start, token.tolist(), ids, always)
     return list(stages.values())
 
 

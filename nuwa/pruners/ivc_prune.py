@@ -18,6 +18,7 @@ from torch import Tensor
 
 from nuwa.pruners.base import LLMContext, MethodInfo, Pruner, require
 from nuwa.pruning.budget import BudgetError, Dial, ModelShape, Schedule, attention_score_flops, layer_at, one_stage
+from nuwa.pruning.coordinates import rotations
 from nuwa.pruning.scores import softmax_rows, split_heads
 from nuwa.pruning.selection import strongest
 
@@ -25,17 +26,6 @@ DEPTHS = {"late": 1 / 2, "early": 1 / 16}
 """Where tokens leave: at the authors' layer 16 of 32, and at 2 for budgets that this cannot reach."""
 SKIPPED = 2
 """Tokens right behind an image that are not heard: the newline or tag that closes it."""
-
-
-def rotations(position_ids: Tensor, frequencies: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean cosine and sine over all frequencies and axes, of ids (C, B, L) and frequencies (d / 2,): two (B, L).
-
-    Every axis has all frequencies, as released. Axes are summed smallest first, so that the cells (a, b) and (b, a) of
-    an image tie exactly.
-    """
-    angle = position_ids[..., None].float() * frequencies.float()
-    cosine, sine = (turn(angle).mean(-1).sort(dim=0).values.mean(0) for turn in (torch.cos, torch.sin))
-    return cosine, sine
 
 
 def share_of_each(count: Tensor, share: float) -> Tensor:

@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from nuwa.pruning.budget import Schedule
+from nuwa.pruning.coordinates import Coordinates, add_best, coordinate_scores
+from nuwa.pruning.followers import add_followers
 from nuwa.pruning.layout import ImageLayout
 from nuwa.pruning.masks import gather_tokens, left_pack
 from nuwa.pruning.positions import median_ids, remap
@@ -25,6 +27,8 @@ class ImagePlan:
     ``keep`` (K,): tokens that enter the LLM, in the order in which it sees them, followers among them; None: all.
     ``members`` (n_tokens,): the token that each one went into, its own for one that stays as it was, -1 for one that is
     gone; ``sizes`` (n_tokens,): how many tokens a kept one stands for. Both are None where the vision stage kept all.
+    ``coordinates``: what stays in any case, by ``scores`` (n_tokens,) or, where these are None, by position; ``added``
+    of them join ``keep`` when the prompt is known.
     """
 
     id: str
@@ -34,12 +38,15 @@ class ImagePlan:
     members: Tensor | None = None
     sizes: Tensor | None = None
     extras: dict[str, Tensor] = field(default_factory=dict)
+    coordinates: Coordinates | None = None
+    scores: Tensor | None = None
+    added: int = 0
 
     def stages(self) -> dict[int, int]:
         """Pruning layers in the LLM, and the tokens (patches) that stay there."""
         entering = self.layout.patches
         if self.keep is not None:
-            entering = int((self.layout.source[self.keep] >= 0).sum())
+            entering = int((self.layout.source[self.keep] >= 0).sum()) + self.added
         return self.schedule.stages(entering)
 
 
@@ -211,6 +218,11 @@ class Prompt:
         """The largest number of images in a row."""
         return self.spans.shape[-1]
 
+    @property
+    def coordinates(self) -> Coordinates | None:
+        """What stays in any case, the same of all images."""
+        return next((plan.coordinates for row in self.rows for plan in row if plan.coordinates is not None), None)
+
     def stages(self) -> dict[int, Tensor]:
         """Pruning layers in the LLM, and the (B, I) visual tokens (patches) of each image that stay there."""
         counts = {}
@@ -288,6 +300,7 @@ def read_prompt(
     next_id = (ids.masked_fill(~valid, -1).amax((0, 2)) + 1).expand(ids.shape[0], -1)
     columns = _image_columns(member, index, rows) | {"index": index, "original": ids, "ids": ids}
     whole = Segment(0, lengths, valid, columns, next_id, _owner(member, columns, rows))
+    whole.columns.update(_scores(whole, member, rows))
     mine = whole.image[..., None] == torch.arange(max(map(len, rows)), device=device)
     lowest = ids[..., None].masked_fill(~mine, torch.iinfo(ids.dtype).max).amin(2)
     highest = ids[..., None].masked_fill(~mine, -1).amax(2)
@@ -308,6 +321,19 @@ def _image_columns(member: Tensor, index: Tensor, rows: list[list[ImagePlan]]) -
         # numbered from where the image begins, so that no two images of a row have one of the same number
         columns |= {"group": torch.where(group < 0, -1, index - token + group), "follower": member & (source < 0)}
     return columns
+
+
+def _scores(whole: Segment, member: Tensor, rows: list[list[ImagePlan]]) -> dict[str, Tensor]:
+    """The column ``score`` (B, L) by which tokens stay in any case, if any do."""
+    plans = [plan for row in rows for plan in row]
+    coordinates = next((plan.coordinates for plan in plans if plan.coordinates is not None), None)
+    if coordinates is None:
+        return {}
+    if coordinates.frequencies is None:
+        scores = [torch.zeros(plan.layout.n_tokens) if plan.scores is None else plan.scores for plan in plans]
+        return {"score": _spread(member, scores, -torch.inf)}
+    image = whole.image if whole.follower is None else whole.image.masked_fill(whole.follower, -1)
+    return {"score": coordinate_scores(whole.original, image, max(map(len, rows)), coordinates.frequencies)}
 
 
 def _owner(member: Tensor, columns: dict[str, Tensor], rows: list[list[ImagePlan]]) -> Tensor:
@@ -358,4 +384,32 @@ def first_segment(prompt: Prompt, strategy: str) -> Segment:
         rank = _spread(visual, ranks)
         keep = whole.valid & ~(visual & (rank < 0))
         order = torch.where(visual, whole.index - whole.token + rank.clamp(min=0), whole.index)
+    if any(plan.added for row in prompt.rows for plan in row):
+        whole, keep, order = _with_coordinates(prompt, keep, order)
+        lengths = keep.sum(1).tolist()
     return prompt.narrow(whole, keep, lengths, 0, strategy, order)[0]
+
+
+def _with_coordinates(prompt: Prompt, keep: Tensor, order: Tensor) -> tuple[Segment, Tensor, Tensor]:
+    """What enters layer 0 with the tokens that the plans add to it, each its own owner, and what follows these.
+
+    In an image whose tokens enter in raster order they take their places, else they come behind the others.
+    """
+    whole, plans = prompt.whole, [plan for row in prompt.rows for plan in row]
+    sizes, visual, follower = [plan.layout.n_tokens for plan in plans], whole.image >= 0, whole.follower
+    rising = [plan.keep is None or not bool((plan.keep.diff() <= 0).any()) for plan in plans]
+    followed = [plan.keep is None or bool((plan.layout.source[plan.keep] < 0).any()) for plan in plans]
+    last, raster, closes = (
+        _spread(visual, [torch.full((size,), int(value)) for size, value in zip(sizes, values, strict=True)])
+        for values in ([size - 1 for size in sizes], rising, followed)
+    )
+    counts = pad_sequence([torch.tensor([plan.added for plan in row]) for row in prompt.rows], batch_first=True)
+    chosen = whole.image if follower is None else whole.image.masked_fill(follower, -1)
+    kept = add_best(keep, whole.columns["score"], chosen, counts.to(keep.device))
+    behind = torch.where(kept & ~keep, whole.index - whole.token + last, order)
+    order = torch.where(visual, torch.where(raster == 1, whole.index, behind), order)
+    owner = torch.where(kept & ~keep, whole.index, whole.owner)
+    if follower is not None:
+        group = whole.columns["group"].masked_fill(closes != 1, -1)
+        kept, order = add_followers(kept, order, follower, group, whole.image, whole.index, whole.length)
+    return replace(whole, owner=owner), kept, order

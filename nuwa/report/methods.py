@@ -16,7 +16,7 @@ from nuwa.command import argument, command
 from nuwa.pruners.base import MisfitError
 from nuwa.pruners.catalogue import find_method, method_names
 from nuwa.pruners.contexts import Tower
-from nuwa.pruning.budget import Budget, BudgetError, Schedule
+from nuwa.pruning.budget import Budget, BudgetError, ModelShape, Schedule, llm_flops
 from nuwa.report.tables.formats import TextRow, markdown_text
 
 INTRODUCTION = """# Which method is which
@@ -42,6 +42,20 @@ and in percent of the image's tokens for Qwen2.5-VL-7B (28 layers). **counts**: 
 evenly between crops, as released (`pruner.tiles`), and `tofu` does the same; `divprune` chooses among all crops' tokens
 at once; other methods that prune before the LLM see the tiles stitched.
 """
+LEFT_OUT = """
+PixelPrune (OPPO-Mente-Lab/PixelPrune@a870e31b) is left out: it takes blocks of pixels away before the tower runs, so
+that an image has fewer tokens than its processor has written placeholders into the prompt, and a session, which prunes
+what a tower returns, would need a case of its own. On photographs it drops nothing at its lossless setting.
+"""
+COSTS = """
+## What the authors' 64 is, and what choosing costs
+
+On LLaVA-1.5-7B. **the authors' 64**: what stays where a paper writes 64 tokens, `count @layer`; **entering**: the
+average number entering a layer then, which is what a budget means here (OccamToken's first stage keeps 200 to 300, of
+which 250 are shown). Papers that write no 64 have none. **choosing**: FLOPs of a decision at a budget of 64, by the
+formulas of `metric_flops` (products of scores and similarities; sorting is not counted, nor is a rerun of the tower),
+then in percent of a prefill of all 576 visual tokens and of the method's own (`llm_flops`, text apart).
+"""
 
 
 @dataclass(frozen=True)
@@ -59,6 +73,9 @@ BUDGET_SETTINGS = (
     Setting("1.5", Tower("clip_vision_model", {}, True, (24, 24)), 576, 32, (192, 128, 64)),
     Setting("NeXT", Tower("clip_vision_model", {}, True), 2880, 32, (640, 320, 160)),
     Setting("Qwen", Tower("qwen2_5_vl", {}), 1000, 28, (0.75, 0.5, 0.25)),
+)
+LLAVA_7B = ModelShape(
+    layers=32, hidden=4096, intermediate=11008, kv_heads=32, head_dim=128, vision_hidden=1024, image_tokens=576
 )
 STAGES = {(True, True): "both", (True, False): "vision", (False, True): "LLM", (False, False): "none"}
 
@@ -122,12 +139,32 @@ def _budget_rows() -> tuple[list[TextRow], list[str]]:
     return rows, [f"- {', '.join(where)}: {reason}" for reason, where in reasons.items()]
 
 
+def _cost_row(name: str) -> TextRow:
+    """What the authors' 64 of a method is, and what choosing costs at ours."""
+    kind, options = find_method(name)
+    pruner, layers, patches = kind(budget=Budget(average=64), **options), LLAVA_7B.layers, LLAVA_7B.image_tokens or 0
+    schedule, nominal = pruner.schedule(patches, layers), kind.info.nominal
+    if nominal is None and kind.info.counts.startswith(("authors'", "paper's")):
+        nominal = schedule
+    flops = pruner.metric_flops(patches, LLAVA_7B)
+    whole, own = (llm_flops(counts, LLAVA_7B) for counts in ([patches] * layers, schedule.per_layer(layers)))
+    return {
+        "method": f"`{name}`",
+        "the authors' 64": "" if nominal is None else _shown(nominal, patches, in_percent=False),
+        "entering": "" if nominal is None else f"{nominal.average(layers):.0f}",
+        "choosing, MFLOPs": f"{flops / 1e6:.3g}",
+        "of an unpruned prefill": f"{flops / whole:.3%}",
+        "of its own prefill": f"{flops / own:.2%}",
+    }
+
+
 def page() -> str:
     """The whole page."""
     budgets, reasons = _budget_rows()
     methods = [_method_row(name) for name in method_names()]
-    tables = [markdown_text(rows, list(rows[0])) + "\n" for rows in (methods, budgets)]
-    return "\n".join([INTRODUCTION, tables[0] + BUDGETS, tables[1], *reasons, ""])
+    costs = [_cost_row(name) for name in method_names() if name != "none"]
+    tables = [markdown_text(rows, list(rows[0])) + "\n" for rows in (methods, budgets, costs)]
+    return "\n".join([INTRODUCTION, tables[0] + BUDGETS, tables[1], *reasons, COSTS, tables[2] + LEFT_OUT])
 
 
 @command("Which method is which.", argument("--write", type=Path, help="file to write instead of printing"))

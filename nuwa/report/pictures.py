@@ -20,7 +20,7 @@ from PIL import Image
 from nuwa import prune
 from nuwa.command import argument, command
 from nuwa.engine.blocking import configured_block
-from nuwa.evaluation.check import check
+from nuwa.evaluation.check import check, pruning_options
 from nuwa.evaluation.journal import read_answers
 from nuwa.evaluation.model_cache import load_once
 from nuwa.evaluation.runs import Run
@@ -49,7 +49,7 @@ def run_pictures(folder: Path, count: int, ids: bool = False) -> Iterator[tuple[
     loaded = load_once(parts.model)
     rows = {row["id"]: row for row in read_answers(folder)}
     with (
-        prune(loaded.model, parts.pruner, cfg.position.strategy, calibration=cfg.calibration.kind) as session,
+        prune(loaded.model, parts.pruner, **pruning_options(cfg)) as session,
         configured_block(session, **cfg.blocking),
     ):
         for index in range(min(count, parts.benchmark.take(cfg.limit))):

@@ -132,6 +132,7 @@ def test_key_ignores_what_does_not_change_a_result(override):
         "position=rpme",
         "position=median",
         "calibration=size",
+        "coordinates=ivc",
         "dataset.samples=7",
         "seed=1",
         "limit=3",

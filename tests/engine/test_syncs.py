@@ -22,7 +22,8 @@ from nuwa.pruners.catalogue import method_names
 from nuwa.pruning.budget import Budget
 
 GPU = torch.device("cuda:0")
-OWN = {"sparsevlm": 7, "sparsevlm_plus": 4, "cdpruner": 1, "ivc_prune": 1, "vlm_pruner": 2, "prunesid": 12}
+OWN = {"sparsevlm": 7, "sparsevlm_plus": 4, "cdpruner": 1, "ivc_prune": 1, "occamtoken": 1, "vlm_pruner": 2}
+OWN |= {"prunesid": 12}
 """How often methods read the device by themselves; the others never do.
 
 SparseVLM has as many raters as the question makes it (once for all, and once for each stage), and like CDPruner, which

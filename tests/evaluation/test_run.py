@@ -151,6 +151,9 @@ def test_calibration_and_median_ids_change_answers_and_have_a_run_of_their_own(t
         assert result["status"] == "done" and len(rows) == 6
         found.append((folder.name, [row["prediction"] for row in rows]))
     assert len({name for name, _ in found}) == 4
+    folder = run_job(small(tmp_path, "baseline=skip", "pruner=visionzip", "coordinates=grid", "coordinates.share=0.3"))
+    assert read_result(folder)["status"] == "done" and read_result(folder)["tokens_entering"] == 16
+    assert read_rows(folder / JOURNAL)[0]["kept"] == [[[0, 16]]]
     assert read_result(run_job(small(tmp_path, "calibration=size", "pruner=random")))["status"] == "refused"
 
 

@@ -9,12 +9,13 @@ from PIL import Image, ImageColor, ImageDraw
 
 from nuwa import load_pruner, prune
 from nuwa.evaluation.run import run_job
-from nuwa.pictures.canvas import COLLECTOR, GAP, KEPT, MOVED, PILLAR, PREDICTED, Panel
+from nuwa.pictures.canvas import COLLECTOR, COORDINATE, GAP, KEPT, MOVED, PILLAR, PREDICTED, Panel
 from nuwa.pictures.captions import legend, title_lines
 from nuwa.pictures.drawing import choose_collector, draw_trace, id_moves, kept_patches, original_panel, stage_panel
 from nuwa.pictures.text import INK, LINE_HEIGHT, Phrase, cross, text_block, tick, width_of, wrapped
 from nuwa.pictures.traces import id_locations, token_locations, trace_decisions
 from nuwa.pruning.budget import Budget
+from nuwa.pruning.coordinates import Coordinates
 from nuwa.pruning.layout import ImageLayout, VisionView
 from nuwa.report.pictures import main
 from nuwa.samples import Sample
@@ -165,6 +166,20 @@ def test_the_ids_in_use_are_drawn():
     assert trace.stages[0].ids["median"][0].tolist() == report.stages[0][2]
     moves = id_moves(trace, "median")
     assert 1 <= sum(here != there for here, there in moves) < len(moves) / 2
+
+
+def test_coordinates_have_a_cross():
+    loaded, sample = toy("llava", weights_boost=3.0), Sample("one", "vg", (planted(),), "where is the dog?", BOX)
+    with prune(loaded.model, load_pruner("nuwa", 8), coordinates=Coordinates("grid", 0.4)) as session:
+        (trace,) = trace_decisions(session, loaded, sample)
+    entering = trace.stages[0]
+    assert len(entering.coordinates) == round(0.4 * len(entering.kept)) and 0 in entering.coordinates
+    assert set(entering.coordinates) <= set(entering.kept)
+    panel = stage_panel(trace, 0, 0, {})
+    for patch in entering.kept:
+        x0, y0, x1, y1 = panel.box_of(patch)
+        at = x0 + (x1 - x0) // 4, y0 + (y1 - y0) // 4
+        assert (panel.image.getpixel(at) == colour(COORDINATE)) == (patch in entering.coordinates)
 
 
 def test_a_collector_near_the_object_is_shown():

@@ -40,6 +40,7 @@ class Point:
     def method(self) -> str:
         """The method, with its position ids where they are not its authors'."""
         told = [c for c in (self.choices.position, self.choices.calibration) if c not in ("native", "none")]
+        told += [f"{kind} {share:.0%}" for kind, share in filter(None, [self.choices.coordinates])]
         return ", ".join([self.choices.method, *told])
 
     def varied(self, *names: str) -> bool:
@@ -65,7 +66,7 @@ def points_of(runs: Iterable[Run]) -> list[Point]:
 def _but_seed(point: Point) -> Hashable:
     """Every choice but the seed."""
     c = point.choices
-    named = c.method, c.position, c.calibration, str(sorted(c.options.items()))
+    named = c.method, c.position, c.calibration, c.coordinates, str(sorted(c.options.items()))
     return (c.model, point.panel, named, c.average, c.ratio, c.rest)
 
 

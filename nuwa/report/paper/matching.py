@@ -113,7 +113,7 @@ def _made_for(table: PaperTable, row: PrintedRow, pruner: str, run: Run) -> bool
         return False
     if pruner == "none":  # where nothing is pruned, budget and ids do not matter
         return True
-    same = (choices.position, choices.calibration) == (row.position, "none")
+    same = (choices.position, choices.calibration, choices.coordinates) == (row.position, "none", None)
     return same and _same_budget(run, row, table.unpruned.get(row.model))
 
 

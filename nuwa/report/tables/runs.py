@@ -11,7 +11,8 @@ from nuwa.report.tables.formats import CellValue, TableRow, value_text
 from nuwa.report.tables.section import Section, filled_columns
 
 CHOICE_GROUPS = (
-    "pruner", "budget", "position", "calibration", "blocking", "model", "dataset", "generation", "seed", "limit",
+    "pruner", "budget", "position", "calibration", "coordinates", "blocking", "model", "dataset", "generation", "seed",
+    "limit",
 )  # fmt: skip
 SHARED_GROUPS = ("model", "dataset", "generation", "seed", "limit", "protocol")
 """Groups in which a run and its unpruned run agree."""
