@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from nuwa.files import fingerprint, local_path
 from nuwa.models import axes_of
 from nuwa.options import ConfigError, check_options
+from nuwa.pruners.catalogue import conf_folder
 from nuwa.schema import BlockingConfig, Config, PathsConfig, PositionConfig
 from nuwa.targets import BUILT, find_target
 
@@ -60,9 +61,31 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in container.items()}
 
 
+def check_overrides(arguments: Sequence[str]) -> None:
+    """Refuse a group without a choice, for which Hydra has a traceback only.
+
+    Raises:
+        ConfigError: e.g. ``pruner=null``.
+    """
+    for argument in arguments:
+        group, equals, choice = argument.partition("=")
+        if equals and choice in ("", "null", "None") and (conf_folder() / group).is_dir():
+            raise ConfigError(f"{argument}: nothing is chosen; give {group}=<name>, one of the files of conf/{group}")
+
+
 def build(options: dict[str, Any], **provided: Any) -> Any:
     """Call the ``_target_`` of typed options. Hydra's instantiate would turn dataclass arguments into dicts."""
     return find_target(options["_target_"])(**{k: v for k, v in options.items() if k != "_target_"}, **provided)
+
+
+def check_model(options: dict[str, Any]) -> None:
+    """Check the typed options of a model without loading it.
+
+    Raises:
+        ValueError: a choice is unknown, or impossible on this machine.
+    """
+    checked_by = find_target(options["_target_"], "model").__wrapped__
+    checked_by(**{key: value for key, value in options.items() if key != "_target_"})
 
 
 def choices(cfg: DictConfig) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from nuwa.benchmarks.scoring import exact_match, grounding_scores
 from nuwa.samples import Sample
 from nuwa.scenes.questions import Question, ask
 from nuwa.scenes.scene import IMAGE_SIZE, Scene, draw_scene
+from nuwa.schema import Positive
 
 HELD_OUT = 7
 """Third word of every seed here; training never draws from it (`nuwa.scenes.scene`)."""
@@ -50,8 +51,8 @@ class Scenes(Benchmark):
     seed: int = 0
     vqa_prompt: str = "{question}"
     vg_prompt: str = "{question}"
-    vqa_max_new_tokens: int = 8
-    vg_max_new_tokens: int = 32
+    vqa_max_new_tokens: Positive = 8
+    vg_max_new_tokens: Positive = 32
     picture_side: int = IMAGE_SIZE
     questions: int = 1
     name: str = "scenes"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -35,6 +36,15 @@ def check_no_videos(given: Mapping[str, Any]) -> None:
         raise SessionError("videos are not pruned; call the model outside the session, or show it frames as images")
 
 
+def check_no_replica(module: nn.Module) -> None:
+    """Refuse a copy that nn.DataParallel made of a model in a session: copies would share what the session notes."""
+    if getattr(module, "_is_replica", False):
+        raise SessionError(
+            "DataParallel copies its model to every GPU at each call, and a session is about one; run one process per "
+            "GPU (trainer=ddp), or load the model with device_map"
+        )
+
+
 def check_count(name: str, given: Sequence[str] | None, count: int) -> None:
     """Refuse names or questions for another number of images than a call has."""
     if given is not None and len(given) != count:
@@ -65,6 +75,16 @@ def check_cache(cache: Any, family: Family) -> None:
     config: Any = family.language_model.config
     if getattr(config, "sliding_window", None) is not None and not family.own_masks:
         raise SessionError("language models with a sliding window are not supported with pruning")
+
+
+def warn_of_embeddings(embedded: bool, images_seen: int) -> None:
+    """Say on leaving that nothing was pruned, where images may have been put among embeddings by hand."""
+    if embedded and not images_seen:
+        warnings.warn(
+            "no image was pruned: the model was called with inputs_embeds, in which images cannot be told from text; "
+            "pass input_ids and pixel_values",
+            stacklevel=3,
+        )
 
 
 def check_later_images(calibration: str, later: bool) -> None:

@@ -47,10 +47,14 @@ def read_images(rules: Rules, call: Call, kwargs: dict[str, Any]) -> dict[str, A
     behind = images.behind(input_ids, call.drafts)
     asked = valid.shape[1] - behind
     placeholders = input_ids[:, :asked].to(device) == family.image_token_id
-    family.check_prompt(placeholders, [plan.layout.n_tokens for plan in images.plans])
+    family.check_prompt(input_ids[:, :asked], [plan.layout.n_tokens for plan in images.plans])
     before = () if conversation is None else tuple(conversation.tables)
     prompt = read_prompt(placeholders, valid[:, :asked], ids[..., :asked], images.plans, before)
-    segment, stages, companions = first_segment(prompt, rules.strategy), prompt.stages(), family.companions(kwargs)
+    segment, stages, companions = (
+        first_segment(prompt, rules.strategy, device),
+        prompt.stages(),
+        family.companions(kwargs),
+    )
     guards.check_checkpointing(family.layers if stages else ())
     given = call.mask is not None
     step = Step(rules.calibration, before, length, valid[:, asked:], given, prompt, [segment], images, stages)

@@ -23,16 +23,16 @@ from torch import nn
 from nuwa.engine import guards
 from nuwa.engine.arguments import arguments_of, cache_of
 from nuwa.engine.calibration import check_calibration
-from nuwa.engine.call import Call, EncodedImages, Rules, Step, current_call
+from nuwa.engine.call import Call, EncodedImages, Rules, current_call, prompt_of
 from nuwa.engine.conversation import conversation_of
 from nuwa.engine.coordinates import check_coordinates
 from nuwa.engine.copies import copy_without
 from nuwa.engine.feature_cache import FeatureCache
 from nuwa.engine.llm import enter_layer
 from nuwa.engine.passes import end_pass, in_whole_frame, read_images, read_text_behind
-from nuwa.engine.report import Report, image_reports
+from nuwa.engine.report import Report
 from nuwa.engine.tower import run_tower
-from nuwa.engine.vision import content_id, plan_images
+from nuwa.engine.vision import content_ids, plan_images
 from nuwa.models import adapter_for
 from nuwa.models.base import DEEPSTACK, remove_hooks
 from nuwa.pruners.base import Pruner
@@ -85,12 +85,11 @@ class PruningSession:
         self.coordinates = coordinates
         if shape.image_tokens is not None:
             pruner.schedule_on(shape.image_tokens, shape)
-        self._report = Report()
-        self._totals = [0] * shape.layers
+        self._report, self._embedded = Report(pruner.name, self.strategy, shape), False
         self._handles: list[Any] = []
         self._replaced: dict[str, Any] = {}
         self._running: set[threading.Thread] = set()
-        self._encoding, self._counting = threading.Lock(), threading.Lock()
+        self._encoding = threading.Lock()
 
     @contextmanager
     def about(self, ids: Sequence[str] | None = None, questions: Sequence[str] | None = None) -> Iterator[None]:
@@ -107,8 +106,6 @@ class PruningSession:
 
     def report(self) -> Report:
         """Tokens per layer over every image so far, and details of the last call with images."""
-        seen = self._report.images_seen
-        self._report.tokens_per_layer = [total / seen for total in self._totals] if seen else []
         return self._report
 
     @property
@@ -144,6 +141,7 @@ class PruningSession:
         remove_hooks(self._handles)
         self._detach(self.adapter.model, self.adapter.multimodal)
         self._handles = []
+        guards.warn_of_embeddings(self._embedded, self._report.images_seen)
 
     def _detach(self, model: nn.Module, owner: nn.Module) -> None:
         del model.__dict__[_COPY], owner.__dict__[_ENCODER], owner.__dict__[_ATTACHED]
@@ -196,7 +194,7 @@ class PruningSession:
         guards.check_count("ids", names, count)
         guards.check_count("questions", questions, count)
         if names is None:
-            names = [content_id(image) for image in self.adapter.pixels(arguments)]
+            names = content_ids(self.adapter.pixels(arguments))
         return names, questions
 
     # Hooks
@@ -211,7 +209,9 @@ class PruningSession:
         given, drafts = arguments_of(module, args, kwargs), _drafts.get()
         _drafts.set(0)
         call = Call(module, given.get("attention_mask"))
+        guards.check_no_replica(module)
         guards.check_no_videos(given)
+        self._embedded |= given.get("input_ids") is None
         encoded = (given.get("mm_encoder_outputs") or {}).get("image")
         if encoded is None and given.get("pixel_values") is None:
             conversation = conversation_of(cache_of(given))
@@ -266,19 +266,9 @@ class PruningSession:
             return output
         end_pass(step, cache_of(kwargs))
         if output is not None and step.segments:
-            self._count(step)
+            self._report.note(prompt_of(step), step.segments, step.mask_bytes)
             output.last_hidden_state = in_whole_frame(step, output.last_hidden_state)
         return output
-
-    def _count(self, step: Step) -> None:
-        assert step.prompt is not None
-        images = image_reports(step.prompt, step.segments, len(self._totals))
-        with self._counting:
-            self._report.images = images
-            for image in images:
-                self._totals = [total + count for total, count in zip(self._totals, image.per_layer, strict=True)]
-            self._report.images_seen += len(images)
-            self._report.mask_bytes = max(self._report.mask_bytes, step.mask_bytes)
 
 
 def end_session(model: nn.Module) -> None:

@@ -42,10 +42,11 @@ class VisionPiece:
         return self.pieces, self.view.grid, self.planned, self.features.shape, tuple(self.taps)
 
 
-def content_id(pixels: Tensor) -> str:
-    """A name for an image without one: the sum of its pixels' bits times their places, computed on their device."""
-    bits = pixels.detach().float().flatten().view(torch.int32).long()
-    return f"{int((bits * torch.arange(1, len(bits) + 1, device=bits.device)).sum()) % 2**64:016x}"
+def content_ids(images: Sequence[Tensor]) -> list[str]:
+    """Names for images without one: the sum of an image's bits times their places, computed on its device."""
+    flat = [pixels.detach().float().flatten().view(torch.int32).long() for pixels in images]
+    sums = [(bits * torch.arange(1, len(bits) + 1, device=bits.device)).sum() for bits in flat]
+    return [f"{total % 2**64:016x}" for total in (torch.stack(sums).tolist() if sums else [])]
 
 
 def schedule_for(pruner: Pruner, n_tokens: int, shape: ModelShape) -> tuple[Schedule, bool]:

@@ -202,8 +202,8 @@ class Family(ABC):
         """The arguments for some of the images only, in this order."""
         return {**arguments, "pixel_values": arguments["pixel_values"][list(images)]}
 
-    def check_prompt(self, placeholders: Tensor, sizes: Sequence[int]) -> None:  # noqa: B027 (few have to)
-        """Refuse ``placeholders`` (B, L) bool that cannot stand for images of ``sizes`` tokens.
+    def check_prompt(self, input_ids: Tensor, sizes: Sequence[int]) -> None:  # noqa: B027 (few have to)
+        """Refuse prompts (B, L) whose placeholders cannot stand for images of ``sizes`` tokens.
 
         Raises:
             ValueError: they cannot; the message says what to do.

@@ -16,7 +16,7 @@ from nuwa.models.checkpoint import ModelError
 from nuwa.models.processors import PictureOptions, Source, TilesThenWhole, make_pil, text_processor
 from nuwa.models.random_configs import ROPE, Sizes, SpecialTokens
 from nuwa.models.shuffled import ShuffledFamily, ShuffledRecording
-from nuwa.models.tiles import check_runs, picture_grids
+from nuwa.models.tiles import check_sizes, picture_grids, placeholder_runs
 from nuwa.models.towers import LayerRun
 from nuwa.pruners.base import Tower
 from nuwa.pruning.layout import Grid
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
     from nuwa.models.base import GenerativeModel
-
-TEXT_MODELS = ("llama", "qwen2", "qwen3")
-"""LLMs whose layers `Family.queries_keys` reads and whose FLOPs the budget's formula counts."""
 
 
 class InternVLRecording(ShuffledRecording):
@@ -54,7 +51,7 @@ class InternVL(ShuffledFamily):
     """`InternVLForConditionalGeneration`, for pictures; frames of a video count as pictures of one tile.
 
     Raises:
-        ValueError: another LLM than `TEXT_MODELS`, or features of several layers or with the CLS token.
+        ValueError: an LLM that is not supported, or features of several layers or with the CLS token.
     """
 
     model_type = "internvl"
@@ -66,9 +63,7 @@ class InternVL(ShuffledFamily):
 
     def __init__(self, config: PreTrainedConfig, model: GenerativeModel | None = None) -> None:
         super().__init__(config, model)
-        text, layer = config.text_config.model_type, config.vision_feature_layer
-        if text not in TEXT_MODELS:
-            raise ValueError(f"internvl with the LLM {text} is not supported; supported: {', '.join(TEXT_MODELS)}")
+        layer = config.vision_feature_layer
         if layer != -1 or config.vision_feature_select_strategy != "default":
             raise ValueError(
                 "internvl models need vision_feature_layer=-1 and vision_feature_select_strategy='default'; this one "
@@ -133,8 +128,9 @@ class InternVL(ShuffledFamily):
     def join(self, images: Sequence[Tensor], features: Tensor) -> Tensor:
         return torch.cat(list(images)).unflatten(0, (-1, features.shape[1]))
 
-    def check_prompt(self, placeholders: Tensor, sizes: Sequence[int]) -> None:
-        check_runs(placeholders, sizes)
+    def check_prompt(self, input_ids: Tensor, sizes: Sequence[int]) -> None:
+        rows, starts, ends = placeholder_runs(input_ids == self.image_token_id)
+        check_sizes(rows, ends - starts, len(input_ids), sizes)
 
     def new_recording(self, arguments: Mapping[str, Any]) -> InternVLRecording:
         parts = self.tower_layers, self.projector, self.feature_layer, self.counts(arguments)

@@ -19,7 +19,15 @@ from nuwa.models.loaded import LoadedModel
 from nuwa.models.loading import ModelOptions, flat
 from nuwa.models.random_configs import Sizes
 
-BOOSTED = ("language_model.layers", "projector", "self_attn", ".attention.", "visual.blocks", "visual.merger")
+BOOSTED = (
+    "language_model.layers",
+    "text_model.layers",
+    "projector",
+    "self_attn",
+    ".attention.",
+    "visual.blocks",
+    "visual.merger",
+)
 """Whose matrices ``weights_boost`` multiplies: the LLM's, the projector's and the tower's attention."""
 TEXTS = (
     "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, "

@@ -13,7 +13,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -25,6 +25,15 @@ from nuwa.models.towers import LayerRun
 from nuwa.pruners.base import Tap
 from nuwa.pruning.layout import Grid, ImageLayout, VisionView
 from nuwa.pruning.scores import CHUNK, softmax_rows
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+    from nuwa.models.base import GenerativeModel
+
+
+TEXT_MODELS = ("llama", "qwen2", "qwen3")
+"""LLMs whose layers `Family.queries_keys` reads and whose FLOPs the budget's formula counts."""
 
 
 def tile_layout(grid: Grid, side: int) -> ImageLayout:
@@ -83,7 +92,17 @@ class ShuffledRecording(CropRecording):
 
 
 class ShuffledFamily(Family):
-    """What these families share. ``pixel_values`` are the tiles of all pictures."""
+    """What these families share.
+
+    Raises:
+        ValueError: another LLM than `TEXT_MODELS`.
+    """
+
+    def __init__(self, config: PreTrainedConfig, model: GenerativeModel | None = None) -> None:
+        super().__init__(config, model)
+        if (text := config.text_config.model_type) not in TEXT_MODELS:
+            known = ", ".join(TEXT_MODELS)
+            raise ValueError(f"{self.model_type} with the LLM {text} is not supported; supported: {known}")
 
     @property
     @abstractmethod
@@ -125,8 +144,12 @@ class ShuffledFamily(Family):
     def prepare(self, arguments: dict[str, Any]) -> dict[str, Any]:
         return {**arguments, FOUND: self.grids(arguments)}
 
+    def tiles(self, arguments: Mapping[str, Any]) -> Tensor:
+        """The tiles (T, 3, S, S) of all pictures."""
+        return arguments["pixel_values"]
+
     def pixels(self, arguments: Mapping[str, Any]) -> Sequence[Tensor]:
-        return arguments["pixel_values"].split(self.counts(arguments))
+        return self.tiles(arguments).split(self.counts(arguments))
 
     def layouts(self, images: Sequence[Tensor], arguments: Mapping[str, Any]) -> list[ImageLayout]:
         return [tile_layout(grid, self.side) for grid in self.grids(arguments)]

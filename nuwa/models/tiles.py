@@ -24,7 +24,7 @@ NOISE = 0.02
 
 
 def picture_grids(tiles: Tensor, patch: int) -> list[Grid]:
-    """The (rows, columns) of tiles of each picture among ``tiles`` (T, 3, S, S), in order; ``patch``: pixels of a cell.
+    """The (rows, columns) of tiles of each picture among ``tiles`` (T, 3, S, S), in order; cells are about a ``patch``.
 
     A picture of (1, 1) is one tile, any other ``rows * columns + 1``. Where several readings are possible, as of
     pictures of one colour, the one with the fewest pictures is taken.
@@ -34,7 +34,8 @@ def picture_grids(tiles: Tensor, patch: int) -> list[Grid]:
     >>> picture_grids(torch.cat([tiles, tiles[:1]]), patch=1)
     [(1, 2), (1, 1)]
     """
-    cells = avg_pool2d(tiles, patch).float().cpu()
+    cell = next(side for side in range(patch, 0, -1) if tiles.shape[-1] % side == 0)
+    cells = avg_pool2d(tiles, cell).float().cpu()
     grids: list[Grid] = []
     first = 0
     while first < len(cells):
@@ -52,22 +53,31 @@ def tile_count(grid: Grid) -> int:
     return grid[0] * grid[1] + (grid != (1, 1))
 
 
-def check_runs(placeholders: Tensor, sizes: Sequence[int]) -> None:
-    """Refuse ``placeholders`` (B, L) bool whose runs are not pictures of ``sizes`` tokens; rows may be repeated.
+def placeholder_runs(placeholders: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Row, start and end (K,) of every run of ``placeholders`` (B, L) bool.
 
-    Raises:
-        ValueError: they are not.
+    >>> placeholder_runs(torch.tensor([[False, True, True, False, True]]))
+    (tensor([0, 0]), tensor([1, 4]), tensor([3, 5]))
     """
     edges = pad(placeholders.long(), (1, 1)).diff()
     (rows, starts), (_, ends) = (edges.eq(sign).nonzero().T for sign in (1, -1))
-    counts = rows.bincount(minlength=len(edges)).tolist()
+    return rows, starts, ends
+
+
+def check_sizes(rows: Tensor, found: Tensor, batch: int, sizes: Sequence[int]) -> None:
+    """Refuse prompts whose pictures are not those of the pixels, of ``sizes`` tokens; rows may be repeated.
+
+    ``rows`` and ``found`` (K,): the row, one of ``batch``, and the tokens of each picture in the prompts.
+
+    Raises:
+        ValueError: they differ.
+    """
+    counts = rows.bincount(minlength=batch).tolist()
     copies = sum(counts) // len(sizes) or 1
-    runs = (ends - starts).split(counts)
-    if torch.cat(runs[::copies]).tolist() != list(sizes):
+    if torch.cat(found.split(counts)[::copies]).tolist() != list(sizes):
         raise ValueError(
-            f"the prompts hold pictures of {torch.cat(runs).tolist()} tokens, but the pixels look like pictures of "
-            f"{list(sizes)}: the whole picture must follow its tiles, and pictures of one colour, which look alike, "
-            "need calls of their own"
+            f"the prompts hold pictures of {found.tolist()} tokens, the pixels look like pictures of {list(sizes)}: a "
+            "whole picture must follow its tiles, and pictures of one colour, which look alike, need calls of their own"
         )
 
 

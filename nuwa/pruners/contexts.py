@@ -186,8 +186,13 @@ class LLMContext:
 
     @property
     def question(self) -> Tensor:
-        """(B, L) bool: the text after a row's first visual token (all of its text, if it has no image)."""
-        after = self.text & (self.visual.cumsum(1) > 0)
+        """(B, L) bool: the text after a row's first visual token (all of its text, if it has no image).
+
+        What stands between tokens of one image belongs to the image: it marks tiles (SmolVLM).
+        """
+        following = self.image.masked_fill(~self.visual, self.image.shape[1]).flip(1).cummin(1).values.flip(1)
+        before = self.image.cummax(1).values
+        after = self.text & (before >= 0) & (before != following)
         return torch.where(after.any(1, keepdim=True), after, self.text)
 
     @property

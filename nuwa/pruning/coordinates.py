@@ -57,7 +57,7 @@ def rotations(position_ids: Tensor, frequencies: Tensor) -> tuple[Tensor, Tensor
     Every axis has all frequencies, as released. Axes are summed smallest first, so that the cells (a, b) and (b, a) of
     an image tie exactly.
     """
-    angle = position_ids[..., None].float() * frequencies.float()
+    angle = position_ids[..., None].float() * frequencies.float().to(position_ids.device)
     cosine, sine = (turn(angle).mean(-1).sort(dim=0).values.mean(0) for turn in (torch.cos, torch.sin))
     return cosine, sine
 

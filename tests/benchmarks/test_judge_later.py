@@ -52,6 +52,19 @@ def command(server, *folders):
     return [*map(str, folders), "--url", server[0], "--model", "marker"]
 
 
+@pytest.mark.parametrize(
+    "line",
+    ["5", "[]", "{broken", "[" * 5000, '{"judge": "x"}', '{"judge": "x", "id": "a", "prediction": "", "scores": 1}'],
+)
+def test_a_damaged_mark_is_named_and_nothing_is_asked(line, runs, server, capsys):
+    pruned, _ = runs
+    (pruned / MARKS).write_text(f"{line}\n")
+    journal = (pruned / JOURNAL).read_bytes()
+    assert main(command(server, pruned)) == 1
+    assert f"error: unreadable: {pruned / MARKS}, line 1: no mark: " in capsys.readouterr().err
+    assert server[2] == [] and (pruned / JOURNAL).read_bytes() == journal
+
+
 def test_marks_become_scores_and_retention(runs, server, capsys):
     url, replies, asked = server
     pruned, unpruned = runs

@@ -114,7 +114,7 @@ def forced(family, prompt, answer, source, layers):
     def hook(module, args, kwargs):
         return args, kwargs | {"attention_mask": kwargs["attention_mask"].masked_fill(gone, float("-inf"))}
 
-    handles = [model.model.language_model.layers[i].register_forward_pre_hook(hook, with_kwargs=True) for i in layers]
+    handles = [adapter_for(model).layers[i].register_forward_pre_hook(hook, with_kwargs=True) for i in layers]
     try:
         return model(**inputs).logits[0, -len(answer) :]
     finally:
@@ -127,7 +127,7 @@ def test_blocks_what_a_pruner_left():
     model, inputs, seen = family.model("eager"), family.inputs(*PAIR), []
     handles = [
         layer.self_attn.register_forward_hook(lambda module, args, output: seen.append(output[1]))
-        for layer in model.model.language_model.layers
+        for layer in adapter_for(model).layers
     ]
     with prune(model, load_pruner("nuwa", budget=16)) as session, block(session, "last"):
         run(model, inputs)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from helpers.devices import Pretend, mark, moved, pretend
@@ -12,7 +14,7 @@ import nuwa
 from nuwa.engine.feature_cache import FeatureCache
 
 GPU = torch.device("cuda:0")
-LAYERS = "language_model.layers."
+LAYERS = re.compile(r"(?:language|text)_model\.layers\.(\d+)")
 pytestmark = pytest.mark.filterwarnings("ignore:llava_onevision interpolates")
 
 
@@ -37,12 +39,13 @@ def in_turn() -> list[tuple[str, str]]:
 
 def several(name: str) -> str:
     """Tower, projector, and the LLM's layers from the second on and its head on GPUs of their own."""
-    if "projector" in name:
+    if "projector" in name or "connector" in name:
         return "cuda:1"
-    if "vision_tower" in name or "visual" in name:
+    if "vision_" in name or "visual" in name:
         return "cuda:2"
-    late = LAYERS in name and int(name.split(LAYERS)[1].split(".")[0]) >= 1
-    return "cuda:3" if late or name.endswith(("language_model.norm", "lm_head")) else "cuda:0"
+    layer = LAYERS.search(name)
+    late = layer is not None and int(layer[1]) >= 1
+    return "cuda:3" if late or name.endswith(("language_model.norm", "text_model.norm", "lm_head")) else "cuda:0"
 
 
 @pytest.mark.parametrize(("family", "name"), in_turn(), indirect=["family"])

@@ -8,17 +8,17 @@ their tests are marked slow.
 from __future__ import annotations
 
 import torch
-from helpers.families_more import InternVL
+from helpers.families_more import Idefics3, InternVL, SmolVLM
 from helpers.families_qwen import Qwen, Qwen2, Qwen3, Qwen3Moe, Qwen35
 from helpers.families_tiles import LlavaNext, LlavaOnevision
 from helpers.family import PROMPTS, Family
 from helpers.support import kept_tokens, survives
 
-PLAIN = ("llava", "llava_next", "llava_onevision", "internvl")
+PLAIN = ("llava", "llava_next", "llava_onevision", "internvl", "smolvlm", "idefics3")
 
-KINDS = (Family, LlavaNext, LlavaOnevision, InternVL, Qwen, Qwen2, Qwen3, Qwen3Moe, Qwen35)
+KINDS = (Family, LlavaNext, LlavaOnevision, InternVL, SmolVLM, Idefics3, Qwen, Qwen2, Qwen3, Qwen3Moe, Qwen35)
 FAMILIES = {kind.name: kind() for kind in KINDS}
-LATER = ("qwen2_vl", "qwen3_vl_moe")
+LATER = ("qwen2_vl", "qwen3_vl_moe", "idefics3")
 
 
 def fixed_keep(family: Family, prompt: str, stride: int) -> list[list[int]]:

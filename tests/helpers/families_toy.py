@@ -18,9 +18,11 @@ NAMES = {
     "llava": ("llava_1_5_random", 56),
     "llava_next": ("llava_next_random", 56),
     "llava_onevision": ("llava_onevision_random", 58),  # not a multiple of the patch, as the real 384 px are none
+    "idefics3": ("idefics3_random", 56),
     "internvl": ("internvl_random", 56),
     "qwen2_5_vl": ("qwen2_5_vl_random", 336),
     "qwen3_5": ("qwen3_5_random", 336, {"layers": 4}),  # the fourth is the first with full attention
+    "smolvlm": ("smolvlm_random", 56),
 }
 FAMILIES = ("llava_next", "llava_onevision", "qwen2_5_vl")
 """Those whose pictures take different numbers of tokens."""

@@ -58,10 +58,14 @@ class Family:
         ids, pictures = [1], iter(numbers)
         for place, part in enumerate(parts):
             if part == "image":
-                ids += [*self.before, *[IMAGE] * len(self.cells(next(pictures))), *self.after]
+                ids += self.picture_ids(next(pictures))
             else:
                 ids += [8 + (7 * place + 3 * k) % (VOCABULARY - 8) for k in range(part)]
         return ids
+
+    def picture_ids(self, picture: int) -> list[int]:
+        """What stands in a prompt for a picture."""
+        return [*self.before, *[IMAGE] * len(self.cells(picture)), *self.after]
 
     def inputs(self, *prompts: str, side: str = "left", numbered: bool = False) -> dict[str, Tensor]:
         """A padded batch; ``numbered`` position ids as `generate` makes them, not counting padding."""

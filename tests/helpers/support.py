@@ -15,6 +15,7 @@ from nuwa.pruners.base import LLMContext, LLMDecision, Pruner, Tap, VisionContex
 from nuwa.pruning.budget import Schedule
 
 IMAGE, SIDE, VOCABULARY = 4, 8, 64
+BOOSTED = ("language_model.layers", "text_model.layers", "projector", "connector", "encoder")
 
 
 def random_llava(attention: str = "sdpa", dtype: torch.dtype = torch.float32, layers: int = 6, boost: float = 3.0):
@@ -65,7 +66,7 @@ def boosted(model, boost: float):
     """Scale the weights of tower, projector and layers, so that attention is not flat."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if parameter.dim() == 2 and ("language_model.layers" in name or "projector" in name or "encoder" in name):
+            if parameter.dim() == 2 and any(part in name for part in BOOSTED):
                 parameter.mul_(boost)
     # random models may generate any token: let them run to the length asked for
     model.generation_config.eos_token_id = None
@@ -205,7 +206,7 @@ def plain_decode(
     Returns:
         the generated ids and the logits (steps, vocabulary) they were chosen from.
     """
-    lm = model.model.language_model
+    lm = text_model(model)
     if features is None:
         features = model.model.get_image_features(**images).pooler_output if images else []
     sizes = [len(image) for image in features]
@@ -227,7 +228,7 @@ def plain_decode(
                 stay = [at[place] for place in places] + [i for i, e in enumerate(alive) if e[0] >= len(ids)]
                 hidden, alive = hidden[stay], [alive[i] for i in stay]
                 hidden = torch.stack([new.get(e[0], x) for e, x in zip(alive, hidden, strict=True)])
-            position = strategy(number, alive) if callable(strategy) else positions_of(strategy, alive, sizes)
+            position = strategy(number, alive) if callable(strategy) else positions_of(strategy, alive, sizes, ids)
             added = 0 if bias is None else bias(number, alive, position)
             hidden = _plain_layer(lm, layer, hidden, torch.tensor(position), added)
         logits.append(model.lm_head(lm.norm(hidden[-1])))
@@ -235,40 +236,51 @@ def plain_decode(
     return generated, torch.stack(logits)
 
 
+def places_of(ids: list[int], sizes: list[int]) -> list[list[int]]:
+    """Where the placeholders of each image stand; text may stand between them."""
+    placeholders = iter([place for place, token in enumerate(ids) if token == IMAGE])
+    return [[next(placeholders) for _ in range(size)] for size in sizes]
+
+
 def _lay_out(model, ids, features, keep):
-    """Entries and input vectors of what enters the LLM."""
-    entries, vectors, image, token = [], [], -1, 0
-    embed = model.model.language_model.embed_tokens
-    i = 0
-    while i < len(ids):
-        if ids[i] == IMAGE:
-            image += 1
-            for token in keep[image]:
-                entries.append((i + token, image, token))
-                vectors.append(features[image][token])
-            i += len(features[image])
-        else:
-            entries.append((i, -1, -1))
-            vectors.append(embed(torch.tensor(ids[i])))
-            i += 1
-    return entries, torch.stack(vectors)
+    """Entries and input vectors of what enters the LLM: kept tokens, in their order, where those that stay stood."""
+    embed = text_model(model).embed_tokens
+    table = {
+        place: ((place, -1, -1), embed(torch.tensor(ids[place]))) for place in range(len(ids)) if ids[place] != IMAGE
+    }
+    for image, places in enumerate(places_of(ids, list(map(len, features)))):
+        for slot, token in zip(sorted(keep[image]), keep[image], strict=True):
+            table[places[slot]] = (places[token], image, token), features[image][token]
+    entries, vectors = zip(*(table[place] for place in sorted(table)), strict=True)
+    return list(entries), torch.stack(vectors)
 
 
-def positions_of(strategy: str, entries: list[tuple[int, int, int]], sizes: list[int]) -> list[int]:
-    """Position ids by the definitions, one token at a time; generated tokens follow on. ``sizes``: tokens per image."""
+def positions_of(
+    strategy: str, entries: list[tuple[int, int, int]], sizes: list[int], ids: list[int] | None = None
+) -> list[int]:
+    """Position ids by the definitions, one token at a time; generated tokens follow on. ``sizes``: tokens per image.
+
+    ``ids``: the prompt, where text stands between the tokens of an image.
+    """
     if strategy == "perc":
         return list(range(len(entries)))
+    spans = [(places[0], places[-1]) for places in places_of(ids, sizes)] if ids is not None else None
     out = []
     for place, image, token in entries:
         if image < 0 or strategy == "pesp":
             out.append(place)
             continue
-        start, n = place - token, sizes[image]
-        last = max(t for _, other, t in entries if other == image)
-        stretched = start if last == 0 else math.ceil(token * (n - 1) / last) + start
-        first = min(t for _, other, t in entries if other == image)
-        out.append(start if token == first else stretched)
+        start, end = spans[image] if spans else (place - token, place - token + sizes[image] - 1)
+        mine = [other_place - start for other_place, other, _ in entries if other == image]
+        first, last = min(mine), max(mine)
+        stretched = start if last == 0 else math.ceil((place - start) * (end - start) / last) + start
+        out.append(start if place - start == first else stretched)
     return out
+
+
+def text_model(model):
+    """The decoder without its head, whatever a family calls it."""
+    return getattr(model.model, "language_model", None) or model.model.text_model
 
 
 def _plain_layer(lm, layer, hidden: Tensor, position: Tensor, bias: Tensor | float = 0) -> Tensor:

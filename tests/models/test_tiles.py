@@ -9,18 +9,19 @@ from PIL import Image
 
 import nuwa
 from nuwa.models import adapter_for
-from nuwa.models.tiles import check_runs, picture_grids, tile_count
+from nuwa.models.tiles import check_sizes, picture_grids, tile_count
 from nuwa.pruners import KeepAll
 from nuwa.pruners.base import Tap
+from nuwa.pruning.budget import Budget
 from nuwa.samples import Sample
 
 SIZES = [
     (448, 448), (449, 447), (640, 480), (480, 640), (1344, 448), (448, 1400), (200, 40), (40, 200), (31, 57),
     (1000, 999), (3000, 250), (120, 1440), (800, 600), (600, 840), (1920, 1080), (333, 777), (777, 333), (90, 1080),
-    (512, 64), (15, 14),
+    (512, 64), (45, 44),
 ]  # fmt: skip
 """Twenty (width, height): one tile, all sorts of shapes, and beyond 12 to 1."""
-SHUFFLED = ("internvl",)
+SHUFFLED = ("internvl", "smolvlm", "idefics3")
 
 
 def photo(width, height, seed=0):
@@ -35,7 +36,7 @@ def photo(width, height, seed=0):
 
 def gradient(width, height):
     """Red is the place from left to right, green from top to bottom."""
-    across, down = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
+    across, down = np.meshgrid(*(255 * (np.arange(side) + 0.5) / side for side in (width, height)))
     return Image.fromarray(np.stack([across, down, 0 * down], -1).astype(np.uint8))
 
 
@@ -73,9 +74,7 @@ def test_internvls_tiles_by_brute_force(size):
     for view in layout.views:
         for cell, token in enumerate(view.tokens.tolist()):
             tile, (top, left) = token // 16, divmod(token % 16, 4)
-            seen = (inputs["pixel_values"][tile] * std + mean)[
-                :, 28 * top : 28 * (top + 1), 28 * left : 28 * (left + 1)
-            ]
+            seen = inputs["pixel_values"][tile, :, 28 * top : 28 * (top + 1), 28 * left : 28 * (left + 1)] * std + mean
             row, column = divmod(cell, view.grid[1])
             place = (column + 0.5) / view.grid[1], (row + 0.5) / view.grid[0]
             assert seen.mean((1, 2))[:2].tolist() == pytest.approx(place, abs=0.03)
@@ -107,14 +106,90 @@ def test_pictures_of_one_colour_are_right_alone_and_refused_together():
         loaded.model.generate(**batch, max_new_tokens=1)
 
 
-def test_runs_of_placeholders_are_pictures():
-    rows = torch.tensor([[0, 1, 1, 0, 1], [1, 1, 1, 0, 0]]).bool()
-    check_runs(rows, [2, 1, 3])
-    check_runs(rows.repeat_interleave(2, 0), [2, 1, 3])
-    check_runs(torch.cat([torch.zeros(1, 5, dtype=torch.bool), rows]), [2, 1, 3])
+def test_prompts_hold_the_pictures_of_the_pixels():
+    rows, found = torch.tensor([0, 0, 1]), torch.tensor([2, 1, 3])
+    check_sizes(rows, found, 2, [2, 1, 3])
+    check_sizes(torch.tensor([0, 0, 1, 1, 2, 3]), torch.tensor([2, 1, 2, 1, 3, 3]), 4, [2, 1, 3])  # beams
+    check_sizes(rows + 1, found, 3, [2, 1, 3])  # a row without a picture
     for sizes in ([2, 4], [1, 2, 3], [3, 3], [6], [2, 1, 1, 2]):
         with pytest.raises(ValueError, match=r"hold pictures of \[2, 1, 3\] tokens"):
-            check_runs(rows, sizes)
+            check_sizes(rows, found, 2, sizes)
+
+
+def splits(width, height, side):
+    """(rows, columns) of Idefics3's tiles, by its authors' rule, and the text of a picture as they write it.
+
+    The longer side becomes four tiles; then both are made whole numbers of tiles.
+    """
+    long, short = max(width, height), min(width, height)
+    other = max(int(4 * side / (long / short)), 1)
+    other += other % 2
+    tiles = -(-other // side)
+    rows, columns = (tiles, 4) if width >= height else (4, tiles)
+    text = ""
+    for row in range(1, rows + 1):
+        for column in range(1, columns + 1):
+            text += f"<fake_token_around_image><row_{row}_col_{column}>" + "<image>" * 16
+        text += "\n"
+    whole = "\n<fake_token_around_image><global-img>" + "<image>" * 16 + "<fake_token_around_image>"
+    return (rows, columns), text + whole
+
+
+@pytest.mark.parametrize("family", ["idefics3", "smolvlm"])
+@pytest.mark.parametrize("size", SIZES)
+def test_smolvlms_tiles_and_markers_by_brute_force(size, family):
+    """The text of every picture, what the pixels tell of its tiles, and that the prompt agrees."""
+    loaded = toy(family, image_size=112)
+    adapter = adapter_for(loaded.model)
+    image = gradient(*size)
+    (rows, columns), expected = splits(*size, 112)
+    inputs = loaded.pictures.encode([image])
+    assert loaded.pictures.texts(inputs, 1) == [expected]
+    assert adapter.grids(inputs) == [(rows, columns)]
+    batch = loaded.encode([Sample("a", "vqa", (image,), "what?", None)])
+    adapter.check_prompt(batch["input_ids"], [16 * tile_count((rows, columns))])
+    (layout,) = adapter.layouts([], inputs)
+    for view in layout.views:
+        for cell, token in enumerate(view.tokens.tolist()):
+            tile, (top, left) = token // 16, divmod(token % 16, 4)
+            seen = inputs["pixel_values"][0, tile, :, 28 * top : 28 * (top + 1), 28 * left : 28 * (left + 1)] / 2 + 0.5
+            row, column = divmod(cell, view.grid[1])
+            place = (column + 0.5) / view.grid[1], (row + 0.5) / view.grid[0]
+            assert seen.mean((1, 2))[:2].tolist() == pytest.approx(place, abs=0.03)
+
+
+def test_a_row_may_hold_several_pictures():
+    """As Hugging Face's processor gives those of a prompt: tiles and prompt agree on which are one."""
+    loaded = toy("smolvlm")
+    adapter, images = adapter_for(loaded.model), [photo(200, 100), photo(60, 61, 1), photo(50, 200, 2)]
+    apart = loaded.encode([Sample("a", "vqa", tuple(images), "<image><image> and <image>?", None)])
+    tiles = adapter.tiles(apart)
+    together = {
+        **apart,
+        "pixel_values": tiles[None],
+        "pixel_attention_mask": torch.ones(1, *tiles.shape[::2], 56).long(),
+    }
+    assert together["pixel_attention_mask"].shape[:2] == (1, len(tiles))
+    assert adapter.grids(together) == adapter.grids(apart) == [splits(*image.size, 56)[0] for image in images]
+    with nuwa.prune(loaded.model, nuwa.load_pruner("nuwa", budget=Budget(ratio=0.3))) as session:
+        found = [loaded.model.generate(**batch, max_new_tokens=3, do_sample=False) for batch in (apart, together)]
+        assert len(session.report().images) == 3
+    assert torch.equal(*found)
+    sizes = [4 * tile_count(grid) for grid in adapter.grids(apart)]
+    for wrong in (sizes[::-1], [sum(sizes)], [*sizes[:2], 4, sizes[2] - 4]):
+        with pytest.raises(ValueError, match="the prompts hold pictures of"):
+            adapter.check_prompt(apart["input_ids"], wrong)
+
+
+def test_padded_tiles_are_refused():
+    loaded = toy("smolvlm")
+    batch = loaded.encode([Sample("a", "vqa", (photo(80, 60),), "what?", None)])
+    batch["pixel_attention_mask"][0, 0, -1] = 0
+    with (
+        nuwa.prune(loaded.model, KeepAll()),
+        pytest.raises(ValueError, match="smolvlm: padded tiles are not supported"),
+    ):
+        loaded.model.generate(**batch, max_new_tokens=1)
 
 
 @torch.no_grad()
