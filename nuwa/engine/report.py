@@ -125,8 +125,17 @@ class Report:
         return (
             f"{self.method}, position ids {self.position}, {self.images_seen} images of {whole:.4g} visual tokens\n"
             f"{', '.join(runs)}: {average_entering(counts):.4g} on average\n"
-            f"{self.flops_share:.1%} of their FLOPs in the LLM, {self.cache_share:.1%} of their KV cache"
+            f"{self.flops_share:.1%} of their FLOPs in the LLM, {self.cache_share:.1%} of their KV cache{self._moved()}"
         )
+
+    def _moved(self) -> str:
+        """A line about stages that act at other layers than the method asked for, if any do."""
+        image = next((image for image in self.images if image.asked), None)
+        if image is None:
+            return ""
+        acts = ", ".join(str(layer) for layer, _, _ in image.stages if layer)
+        asked = ", ".join(map(str, image.asked))
+        return f"\nits stages act at {acts} instead of {asked}, where there is attention to read"
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as plain numbers, strings and lists."""

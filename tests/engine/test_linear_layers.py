@@ -97,6 +97,7 @@ def test_the_report_says_where_a_stage_would_have_acted():
         FAMILY.model()(**FAMILY.inputs("middle"))
     (image,) = session.report().images
     assert image.asked == (1,) and [layer for layer, _, _ in image.stages] == [0, 2]
+    assert str(session.report()).endswith("\nits stages act at 2 instead of 1, where there is attention to read")
     with torch.no_grad(), nuwa.prune(FAMILY.model(), nuwa.load_pruner("nuwa", Budget(ratio=0.5))) as session:
         FAMILY.model()(**FAMILY.inputs("middle"))
     assert session.report().images[0].asked == ()
