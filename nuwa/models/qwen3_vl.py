@@ -57,7 +57,7 @@ class Qwen3VL(InterleavedQwenVL):
 
     def companions(self, kwargs: Mapping[str, Any]) -> dict[str, Tensor]:
         planes = kwargs.get("deepstack_visual_embeds") or ()
-        return {PLANE.format(n): spread(plane, kwargs["visual_pos_masks"]) for n, plane in enumerate(planes)}
+        return {PLANE.format(n): beside_text(plane, kwargs["visual_pos_masks"]) for n, plane in enumerate(planes)}
 
     def with_companions(self, kwargs: Mapping[str, Any], companions: Mapping[str, Tensor]) -> dict[str, Any]:
         """The LLM itself adds nothing: its planes come by `enter_layer`."""
@@ -70,10 +70,10 @@ class Qwen3VL(InterleavedQwenVL):
         return (hidden if plane is None else hidden + plane.to(hidden)), dict(kwargs)
 
 
-def spread(rows: Tensor, where: Tensor) -> Tensor:
+def beside_text(rows: Tensor, where: Tensor) -> Tensor:
     """Rows (V, H) of the tokens ``where`` (B, L) bool has, in order, as one plane (B, L, H) with zeros elsewhere.
 
-    >>> spread(torch.tensor([[5.0], [6.0]]), torch.tensor([[False, True], [True, False]])).tolist()
+    >>> beside_text(torch.tensor([[5.0], [6.0]]), torch.tensor([[False, True], [True, False]])).tolist()
     [[[0.0], [5.0]], [[6.0], [0.0]]]
     """
     where = where.to(rows.device)
