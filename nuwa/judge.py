@@ -22,8 +22,8 @@ from pydantic import FiniteFloat, TypeAdapter
 from tqdm import tqdm
 from typing_extensions import TypedDict  # pydantic takes typing's own from Python 3.12 on
 
-from nuwa.benchmarks.judge import JudgeError, OpenAIJudge
-from nuwa.benchmarks.mmvet import JUDGE_PROMPT, MMVet, read_judge_prompt, score_mmvet
+from nuwa.benchmarks.judge import JudgeError, OpenAIJudge, Patience
+from nuwa.benchmarks.mmvet import JUDGE_PROMPT, PARSED, MMVet, read_judge_prompt, score_mmvet
 from nuwa.command import argument, command
 from nuwa.evaluation.journal import JOURNAL, Journal, JournalError, Row, answered, read_answers
 from nuwa.evaluation.reading import UnreadableError, check_shape, content_of, from_json
@@ -61,10 +61,10 @@ class Marker:
         return f"{self.judge.model} {hashlib.blake2b(self.words.encode(), digest_size=4).hexdigest()}"
 
     def mark(self, folder: Path) -> int:
-        """Give every answer of a run, whose lock is held, a mark; returns how many were missing.
+        """Give every answer of a run, whose lock is held, a mark; returns how many were missing or no marks.
 
         Raises:
-            JudgeError: the judge does not answer; what it has marked is kept.
+            JudgeError: the judge does not answer, or not with marks; what it has marked is kept.
         """
         journal = Journal(folder / JOURNAL, folder.name)
         rows = journal.rows
@@ -72,7 +72,8 @@ class Marker:
         if os.path.lexists(folder / MARKS):  # cut off a torn last line, so that others can follow
             os.truncate(folder / MARKS, sum(map(len, _whole_lines(folder / MARKS))))
         known = _marks(folder / MARKS, self.name)
-        left = [row for row in ours if (row["id"], row["prediction"]) not in known]
+        left = [row for row in ours if not known.get((row["id"], row["prediction"]), {PARSED: 0.0}).get(PARSED, 1.0)]
+        patience = Patience()
         with (folder / MARKS).open("a", encoding="utf-8") as file:
             for row in tqdm(left, desc=f"{self.judge.model} {folder.name}", disable=None):
                 scores = score_mmvet(row["target"], row["prediction"].strip(), self.judge, self.words)
@@ -81,6 +82,7 @@ class Marker:
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
+                patience.note(scores[PARSED] > 0)
         for row in ours:
             row |= {"scores": known[row["id"], row["prediction"]], "judge": self.name}
         journal.replace(rows)

@@ -68,7 +68,7 @@ class GenerationConfig:
     """conf/generation: how an answer is decoded; ``max_new_tokens`` null leaves it to the benchmark."""
 
     do_sample: bool = False
-    num_beams: Positive = 1
+    num_beams: Annotated[int, Field(ge=1, le=64)] = 1
     temperature: Annotated[Finite, Field(gt=0)] = 1.0
     top_p: Annotated[Finite, Field(gt=0, le=1)] = 1.0
     max_new_tokens: Optional[Positive] = None  # noqa: UP045
@@ -97,8 +97,8 @@ class TrainerConfig:
     devices: Optional[Positive] = 1  # noqa: UP045
     num_nodes: Positive = 1
     batch_size: Positive = 8
-    num_workers: Natural = 0
-    prefetch: Natural = 2
+    num_workers: Annotated[int, Field(ge=0, le=256)] = 0
+    prefetch: Annotated[int, Field(ge=0, le=256)] = 2
     share: bool = True
     cache_gb: Optional[Annotated[Finite, Field(ge=0)]] = None  # noqa: UP045
 

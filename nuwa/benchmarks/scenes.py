@@ -37,6 +37,9 @@ def scene_and_questions(seed: int, number: int, tasks: tuple[str, ...]) -> tuple
             return scene, questions
 
 
+LARGEST = 8192  # pixels a side
+
+
 @dataclass(eq=False)
 class Scenes(Benchmark):
     """``samples`` questions about held-out scenes, the tasks taking turns, so that one job measures both.
@@ -63,6 +66,8 @@ class Scenes(Benchmark):
         for key, least in (("samples", 1), ("seed", 0), ("picture_side", 1), ("questions", 1)):
             if getattr(self, key) < least:
                 raise BenchmarkError(f"dataset.{key}={getattr(self, key)} must be at least {least}")
+        if self.picture_side > LARGEST:
+            raise BenchmarkError(f"dataset.picture_side={self.picture_side} must be at most {LARGEST}")
         require_slot("vqa_prompt", self.vqa_prompt, "{question}")
         require_slot("vg_prompt", self.vg_prompt, "{question}")
 

@@ -17,7 +17,7 @@ def check_calibration(kind: str, pruner: Pruner, attention: str | None = None, l
     ``linear``: some layers of the model have linear attention, which no mask of numbers could change.
 
     Raises:
-        MisfitError: the method merges nothing.
+        MisfitError: the method merges nothing, or the model's layers have no weights.
         ValueError: the others.
     """
     if kind not in CALIBRATIONS:
@@ -29,7 +29,10 @@ def check_calibration(kind: str, pruner: Pruner, attention: str | None = None, l
             f"calibration.kind={kind} is for methods that merge tokens, which pruner {pruner.name} does not"
         )
     if linear:
-        raise ValueError(f"calibration.kind={kind}: some layers of this model have linear attention, without weights")
+        raise MisfitError(
+            f"calibration.kind={kind} (pruner {pruner.name}): layers of this model have linear attention, without "
+            "weights; use calibration=none"
+        )
     if attention is not None and attention not in ("sdpa", "eager"):
         raise ValueError(
             f"calibration.kind={kind} needs a mask of numbers, which model.attention={attention} does not take; "

@@ -99,6 +99,7 @@ def check(cfg: DictConfig) -> Parts:
     if adapter is not None:
         adapter.check_deepstack(cfg.position.deepstack)
         pruner.check_tower(adapter.tower)
+        pruner.check_llm(adapter.shape)
         check_coordinates(coordinates, pruner, adapter.grid, adapter.shape.layers)
         tokens = adapter.shape.image_tokens
         if tokens is not None and fits(pruner):

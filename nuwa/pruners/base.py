@@ -111,7 +111,7 @@ class Pruner:
 
     @property
     def needs(self) -> Set[str]:
-        """What ``prune_llm`` reads besides its layer's input: the contexts of other layers, ``previous`` and ``first``.
+        """What ``prune_llm`` reads besides its layer's input: contexts ``previous`` and ``first``, ``transitions``.
 
         ``attention``: attention or keys of its own layer. Of other layers only the previous one's can be read.
         """
@@ -162,6 +162,15 @@ class Pruner:
         if self.info.needs_cls and not tower.cls:
             raise MisfitError(f"pruner {self.name} scores with the CLS token, and a {tower.kind} has none")
 
+    def check_llm(self, shape: ModelShape) -> None:
+        """Refuse a model whose layers do not have what the method needs.
+
+        Raises:
+            MisfitError: it reads what attention does in layers that have none.
+        """
+        if "transitions" in self.needs and shape.attention is not None:
+            raise MisfitError(f"pruner {self.name} reads what attention does in layers that have none on this model")
+
     def schedule(self, n_tokens: int, layers: int) -> Schedule:
         """Turn the budget into counts for an image of ``n_tokens`` in an LLM of ``layers`` layers.
 
@@ -201,11 +210,12 @@ class Pruner:
         """
         schedule = (self.max_schedule if most else self.schedule)(n_tokens, shape.layers)
         behind = int("previous" in self.needs)
-        if shape.attention is None or not (behind or "attention" in self.needs) or not schedule.llm:
+        reads = self.needs & {"previous", "attention"}
+        if shape.attention is None or not reads or not schedule.llm:
             return schedule
         allowed = [layer + behind for layer in shape.attention if layer + behind < shape.layers]
         if not allowed:
-            raise MisfitError(f"pruner {self.name} reads attention inside the LLM, and no layer there has it in time")
+            raise MisfitError(f"pruner {self.name} reads attention inside the LLM where this model has none")
         moved = act_at(schedule, allowed, shape.layers, self.prunes_vision)
         reachable = f"its stages act at layers {', '.join(str(at) for at, _ in moved.llm)}, behind those with attention"
         return self.reached(moved, schedule.average(shape.layers), shape.layers, reachable)

@@ -80,11 +80,19 @@ def test_marks_become_scores_and_retention(runs, server, capsys):
         body["messages"][0]["content"].split("Answer: ")[-1].removesuffix("\nMark:") for _, _, body in asked
     } == answers
     marks = [0.5, 0.1, 1.0, 0.0, 0.5, 0.3]
-    assert [row["scores"] for row in read_rows(pruned / JOURNAL)] == [{"mmvet/score": mark} for mark in marks]
+    assert [row["scores"] for row in read_rows(pruned / JOURNAL)] == [
+        {"mmvet/score": mark, "mmvet/parsed": 1.0} for mark in marks
+    ]
     result = read_result(pruned)
     even, odd = (sum(marks[i::2]) / 3 for i in range(2))  # capabilities alternate: rec, then ocr and math
     assert result["metrics"] == pytest.approx(
-        {"mmvet/score": 0.4, "mmvet/score/rec": even, "mmvet/score/ocr": odd, "mmvet/score/math": odd}
+        {
+            "mmvet/score": 0.4,
+            "mmvet/score/rec": even,
+            "mmvet/score/ocr": odd,
+            "mmvet/score/math": odd,
+            "mmvet/parsed": 1.0,
+        }
     )
     assert result["retention"]["mmvet/score"]["value"] == pytest.approx(0.4 / 0.6)
     assert set(result["standard_errors"]) == set(result["metrics"])

@@ -8,6 +8,7 @@ import pytest
 import torch
 from helpers.families import FAMILIES
 from helpers.family import generate, run
+from helpers.methods import LINEAR
 from helpers.support import Fixed, kept_tokens
 
 import nuwa
@@ -122,8 +123,14 @@ def test_flops_and_bytes_of_linear_layers():
 
 
 def test_weights_that_linear_layers_do_not_have_are_not_calibrated():
-    with pytest.raises(ValueError, match=r"calibration\.kind=size: some layers of this model have linear attention"):
+    with pytest.raises(ValueError, match=r"calibration\.kind=size .*: layers of this model have linear attention"):
         nuwa.prune(FAMILY.model(), nuwa.load_pruner("visionzip", Budget(ratio=0.5)), calibration="size")
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_methods_that_need_attention_everywhere_are_refused(name):
+    with pytest.raises(MisfitError, match=f"pruner {name}.*have"):
+        nuwa.prune(FAMILY.model(), nuwa.load_pruner(name, Budget(ratio=0.5)))
 
 
 def test_layers_without_attention_have_none_to_read():

@@ -34,6 +34,13 @@ CASES = [
     refused("blocking.source=image"),
     refused("logger.kind=paper"),
     refused("generation.num_beams=0"),
+    refused("generation.num_beams=5000", "generation.num_beams=5000: must be less than or equal to 64"),
+    refused("trainer.prefetch=100000000", "trainer.prefetch=100000000: must be less"),
+    refused("trainer.num_workers=3000", "trainer.num_workers=3000: must be less"),
+    refused("dataset.picture_side=100000", "dataset.picture_side=100000 must be at most"),
+    launch(
+        "ranks", "trainer.accelerator=cpu", "trainer.devices=10000", says=("trainer.devices=10000: this machine has",)
+    ),
     refused("generation.temperature=0"),
     refused("generation.temperature=-1"),
     refused("generation.top_p=2"),

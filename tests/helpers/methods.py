@@ -14,7 +14,14 @@ METHODS = method_names()
 NO_CLS = ("llava_onevision", "smolvlm", "idefics3", *(name for name in FAMILIES if name.startswith("qwen")))
 UNSUITED = {"prumerge": NO_CLS, "prumerge_plus": NO_CLS, "downsample": ("llava_next", "internvl", *NO_CLS)}
 """Methods that need a CLS token or one image size, and the families that have none."""
-CASES = [(f, m) for f in FAMILIES for m in METHODS if f not in UNSUITED.get(m, ())]
+LINEAR = ("restore", "transprune")
+"""Methods that need attention in every layer, which Qwen3.5 does not have."""
+CASES = [
+    (family, name)
+    for family in FAMILIES
+    for name in METHODS
+    if family not in UNSUITED.get(name, ()) and not (family == "qwen3_5" and name in LINEAR)
+]
 
 
 class SameWords(MMTok):
