@@ -127,6 +127,14 @@ def check_mask(mask: Any, batch: int, start: int, length: int) -> None:
         )
 
 
+def check_recurrent(read: Tensor, family: Family) -> None:
+    """Refuse padding among tokens ``read`` (B, N) behind others, where layers keep a state of what they have read."""
+    if family.shape.attention is not None and not bool(read.all()):
+        raise SessionError(
+            "linear attention layers forget while they read padding: continue rows of one length together"
+        )
+
+
 def check_checkpointing(layers: Sequence[nn.Module]) -> None:
     """Refuse to prune inside layers that run their hooks again when a backward pass recomputes them."""
     for layer in layers:
