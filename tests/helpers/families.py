@@ -8,6 +8,7 @@ their tests are marked slow.
 from __future__ import annotations
 
 import torch
+from helpers.families_gemma import Gemma3
 from helpers.families_more import Idefics3, InternVL, SmolVLM
 from helpers.families_qwen import Qwen, Qwen2
 from helpers.families_tiles import LlavaNext, LlavaOnevision
@@ -18,7 +19,17 @@ PLAIN = ("llava", "llava_next", "llava_onevision", "internvl", "smolvlm", "idefi
 
 FAMILIES = {
     family.name: family
-    for family in (Family(), LlavaNext(), LlavaOnevision(), InternVL(), SmolVLM(), Idefics3(), Qwen(), Qwen2())
+    for family in (
+        Family(),
+        Gemma3(),
+        LlavaNext(),
+        LlavaOnevision(),
+        InternVL(),
+        SmolVLM(),
+        Idefics3(),
+        Qwen(),
+        Qwen2(),
+    )
 }
 LATER = ("qwen2_vl", "idefics3")
 
