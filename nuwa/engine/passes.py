@@ -152,7 +152,7 @@ def _share_prefixes(rules: Rules, call: Call, step: Step, inputs: Tensor, cache:
     """Run the prefixes that rows share, if any do; what is left to run of ``inputs`` (B, L, D)."""
     language_model = rules.family.language_model
     # a model that trains may checkpoint its layers, which then ignore the cache
-    plain = not language_model.training and rules.calibration == "none"
+    plain = not language_model.training and rules.calibration == "none" and not rules.family.own_masks
     split = split_prefixes(step.segments[0], inputs) if plain else None
     if split is None:
         return inputs

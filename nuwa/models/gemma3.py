@@ -134,7 +134,7 @@ class Gemma3(Family):
         seen = None if mask is None else mask if mask.dtype == torch.bool else mask == 0
         if seen is None or seen.dim() != 4 or not bool(seen.triu(1).any()):
             raise ValueError(
-                "gemma3: pass token_type_ids (1 on the placeholders of pictures), as its processor gives them, and load "
+                "gemma3: pass token_type_ids (1 on placeholders of pictures), as its processor gives them, and load "
                 "it with sdpa or eager attention: without, a picture's tokens do not see each other"
             )
         return {}
