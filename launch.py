@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import tempfile
 from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
+from torch.distributed import is_torchelastic_launched
 
-from nuwa.config import register
+from nuwa.command import forgiving_output, print_error
+from nuwa.config import ConfigError, check_overrides, register
 from nuwa.evaluation.run import run_job
 from nuwa.evaluation.runs import Run, collect
+from nuwa.evaluation.signals import stopping_at_once
 from nuwa.report.tables.runs import runs_section
 
 CONF = Path(__file__).resolve().parent / "conf"
+STOPPED = {128 + signal.SIGINT: "interrupted", 128 + signal.SIGTERM: "stopped by SIGTERM"}
+"""What is said of an exit status."""
 
 
 def print_table(folders: list[Path]) -> None:
@@ -26,8 +32,14 @@ def print_table(folders: list[Path]) -> None:
 
 
 def main() -> int:
-    """Compose and run; 1 if a job failed."""
+    """Compose and run; 1 if a job failed or none has a result, 130 after Ctrl-C, 143 after SIGTERM."""
     register()
+    forgiving_output()
+    try:
+        check_overrides(sys.argv[1:])
+    except ConfigError as error:
+        print_error(error)
+        return 1
     with tempfile.TemporaryDirectory() as temporary:
         finished = Path(temporary) / "finished"  # a file, because a parallel launcher runs jobs in other processes
 
@@ -38,12 +50,18 @@ def main() -> int:
                 file.write(f"{folder}\n")
 
         try:
-            job()
+            with stopping_at_once(signal.SIGINT, signal.SIGTERM):
+                job()
+        except SystemExit as left:
+            if left.code in STOPPED and not is_torchelastic_launched():  # else who started this process says so
+                print(f"{STOPPED[left.code]}; the same command goes on from there", file=sys.stderr)
+            raise
         finally:  # an interrupted sweep shows what it has
             folders = [Path(line) for line in finished.read_text().splitlines()] if finished.exists() else []
             if folders:
                 print_table(folders)
-    return int(any(Run.read(folder).status in ("failed", "unfinished") for folder in folders))
+    states = {Run.read(folder).status for folder in folders}
+    return int("done" not in states or not states.isdisjoint({"failed", "unfinished", "unreadable"}))
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ def prune(
     position: str = "native",
     share: bool = False,
     cache: FeatureCache | None = None,
-    calibration: str = "none",
+    calibration: str = "native",
     coordinates: Coordinates | None = None,
 ) -> PruningSession:
     """A session inside which ``model`` prunes its vision tokens: ``with nuwa.prune(model, pruner) as session: ...``.
@@ -66,7 +66,7 @@ def prune(
         cache: a folder of vision features that calls and processes share, of a tower whose weights do not change.
         calibration: ``size`` lets a merged token weigh in attention as many tokens as it stands for, ``restore`` gives
             distant tokens back what rotary embeddings take, too. Both take sdpa or eager attention, and let ``share``
-            share the vision pass alone.
+            share the vision pass alone. ``native`` is none, but for RESTORE.
         coordinates: a share of what every stage keeps goes to tokens that stay because of where they stand.
 
     Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import traceback
@@ -46,6 +47,7 @@ def command(
             for add in arguments:
                 add(parser)
             options = parser.parse_args(given)
+            forgiving_output()
             try:
                 status = function(options)
                 sys.stdout.flush()
@@ -61,6 +63,13 @@ def command(
         return main
 
     return decorate
+
+
+def forgiving_output() -> None:
+    """Let a terminal that lacks a sign, as under an ASCII locale, show ``?`` for it instead of ending the program."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def print_error(error: Exception) -> None:

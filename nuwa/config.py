@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from nuwa.files import fingerprint, local_path
 from nuwa.models import axes_of
 from nuwa.options import ConfigError, check_options
+from nuwa.pruners.catalogue import conf_folder
 from nuwa.schema import BlockingConfig, Config, PathsConfig
 from nuwa.targets import BUILT, find_target
 
@@ -60,17 +61,39 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in container.items()}
 
 
+def check_overrides(arguments: Sequence[str]) -> None:
+    """Refuse a group without a choice, for which Hydra has a traceback only.
+
+    Raises:
+        ConfigError: e.g. ``pruner=null``.
+    """
+    for argument in arguments:
+        group, equals, choice = argument.partition("=")
+        if equals and choice in ("", "null", "None") and (conf_folder() / group).is_dir():
+            raise ConfigError(f"{argument}: nothing is chosen; give {group}=<name>, one of the files of conf/{group}")
+
+
 def build(options: dict[str, Any], **provided: Any) -> Any:
     """Call the ``_target_`` of typed options. Hydra's instantiate would turn dataclass arguments into dicts."""
     return find_target(options["_target_"])(**{k: v for k, v in options.items() if k != "_target_"}, **provided)
 
 
+def check_model(options: dict[str, Any]) -> None:
+    """Check the typed options of a model without loading it.
+
+    Raises:
+        ValueError: a choice is unknown, or impossible on this machine.
+    """
+    checked_by = find_target(options["_target_"], "model").__wrapped__
+    checked_by(**{key: value for key, value in options.items() if key != "_target_"})
+
+
 def choices(cfg: DictConfig) -> dict[str, Any]:
     """The choices that change a result, spelled the same way whoever spells them.
 
-    Without pruning, budget, position, calibration and coordinates do not matter; ``native`` is the position strategy it
-    stands for; what is not blocked, calibrated or kept in any case is not named. Where things lie and run (paths,
-    devices, loggers) is left out: a local file or folder counts by what it holds.
+    Without pruning, budget, position, calibration and coordinates do not matter; ``native`` is what it stands for; what
+    is not blocked, calibrated or kept in any case is not named. Where things lie and run (paths, devices, loggers) is
+    left out: a local file or folder counts by what it holds.
     """
     cfg = cfg.copy()
     written = {Path(path).resolve() for path in plain(cfg.paths).values()}
@@ -90,7 +113,7 @@ def choices(cfg: DictConfig) -> dict[str, Any]:
         **built,
         "budget": _budget(cfg, built["pruner"]) if pruned else {},
         "position": _position(cfg, built["model"].get("family")) if pruned else "native",
-        **({} if cfg.calibration.kind == "none" or not pruned else {"calibration": plain(cfg.calibration)}),
+        **({} if (kind := _calibration(cfg)) == "none" or not pruned else {"calibration": {"kind": kind}}),
         **({} if cfg.coordinates.kind == "none" or not pruned else {"coordinates": plain(cfg.coordinates)}),
         **({} if cfg.blocking.source is None else {"blocking": plain(cfg.blocking)}),
         # which tokens are drawn depends on which samples share a batch
@@ -126,6 +149,15 @@ def _position(cfg: DictConfig, family: str | None) -> str:
         return find_target(cfg.pruner._target_, "pruner").position_on(axes_of(family), cfg.position.strategy)
     except ConfigError:  # refused, with its reason, when its job is checked
         return cfg.position.strategy
+
+
+def _calibration(cfg: DictConfig) -> str:
+    """The calibration of a job; the one asked for where the method cannot be found."""
+    asked = cfg.calibration.kind
+    try:
+        return find_target(cfg.pruner._target_, "pruner").native_calibration if asked == "native" else asked
+    except ConfigError:  # refused, with its reason, when its job is checked
+        return asked
 
 
 def decoding(cfg: DictConfig) -> dict[str, Any]:

@@ -18,12 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock
+from pydantic import FiniteFloat, TypeAdapter
 from tqdm import tqdm
+from typing_extensions import TypedDict  # pydantic takes typing's own from Python 3.12 on
 
-from nuwa.benchmarks.judge import JudgeError, OpenAIJudge
-from nuwa.benchmarks.mmvet import JUDGE_PROMPT, MMVet, read_judge_prompt, score_mmvet
+from nuwa.benchmarks.judge import JudgeError, OpenAIJudge, Patience
+from nuwa.benchmarks.mmvet import JUDGE_PROMPT, PARSED, MMVet, read_judge_prompt, score_mmvet
 from nuwa.command import argument, command
 from nuwa.evaluation.journal import JOURNAL, Journal, JournalError, Row, answered, read_answers
+from nuwa.evaluation.reading import UnreadableError, check_shape, content_of, from_json
 from nuwa.evaluation.result import read_result, write_result
 from nuwa.evaluation.run import LOCK
 from nuwa.evaluation.runs import Run, find_runs
@@ -31,6 +34,18 @@ from nuwa.evaluation.summary import summarise
 
 MARKS = "marks.jsonl"
 MMVET = f"{MMVet.__module__}.{MMVet.__qualname__}"
+
+
+class _Mark(TypedDict):
+    """A line of `MARKS`."""
+
+    judge: str
+    id: str
+    prediction: str
+    scores: dict[str, FiniteFloat]
+
+
+_MARK = TypeAdapter(_Mark)
 
 
 @dataclass(frozen=True)
@@ -46,18 +61,19 @@ class Marker:
         return f"{self.judge.model} {hashlib.blake2b(self.words.encode(), digest_size=4).hexdigest()}"
 
     def mark(self, folder: Path) -> int:
-        """Give every answer of a run, whose lock is held, a mark; returns how many were missing.
+        """Give every answer of a run, whose lock is held, a mark; returns how many were missing or no marks.
 
         Raises:
-            JudgeError: the judge does not answer; what it has marked is kept.
+            JudgeError: the judge does not answer, or not with marks; what it has marked is kept.
         """
         journal = Journal(folder / JOURNAL, folder.name)
         rows = journal.rows
         ours = answered(rows)
-        if (folder / MARKS).exists():  # cut off a torn last line, so that others can follow
+        if os.path.lexists(folder / MARKS):  # cut off a torn last line, so that others can follow
             os.truncate(folder / MARKS, sum(map(len, _whole_lines(folder / MARKS))))
         known = _marks(folder / MARKS, self.name)
-        left = [row for row in ours if (row["id"], row["prediction"]) not in known]
+        left = [row for row in ours if not known.get((row["id"], row["prediction"]), {PARSED: 0.0}).get(PARSED, 1.0)]
+        patience = Patience()
         with (folder / MARKS).open("a", encoding="utf-8") as file:
             for row in tqdm(left, desc=f"{self.judge.model} {folder.name}", disable=None):
                 scores = score_mmvet(row["target"], row["prediction"].strip(), self.judge, self.words)
@@ -66,6 +82,7 @@ class Marker:
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
+                patience.note(scores[PARSED] > 0)
         for row in ours:
             row |= {"scores": known[row["id"], row["prediction"]], "judge": self.name}
         journal.replace(rows)
@@ -76,7 +93,7 @@ class Marker:
 
         There is a retention if this judge has marked the unpruned run in the same words.
         """
-        result = read_result(folder) or {}
+        result = read_result(folder)
         result.pop("retention", None)
         unpruned = self._unpruned(folder.parent / result["baseline"]) if "baseline" in result else []
         result |= summarise(MMVet.unloaded({}), read_answers(folder), unpruned or None)
@@ -92,14 +109,26 @@ class Marker:
 
 
 def _marks(file: Path, judge: str) -> dict[tuple[str, str], dict[str, float]]:
-    """What a judge has marked before, by id and answer."""
-    lines = map(json.loads, _whole_lines(file))
-    return {(line["id"], line["prediction"]): line["scores"] for line in lines if line["judge"] == judge}
+    """What a judge has marked before, by id and answer.
+
+    Raises:
+        UnreadableError: a line is no mark.
+    """
+    known = {}
+    for number, line in enumerate(_whole_lines(file), 1):
+        try:
+            mark = from_json(line)
+            check_shape(mark, _MARK)
+        except ValueError as error:
+            raise UnreadableError(file, f"no mark: {error}; repair it, or delete it to ask again", number) from error
+        if mark["judge"] == judge:
+            known[mark["id"], mark["prediction"]] = mark["scores"]
+    return known
 
 
 def _whole_lines(file: Path) -> list[bytes]:
     """The lines of a file, if it exists, without a last one that is torn or still being written."""
-    lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
+    lines = content_of(file).splitlines(keepends=True) if os.path.lexists(file) else []
     return [line for line in lines if line.endswith(b"\n")]
 
 

@@ -11,7 +11,13 @@ from typing import Any, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
-SETTINGS = ConfigDict(extra="forbid", coerce_numbers_to_str=True, validate_default=True, arbitrary_types_allowed=True)
+SETTINGS = ConfigDict(
+    extra="forbid",
+    coerce_numbers_to_str=True,
+    validate_default=True,
+    arbitrary_types_allowed=True,
+    allow_inf_nan=False,
+)
 
 
 class ConfigError(ValueError):
@@ -28,7 +34,7 @@ def options_of(target: Callable, provided: tuple[str, ...] = ()) -> type[BaseMod
     """
     target = inspect.unwrap(target)
     plain_class = inspect.isclass(target) and not is_dataclass(target)
-    hints = get_type_hints(target.__init__ if plain_class else target)
+    hints = get_type_hints(target.__init__ if plain_class else target, include_extras=True)
     options: dict[str, Any] = {
         name: (hints.get(name, Any), ... if parameter.default is parameter.empty else parameter.default)
         for name, parameter in inspect.signature(target).parameters.items()

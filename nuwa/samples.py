@@ -21,6 +21,10 @@ class SampleError(Refusal):
     """One sample cannot be used (unreadable image, malformed row), the message says why; a run records it, goes on."""
 
 
+class PassingError(SampleError):
+    """A sample cannot be used now, for a reason that may pass, as a missing file: the same command tries it again."""
+
+
 def spelt_out(text: str) -> str:
     """Text that can be written: lone surrogates, which JSON can hold and UTF-8 cannot, become their escapes."""
     return text.encode(errors="backslashreplace").decode()

@@ -13,6 +13,7 @@ from pydantic import Field
 
 Positive = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 Baseline = Enum("Baseline", ["auto", "skip"])
 OnError = Enum("OnError", ["record", "raise"])
 LoggerKind = Enum("LoggerKind", ["wandb", "csv", "tensorboard", "none"])
@@ -26,8 +27,8 @@ class BudgetConfig:
     ``samples``: on how many samples a budget is fitted to a method that lets images decide (`nuwa.evaluation.fitting`).
     """
 
-    average: Optional[float] = None  # noqa: UP045 (OmegaConf reads this form on every Python)
-    ratio: Optional[float] = None  # noqa: UP045
+    average: Optional[Finite] = None  # noqa: UP045 (OmegaConf reads this form on every Python)
+    ratio: Optional[Finite] = None  # noqa: UP045
     samples: Positive = 64
 
 
@@ -42,7 +43,7 @@ class PositionConfig:
 class CalibrationConfig:
     """conf/calibration: how merged tokens weigh in attention (`nuwa.pruning.calibration`)."""
 
-    kind: str = "none"
+    kind: str = "native"
 
 
 @dataclass
@@ -66,9 +67,9 @@ class GenerationConfig:
     """conf/generation: how an answer is decoded; ``max_new_tokens`` null leaves it to the benchmark."""
 
     do_sample: bool = False
-    num_beams: Positive = 1
-    temperature: Annotated[float, Field(gt=0)] = 1.0
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    num_beams: Annotated[int, Field(ge=1, le=64)] = 1
+    temperature: Annotated[Finite, Field(gt=0)] = 1.0
+    top_p: Annotated[Finite, Field(gt=0, le=1)] = 1.0
     max_new_tokens: Optional[Positive] = None  # noqa: UP045
 
 
@@ -95,10 +96,10 @@ class TrainerConfig:
     devices: Optional[Positive] = 1  # noqa: UP045
     num_nodes: Positive = 1
     batch_size: Positive = 8
-    num_workers: Natural = 0
-    prefetch: Natural = 2
+    num_workers: Annotated[int, Field(ge=0, le=256)] = 0
+    prefetch: Annotated[int, Field(ge=0, le=256)] = 2
     share: bool = True
-    cache_gb: Optional[Annotated[float, Field(ge=0)]] = None  # noqa: UP045
+    cache_gb: Optional[Annotated[Finite, Field(ge=0)]] = None  # noqa: UP045
 
 
 @dataclass

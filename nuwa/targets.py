@@ -37,6 +37,8 @@ def find_target(target: object, group: str = "") -> Any:
     Raises:
         ConfigError: it is in no package of the list, there is no such thing, or it is not what the group builds.
     """
+    if target is None:
+        raise ConfigError(f"{group}: nothing is chosen; give {group}=<name>, one of the files of conf/{group}")
     name = str(target)
     key = f"{group}._target_={name}".lstrip(".")
     module, _, attribute = name.rpartition(".")

@@ -23,6 +23,10 @@ class BenchmarkError(Refusal):
     """The benchmark cannot be built at all; the message names the config key to change."""
 
 
+class SourceError(OSError):
+    """Rows cannot be reached now, as without network: a run stops, keeps what it has, and goes on when called again."""
+
+
 class Benchmark(ABC):
     """A sequence of samples and the way they are scored."""
 
@@ -59,7 +63,8 @@ class Benchmark(ABC):
         """Make sample ``index``.
 
         Raises:
-            SampleError: this sample cannot be used.
+            SampleError: this sample cannot be used; a PassingError if that may pass.
+            SourceError: no sample can be read now.
         """
 
     @abstractmethod

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
+from reprlib import Repr
 from typing import Any
 
 from nuwa.benchmarks.base import Doc
 from nuwa.samples import SampleError, spelt_out
 
 Check = Callable[[object], object]
+_SHORT = Repr()
+_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict = 6, 50, 50
+_SHORT.maxstring, _SHORT.maxlong, _SHORT.maxother = 500, 100, 100
 
 
 def checked(doc: Mapping[str, Any], columns: Mapping[str, Check]) -> Doc:
@@ -27,8 +31,22 @@ def checked(doc: Mapping[str, Any], columns: Mapping[str, Check]) -> Doc:
         try:
             out[column] = check(doc[column])
         except (TypeError, ValueError) as error:
-            raise SampleError(f"{column} {error}, not {doc[column]!r}") from error
+            raise SampleError(f"{column} {error}, not {shown(doc[column])}") from error
     return out
+
+
+def shown(value: object) -> str:
+    """A value as a message shows it, however long, large or deep it is.
+
+    >>> shown([[[[[[["deep"]]]]]]]), len(shown(10**4000))
+    ('[[[[[[[...]]]]]]]', 100)
+    """
+    return _SHORT.repr(value)
+
+
+def wording(value: object) -> str:
+    """A text as it is, anything else as it is shown."""
+    return value if isinstance(value, str) else shown(value)
 
 
 def text(value: object) -> str:

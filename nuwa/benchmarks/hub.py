@@ -16,7 +16,7 @@ from typing import ClassVar, NamedTuple
 from PIL import Image
 
 from nuwa.benchmarks.base import Benchmark, BenchmarkError, Doc, Scores
-from nuwa.benchmarks.column_checks import Check, checked, identifier
+from nuwa.benchmarks.column_checks import Check, checked, identifier, wording
 from nuwa.benchmarks.images import about_turned
 from nuwa.benchmarks.rows import Rows
 from nuwa.benchmarks.sources import load_rows
@@ -147,7 +147,7 @@ class HubBenchmark(Benchmark):
             with about_turned(images):
                 doc = self.document(doc, place.part, [image.size for image in images])
         except SampleError as error:
-            raise SampleError(f"{self.name}, row {place.row}: {error}") from error
+            raise type(error)(f"{self.name}, row {place.row}: {error}") from error
         target = {column: doc[column] for column in self.scored}
         meta = {"row": place.row} | ({"group": place.group} if self.grouped else {})
         return Sample(place.id, self.task, tuple(images), self.text(doc), target, meta, doc.get("expression"))
@@ -205,13 +205,13 @@ class HubBenchmark(Benchmark):
         columns = tuple(dict.fromkeys([*self.keys, *words, *subject]))
         for row, keys in enumerate(self.rows.keys(columns) if columns else ({} for _ in range(len(self.rows)))):
             picture = next((keys.get(column) for column in subject), None) or row
-            length = sum(len(str(keys.get(word))) for word in words)
+            length = sum(len(wording(keys.get(word))) for word in words)
             try:
                 entries = list(self.entries(row, keys))
             except (TypeError, ValueError, KeyError):
                 entries = [(f"row-{row}", f"row-{row}" if self.grouped else None)]  # fails when its turn comes
             for part, (name, group) in enumerate(entries):
-                yield _Place(name, group, row, part, (group or str(picture), length))
+                yield _Place(name, group, row, part, (group or wording(picture), length))
 
 
 def fill_slots(prompt: str, slots: Mapping[str, str]) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from nuwa.samples import SampleError, to_rgb
+from nuwa.samples import PassingError, SampleError, to_rgb
 
 HARMLESS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF", "TGA", "ICO")
 """What pictures are opened as. Other decoders of Pillow start programs (EPS: Ghostscript) or are hardly ever used."""
@@ -35,17 +35,18 @@ def read_image(folder: Path, name: str) -> Image.Image:
     """The picture in a file inside ``folder``.
 
     Raises:
-        SampleError: the file is outside the folder, missing, or not a whole picture; or its name can be no file's.
+        SampleError: the file is outside the folder, or not a whole picture; or its name can be no file's.
+        PassingError: it is missing, or the disk fails.
     """
     try:
         file = (folder / name).resolve()
         exists = file.is_file()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:  # a RuntimeError where links lead in a circle
         raise SampleError(f"image {name!r} can be no file: {error}") from error
     if not file.is_relative_to(folder.resolve()):
         raise SampleError(f"image {name} leads outside the folder {folder}")
     if not exists:
-        raise SampleError(f"image {name} does not exist in {folder}")
+        raise PassingError(f"image {name} does not exist in {folder}")
     return _decoded(file, f"image {name}")
 
 
@@ -65,7 +66,8 @@ def _decoded(content: Path | io.BytesIO, what: str) -> Image.Image:
                 upright.info[_STORED_SIZE] = image.size
             return upright
     except Exception as error:  # decoders raise many kinds of errors on broken files
-        raise SampleError(f"{what} cannot be read: {error}") from error
+        passing = isinstance(error, OSError) and error.errno is not None  # the disk's, not the decoder's
+        raise (PassingError if passing else SampleError)(f"{what} cannot be read: {error}") from error
 
 
 @contextmanager

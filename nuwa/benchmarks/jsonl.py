@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nuwa.benchmarks.column_checks import wording
 from nuwa.samples import spelt_out
 
 
@@ -34,6 +35,8 @@ def read_jsonl(file: Path) -> list[JsonRow]:
             rows.append(_row(file, number, json.loads(raw.decode("utf-8-sig"))))
         except ValueError as problem:
             rows.append(_row(file, number, {}, f"is not valid JSON: {problem}"))
+        except RecursionError:
+            rows.append(_row(file, number, {}, "is nested too deeply"))
     return rows
 
 
@@ -44,7 +47,10 @@ def read_json_list(file: Path) -> list[JsonRow]:
         OSError: the file cannot be read.
         ValueError: it is not valid JSON, or no list.
     """
-    values = json.loads(file.read_text(encoding="utf-8-sig"))
+    try:
+        values = json.loads(file.read_text(encoding="utf-8-sig"))
+    except RecursionError as error:
+        raise ValueError("is nested too deeply") from error
     if not isinstance(values, list):
         raise ValueError(f"holds a JSON {type(values).__name__}, not a list of objects")
     return [_row(file, number, value) for number, value in enumerate(values, start=1)]
@@ -56,4 +62,4 @@ def _row(file: Path, number: int, value: object, error: str = "") -> JsonRow:
     if not isinstance(value, dict):
         error = f"is a JSON {type(value).__name__}, not an object"
     name = content.get("id")
-    return JsonRow(number, f"{file.stem}-{number}" if name is None else spelt_out(str(name)), content, error)
+    return JsonRow(number, f"{file.stem}-{number}" if name is None else spelt_out(wording(name)), content, error)

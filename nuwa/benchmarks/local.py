@@ -18,11 +18,12 @@ from typing import Any, Literal
 
 from nuwa.benchmarks import column_checks as column
 from nuwa.benchmarks.base import Benchmark, BenchmarkError, Scores, require_slot
-from nuwa.benchmarks.column_checks import checked
+from nuwa.benchmarks.column_checks import checked, wording
 from nuwa.benchmarks.images import about_turned, read_image
 from nuwa.benchmarks.jsonl import read_jsonl
 from nuwa.benchmarks.scoring import Box, exact_match, grounding_scores, in_both_frames, unit_box
 from nuwa.samples import Sample, SampleError
+from nuwa.schema import Positive
 
 DEFAULT_FILE = "data.jsonl"
 PLACEHOLDER = "<image>"
@@ -45,8 +46,8 @@ class Local(Benchmark):
     box_frame: Literal["original", "padded"] = "original"
     ignore_punctuation: bool = True
     samples: int | None = None
-    vqa_max_new_tokens: int = 16
-    vg_max_new_tokens: int = 64
+    vqa_max_new_tokens: Positive = 16
+    vg_max_new_tokens: Positive = 64
     name: str = "local"
 
     def __post_init__(self) -> None:
@@ -69,7 +70,7 @@ class Local(Benchmark):
 
     def neighbourhood(self, index: int) -> tuple[str, int]:
         content = self.rows[index].content
-        return str(content.get("image")), len(str(content.get("question") or content.get("expression")))
+        return wording(content.get("image")), len(wording(content.get("question") or content.get("expression")))
 
     def __getitem__(self, index: int) -> Sample:
         row = self.rows[index]
@@ -95,7 +96,7 @@ class Local(Benchmark):
             meta |= {"width": size[0], "height": size[1]}
             return Sample(row.id, task, images, text, box, meta, content["expression"].strip())
         except SampleError as error:
-            raise SampleError(f"{self.file.name} line {row.line}: {error}") from error
+            raise type(error)(f"{self.file.name} line {row.line}: {error}") from error
 
     def score(self, sample: Sample, prediction: str) -> Scores:
         if sample.task == "vqa":

@@ -16,11 +16,13 @@ from typing import ClassVar
 from nuwa.benchmarks import column_checks as column
 from nuwa.benchmarks.base import BenchmarkError, Doc, Scores
 from nuwa.benchmarks.hub import HubBenchmark, fill_slots
-from nuwa.benchmarks.judge import Judge, OpenAIJudge
+from nuwa.benchmarks.judge import Judge, OpenAIJudge, Patience
 
+PARSED = "mmvet/parsed"
+"""1 where the judge's reply was a mark."""
 CAPABILITIES = ("rec", "ocr", "know", "gen", "spat", "math")
 TEMPERATURES = (0.0, 0.5, 1.0, 1.5)
-"""After a reply that is no mark the judge is asked again at the next; after the last one the mark is 0."""
+"""After a reply that is no mark the judge is asked again at the next; after the last one the mark is 0, and unread."""
 JUDGE_PROMPT = """You mark answers to questions about pictures, from 0.0 (all wrong) to 1.0 (all right) in steps of 0.1.
 In the reference, <AND> joins parts that must all be in the answer, and <OR> joins parts of which one is enough.
 Example: question "Which fruits are there?", reference "apple<AND>pear", answer "There is an apple." gets 0.5.
@@ -32,8 +34,11 @@ Answer: {prediction}
 Mark:"""
 
 
-def mark(judge: Judge, prompt: str) -> float:
-    """The judge's mark in 0..1: the first word of its reply. An empty reply is 0; any other is asked for again."""
+def mark(judge: Judge, prompt: str) -> float | None:
+    """The judge's mark in 0..1, the first word of its reply; None if no reply is one.
+
+    lmms-eval counts that as 0, and so does `score_mmvet`, which also says so. An empty reply is not asked for again.
+    """
     for temperature in TEMPERATURES:
         words = judge(prompt, temperature).split()
         if not words:
@@ -41,7 +46,7 @@ def mark(judge: Judge, prompt: str) -> float:
         with suppress(ValueError):
             if 0.0 <= float(words[0]) <= 1.0:
                 return float(words[0])
-    return 0.0
+    return None
 
 
 def score_mmvet(doc: Doc, text: str, judge: Judge | None, judge_prompt: str = JUDGE_PROMPT) -> Scores:
@@ -49,7 +54,8 @@ def score_mmvet(doc: Doc, text: str, judge: Judge | None, judge_prompt: str = JU
     if judge is None:
         return {}
     slots = {"question": doc["question"], "answer": doc["answer"], "prediction": text}
-    return {"mmvet/score": mark(judge, fill_slots(judge_prompt, slots))}
+    found = mark(judge, fill_slots(judge_prompt, slots))
+    return {"mmvet/score": found or 0.0, PARSED: float(found is not None)}
 
 
 @dataclass(kw_only=True, eq=False)
@@ -69,7 +75,7 @@ class MMVet(HubBenchmark):
     scored: ClassVar = ("question", "answer", "capability")
 
     def __post_init__(self) -> None:
-        self.judge, self.judge_words = None, JUDGE_PROMPT
+        self.judge, self.judge_words, self.patience = None, JUDGE_PROMPT, Patience()
         if self.judge_url is not None:
             if not self.judge_model:
                 raise BenchmarkError("dataset.judge_model is not set: name the model of dataset.judge_url")
@@ -79,7 +85,9 @@ class MMVet(HubBenchmark):
         super().__post_init__()
 
     def score_document(self, doc: Doc, text: str) -> Scores:
-        return score_mmvet(doc, text, self.judge, self.judge_words)
+        scores = score_mmvet(doc, text, self.judge, self.judge_words)
+        self.patience.note(scores.get(PARSED, 1.0) > 0)
+        return scores
 
     def units(self, rows: Sequence[Mapping]) -> list[Scores]:
         """The mark of every answer that has one, for all and for each capability that the question needs."""
@@ -92,7 +100,7 @@ class MMVet(HubBenchmark):
     def numbers(self, means: Scores) -> Scores:
         """The capabilities in MM-Vet's order."""
         names = ("mmvet/score", *(f"mmvet/score/{name}" for name in CAPABILITIES))
-        return {name: means[name] for name in names if name in means}
+        return {name: means[name] for name in (*names, PARSED) if name in means}
 
 
 def read_judge_prompt(path: str) -> str:

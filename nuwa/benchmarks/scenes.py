@@ -13,6 +13,7 @@ from nuwa.benchmarks.scoring import exact_match, grounding_scores
 from nuwa.samples import Sample
 from nuwa.scenes.questions import Question, ask
 from nuwa.scenes.scene import IMAGE_SIZE, Scene, draw_scene
+from nuwa.schema import Positive
 
 HELD_OUT = 7
 """Third word of every seed here; training never draws from it (`nuwa.scenes.scene`)."""
@@ -36,6 +37,9 @@ def scene_and_questions(seed: int, number: int, tasks: tuple[str, ...]) -> tuple
             return scene, questions
 
 
+LARGEST = 8192  # pixels a side
+
+
 @dataclass(eq=False)
 class Scenes(Benchmark):
     """``samples`` questions about held-out scenes, the tasks taking turns, so that one job measures both.
@@ -50,8 +54,8 @@ class Scenes(Benchmark):
     seed: int = 0
     vqa_prompt: str = "{question}"
     vg_prompt: str = "{question}"
-    vqa_max_new_tokens: int = 8
-    vg_max_new_tokens: int = 32
+    vqa_max_new_tokens: Positive = 8
+    vg_max_new_tokens: Positive = 32
     picture_side: int = IMAGE_SIZE
     questions: int = 1
     name: str = "scenes"
@@ -62,6 +66,8 @@ class Scenes(Benchmark):
         for key, least in (("samples", 1), ("seed", 0), ("picture_side", 1), ("questions", 1)):
             if getattr(self, key) < least:
                 raise BenchmarkError(f"dataset.{key}={getattr(self, key)} must be at least {least}")
+        if self.picture_side > LARGEST:
+            raise BenchmarkError(f"dataset.picture_side={self.picture_side} must be at most {LARGEST}")
         require_slot("vqa_prompt", self.vqa_prompt, "{question}")
         require_slot("vg_prompt", self.vg_prompt, "{question}")
 

@@ -5,6 +5,7 @@ Parquet first becomes a memory-mapped table in the cache of ``datasets``, or is 
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 _SHARD = re.compile(r"(?P<split>.+)-(?P<number>\d{5,})-of-(?P<count>\d{5,})(?:-[0-9a-f]+)?")
 """The hub's name of a shard; older data sets put a hash behind it."""
 SHOWN = 8  # names in a message
+
+log = logging.getLogger(__name__)
 
 
 def load_rows(
@@ -119,9 +122,9 @@ def _from_parquet(files: Sequence[Path], path: str, folder: Path, streaming: boo
         return rows
     try:
         table = datasets.load_dataset("parquet", data_files=rows.files, split="train")
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = error.__cause__ or error
-        raise BenchmarkError(f"dataset.path: {files[0].parent} cannot be read: {reason}") from error
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        log.warning("%s is read where it lies, because it cannot be converted: %s", path, error.__cause__ or error)
+        return rows  # of which a damaged part fails the samples in it alone
     return ArrowRows(table, path, folder)
 
 
@@ -133,7 +136,12 @@ def _from_hub(hub: Sequence[str], config: str | None, split: str, revision: str 
         try:
             builder = datasets.load_dataset_builder(name, config, revision=revision)
             return _rows_of(builder, name, split, revision, streaming)
-        except (OSError, ValueError, RuntimeError) as error:  # not there, not reachable, no such revision or split
+        except (
+            OSError,
+            ValueError,
+            RuntimeError,
+            datasets.exceptions.DatasetsError,
+        ) as error:  # not there, not reachable, no such revision or split
             reasons.append(f"{name}: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
     wanted = f"config {config}, split {split}, revision {revision or 'newest'}"
     raise BenchmarkError(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nuwa.benchmarks.base import BenchmarkError
+from nuwa.benchmarks.base import BenchmarkError, SourceError
 from nuwa.benchmarks.rows import Rows
 from nuwa.samples import SampleError
 
@@ -65,8 +65,8 @@ class ParquetRows(Rows):
         return table.slice(index - int(self._starts[place]), 1).to_pylist()[0]
 
     def keys(self, columns: Sequence[str]) -> Iterator[dict]:
-        for table in self._from_all(lambda file: file.read(columns=list(columns))):
-            yield from table.to_pylist()
+        for rows in self._from_all(lambda file: _keys_in(file, list(columns))):
+            yield from rows
 
     def _piece(self, place: int, columns: tuple[str, ...]) -> Table:
         """Some columns of a row group; the last few are kept."""
@@ -82,18 +82,15 @@ class ParquetRows(Rows):
 
         Raises:
             SampleError: it is damaged.
-            Exception: it cannot be reached; a run stops, and goes on when started again.
+            SourceError: it cannot be reached.
         """
-        from pyarrow import ArrowException
-
         file, group = self._groups[place]
-        with _opened(self.files[file]) as content:
-            try:
+        try:
+            with _opened(self.files[file]) as content:
                 return _parquet(content, self._metadata[file]).read_row_group(group, columns=list(columns))
-            except Exception as error:  # of broken content: one of Arrow's own, or a bare OSError
-                if isinstance(error, ArrowException) or (type(error) is OSError and error.errno is None):
-                    raise SampleError(f"row group {group} of {self.files[file]} cannot be read: {error}") from error
-                raise
+        except Exception as error:
+            what = f"row group {group} of {self.files[file]} cannot be read: {error}"
+            raise (SampleError if _is_damage(error) else SourceError)(what) from error
 
     def _from_all(self, wanted: Callable[[ParquetFile], Any]) -> list[Any]:
         """What ``wanted`` returns for each file, in order."""
@@ -107,6 +104,31 @@ class ParquetRows(Rows):
 
         with ThreadPoolExecutor(READERS) as readers:
             return list(readers.map(one, self.files, self._metadata))
+
+
+def _keys_in(file: ParquetFile, columns: list[str]) -> list[dict]:
+    """Some columns of every row of a file; {} for the rows of a damaged row group."""
+    try:
+        return file.read(columns=columns).to_pylist()
+    except Exception as error:
+        if not _is_damage(error):
+            raise
+    rows: list[dict] = []
+    for group in range(file.num_row_groups):
+        try:
+            rows += file.read_row_group(group, columns=columns).to_pylist()
+        except Exception as error:
+            if not _is_damage(error):
+                raise
+            rows += [{}] * file.metadata.row_group(group).num_rows
+    return rows
+
+
+def _is_damage(error: Exception) -> bool:
+    """Whether content is broken, which Arrow says by errors of its own or a bare OSError; networks say otherwise."""
+    from pyarrow import ArrowException
+
+    return isinstance(error, ArrowException) or (type(error) is OSError and error.errno is None)
 
 
 def _opened(name: str) -> Any:

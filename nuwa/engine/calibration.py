@@ -19,7 +19,7 @@ def check_calibration(kind: str, pruner: Pruner, attention: str | None = None) -
         ValueError: the other two.
     """
     if kind not in CALIBRATIONS:
-        raise ValueError(f"calibration.kind={kind}: expected one of {', '.join(CALIBRATIONS)}")
+        raise ValueError(f"calibration.kind={kind}: expected one of native, {', '.join(CALIBRATIONS)}")
     if kind == "none":
         return
     if not pruner.merges:
@@ -29,7 +29,7 @@ def check_calibration(kind: str, pruner: Pruner, attention: str | None = None) -
     if attention is not None and attention not in ("sdpa", "eager"):
         raise ValueError(
             f"calibration.kind={kind} needs a mask of numbers, which model.attention={attention} does not take; "
-            "use sdpa or eager"
+            "use sdpa or eager, or calibration=none"
         )
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -68,7 +67,8 @@ class Step:
 
     ``stages`` maps the pruning layers of the prompt to the (B, I) tokens that stay there. ``companions`` are those of
     the tokens in the layers (B, P + N, ...), as the family gives them. ``split``: rows share prefixes, and only what
-    stands behind these runs here; ``prefixes``: this is the pass over the prefixes.
+    stands behind these runs here; ``prefixes``: this is the pass over the prefixes. ``transitions`` are what the blocks
+    of layers did to the prompt's tokens that are left (B, P), by layer.
     """
 
     calibration: str
@@ -85,6 +85,7 @@ class Step:
     prefixes: bool = False
     previous: LLMContext | None = None
     first: LLMContext | None = None
+    transitions: dict[int, Tensor] = field(default_factory=dict)
 
     called_with: list[Segment] = field(default_factory=list)
 
@@ -120,16 +121,13 @@ class Step:
         kept = gather_tokens(values, places.to(values.device))
         return torch.cat([kept, values[:, values.shape[1] - self.tail :]], 1) if self.tail else kept
 
-    @cached_property
-    def _padding_behind(self) -> bool:
-        return self.padded and not bool(self.new.all())
-
     def override(self, family: Family, layer: int, hidden: Tensor) -> dict[str, Any]:
         """Mask and rotary embeddings of a layer whose input is ``hidden`` (B, Q, D)."""
         tables, kind = self.tables(layer), family.layer_kind(layer)
         key = (*map(id, tables), kind, self.calibration == "restore" and layer == 0)
         if key not in self._overrides:
-            padded = self.calibrated or any(table.padded for table in tables) or self._padding_behind
+            behind = self.padded and self.new.shape[1] > 0
+            padded = self.calibrated or behind or any(table.padded for table in tables)
             keys, ids = self.keys(tables), self.position_ids(tables, hidden.shape[1])
             mask = family.layer_mask(kind, keys, hidden.shape[1], padded, hidden.dtype)
             if self.calibrated:

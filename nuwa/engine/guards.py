@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers import DynamicCache
+from transformers import DynamicCache, StaticCache
 
 from nuwa.models.base import Family
 
@@ -35,6 +36,15 @@ def check_no_videos(given: Mapping[str, Any]) -> None:
         raise SessionError("videos are not pruned; call the model outside the session, or show it frames as images")
 
 
+def check_no_replica(module: nn.Module) -> None:
+    """Refuse a copy that nn.DataParallel made of a model in a session: copies would share what the session notes."""
+    if getattr(module, "_is_replica", False):
+        raise SessionError(
+            "DataParallel copies its model to every GPU at each call, and a session is about one; run one process per "
+            "GPU (trainer=ddp), or load the model with device_map"
+        )
+
+
 def check_count(name: str, given: Sequence[str] | None, count: int) -> None:
     """Refuse names or questions for another number of images than a call has."""
     if given is not None and len(given) != count:
@@ -55,16 +65,29 @@ def check_images(given: Mapping[str, Any], ours: bool) -> None:
         raise SessionError("pass input_ids with images: their placeholders say where the images are")
 
 
-def check_cache(cache: Any, family: Family) -> None:
-    """Refuse caches that layers of different lengths cannot share."""
+def check_cache(cache: Any, family: Family, alike: bool) -> None:
+    """Refuse caches that cannot hold what is left: where all layers are ``alike``, a static one can, too."""
+    if isinstance(cache, StaticCache) and alike and not family.own_masks:
+        return
     if cache is not None and not isinstance(cache, DynamicCache):
         raise SessionError(
-            f"pruned layers cache different lengths, which {type(cache).__name__} cannot hold; use a DynamicCache "
-            "(generate's default, no cache_implementation)"
+            f"{type(cache).__name__} cannot hold layers of different lengths or with masks of their own, which is what "
+            "comes of this method here; use a DynamicCache, generate's default (a static cache goes with methods that "
+            "prune before the LLM only)"
         )
     config: Any = family.language_model.config
     if getattr(config, "sliding_window", None) is not None and not family.own_masks:
         raise SessionError("language models with a sliding window are not supported with pruning")
+
+
+def warn_of_embeddings(embedded: bool, images_seen: int) -> None:
+    """Say on leaving that nothing was pruned, where images may have been put among embeddings by hand."""
+    if embedded and not images_seen:
+        warnings.warn(
+            "no image was pruned: the model was called with inputs_embeds, in which images cannot be told from text; "
+            "pass input_ids and pixel_values",
+            stacklevel=3,
+        )
 
 
 def check_later_images(calibration: str, later: bool) -> None:
@@ -82,8 +105,8 @@ def check_mask(mask: Any, batch: int, start: int, length: int) -> None:
         found = tuple(mask.shape) if torch.is_tensor(mask) else type(mask).__name__
         raise SessionError(
             f"the attention mask must be 2-D, ({batch}, {start + length}), and not {found}: over the {start} tokens "
-            f"that were read before, those that left included, and {length} new ones; static caches, chunked prefill "
-            "and custom masks are not supported with pruning"
+            f"that were read before, those that left included, and {length} new ones; chunked prefill and custom masks "
+            "are not supported with pruning"
         )
 
 

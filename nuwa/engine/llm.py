@@ -22,7 +22,8 @@ from nuwa.engine.decisions import row_lengths, with_text
 from nuwa.models.base import Family
 from nuwa.pruners.base import LLMContext, LLMDecision, Pruner
 from nuwa.pruning.followers import add_followers
-from nuwa.pruning.scores import llm_attention_rows, llm_keys, llm_values, rotary_kernel
+from nuwa.pruning.masks import gather_tokens
+from nuwa.pruning.scores import llm_attention_rows, llm_keys, llm_values, rotary_kernel, transition_weights
 from nuwa.pruning.segments import Keys, Prompt, Segment, at_layer
 
 
@@ -49,6 +50,15 @@ def enter_layer(
     return hidden, kwargs
 
 
+def leave_block(step: Step, layer: int, entered: Tensor, left: Tensor) -> None:
+    """Note what a layer's attention or MLP made of its input, of a prompt in which a stage will ask for it."""
+    if step.prefixes or not step.stages or not min(step.stages) - 1 <= layer < max(step.stages):
+        return
+    valid = at_layer(step.segments, layer).valid
+    before, behind = (x[:, : valid.shape[1]].detach().to(valid.device) for x in (entered, left))
+    step.transitions[layer] = transition_weights(before, behind, valid) + step.transitions.get(layer, 0)
+
+
 def context_at(adapter: Family, step: Step, layer: int, hidden: Tensor, rotary: tuple[Tensor, Tensor]) -> LLMContext:
     """What a method may see of the input ``hidden`` (B, P + N, D) of a layer and its ``rotary`` embeddings.
 
@@ -60,7 +70,7 @@ def context_at(adapter: Family, step: Step, layer: int, hidden: Tensor, rotary: 
         hidden = step.split.whole(layer, hidden)
         rotary = adapter.rotary(adapter.layer_kind(layer), hidden, segment.ids)
     hidden, cos, sin = (x[:, : segment.length].to(segment.image.device) for x in (hidden, *rotary))
-    rotary, followers, seen = (cos, sin), segment.follower, {"sees": sees_at(adapter, layer, segment)}
+    rotary, followers, sees = (cos, sin), segment.follower, sees_at(adapter, layer, segment)
     return LLMContext(
         layer=layer,
         hidden=hidden,
@@ -69,7 +79,7 @@ def context_at(adapter: Family, step: Step, layer: int, hidden: Tensor, rotary: 
         valid=segment.valid,
         ids=[[plan.id for plan in row] for row in prompt.rows],
         attention=functools.partial(
-            llm_attention_rows, adapter.queries_keys, module, hidden, rotary, segment.valid, **seen
+            llm_attention_rows, adapter.queries_keys, module, hidden, rotary, segment.valid, sees=sees
         ),
         keys=functools.partial(llm_keys, adapter.queries_keys, module, hidden, rotary),
         values=functools.partial(llm_values, adapter.values, module, hidden),
@@ -78,6 +88,8 @@ def context_at(adapter: Family, step: Step, layer: int, hidden: Tensor, rotary: 
         position_ids=segment.ids,
         frequencies=adapter.frequencies,
         kv_heads=adapter.shape.kv_heads,
+        layers=len(adapter.layers),
+        transitions=step.transitions,
         layouts=[[plan.layout for plan in row] for row in prompt.rows],
         earlier={name: c for name, c in (("previous", step.previous), ("first", step.first)) if c is not None},
     )
@@ -105,6 +117,7 @@ def prune_at(pruner: Pruner, step: Step, context: LLMContext, hidden: Tensor, st
     narrower, places = prompt.narrow(segment, decision.keep, lengths, layer, strategy, decision.order, decision.members)
     step.segments.append(narrower)
     step.companions = {name: step.take(x, places) for name, x in step.companions.items()}
+    step.transitions = {layer: gather_tokens(x, places) for layer, x in step.transitions.items()}
     states = context.hidden if decision.hidden is None else decision.hidden
     return step.take(torch.cat([states, hidden[:, segment.length :]], 1) if step.tail else states, places)
 

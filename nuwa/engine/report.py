@@ -1,12 +1,20 @@
-"""What a session saw: visual tokens per layer, and which tokens of each image stayed where."""
+"""What a session saw: visual tokens per layer, and which tokens of each image stayed where.
+
+Everything stays on the device until somebody asks.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import threading
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import groupby
+from typing import Any
 
+import torch
 from torch import Tensor
 
-from nuwa.pruning.budget import average_entering
+from nuwa.pruning.budget import ModelShape, average_entering, llm_flops
 from nuwa.pruning.layout import Grid
 from nuwa.pruning.segments import Prompt, Segment
 
@@ -28,23 +36,114 @@ class ImageReport:
     extras: dict[str, Tensor]
 
 
-@dataclass
+@dataclass(repr=False)
 class Report:
-    """Counts over every image since the session began, details of the last call.
+    """Counts over every image since the session began, details of the last call. ``print`` makes three lines of it.
 
-    ``tokens_per_layer``: mean visual tokens of an image entering each LLM layer, measured. ``mask_bytes``: the most
-    that calibration's masks of numbers took in a prefill, all queries by all keys; without it there are none.
+    ``mask_bytes``: the most that calibration's masks of numbers took in a prefill, all queries by all keys; without it
+    there are none.
     """
 
-    tokens_per_layer: list[float] = field(default_factory=list)
+    method: str
+    position: str
+    shape: ModelShape
     images_seen: int = 0
-    images: list[ImageReport] = field(default_factory=list)
     mask_bytes: int = 0
+    _unpruned: int = 0
+    _sums: dict[tuple, Tensor] = field(default_factory=dict)
+    _last: tuple[Prompt, list[Segment]] | None = None
+    _images: list[ImageReport] | None = None
+    _lock: Any = field(default_factory=threading.Lock)
+
+    def note(self, prompt: Prompt, segments: Sequence[Segment], mask_bytes: int = 0) -> None:
+        """Count the images of a prompt that went through the layers as ``segments``; the device is not read."""
+        counts = torch.stack([(segment.image[:: prompt.expanded] >= 0).sum() for segment in segments])
+        plans = [plan for row in prompt.rows[:: prompt.expanded] for plan in row]
+        key = tuple(segment.start for segment in segments), counts.device
+        with self._lock:
+            self._sums[key] = self._sums[key] + counts if key in self._sums else counts
+            self.images_seen += len(plans)
+            self._unpruned += sum(plan.layout.n_tokens for plan in plans)
+            self.mask_bytes = max(self.mask_bytes, mask_bytes)
+            self._last, self._images = (prompt, list(segments)), None
+
+    @property
+    def tokens_per_layer(self) -> list[float]:
+        """Mean visual tokens of an image entering each LLM layer, measured; nothing before the first image."""
+        totals = torch.zeros(self.shape.layers, dtype=torch.long)
+        for (starts, _), counts in self._sums.items():
+            totals += torch.tensor(_per_layer(starts, counts.tolist(), self.shape.layers))
+        return [total / self.images_seen for total in totals.tolist()] if self.images_seen else []
 
     @property
     def average_entering(self) -> float:
         """The Nüwa paper's average token count."""
         return average_entering(self.tokens_per_layer)
+
+    @property
+    def flops_share(self) -> float:
+        """What the visual tokens cost the LLM, by the Nüwa paper's formula, over what they cost without pruning."""
+        whole = [self._unpruned / self.images_seen] * self.shape.layers
+        return llm_flops(self.tokens_per_layer, self.shape) / llm_flops(whole, self.shape)
+
+    @property
+    def cache_share(self) -> float:
+        """What the visual tokens take of the KV cache, over what they take without pruning."""
+        return self.average_entering * self.images_seen / self._unpruned
+
+    @property
+    def images(self) -> list[ImageReport]:
+        """The images of the last call, in prompt order."""
+        if self._images is None:
+            self._images = [] if self._last is None else image_reports(*self._last, self.shape.layers)
+        return self._images
+
+    def places(self, layer: int) -> Tensor:
+        """Where in the prompt the tokens stand that a layer of the last prefill saw: (B, P), -1 on padding.
+
+        The rows of ``attentions[layer]``, and of ``hidden_states[layer + 1]``, which left it. Both have fewer rows, the
+        last ones of these, where the session shares prefixes.
+
+        Raises:
+            ValueError: there is no such layer, or there was no image yet.
+        """
+        if not 0 <= layer < self.shape.layers or self._last is None:
+            raise ValueError(f"layer {layer} of {self.shape.layers}, after {self.images_seen} images, saw nothing")
+        segment = next(segment for segment in reversed(self._last[1]) if segment.start <= layer)
+        return segment.index.masked_fill(~segment.valid, -1)
+
+    def __str__(self) -> str:
+        if not self.images_seen:
+            return f"{self.method}, position ids {self.position}: no image yet"
+        runs, layer, counts, whole = [], 0, self.tokens_per_layer, self._unpruned / self.images_seen
+        for count, group in groupby(counts):
+            last = layer + len(list(group)) - 1
+            runs.append(f"{count:.4g} in layers {layer}-{last}" if last > layer else f"{count:.4g} in layer {layer}")
+            layer = last + 1
+        return (
+            f"{self.method}, position ids {self.position}, {self.images_seen} images of {whole:.4g} visual tokens\n"
+            f"{', '.join(runs)}: {average_entering(counts):.4g} on average\n"
+            f"{self.flops_share:.1%} of their FLOPs in the LLM, {self.cache_share:.1%} of their KV cache"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as plain numbers, strings and lists."""
+        names = ("method", "position", "images_seen", "mask_bytes", "tokens_per_layer")
+        shares = ("average_entering", "flops_share", "cache_share") if self.images_seen else ()
+        images = [asdict(image) | {"extras": _as_lists(image.extras)} for image in self.images]
+        return {name: getattr(self, name) for name in (*names, *shares)} | {"images": images}
+
+
+def _as_lists(tensors: dict[str, Tensor]) -> dict[str, list]:
+    return {name: values.tolist() for name, values in tensors.items()}
+
+
+def _per_layer(starts: Sequence[int], counts: Sequence[int], layers: int) -> list[int]:
+    """How many tokens are in each layer, if from each of ``starts`` on there are as many as ``counts`` says."""
+    per_layer = [0] * layers
+    for start, count in zip(starts, counts, strict=True):
+        per_layer[start:] = [count] * (layers - start)
+    return per_layer
 
 
 def image_reports(prompt: Prompt, segments: list[Segment], layers: int) -> list[ImageReport]:
@@ -53,17 +152,12 @@ def image_reports(prompt: Prompt, segments: list[Segment], layers: int) -> list[
     reports = []
     for row in range(0, len(prompt.rows), prompt.expanded):
         for ordinal, plan in enumerate(prompt.rows[row]):
-            stages: list[tuple[int, list[int], list[int]]] = []
-            per_layer: list[int] = [0] * layers
-            for start, image, token, ids in moved:
+            stages: dict[int, tuple[int, list[int], list[int]]] = {}
+            for start, image, token, ids in moved:  # a stage before layer 0: what it leaves is what enters
                 mine = image[row] == ordinal
-                kept = token[row, mine].tolist()
-                if stages and stages[-1][0] == start:  # a stage before layer 0: what it leaves is what enters
-                    stages.pop()
-                stages.append((start, kept, ids[row, mine].tolist()))
-                per_layer[start:] = [len(kept)] * (layers - start)
-            grid = plan.layout.views[0].grid
-            reports.append(
-                ImageReport(plan.id, row // prompt.expanded, plan.layout.n_tokens, grid, per_layer, stages, plan.extras)
-            )
+                stages[start] = start, token[row, mine].tolist(), ids[row, mine].tolist()
+            per_layer = _per_layer(list(stages), [len(kept) for _, kept, _ in stages.values()], layers)
+            size, grid = plan.layout.n_tokens, plan.layout.views[0].grid
+            place = plan.id, row // prompt.expanded, size, grid
+            reports.append(ImageReport(*place, per_layer, list(stages.values()), plan.extras))
     return reports

@@ -18,21 +18,22 @@ from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from nuwa.engine import guards
 from nuwa.engine.arguments import arguments_of, cache_of
 from nuwa.engine.calibration import check_calibration
-from nuwa.engine.call import Call, EncodedImages, Rules, Step, current_call
+from nuwa.engine.call import Call, EncodedImages, Rules, current_call, prompt_of
 from nuwa.engine.conversation import conversation_of
 from nuwa.engine.coordinates import check_coordinates
 from nuwa.engine.copies import copy_without
 from nuwa.engine.feature_cache import FeatureCache
-from nuwa.engine.llm import enter_layer
+from nuwa.engine.llm import enter_layer, leave_block
 from nuwa.engine.passes import end_pass, in_whole_frame, read_images, read_text_behind
-from nuwa.engine.report import Report, image_reports
+from nuwa.engine.report import Report
 from nuwa.engine.tower import run_tower
-from nuwa.engine.vision import content_id, plan_images
+from nuwa.engine.vision import content_ids, plan_images
 from nuwa.models import adapter_for
 from nuwa.models.base import remove_hooks
 from nuwa.pruners.base import Pruner
@@ -64,7 +65,7 @@ class PruningSession:
         position: str = "native",
         share: bool = False,
         cache: FeatureCache | None = None,
-        calibration: str = "none",
+        calibration: str = "native",
         coordinates: Coordinates | None = None,
     ) -> None:
         self.share, self.cache = share, cache
@@ -74,8 +75,8 @@ class PruningSession:
         if self.strategy not in STRATEGIES:
             raise ValueError(f"position={position!r} is unknown; choose native, {', '.join(STRATEGIES)}")
         pruner.check_tower(self.adapter.tower)
-        self.calibration, config = calibration, self.adapter.language_model.config
-        check_calibration(calibration, pruner, getattr(config, "_attn_implementation", None))
+        self.calibration, config = pruner.calibration_of(calibration), self.adapter.language_model.config
+        check_calibration(self.calibration, pruner, getattr(config, "_attn_implementation", None))
         shape = self.adapter.shape
         check_coordinates(coordinates, pruner, self.adapter.grid, shape.layers)
         if coordinates is not None and coordinates.kind == "ivc":
@@ -83,12 +84,11 @@ class PruningSession:
         self.coordinates = coordinates
         if shape.image_tokens is not None:
             pruner.schedule(shape.image_tokens, shape.layers)
-        self._report = Report()
-        self._totals = [0] * shape.layers
+        self._report, self._embedded = Report(pruner.name, self.strategy, shape), False
         self._handles: list[Any] = []
         self._replaced: dict[str, Any] = {}
         self._running: set[threading.Thread] = set()
-        self._encoding, self._counting = threading.Lock(), threading.Lock()
+        self._encoding = threading.Lock()
 
     @contextmanager
     def about(self, ids: Sequence[str] | None = None, questions: Sequence[str] | None = None) -> Iterator[None]:
@@ -105,8 +105,6 @@ class PruningSession:
 
     def report(self) -> Report:
         """Tokens per layer over every image so far, and details of the last call with images."""
-        seen = self._report.images_seen
-        self._report.tokens_per_layer = [total / seen for total in self._totals] if seen else []
         return self._report
 
     @property
@@ -123,16 +121,21 @@ class PruningSession:
         self._replaced = {name: own for name, own in owner.__dict__.items() if name == _ENCODER}
         owner.__dict__.update({_ATTACHED: self, _ENCODER: self._wrap_encoder(owner.get_image_features)})
         model.__dict__[_COPY] = self._copy_model
+        eager = torch.compiler.disable  # what surrounds the hooks of a compiled model is compiled, they are not
+        leave_text = eager(self._leave_language_model)
         self._handles = [
-            model.register_forward_pre_hook(self._enter_model, with_kwargs=True),
-            owner.register_forward_pre_hook(self._enter_multimodal, with_kwargs=True),
-            owner.register_forward_hook(self._leave_multimodal, always_call=True),
-            language_model.register_forward_pre_hook(self._enter_language_model, with_kwargs=True),
-            language_model.register_forward_hook(self._leave_language_model, with_kwargs=True, always_call=True),
+            model.register_forward_pre_hook(eager(self._enter_model), with_kwargs=True),
+            owner.register_forward_pre_hook(eager(self._enter_multimodal), with_kwargs=True),
+            owner.register_forward_hook(eager(self._leave_multimodal), always_call=True),
+            language_model.register_forward_pre_hook(eager(self._enter_language_model), with_kwargs=True),
+            language_model.register_forward_hook(leave_text, with_kwargs=True, always_call=True),
         ]
         for index, layer in enumerate(self.adapter.layers):
-            hook = functools.partial(self._enter_layer, index)
+            hook = eager(functools.partial(self._enter_layer, index))
             self._handles.append(layer.register_forward_pre_hook(hook, with_kwargs=True))
+            for block in ("self_attn", "mlp") if "transitions" in self.pruner.needs else ():
+                leave = functools.partial(self._leave_block, index)
+                self._handles.append(layer.get_submodule(block).register_forward_hook(leave, with_kwargs=True))
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -142,6 +145,7 @@ class PruningSession:
         remove_hooks(self._handles)
         self._detach(self.adapter.model, self.adapter.multimodal)
         self._handles = []
+        guards.warn_of_embeddings(self._embedded, self._report.images_seen)
 
     def _detach(self, model: nn.Module, owner: nn.Module) -> None:
         del model.__dict__[_COPY], owner.__dict__[_ENCODER], owner.__dict__[_ATTACHED]
@@ -192,7 +196,7 @@ class PruningSession:
         guards.check_count("ids", names, count)
         guards.check_count("questions", questions, count)
         if names is None:
-            names = [content_id(image) for image in self.adapter.pixels(arguments)]
+            names = content_ids(self.adapter.pixels(arguments))
         return names, questions
 
     # Hooks
@@ -207,7 +211,9 @@ class PruningSession:
         given, drafts = arguments_of(module, args, kwargs), _drafts.get()
         _drafts.set(0)
         call = Call(module, given.get("attention_mask"))
+        guards.check_no_replica(module)
         guards.check_no_videos(given)
+        self._embedded |= given.get("input_ids") is None
         encoded = (given.get("mm_encoder_outputs") or {}).get("image")
         if encoded is None and given.get("pixel_values") is None:
             conversation = conversation_of(cache_of(given))
@@ -249,6 +255,12 @@ class PruningSession:
         hidden, kwargs = enter_layer(self._rules, step, index, args[0], kwargs | {"position_ids": None})
         return (hidden, *args[1:]), kwargs
 
+    def _leave_block(self, index: int, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
+        call = current_call.get()
+        if call is not None and call.step is not None:
+            entered = args[0] if args else kwargs["hidden_states"]
+            leave_block(call.step, index, entered, output[0] if isinstance(output, tuple) else output)
+
     def _leave_language_model(self, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
         """Put hidden states back into the frame of the original prompt. ``output`` is None if the pass has failed."""
         call = current_call.get()
@@ -262,19 +274,9 @@ class PruningSession:
             return output
         end_pass(step, cache_of(kwargs))
         if output is not None and step.segments:
-            self._count(step)
+            self._report.note(prompt_of(step), step.segments, step.mask_bytes)
             output.last_hidden_state = in_whole_frame(step, output.last_hidden_state)
         return output
-
-    def _count(self, step: Step) -> None:
-        assert step.prompt is not None
-        images = image_reports(step.prompt, step.segments, len(self._totals))
-        with self._counting:
-            self._report.images = images
-            for image in images:
-                self._totals = [total + count for total, count in zip(self._totals, image.per_layer, strict=True)]
-            self._report.images_seen += len(images)
-            self._report.mask_bytes = max(self._report.mask_bytes, step.mask_bytes)
 
 
 def end_session(model: nn.Module) -> None:

@@ -10,8 +10,10 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from nuwa.command import forgiving_output
 from nuwa.evaluation.journal import Journal, Row
 from nuwa.evaluation.module import Evaluation
+from nuwa.evaluation.unharmed import unharmed
 from nuwa.pictures.drawing import PICTURE_FOLDER, file_name, sample_pictures
 from nuwa.samples import Sample
 
@@ -48,17 +50,21 @@ class KeptTokenPictures(Callback):
                 self._draw(pl_module, sample, row, kind)
 
     def _draw(self, module: Evaluation, sample: Sample, row: Row, kind: bool) -> None:
-        pictures = sample_pictures(module.session, module.loaded, module.benchmark, sample, row)
-        for number, picture in enumerate(islice(pictures, self.left[kind])):
-            self.left[kind] -= 1
-            self.folder.mkdir(exist_ok=True)
-            picture.save(self.folder / f"{file_name(sample.id)}-{number}.png")
+        left = self.left[kind]
+        with unharmed(f"callbacks.pictures: sample {sample.id} was not drawn"):
+            pictures = sample_pictures(module.session, module.loaded, module.benchmark, sample, row)
+            for number, picture in enumerate(islice(pictures, left)):
+                self.left[kind] -= 1
+                self.folder.mkdir(exist_ok=True)
+                picture.save(self.folder / f"{file_name(sample.id)}-{number}.png")
+        self.left[kind] = min(self.left[kind], left - 1)  # what fails is not tried with every sample
 
 
 class SampleProgress(Callback):
     """A bar that counts the rows of a journal, those of an earlier, interrupted process included."""
 
     def __init__(self, label: str, journal: Journal, total: int):
+        forgiving_output()
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         self.progress = Progress(*columns, TextColumn("left"), TimeRemainingColumn())
         self.task = self.progress.add_task(label, total=total)
@@ -67,7 +73,8 @@ class SampleProgress(Callback):
     def on_test_start(self, *args: Any, **kwargs: Any) -> None:
         """Show the bar."""
         self.progress.update(self.task, completed=len(self.journal))
-        self.progress.start()
+        with unharmed("callbacks.progress: there is no bar"):
+            self.progress.start()
 
     def on_test_batch_end(self, *args: Any, **kwargs: Any) -> None:
         """Count the rows on disk."""
@@ -75,6 +82,7 @@ class SampleProgress(Callback):
 
     def on_test_end(self, *args: Any, **kwargs: Any) -> None:
         """Leave the bar as it is and give the terminal back."""
-        self.progress.stop()
+        with unharmed("callbacks.progress: the bar was not finished"):
+            self.progress.stop()
 
     on_exception = on_test_end

@@ -17,7 +17,7 @@ from transformers import AutoConfig
 
 from nuwa.benchmarks.base import Benchmark
 from nuwa.command import BAD_INPUT, print_error
-from nuwa.config import ConfigError, baseline_of, build, is_baseline, typed
+from nuwa.config import ConfigError, baseline_of, build, check_model, is_baseline, typed
 from nuwa.engine.blocking import SOURCES, layer_range
 from nuwa.engine.calibration import check_calibration
 from nuwa.engine.coordinates import check_coordinates
@@ -25,10 +25,10 @@ from nuwa.evaluation.processes import check_sweep, current, is_shared, start
 from nuwa.files import PACKAGE
 from nuwa.models import family_names, family_of
 from nuwa.models.base import Family
-from nuwa.models.checkpoint import check_folder, find_folder
+from nuwa.models.checkpoint import check_folder, find_folder, usable
 from nuwa.options import complaint
 from nuwa.pruners.base import Pruner
-from nuwa.pruning.budget import Budget
+from nuwa.pruning.budget import Budget, BudgetError
 from nuwa.pruning.coordinates import Coordinates
 from nuwa.pruning.positions import STRATEGIES
 from nuwa.schema import Accelerator, Config
@@ -86,13 +86,14 @@ def check(cfg: DictConfig) -> Parts:
     cfg = normalised(cfg)
     _check_ranges(cfg)
     options = {group: typed(cfg, group) for group in BUILT}
-    budget = Budget(cfg.budget.average, cfg.budget.ratio)
+    budget = _budget(cfg)
     pruner = _build(options["pruner"], "pruner", budget=budget, seed=cfg.seed)
-    check_calibration(cfg.calibration.kind, pruner, options["model"].get("attention"))
+    check_calibration(pruner.calibration_of(cfg.calibration.kind), pruner, options["model"].get("attention"))
     coordinates = pruning_options(cfg)["coordinates"]
     model = options["model"] | {"device": _device(cfg, options["model"].get("device", "auto"))}
     if is_shared(cfg) and model.get("device_map") is not None:
         raise ConfigError(f"model.device_map={model['device_map']}: trainer=ddp gives each process its own model")
+    check_model(model)
     adapter = _adapter(model)
     if adapter is not None:
         pruner.check_tower(adapter.tower)
@@ -153,6 +154,14 @@ def _check_ranges(cfg: DictConfig) -> None:
         raise ConfigError(f"position.strategy={cfg.position.strategy}: expected one of {', '.join(known)}")
 
 
+def _budget(cfg: DictConfig) -> Budget:
+    """The budget; an impossible number is a ConfigError, not a budget that some method cannot reach."""
+    try:
+        return Budget(cfg.budget.average, cfg.budget.ratio)
+    except BudgetError as error:
+        raise ConfigError(str(error)) from error
+
+
 def _check_blocking(cfg: DictConfig, depth: int) -> None:
     if cfg.blocking.source is None:
         return
@@ -196,5 +205,8 @@ def _adapter(options: dict[str, Any]) -> Family | None:
         return None
     folder = find_folder(path)
     check_folder(folder, family_names(), options.get("family"))
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    return family_of(config)
+    with usable(f"{folder / 'config.json'}"):
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        family = family_of(config)
+        _ = family.tower, family.shape  # what later checks ask for
+    return family

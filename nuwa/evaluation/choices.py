@@ -18,10 +18,11 @@ from nuwa.pruners.catalogue import find_method
 class Choices:
     """What a run was asked to do.
 
-    ``options`` are the method's; the budget is an ``average`` in tokens or a ``ratio`` of the image's; ``blocking`` is
-    whose attention to the image was cut and in which layers, ``calibration`` how merged tokens weighed in it,
-    ``coordinates`` which tokens stayed in any case, and their share. ``rest`` is, as JSON, what else changes a result,
-    except the seed: options of data set and model, decoding, the limit and the protocol.
+    ``options`` are the method's; ``position`` is ``native`` where ``strategy``, the one in use, is that of the method's
+    authors; the budget is an ``average`` in tokens or a ``ratio`` of the image's; ``blocking`` is whose attention to
+    the image was cut and in which layers, ``calibration`` how merged tokens weighed in it, ``coordinates`` which tokens
+    stayed in any case, and their share. ``rest`` is, as JSON, what else changes a result, except the seed: options of
+    data set and model, decoding, the limit and the protocol.
     """
 
     method: str
@@ -36,6 +37,7 @@ class Choices:
     blocking: tuple[str, str] | None = None
     calibration: str = "none"
     coordinates: tuple[str, float] | None = None
+    strategy: str = ""
     rest: str = ""
 
     @classmethod
@@ -45,7 +47,7 @@ class Choices:
         pruner, dataset, model, budget, blocking, ids, weighing, always = (config.get(group) or {} for group in groups)
         position = position or ids.get("strategy", "native")
         known = known_method(method)  # a run may name the strategy that its method's authors use
-        native = known is not None and position == known[0].position_on(axes_of(model.get("family")))
+        usual = "native" if known is None else known[0].position_on(axes_of(model.get("family")))
         local = ("path", "streaming") if dataset.get("hub") else ()  # where this machine keeps its copy of the hub's
         samples = {key: value for key, value in dataset.items() if key not in local}
         # A model's path counts: two folders may hold two checkpoints.
@@ -56,14 +58,15 @@ class Choices:
             options={key: _whole(value) for key, value in pruner.items() if key != "_target_"},
             average=budget.get("average"),
             ratio=budget.get("ratio"),
-            position="native" if native else position,
+            position="native" if position == usual else position,
             model=model.get("name", ""),
             dataset=dataset.get("name", ""),
             split=dataset.get("split"),
             limited=config.get("limit") is not None,
             blocking=(blocking["source"], str(blocking["layers"])) if blocking.get("source") else None,
-            calibration=weighing.get("kind", "none"),
+            calibration=_calibration(weighing.get("kind", "native"), known),
             coordinates=(always["kind"], always["share"]) if always.get("kind", "none") != "none" else None,
+            strategy=usual if position == "native" else position,
             rest=json.dumps(rest, sort_keys=True, default=str),
         )
 
@@ -73,6 +76,19 @@ class Choices:
         if self.average is not None:
             return f"{self.average:g} tokens"
         return "all tokens" if self.ratio is None else f"{self.ratio:.0%}"
+
+    @property
+    def title(self) -> str:
+        """A name for people: ``nuwa 64 pesp d_thresh=412 scenes``."""
+        options = [f"{name}={value}" for name, value in self.changed.items()]
+        words = [self.method, self.budget.removesuffix(" tokens"), self.strategy, *self.extras, *options]
+        return " ".join([*words, self.dataset])
+
+    @property
+    def extras(self) -> list[str]:
+        """How merged tokens weighed and which tokens stayed in any case, where any did."""
+        weighing = [] if self.calibration == "none" else [self.calibration]
+        return weighing + [f"{kind} {share:.0%}" for kind, share in filter(None, [self.coordinates])]
 
     @property
     def changed(self) -> dict[str, Any]:
@@ -97,6 +113,13 @@ def known_method(name: str) -> tuple[type[Pruner], dict[str, Any]] | None:
         return find_method(name)
     except ValueError:
         return None
+
+
+def _calibration(kind: str, known: tuple[type[Pruner], dict[str, Any]] | None) -> str:
+    """What ``native`` stands for, of a method that is known or not."""
+    if kind != "native":
+        return kind
+    return "none" if known is None else known[0].native_calibration
 
 
 def _whole(value: Any) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import signal
 import time
 import warnings
 from contextlib import ExitStack
@@ -16,7 +15,6 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.environments import LightningEnvironment
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig
 
 from nuwa import prune
@@ -30,6 +28,7 @@ from nuwa.evaluation.fitting import compare_with_run, fit_budget
 from nuwa.evaluation.journal import (
     JOURNAL,
     PARTS,
+    PASSING,
     Journal,
     JournalError,
     Row,
@@ -42,6 +41,7 @@ from nuwa.evaluation.loggers import log_result, run_logger
 from nuwa.evaluation.model_cache import load_once
 from nuwa.evaluation.module import TIMINGS, Evaluation, read_timings
 from nuwa.evaluation.processes import Processes
+from nuwa.evaluation.reading import UnreadableError
 from nuwa.evaluation.result import environment
 from nuwa.evaluation.speed import probe_speed
 from nuwa.evaluation.summary import costs, summarise
@@ -65,7 +65,7 @@ def compute(cfg: DictConfig, folder: Path, parts: Parts, baseline: Path | None, 
     start = time.perf_counter()
     count = parts.benchmark.take(cfg.limit)
     with processes.together():
-        journal = _opened(cfg, folder) if processes.lead else None
+        journal = _opened(cfg, folder, parts) if processes.lead else None
     rows = [] if journal is None else journal.rows
     done = processes.share({row["id"]: {key: row[key] for key in ("task", "status")} for row in rows})
     with ExitStack() as stack:
@@ -116,12 +116,22 @@ def _fitted(
     return replace(parts, pruner=parts.pruner.turned(fitted["value"])), fitted
 
 
-def _opened(cfg: DictConfig, folder: Path) -> Journal:
-    """The journal of earlier calls; an empty one without ``resume``."""
+def _opened(cfg: DictConfig, folder: Path, parts: Parts) -> Journal:
+    """The journal of earlier calls, without failures whose cause may have passed; an empty one without ``resume``."""
     for pattern in () if cfg.resume else (JOURNAL, PARTS, TIMINGS):
         for path in folder.glob(pattern):
             path.unlink()
-    return merged(folder, folder.name)
+    journal = merged(folder, folder.name)
+    rows = journal.rows
+    known = {parts.benchmark.sample_id(index) for index in range(parts.benchmark.take(cfg.limit))}
+    for line, row in enumerate(rows, 1):
+        if row["id"] not in known:
+            reason = f"{row['id']!r} is no sample of {parts.benchmark.name}; repair it or set resume=false"
+            raise UnreadableError(journal.path, reason, line)
+    kept = [row for row in rows if not row.get(PASSING)]
+    if len(kept) < len(rows):
+        journal.replace(kept)
+    return journal
 
 
 def _answer(
@@ -158,10 +168,7 @@ def _answer(
     ):
         warnings.filterwarnings("ignore", module=r"lightning\..*")  # advice about training loops
         module = Evaluation(loaded, parts.benchmark, session, journal, decoding(cfg), cfg.seed, record)
-        try:
-            trainer.test(module, datamodule=data, verbose=False)
-        except SIGTERMException as stopped:  # Lightning's own has no exit status, as if all had gone well
-            raise SystemExit(128 + signal.SIGTERM) from stopped
+        trainer.test(module, datamodule=data, verbose=False)
 
 
 def _callbacks(cfg: DictConfig, parts: Parts, journal: Journal, total: int, processes: Processes) -> list[Callback]:
@@ -194,7 +201,9 @@ def _summarise(
         "protocol": PROTOCOL,
         "n": len(ours),
         "n_failed": len(rows) - len(ours),
+        "n_passing": sum(row.get(PASSING, False) for row in rows),
         **({} if baseline is None else {"baseline": baseline.name}),
+        **({} if any(row["prediction"] for row in ours) else {"warning": f"all {len(ours)} answers are empty"}),
     }
     outcome |= summarise(parts.benchmark, ours, None if baseline is None else read_answers(baseline))
     value_bytes = torch.finfo(loaded.model.dtype).bits // 8

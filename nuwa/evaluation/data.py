@@ -11,19 +11,20 @@ import lightning
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from nuwa.benchmarks.base import Benchmark
+from nuwa.benchmarks.base import Benchmark, SourceError
 from nuwa.evaluation.journal import Row
 from nuwa.evaluation.prefetch import Prefetched
 from nuwa.models.prompts import PromptError
-from nuwa.samples import Sample, SampleError
+from nuwa.samples import PassingError, Sample, SampleError, spelt_out
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A sample that could not be used, and why."""
+    """A sample that could not be used, and why; ``passing``: the same command tries it again."""
 
     id: str
     reason: str
+    passing: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,11 @@ class Samples(Dataset):
         try:
             return self.benchmark[index]
         except SampleError as error:
-            return Failure(name, str(error))
+            return Failure(name, str(error), isinstance(error, PassingError))
+        except SourceError:
+            raise
+        except Exception as error:  # a row may hold anything
+            return Failure(name, spelt_out(f"{type(error).__name__}: {error}"))
 
 
 class EvaluationData(lightning.LightningDataModule):

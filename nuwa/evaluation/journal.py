@@ -12,13 +12,45 @@ import os
 from collections.abc import Iterable, Iterator
 from itertools import accumulate, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NotRequired
+
+from pydantic import FiniteFloat, TypeAdapter
+from typing_extensions import TypedDict  # pydantic takes typing's own from Python 3.12 on
+
+from nuwa.evaluation.reading import UnreadableError, check_shape, content_of, from_json
 
 Row = dict[str, Any]
 JOURNAL = "predictions.jsonl"
 PARTS = "predictions.*.jsonl"
 BATCH, BATCH_END = "batch", "batch_end"
 """Keys of a row: the number of its batch, and whether it is the last row of that batch."""
+PASSING = "passing"
+"""Key of a failed row whose cause may pass; the same command tries its sample again."""
+
+
+class _RowShape(TypedDict):
+    """What a row must have, and what the rest must be where it is there."""
+
+    id: str
+    task: str
+    status: Literal["ok", "failed"]
+    scores: dict[str, FiniteFloat]
+    run_key: NotRequired[str]
+    batch: NotRequired[int]
+    batch_end: NotRequired[bool]
+    prompt: NotRequired[str]
+    prediction: NotRequired[str]
+    scored: NotRequired[str]
+    remark: NotRequired[str]
+    reason: NotRequired[str]
+    passing: NotRequired[bool]
+    judge: NotRequired[str]
+    meta: NotRequired[dict[str, Any]]
+    kept: NotRequired[list[list[list[int]]]]
+    image_tokens: NotRequired[list[int]]
+
+
+_ROW = TypeAdapter(_RowShape)
 
 
 class JournalError(OSError):
@@ -96,15 +128,15 @@ def part_path(folder: Path, rank: int) -> Path:
 def merged(folder: Path, run_key: str) -> Journal:
     """The journal of a run with all that its processes wrote, in the order in which one process computes batches.
 
-    A batch that a kill has cut short is dropped. A batch that is both in the journal and in a part counts once, so that
-    a merge that was killed can be repeated.
+    A batch that a kill has cut short is dropped. What is both in the journal and in a part counts once, so that a merge
+    that was killed can be repeated.
     """
     folder = Path(folder)
     journal = Journal(folder / JOURNAL, run_key)
     parts = sorted(folder.glob(PARTS))
-    written = [batch for path in parts for batch in whole_batches(Journal(path, run_key).rows)]
-    batches = {tuple(row["id"] for row in batch): batch for batch in [*whole_batches(journal.rows), *written]}
-    rows = [row for batch in sorted(batches.values(), key=lambda batch: batch[0][BATCH]) for row in batch]
+    written = [batch for path in parts for batch in whole_batches(_numbered(Journal(path, run_key)))]
+    batches = sorted([*whole_batches(_numbered(journal)), *written], key=lambda batch: batch[0][BATCH])
+    rows = list({row["id"]: row for batch in batches for row in batch}.values())
     if rows == journal.rows[: len(rows)]:
         journal.keep(len(rows))
     else:
@@ -112,6 +144,15 @@ def merged(folder: Path, run_key: str) -> Journal:
     for path in parts:
         path.unlink()
     return journal
+
+
+def _numbered(journal: Journal) -> list[Row]:
+    """The rows of a journal, all of which say to which batch they belong."""
+    rows = journal.rows
+    for line, row in enumerate(rows, 1):
+        if BATCH not in row:
+            raise UnreadableError(journal.path, f"no row: lacks {BATCH}; repair it or set resume=false", line)
+    return rows
 
 
 def whole_batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
@@ -132,7 +173,7 @@ def read_rows(path: Path) -> list[Row]:
     """The complete rows of a journal, whichever run wrote them; none if there is no such file.
 
     Raises:
-        JournalError: a row before the last one is broken.
+        UnreadableError: it is no file, or a row is none; only the last may be torn.
     """
     return [row for row, _ in _complete_rows(Path(path))]
 
@@ -146,25 +187,35 @@ def read_answers(folder: Path) -> list[Row]:
     """The answered rows of the run in a folder; none if it has no journal.
 
     Raises:
-        JournalError: the journal is broken.
+        UnreadableError: the journal is broken.
     """
     return answered(read_rows(Path(folder) / JOURNAL))
 
 
 def _complete_rows(path: Path) -> Iterable[tuple[Row, int]]:
     """Every complete row and the byte at which it ends; only the last line may be torn."""
-    if not path.exists():
+    if not os.path.lexists(path):
         return
-    lines = path.read_bytes().splitlines(keepends=True)
+    *lines, last = content_of(path).splitlines(keepends=True) or [b""]
+    if _is_whole(last):
+        lines.append(last)
     end = 0
     for number, line in enumerate(lines, 1):
         try:
-            row = json.loads(line)
+            row = from_json(line)
+            check_shape(row, _ROW)
+            if lacking := [key for key in ("prediction", "target") if row["status"] == "ok" and key not in row]:
+                raise ValueError(f"lacks {' and '.join(lacking)}")
         except ValueError as error:
-            if number == len(lines):
-                return
-            raise JournalError(f"{path}, line {number}: not a JSON row; repair it or set resume=false") from error
-        if not line.endswith(b"\n"):
-            return
+            raise UnreadableError(path, f"no row: {error}; repair it or set resume=false", number) from error
         end += len(line)
         yield row, end
+
+
+def _is_whole(line: bytes) -> bool:
+    """Whether a kill has left all of a line."""
+    try:
+        from_json(line)
+    except ValueError:
+        return False
+    return line.endswith(b"\n")

@@ -6,7 +6,6 @@ They get a copy of what the run folder holds, so a logger that fails costs a war
 from __future__ import annotations
 
 import json
-import logging
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -21,6 +20,7 @@ from nuwa.config import plain
 from nuwa.evaluation.journal import JOURNAL, Row
 from nuwa.evaluation.runs import Run
 from nuwa.evaluation.scores import scores_of
+from nuwa.evaluation.unharmed import unharmed
 from nuwa.pictures.drawing import PICTURE_FOLDER
 from nuwa.schema import LoggerKind
 
@@ -28,8 +28,6 @@ _COLUMNS = ("id", "task", "prompt", "target", "prediction", "scores", "kept", "s
 START_SECONDS = 30
 """How long to wait for a W&B server before the run goes on offline."""
 STAGING = "WANDB_DATA_DIR"
-
-log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -49,7 +47,7 @@ def run_logger(cfg: DictConfig, folder: Path, key: str) -> Iterator[Logger | Non
         status = "success"
     finally:
         if logger is not None:
-            with unharmed("its files were not finished"):
+            with unharmed("logger: its files were not finished"):
                 logger.finalize(status)
 
 
@@ -73,7 +71,7 @@ def wandb_run(options: DictConfig, folder: Path, **about: Any) -> Iterator[Any |
             yield run
             ended = 0
         finally:
-            with unharmed("the run was not finished"):
+            with unharmed("logger: the run was not finished"):
                 wandb.finish(exit_code=ended)
             if wandb.run is not None:
                 _restart()
@@ -83,7 +81,7 @@ def _started(options: dict[str, Any]) -> Any | None:
     """A W&B run; None if it cannot be started."""
     import wandb
 
-    with unharmed(f"no {options['mode']} run"):
+    with unharmed(f"logger: no {options['mode']} run"):
         return wandb.init(**options)
     _restart()
     return None
@@ -95,16 +93,6 @@ def _restart() -> None:
 
     with suppress(Exception):
         wandb.teardown()
-
-
-@contextmanager
-def unharmed(what: str) -> Iterator[None]:
-    """Turn any error inside into a warning."""
-    try:
-        yield
-    except Exception as error:
-        reason = str(error).partition("\n")[0]
-        log.warning("logger: %s (%s: %s); the run folder has everything", what, type(error).__name__, reason)
 
 
 @contextmanager
@@ -127,7 +115,7 @@ def log_result(
     if logger is None:
         return
     config = plain(cfg)
-    with unharmed("the result was not logged"):
+    with unharmed("logger: the result was not logged"):
         logger.log_hyperparams(config | {"environment": result["environment"], "run_key": result["run_key"]})
         logger.log_metrics(flat_summary(result))
         if isinstance(logger, WandbLogger):

@@ -6,25 +6,40 @@ import hashlib
 import json
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
+from pydantic import FiniteFloat, TypeAdapter
+from typing_extensions import TypedDict  # pydantic takes typing's own from Python 3.12 on
 
 from nuwa.benchmarks.base import Benchmark
 from nuwa.engine.report import ImageReport
 from nuwa.engine.session import PruningSession
 from nuwa.evaluation.data import Batch, Failure
-from nuwa.evaluation.journal import BATCH, BATCH_END, JOURNAL, Journal, Row
+from nuwa.evaluation.finite import NOT_FINITE, FiniteLogits
+from nuwa.evaluation.journal import BATCH, BATCH_END, JOURNAL, PASSING, Journal, Row
+from nuwa.evaluation.reading import usable_lines
+from nuwa.evaluation.unharmed import unharmed
 from nuwa.models.loading import LoadedModel
 from nuwa.models.prompts import PromptError
 from nuwa.samples import Sample, SampleError
 
 TIMINGS = "timings*.jsonl"
 """One file for the journal and one for each of its parts. The time to make a batch's tensors is not counted."""
+
+
+class _Timing(TypedDict):
+    """A line: id of the first of some samples that were answered together, their number and the seconds it took."""
+
+    first: str
+    samples: int
+    seconds: FiniteFloat
+
+
+_TIMING = TypeAdapter(_Timing)
 
 
 class Evaluation(lightning.LightningModule):
@@ -53,7 +68,9 @@ class Evaluation(lightning.LightningModule):
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Answer a batch and put it into the journal."""
         self.reports = []
-        failed = [_failed_row(item.id, item.reason) for item in batch if isinstance(item, Failure)]
+        failed = [
+            _failed_row(item.id, item.reason, passing=item.passing) for item in batch if isinstance(item, Failure)
+        ]
         start = time.perf_counter()
         rows = self._answer(batch.samples, batch.inputs)
         seconds = time.perf_counter() - start
@@ -76,14 +93,25 @@ class Evaluation(lightning.LightningModule):
                 return [_failed_row(samples[0].id, str(error), samples[0].task)]
             return [row for sample in samples for row in self._answer([sample])]
         names = [name for sample in samples for name in sample.image_ids] or None
+        finite = FiniteLogits()
         with self.session.about(names, self.loaded.questions(samples)):
-            ids = self._generate(inputs, samples)
+            ids = self._generate(inputs, samples, finite)
+        broken = finite.broken(len(samples))
+        if any(broken) and not self.record:
+            raise SampleError(f"sample {samples[broken.index(True)].id}: {NOT_FINITE}")
         answers = self.loaded.decode(ids, inputs["input_ids"].shape[1])
         images = self.session.report().images if "pixel_values" in inputs else []
         pairs = enumerate(zip(samples, answers, strict=True))
-        return [self._row(*pair, [image for image in images if image.row == n]) for n, pair in pairs]
+        return [
+            _failed_row(sample.id, NOT_FINITE, sample.task)
+            if broken[n]
+            else self._row(sample, answer, [image for image in images if image.row == n])
+            for n, (sample, answer) in pairs
+        ]
 
-    def _generate(self, inputs: dict[str, torch.Tensor], samples: Sequence[Sample]) -> torch.Tensor:
+    def _generate(
+        self, inputs: dict[str, torch.Tensor], samples: Sequence[Sample], finite: FiniteLogits
+    ) -> torch.Tensor:
         options = {"max_new_tokens": self.benchmark.max_new_tokens(samples[0].task)}
         options |= {key: value for key, value in self.generation.items() if value is not None}
         devices = [self.loaded.device] if self.loaded.device.type == "cuda" else []
@@ -91,7 +119,7 @@ class Evaluation(lightning.LightningModule):
         digest = hashlib.blake2b(f"{self.seed}:{names}".encode(), digest_size=7).digest()
         with torch.random.fork_rng(devices=devices):  # sampling depends on seed and samples, not on what ran before
             torch.manual_seed(int.from_bytes(digest, "little"))
-            ids = self.loaded.model.generate(**inputs, **options)
+            ids = self.loaded.model.generate(**inputs, logits_processor=[finite], **options)
         if devices:
             torch.cuda.synchronize(self.loaded.device)
         return ids
@@ -107,6 +135,7 @@ class Evaluation(lightning.LightningModule):
             "target": sample.target,
             "prediction": answer,
             **({"scored": scored} if scored != answer else {}),
+            **({"remark": remark} if (remark := self.loaded.remark(sample)) else {}),
             "scores": {name: float(value) for name, value in self.benchmark.score(sample, scored).items()},
             "kept": [[[layer, len(kept)] for layer, kept, _ in image.stages] for image in images],
             "image_tokens": [image.n_tokens for image in images],
@@ -119,23 +148,28 @@ class Evaluation(lightning.LightningModule):
     def _note_time(self, rows: Sequence[Row], seconds: float) -> None:
         line = json.dumps({"first": rows[0]["id"], "samples": len(rows), "seconds": seconds})
         name = self.journal.path.name.replace(Path(JOURNAL).stem, TIMINGS.partition("*")[0])
-        with self.journal.path.with_name(name).open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        file = self.journal.path.with_name(name)
+        with unharmed(f"{name}: a time was not noted"), file.open("a", encoding="utf-8") as lines:
+            lines.write(line + "\n")
 
 
-def _failed_row(name: str, reason: str, task: str = "") -> Row:
+def _failed_row(name: str, reason: str, task: str = "", passing: bool = False) -> Row:
     empty: Row = {"scores": {}, "kept": [], "image_tokens": []}
-    return {"id": name, "task": task, "status": "failed", "reason": reason, **empty}
+    return {
+        "id": name,
+        "task": task,
+        "status": "failed",
+        "reason": reason,
+        **({PASSING: True} if passing else {}),
+        **empty,
+    }
 
 
 def read_timings(folder: Path) -> tuple[int, float]:
     """Number of samples answered and seconds spent on them, over all processes that worked on a run.
 
-    Samples that were computed twice because a process was killed count once.
+    Samples that were computed twice because a process was killed count once. Lines that are none are passed over.
     """
-    batches = {}
-    for line in (line for path in sorted(folder.glob(TIMINGS)) for line in path.read_text("utf-8").splitlines()):
-        with suppress(ValueError, KeyError):  # torn by a kill
-            row = json.loads(line)
-            batches[row["first"]] = (row["samples"], row["seconds"])
+    lines = (line for path in sorted(folder.glob(TIMINGS)) for line in usable_lines(path, _TIMING))
+    batches = {line["first"]: (line["samples"], line["seconds"]) for line in lines}
     return sum(n for n, _ in batches.values()), sum(seconds for _, seconds in batches.values())

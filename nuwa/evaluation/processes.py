@@ -26,6 +26,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from nuwa.config import ConfigError
 from nuwa.schema import Accelerator
 
+PER_CORE = 4  # processes on a CPU
 PATIENCE = timedelta(days=7)
 """How long a process waits for the others. A death is noticed at once; this bounds a lost network."""
 
@@ -147,6 +148,9 @@ def start(cfg: DictConfig) -> None:
         raise ConfigError(
             f"trainer.num_nodes={cfg.trainer.num_nodes}: start torchrun on every node, as conf/trainer/ddp.yaml shows"
         )
+    most = PER_CORE * (os.cpu_count() or 1)
+    if cfg.trainer.accelerator == Accelerator.cpu and (cfg.trainer.devices or 1) > most:
+        raise ConfigError(f"trainer.devices={cfg.trainer.devices}: this machine has cores for {most} processes at most")
     count = cfg.trainer.devices or (1 if cfg.trainer.accelerator == Accelerator.cpu else torch.cuda.device_count())
     if count > 1:
         raise SystemExit(_run(count))

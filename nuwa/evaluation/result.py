@@ -11,21 +11,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from pydantic import TypeAdapter
+
+from nuwa.evaluation.reading import UnreadableError, check_shape, content_of, from_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 RESULT = "result.json"
+_OBJECT = TypeAdapter(dict[str, Any])
 PACKAGES = ("nuwa-vlm", "torch", "transformers", "lightning", "hydra-core", "numpy", "pillow", "wandb")
 
 
-def read_result(folder: Path) -> dict[str, Any] | None:
-    """The content of a run's result.json as it is, None if it cannot be read; `Run.read` is for all that only reads."""
+def read_result(folder: Path) -> dict[str, Any]:
+    """The content of a run's result.json as it is; `nuwa.evaluation.runs.Run.read` is for all that only reads.
+
+    Raises:
+        UnreadableError: there is none, or it is no JSON object.
+    """
+    path = Path(folder) / RESULT
     try:
-        content = json.loads((Path(folder) / RESULT).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
+        content = from_json(content_of(path))
+        check_shape(content, _OBJECT)
+    except ValueError as error:
+        raise UnreadableError(path, str(error)) from error
+    return content
 
 
 def write_result(folder: Path, result: dict[str, Any]) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import traceback
-from contextlib import nullcontext
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from nuwa.evaluation.check import check, check_outputs, normalised
 from nuwa.evaluation.processes import ProcessError, Processes, check_processes, meet
 from nuwa.evaluation.result import RESULT, write_result
 from nuwa.evaluation.runs import Run
+from nuwa.evaluation.signals import follow_parent, stopping_at_once
 from nuwa.pruners.base import MisfitError
 from nuwa.pruning.budget import BudgetError
 from nuwa.schema import Baseline, Config
@@ -33,13 +35,22 @@ def run_job(cfg: DictConfig) -> Path:
     several processes share a run, each of them calls this, and the loss of one ends the program.
     """
     cfg = normalised(cfg)
+    follow_parent()
     processes = meet(cfg)
     folder = check_outputs(cfg) / run_key(cfg)
-    folder.mkdir(exist_ok=True)
-    # parallel jobs share the unpruned run: the second waits, then finds it finished
-    with FileLock(folder / LOCK) if processes.lead else nullcontext():
+    with ExitStack() as stack:
+        stack.enter_context(stopping_at_once(signal.SIGTERM))
+        try:
+            with processes.together():
+                folder.mkdir(exist_ok=True)
+                if processes.lead:  # parallel jobs share the unpruned run: the second waits, then finds it finished
+                    stack.enter_context(FileLock(folder / LOCK))
+        except (OSError, ProcessError) as error:
+            log.error("%s: failed: %s", folder, error)
+            return folder
         if processes.share(cfg.resume and _is_finished(cfg, folder)):
-            log.info("%s: finished before, skipped (%s; resume=false computes again)", folder, recognised_by(cfg))
+            known = f"{recognised_by(cfg)}; resume=false computes again"
+            log.info("%s: finished before, skipped%s (%s)", folder, _failures(folder), known)
             return folder
         if processes.lead:
             _name_outdated(folder)
@@ -51,11 +62,22 @@ def run_job(cfg: DictConfig) -> Path:
 
 
 def _is_finished(cfg: DictConfig, folder: Path) -> bool:
-    """Whether a run has all that was asked for: answers, comparison with the unpruned run, times of the probe."""
+    """Whether a run has all that was asked for: answers, comparison with the unpruned run, times of the probe.
+
+    It has not if samples failed for a reason that may pass.
+    """
     found = Run.read(folder)
-    if not found.done or (cfg.baseline == Baseline.auto and found.baseline is None):
+    if not found.done or found.n_passing or (cfg.baseline == Baseline.auto and found.baseline is None):
         return False
-    return not cfg.probe.speed or (found.speed is not None and found.config["probe"] == plain(cfg.probe))
+    return not cfg.probe.speed or (found.speed is not None and found.config.get("probe") == plain(cfg.probe))
+
+
+def _failures(folder: Path) -> str:
+    """What a skipped run could not answer, for its line."""
+    run = Run.read(folder)
+    if not run.n_failed:
+        return ""
+    return f"; {run.n_failed} of {run.n_failed + (run.n or 0)} samples failed"
 
 
 def _name_outdated(folder: Path) -> None:
@@ -63,19 +85,22 @@ def _name_outdated(folder: Path) -> None:
     usual = plain(OmegaConf.structured(Config))
     for file in folder.parent.glob(f"*/{RESULT}"):
         found = Run.read(file.parent)
-        if found.protocol != PROTOCOL and run_key(OmegaConf.create(usual | found.config)) == folder.name:
-            log.info("%s: computed again, because %s is of protocol %s", folder, file.parent, found.protocol)
+        with suppress(Exception):  # the config of another version may be anything
+            if found.protocol != PROTOCOL and run_key(OmegaConf.create(usual | found.config)) == folder.name:
+                log.info("%s: computed again, because %s is of protocol %s", folder, file.parent, found.protocol)
 
 
 def _outcome(cfg: DictConfig, folder: Path, processes: Processes) -> dict[str, Any]:
     """The contents of result.json: what was computed, or why nothing was."""
     before = Run.read(folder)
-    (folder / RESULT).unlink(missing_ok=True)
+    if before.status == "unreadable":
+        log.warning("%s; computed again", before.reason)
     outcome: dict[str, Any] = {"run_key": folder.name, "config": plain(cfg)}
     if cfg.resume and before.judge:  # whose marks are in the journal
         outcome["judge"] = before.judge
     try:
         with processes.together():
+            (folder / RESULT).unlink(missing_ok=True)
             check_processes(cfg, processes)
             parts = check(cfg)
         unpruned = folder if is_baseline(cfg) else _baseline(cfg, processes)
@@ -108,7 +133,8 @@ def _baseline(cfg: DictConfig, processes: Processes) -> Path | None:
     """The folder of the unpruned run of the same model and dataset, computed first if it is missing."""
     unpruned = baseline_of(cfg)
     folder = Path(cfg.paths.outputs) / cfg.name / run_key(unpruned)
-    if cfg.baseline == Baseline.auto and processes.share(not Run.read(folder).done):
+    found = Run.read(folder)
+    if cfg.baseline == Baseline.auto and processes.share(not found.done or found.n_passing > 0):
         unpruned.resume = True  # recomputing a sweep must not recompute what its points share, once for each
         log.info("unpruned run first: %s", folder)
         run_job(unpruned)

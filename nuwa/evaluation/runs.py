@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, NotRequired, get_type_hints
 
+from pydantic import Field, TypeAdapter, create_model
+from typing_extensions import TypedDict  # pydantic takes typing's own from Python 3.12 on
+
+from nuwa.config import PROTOCOL
 from nuwa.evaluation.choices import Choices
-from nuwa.evaluation.journal import JOURNAL, JournalError, read_rows
+from nuwa.evaluation.journal import JOURNAL, read_rows
+from nuwa.evaluation.reading import UnreadableError, check_shape
 from nuwa.evaluation.result import RESULT, read_result
 from nuwa.options import ConfigError
 from nuwa.targets import find_target
@@ -32,17 +38,19 @@ class Run:
     environment: dict[str, Any] = field(default_factory=dict)  # versions, device, kernel and commit
 
     # How it went: ``done``; ``failed``; ``refused``, the method does not fit the model; ``unreachable``, the method
-    # cannot meet the budget; ``unfinished``, there is no result.json.
+    # cannot meet the budget; ``unfinished``, there is no result.json; ``unreadable``, it is damaged, foreign or newer.
     status: str = "unfinished"
     reason: str = ""  # why there is no result, or what is to be known about it
     traceback: str = ""
     n: int | None = None  # samples that were answered
     n_failed: int = 0  # samples that could not be used
+    warning: str = ""  # why the numbers may mean nothing
+    n_passing: int = 0  # of the failed, those whose cause may pass; the same command tries them again
 
     # What it found, by metric. The first metric of a task (``task/metric``) is its headline.
     metrics: dict[str, float] = field(default_factory=dict)  # as the benchmark scores: shares from 0 to 1, MME points
     standard_errors: dict[str, float] = field(default_factory=dict)  # bootstrap, in the metric's unit
-    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)  # Wilson's 95 %, where samples are 0 or 1
+    intervals: dict[str, list[float]] = field(default_factory=dict)  # Wilson's 95 %, where samples are 0 or 1
     baseline: str | None = None  # the run key of the unpruned run on the same samples
     # ``value``, ``low`` and ``high``: the metric divided by the unpruned run's, and its 95 % interval; 1: nothing lost.
     retention: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -74,8 +82,14 @@ class Run:
 
     @classmethod
     def read(cls, folder: Path) -> Run:
-        """The run in a folder: ``unfinished``, with the number of its samples, if result.json cannot be read."""
-        content = read_result(folder) or {"status": "unfinished", "reason": _progress(folder)}
+        """The run in a folder: ``unfinished`` without a result.json, ``unreadable`` if that cannot be used."""
+        try:
+            if os.path.lexists(Path(folder) / RESULT):
+                content = _checked(folder)
+            else:
+                content = {"status": "unfinished", "reason": _progress(folder)}
+        except UnreadableError as error:
+            content = {"status": "unreadable", "reason": f"{error}; {_progress(folder)}"}
         return cls.of({"run_key": Path(folder).name, **content})
 
     @property
@@ -114,6 +128,67 @@ class Run:
         return {name: spent["median"] for name, spent in variants.get("pruned", variants.get("vanilla", {})).items()}
 
 
+class _Retention(TypedDict):
+    value: float
+    low: float
+    high: float
+
+
+class _Speed(TypedDict):
+    batch: int
+    variants: NotRequired[dict[str, dict[str, dict[str, float]]]]
+
+
+class _Config(TypedDict, total=False):
+    """The groups of a recorded config that tables read; some were missing in earlier versions."""
+
+    model: dict[str, Any] | None
+    pruner: dict[str, Any] | None
+    dataset: dict[str, Any] | None
+    generation: dict[str, Any] | None
+    logger: dict[str, Any] | None
+    budget: dict[str, float | None] | None
+    position: dict[str, str | None] | None
+    blocking: dict[str, str | None] | None
+
+
+_STRICTER = {
+    "config": _Config,
+    "status": Literal["done", "failed", "refused", "unreachable"],
+    "retention": dict[str, _Retention],
+    "intervals": dict[str, Annotated[list[float], Field(min_length=2, max_length=2)]],
+    "speed": list[_Speed],
+    "timings": dict[str, float | str | None],
+}
+"""What a file must hold, where the types of `Run` do not say all that is relied on."""
+
+
+@cache
+def _shape() -> TypeAdapter:
+    """The shape of a result.json that can be used."""
+    types: dict[str, Any] = {name: (kind, None) for name, kind in (get_type_hints(Run) | _STRICTER).items()}
+    return TypeAdapter(create_model("it", **types))
+
+
+def _checked(folder: Path) -> dict[str, Any]:
+    """The content of a result.json that can be used.
+
+    Raises:
+        UnreadableError: it cannot be, or is of a version that is newer than this one.
+    """
+    content = {key: value for key, value in read_result(folder).items() if value is not None}
+    try:
+        check_shape(content, _shape())
+        if content.get("protocol", 0) > PROTOCOL:
+            raise ValueError(f"made by a newer version (protocol {content['protocol']}, here {PROTOCOL})")
+        needed = ("status", "config", *(("metrics", "n") if content.get("status") == "done" else ("reason",)))
+        if lacking := [key for key in needed if key not in content]:
+            raise ValueError(f"lacks {', '.join(lacking)}")
+    except ValueError as error:
+        raise UnreadableError(Path(folder) / RESULT, str(error)) from error
+    return content
+
+
 def collect(folders: Iterable[Path]) -> list[Run]:
     """Every run in these folders, once each.
 
@@ -146,5 +221,5 @@ def _method_in(config: Mapping[str, Any]) -> str:
 def _progress(folder: Path) -> str:
     try:
         return f"{len(read_rows(Path(folder) / JOURNAL))} samples computed, no result yet"
-    except JournalError as error:
+    except UnreadableError as error:
         return str(error)

@@ -37,7 +37,7 @@ class RunScore:
         return self.run.standard_errors.get(self.metric)
 
     @property
-    def interval(self) -> tuple[float, float] | None:
+    def interval(self) -> list[float] | None:
         """Its 95 % interval, of a metric that is right or wrong on each sample."""
         return self.run.intervals.get(self.metric)
 
@@ -55,7 +55,7 @@ class RunScore:
             "dataset": choices.dataset,
             "method": choices.method,
             "options": ", ".join(f"{name}={value}" for name, value in choices.changed.items()),
-            "position": choices.position,
+            "position": choices.strategy,
             "calibration": choices.calibration,
             "budget": choices.budget,
             "seed": run.config.get("seed"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -75,6 +77,17 @@ def check_folder(folder: Path, families: tuple[str, ...], asked: str | None = No
     return config
 
 
+@contextmanager
+def usable(what: str) -> Iterator[None]:
+    """Name the file whose content transformers cannot use, whatever it raises."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except Exception as error:
+        raise ModelError(f"{MODEL}: {what} cannot be used ({type(error).__name__}: {error})") from error
+
+
 def weight_files(folder: Path, key: str = MODEL) -> list[Path]:
     """The safetensors files of a checkpoint, one or the shards that its index names."""
     if (folder / WEIGHTS).is_file():
@@ -107,7 +120,7 @@ def read_json(file: Path, key: str = MODEL) -> dict:
         raise ModelError(f"{key}={file.parent} lacks {file.name}")
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{key}: {file} is not valid JSON: {error}") from error
     if not isinstance(content, dict):
         raise ModelError(f"{key}: {file} must hold a JSON object")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d
 
 from nuwa.models.base import Family
 from nuwa.models.checkpoint import ModelError
@@ -33,7 +34,9 @@ class PooledRecording(ShuffledRecording):
     """Quantities of a tower whose ``factor`` x ``factor`` patches become their mean before the projector reads them."""
 
     def _leave_reader(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        self._features.setdefault("selected", self.tokens(inputs[0]))
+        side = round(inputs[0].shape[1] ** 0.5)
+        pooled = avg_pool2d(inputs[0].mT.unflatten(2, (side, side)).contiguous(), self.factor)  # bit by bit as there
+        self._features.setdefault("selected", pooled.flatten(2).mT)
 
     def as_features(self, states: Tensor) -> Tensor:
         return self.tokens(states).to(self.selected.dtype)

@@ -59,7 +59,7 @@ class Llava(Family):
 
         if sizes.image_size % sizes.patch:
             raise ModelError(f"model.image_size={sizes.image_size} must be a multiple of {sizes.patch}")
-        text = LlamaConfig(**sizes.text(tokenizer), max_position_embeddings=4096, rms_norm_eps=1e-5)
+        text = LlamaConfig(**sizes.text(tokenizer), rms_norm_eps=1e-5)
         return {
             "vision_config": CLIPVisionConfig(**sizes.vision, projection_dim=sizes.vision_hidden_size).to_dict(),
             "text_config": text.to_dict(),

@@ -17,7 +17,7 @@ from nuwa.models import family_class
 from nuwa.models.boxes import BoxOptions, to_unit_boxes
 from nuwa.models.checkpoint import ModelError
 from nuwa.models.processors import NativeProcessor, PictureProcessor
-from nuwa.models.prompts import PromptError, PromptFormat, put_images
+from nuwa.models.prompts import IMAGE, PromptError, PromptFormat, put_images
 from nuwa.samples import Sample, SampleError
 
 if TYPE_CHECKING:
@@ -131,8 +131,47 @@ class LoadedModel:
         with _named(sample):
             prompt = self.prompt.render(self.question(sample), len(sample.images))
             prompt = put_images(prompt, self.placeholder, texts)
-        ids = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
-        return torch.tensor(ids if bos is None or ids[:1] == [bos] else [bos, *ids])
+        if self.control_tokens(sample):
+            ids = self._ids_as_text(prompt, *self._place_of_question(sample, texts))
+        else:
+            ids = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        ids = ids if bos is None or ids[:1] == [bos] else [bos, *ids]
+        longest = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        if longest is not None and len(ids) > longest:
+            raise PromptError(
+                f"sample {sample.id}: a prompt of {len(ids)} tokens, and the model has {longest} positions"
+            )
+        return torch.tensor(ids)
+
+    def control_tokens(self, sample: Sample) -> list[str]:
+        """What a sample's question holds that the tokenizer would take for a token of control; it is put as text."""
+        question, pictured = self.question(sample), (IMAGE, self.placeholder)
+        return [token for token in self.tokenizer.all_special_tokens if token in question and token not in pictured]
+
+    def _place_of_question(self, sample: Sample, texts: Sequence[str]) -> tuple[int, int]:
+        """Where a sample's question begins in its prompt, and how many characters follow it."""
+        placed = IMAGE in self.question(sample)
+        head, _, tail = self.prompt.render("\0", 0 if placed else len(sample.images)).partition("\0")
+        return len(head if placed else put_images(head, self.placeholder, texts)), len(tail)
+
+    def _ids_as_text(self, prompt: str, start: int, after: int) -> list[int]:
+        """The ids of a prompt; control tokens from ``start`` up to the last ``after`` characters are put as text."""
+        found = self.tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True)
+        control = {*self.tokenizer.all_special_ids} - {self.model.config.image_token_id}
+        ids: list[int] = []
+        for token, (begin, end) in zip(found["input_ids"], found["offset_mapping"], strict=True):
+            if token in control and start <= begin and end <= len(prompt) - after:
+                as_text = self.tokenizer(prompt[begin:end], add_special_tokens=False, split_special_tokens=True)
+                ids += as_text["input_ids"]
+            else:
+                ids.append(token)
+        return ids
+
+    def remark(self, sample: Sample) -> str:
+        """What in a sample's question is not what it seems: control tokens, and ``<image>``, which places a picture."""
+        found = [f"{token} is put as text" for token in self.control_tokens(sample)]
+        placed = self.question(sample).count(IMAGE)
+        return "; ".join(found + ([f"{IMAGE} places {placed} picture(s)"] if placed else []))
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import re
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from transformers.utils import is_flash_attn_2_available
 from nuwa.models import family_class, family_names
 from nuwa.models.base import Family
 from nuwa.models.boxes import BoxOptions
-from nuwa.models.checkpoint import ModelError, check_folder, find_folder
+from nuwa.models.checkpoint import WEIGHTS, ModelError, check_folder, find_folder, usable
 from nuwa.models.loaded import LoadedModel
 from nuwa.models.processors import PictureOptions, Source
 from nuwa.models.prompts import IMAGE, PromptFormat
@@ -30,6 +31,8 @@ from nuwa.models.prompts import IMAGE, PromptFormat
 if TYPE_CHECKING:
     from nuwa.models.base import GenerativeModel
 
+_DECODER = re.compile(r"^(?!.*(vision|visual|mtp)).*\blayers\.\d+\..*\.(weight|bias)$")
+"""A tensor of a layer of the language model."""
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Attention = Literal["sdpa", "eager", "flash_attention_2"]
 
@@ -80,6 +83,8 @@ class ModelOptions(PictureOptions, BoxOptions, ABC):
             place = torch.device(found if self.device == "auto" else self.device)
         except RuntimeError as error:
             raise ModelError(f"model.device={self.device} is not a device (auto, cpu, cuda, cuda:0 ...)") from error
+        if place.type == "meta":
+            raise ModelError("model.device=meta holds no numbers; choose auto, cpu or cuda")
         if place.type == "cuda" and (place.index or 0) >= cards:
             raise ModelError(f"model.device={self.device}, but this machine has {cards} CUDA devices")
         if self.attention == "flash_attention_2":
@@ -124,7 +129,8 @@ class Checkpoint(ModelOptions):
             raise ModelError(f"model.device_map={self.device_map} needs the package accelerate: pip install accelerate")
         folder = find_folder(self.path, self.revision)
         check_folder(folder, family_names(), self.family)
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+        with usable(f"{folder / 'tokenizer.json'}"):
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
         settings = {"dtype": dtype or "auto", "attn_implementation": kernel, "device_map": self.device_map}
         model = _load_weights(folder, getattr(transformers, self.kind.architecture), settings)
         if self.device_map is None:
@@ -149,18 +155,19 @@ load_model = flat(Checkpoint)
 
 def _load_weights(folder: Path, architecture: Any, settings: dict[str, Any]) -> GenerativeModel:
     """Load a checkpoint, refusing one whose keys leave parts of the model at their random start."""
-    try:
+    report_all = {"output_loading_info": True, "ignore_mismatched_sizes": True}  # to name tensors, not to accept them
+    with usable(f"{folder} (config.json, {WEIGHTS})"):
         model, report = architecture.from_pretrained(
-            folder, use_safetensors=True, local_files_only=True, output_loading_info=True, **settings
+            folder, use_safetensors=True, local_files_only=True, **report_all, **settings
         )
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
-        raise ModelError(f"model.path={folder} could not be loaded: {error}") from error
     missing, extra = (sorted(report[keys]) for keys in ("missing_keys", "unexpected_keys"))
-    if missing:
-        raise ModelError(
-            f"model.path={folder}: the weights do not fit config.json; {len(missing)} tensors are missing, "
-            f"e.g. {', '.join(missing[:3])}"
-        )
+    shapes = [f"{name} {tuple(there)} for {tuple(here)}" for name, there, here in sorted(report["mismatched_keys"])]
+    left = [name for name in extra if _DECODER.search(name)]
+    faults = (("are missing", missing), ("are of another shape", shapes), ("of the language model are left over", left))
+    for fault, names in faults:
+        if names:
+            some = f"{len(names)} tensors {fault}, e.g. {', '.join(names[:3])}"
+            raise ModelError(f"model.path={folder}: the weights do not fit config.json; {some}")
     if extra:
         warnings.warn(f"model.path={folder}: {len(extra)} tensors are not used, e.g. {extra[0]}", stacklevel=2)
     return model

@@ -7,6 +7,7 @@ a patch.
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -92,6 +93,11 @@ class PictureProcessor:
 
     def __init__(self, pil: Any, texts: ProcessorMixin) -> None:
         self.pil, self._texts = pil, texts
+        deviations = pil.image_std if isinstance(pil.image_std, Sequence) else [pil.image_std]
+        if pil.do_normalize and not all(0 < float(one) < math.inf for one in deviations):
+            raise ModelError(
+                f"model: image_std={pil.image_std} of the preprocessor's config must be above 0 and finite"
+            )
 
     def check(self, image: Image.Image) -> None:
         """Refuse a picture that the tower cannot take.

@@ -10,6 +10,8 @@ from nuwa.models.checkpoint import ModelError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+POSITIONS = 32768
+"""As many as the longest prompts of Qwen's checkpoints; nothing else depends on it."""
 ROPE = {"rope_type": "default", "rope_theta": 1e6}
 """Rotary embeddings as in Qwen's LLMs."""
 
@@ -57,6 +59,7 @@ class Sizes:
             "intermediate_size": self.intermediate_size,
             "num_hidden_layers": self.layers,
             "num_attention_heads": self.heads,
+            "max_position_embeddings": POSITIONS,
             "num_key_value_heads": self.kv_heads or self.heads,
         }
 

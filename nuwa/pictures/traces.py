@@ -96,7 +96,7 @@ def trace_decisions(session: PruningSession, loaded: LoadedModel, sample: Sample
             for number, (view, frame) in enumerate(zip(plan.layout.views, frames, strict=True))
         ]
         region = getattr(session.pruner, "region_size", None) if getattr(session.pruner, "region", False) else None
-        start = state.prompt.spans[0, :, 0, ordinal].cpu()
+        start = state.prompt.spans[0, :, 0, ordinal]
         stages = _stages(state.prompt, state.tables, ordinal, session.strategy)
         traces.append(ImageTrace(picture, plan.layout, views, stages, start, region, session.strategy))
     return traces
@@ -150,8 +150,8 @@ def _stages(prompt: Prompt, segments: list[Segment], ordinal: int, position: str
     stages = {}
     for segment in segments:
         mine = (segment.image[0] == ordinal).cpu()
-        tokens = segment.original, segment.image, segment.valid, prompt.spans, prompt.whole.next_id
-        ids = {strategy: remap(strategy, *tokens)[0][:, 0].cpu()[:, mine] for strategy in DRAWN_STRATEGIES}
+        tokens = segment.original.cpu(), segment.image.cpu(), segment.valid.cpu(), prompt.spans, prompt.whole.next_id
+        ids = {strategy: remap(strategy, *tokens)[0][:, 0][:, mine] for strategy in DRAWN_STRATEGIES}
         ids |= {position: segment.ids[:, 0].cpu()[:, mine]}
         token, always = segment.token[0].cpu()[mine], []
         if prompt.coordinates is not None and len(token) < prompt.rows[0][ordinal].layout.n_tokens:

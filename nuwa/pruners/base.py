@@ -45,7 +45,8 @@ class MethodInfo:
 
     ``source``: the authors' repository and the commit that was read. ``signal``: what tokens are scored by. ``counts``:
     who found the numbers of tokens that a budget becomes. ``merges``: dropped tokens live on in others. ``text_aware``:
-    the choice depends on the question. ``needs_cls``: it needs a vision tower with a CLS token.
+    the choice depends on the question. ``needs_cls``: it needs a vision tower with a CLS token. ``nominal``: what an
+    image of 576 tokens keeps where the authors write 64, if not what `schedule` makes of that.
     """
 
     paper: str = ""
@@ -55,14 +56,15 @@ class MethodInfo:
     merges: bool = False
     text_aware: bool = False
     needs_cls: bool = False
+    nominal: Schedule | None = None
 
 
 @dataclass
 class Pruner:
     """Base of every method. Subclasses are dataclasses; a field is an option of ``conf/pruner/<name>.yaml``.
 
-    ``budget`` says what an image may cost; ``seed`` feeds methods that draw at random. ``native_position`` is the
-    position strategy of the method's authors.
+    ``budget`` says what an image may cost; ``seed`` feeds methods that draw at random. ``native_position`` and
+    ``native_calibration`` are the position strategy and the calibration of the method's authors.
     """
 
     budget: Budget = field(default_factory=Budget, kw_only=True)
@@ -70,6 +72,7 @@ class Pruner:
 
     name: ClassVar[str]
     native_position: ClassVar[str] = "pesp"
+    native_calibration: ClassVar[str] = "none"
     info: ClassVar[MethodInfo] = MethodInfo()
 
     def __post_init__(self) -> None:
@@ -95,6 +98,12 @@ class Pruner:
             return asked
         return cls.native_position if axes == 1 else "pesp"
 
+    def calibration_of(self, asked: str = "native") -> str:
+        """The calibration ``asked`` for; ``native`` is that of the method's authors, none where all tokens may stay."""
+        if asked != "native":
+            return asked
+        return "none" if self.budget.full else self.native_calibration
+
     @property
     def taps(self) -> Mapping[str, Tap]:
         """What the vision tower has to hand over to ``prune_vision``, by the name it has in ``context.taps``."""
@@ -102,7 +111,7 @@ class Pruner:
 
     @property
     def needs(self) -> Set[str]:
-        """Contexts of other layers that ``prune_llm`` reads: ``previous``, ``first``."""
+        """What ``prune_llm`` reads besides its layer's input: contexts ``previous`` and ``first``, ``transitions``."""
         return frozenset()
 
     @property

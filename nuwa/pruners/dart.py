@@ -85,6 +85,7 @@ class Dart(LLMPruner):
         signal="dissimilarity to pivots with large keys",
         text_aware=True,
         counts="ours: solved for the average; theirs by `counting=authors`",
+        nominal=Schedule(576, ((2, 68),)),
     )
 
     def __post_init__(self) -> None:

@@ -27,7 +27,7 @@ from nuwa.pruners.base import (
     VisionDecision,
     require,
 )
-from nuwa.pruning.budget import BudgetError, ModelShape, Schedule, attention_score_flops, layer_at, two_stages
+from nuwa.pruning.budget import BudgetError, Dial, ModelShape, Schedule, attention_score_flops, layer_at, two_stages
 from nuwa.pruning.masks import gather_tokens
 from nuwa.pruning.selection import strongest
 
@@ -60,10 +60,10 @@ class OccamToken(Pruner):
     ``none``: then the mean score is the measure, which the authors found to be worse. A register takes a CLIP tower
     that sees one crop. It enters the LLM behind the patches, stays, and takes the smallest dropped index.
 
-    Published is ``adaptive``: patches stay from ``lambda1`` x and ``lambda2`` x the measure on, each image decides on
-    its numbers, and lambda2 is solved for a mean; it needs budget=full here. Otherwise the budget is met: the best by
-    the same scores stay, a quarter of those that enter the LLM from ``layer`` on. Heads are averaged first. How ids are
-    to be numbered the paper does not say; here they are renumbered.
+    Published is ``adaptive``: patches stay from ``lambda1`` x and ``lambda2`` x the measure on, and each image decides
+    on its numbers; it needs budget=full, or a run that finds the lambda2 that spends a budget on average. Otherwise the
+    budget is met: the best by the same scores stay, a quarter of those that enter the LLM from ``layer`` on. Heads are
+    averaged first. How ids are to be numbered the paper does not say; here they are renumbered.
     """
 
     register: str = NONE
@@ -79,6 +79,7 @@ class OccamToken(Pruner):
         signal="CLS attention, then attention of the question, compared with a register token's",
         text_aware=True,
         counts="ours: solved for the average; theirs by `adaptive=true`",
+        nominal=Schedule(250, ((11, 64),)),
     )
 
     def __post_init__(self) -> None:
@@ -108,6 +109,10 @@ class OccamToken(Pruner):
     @property
     def counts_by_itself(self) -> bool:
         return self.adaptive
+
+    @property
+    def dial(self) -> Dial | None:
+        return Dial("lambda2", fewest=1e4, most=0.0) if self.adaptive else None
 
     def schedule(self, n_tokens: int, layers: int) -> Schedule:
         """Two stages; under ``adaptive``, which refuses a budget, with upper bounds."""

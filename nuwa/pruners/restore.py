@@ -67,8 +67,9 @@ def median_members(owner: Tensor, clusters: int) -> Tensor:
 class Restore(Pruner):
     """Keep half of the tokens by ``base``, and merge all others into the other half.
 
-    Tokens are merged after the projector, with equal weights. A merged token takes the place of its median member, so
-    that the tokens stay in raster order and keep their ids (PESP).
+    Tokens are merged after the projector, with equal weights. A merged token takes the place of its median member, and
+    all are in raster order. The method is more than its choice: native ids are medians (which on one axis are those of
+    the places), and the native calibration is RESTORE's, which takes a mask of numbers (`nuwa.pruning.calibration`).
 
     The paper compares an anchor with denser tokens; the released code (``variant: release``) with less dense ones. Text
     and code name LLaVA-1.5 only; elsewhere every grid is merged by itself.
@@ -78,6 +79,8 @@ class Restore(Pruner):
     variant: Literal["paper", "release"] = "paper"
 
     name: ClassVar[str] = "restore"
+    native_position: ClassVar[str] = "median"
+    native_calibration: ClassVar[str] = "restore"
     info: ClassVar[MethodInfo] = MethodInfo(
         paper="ICML 2026",
         source="cvlab-yonsei/RESTORE@9b27e687",
@@ -85,6 +88,11 @@ class Restore(Pruner):
         merges=True,
         counts="authors'",
     )
+
+    @classmethod
+    def position_on(cls, axes: int, asked: str = "native") -> str:
+        """Medians on every axis of M-RoPE too."""
+        return cls.native_position if asked == "native" else asked
 
     @property
     def chooser(self) -> Pruner:

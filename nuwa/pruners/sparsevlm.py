@@ -199,6 +199,7 @@ class SparseVLM(ListedPruner):
         merges=True,
         text_aware=True,
         counts="authors' lists, scaled to the average; as they are by `counting=authors`",
+        nominal=Schedule(576, ((3, 82), (7, 32), (16, 18))),
     )
 
     @property

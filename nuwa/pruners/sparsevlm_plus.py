@@ -17,7 +17,7 @@ from torch import Tensor
 
 from nuwa.pruners.base import LLMContext, MethodInfo, require
 from nuwa.pruners.sparsevlm import OF_TOKENS, ListedPruner, ratings
-from nuwa.pruning.budget import ModelShape, attention_score_flops
+from nuwa.pruning.budget import ModelShape, Schedule, attention_score_flops
 from nuwa.pruning.selection import strongest
 
 SPARSEVLM_PLUS_COUNTS = {
@@ -59,6 +59,7 @@ class SparseVLMPlus(ListedPruner):
         signal="attention of question tokens in the heads that look at the image, corrected for distance",
         text_aware=True,
         counts="authors' lists, scaled to the average; as they are by `counting=authors`",
+        nominal=Schedule(576, ((3, 66), (7, 34), (16, 20))),
     )
 
     def __post_init__(self) -> None:

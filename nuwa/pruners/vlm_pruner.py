@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from nuwa.pruners.base import LLMContext, LLMDecision, LLMPruner, MethodInfo, require
 from nuwa.pruners.image_rows import ImageRows
-from nuwa.pruning.budget import ModelShape, cosine_flops, norm_flops
+from nuwa.pruning.budget import ModelShape, Schedule, cosine_flops, norm_flops
 from nuwa.pruning.masks import gather_tokens
 from nuwa.pruning.selection import strongest
 
@@ -112,7 +112,8 @@ class VLMPruner(LLMPruner):
         source="Casey-bit/VLMPruner@556a9142",
         signal="dissimilarity of hidden states, weighted by distance on the grid",
         merges=True,
-        counts="ours: solved for the average (the authors' 192, 128, 64 from layer 2 on are 216, 156, 96)",
+        counts="ours: solved for the average (the authors count from layer 2 on)",
+        nominal=Schedule(576, ((2, 64),)),
     )
 
     def __post_init__(self) -> None:

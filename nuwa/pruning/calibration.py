@@ -45,7 +45,7 @@ def biased(mask: Tensor, bias: Tensor, dtype: torch.dtype) -> Tensor:
 
     The only place where a mask becomes one of numbers.
     """
-    lowest, bias = torch.finfo(dtype).min, bias[:, None]
+    lowest, bias = torch.finfo(dtype).min, bias[:, None].to(dtype)
     if mask.dtype == torch.bool:
         return torch.where(mask, bias, lowest).to(dtype)
     return torch.where(mask <= lowest / 2, lowest, mask + bias).to(dtype)

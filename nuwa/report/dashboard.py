@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from nuwa.evaluation.processes import current
 from nuwa.evaluation.runs import Run, collect, find_runs
 from nuwa.evaluation.scores import scores_of
+from nuwa.evaluation.unharmed import unharmed
 from nuwa.report.figures.plots import PlotsError, write_plots
 from nuwa.report.tables.formats import TableRow, value_text
 from nuwa.report.tables.section import Section
@@ -46,7 +47,7 @@ def log_report(
 
     ``options`` is the group ``logger``; without it, that of the first of the runs that were logged to W&B.
     """
-    from nuwa.evaluation.loggers import unharmed, wandb_run  # Lightning takes seconds to import
+    from nuwa.evaluation.loggers import wandb_run  # Lightning takes seconds to import
 
     names = dict.fromkeys(filter(None, (run.config.get("name") for run in runs)))
     name = "+".join(names) or folder.name
@@ -54,7 +55,7 @@ def log_report(
     about = {"id": f"report-{key}", "name": f"{name}-report", "group": name, "job_type": "report"}
     with wandb_run(options or logged_with(runs), folder, **about) as report:
         if report is not None:
-            with unharmed("the report was not logged"), tempfile.TemporaryDirectory() as place:
+            with unharmed("logger: the report was not logged"), tempfile.TemporaryDirectory() as place:
                 report.log(_media(runs, sections) | _plots(runs, Path(place)))
                 return True
     return False

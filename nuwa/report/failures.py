@@ -175,14 +175,15 @@ def labels(folders: Sequence[Path]) -> list[str]:
     runs = [Run.read(folder) for folder in folders]
     for folder, run in zip(folders, runs, strict=True):
         if not run.done:
-            raise ValueError(f"{folder}: no finished run (result.json)")
-    options = [run.config.get("pruner", {}) for run in runs]
+            raise ValueError(f"{folder}: no finished run ({run.status}: {run.reason})")
+    options = [run.config.get("pruner") or {} for run in runs]
     one_method = len({run.method for run in runs}) == 1
     told = [key for key in options[0] if one_method and len({str(o.get(key)) for o in options}) > 1]
     names = []
     for run, own in zip(runs, options, strict=True):
-        parts = (run.method, run.config["budget"]["average"] or run.config["budget"]["ratio"], run.position)
-        names.append(" ".join([str(part) for part in parts if part is not None] + [f"{k}={own[k]}" for k in told]))
+        budget = run.config.get("budget") or {}
+        parts = (run.method, budget.get("average") or budget.get("ratio"), run.position)
+        names.append(" ".join([str(part) for part in parts if part is not None] + [f"{k}={own.get(k)}" for k in told]))
     return names
 
 

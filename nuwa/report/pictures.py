@@ -37,7 +37,7 @@ def run_pictures(folder: Path, count: int, ids: bool = False) -> Iterator[tuple[
     """
     run = Run.read(folder)
     if not run.done:
-        raise ValueError(f"{folder}: no finished run (result.json)")
+        raise ValueError(f"{folder}: no finished run ({run.status}: {run.reason})")
     try:
         cfg = OmegaConf.merge(OmegaConf.structured(Config), run.config)
     except OmegaConfBaseException as error:
@@ -67,6 +67,8 @@ def run_pictures(folder: Path, count: int, ids: bool = False) -> Iterator[tuple[
 )
 def main(given: Namespace) -> None:
     """Write the pictures and print their paths."""
+    if given.samples < 1:
+        raise ValueError(f"--samples {given.samples}: must be at least 1")
     found: dict[str, list[Image.Image]] = {}
     for run in given.runs:
         for name, pictures in run_pictures(run, given.samples, given.ids):

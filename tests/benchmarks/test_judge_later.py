@@ -52,6 +52,19 @@ def command(server, *folders):
     return [*map(str, folders), "--url", server[0], "--model", "marker"]
 
 
+@pytest.mark.parametrize(
+    "line",
+    ["5", "[]", "{broken", "[" * 5000, '{"judge": "x"}', '{"judge": "x", "id": "a", "prediction": "", "scores": 1}'],
+)
+def test_a_damaged_mark_is_named_and_nothing_is_asked(line, runs, server, capsys):
+    pruned, _ = runs
+    (pruned / MARKS).write_text(f"{line}\n")
+    journal = (pruned / JOURNAL).read_bytes()
+    assert main(command(server, pruned)) == 1
+    assert f"error: unreadable: {pruned / MARKS}, line 1: no mark: " in capsys.readouterr().err
+    assert server[2] == [] and (pruned / JOURNAL).read_bytes() == journal
+
+
 def test_marks_become_scores_and_retention(runs, server, capsys):
     url, replies, asked = server
     pruned, unpruned = runs
@@ -67,11 +80,19 @@ def test_marks_become_scores_and_retention(runs, server, capsys):
         body["messages"][0]["content"].split("Answer: ")[-1].removesuffix("\nMark:") for _, _, body in asked
     } == answers
     marks = [0.5, 0.1, 1.0, 0.0, 0.5, 0.3]
-    assert [row["scores"] for row in read_rows(pruned / JOURNAL)] == [{"mmvet/score": mark} for mark in marks]
+    assert [row["scores"] for row in read_rows(pruned / JOURNAL)] == [
+        {"mmvet/score": mark, "mmvet/parsed": 1.0} for mark in marks
+    ]
     result = read_result(pruned)
     even, odd = (sum(marks[i::2]) / 3 for i in range(2))  # capabilities alternate: rec, then ocr and math
     assert result["metrics"] == pytest.approx(
-        {"mmvet/score": 0.4, "mmvet/score/rec": even, "mmvet/score/ocr": odd, "mmvet/score/math": odd}
+        {
+            "mmvet/score": 0.4,
+            "mmvet/score/rec": even,
+            "mmvet/score/ocr": odd,
+            "mmvet/score/math": odd,
+            "mmvet/parsed": 1.0,
+        }
     )
     assert result["retention"]["mmvet/score"]["value"] == pytest.approx(0.4 / 0.6)
     assert set(result["standard_errors"]) == set(result["metrics"])

@@ -8,6 +8,7 @@ import pytest
 from helpers.published import ONE_OF_A_KIND, benchmark, pope, write_parquet, write_set
 
 from nuwa.benchmarks import streamed
+from nuwa.benchmarks.base import BenchmarkError, SourceError
 from nuwa.evaluation.data import EvaluationData
 from nuwa.samples import SampleError
 
@@ -122,9 +123,43 @@ def test_a_damaged_row_group_fails_its_samples_alone(tmp_path):
             dataset[index]
 
 
+@pytest.mark.parametrize("column", ["image.bytes", "question", "question_id"])
+@pytest.mark.parametrize("streaming", ["true", "false"])
+def test_damage_anywhere_fails_the_samples_of_its_row_group_alone(streaming, column, tmp_path, caplog):
+    """Ids are damaged, too: such rows count by their numbers. Without streaming the table cannot be made."""
+    path = write_set("pope", tmp_path, 8, group=2)
+    spoil(next(path.rglob("*.parquet")), 1, column)
+    dataset = benchmark("pope", path, f"dataset.streaming={streaming}")
+    assert len(dataset) == 8
+    for index in range(8):
+        if index in (2, 3):
+            with pytest.raises(SampleError, match=rf"pope, row {index}: row group 1 of .*\.parquet cannot be read"):
+                dataset[index]
+        else:
+            assert dataset[index].images
+    assert ("is read where it lies, because it cannot be converted: " in caplog.text) == (streaming == "false")
+
+
+@pytest.mark.parametrize("streaming", ["true", "false"])
+def test_a_shard_without_rows(streaming, tmp_path):
+    """Beside others it changes nothing; alone it is refused, as there is nothing to ask."""
+    path = write_set("pope", tmp_path, 4)
+    file = next(path.rglob("*.parquet"))
+    pyarrow.parquet.write_table(
+        pyarrow.parquet.read_table(file).slice(0, 0), file.with_name("test-00001-of-00002.parquet")
+    )
+    file.rename(file.with_name("test-00000-of-00002.parquet"))
+    dataset = benchmark("pope", path, f"dataset.streaming={streaming}")
+    assert len(dataset) == 4 and all(dataset[index].images for index in range(4))
+    file.with_name("test-00000-of-00002.parquet").unlink()
+    file.with_name("test-00001-of-00002.parquet").rename(file)
+    with pytest.raises(BenchmarkError, match="holds no rows"):
+        benchmark("pope", path, f"dataset.streaming={streaming}")
+
+
 def test_a_file_that_cannot_be_reached_stops_the_run(tmp_path):
     """What a broken network leaves unanswered must not be recorded as bad samples."""
     dataset, path = streamed_set("pope", tmp_path)
     next(path.rglob("*.parquet")).unlink()
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(SourceError, match=r"row group 0 of .*No such file"):
         list(EvaluationData(dataset, 8, {}, 2, 0, record=True).test_dataloader())

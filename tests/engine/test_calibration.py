@@ -202,7 +202,7 @@ def test_kernels_without_masks_of_numbers_are_refused():
     with pytest.raises(ValueError, match=r"calibration\.kind=restore needs .* model\.attention=flash_attention_2 does"):
         check_calibration("restore", method("nuwa"), "flash_attention_2")
     check_calibration("none", method("nuwa"), "flash_attention_2")
-    with pytest.raises(ValueError, match=r"calibration\.kind=sizes: expected one of none, size, restore"):
+    with pytest.raises(ValueError, match=r"calibration\.kind=sizes: expected one of native, none, size, restore"):
         nuwa.prune(LLAVA.model(), method("nuwa"), calibration="sizes")
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from helpers.families import FAMILIES, PROMPTS, fixed_keep, fixed_stage
-from helpers.families_gemma import WINDOW, plain_gemma_decode
+from helpers.families_gemma import WINDOW, plain_gemma_decode, random_gemma
 from helpers.family import generate
 from helpers.support import Fixed
 
@@ -19,11 +19,11 @@ FAMILY = FAMILIES["gemma3"]
 @pytest.mark.parametrize("name", ["middle", "two"])
 def test_cached_generation_equals_masks_written_out(name, attention, position):
     """Stages in a sliding and in a full layer; the answer grows beyond the window."""
-    model, ids, steps = FAMILY.model(attention), FAMILY.ids(name), 16
+    model, ids, steps = random_gemma(attention, window=WINDOW), FAMILY.ids(name), 16
     assert len(ids) + steps > 1.5 * WINDOW
     stages = {layer: fixed_stage(FAMILY, name, 2, stage) for layer, stage in ((2, 2), (4, 3))}
     with torch.no_grad():
-        features = FAMILY.features(*PROMPTS[name][1])
+        features = list(model.model.get_image_features(**FAMILY.pictures(*PROMPTS[name][1])).pooler_output)
     keep = fixed_keep(FAMILY, name, 2)
     tokens, logits = plain_gemma_decode(model, ids, features, keep, stages, position, steps)
     options = {"output_logits": True, "return_dict_in_generate": True, "max_new_tokens": steps}

@@ -22,7 +22,10 @@ from nuwa.pruners.catalogue import method_names
 from nuwa.pruning.budget import Budget
 
 GPU = torch.device("cuda:0")
-OWN = {"sparsevlm": 7, "sparsevlm_plus": 4, "cdpruner": 1, "ivc_prune": 1, "vlm_pruner": 2, "prunesid": 12}
+PREFILL, DECODE = 13, 1
+"""Synchronising operations that the engine may add to those of an unpruned model."""
+OWN = {"sparsevlm": 7, "sparsevlm_plus": 4, "cdpruner": 1, "ivc_prune": 1, "occamtoken": 1, "vlm_pruner": 2}
+OWN |= {"prunesid": 12, "transprune": 3}
 """How often methods read the device by themselves; the others never do.
 
 SparseVLM has as many raters as the question makes it (once for all, and once for each stage), and like CDPruner, which
@@ -82,9 +85,17 @@ def added(name: str, batch: int, step: int, what: str) -> int:
 
 @pytest.mark.parametrize("batch", [1, 4])
 @pytest.mark.parametrize("name", method_names())
-def test_methods_read_the_device_only_where_their_definitions_ask_for_it(name, batch):
-    places = counted(name, batch)[0].places
-    assert sum(count for place, count in places.items() if place.startswith("nuwa/pruners")) <= OWN.get(name, 0), places
+def test_a_prefill_waits_a_few_times_whatever_the_batch(name, batch):
+    """A method's own reads are where its definition asks for them."""
+    places, own = counted(name, batch)[0].places, OWN.get(name, 0)
+    assert sum(count for place, count in places.items() if place.startswith("nuwa/pruners")) <= own, places
+    assert added(name, batch, 0, "syncs") <= PREFILL + own, places
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize("name", ["nuwa", "visionzip", "pyramiddrop"])
+def test_decoding_waits_once_at_most_whether_padding_was_added(name, batch):
+    assert added(name, batch, 1, "syncs") <= DECODE
 
 
 def test_nuwa_adds_few_operations():

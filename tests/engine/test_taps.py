@@ -6,7 +6,7 @@ import pytest
 import torch
 from helpers.support import batch, pixels, plain_attention, prompt, random_llava, tapped, tapped_features
 
-from nuwa.engine.vision import content_id
+from nuwa.engine.vision import content_ids
 from nuwa.models import adapter_for
 from nuwa.pruners.base import Tap
 from nuwa.pruning.scores import llm_attention_rows, llm_keys, received_attention
@@ -183,8 +183,9 @@ def test_two_means_of_hidden_states_do_not_mix(towers):
 def test_names_of_unnamed_images():
     """By content alone, and whatever the precision can tell."""
     first, second = pixels(2)
-    assert content_id(first) == content_id(first.clone()) != content_id(second)
-    assert len({content_id(x) for x in (first, first.flip(0), first.flip(2), first + 1, first.half())}) == 5
+    one, same, other = content_ids([first, first.clone(), second])
+    assert one == same != other and [one] == content_ids([first])
+    assert len(set(content_ids([first, first.flip(0), first.flip(2), first + 1, first.half()]))) == 5
     touched = first.clone()
     touched[0, 0, 0] += 1e-6
-    assert content_id(touched) != content_id(first)
+    assert content_ids([touched]) != [one]

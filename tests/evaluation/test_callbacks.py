@@ -21,8 +21,9 @@ class Picture:
 def module(monkeypatch):
     """An evaluation whose samples have a trace for each of their images."""
     monkeypatch.setattr(callbacks, "sample_pictures", lambda *given: map(Picture, given[3].traces))
-    module = Evaluation(None, None, None, None, {}, 0, True)
-    module.reports = [(SimpleNamespace(id=name, traces=traces), [*traces], {}) for name, traces in REPORTS]
+    module = Evaluation(None, SimpleNamespace(unit_box_tasks=("vg",)), None, None, {}, 0, True)
+    samples = [SimpleNamespace(id=name, traces=traces, task="vqa") for name, traces in REPORTS]
+    module.reports = [(sample, [*sample.traces], {}) for sample in samples]
     return module
 
 
@@ -36,9 +37,9 @@ def test_as_many_pictures_as_are_wanted(tmp_path, module, count, drawn):
     (tmp_path / "pictures").mkdir(exist_ok=True)
     pictures = KeptTokenPictures(tmp_path, count)
     pictures.on_test_batch_end(None, module)
-    pictures.on_test_batch_end(None, module) if count in (0, 3) else None
+    pictures.on_test_end(None, module)
     files = sorted((tmp_path / "pictures").iterdir())
-    assert [file.read_text() for file in files] == drawn and pictures.left == count - len(drawn)
+    assert [file.read_text() for file in files] == drawn and sum(pictures.left.values()) == count - len(drawn)
     assert [file.stem[-2:] for file in files] == [f"-{trace[1]}" for trace in drawn]
 
 
@@ -46,7 +47,27 @@ def test_nothing_is_read_anew_that_is_not_drawn(tmp_path, module, monkeypatch):
     read = []
     monkeypatch.setattr(callbacks, "sample_pictures", lambda *given: read.append(given[3].id) or map(Picture, "ab"))
     KeptTokenPictures(tmp_path, 2).on_test_batch_end(None, module)
-    assert read == ["a"]  # the first sample has no picture, and the last would have been the third
+    assert read == ["a"]  # the first sample has no picture, and the last waits for a box
+
+
+def test_a_picture_that_fails_costs_a_warning_and_is_not_tried_with_every_sample(tmp_path, module, caplog):
+    (tmp_path / "pictures").write_text("in the way")
+    pictures = KeptTokenPictures(tmp_path, 4)
+    for _ in range(9):
+        pictures.on_test_batch_end(None, module)
+    pictures.on_test_end(None, module)
+    assert 1 <= len(caplog.messages) <= 4 and sum(pictures.left.values()) == 4 - len(caplog.messages)
+    assert caplog.messages[0].startswith("callbacks.pictures: sample a was not drawn (FileExistsError: ")
+
+
+@pytest.mark.parametrize("method", ["start", "stop"])
+def test_a_bar_that_cannot_be_shown_costs_a_warning(method, monkeypatch, caplog):
+    bar = SampleProgress("label", [], 5)
+    monkeypatch.setattr(bar.progress, method, lambda: "\u2026".encode("ascii"))
+    bar.on_test_start()
+    bar.on_test_end()
+    (warning,) = caplog.messages
+    assert warning.startswith("callbacks.progress: ") and "UnicodeEncodeError" in warning
 
 
 def test_no_folder_without_a_picture(tmp_path, module):

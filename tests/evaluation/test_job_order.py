@@ -7,6 +7,7 @@ import subprocess
 import pytest
 import torch
 from helpers.jobs import small
+from helpers.made_up import row
 from omegaconf import OmegaConf
 from transformers import AutoConfig
 
@@ -19,11 +20,12 @@ from nuwa.pruners.base import MisfitError
 from nuwa.pruning.budget import BudgetError
 
 PROBE = {"speed": True, "repeats": 1}
+DONE = {"status": "done", "metrics": {}, "n": 1}
 
 
 def finished(tmp_path, found, **asked):
     asked = {"baseline": run.Baseline.skip, "probe": {"speed": False}} | asked
-    (tmp_path / RESULT).write_text(json.dumps({"status": "done"} | found))
+    (tmp_path / RESULT).write_text(json.dumps(DONE | {"config": {}, "reason": "none"} | found))
     return run._is_finished(OmegaConf.create(asked), tmp_path)
 
 
@@ -35,6 +37,7 @@ def test_what_counts_as_finished(tmp_path):
     asked, measured = {"probe": PROBE}, {"config": {"probe": PROBE}}
     assert not finished(tmp_path, measured, **asked) and finished(tmp_path, measured | {"speed": []}, **asked)
     assert not finished(tmp_path, {"config": {"probe": PROBE | {"repeats": 2}}, "speed": []}, **asked)
+    assert not finished(tmp_path, {"n_failed": 1, "n_passing": 1}) and finished(tmp_path, {"n_failed": 1})
 
 
 @pytest.fixture
@@ -58,24 +61,23 @@ def two(monkeypatch):
 @pytest.mark.parametrize("rank", [0, 1])
 def test_the_lead_alone_locks_and_writes(tmp_path, monkeypatch, two, rank):
     said, locked = two(rank), []
-    monkeypatch.setattr(
-        compute, "compute", lambda *given: locked.append(list(given[1].glob(".lock"))) or {"status": "done"}
-    )
+    monkeypatch.setattr(compute, "compute", lambda *given: locked.append(list(given[1].glob(".lock"))) or DONE)
     folder = run.run_job(small(tmp_path, "baseline=skip"))
     assert ((folder / RESULT).exists(), bool(locked[0])) == (rank == 0, rank == 0)
-    assert said == [False, None, None]  # finished? checked; written
+    assert said == [None, False, None, None]  # locked; finished? checked; written
 
 
 def test_a_run_that_is_finished_is_waited_for_by_nobody(tmp_path, monkeypatch, two, caplog):
     cfg = small(tmp_path, "baseline=skip")
     folder = tmp_path / "main" / run_key(cfg)
     folder.mkdir(parents=True)
-    write_result(folder, {"status": "done"})
+    write_result(folder, DONE | {"config": {}, "n_failed": 2})
     with caplog.at_level(logging.INFO, "nuwa"):
         assert run.run_job(cfg) == folder and two(0) == []
-    assert caplog.messages == [f"{folder}: finished before, skipped (the same choices; resume=false computes again)"]
-    monkeypatch.setattr(compute, "compute", lambda *given: {"status": "done", "n": 1})
-    assert read_result(run.run_job(small(tmp_path, "baseline=skip", "resume=false")))["n"] == 1
+    failed = "2 of 3 samples failed (the same choices; resume=false computes again)"
+    assert caplog.messages == [f"{folder}: finished before, skipped; {failed}"]
+    monkeypatch.setattr(compute, "compute", lambda *given: DONE | {"n": 7})
+    assert read_result(run.run_job(small(tmp_path, "baseline=skip", "resume=false")))["n"] == 7
 
 
 @pytest.mark.parametrize(
@@ -112,7 +114,7 @@ def test_a_result_that_cannot_be_written_costs_no_answer(tmp_path, monkeypatch, 
     def full(folder, outcome):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(compute, "compute", lambda *given: {"status": "done"})
+    monkeypatch.setattr(compute, "compute", lambda *given: DONE)
     monkeypatch.setattr(run, "write_result", full)
     folder = run.run_job(small(tmp_path, "baseline=skip"))
     (record,) = caplog.records
@@ -122,11 +124,11 @@ def test_a_result_that_cannot_be_written_costs_no_answer(tmp_path, monkeypatch, 
 
 @pytest.mark.parametrize(("resume", "kept"), [("true", {"url": "u"}), ("false", None)])
 def test_the_judge_of_the_marks_in_the_journal_stays(tmp_path, monkeypatch, resume, kept):
-    monkeypatch.setattr(compute, "compute", lambda *given: {"status": "done"})
+    monkeypatch.setattr(compute, "compute", lambda *given: DONE)
     cfg = small(tmp_path, "baseline=skip", f"resume={resume}")
     folder = tmp_path / "main" / run_key(cfg)
     folder.mkdir(parents=True)
-    write_result(folder, {"status": "failed", "judge": {"url": "u"}})
+    write_result(folder, {"status": "failed", "reason": "torn", "config": {}, "judge": {"url": "u"}})
     assert read_result(run.run_job(cfg)).get("judge") == kept
 
 
@@ -136,7 +138,7 @@ def test_the_unpruned_run_is_asked_for_once(tmp_path, monkeypatch):
 
     def found(cfg, folder, parts, baseline, processes):
         asked.append((folder.name, baseline and baseline.name))
-        return {"status": "done"}
+        return DONE
 
     monkeypatch.setattr(compute, "compute", found)
     skipped = run.run_job(small(tmp_path / "a", "baseline=skip")).name
@@ -158,7 +160,7 @@ def test_only_a_run_of_the_same_choices_under_another_protocol_is_named(tmp_path
     folder = tmp_path / "main" / run_key(cfg)
     for name, seed, protocol in (("same", 0, 0), ("now", 0, 1), ("other", 1, 0)):
         (tmp_path / "main" / name).mkdir(parents=True)
-        write_result(tmp_path / "main" / name, {"config": plain(cfg) | {"seed": seed}, "protocol": protocol})
+        write_result(tmp_path / "main" / name, DONE | {"config": plain(cfg) | {"seed": seed}, "protocol": protocol})
     with caplog.at_level(logging.INFO, "nuwa"):
         run._name_outdated(folder)
     assert [record.getMessage().partition("because ")[2] for record in caplog.records] == [
@@ -227,14 +229,14 @@ def test_the_environment_names_the_device(monkeypatch):
 def test_rows_of_a_batch_end_where_they_say(tmp_path):
     """Counted in bytes, also after several rows at once; what a killed replacement has left is not taken over."""
     journal = Journal(tmp_path / "predictions.jsonl", "key")
-    journal.append([{"id": name} for name in "aüc"])
+    journal.append([row(name) for name in "aüc"])
     lines = journal.path.read_bytes().splitlines(keepends=True)
     for count in (3, 2, 1, 0):
         journal.keep(count)
         assert journal.path.read_bytes() == b"".join(lines[:count]) and len(journal) == count
-    (tmp_path / ".predictions.jsonl.new").write_text('{"run_key": "key", "id": "left"}\n')
-    journal.replace([{"id": "d"}])
-    assert [row["id"] for row in journal.rows] == ["d"] and len(Journal(journal.path, "key")) == 1
-    journal.append([{"id": "e"}])
+    (tmp_path / ".predictions.jsonl.new").write_text(json.dumps(row("left", run_key="key")) + "\n")
+    journal.replace([row("d")])
+    assert [one["id"] for one in journal.rows] == ["d"] and len(Journal(journal.path, "key")) == 1
+    journal.append([row("e")])
     journal.keep(1)
-    assert [row["id"] for row in journal.rows] == ["d"]
+    assert [one["id"] for one in journal.rows] == ["d"]

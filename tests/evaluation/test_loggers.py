@@ -14,7 +14,7 @@ from helpers.wandb_files import read_run
 from helpers.wandb_server import wandb_server
 from PIL import Image
 
-from nuwa.evaluation import callbacks, loggers
+from nuwa.evaluation import callbacks, loggers, unharmed
 from nuwa.evaluation.journal import JOURNAL, read_rows
 from nuwa.evaluation.result import read_result
 from nuwa.evaluation.run import run_job
@@ -179,7 +179,7 @@ def test_a_server_out_of_reach_costs_a_warning(online, tmp_path, caplog, monkeyp
     online("http://127.0.0.1:9")
     folder = run_job(small(tmp_path, *WANDB, "logger.offline=false", "baseline=skip"))
     assert read_result(folder)["status"] == "done"
-    (warning,) = [record.message for record in caplog.records if record.name == loggers.__name__]
+    (warning,) = [record.message for record in caplog.records if record.name == unharmed.__name__]
     assert warning.startswith("logger: no online run (CommError: ")
     (path,) = offline_runs(tmp_path)
     assert read_run(path).summary["n"] == 2

@@ -11,6 +11,7 @@ from helpers.jobs import small
 
 from nuwa.evaluation import features, loggers
 from nuwa.evaluation.loggers import flat_summary, log_result, run_logger, wandb_run
+from nuwa.evaluation.unharmed import unharmed
 
 RESULT = {
     "n": 3, "n_failed": 1, "tokens_entering": 9.0, "llm_tflops": 2.0, "model": "m", "metrics": {"t/m": 0.5},
@@ -64,10 +65,10 @@ def test_no_logger(tmp_path):
 
 
 def test_an_error_is_one_line_of_warning(caplog):
-    with loggers.unharmed("nothing was done"):
+    with unharmed("logger: nothing was done"):
         raise ValueError("first\nsecond")
     (record,) = caplog.records
-    assert record.getMessage() == "logger: nothing was done (ValueError: first); the run folder has everything"
+    assert record.getMessage() == "logger: nothing was done (ValueError: first); the answers stand"
 
 
 class Wandb(SimpleNamespace):

@@ -27,6 +27,7 @@ class Desk:
             encode=self.encode,
             questions=lambda samples: [sample.text for sample in samples],
             question=lambda sample: f"USER: {sample.text}",
+            remark=lambda sample: "odd" if sample.text == "about odd" else "",
             decode=lambda ids, length: [f"answer {length}"] * len(ids),
             in_unit_frame=lambda answer, picture: f"{answer} in {picture.width}",
         )
@@ -59,6 +60,11 @@ class Desk:
 def sample(name, task="vqa", pictures=0, **settings):
     images = tuple(Image.new("RGB", (7, 5)) for _ in range(pictures))
     return Sample(name, task, images, f"about {name}", "yes", **settings)
+
+
+def test_what_is_odd_about_a_question_is_recorded(tmp_path):
+    odd, plain = Desk(tmp_path).step(sample("odd"), sample("plain"))
+    assert odd["remark"] == "odd" and "remark" not in plain
 
 
 def test_rows_of_a_batch(tmp_path):

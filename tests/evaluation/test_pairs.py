@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from helpers.made_up import row
 
 from nuwa.benchmarks.local import Local
 from nuwa.evaluation import statistics
@@ -14,10 +15,7 @@ from nuwa.report.compare import main
 
 def rows(values, task="t", **cells):
     """Rows with one metric."""
-    return [
-        {"id": f"{task}{i}", "task": task, "status": "ok", "scores": {f"{task}/m": float(v)}, **cells}
-        for i, v in enumerate(values)
-    ]
+    return [row(f"{task}{i}", task=task, scores={f"{task}/m": float(v)}, **cells) for i, v in enumerate(values)]
 
 
 MEANS = Local.unloaded({})
@@ -93,7 +91,7 @@ def test_mean_retention(monkeypatch):
 def test_command_line(tmp_path, capsys):
     for name, values in (("one", [1] * 8), ("two", [0] * 8), ("other", [])):
         (tmp_path / name).mkdir()
-        lines = [json.dumps(row) + "\n" for row in rows(values)]
+        lines = [json.dumps(one) + "\n" for one in rows(values)]
         (tmp_path / name / "predictions.jsonl").write_text("".join(lines), encoding="utf-8")
     assert main([str(tmp_path / "one"), str(tmp_path / "two")]) == 0
     assert capsys.readouterr().out.splitlines()[1].split() == ["t/m", "8", "1.0000", "0.0000", "0.0078", "McNemar"]
@@ -101,7 +99,7 @@ def test_command_line(tmp_path, capsys):
     assert "no scored sample in common" in capsys.readouterr().err
     assert main([str(tmp_path / "one"), str(tmp_path / "mistyped")]) == 1
     assert f"{tmp_path / 'mistyped'} has no predictions.jsonl" in capsys.readouterr().err
-    lines = [json.dumps(row) + "\n" for row in rows([1] * 8, target="another")]
+    lines = [json.dumps(one) + "\n" for one in rows([1] * 8, target="another")]
     (tmp_path / "two" / "predictions.jsonl").write_text("".join(lines), encoding="utf-8")
     assert main([str(tmp_path / "one"), str(tmp_path / "two")]) == 1
     assert "error: two data sets" in capsys.readouterr().err

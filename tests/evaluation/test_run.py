@@ -2,15 +2,17 @@
 
 import json
 import logging
+import os
+import signal
 import weakref
 from pathlib import Path
 
 import pytest
 import torch
 from helpers.jobs import SMALL, compose, small
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from PIL import Image
 
+from nuwa.benchmarks import local as local_benchmark
 from nuwa.config import run_key
 from nuwa.evaluation import compute as compute_module
 from nuwa.evaluation import model_cache
@@ -18,6 +20,7 @@ from nuwa.evaluation.journal import JOURNAL, read_rows
 from nuwa.evaluation.result import read_result, write_result
 from nuwa.evaluation.run import run_job
 from nuwa.evaluation.runs import Run
+from nuwa.samples import PassingError
 
 EARLIER = json.loads(Path(__file__).with_name("result_e562ab8.json").read_text())
 
@@ -209,6 +212,38 @@ def test_an_unreadable_picture_is_recorded(tmp_path, pictures):
     assert "bad.png" in failed["reason"]
 
 
+def test_a_picture_that_was_away_is_tried_again_by_the_same_command(tmp_path, pictures, monkeypatch, caplog):
+    """And what cannot pass is not: the line of the skipped run counts it."""
+    rows = [{"id": str(n), "image": f"{n}.png", "question": "Red?", "answer": "yes"} for n in range(5)]
+    for number in range(5):
+        Image.new("RGB", (40, 30), (50 * number, 0, 0)).save(tmp_path / f"{number}.png")
+    with (tmp_path / "data.jsonl").open("a") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    whole = {row["id"]: row for row in read_rows(run_job(local(tmp_path / "whole", pictures)) / JOURNAL)}
+    read = local_benchmark.read_image
+
+    def away(folder, name):
+        if name in ("1.png", "3.png"):
+            raise PassingError(f"image {name} does not exist in {folder}")
+        return read(folder, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(local_benchmark, "read_image", away)
+        folder = run_job(local(tmp_path / "out", pictures))
+    found = read_result(folder)
+    assert (found["n"], found["n_failed"], found["n_passing"]) == (4, 3, 2)
+    assert run_job(local(tmp_path / "out", pictures)) == folder
+    found = read_result(folder)
+    assert (found["n"], found["n_failed"], found["n_passing"]) == (6, 1, 0)
+    again = {row["id"]: row for row in read_rows(folder / JOURNAL)}
+    assert again.keys() == whole.keys()
+    for name, row in again.items():
+        assert (row["status"], row.get("prediction")) == (whole[name]["status"], whole[name].get("prediction"))
+    with caplog.at_level(logging.INFO, "nuwa"):
+        run_job(local(tmp_path / "out", pictures))
+    assert f"{folder}: finished before, skipped; 1 of 7 samples failed (" in caplog.text
+
+
 def test_an_unreadable_picture_can_stop_the_run(tmp_path, pictures):
     result = read_result(run_job(local(tmp_path / "out", pictures, "on_error=raise")))
     assert result["status"] == "failed" and "bad.png" in result["reason"]
@@ -267,10 +302,16 @@ def test_there_is_never_room_for_two_models(monkeypatch):
 
 
 def test_a_job_that_is_terminated_says_so(tmp_path, monkeypatch):
-    def stop(*args, **kwargs):
-        raise SIGTERMException
+    """Also in its last batch, where Lightning takes no notice of it."""
+    step = compute_module.Evaluation.test_step
 
-    monkeypatch.setattr(compute_module.Trainer, "test", stop)
+    def terminated(self, batch, batch_idx):
+        step(self, batch, batch_idx)
+        if len(self.journal) == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(compute_module.Evaluation, "test_step", terminated)
+    before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as left:
         run_job(small(tmp_path, "baseline=skip"))
-    assert left.value.code == 143
+    assert left.value.code == 143 and signal.getsignal(signal.SIGTERM) == before

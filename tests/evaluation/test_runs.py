@@ -5,7 +5,7 @@ from dataclasses import fields
 
 import pytest
 from helpers.jobs import small
-from helpers.made_up import result, write
+from helpers.made_up import result, row, write
 
 from nuwa.evaluation.result import RESULT, read_result
 from nuwa.evaluation.run import run_job
@@ -23,18 +23,23 @@ def test_a_run_has_every_key_of_its_result(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "{torn", "[1]", "null"])
-def test_what_cannot_be_read_is_unfinished(tmp_path, text):
+def test_what_cannot_be_read_says_so(tmp_path, text):
     (tmp_path / RESULT).write_text(text)
-    (tmp_path / "predictions.jsonl").write_text('{"run_key": "x"}\n{"torn')
+    (tmp_path / "predictions.jsonl").write_text(json.dumps(row("a")) + '\n{"torn')
     run = Run.read(tmp_path)
-    assert (run.run_key, run.status, run.method) == (tmp_path.name, "unfinished", "?")
-    assert run.reason == "1 samples computed, no result yet"
+    assert (run.run_key, run.status, run.method) == (tmp_path.name, "unreadable", "?")
+    assert run.reason.startswith(f"unreadable: {tmp_path / RESULT}: ")
+    assert run.reason.endswith("; 1 samples computed, no result yet")
+    (tmp_path / RESULT).unlink()
+    run = Run.read(tmp_path)
+    assert (run.status, run.reason) == ("unfinished", "1 samples computed, no result yet")
 
 
 def test_keys_of_other_versions_are_left_out(tmp_path):
-    (tmp_path / RESULT).write_text(json.dumps({"status": "done", "from_tomorrow": 1, "n": None}))
+    content = result("nuwa", {"vqa/m": 0.5}, from_tomorrow=1, tokens_leaving=None)
+    (tmp_path / RESULT).write_text(json.dumps(content))
     run = Run.read(tmp_path)
-    assert (run.done, run.n, run.protocol) == (True, None, 1)
+    assert (run.done, run.tokens_leaving, run.protocol) == (True, None, 1)
 
 
 def test_a_run_in_two_folders_counts_once_where_it_is_finished(tmp_path):

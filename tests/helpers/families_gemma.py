@@ -34,7 +34,7 @@ class Gemma3(Family):
         return inputs | {"token_type_ids": (inputs["input_ids"] == IMAGE).long()}
 
 
-def random_gemma(attention: str = "sdpa", dtype: torch.dtype = torch.float32):
+def random_gemma(attention: str = "sdpa", dtype: torch.dtype = torch.float32, window: int = 512):
     """8 x 8 patches pooled to 4 x 4 tokens, boosted random weights."""
     torch.manual_seed(0)
     text = {"vocab_size": VOCABULARY, "hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 6}
@@ -42,16 +42,18 @@ def random_gemma(attention: str = "sdpa", dtype: torch.dtype = torch.float32):
     kinds = ["full_attention" if layer in (1, 4) else "sliding_attention" for layer in range(6)]
     config = Gemma3Config(
         vision_config=small_tower(SiglipVisionConfig, image_size=32, vision_use_head=False).to_dict(),
-        text_config={**text, "sliding_window": WINDOW, "layer_types": kinds, "max_position_embeddings": 512},
+        text_config={**text, "sliding_window": window, "layer_types": kinds, "max_position_embeddings": 512},
         mm_tokens_per_image=16,
         image_token_index=IMAGE,
         boi_token_index=6,
         eoi_token_index=7,
+        tie_word_embeddings=False,
     )
     config._attn_implementation = attention
     model = Gemma3ForConditionalGeneration(config)
     with torch.no_grad():
         model.model.multi_modal_projector.mm_input_projection_weight.normal_()
+        model.lm_head.weight[IMAGE] = 0  # a generated placeholder would want a picture when decoding without cache
         for name, weight in model.named_parameters():
             if "_norm" in name and "language_model" in name:
                 weight.uniform_(-0.5, 1)

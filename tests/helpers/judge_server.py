@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Server(BaseHTTPRequestHandler):
     """Replies from ``replies`` in turn; what it was asked goes to ``asked``.
 
-    A reply is the judge's text, an HTTP status, the bytes of a body, or an event: then nothing comes until it is set.
+    A reply is the judge's text, an HTTP status, one with a place to go to, the bytes of a body, an iterator of bytes
+    that drip, or an event: then nothing comes until it is set.
     """
 
     replies: list
@@ -25,8 +26,16 @@ class Server(BaseHTTPRequestHandler):
         if isinstance(reply, threading.Event):
             reply.wait()
             return
-        self.send_response(reply if isinstance(reply, int) else 200)
+        status, place = reply if isinstance(reply, tuple) else (reply if isinstance(reply, int) else 200, None)
+        self.send_response(status)
+        if place:
+            self.send_header("Location", place)
         self.end_headers()
+        if isinstance(reply, Iterator):
+            for part in reply:
+                threading.Event().wait(0.05)  # tests take time.sleep away
+                with suppress(OSError):
+                    self.wfile.write(part)
         if isinstance(reply, bytes):
             self.wfile.write(reply)
         elif isinstance(reply, str):

@@ -29,7 +29,7 @@ def test_config_mirrors_the_class(file):
     own = {field.name: field.default for field in fields(kind) if field.name not in ("budget", "seed")}
     assert config == own
     assert {key: type(value) for key, value in config.items()} == {key: type(value) for key, value in own.items()}
-    assert kind.native_position in STRATEGIES
+    assert kind.native_position in STRATEGIES and kind.native_calibration in CALIBRATIONS
 
 
 def test_every_class_has_a_config():
@@ -55,7 +55,7 @@ def test_budget_files():
 
 def test_calibration_files():
     values = {file.stem: OmegaConf.load(file)["kind"] for file in (CONF / "calibration").glob("*.yaml")}
-    assert values == {kind: kind for kind in CALIBRATIONS}
+    assert values == {kind: kind for kind in ("native", *CALIBRATIONS)}
 
 
 def test_coordinates_files():

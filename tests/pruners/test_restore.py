@@ -4,11 +4,17 @@ from statistics import median_low
 
 import pytest
 import torch
+from helpers.families import FAMILIES
 from helpers.golden_cases import Golden, golden_runs, noise, vision_context
+from helpers.jobs import compose
 
 import nuwa
+from nuwa.config import run_key
+from nuwa.engine.calibration import check_calibration
 from nuwa.pruners.divprune import max_min
 from nuwa.pruners.restore import find_anchors
+
+LLAVA = FAMILIES["llava"]
 
 
 def restored(features, keep, **options):
@@ -81,3 +87,26 @@ def test_the_base_can_be_another_method(base):
 def test_an_unknown_base_is_refused():
     with pytest.raises(ValueError, match=r"pruner\.base=visionzip: must be 'divprune', 'vispruner' or 'holov'"):
         nuwa.load_pruner("restore", base="visionzip")
+
+
+def test_native_ids_and_calibration_are_its_authors():
+    """Named or not, they are one run; nothing else of other methods' runs is touched."""
+    asked = [compose("pruner=restore", *more) for more in ([], ["position=median"], ["calibration=restore"])]
+    assert len({run_key(cfg) for cfg in asked}) == 1
+    assert run_key(compose("pruner=restore", "calibration=none")) != run_key(asked[0])
+    assert run_key(compose("calibration=none")) == run_key(compose())
+    model, inputs = LLAVA.model(), LLAVA.inputs("two")
+
+    def logits(*more, **options):
+        with torch.no_grad(), nuwa.prune(model, nuwa.load_pruner("restore", budget=20), *more, **options):
+            return model(**inputs).logits[:, -1]
+
+    assert torch.equal(logits(), logits("median", calibration="restore"))
+    assert not torch.equal(logits(), logits("median", calibration="none"))
+    assert not torch.equal(logits(), logits("perc", calibration="restore"))
+
+
+def test_a_kernel_without_numbers_in_its_mask_is_refused_by_name():
+    pruner = nuwa.load_pruner("restore", budget=20)
+    with pytest.raises(ValueError, match=r"calibration\.kind=restore needs .* or calibration=none"):
+        check_calibration(pruner.calibration_of(), pruner, "flash_attention_2")

@@ -87,6 +87,7 @@ def write_run(folder, rows, status="done", method=None, **options):
     (folder / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = {"budget": {"average": 64, "ratio": None}, "pruner": options}
     result = {"status": status, "method": method or folder.name, "position": "pesp", "config": config}
+    result |= {"metrics": {}, "n": len(rows), "reason": "none"}
     (folder / "result.json").write_text(json.dumps(result))
     return str(folder)
 

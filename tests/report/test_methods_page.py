@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from nuwa.pruners.catalogue import find_method, method_names
+from nuwa.pruning.budget import Budget
 from nuwa.report.methods import page
 
 ROOT = Path(__file__).parents[2]
@@ -24,7 +25,7 @@ def test_every_method_has_a_row_and_a_signal():
 
 
 def test_budgets_of_the_page_are_those_of_the_authors():
-    lines = page().split("## What a budget becomes")[1].splitlines()
+    lines = page().split("## What a budget becomes")[1].split("## What the authors")[0].splitlines()
     rows = {line.split("`")[1]: line for line in lines if line.startswith("| `")}
     assert sorted(rows) == [name for name in method_names() if name != "none"]
     assert "| 336, 48 @16 | 224, 32 @16 | 112, 16 @16 |" in rows["nuwa"]
@@ -32,3 +33,19 @@ def test_budgets_of_the_page_are_those_of_the_authors():
     assert "| 85, 59.5 @15 | 60, 39.6 @15 | 35, 14.7 @15 |" in rows["nuwa_release_qwen"]
     assert "| 192 | 128 | 64 | 640 | 320 | 160 | 75 | 50 | 25 |" in rows["visionzip"]
     assert "needs 180.9 or more" in page().split("NeXT: 160: pruner fastv")[1]
+
+
+def test_what_the_authors_call_64_and_what_choosing_costs():
+    """The averages of shared/methods_new.md and of the authors' lists; the cost of one attention row by hand."""
+    lines = page().split("## What the authors' 64 is")[1].splitlines()
+    rows = {line.split("`")[1]: [cell.strip() for cell in line.split("|")[2:-1]] for line in lines if "| `" in line}
+    assert sorted(rows) == [name for name in method_names() if name != "none"]
+    entering = {name: cells[1] for name, cells in rows.items()}
+    assert entering["vlm_pruner"] == "96" and entering["occamtoken"] == "128" and entering["sparsevlm"] == "82"
+    assert entering["dart"] == "100" and entering["visionzip"] == entering["nuwa"] == "64" and entering["fastv"] == ""
+    for name, options in (("sparsevlm", "authors"), ("sparsevlm_plus", "authors"), ("dart", "authors")):
+        method = find_method(name)[0]
+        assert method(budget=Budget(average=64), counting=options).schedule(576, 32) == method.info.nominal
+    assert rows["fastv"][2] == f"{2 * 576 * 4096 / 1e6:.3g}"
+    prefill = 32 * (8 * 576 * 4096**2 + 4 * 576**2 * 4096 + 4 * 576 * 4096 * 11008)
+    assert rows["divprune"][3] == f"{(576**2 * 4096 + 64 * 576 * 4096) / prefill:.3%}"

@@ -7,7 +7,7 @@ from helpers.made_up import result, runs_of, write
 
 from nuwa.report.__main__ import main
 from nuwa.report.figures import points as points_module
-from nuwa.report.figures.plots import COLOURS, PlotsError, _figure, _plots, write_plots
+from nuwa.report.figures.plots import COLOURS, PlotsError, _figure, _looks, _plots, write_plots
 from nuwa.report.figures.points import METHOD_PARTS, varied_points
 
 
@@ -37,7 +37,9 @@ def runs():
 def test_points(runs):
     points = points_of(runs)
     assert {point.panel for point in points} == {("scenes", "vqa/exact_match"), ("scenes", "vg/acc@0.5")}
-    fastv = next(p for p in points if p.method == "fastv" and p.tokens == 128 and p.panel[1] == "vqa/exact_match")
+    fastv = next(
+        p for p in points if p.choices.method == "fastv" and p.tokens == 128 and p.panel[1] == "vqa/exact_match"
+    )
     assert (fastv.value, fastv.tflops) == (pytest.approx(32), 1.28)
     assert fastv.errors == (pytest.approx(1.96), pytest.approx(1.96))
     assert {p.choices.options["d_thresh"] for p in varied_points(points, "d_thresh")} == {18, 148, 280}
@@ -53,7 +55,7 @@ def test_seeds_become_one_point():
 
 def test_runs_without_costs_are_not_shown(runs):
     del runs[1]["llm_tflops"], runs[2]["tokens_entering"]
-    assert {point.tokens for point in points_of(runs) if point.method == "fastv"} == {192}
+    assert {point.tokens for point in points_of(runs) if point.choices.method == "fastv"} == {192}
 
 
 def test_runs_on_other_samples_are_no_seeds():
@@ -74,23 +76,23 @@ def test_intervals_stay_within_what_a_share_can_be():
 def drawn(runs, name):
     """The panel of a plot that shows answers to questions."""
     points = points_of(runs)
-    whole = [point for point in points if point.method == "none"]
+    whole = [point for point in points if point.choices.method == "none"]
     chosen, draw = next((chosen, draw) for plot, chosen, draw in _plots(points) if plot == name)
     pytest.importorskip("matplotlib")
     figure = _figure(chosen, whole, draw, "")
-    return next(axes for axes in figure.axes if axes.get_title() == "scenes vqa/exact_match")
+    return next(axes for axes in figure.axes if "vqa/exact_match, percent" in (axes.get_xlabel(), axes.get_ylabel()))
 
 
 def test_what_is_drawn(runs):
     vqa = drawn(runs, "accuracy_tokens")
     lines = {container.get_label(): container.lines[0].get_xydata().tolist() for container in vqa.containers}
-    assert lines["fastv"] == [[64, 16], [128, 32], [192, 48]]
-    assert lines["nuwa"] == [[64, 80], [128, 80]]
+    assert lines["fastv, pesp"] == [[64, 16], [128, 32], [192, 48]]
+    assert lines["nuwa, pesp"] == [[64, 80], [128, 80]]
     assert [line.get_ydata() for line in vqa.lines if line.get_label() == "unpruned"] == [[90, 90]]
     curve = drawn(runs, "d_thresh").containers[0]
     assert curve.lines[0].get_xdata().tolist() == [18, 148, 280]
     ours, at_random = (c for c in drawn(runs, "ablation").containers if len(c) == 2)
-    assert [bar.get_height() for bar in ours] == [80, 80] and ours.get_label() == "nuwa, 128 tokens"
+    assert [bar.get_height() for bar in ours] == [80, 80] and ours.get_label() == "nuwa, pesp, 128 tokens"
     assert at_random[0].get_hatch() == "//"
     assert drawn(runs, "accuracy_tflops").get_xscale() == "log"
 
@@ -100,12 +102,35 @@ def test_a_method_has_one_colour_and_its_ids_a_filling(runs):
     runs = [run | {"llm_tflops": run["llm_tflops"] / 1000} for run in [*runs, scenes("fastv", 64, position="rpme")]]
     axes = drawn(runs, "accuracy_tflops")
     looks = {container.get_label(): container.lines[0] for container in axes.containers}
-    native, stretched = looks["fastv"], looks["fastv, rpme"]
-    assert native.get_color() == stretched.get_color() != looks["nuwa"].get_color()
+    native, stretched = looks["fastv, pesp"], looks["fastv, rpme"]
+    assert native.get_color() == stretched.get_color() != looks["nuwa, pesp"].get_color()
     assert (native.get_fillstyle(), stretched.get_fillstyle()) == ("full", "none")
     assert axes.get_xlabel().startswith("LLM GFLOPs") and native.get_xdata().tolist() == [0.64, 1.28, 1.92]
     tokens = drawn(runs, "accuracy_tokens")
     assert tokens.get_xticks().tolist() == [64, 128, 192] and tokens.get_xlim()[0] < 60 and tokens.get_xlim()[1] > 196
+
+
+def test_one_budget_is_a_row_of_dots_by_method():
+    """The best method on top, every position strategy named and in a colour of its own."""
+    runs = [scenes("none", value=0.9)]
+    values = {"fastv": (0.1, 0.5), "nuwa": (0.2, 0.8), "visionzip": (0.3, 0.6)}
+    for method, (renumbered, original) in values.items():
+        runs += [scenes(method, 64, renumbered, position="perc"), scenes(method, 64, original, position="pesp")]
+    axes = drawn(runs, "accuracy_methods")
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["fastv", "visionzip", "nuwa"]
+    dots = {container.get_label(): container.lines[0] for container in axes.containers}
+    assert set(dots) == {"perc", "pesp"} and dots["perc"].get_color() != dots["pesp"].get_color()
+    assert sorted(dots["pesp"].get_xdata()) == [50, 60, 80] and sorted(dots["perc"].get_xdata()) == [10, 20, 30]
+    places = dict(zip(dots["pesp"].get_xdata(), dots["pesp"].get_ydata(), strict=True))
+    assert [round(places[value]) for value in (50, 60, 80)] == [0, 1, 2]
+    points = points_of(runs)
+    assert not any(chosen for name, chosen, _ in _plots(points) if name in ("accuracy_tokens", "accuracy_tflops"))
+
+
+@pytest.mark.parametrize("count", [3, 7, 33])
+def test_colours_do_not_repeat(count):
+    pytest.importorskip("matplotlib")
+    assert len({str(look["color"]) for look in _looks(count)}) == count
 
 
 def test_colours_are_told_apart():

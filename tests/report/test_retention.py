@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 from helpers.jobs import compose
-from helpers.made_up import result
+from helpers.made_up import result, row
 
 from nuwa.config import typed
 from nuwa.evaluation.journal import JOURNAL
@@ -204,19 +204,19 @@ def test_nothing_to_compare(runs, tmp_path, capsys):
 def test_the_published_tasks_are_benchmarks_of_their_own(tmp_path, capsys):
     """A data set of two tasks, scenes, is two; a task's headline is its own first metric."""
     rows = [
-        {"id": f"{task}{i}", "task": task, "prediction": "", "scores": {f"{task}/{metric}": float(i % every > 0)}}
+        row(f"{task}{i}", task=task, scores={f"{task}/{metric}": float(i % every > 0)})
         for task, metric, every in (("vqa", "exact_match", 2), ("vg", "acc@0.5", 4))
         for i in range(40)
     ]
-    full = [row | {"scores": {name: 1.0 for name in row["scores"]}} for row in rows]
+    full = [one | {"scores": {name: 1.0 for name in one["scores"]}} for one in rows]
     for name, method, own in (("none", "none", full), ("run", "nuwa", rows)):
         metrics = {"vg_padded/acc@0.5": 1.0, "vqa/exact_match": 0.5, "vg/acc@0.5": 0.5}
         content = result(method, metrics, dataset="scenes", run_key=name, average=64)
         content["config"]["dataset"] = typed(compose("dataset=scenes"), "dataset")
         (tmp_path / name).mkdir()
         write_result(tmp_path / name, content | {"dataset": "scenes", "baseline": "none"})
-        lines = [json.dumps({"status": "ok", **row}) + "\n" for row in own]
+        lines = [json.dumps(one) + "\n" for one in own]
         (tmp_path / name / JOURNAL).write_text("".join(lines), encoding="utf-8")
-    (row,) = printed(capsys, tmp_path).values()
-    shares = [numbers(row[cell])[0] for cell in ("scenes vqa", "scenes vg", "mean retention")]
-    assert row["benchmarks"] == "2" and shares == pytest.approx([0.5, 0.75, 0.625], abs=6e-4)
+    (found,) = printed(capsys, tmp_path).values()
+    shares = [numbers(found[cell])[0] for cell in ("scenes vqa", "scenes vg", "mean retention")]
+    assert found["benchmarks"] == "2" and shares == pytest.approx([0.5, 0.75, 0.625], abs=6e-4)

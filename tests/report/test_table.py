@@ -2,9 +2,10 @@
 
 import csv
 import io
+import json
 
 import pytest
-from helpers.made_up import runs_of
+from helpers.made_up import row, runs_of
 
 from nuwa.evaluation.result import write_result
 from nuwa.evaluation.runs import collect, find_runs
@@ -44,7 +45,7 @@ def runs(tmp_path):
         (tmp_path / f"run{number}").mkdir()
         write_result(tmp_path / f"run{number}", content)
     (tmp_path / "run9").mkdir()
-    (tmp_path / "run9" / "predictions.jsonl").write_text('{"run_key": "run9"}\n{"torn')
+    (tmp_path / "run9" / "predictions.jsonl").write_text(json.dumps(row("a")) + '\n{"torn')
     return tmp_path
 
 

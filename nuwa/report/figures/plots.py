@@ -1,7 +1,8 @@
 """Plots of runs, PNG and SVG: accuracy against tokens and TFLOPs, the d_thresh curve, the ablation's bars.
 
-Colours are Okabe and Ito's, which stay apart with any kind of colour vision; markers differ as well. A method has one
-colour and marker, whose filling and line tell the position ids. Points at one place stand side by side.
+Few colours are Okabe and Ito's, which stay apart with any kind of colour vision; markers differ as well. Over several
+budgets a method is a line of one colour and marker, whose filling and dashes tell the position ids; at one budget it is
+a row of dots, coloured by the position ids.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from nuwa.report.figures.points import METHOD_PARTS, Point, grouped, points_of, 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 IDS = {
-    "native": ("full", "-"), "rpme": ("none", "--"), "pesp": ("right", "-."), "perc": ("left", ":"),
-    "rpme_1d": ("bottom", (0, (4, 1, 1, 1))), "median": ("top", (0, (1, 2))),
+    "pesp": ("full", "-", "#0072B2"), "rpme": ("none", "--", "#009E73"), "perc": ("left", ":", "#D55E00"),
+    "rpme_1d": ("bottom", (0, (4, 1, 1, 1)), "#56B4E9"), "median": ("top", (0, (1, 2)), "#E69F00"),
+    "native": ("right", "-.", "#000000"),
 }  # fmt: skip
-"""Filling of the marker and dashes of the line, by position strategy."""
+"""Filling of the marker, dashes of the line and colour of the dot, by position strategy; the last if it is unknown."""
 ASIDE = 1.6  # points between methods at one place
 GIGA = 0.1  # TFLOPs below which an axis is in GFLOPs
 PANELS = 4  # in a row
@@ -62,9 +64,12 @@ def _plots(points: Sequence[Point]) -> list[tuple[str, list[Point], Drawing]]:
     """Names of plots, the points they show and how they are drawn."""
     pruned = [point for point in points if point.varied() and point.choices.method != "none"]
     styles = _styles(pruned)
+    lines = grouped(pruned, lambda point: (point.method, point.panel)).values()
+    several, one = (pruned, []) if any(len(line) > 1 for line in lines) else ([], pruned)
     return [
-        ("accuracy_tokens", pruned, partial(_lines, styles=styles, cost="tokens")),
-        ("accuracy_tflops", pruned, partial(_lines, styles=styles, cost="tflops")),
+        ("accuracy_methods", one, _dots),
+        ("accuracy_tokens", several, partial(_lines, styles=styles, cost="tokens")),
+        ("accuracy_tflops", several, partial(_lines, styles=styles, cost="tflops")),
         ("d_thresh", varied_points(points, "d_thresh"), _distances),
         ("ablation", varied_points(points, *METHOD_PARTS), _bars),
     ]
@@ -73,18 +78,20 @@ def _plots(points: Sequence[Point]) -> list[tuple[str, list[Point], Drawing]]:
 def _styles(points: Sequence[Point]) -> dict[str, dict[str, Any]]:
     """How each method with its position ids is drawn, the same in all panels."""
     methods = sorted({point.choices.method for point in points})
-    looks = dict(zip(methods, _looks(), strict=False))
+    looks = dict(zip(methods, _looks(len(methods)), strict=True))
     ids = {point.method: point.choices for point in sorted(points, key=lambda point: point.method)}
     return {
-        name: looks[choices.method] | {"fillstyle": IDS[choices.position][0], "linestyle": IDS[choices.position][1]}
+        name: looks[choices.method] | dict(zip(("fillstyle", "linestyle"), IDS[choices.strategy], strict=False))
         for name, choices in ids.items()
     }
 
 
-def _looks() -> Iterator[dict[str, Any]]:
-    """Looks without end, more than there are methods: colours and markers go round at different lengths."""
-    pairs = zip(itertools.cycle(COLOURS), itertools.cycle(MARKERS), strict=False)
-    return ({"color": colour, "marker": marker} for colour, marker in pairs)
+def _looks(count: int) -> Iterator[dict[str, Any]]:
+    """Colours that do not repeat, with markers that differ between neighbours."""
+    from matplotlib import colormaps
+
+    colours = COLOURS[:count] if count <= len(COLOURS) else colormaps["turbo"].resampled(count)(range(count))
+    return ({"color": colour, "marker": marker} for colour, marker in zip(colours, itertools.cycle(MARKERS)))
 
 
 def _figure(points: Sequence[Point], whole: Sequence[Point], draw: Drawing, caption: str) -> Any:
@@ -94,23 +101,47 @@ def _figure(points: Sequence[Point], whole: Sequence[Point], draw: Drawing, capt
     panels = grouped(points, lambda point: point.panel)
     columns = min(len(panels), PANELS)
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(4.2 * columns + 1.6, 3.4 * rows), layout="constrained")
+    named = len({point.choices.method for point in points}) if draw is _dots else 0
+    figure = Figure(figsize=(4.2 * columns + 1.6, max(3.4, 0.36 * named + 1) * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False).flatten()
     for axes in grid[len(panels) :]:
         axes.set_visible(False)
     for axes, (panel, own) in zip(grid, panels.items(), strict=False):
         for point in whole:
             if point.panel == panel:
-                axes.axhline(point.value, color="#000000", linestyle="--", linewidth=1, label="unpruned")
+                mark = axes.axvline if draw is _dots else axes.axhline
+                mark(point.value, color="#000000", linestyle="--", linewidth=1, label="unpruned")
         draw(axes, own)
-        axes.set_title(" ".join(panel), fontsize=9)
+        axes.set_title(panel[0], fontsize=9)
         shares = max(point.value for point in own) <= 100
-        axes.set_ylabel("percent" if shares else "points")
-        axes.set_ylim(*((-3, 103) if shares else (0, None)))  # a point at 0 or 100 is whole
+        label, limits = f"{panel[1]}, {'percent' if shares else 'points'}", (-3, 103) if shares else (0, None)
+        axes.set(**({"xlabel": label, "xlim": limits} if draw is _dots else {"ylabel": label, "ylim": limits}))
     entries = {label: handle for axes in grid for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(entries.values(), entries.keys(), loc="outside right center", fontsize=8, frameon=False)
     figure.suptitle(caption, fontsize=9)
     return figure
+
+
+def _dots(axes: Any, own: Sequence[Point]) -> None:
+    """One row per method, the best on top, and in it a dot for every position strategy."""
+    best: dict[str, float] = {}
+    for point in own:
+        best[point.choices.method] = max(best.get(point.choices.method, 0.0), point.value)
+    rows = {method: row for row, method in enumerate(sorted(best, key=best.__getitem__))}
+    strategies = grouped(own, lambda point: ", ".join(point.method.split(", ")[1:]))
+    for number, (name, some) in enumerate(sorted(strategies.items())):
+        aside = 0.6 * ((number + 0.5) / len(strategies) - 0.5)
+        filling, _, colour = IDS[some[0].choices.strategy]
+        axes.errorbar(
+            [point.value for point in some],
+            [rows[point.choices.method] - aside for point in some],
+            xerr=list(zip(*(point.errors for point in some), strict=True)),
+            **{"fmt": MARKERS[number % len(MARKERS)], "fillstyle": filling, "color": colour, "label": name},
+            **{"capsize": 2, "elinewidth": 0.8, "markersize": 5},
+        )
+    axes.set_yticks(list(rows.values()), list(rows))
+    axes.set_ylim(-0.6, len(rows) - 0.4)
+    axes.grid(axis="y", linewidth=0.3)
 
 
 def _lines(axes: Any, own: Sequence[Point], styles: dict, cost: str) -> None:
@@ -144,7 +175,8 @@ def _log_ticks(axes: Any) -> None:
 
 def _distances(axes: Any, own: Sequence[Point]) -> None:
     """Accuracy over the cohesion distance."""
-    for (name, line), look in zip(_by_budget(own).items(), _looks(), strict=False):
+    lines = _by_budget(own)
+    for (name, line), look in zip(lines.items(), _looks(len(lines)), strict=True):
         line = sorted(line, key=lambda point: point.choices.options["d_thresh"])
         _errorbar(axes, [point.choices.options["d_thresh"] for point in line], line, label=name, **look)
     axes.set_xlabel("d_thresh, squared grid cells")

@@ -38,10 +38,8 @@ class Point:
 
     @property
     def method(self) -> str:
-        """The method, with its position ids where they are not its authors'."""
-        told = [c for c in (self.choices.position, self.choices.calibration) if c not in ("native", "none")]
-        told += [f"{kind} {share:.0%}" for kind, share in filter(None, [self.choices.coordinates])]
-        return ", ".join([self.choices.method, *told])
+        """The method with its position strategy, and whatever else of these is not as usual."""
+        return ", ".join([self.choices.method, self.choices.strategy, *self.choices.extras])
 
     def varied(self, *names: str) -> bool:
         """Whether the method has all these options, and every other as its config file says."""

@@ -125,7 +125,8 @@ def runs_section(runs: Sequence[Run], title: str, full: bool = False, choice: st
     rows = table.beside(choice) if choice else table.rows()
     all_done = all(row["status"] == "done" for row in rows)
     columns = filled_columns(rows, hidden=("run", "reason", "status") if all_done else ("run", "reason"))
-    return Section(title, rows, columns, _reasons(rows), number_formats=NUMBER_FORMATS)
+    warnings = [f"{run.run_key}: {run.warning}" for run in runs if run.warning]
+    return Section(title, rows, columns, [*_reasons(rows), *warnings], number_formats=NUMBER_FORMATS)
 
 
 def _outcome(run: Run) -> TableRow:
