@@ -118,6 +118,7 @@ class Gemma3(Family):
         return [ImageLayout.single(self.grid) for _ in images]
 
     def project(self, features: Tensor) -> Tensor:
+        features = features.mT.contiguous().mT  # as they lie in memory there, for the same bits
         normed = self.projector.get_submodule("mm_soft_emb_norm")(features)
         return (normed @ self.projector.get_parameter("mm_input_projection_weight")).type_as(features)
 
