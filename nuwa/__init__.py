@@ -51,6 +51,7 @@ def prune(
     cache: FeatureCache | None = None,
     calibration: str = "native",
     coordinates: Coordinates | None = None,
+    deepstack: str = "merged",
 ) -> PruningSession:
     """A session inside which ``model`` prunes its vision tokens: ``with nuwa.prune(model, pruner) as session: ...``.
 
@@ -68,13 +69,15 @@ def prune(
             distant tokens back what rotary embeddings take, too. Both take sdpa or eager attention, and let ``share``
             share the vision pass alone. ``native`` is none, but for RESTORE.
         coordinates: a share of what every stage keeps goes to tokens that stay because of where they stand.
+        deepstack: what tokens that a method makes of several have of Qwen3-VL's deepstack planes: their rows ``merged``
+            alike, or the ``kept`` rows' own.
 
     Raises:
-        ValueError: an unsupported model, an unknown position strategy, or a method that does not fit the model.
+        ValueError: an unsupported model, an unknown choice, or a method that does not fit the model.
     """
     from nuwa.engine.session import PruningSession  # transformers takes seconds to import
 
-    return PruningSession(model, pruner, position, share, cache, calibration, coordinates)
+    return PruningSession(model, pruner, position, share, cache, calibration, coordinates, deepstack)
 
 
 def detach(model: nn.Module) -> None:

@@ -19,7 +19,7 @@ from nuwa.files import fingerprint, local_path
 from nuwa.models import axes_of
 from nuwa.options import ConfigError, check_options
 from nuwa.pruners.catalogue import conf_folder
-from nuwa.schema import BlockingConfig, Config, PathsConfig
+from nuwa.schema import BlockingConfig, Config, PathsConfig, PositionConfig
 from nuwa.targets import BUILT, find_target
 
 PROTOCOL = 1
@@ -116,6 +116,7 @@ def choices(cfg: DictConfig) -> dict[str, Any]:
         **({} if (kind := _calibration(cfg)) == "none" or not pruned else {"calibration": {"kind": kind}}),
         **({} if cfg.coordinates.kind == "none" or not pruned else {"coordinates": plain(cfg.coordinates)}),
         **({} if cfg.blocking.source is None else {"blocking": plain(cfg.blocking)}),
+        **({"deepstack": cfg.position.deepstack} if pruned and cfg.position.deepstack != "merged" else {}),
         # which tokens are drawn depends on which samples share a batch
         "generation": decoding(cfg) | ({"batch_size": cfg.trainer.batch_size} if cfg.generation.do_sample else {}),
         "seed": cfg.seed,
@@ -182,6 +183,6 @@ def baseline_of(cfg: DictConfig) -> DictConfig:
     OmegaConf.set_struct(cfg, False)
     cfg.pruner = {"_target_": KEEP_ALL}
     cfg.budget.average = cfg.budget.ratio = None
-    cfg.position.strategy, cfg.calibration.kind, cfg.coordinates.kind = "native", "none", "none"
+    cfg.position, cfg.calibration.kind, cfg.coordinates.kind = PositionConfig(), "none", "none"
     cfg.blocking = BlockingConfig()
     return cfg

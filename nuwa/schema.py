@@ -34,9 +34,10 @@ class BudgetConfig:
 
 @dataclass
 class PositionConfig:
-    """conf/position: which ids the surviving tokens have."""
+    """conf/position: which ids the surviving tokens have, and what merged ones have of Qwen3-VL's deepstack planes."""
 
     strategy: str = "native"
+    deepstack: str = "merged"  # merged: the planes' rows merged alike | kept: the kept rows' own
 
 
 @dataclass

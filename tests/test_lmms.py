@@ -1,10 +1,9 @@
 """The bridge to lmms-eval, against a stand-in of the two names it takes from there; no network, no lmms-eval."""
 
-import importlib
-import sys
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import pytest
+from helpers.lmms_stand_in import imported
 from helpers.published import picture
 
 import nuwa as package
@@ -15,19 +14,7 @@ QUESTION = "is there a red circle ?"
 
 @pytest.fixture
 def bridge(monkeypatch):
-    """nuwa.lmms, importable without lmms-eval."""
-    base = type("lmms", (), {"__init__": lambda self: setattr(self, "task_dict", {})})
-    names = {
-        "lmms_eval.api.model": {"lmms": base},
-        "lmms_eval.models.registry_v2": {"ModelManifest": lambda name, **paths: (name, paths)},
-    }
-    for path in ("lmms_eval", "lmms_eval.api", "lmms_eval.models", *names):
-        monkeypatch.setitem(sys.modules, path, ModuleType(path))
-    for path, content in names.items():
-        vars(sys.modules[path]).update(content)
-    monkeypatch.delitem(sys.modules, "nuwa.lmms", raising=False)
-    yield importlib.import_module("nuwa.lmms")
-    sys.modules.pop("nuwa.lmms", None)
+    yield from imported(monkeypatch)
 
 
 def test_answers_are_those_of_a_session(bridge):

@@ -69,8 +69,10 @@ def watch_gradients(
         ids, answers: as in `answer_log_likelihood`.
 
     Raises:
-        ValueError: a method drops tokens inside the LLM, where gradients cannot follow.
+        ValueError: a method drops tokens inside the LLM, or layers have no attention: gradients cannot follow there.
     """
+    if session.adapter.shape.attention is not None:
+        raise ValueError(f"gradients are not followed through linear attention ({session.adapter.model_type})")
     calls: list[LayerCall] = []
     with watch_layers(session, calls.append):
         read_prompt_once(session, inputs)

@@ -11,12 +11,14 @@ from nuwa.pruning.calibration import CALIBRATIONS, even_sizes
 from nuwa.pruning.segments import Keys, Prompt
 
 
-def check_calibration(kind: str, pruner: Pruner, attention: str | None = None) -> None:
+def check_calibration(kind: str, pruner: Pruner, attention: str | None = None, linear: bool = False) -> None:
     """Refuse a calibration that is unknown, that changes nothing, or whose mask the kernel ``attention`` cannot take.
 
+    ``linear``: some layers of the model have linear attention, which no mask of numbers could change.
+
     Raises:
-        MisfitError: the method merges nothing.
-        ValueError: the other two.
+        MisfitError: the method merges nothing, or the model's layers have no weights.
+        ValueError: the others.
     """
     if kind not in CALIBRATIONS:
         raise ValueError(f"calibration.kind={kind}: expected one of native, {', '.join(CALIBRATIONS)}")
@@ -25,6 +27,11 @@ def check_calibration(kind: str, pruner: Pruner, attention: str | None = None) -
     if not pruner.merges:
         raise MisfitError(
             f"calibration.kind={kind} is for methods that merge tokens, which pruner {pruner.name} does not"
+        )
+    if linear:
+        raise MisfitError(
+            f"calibration.kind={kind} (pruner {pruner.name}): layers of this model have linear attention, without "
+            "weights; use calibration=none"
         )
     if attention is not None and attention not in ("sdpa", "eager"):
         raise ValueError(

@@ -53,6 +53,7 @@ class Rules:
     strategy: str
     share: bool
     calibration: str
+    merges_planes: bool
 
 
 @dataclass

@@ -77,16 +77,19 @@ def check_session(session: PruningSession) -> None:
 
 
 def choose_layers(adapter: Family, layers: range | list[int] | None) -> list[int]:
-    """The asked layers, all by default.
+    """The asked layers, by default all that have attention.
 
     Raises:
-        ValueError: the model has no such layer.
+        ValueError: the model has no such layer, or the layer has no attention.
     """
-    depth = len(adapter.layers)
-    chosen = list(range(depth) if layers is None else layers)
+    depth, attending = len(adapter.layers), adapter.shape.attention_layers
+    chosen = list(attending if layers is None else layers)
     for layer in chosen:
         if not 0 <= layer < depth:
             raise ValueError(f"layer {layer}: this model has layers 0 to {depth - 1}")
+        if layer not in attending:
+            named = ", ".join(map(str, attending))
+            raise ValueError(f"layer {layer}: this model has linear attention there; full attention at {named}")
     return chosen
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 import transformers
+from packaging.version import Version
 from torch import Tensor, nn
 from transformers import DynamicCache, StaticCache
 
@@ -16,6 +18,21 @@ from nuwa.models.base import Family
 
 class SessionError(RuntimeError):
     """A use of the model that pruning does not support; the message says what to do instead."""
+
+
+NEWEST = "5.23.0"
+"""The newest transformers that a session was tested with: the one in constraints.txt."""
+
+
+@functools.cache
+def warn_of_version(found: str) -> None:
+    """Say once that a version of transformers is newer than what sessions were tested with."""
+    if Version(found) > Version(NEWEST):
+        warnings.warn(
+            f"transformers {found} is newer than {NEWEST}, with which pruning was tested; if numbers look odd, compare "
+            f"with that (pip install transformers=={NEWEST})",
+            stacklevel=4,
+        )
 
 
 def check_no_placeholders(input_ids: Tensor | None, image_token_id: int, least: int) -> None:
@@ -107,6 +124,14 @@ def check_mask(mask: Any, batch: int, start: int, length: int) -> None:
             f"the attention mask must be 2-D, ({batch}, {start + length}), and not {found}: over the {start} tokens "
             f"that were read before, those that left included, and {length} new ones; chunked prefill and custom masks "
             "are not supported with pruning"
+        )
+
+
+def check_recurrent(read: Tensor, family: Family) -> None:
+    """Refuse padding among tokens ``read`` (B, N) behind others, where layers keep a state of what they have read."""
+    if family.shape.attention is not None and not bool(read.all()):
+        raise SessionError(
+            "linear attention layers forget while they read padding: continue rows of one length together"
         )
 
 

@@ -20,9 +20,10 @@ from nuwa.engine.call import Rules, Step, prompt_of
 from nuwa.engine.coordinates import reserved, with_coordinates
 from nuwa.engine.decisions import row_lengths, with_text
 from nuwa.models.base import Family
-from nuwa.pruners.base import LLMContext, LLMDecision, Pruner
+from nuwa.pruners.base import LLMContext, LLMDecision
 from nuwa.pruning.followers import add_followers
 from nuwa.pruning.masks import gather_tokens
+from nuwa.pruning.merging import merge_alike
 from nuwa.pruning.scores import llm_attention_rows, llm_keys, llm_values, rotary_kernel, transition_weights
 from nuwa.pruning.segments import Keys, Prompt, Segment, at_layer
 
@@ -42,7 +43,7 @@ def enter_layer(
         step.first = context_at(family, step, layer, hidden, kwargs["position_embeddings"])
     if layer in step.stages:
         context = context_at(family, step, layer, hidden, kwargs["position_embeddings"])
-        hidden = prune_at(rules.pruner, step, context, hidden, rules.strategy)
+        hidden = prune_at(rules, step, context, hidden)
         kwargs = kwargs | step.override(family, layer, hidden)
     step.previous = None
     if "previous" in needs and layer + 1 in step.stages:
@@ -101,8 +102,9 @@ def sees_at(family: Family, layer: int, segment: Segment) -> Callable[[Tensor], 
     return functools.partial(family.sees, family.layer_kind(layer), alone) if family.own_masks else None
 
 
-def prune_at(pruner: Pruner, step: Step, context: LLMContext, hidden: Tensor, strategy: str) -> Tensor:
+def prune_at(rules: Rules, step: Step, context: LLMContext, hidden: Tensor) -> Tensor:
     """The states (B, Q + N, D) that go on from a layer whose input is ``hidden`` (B, P + N, D)."""
+    pruner, strategy = rules.pruner, rules.strategy
     layer, prompt, images, segment = context.layer, prompt_of(step), step.images, at_layer(step.segments, context.layer)
     assert images is not None  # a prompt has some
     planned, decision = step.stages[layer], images.decisions.get(layer)
@@ -116,10 +118,19 @@ def prune_at(pruner: Pruner, step: Step, context: LLMContext, hidden: Tensor, st
     lengths = row_lengths(pruner, context, decision, planned)
     narrower, places = prompt.narrow(segment, decision.keep, lengths, layer, strategy, decision.order, decision.members)
     step.segments.append(narrower)
+    if decision.hidden is not None and decision.members is not None and rules.merges_planes:
+        step.companions = {name: merged_with(x, decision.members) for name, x in step.companions.items()}
     step.companions = {name: step.take(x, places) for name, x in step.companions.items()}
     step.transitions = {layer: gather_tokens(x, places) for layer, x in step.transitions.items()}
     states = context.hidden if decision.hidden is None else decision.hidden
     return step.take(torch.cat([states, hidden[:, segment.length :]], 1) if step.tail else states, places)
+
+
+def merged_with(companion: Tensor, members: Tensor) -> Tensor:
+    """A companion (B, P + N, ...) of tokens of which ``members`` (B, P) merged: each has the mean of its own."""
+    prompt, behind = companion.split([members.shape[1], companion.shape[1] - members.shape[1]], 1)
+    everyone = torch.arange(members.shape[1], device=companion.device).expand(len(companion), -1)
+    return torch.cat([merge_alike(prompt, everyone, members, None), behind], 1)
 
 
 def with_followers(prompt: Prompt, segment: Segment, decision: LLMDecision) -> LLMDecision:

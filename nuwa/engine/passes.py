@@ -26,7 +26,7 @@ from nuwa.engine.conversation import (
 from nuwa.engine.prefix import layers_to_watch, run_prefixes, split_prefixes
 from nuwa.models.base import Family
 from nuwa.pruning.entering import first_segment, read_prompt
-from nuwa.pruning.segments import Prompt, model_ids
+from nuwa.pruning.segments import Prompt, at_layer, model_ids
 
 
 def read_images(rules: Rules, call: Call, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -61,14 +61,17 @@ def read_images(rules: Rules, call: Call, kwargs: dict[str, Any]) -> dict[str, A
     given = call.mask is not None
     step = Step(rules.calibration, before, length, valid[:, asked:], given, prompt, [segment], images, stages)
     inputs = step.take(embeddings, segment.index)
-    if rules.share and cache is not None and not (before or behind or companions or 0 in stages):
+    if before:
+        guards.check_recurrent(torch.cat([segment.valid, step.new], 1), family)
+    recurrent = family.shape.attention is not None  # a state that has read a beginning cannot read padding behind it
+    if rules.share and cache is not None and not (before or behind or companions or recurrent or 0 in stages):
         inputs = _share_prefixes(rules, call, step, inputs, cache)
     step.companions = {name: step.take(x, segment.index) for name, x in companions.items()}
     call.step = step
     if cache is not None:
         _open(cache, conversation, step, prompt)
     kwargs = with_cache(family.language_model, family.with_companions(kwargs, step.companions), cache)
-    return kwargs | _inputs_of(step, inputs.shape[1]) | {"inputs_embeds": inputs}
+    return kwargs | _inputs_of(step, family, inputs.shape[1]) | {"inputs_embeds": inputs}
 
 
 def read_text_behind(
@@ -84,8 +87,10 @@ def read_text_behind(
     new = _mask(mask, batch, conversation.length, behind + queries, inputs.device)
     tables, length, given = conversation.tables, conversation.length, mask is not None
     call.step = step = Step(rules.calibration, tables, length, new, given, conversation.prompt)
+    if given and queries > 1:
+        guards.check_recurrent(new[:, -queries:], rules.family)
     conversation.inside = True
-    return kwargs | _inputs_of(step, queries)
+    return kwargs | _inputs_of(step, rules.family, queries)
 
 
 def end_pass(step: Step, cache: Cache | None) -> None:
@@ -108,9 +113,11 @@ def in_whole_frame(step: Step, hidden: Tensor) -> Tensor:
     return torch.cat([whole, hidden[:, end:].to(whole.device)], 1) if step.tail else whole
 
 
-def _inputs_of(step: Step, queries: int) -> dict[str, Tensor]:
+def _inputs_of(step: Step, family: Family, queries: int) -> dict[str, Tensor]:
     # always a mask: without one, Llama reads a jump in the position ids as packed sequences
     step.called_with = step.tables(0)
+    if step.before:  # the model's mask is as long as what the first layer with keys has cached
+        step.called_with[0] = at_layer(step.before, family.shape.attention_layers[0])
     mask = step.keys(step.called_with).valid.long()
     return {"attention_mask": mask, "position_ids": model_ids(step.position_ids(step.called_with, queries))}
 

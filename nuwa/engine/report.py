@@ -24,7 +24,8 @@ class ImageReport:
     """One image of the last call.
 
     ``stages``: (layer, kept, positions) for every layer at which tokens left, layer 0 being what entered the LLM;
-    ``kept`` are token indices in the order the LLM saw them, ``positions`` their ids on the first axis.
+    ``kept`` are token indices in the order the LLM saw them, ``positions`` their ids on the first axis. ``asked``: the
+    layers at which the method would have acted, had they had attention to read (Qwen3.5); empty where it did.
     """
 
     id: str
@@ -34,6 +35,7 @@ class ImageReport:
     per_layer: list[int]
     stages: list[tuple[int, list[int], list[int]]]
     extras: dict[str, Tensor]
+    asked: tuple[int, ...] = ()
 
 
 @dataclass(repr=False)
@@ -123,8 +125,17 @@ class Report:
         return (
             f"{self.method}, position ids {self.position}, {self.images_seen} images of {whole:.4g} visual tokens\n"
             f"{', '.join(runs)}: {average_entering(counts):.4g} on average\n"
-            f"{self.flops_share:.1%} of their FLOPs in the LLM, {self.cache_share:.1%} of their KV cache"
+            f"{self.flops_share:.1%} of their FLOPs in the LLM, {self.cache_share:.1%} of their KV cache{self._moved()}"
         )
+
+    def _moved(self) -> str:
+        """A line about stages that act at other layers than the method asked for, if any do."""
+        image = next((image for image in self.images if image.asked), None)
+        if image is None:
+            return ""
+        acts = ", ".join(str(layer) for layer, _, _ in image.stages if layer)
+        asked = ", ".join(map(str, image.asked))
+        return f"\nits stages act at {acts} instead of {asked}, where there is attention to read"
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as plain numbers, strings and lists."""
@@ -159,5 +170,6 @@ def image_reports(prompt: Prompt, segments: list[Segment], layers: int) -> list[
             per_layer = _per_layer(list(stages), [len(kept) for _, kept, _ in stages.values()], layers)
             size, grid = plan.layout.n_tokens, plan.layout.views[0].grid
             place = plan.id, row // prompt.expanded, size, grid
-            reports.append(ImageReport(*place, per_layer, list(stages.values()), plan.extras))
+            seen = per_layer, list(stages.values()), plan.extras, plan.schedule.asked
+            reports.append(ImageReport(*place, *seen))
     return reports

@@ -19,6 +19,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+import transformers
 from torch import nn
 
 from nuwa.engine import guards
@@ -35,7 +36,7 @@ from nuwa.engine.report import Report
 from nuwa.engine.tower import run_tower
 from nuwa.engine.vision import content_ids, plan_images
 from nuwa.models import adapter_for
-from nuwa.models.base import remove_hooks
+from nuwa.models.base import DEEPSTACK, remove_hooks
 from nuwa.pruners.base import Pruner
 from nuwa.pruning.coordinates import Coordinates
 from nuwa.pruning.positions import STRATEGIES
@@ -52,7 +53,7 @@ class PruningSession:
     for calls that are running; a generation that goes on with its cache afterwards is refused.
 
     Raises:
-        ValueError: an unsupported model or an unknown position strategy.
+        ValueError: an unsupported model, an unknown position strategy, or a choice that the model does not have.
         nuwa.pruning.budget.BudgetError: the method cannot reach its budget on this model.
         nuwa.pruners.base.MisfitError: the model lacks what the method needs.
         nuwa.engine.guards.SessionError: on entering, if the model already has a session.
@@ -67,23 +68,26 @@ class PruningSession:
         cache: FeatureCache | None = None,
         calibration: str = "native",
         coordinates: Coordinates | None = None,
+        deepstack: str = DEEPSTACK[0],
     ) -> None:
-        self.share, self.cache = share, cache
+        self.share, self.cache, self.merges_planes = share, cache, deepstack == DEEPSTACK[0]
         self.adapter = adapter_for(model)
+        self.adapter.check_deepstack(deepstack)
         self.pruner = pruner
         self.strategy = pruner.position_on(self.adapter.axes, position)
         if self.strategy not in STRATEGIES:
             raise ValueError(f"position={position!r} is unknown; choose native, {', '.join(STRATEGIES)}")
         pruner.check_tower(self.adapter.tower)
-        self.calibration, config = pruner.calibration_of(calibration), self.adapter.language_model.config
-        check_calibration(self.calibration, pruner, getattr(config, "_attn_implementation", None))
-        shape = self.adapter.shape
+        shape, config = self.adapter.shape, self.adapter.language_model.config
+        kernel, self.calibration = getattr(config, "_attn_implementation", None), pruner.calibration_of(calibration)
+        pruner.check_llm(shape)
+        check_calibration(self.calibration, pruner, kernel, shape.attention is not None)
         check_coordinates(coordinates, pruner, self.adapter.grid, shape.layers)
         if coordinates is not None and coordinates.kind == "ivc":
             coordinates = replace(coordinates, frequencies=self.adapter.frequencies)
         self.coordinates = coordinates
         if shape.image_tokens is not None:
-            pruner.schedule(shape.image_tokens, shape.layers)
+            pruner.schedule_on(shape.image_tokens, shape)
         self._report, self._embedded = Report(pruner.name, self.strategy, shape), False
         self._handles: list[Any] = []
         self._replaced: dict[str, Any] = {}
@@ -109,7 +113,7 @@ class PruningSession:
 
     @property
     def _rules(self) -> Rules:
-        return Rules(self.adapter, self.pruner, self.strategy, self.share, self.calibration)
+        return Rules(self.adapter, self.pruner, self.strategy, self.share, self.calibration, self.merges_planes)
 
     def __enter__(self) -> PruningSession:
         model, owner, language_model = self.adapter.model, self.adapter.multimodal, self.adapter.language_model
@@ -118,6 +122,7 @@ class PruningSession:
                 "this model already has a pruning session; leave it before entering another (one that is lost, with "
                 "nuwa.detach(model))"
             )
+        guards.warn_of_version(transformers.__version__)
         self._replaced = {name: own for name, own in owner.__dict__.items() if name == _ENCODER}
         owner.__dict__.update({_ATTACHED: self, _ENCODER: self._wrap_encoder(owner.get_image_features)})
         model.__dict__[_COPY] = self._copy_model
@@ -181,12 +186,14 @@ class PruningSession:
         smaller = self.pruner.image_grid(self.adapter.grid, self.adapter.shape.layers)
         taps = list(self.pruner.taps.values())
         seen = run_tower(self.adapter, original, arguments, taps, smaller, self.share, self.cache)
-        images, output = seen.images, seen.output
+        images, output, planes = seen.images, seen.output, seen.planes
         layouts = self.adapter.layouts(images, arguments)
         names, questions = self._image_metadata(arguments, len(images))
-        seeing = seen.recording, smaller, questions, self.coordinates
+        seeing = seen.recording, smaller, questions, self.coordinates, planes if self.merges_planes else ()
         plans = plan_images(self.pruner, self.adapter, images, layouts, names, *seeing)
         output.pooler_output = self.adapter.join(images, output.pooler_output)
+        if planes:
+            output[self.adapter.planes_at] = planes
         return output, EncodedImages(plans)
 
     def _image_metadata(self, arguments: dict[str, Any], count: int) -> tuple[Sequence[str], Sequence[str] | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,12 +18,14 @@ from nuwa.models.towers import Recording
 from nuwa.pruners.base import Tap
 from nuwa.pruning.layout import Grid
 
-_PLAIN, _STACKED = (str, int, float, list, tuple), "images"
+_PLAIN, _STACKED, _PLANE = (str, int, float, list, tuple), "images", "plane {} image {}"
 
 
 @dataclass
 class Encoded:
     """What a call of ``get_image_features`` gave: its output, each image's features (n_tokens, H), and the taps.
+
+    ``planes``: the same of the family's other planes of features, one list of images each.
 
     ``pooler_output`` of the output holds the images as a list, or as a tensor where the model returns one.
     """
@@ -30,6 +33,7 @@ class Encoded:
     output: Any
     images: list[Tensor]
     recording: Recording
+    planes: list[list[Tensor]]
 
 
 def pixel_digest(pixels: Tensor, size: Sequence[int]) -> str:
@@ -74,16 +78,34 @@ def run_tower(
             else:
                 output = adapter.encode_smaller(encode, arguments, smaller)
         if cache is not None:
-            cache.store(key, recording.state_dict(taps) | _named(output.pooler_output))
+            more = {
+                _PLANE.format(n, i): x for n, plane in enumerate(_planes(adapter, output)) for i, x in enumerate(plane)
+            }
+            cache.store(key, recording.state_dict(taps) | _named(output.pooler_output) | more)
     else:
         recording = adapter.new_recording(arguments)
         recording.load_state_dict(tensors, taps)
-        names = _named(range(len(set(owners))))
-        pooled: Any = tensors[_STACKED] if _STACKED in tensors else [tensors[name] for name in names]
-        output = BaseModelOutputWithPooling(pooler_output=pooled)
+        output = _output(adapter, tensors, len(set(owners)))
     recording.expand_to(owners)
     images = adapter.split(output.pooler_output, arguments)
-    return Encoded(output, [images[owner] for owner in owners], recording)
+    images, *planes = ([plane[owner] for owner in owners] for plane in (images, *_planes(adapter, output)))
+    return Encoded(output, images, recording, planes)
+
+
+def _planes(family: Family, output: Any) -> list[Sequence[Tensor]]:
+    """The family's other planes of features in an output, each with its images."""
+    return [] if family.planes_at is None else list(output[family.planes_at])
+
+
+def _output(family: Family, tensors: Mapping[str, Tensor], count: int) -> Any:
+    """The output for ``count`` images, from what a cache kept of it."""
+    names = _named(range(count))
+    pooled: Any = tensors[_STACKED] if _STACKED in tensors else [tensors[name] for name in names]
+    output = BaseModelOutputWithPooling(pooler_output=pooled)
+    if family.planes_at is not None:
+        numbers = itertools.takewhile(lambda n: _PLANE.format(n, 0) in tensors, itertools.count())
+        output[family.planes_at] = [[tensors[_PLANE.format(n, i)] for i in range(count)] for n in numbers]
+    return output
 
 
 def _by_name(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,10 +13,11 @@ from nuwa.engine.coordinates import on_top, reserve
 from nuwa.engine.decisions import kept_cells, merged_cells
 from nuwa.models.base import Family
 from nuwa.models.towers import Recording
-from nuwa.pruners.base import Pruner, VisionContext
+from nuwa.pruners.base import Pruner, VisionContext, VisionDecision
 from nuwa.pruning.budget import BudgetError, ModelShape, Schedule
 from nuwa.pruning.coordinates import Coordinates
 from nuwa.pruning.layout import Grid, ImageLayout, VisionView
+from nuwa.pruning.merging import merge_alike
 from nuwa.pruning.segments import ImagePlan
 
 FEW = 64
@@ -58,12 +59,12 @@ def schedule_for(pruner: Pruner, n_tokens: int, shape: ModelShape) -> tuple[Sche
         BudgetError: the method cannot reach the budget on an image that is not small.
     """
     if shape.image_tokens is not None:
-        return pruner.schedule(n_tokens, shape.layers), False
-    highest, average = pruner.max_schedule(n_tokens, shape.layers), pruner.budget.average
+        return pruner.schedule_on(n_tokens, shape), False
+    highest, average = pruner.schedule_on(n_tokens, shape, most=True), pruner.budget.average
     if average is not None and average >= highest.average(shape.layers):
         return highest, True
     try:
-        return pruner.schedule(n_tokens, shape.layers), False
+        return pruner.schedule_on(n_tokens, shape), False
     except BudgetError:
         if average is None and n_tokens <= FEW:
             return highest, True
@@ -80,11 +81,13 @@ def plan_images(
     encoded: Grid | None = None,
     questions: Sequence[str] | None = None,
     coordinates: Coordinates | None = None,
+    planes: Sequence[list[Tensor]] = (),
 ) -> list[ImagePlan]:
     """Decide on every image. ``images`` (n_tokens, H) are replaced in the list where a method made new features.
 
-    ``encoded``: the grid of the smaller images that the vision tower saw, None where it saw the whole ones.
-    ``questions``: what is asked about each image. ``coordinates``: what stays in any case.
+    In every one of the ``planes`` they merge as the features did. ``encoded``: the grid of the smaller images that the
+    vision tower saw, None where it saw the whole ones. ``questions``: what is asked about each image. ``coordinates``:
+    what stays in any case.
 
     Raises:
         nuwa.pruning.budget.BudgetError: the method cannot reach its budget on an image of this size.
@@ -115,6 +118,7 @@ def plan_images(
             }
             if projected is not None:
                 images[piece.image] = _replaced(images[piece.image], piece.view, cells, projected[row, : len(cells)])
+                _merge_alike(planes, piece, cells, decision, row)
     _let_in(pruner, plans, kept)
     return plans
 
@@ -140,6 +144,18 @@ def _note_members(plan: ImagePlan, view: VisionView, cells: Tensor, members: Ten
 def _replaced(image: Tensor, view: VisionView, cells: Tensor, new: Tensor) -> Tensor:
     """Projected features (n_tokens, H) of an image with ``new`` ones (K, H) for cells (K,) of a view."""
     return image.index_copy(0, view.tokens[cells].to(image.device), new.to(image))
+
+
+def _merge_alike(
+    planes: Sequence[list[Tensor]], piece: VisionPiece, cells: Tensor, decision: VisionDecision, row: int
+) -> None:
+    """Replace rows of every plane (n_tokens, H) of an image as row ``row`` of a decision merged its features."""
+    members, weights = (None if part is None else part[row : row + 1] for part in (decision.members, decision.weights))
+    weights = None if weights is None else weights[:, : len(cells)]
+    for plane in planes:
+        whole = plane[piece.image]
+        values = whole[piece.view.tokens.to(whole.device)][None]
+        plane[piece.image] = _replaced(whole, piece.view, cells, merge_alike(values, cells[None], members, weights)[0])
 
 
 def _numbered(name: str, piece: VisionPiece) -> str:

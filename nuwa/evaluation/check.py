@@ -88,21 +88,24 @@ def check(cfg: DictConfig) -> Parts:
     options = {group: typed(cfg, group) for group in BUILT}
     budget = _budget(cfg)
     pruner = _build(options["pruner"], "pruner", budget=budget, seed=cfg.seed)
-    check_calibration(pruner.calibration_of(cfg.calibration.kind), pruner, options["model"].get("attention"))
     coordinates = pruning_options(cfg)["coordinates"]
     model = options["model"] | {"device": _device(cfg, options["model"].get("device", "auto"))}
     if is_shared(cfg) and model.get("device_map") is not None:
         raise ConfigError(f"model.device_map={model['device_map']}: trainer=ddp gives each process its own model")
     check_model(model)
     adapter = _adapter(model)
+    linear = adapter is not None and adapter.shape.attention is not None
+    check_calibration(pruner.calibration_of(cfg.calibration.kind), pruner, options["model"].get("attention"), linear)
     if adapter is not None:
+        adapter.check_deepstack(cfg.position.deepstack)
         pruner.check_tower(adapter.tower)
+        pruner.check_llm(adapter.shape)
         check_coordinates(coordinates, pruner, adapter.grid, adapter.shape.layers)
         tokens = adapter.shape.image_tokens
         if tokens is not None and fits(pruner):
             budget.tokens(tokens)
         elif tokens is not None:
-            pruner.schedule(tokens, adapter.shape.layers)
+            pruner.schedule_on(tokens, adapter.shape)
     _check_blocking(cfg, sys.maxsize if adapter is None else adapter.shape.layers)
     return Parts(pruner, _build(options["dataset"], "dataset"), model)
 
@@ -119,6 +122,7 @@ def pruning_options(cfg: DictConfig) -> dict[str, Any]:
         "position": cfg.position.strategy,
         "calibration": cfg.calibration.kind,
         "coordinates": None if kind == "none" else Coordinates(kind, share),
+        "deepstack": cfg.position.deepstack,
     }
 
 

@@ -85,6 +85,17 @@ class Choices:
         return " ".join([*words, self.dataset])
 
     @property
+    def flat(self) -> dict[str, str]:
+        """The words by which runs are grouped."""
+        return {
+            "method": self.method,
+            "budget": self.budget,
+            "position": self.strategy,
+            "dataset": self.dataset,
+            "model": self.model,
+        }
+
+    @property
     def extras(self) -> list[str]:
         """How merged tokens weighed and which tokens stayed in any case, where any did."""
         weighing = [] if self.calibration == "none" else [self.calibration]

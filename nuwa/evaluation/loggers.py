@@ -5,7 +5,6 @@ They get a copy of what the run folder holds, so a logger that fails costs a war
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -19,12 +18,10 @@ from omegaconf import DictConfig
 from nuwa.config import plain
 from nuwa.evaluation.journal import JOURNAL, Row
 from nuwa.evaluation.runs import Run
-from nuwa.evaluation.scores import scores_of
 from nuwa.evaluation.unharmed import unharmed
-from nuwa.pictures.drawing import PICTURE_FOLDER
+from nuwa.evaluation.wandb_media import run_media
 from nuwa.schema import LoggerKind
 
-_COLUMNS = ("id", "task", "prompt", "target", "prediction", "scores", "kept", "status", "reason")
 START_SECONDS = 30
 """How long to wait for a W&B server before the run goes on offline."""
 STAGING = "WANDB_DATA_DIR"
@@ -35,8 +32,9 @@ def run_logger(cfg: DictConfig, folder: Path, key: str) -> Iterator[Logger | Non
     """The logger of one run; leaving finishes a W&B run, so that the next job of a sweep gets its own."""
     kind = cfg.logger.kind
     if kind == LoggerKind.wandb:
-        name = f"{cfg.model.get('name')}-{cfg.pruner._target_.rsplit('.', 1)[-1]}-{key[:4]}"
-        about = {"id": key, "name": name, "group": cfg.name, "job_type": "eval", "tags": list(cfg.tags) or None}
+        chosen = Run.of({"config": plain(cfg)}).choices
+        about = {"id": key, "name": chosen.title, "group": cfg.name, "job_type": "eval"}
+        about["tags"] = [*chosen.flat.values(), *cfg.tags]
         with wandb_run(cfg.logger, folder, **about) as run:
             yield None if run is None else WandbLogger(experiment=run)
         return
@@ -116,7 +114,10 @@ def log_result(
         return
     config = plain(cfg)
     with unharmed("logger: the result was not logged"):
-        logger.log_hyperparams(config | {"environment": result["environment"], "run_key": result["run_key"]})
+        told = {name: result[name] for name in ("environment", "run_key")}
+        # the words stand beside the groups of options of the same names, so that runs can be sorted by them
+        words = {f"choice/{name}": word for name, word in Run.of(result | {"config": config}).choices.flat.items()}
+        logger.log_hyperparams(config | told | words)
         logger.log_metrics(flat_summary(result))
         if isinstance(logger, WandbLogger):
             _log_media(logger.experiment, cfg, result | {"config": config}, rows, folder)
@@ -125,18 +126,7 @@ def log_result(
 def _log_media(run: Any, cfg: DictConfig, result: dict[str, Any], rows: Sequence[Row], folder: Path) -> None:
     import wandb
 
-    shown = [[row.get(column) for column in _COLUMNS] for row in rows[: cfg.logger.table_rows]]
-    # as text: W&B tables take one type per column
-    cut = [[cell if isinstance(cell, str) else json.dumps(cell, ensure_ascii=False) for cell in row] for row in shown]
-    records = [score.record for score in scores_of(Run.of(result))]
-    media: dict[str, Any] = {
-        "cells": wandb.Table(list(records[0]), [list(record.values()) for record in records]),
-        "predictions": wandb.Table(list(_COLUMNS), cut),
-    }
-    drawn = sorted((folder / PICTURE_FOLDER).glob("*.png"))[: cfg.callbacks.pictures]
-    if drawn:
-        media["kept_tokens"] = [wandb.Image(str(file), caption=file.stem) for file in drawn]
-    run.log(media)
+    run.log(run_media(cfg, result, rows, folder))
     artifact = wandb.Artifact(f"predictions-{result['run_key']}", "predictions", metadata=flat_summary(result))
     artifact.add_file(str(folder / JOURNAL))
     run.log_artifact(artifact)

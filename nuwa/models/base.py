@@ -36,6 +36,8 @@ if TYPE_CHECKING:
         generate: Callable[..., Any]
 
 
+DEEPSTACK = ("merged", "kept")
+"""What tokens that a method made of several add of the deepstack planes: the same merged, or the kept row's own."""
 FOUND = "found"
 """What `Family.prepare` adds to the arguments of a call."""
 
@@ -46,7 +48,8 @@ class Family(ABC):
     ``architecture`` is the name of its class in transformers, ``placeholder`` the token that stands for one visual
     token in a prompt, ``axes`` the axes of its position ids. ``projector_at`` and ``tower_layers_at`` are where
     `multimodal` has them. ``special`` are the tokens of its tokenizer, ``half`` the half precision of its checkpoints.
-    ``own_masks``: its masks are more than causal (`layer_mask`).
+    ``own_masks``: its masks are more than causal (`layer_mask`). ``planes_at``: the entry of the output of
+    ``get_image_features`` that holds further planes of features, each of all images (deepstack).
 
     Args:
         config: the config of a checkpoint.
@@ -65,6 +68,7 @@ class Family(ABC):
     special: ClassVar[SpecialTokens]
     half: ClassVar[torch.dtype] = torch.float16
     own_masks: ClassVar[bool] = False
+    planes_at: ClassVar[str | None] = None
 
     def __init__(self, config: PreTrainedConfig, model: GenerativeModel | None = None) -> None:
         self.config = config
@@ -115,6 +119,17 @@ class Family(ABC):
         return self.config.image_token_id
 
     # The language model's call: what differs from Llama's and Qwen2's is overridden.
+
+    def check_deepstack(self, choice: str) -> None:
+        """Refuse what is asked of deepstack planes where tokens merge: ``merged`` with them, or the ``kept`` rows' own.
+
+        Raises:
+            ValueError: there is no such choice, or the family has no planes.
+        """
+        if choice not in DEEPSTACK:
+            raise ValueError(f"position.deepstack={choice}: expected one of {', '.join(DEEPSTACK)}")
+        if choice != DEEPSTACK[0] and self.planes_at is None:
+            raise ValueError(f"position.deepstack={choice}: {self.model_type} models have no deepstack planes")
 
     def companions(self, kwargs: Mapping[str, Any]) -> dict[str, Tensor]:
         """What travels with tokens besides embeddings, mask and ids: (B, L, ...) of each, by name.

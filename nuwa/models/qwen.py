@@ -112,10 +112,14 @@ class QwenVL(Family):
         half = sizes.hidden_size // sizes.heads // 2
         if half % 8:
             raise ModelError(f"model.hidden_size={sizes.hidden_size} must be a multiple of 16 times model.heads")
-        rope = ROPE | {"mrope_section": [half // 4, 3 * half // 8, 3 * half // 8]}
         names = {"image": "image_pad", "video": "video_pad", "vision_start": "vision_start", "vision_end": "vision_end"}
         ids = {f"{name}_token_id": tokenizer.get_vocab()[f"<|{token}|>"] for name, token in names.items()}
-        return {"text_config": sizes.text(tokenizer) | {"rope_parameters": rope}, **ids}
+        return {"text_config": sizes.text(tokenizer) | {"rope_parameters": cls.rope(half)}, **ids}
+
+    @classmethod
+    def rope(cls, half: int) -> dict[str, Any]:
+        """Rotary embeddings of ``half`` pairs of channels: the first turn by time, then by row, the last by column."""
+        return ROPE | {"mrope_section": [half // 4, 3 * half // 8, 3 * half // 8]}
 
     @classmethod
     def pictures(cls, config: PreTrainedConfig, source: Source, options: PictureOptions) -> NativeProcessor:
@@ -174,3 +178,31 @@ class QwenVL(Family):
         sizes = list(map(math.prod, self.grids(arguments)))
         last, order = len(self.tower_layers) - 1, torch.arange(sum(sizes))
         return QwenRecording(self.tower_layers, self.projector, last, self.unit, sizes, order)
+
+
+class InterleavedQwenVL(QwenVL):
+    """From Qwen3-VL on: patches of 16 pixels, normalised by halves; M-RoPE whose axes take turns."""
+
+    @classmethod
+    def random_parts(cls, tokenizer: PreTrainedTokenizerFast, sizes: Sizes) -> dict[str, Any]:
+        parts = super().random_parts(tokenizer, sizes)
+        parts["text_config"]["head_dim"] = sizes.hidden_size // sizes.heads
+        vision = {
+            "depth": sizes.vision_layers,
+            "hidden_size": sizes.vision_hidden_size,
+            "intermediate_size": sizes.vision["intermediate_size"],
+            "num_heads": sizes.vision_heads,
+            "out_hidden_size": sizes.hidden_size,
+        }
+        return parts | {"vision_config": vision}
+
+    @classmethod
+    def rope(cls, half: int) -> dict[str, Any]:
+        """Interleaved: every third pair of channels turns by the row, every third by the column, the rest by time."""
+        side = 5 * half // 16
+        return super().rope(half) | {"mrope_section": [half - 2 * side, side, side], "mrope_interleaved": True}
+
+    @classmethod
+    def pictures(cls, config: PreTrainedConfig, source: Source, options: PictureOptions) -> NativeProcessor:
+        halves = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+        return super().pictures(config, source or halves, options)

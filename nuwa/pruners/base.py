@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 from torch import Tensor
 
 from nuwa.pruners.contexts import LLMContext, LLMDecision, Tap, Tower, VisionContext, VisionDecision
-from nuwa.pruning.budget import Budget, BudgetError, Dial, ModelShape, Schedule, layer_at, one_stage
+from nuwa.pruning.budget import Budget, BudgetError, Dial, ModelShape, Schedule, act_at, layer_at, one_stage
 from nuwa.pruning.layout import Grid
 from nuwa.pruning.tiling import Tiling
 
@@ -111,7 +111,10 @@ class Pruner:
 
     @property
     def needs(self) -> Set[str]:
-        """What ``prune_llm`` reads besides its layer's input: contexts ``previous`` and ``first``, ``transitions``."""
+        """What ``prune_llm`` reads besides its layer's input: contexts ``previous`` and ``first``, ``transitions``.
+
+        ``attention``: attention or keys of its own layer. Of other layers only the previous one's can be read.
+        """
         return frozenset()
 
     @property
@@ -159,6 +162,15 @@ class Pruner:
         if self.info.needs_cls and not tower.cls:
             raise MisfitError(f"pruner {self.name} scores with the CLS token, and a {tower.kind} has none")
 
+    def check_llm(self, shape: ModelShape) -> None:
+        """Refuse a model whose layers do not have what the method needs.
+
+        Raises:
+            MisfitError: it reads what attention does in layers that have none.
+        """
+        if "transitions" in self.needs and shape.attention is not None:
+            raise MisfitError(f"pruner {self.name} reads what attention does in layers that have none on this model")
+
     def schedule(self, n_tokens: int, layers: int) -> Schedule:
         """Turn the budget into counts for an image of ``n_tokens`` in an LLM of ``layers`` layers.
 
@@ -187,6 +199,26 @@ class Pruner:
     def reachable_counts(self, count: float, n_tokens: int) -> list[int]:
         """Numbers of tokens next to ``count`` that `prune_vision` can keep of ``n_tokens``, nearest first."""
         return [max(1, round(count))]
+
+    def schedule_on(self, n_tokens: int, shape: ModelShape, most: bool = False) -> Schedule:
+        """`schedule` (or, if ``most``, `max_schedule`) in an LLM of this shape, whose layers may lack attention.
+
+        A stage that reads attention acts at the next layer that has some to read.
+
+        Raises:
+            BudgetError: the method cannot reach the budget.
+        """
+        schedule = (self.max_schedule if most else self.schedule)(n_tokens, shape.layers)
+        behind = int("previous" in self.needs)
+        reads = self.needs & {"previous", "attention"}
+        if shape.attention is None or not reads or not schedule.llm:
+            return schedule
+        allowed = [layer + behind for layer in shape.attention if layer + behind < shape.layers]
+        if not allowed:
+            raise MisfitError(f"pruner {self.name} reads attention inside the LLM where this model has none")
+        moved = act_at(schedule, allowed, shape.layers, self.prunes_vision)
+        reachable = f"its stages act at layers {', '.join(str(at) for at, _ in moved.llm)}, behind those with attention"
+        return self.reached(moved, schedule.average(shape.layers), shape.layers, reachable)
 
     def max_schedule(self, n_tokens: int, layers: int) -> Schedule:
         """The most that an image of ``n_tokens`` can cost."""

@@ -55,6 +55,9 @@ class Composed(Pruner):
         self._before.check_tower(tower)
         self._inside.check_tower(tower)
 
+    def check_llm(self, shape: ModelShape) -> None:
+        self._inside.check_llm(shape)
+
     def _part(self, key: str, adaptive: bool = False) -> Pruner:
         name = getattr(self, key)
         require(name != self.name, key, "a single method", name)

@@ -8,7 +8,7 @@ Shape letters: B images or prompts, N tokens of a view, H heads, Q text tokens, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from importlib import import_module
 from typing import ClassVar
@@ -73,6 +73,7 @@ class OccamToken(Pruner):
     adaptive: bool = False
 
     name: ClassVar[str] = "occamtoken"
+    needs: ClassVar[Set[str]] = {"attention"}
     native_position: ClassVar[str] = "perc"
     info: ClassVar[MethodInfo] = MethodInfo(
         paper="arXiv 2605.29657",

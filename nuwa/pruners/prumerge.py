@@ -145,7 +145,7 @@ class PruMerge(TileByTile):
 
     @property
     def dial(self) -> Dial | None:
-        return Dial("fence", fewest=100.0, most=-10.0) if self.adaptive else None
+        return Dial("fence", fewest=1e9, most=-10.0) if self.adaptive else None
 
     def schedule(self, n_tokens: int, layers: int) -> Schedule:
         """One count; under ``adaptive``, which refuses a budget, an upper bound."""

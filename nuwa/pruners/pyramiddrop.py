@@ -6,6 +6,7 @@ from the projections of the layer that is entered, before it runs.
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -37,6 +38,7 @@ class PyramidDrop(Pruner):
 
     name: ClassVar[str] = "pyramiddrop"
     native_position: ClassVar[str] = "perc"
+    needs: ClassVar[Set[str]] = {"attention"}
     info: ClassVar[MethodInfo] = MethodInfo(
         paper="arXiv 2410.17247",
         source="Cooperx521/PyramidDrop@6444f30",

@@ -19,7 +19,8 @@ class BudgetError(ValueError):
 class ModelShape:
     """The sizes of a vision-language model that budgets, FLOPs and cache bytes depend on.
 
-    ``image_tokens`` is the number of visual tokens of one image, None under dynamic resolution.
+    ``image_tokens`` is the number of visual tokens of one image, None under dynamic resolution. ``attention`` are the
+    layers with attention, None where all have it; in the others a token costs ``linear_flops`` in place of attention.
     """
 
     layers: int
@@ -29,6 +30,13 @@ class ModelShape:
     head_dim: int
     vision_hidden: int
     image_tokens: int | None = None
+    attention: tuple[int, ...] | None = None
+    linear_flops: float = 0.0
+
+    @property
+    def attention_layers(self) -> Sequence[int]:
+        """The layers with attention, which are those that cache keys and values."""
+        return range(self.layers) if self.attention is None else self.attention
 
 
 @dataclass(frozen=True)
@@ -112,11 +120,13 @@ class Schedule:
     """How many visual tokens of one image enter the LLM, and how many stay at each pruning layer.
 
     ``vision`` tokens enter layer 0; from each (layer, count) of ``llm`` on, ``count`` tokens enter, or a `Share` of
-    what entered layer 0 in truth.
+    what entered layer 0 in truth. ``asked``: the layers at which a method would have acted, had they attention to
+    read.
     """
 
     vision: int
     llm: tuple[tuple[int, int | Share], ...] = ()
+    asked: tuple[int, ...] = ()
 
     def stages(self, entering: int) -> dict[int, int]:
         """The tokens that stay at each pruning layer, where ``entering`` entered layer 0.
@@ -221,6 +231,32 @@ def fit_schedule(make: Callable[[float], Schedule], target: float, layers: int, 
     return min(make(high), make(low), key=lambda schedule: abs(schedule.average(layers) - target))
 
 
+def act_at(schedule: Schedule, allowed: Sequence[int], layers: int, entering: bool = False) -> Schedule:
+    """The schedule with every stage at the next of the ``allowed`` layers, and other counts there to spend the same.
+
+    Where none follows, it is the last of them. Stages that meet become the later one. ``entering``: fewer tokens enter
+    the LLM, too.
+
+    >>> act_at(Schedule(10, ((1, 4), (3, 2))), allowed=(2, 5), layers=8)
+    Schedule(vision=10, llm=((2, 2), (5, 1)), asked=(1, 3))
+    """
+    stages = {next((at for at in allowed if at >= layer), allowed[-1]): count for layer, count in schedule.llm}
+    asked = tuple(layer for layer, _ in schedule.llm)
+    if tuple(stages) == asked:
+        return schedule
+
+    counts = {at: count for at, count in stages.items() if isinstance(count, int)}
+    if len(counts) < len(stages):  # shares of what is not known yet
+        return Schedule(schedule.vision, tuple(stages.items()), asked)
+
+    def make(share: float) -> Schedule:
+        first = min(schedule.vision, max(1, round(share * schedule.vision))) if entering else schedule.vision
+        return Schedule(first, tuple((at, min(first, max(1, round(share * n)))) for at, n in counts.items()), asked)
+
+    most = schedule.vision / min(counts.values())  # more stay where a stage has to act earlier
+    return fit_schedule(make, schedule.average(layers), layers, high=most)
+
+
 def turn_dial(mean_at: Callable[[float], float], dial: Dial, target: float, steps: int = 40) -> float:
     """The value of a dial at which ``mean_at`` comes closest to ``target``, by bisection; within 1 % is close enough.
 
@@ -237,7 +273,7 @@ def turn_dial(mean_at: Callable[[float], float], dial: Dial, target: float, step
         best = min(tried, key=lambda value: abs(tried[value] - target))
         if abs(tried[best] - target) <= 0.01 * target:
             break
-        middle = (low + high) / 2
+        middle = math.sinh((math.asinh(low) + math.asinh(high)) / 2)  # ends may be orders of magnitude apart
         tried[middle] = mean_at(middle)
         low, high = (middle, high) if tried[middle] < target else (low, middle)
     return min(tried, key=lambda value: abs(tried[value] - target))
@@ -256,10 +292,28 @@ def average_leaving(per_layer: Sequence[float]) -> float:
 def llm_flops(per_layer: Sequence[float], shape: ModelShape) -> float:
     """FLOPs of the LLM on visual tokens alone: sum over layers of 8SH^2 + 4S^2H + 4SHI (Nüwa paper, Appendix C).
 
-    The paper's formula counts two of the three matrices of a gated feed-forward block; it is kept for comparison.
+    The paper's formula counts two of the three matrices of a gated feed-forward block; it is kept for comparison. A
+    layer without attention costs ``shape.linear_flops`` a token in place of 8SH^2 + 4S^2H; that is not the paper's.
     """
-    hidden, intermediate = shape.hidden, shape.intermediate
-    return sum(8 * s * hidden**2 + 4 * s**2 * hidden + 4 * s * hidden * intermediate for s in per_layer)
+    hidden, attending = shape.hidden, set(shape.attention_layers)
+    total = 0.0
+    for layer, s in enumerate(per_layer):
+        mixing = 8 * s * hidden**2 + 4 * s**2 * hidden if layer in attending else s * shape.linear_flops
+        total += mixing + 4 * s * hidden * shape.intermediate
+    return total
+
+
+def gated_delta_flops(hidden: int, key_heads: int, key_width: int, heads: int, width: int, kernel: int) -> float:
+    """FLOPs of one token in a layer of linear attention by the gated delta rule (Qwen3.5), token by token. Ours.
+
+    Projections to queries and keys (``key_heads`` of ``key_width``), values and gates (``heads`` of ``width``), two
+    rates a head, and back; a convolution over ``kernel`` tokens; and seven operations on every entry of a head's state
+    (``key_width`` x ``width``): one to decay it, two each to read, to write and to answer. Norms and activations are
+    not counted, as in the paper's formula.
+    """
+    keys, values = key_heads * key_width, heads * width
+    projections = 2 * hidden * (2 * keys + 3 * values + 2 * heads)
+    return projections + 2 * kernel * (2 * keys + values) + 7 * heads * key_width * width
 
 
 def attention_score_flops(queries: int, visual: float, hidden: int) -> float:
@@ -278,5 +332,6 @@ def norm_flops(visual: int, width: int) -> float:
 
 
 def kv_cache_bytes(per_layer: Sequence[float], shape: ModelShape, bytes_per_value: int) -> float:
-    """Bytes of keys and values that the visual tokens occupy in the cache."""
-    return sum(2 * s * shape.kv_heads * shape.head_dim * bytes_per_value for s in per_layer)
+    """Bytes of keys and values that the visual tokens occupy in the cache. A layer without attention keeps none."""
+    cached = [per_layer[layer] for layer in shape.attention_layers]
+    return sum(2 * s * shape.kv_heads * shape.head_dim * bytes_per_value for s in cached)

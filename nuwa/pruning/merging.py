@@ -53,6 +53,27 @@ def soft_members(weights: Tensor, keep: Tensor) -> dict[str, Tensor]:
     return {"members": members, "sizes": (weights.sum(2) / own).where(own > 0, 1), "weights": weights}
 
 
+def merge_alike(values: Tensor, keep: Tensor, members: Tensor | None, weights: Tensor | None) -> Tensor:
+    """Values (B, N, H) of tokens as kept ones (B, K) merged their features: (B, K, H).
+
+    By ``weights`` (B, K, N) where a method gave them, else the mean over ``members`` (B, N), else their own.
+
+    >>> values, keep = torch.tensor([[[1.0], [3.0], [5.0]]]), torch.tensor([[0, 2]])
+    >>> merge_alike(values, keep, torch.tensor([[0, 0, 1]]), None).tolist()
+    [[[2.0], [5.0]]]
+    """
+    if weights is not None:
+        return (weights.to(values.device) @ values.float()).to(values.dtype)
+    if members is None:
+        return gather_tokens(values, keep.to(values.device))
+    members = members.to(values.device)
+    slots = members.masked_fill(members < 0, keep.shape[1])  # what is gone is summed up behind the last
+    sums = values.new_zeros(len(values), keep.shape[1] + 1, values.shape[2], dtype=torch.float32)
+    sums.scatter_add_(1, slots[..., None].expand_as(values), values.float())
+    counts = torch.zeros_like(sums[..., 0]).scatter_add_(1, slots, torch.ones_like(slots, dtype=torch.float32))
+    return (sums / counts.clamp(min=1)[..., None])[:, :-1].to(values.dtype)
+
+
 def distance_weight(grid: Grid, keep: Tensor, d_thresh: float) -> Tensor:
     """P_ij = 1 - min(1, d_ij / sqrt(d_thresh)) of kept tokens (..., K) to all cells: (..., K, N).
 

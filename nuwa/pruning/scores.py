@@ -50,9 +50,14 @@ def softmax_rows(queries: Tensor, keys: Tensor, scale: float, allowed: Tensor | 
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Apply rotary embeddings ``cos``, ``sin`` (B or 1, L, d) to ``x`` (B, H, L, d), halves rotated as in Llama."""
-    first, second = x.chunk(2, -1)
-    return x * cos[:, None] + torch.cat([-second, first], -1) * sin[:, None]
+    """Apply rotary embeddings ``cos``, ``sin`` (B or 1, L, r) to the first r channels of ``x`` (B, H, L, d).
+
+    Their halves are rotated as in Llama.
+    """
+    turned, rest = x.split([cos.shape[-1], x.shape[-1] - cos.shape[-1]], -1)
+    first, second = turned.chunk(2, -1)
+    turned = turned * cos[:, None] + torch.cat([-second, first], -1) * sin[:, None]
+    return torch.cat([turned, rest], -1) if rest.shape[-1] else turned
 
 
 def received_attention(queries: Tensor, keys: Tensor, scale: float, chunk: int = CHUNK) -> Tensor:

@@ -18,6 +18,11 @@ def family(request):
     return FAMILIES[request.param]
 
 
+def attending(family, layers=range(1, 4)):
+    """Those of some layers that have attention."""
+    return [layer for layer in layers if layer in adapter_for(family.model()).shape.attention_layers]
+
+
 def lost(groups, source):
     """(L, L): query of the source, key of the image, not itself."""
     pairs = [[q == NUMBER[source] and k == 1 and i != j for j, k in enumerate(groups)] for i, q in enumerate(groups)]
@@ -30,6 +35,7 @@ def run(model, inputs, **options):
 
 
 @pytest.mark.parametrize("source", NUMBER)
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name != "qwen3_5"], indirect=True)
 def test_exactly_the_intended_attention_is_gone(family, source):
     inputs, first = family.inputs(*PAIR), 2
     plain = eager_attention(family, inputs)
@@ -55,7 +61,7 @@ def test_sdpa_blocks_what_eager_blocks(family, source):
     inputs = family.inputs(*PAIR)
     logits = []
     for attention in (["eager"], []):
-        with session_of(family, *attention) as session, block(session, source, range(1, 4)):
+        with session_of(family, *attention) as session, block(session, source, attending(family)):
             logits.append(run(family.model(*attention), inputs).logits[:, -1])
     assert torch.allclose(*logits, atol=1e-4)
     assert not torch.allclose(run(family.model(), inputs).logits[:, -1], logits[1], atol=1e-2)
@@ -80,7 +86,7 @@ def test_blocking_no_layer_or_nobody_changes_nothing(family):
 def test_decoding_with_a_cache_equals_reading_the_answer_at_once(family, source):
     """Every generated token is `last`: teacher forcing with the groups of the whole answer says the same."""
     inputs, model, steps = family.inputs("middle", "first"), family.model(), 4
-    with session_of(family) as session, block(session, source, range(1, 4)):
+    with session_of(family) as session, block(session, source, attending(family)):
         output = model.generate(
             **inputs, max_new_tokens=steps, do_sample=False, output_logits=True, return_dict_in_generate=True
         )
@@ -92,7 +98,7 @@ def test_decoding_with_a_cache_equals_reading_the_answer_at_once(family, source)
     for row, single in enumerate(alone):
         for step in range(steps):
             assert torch.allclose(output.logits[step][row], single.logits[step][0], atol=1e-4)
-    expected = forced(family, "middle", alone[0].sequences[0, -steps:].tolist(), source, range(1, 4))
+    expected = forced(family, "middle", alone[0].sequences[0, -steps:].tolist(), source, attending(family))
     assert torch.allclose(torch.cat(alone[0].logits), expected, atol=1e-4)
 
 
@@ -167,5 +173,9 @@ def test_refusals():
             pass
         with pytest.raises(ValueError, match="layer 6"), block(session, "text", [6]):
             pass
-        with block(session, "text"), pytest.raises(SessionError, match="use_cache"):
-            run(family.model(), family.inputs("middle"), use_cache=False)
+    with session_of(FAMILIES["qwen3_5"]) as linear:
+        message = "layer 2: this model has linear attention there; full attention at 1, 3, 5"
+        with pytest.raises(ValueError, match=message), block(linear, "text", [1, 2]):
+            pass
+    with session, block(session, "text"), pytest.raises(SessionError, match="use_cache"):
+        run(family.model(), family.inputs("middle"), use_cache=False)

@@ -142,7 +142,7 @@ class TestAgainstPlainDecoding:
         inputs = family.inputs("middle")
         results = [run(model, inputs, Fixed(3, (2, 4)), p)[0, -1] for p in ("perc", "pesp", "rpme")]
         for i in range(3):
-            assert (results[i] - results[i - 1]).abs().max() > 1e-3
+            assert (results[i] - results[i - 1]).abs().max() > 1e-4
 
     @pytest.mark.parametrize("position", ["perc", "pesp", "rpme"])
     def test_without_cache(self, family, model, position):
@@ -172,7 +172,8 @@ class TestAgainstPlainDecoding:
         with torch.no_grad(), nuwa.prune(model, pruner) as session:
             out = model(**family.inputs(*BATCH))
         images = session.report().images
-        for layer, cached in enumerate(out.past_key_values.layers):
+        for layer in session.adapter.shape.attention_layers:
+            cached = out.past_key_values.layers[layer]
             visual = [sum(image.per_layer[layer] for image in images if image.row == row) for row in range(len(BATCH))]
             assert cached.keys.shape[2] == max(a + b for a, b in zip(text, visual, strict=True))
 
@@ -238,6 +239,8 @@ class TestPaddingBehindThePrompt:
     @pytest.mark.parametrize("attention", ["sdpa", "eager"])
     @pytest.mark.parametrize("prompts", [("first", "middle"), ("first", "first")], ids=["padded", "of one length"])
     def test_rows_equal_rows_alone(self, family, attention, position, prompts):
+        if family.name == "qwen3_5":
+            pytest.skip("linear layers cannot read padding behind a prompt: refused in test_linear_layers.py")
         model, turns = family.model(attention), (TURN, ANSWER, THIRD)
         with nuwa.prune(model, Fixed(3, (2, 4)), position):
             together = continued(model, family.inputs(*prompts), turns)

@@ -32,6 +32,11 @@ def family(request):
     return FAMILIES[request.param]
 
 
+BEGINNINGS = [name for name in FAMILIES if FAMILIES[name].shares_beginnings]
+"""Without deepstack planes beside the embeddings, and without recurrent states: the others share the vision pass."""
+sharing = pytest.mark.parametrize("family", BEGINNINGS, indirect=True)
+
+
 def asked(family, *rows, **options):
     """A batch of the rows, images repeated for every row."""
     numbers = [number for prompt, _ in rows for number in PROMPTS[prompt][1]]
@@ -39,6 +44,7 @@ def asked(family, *rows, **options):
     return family.finish(batch(*ids, **options) | family.pictures(*numbers))
 
 
+@sharing
 def test_rows_alike_are_computed_whole_unless_sharing_is_asked_for(family):
     """Sharing gives no logits in front of the images; without it they are those of a row alone."""
     model = family.model()
@@ -110,6 +116,7 @@ def test_beams_and_samples_share_too(family, options):
     assert torch.equal(ids, answers(model, inputs, Fixed(3), share=False, **options)[0])
 
 
+@sharing
 def test_each_beginning_runs_once(family):
     model, inputs = family.model(), asked(family, *ASKED)
     with Watch(model) as watch:
@@ -120,6 +127,14 @@ def test_each_beginning_runs_once(family):
     assert tail == max(ends)
     kept = [token for image in answers(model, inputs, Fixed(3))[2].images for _, token, _ in image.stages]
     assert head >= max(map(len, kept))
+
+
+@pytest.mark.parametrize("name", sorted(set(FAMILIES) - set(BEGINNINGS)))
+def test_families_that_share_no_beginnings_share_the_vision_pass(name):
+    family = FAMILIES[name]
+    with Watch(family.model()) as watch:
+        answers(family.model(), asked(family, *ASKED), Fixed(3), max_new_tokens=1)
+    assert watch.features == features_of(family, 0, 1, 2, 3) and [rows for rows, _ in watch.layers] == [6]
 
 
 def test_a_short_beginning_may_have_more_behind_it_than_a_long_one():
@@ -136,6 +151,7 @@ def after_images(family, prompt):
     return max(place for place, token in enumerate(ids) if token == family.model().config.image_token_id) + 1
 
 
+@sharing
 def test_a_beginning_ends_at_the_first_stage(family):
     model, inputs = family.model(), asked(family, *ASKED)
     with Watch(model, layer=2) as watch:

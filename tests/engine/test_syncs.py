@@ -22,7 +22,7 @@ from nuwa.pruners.catalogue import method_names
 from nuwa.pruning.budget import Budget
 
 GPU = torch.device("cuda:0")
-PREFILL, DECODE = 13, 1
+PREFILL, DECODE = 8, 0
 """Synchronising operations that the engine may add to those of an unpruned model."""
 OWN = {"sparsevlm": 7, "sparsevlm_plus": 4, "cdpruner": 1, "ivc_prune": 1, "occamtoken": 1, "vlm_pruner": 2}
 OWN |= {"prunesid": 12, "transprune": 3}
@@ -32,7 +32,7 @@ SparseVLM has as many raters as the question makes it (once for all, and once fo
 picks as many tokens as are planned, reads the planned numbers. PruneSID's groups and the batches of VLM-Pruner end
 when their values say so.
 """
-OPERATIONS = 260
+OPERATIONS = 201
 """What Nüwa may add to the operations of one prompt."""
 
 
@@ -94,7 +94,7 @@ def test_a_prefill_waits_a_few_times_whatever_the_batch(name, batch):
 
 @pytest.mark.parametrize("batch", [1, 4])
 @pytest.mark.parametrize("name", ["nuwa", "visionzip", "pyramiddrop"])
-def test_decoding_waits_once_at_most_whether_padding_was_added(name, batch):
+def test_decoding_does_not_wait_to_know_whether_padding_was_added(name, batch):
     assert added(name, batch, 1, "syncs") <= DECODE
 
 

@@ -23,6 +23,9 @@ TOY = (
         ("smolvlm", ("model.image_size=56",)),
         ("qwen2_5_vl", ("dataset.samples=3",)),
         ("qwen2_vl", ()),
+        ("qwen3_vl", ("pruner=visionzip",)),
+        ("qwen3_vl_moe", ("pruner=fastv",)),
+        ("qwen3_5", ()),
     ],
 )
 def test_a_job(tmp_path, family, choices):

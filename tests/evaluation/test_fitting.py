@@ -25,6 +25,9 @@ def test_the_dial_is_turned_to_a_target():
     dial = Dial("threshold", fewest=4.0, most=-1.0)  # either end may be the larger number
     found = turn_dial(lambda value: 100 * (4 - value) / 5, dial, target=30)
     assert found == pytest.approx(2.5, abs=0.02)
+    tried = []
+    found = turn_dial(lambda value: tried.append(value) or 506 / max(value, 5), Dial("fence", 1e9, -10.0), target=1)
+    assert found == pytest.approx(506, rel=0.02) and len(tried) < 20  # ends orders of magnitude apart
     stairs = turn_dial(lambda value: float(round(8 * (4 - value) / 5)), dial, target=3.4)  # which no value gives
     assert round(8 * (4 - stairs) / 5) == 3
 

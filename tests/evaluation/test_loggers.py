@@ -1,6 +1,5 @@
 """Every logger gets the numbers. W&B works offline, can be synced, and never costs a result."""
 
-import json
 import os
 import signal
 import subprocess
@@ -77,9 +76,15 @@ def test_an_offline_run_has_everything(sweep):
         assert all(cell["tokens"] == result["tokens_entering"] for cell in cells.values())
         said = logged.table("predictions")
         assert [row["prediction"] for row in said] == [row["prediction"] for row in rows]
-        assert [json.loads(row["scores"]) for row in said] == [row["scores"] for row in rows]
+        for row, shown in zip(rows, said, strict=True):
+            assert {name: shown[name] for name in row["scores"]} == row["scores"]
+            assert shown["correct"] == (next(iter(row["scores"].values())) == 1)
+        assert logged.run.display_name.startswith(f"{result['method']} ") and result["method"] in logged.run.tags
+        words = {name: logged.config[f"choice/{name}"] for name in ("method", "position", "dataset", "model")}
+        assert words == {name: result[name] for name in words}  # the strategy in use, never native
         (picture,) = logged.pictures("kept_tokens")
         assert Image.open(picture).tobytes() == Image.open(next(folder.glob("pictures/*.png"))).tobytes()
+        assert [row["id"] for row in said if row["picture"]] == [rows[0]["id"]]
         kept = logged.artifacts[f"predictions-{folder.name}"]
         assert kept[JOURNAL].read_bytes() == (folder / JOURNAL).read_bytes()
 
@@ -96,7 +101,7 @@ def test_a_sweep_ends_with_a_report_in_its_group(sweep):
     }
     for cell in cells:
         assert cell["value"] == read_result(sweep / "main" / cell["run"])["metrics"][cell["metric"]]
-    assert any(name.startswith("accuracy_tokens") and report.pictures(name)[0].is_file() for name in report.summary)
+    assert any(name.startswith("accuracy_methods") and report.pictures(name)[0].is_file() for name in report.summary)
 
 
 def test_sync_uploads_the_offline_folders(sweep):

@@ -8,10 +8,13 @@ from types import SimpleNamespace
 
 import pytest
 from helpers.jobs import small
+from PIL import Image
 
 from nuwa.evaluation import features, loggers
 from nuwa.evaluation.loggers import flat_summary, log_result, run_logger, wandb_run
 from nuwa.evaluation.unharmed import unharmed
+from nuwa.evaluation.wandb_media import predictions
+from nuwa.pictures.drawing import file_name
 
 RESULT = {
     "n": 3, "n_failed": 1, "tokens_entering": 9.0, "llm_tflops": 2.0, "model": "m", "metrics": {"t/m": 0.5},
@@ -26,7 +29,7 @@ def test_the_few_numbers_that_people_compare():
     assert flat_summary({"metrics": {}, "timings": {}}) == {}
 
 
-@pytest.mark.parametrize(("tags", "kept"), [("[]", None), ("[a,b]", ["a", "b"])])
+@pytest.mark.parametrize(("tags", "kept"), [("[]", []), ("[a,b]", ["a", "b"])])
 def test_a_wandb_run_is_named_after_its_choices(tmp_path, monkeypatch, tags, kept):
     told = {}
 
@@ -36,11 +39,12 @@ def test_a_wandb_run_is_named_after_its_choices(tmp_path, monkeypatch, tags, kep
         yield None
 
     monkeypatch.setattr(loggers, "wandb_run", run)
-    cfg = small(tmp_path, "logger=wandb", f"tags={tags}")
+    cfg = small(tmp_path, "logger=wandb", f"tags={tags}", "pruner.d_thresh=412")
     with run_logger(cfg, tmp_path, "0123456789ab") as logger:
         assert logger is None
     assert told == {
-        "id": "0123456789ab", "name": "llava_1_5_random-Nuwa-0123", "group": "main", "job_type": "eval", "tags": kept,
+        "id": "0123456789ab", "name": "nuwa 16 pesp d_thresh=412 scenes", "group": "main", "job_type": "eval",
+        "tags": ["nuwa", "16 tokens", "pesp", "scenes", "llava_1_5_random", *kept],
         "project": "nuwa", "folder": tmp_path,
     }  # fmt: skip
 
@@ -142,22 +146,44 @@ def test_what_wandb_gets_to_show(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", fake)
     cfg = small(tmp_path, "logger=wandb", "callbacks=default", "callbacks.pictures=1", "logger.table_rows=1")
     run = SimpleNamespace(log=logged.append, log_artifact=lambda artifact: logged.append(type(artifact)))
-    rows = [{"id": "ä", "kept": [["ü", 1]], "scores": {}}, {"id": "b"}]
+    rows = [
+        {
+            "id": "a",
+            "target": ["ü", "y"],
+            "kept": [[[0, 9], [4, 3]]],
+            "scores": {"t/m": 1.0, "t/n": 0.5},
+            "status": "ok",
+        },
+        {"id": "b"},
+    ]
     loggers._log_media(run, cfg, RESULT | {"config": {}}, rows, tmp_path)
     media, kind = logged
     assert kind is Artifact and "kept_tokens" not in media
     columns, (cells,) = media["predictions"]
-    assert columns == ["id", "task", "prompt", "target", "prediction", "scores", "kept", "status", "reason"]
-    assert cells == ["ä", *["null"] * 4, "{}", '[["ü", 1]]', "null", "null"]
+    assert dict(zip(columns, cells, strict=True)) == {
+        "picture": None, "id": "a", "task": "", "prompt": "", "target": "ü / y", "prediction": "", "correct": True,
+        "t/m": 1.0, "t/n": 0.5, "kept": 3, "status": "ok", "reason": "",
+    }  # fmt: skip
     assert media["cells"][1] and json.dumps(media["cells"][0])
     assert artifacts == [
         [("predictions-key", "predictions"), flat_summary(RESULT), str(tmp_path / "predictions.jsonl")]
     ]
     (tmp_path / "pictures").mkdir()
-    for name in "ab":
-        (tmp_path / "pictures" / f"{name}.png").touch()
+    drawn = file_name("a") + "-0"
+    for name, size in ((drawn, (30, 20)), ("z", (10, 40))):
+        Image.new("RGB", size, "red").save(tmp_path / "pictures" / f"{name}.png")
+    cfg.callbacks.pictures = 2
     loggers._log_media(run, cfg, RESULT | {"config": {}}, rows, tmp_path)
-    assert logged[2]["kept_tokens"] == [(str(tmp_path / "pictures" / "a.png"), "a")]
+    shown = logged[2]["kept_tokens"]
+    assert [caption for _, caption in shown] == [drawn, "z"]
+    assert {sheet.size for sheet, _ in shown} == {(30, 40)}  # of one size, or W&B distorts them
+    assert shown[1][0].getpixel((0, 39)) == (255, 0, 0) and shown[1][0].getpixel((29, 0)) == (255, 255, 255)
+    assert logged[2]["predictions"][1][0][0] == shown[0]
+
+
+def test_a_score_is_right_wrong_or_neither():
+    rows = [{"id": str(value), "scores": {"m": value}} for value in (0.0, 1.0, 0.3)] + [{"id": "failed"}]
+    assert [row["correct"] for row in predictions(rows)] == [False, True, None, None]
 
 
 @pytest.mark.parametrize(

@@ -92,14 +92,17 @@ RESULTS = {
 }
 
 
-@pytest.mark.parametrize("damage", RESULTS)
+QUICK = ("torn", "an empty object", "deep", "newer", "metrics as texts", "a pipe", "a link to itself")
+"""Damage that is run by default; the table below holds all of them."""
+
+
+@pytest.mark.parametrize(
+    "damage", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.faults) for name in RESULTS]
+)
 def test_a_damaged_result_is_named_and_summed_up_again(damage, server, run, tmp_path):
     journal, file = (run / JOURNAL).read_bytes(), run / RESULT
     whole = json.loads(file.read_text())
     RESULTS[damage](file)
-    report = server.run(["-m", "nuwa.report", "out"], tmp_path)
-    assert report.status == 0 and not report.late and "Traceback" not in report.printed, report.printed
-    assert f"unreadable: out/main/{run.name}/result.json" in report.printed.replace("\n", "")
     assert f"unreadable: out/main/{run.name}/result.json" in again(server, tmp_path).printed
     assert json.loads(file.read_text())["metrics"] == whole["metrics"] and (run / JOURNAL).read_bytes() == journal
 
@@ -155,7 +158,7 @@ def test_a_damaged_row_is_named_by_every_tool_and_nothing_is_overwritten(damage,
     outcome = again(server, tmp_path)
     assert outcome.status == 1 and place in outcome.printed and "resume=false" in outcome.printed, outcome.printed
     assert (run / JOURNAL).read_bytes() == journal
-    if damage in ("a foreign id", "no batch"):  # which a single journal does not show, or need
+    if damage not in ("a number", "deep", "scores as texts"):
         return
     (tmp_path / RESULT).rename(run / RESULT)
     tools = (
@@ -210,6 +213,35 @@ def test_a_folder_in_the_place_of_a_file_is_named(name, server, run, tmp_path):
     folder(run / name)
     outcome = again(server, tmp_path)
     assert outcome.status == 1 and f"{run.name}: failed: " in outcome.printed and name in outcome.printed
+
+
+def test_a_file_in_the_place_of_a_run_costs_that_run_alone(server, tmp_path, finished):
+    (name,) = (path.name for path in (finished / "main").iterdir())
+    (tmp_path / "out/main").mkdir(parents=True)
+    (tmp_path / "out/main" / name).write_text("in the way")
+    outcome = again(server, tmp_path)
+    assert outcome.status == 1 and f"out/main/{name}: failed: [Errno 17] File exists" in outcome.printed
+    outcome = again(server, tmp_path, "seed=0,1", "-m")
+    assert outcome.status == 1 and f"out/main/{name}: failed: " in outcome.printed and rows_below(tmp_path) == 2
+    assert not (tmp_path / "out/main/launch.log").exists()
+
+
+@pytest.mark.parametrize("kind", [folder, lambda file: file.symlink_to("/dev/full")])
+@pytest.mark.parametrize(
+    ("name", "overrides"),
+    [
+        ("launch.log", ()),
+        ("csv", ("logger=csv",)),
+        pytest.param("tensorboard", ("logger=tensorboard",), marks=pytest.mark.faults),
+        pytest.param("wandb", ("logger=wandb",), marks=pytest.mark.faults),
+    ],
+)
+def test_logs_and_loggers_are_no_reason_to_fail(name, overrides, kind, server, tmp_path, finished):
+    run = tmp_path / "out/main" / next((finished / "main").iterdir()).name
+    run.mkdir(parents=True)
+    kind(run / name)
+    outcome = again(server, tmp_path, *overrides)
+    assert outcome.status == 0 and rows_below(tmp_path) == 2 and "Logging error" not in outcome.printed
 
 
 def test_a_damaged_unpruned_run_is_computed_again(server, tmp_path):

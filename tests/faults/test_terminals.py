@@ -32,7 +32,7 @@ def test_a_reader_that_closes_early_ends_a_report_quietly(form, tmp_path):
     """As ``| head`` does."""
     for number in range(300):
         (tmp_path / f"out/main/{number}").mkdir(parents=True)
-        content = {"status": "failed", "reason": "r" * 500, "config": {}, "run_key": str(number)}
+        content = {"status": "failed", "reason": f"{number} " * 200, "config": {}, "run_key": str(number)}
         (tmp_path / f"out/main/{number}/result.json").write_text(json.dumps(content))
     report = f"{sys.executable} -m nuwa.report out --format {form}"
     done = shell(tmp_path, f"set -o pipefail; {report} | head -1; exit ${{PIPESTATUS[0]}}")

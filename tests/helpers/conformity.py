@@ -74,11 +74,12 @@ def calls_in(layer: nn.Module, seen) -> list[tuple[Tensor, ...]]:
 
 
 def every_layer_is_read(loaded: LoadedModel) -> None:
-    """Layers of the LLM: queries, keys, attention rows and rotated keys."""
+    """Layers of the LLM that have attention: queries, keys, attention rows and rotated keys."""
     family, inputs, entered = adapter_for(loaded.model), loaded.encode(samples()), []
+    layers = [family.layers[number] for number in family.shape.attention_layers]
     hooks = [
         layer.register_forward_pre_hook(lambda m, args, kw: entered.append((args[0], kw)), with_kwargs=True)
-        for layer in family.layers
+        for layer in layers
     ]
     with spied(loaded.model) as seen:
         loaded.model(**inputs)
@@ -86,7 +87,7 @@ def every_layer_is_read(loaded: LoadedModel) -> None:
         hook.remove()
     valid, length = inputs["attention_mask"].bool(), inputs["input_ids"].shape[1]
     query = torch.tensor([length - 1, length - 3])
-    for layer, (hidden, kwargs) in zip(family.layers, entered, strict=True):
+    for layer, (hidden, kwargs) in zip(layers, entered, strict=True):
         ((queries, keys, weights),) = calls_in(layer, seen)
         rotary = kwargs["position_embeddings"]
         heads = family.queries_keys(layer, hidden, rotary, torch.arange(length))
@@ -136,8 +137,11 @@ def config_says_what_the_model_is(loaded: LoadedModel) -> None:
         assert torch.equal(one.source, other.source)
     cache = loaded.model(**inputs, use_cache=True).past_key_values
     assert len(cache.layers) == len(family.layers) == shape.layers
-    assert cache.layers[0].keys.shape == (2, shape.kv_heads, inputs["input_ids"].shape[1], shape.head_dim)
-    widths = {weight.shape for weight in family.layers[0].parameters()}
+    keeps = [number for number, layer in enumerate(cache.layers) if hasattr(layer, "keys")]
+    first = shape.attention_layers[0]
+    assert keeps == list(shape.attention_layers)
+    assert cache.layers[first].keys.shape == (2, shape.kv_heads, inputs["input_ids"].shape[1], shape.head_dim)
+    widths = {weight.shape for weight in family.layers[first].parameters()}
     assert {(shape.intermediate, shape.hidden), (shape.kv_heads * shape.head_dim, shape.hidden)} <= widths
     if shape.image_tokens is not None:
         assert {len(image) for image in images} == {shape.image_tokens}
@@ -154,12 +158,13 @@ def keeping_all_changes_nothing(loaded: LoadedModel) -> None:
 
 def rows_do_not_depend_on_their_batch(loaded: LoadedModel) -> None:
     """Pruned before and in the LLM, cached and not, greedy and with beams."""
-    rows = samples()
+    rows, fixed = samples(), {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
+    fixed["suppress_tokens"] = [loaded.model.config.image_token_id]  # which a random model may well generate
 
     def answers(batch: list[Sample], **options) -> Tensor:
         inputs = loaded.encode(batch)
         with nuwa.prune(loaded.model, Fixed(stride=2, layers=(1,))):
-            ids = loaded.model.generate(**inputs, max_new_tokens=4, min_new_tokens=4, do_sample=False, **options)
+            ids = loaded.model.generate(**inputs, **fixed, **options)
         return ids[:, inputs["input_ids"].shape[1] :]
 
     for beams in (1, 3):

@@ -10,28 +10,16 @@ from __future__ import annotations
 import torch
 from helpers.families_gemma import Gemma3
 from helpers.families_more import Idefics3, InternVL, SmolVLM
-from helpers.families_qwen import Qwen, Qwen2
+from helpers.families_qwen import Qwen, Qwen2, Qwen3, Qwen3Moe, Qwen35
 from helpers.families_tiles import LlavaNext, LlavaOnevision
 from helpers.family import PROMPTS, Family
 from helpers.support import kept_tokens, survives
 
 PLAIN = ("llava", "llava_next", "llava_onevision", "internvl", "smolvlm", "idefics3")
 
-FAMILIES = {
-    family.name: family
-    for family in (
-        Family(),
-        Gemma3(),
-        LlavaNext(),
-        LlavaOnevision(),
-        InternVL(),
-        SmolVLM(),
-        Idefics3(),
-        Qwen(),
-        Qwen2(),
-    )
-}
-LATER = ("qwen2_vl", "idefics3")
+KINDS = (Family, Gemma3, LlavaNext, LlavaOnevision, InternVL, SmolVLM, Idefics3, Qwen, Qwen2, Qwen3, Qwen3Moe, Qwen35)
+FAMILIES = {kind.name: kind() for kind in KINDS}
+LATER = ("qwen2_vl", "qwen3_vl_moe", "idefics3")
 
 
 def fixed_keep(family: Family, prompt: str, stride: int) -> list[list[int]]:

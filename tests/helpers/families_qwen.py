@@ -8,17 +8,27 @@ from functools import cache
 import torch
 from helpers.family import Family
 from helpers.support import IMAGE, VOCABULARY, Choose, pixels
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 from transformers import (
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
+    Qwen3_5Config,
+    Qwen3_5ForConditionalGeneration,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+    Qwen3VLMoeConfig,
+    Qwen3VLMoeForConditionalGeneration,
 )
 
 PATCH, MERGE = 4, 2
 VIDEO, START, END = 3, 6, 7
-SECTIONS = (2, 3, 3)
+DEEPSTACK = {
+    "hidden_size": 32, "intermediate_size": 64, "out_hidden_size": 48, "num_position_embeddings": 16,
+    "deepstack_visual_indexes": [0, 1, 2]}  # fmt: skip
+LAYER_TYPES = 3 * ["linear_attention", "full_attention"]
 Place = tuple[int, int, int]
 
 
@@ -35,6 +45,30 @@ def random_qwen2(attention: str = "sdpa", dtype: torch.dtype = torch.float32):
     return random_model(Qwen2VLForConditionalGeneration, Qwen2VLConfig, vision, attention, dtype)
 
 
+def random_qwen3(attention: str = "sdpa", dtype: torch.dtype = torch.float32):
+    """Qwen3-VL: deepstack planes of three of its four blocks, interleaved axes."""
+    options = {"sections": (4, 2, 2), "head_dim": 16}
+    return random_model(
+        Qwen3VLForConditionalGeneration, Qwen3VLConfig, DEEPSTACK, attention, dtype, interleaved=True, **options
+    )
+
+
+def random_qwen3_moe(attention: str = "sdpa", dtype: torch.dtype = torch.float32):
+    """As Qwen3-VL, with four experts, two for a token."""
+    options = {"sections": (4, 2, 2), "head_dim": 16, "num_experts": 4, "num_experts_per_tok": 2}
+    options |= {"moe_intermediate_size": 32, "interleaved": True}
+    return random_model(Qwen3VLMoeForConditionalGeneration, Qwen3VLMoeConfig, DEEPSTACK, attention, dtype, **options)
+
+
+def random_qwen3_5(attention: str = "sdpa", dtype: torch.dtype = torch.float32):
+    """Qwen3.5: attention in every second of six layers, half of a head's channels rotated."""
+    vision = {name: value for name, value in DEEPSTACK.items() if name != "deepstack_visual_indexes"}
+    options = {"sections": (2, 1, 1), "head_dim": 16, "interleaved": True, "partial": 0.5}
+    options |= {"linear_num_key_heads": 3, "linear_num_value_heads": 6, "layer_types": LAYER_TYPES}
+    options |= {"linear_key_head_dim": 8, "linear_value_head_dim": 8}
+    return random_model(Qwen3_5ForConditionalGeneration, Qwen3_5Config, vision, attention, dtype, **options)
+
+
 def random_model(
     kind: type,
     config_kind: type,
@@ -43,7 +77,9 @@ def random_model(
     dtype: torch.dtype,
     layers: int = 6,
     boost: float = 3.0,
-    sections: tuple[int, int, int] = SECTIONS,
+    sections: tuple[int, int, int] = (2, 3, 3),
+    interleaved: bool = False,
+    partial: float = 1.0,
     **text,
 ):
     """Four blocks, two heads, patches of 4 pixels; weights boosted so that attention is not flat."""
@@ -57,7 +93,13 @@ def random_model(
         "num_attention_heads": 3,
         "num_key_value_heads": 1,
         "max_position_embeddings": 512,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 100.0, "mrope_section": list(sections)},
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 100.0,
+            "mrope_section": list(sections),
+            "mrope_interleaved": interleaved,
+            "partial_rotary_factor": partial,
+        },
         "pad_token_id": 0,
         "bos_token_id": 1,
         "eos_token_id": 2,
@@ -138,6 +180,43 @@ class Qwen2(Qwen):
         return random_qwen2(attention, dtype)
 
 
+class Qwen3(Qwen):
+    """Qwen3-VL."""
+
+    name = "qwen3_vl"
+    shares_beginnings = False
+
+    @staticmethod
+    @cache
+    def model(attention: str = "sdpa", dtype: torch.dtype = torch.float32):
+        return random_qwen3(attention, dtype)
+
+
+class Qwen3Moe(Qwen):
+    """Qwen3-VL with experts."""
+
+    name = "qwen3_vl_moe"
+    shares_beginnings = False
+
+    @staticmethod
+    @cache
+    def model(attention: str = "sdpa", dtype: torch.dtype = torch.float32):
+        return random_qwen3_moe(attention, dtype)
+
+
+class Qwen35(Qwen):
+    """Qwen3.5."""
+
+    name = "qwen3_5"
+    shares_beginnings = False
+    ratio = 0.5
+
+    @staticmethod
+    @cache
+    def model(attention: str = "sdpa", dtype: torch.dtype = torch.float32):
+        return random_qwen3_5(attention, dtype)
+
+
 def places_of(ids: list[int], sizes: list[tuple[int, int]]) -> list[tuple[Place, int, int]]:
     """Frame, height and width id of every token of a prompt, its image (or -1) and its number in it (or -1)."""
     out, following, image, i = [], 0, -1, 0
@@ -205,7 +284,8 @@ def plain_mrope_decode(
     ``stages``: layer -> function of (hidden (L, D), [(place, image, number)]) giving the indices to keep.
     """
     lm = model.model.language_model
-    features = model.model.get_image_features(**images).pooler_output if images else []
+    output = model.model.get_image_features(**images)
+    features, planes = output.pooler_output, getattr(output, "deepstack_features", [])
     whole = places_of(ids, sizes)
     entries = [entry for entry in whole if entry[1] < 0 or entry[2] in keep[entry[1]]]
     text = iter([token for token in ids if token != IMAGE])
@@ -228,29 +308,80 @@ def plain_mrope_decode(
                 stay = [i for i, entry in enumerate(alive) if entry[0] is None or entry in decided[number]]
                 hidden, alive = hidden[stay], [alive[i] for i in stay]
             hidden = plain_mrope_layer(lm, layer, hidden, moved(strategy, alive, sizes, following))
+            for i, (_, image, cell) in enumerate(alive if number < len(planes) else ()):
+                if image >= 0:
+                    hidden[i] += planes[number][image][cell]
         logits.append(model.lm_head(lm.norm(hidden[-1])))
         generated.append(int(logits[-1].argmax()))
     return generated, torch.stack(logits)
 
 
 def plain_mrope_layer(lm, layer, hidden: Tensor, places: list[Place]) -> Tensor:
-    """One layer over (L, D) with full causal attention, every pair of channels turned by the id of its own axis."""
-    attention, x = layer.self_attn, layer.input_layernorm(hidden)
-    half = attention.head_dim // 2
-    axis = [a for a, count in enumerate(SECTIONS) for _ in range(count)]
-    theta = lm.config.rope_parameters["rope_theta"]
+    """One layer over (L, D), written out."""
+    x = layer.input_layernorm(hidden)
+    if hasattr(layer, "linear_attn"):
+        hidden = hidden + plain_linear_attention(layer.linear_attn, x)
+    else:
+        hidden = hidden + plain_mrope_attention(lm, layer.self_attn, x, places)
+    return hidden + layer.mlp(layer.post_attention_layernorm(hidden)[None])[0]
+
+
+def plain_mrope_attention(lm, attention, x: Tensor, places: list[Place]) -> Tensor:
+    """Full causal attention over (L, D), every pair of channels turned by the id of its own axis, or not at all."""
+    axis = axis_of_each_pair(lm.config.rope_parameters)
+    half, theta = len(axis), lm.config.rope_parameters["rope_theta"]
     angle = torch.tensor([[place[axis[j]] * theta ** (-j / half) for j in range(half)] for place in places])
     cos, sin = angle.cos(), angle.sin()
 
-    def heads(projection, turned=True):
-        y = projection(x).view(len(x), -1, attention.head_dim).transpose(0, 1)
-        a, b = y[..., :half], y[..., half:]
-        return torch.cat([a * cos - b * sin, b * cos + a * sin], -1) if turned else y
+    def heads(name):
+        y = getattr(attention, f"{name}_proj")(x).view(len(x), -1, attention.head_dim)
+        y = y[:, ::2] if name == "q" and gated else y
+        y = getattr(attention, f"{name}_norm", nn.Identity())(y).transpose(0, 1)
+        a, b, rest = y[..., :half], y[..., half : 2 * half], y[..., 2 * half :]
+        return y if name == "v" else torch.cat([a * cos - b * sin, b * cos + a * sin, rest], -1)
 
-    q, k, v = heads(attention.q_proj), heads(attention.k_proj), heads(attention.v_proj, turned=False)
+    gated = attention.q_proj.out_features > attention.o_proj.in_features
+    q, k, v = heads("q"), heads("k"), heads("v")
     k, v = (part.repeat_interleave(q.shape[0] // part.shape[0], 0) for part in (k, v))
     scores = q @ k.transpose(1, 2) / attention.head_dim**0.5
     causal = torch.ones(len(x), len(x), dtype=torch.bool).tril()
     weights = scores.masked_fill(~causal, float("-inf")).softmax(-1)
-    hidden = hidden + attention.o_proj((weights @ v).transpose(0, 1).reshape(len(x), -1))
-    return hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+    out = (weights @ v).transpose(0, 1)
+    if gated:
+        out = out * attention.q_proj(x).view(len(x), -1, attention.head_dim)[:, 1::2].sigmoid()
+    return attention.o_proj(out.reshape(len(x), -1))
+
+
+def plain_linear_attention(net, x: Tensor) -> Tensor:
+    """The gated delta rule over (L, D), token by token."""
+    mixed, length, kernel = net.in_proj_qkv(x), len(x), net.conv1d.weight[:, 0]
+    seen = torch.cat([mixed.new_zeros(kernel.shape[1] - 1, mixed.shape[1]), mixed])
+    mixed = sum(seen[j : j + length] * kernel[:, j] for j in range(kernel.shape[1]))
+    mixed = functional.silu(mixed)
+    q, k, v = mixed.split([net.key_dim, net.key_dim, net.value_dim], 1)
+    groups = net.num_v_heads // net.num_k_heads
+    q, k = (y.view(length, -1, net.head_k_dim).repeat_interleave(groups, 1) for y in (q, k))
+    q, k = (y / (y.pow(2).sum(-1, keepdim=True) + 1e-6).sqrt() for y in (q, k))
+    v, gate = v.view(length, -1, net.head_v_dim), net.in_proj_z(x).view(length, -1, net.head_v_dim)
+    rate, decay = net.in_proj_b(x).sigmoid(), functional.softplus(net.in_proj_a(x) + net.dt_bias) * net.A_log.exp()
+    state, out = x.new_zeros(net.num_v_heads, net.head_k_dim, net.head_v_dim), []
+    for t in range(length):
+        state = state * (-decay[t]).exp()[:, None, None]
+        known = (state * k[t, :, :, None]).sum(1)
+        state = state + k[t, :, :, None] * ((v[t] - known) * rate[t, :, None])[:, None]
+        out.append((state * q[t, :, :, None]).sum(1) / net.head_k_dim**0.5)
+    out = torch.stack(out)
+    out = out * (out.pow(2).mean(-1, keepdim=True) + net.layer_norm_epsilon).rsqrt() * net.norm.weight
+    return net.out_proj((out * functional.silu(gate)).reshape(length, -1))
+
+
+def axis_of_each_pair(rope: dict) -> list[int]:
+    """The axis by whose id each pair of channels turns."""
+    sections = rope["mrope_section"]
+    if not rope["mrope_interleaved"]:
+        return [a for a, count in enumerate(sections) for _ in range(count)]
+    axis = [0] * sum(sections)
+    for a in (1, 2):
+        for pair in range(a, 3 * sections[a], 3):
+            axis[pair] = a
+    return axis

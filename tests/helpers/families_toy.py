@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from functools import cache
 
 import hydra
@@ -21,6 +22,7 @@ NAMES = {
     "idefics3": ("idefics3_random", 56),
     "internvl": ("internvl_random", 56),
     "qwen2_5_vl": ("qwen2_5_vl_random", 336),
+    "qwen3_5": ("qwen3_5_random", 336, {"layers": 4}),  # the fourth is the first with full attention
     "smolvlm": ("smolvlm_random", 56),
 }
 FAMILIES = ("llava_next", "llava_onevision", "qwen2_5_vl")
@@ -30,11 +32,11 @@ FAMILIES = ("llava_next", "llava_onevision", "qwen2_5_vl")
 @cache
 def toy(family: str, **changes) -> LoadedModel:
     """A model of conf/model at toy size, with other values."""
-    name, image_size = NAMES.get(family, (f"{family}_random", 336))
+    name, image_size, *more = NAMES.get(family, (f"{family}_random", 336))
     register()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         config = hydra.compose("config", [f"model={name}"]).model
-    return hydra.utils.instantiate(config, **TOY | {"image_size": image_size} | changes)
+    return hydra.utils.instantiate(config, **ChainMap(changes, *more, {"image_size": image_size}, TOY))
 
 
 def tokens(loaded: LoadedModel, *images) -> list[int]:

@@ -26,6 +26,8 @@ class Family:
     """LLaVA-1.5, and what others override."""
 
     name = "llava"
+    shares_beginnings = True
+    ratio = 0.34
     before: tuple[int, ...] = ()
     after: tuple[int, ...] = ()
 

@@ -11,10 +11,17 @@ from nuwa.pruners.catalogue import method_names
 from nuwa.pruning.budget import Budget
 
 METHODS = method_names()
-NO_CLS = ("llava_onevision", "gemma3", "smolvlm", "idefics3", "qwen2_5_vl", "qwen2_vl")
+NO_CLS = ("llava_onevision", "gemma3", "smolvlm", "idefics3", *(name for name in FAMILIES if name.startswith("qwen")))
 UNSUITED = {"prumerge": NO_CLS, "prumerge_plus": NO_CLS, "downsample": ("llava_next", "internvl", *NO_CLS)}
 """Methods that need a CLS token or one image size, and the families that have none."""
-CASES = [(f, m) for f in FAMILIES for m in METHODS if f not in UNSUITED.get(m, ())]
+LINEAR = ("restore", "transprune")
+"""Methods that need attention in every layer, which Qwen3.5 does not have."""
+CASES = [
+    (family, name)
+    for family in FAMILIES
+    for name in METHODS
+    if family not in UNSUITED.get(name, ()) and not (family == "qwen3_5" and name in LINEAR)
+]
 
 
 class SameWords(MMTok):
@@ -28,7 +35,7 @@ class SameWords(MMTok):
 
 def pruner_for(name: str, family=FAMILIES["llava"]):
     """About a third of the tokens; a family of many image sizes gets a ratio."""
-    budget = None if name == "none" else 20 if family is FAMILIES["llava"] else Budget(ratio=0.34)
+    budget = None if name == "none" else 20 if family is FAMILIES["llava"] else Budget(ratio=family.ratio)
     if name == "mmtok":
         return SameWords(budget=budget if isinstance(budget, Budget) else Budget(average=budget), seed=3)
     return nuwa.load_pruner(name, budget=budget, seed=3)

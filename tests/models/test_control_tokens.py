@@ -41,7 +41,7 @@ def ids_of(text, tokenizer, template=CHAT):
         prompt=PromptFormat(template),
         boxes=SimpleNamespace(box_prompt=None),
         family="llava",
-        model=SimpleNamespace(config=SimpleNamespace(image_token_id=-1)),
+        model=SimpleNamespace(config=SimpleNamespace(image_token_id=-1, get_text_config=SimpleNamespace)),
     )
     return loaded._token_ids(sample(text), []).tolist()
 

@@ -1,0 +1,84 @@
+"""Qwen's families as people use them: photographs in a folder, transformers' pipeline, the bridge to lmms-eval."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+from helpers.families_toy import toy
+from helpers.jobs import compose
+from helpers.lmms_stand_in import imported
+from helpers.published import picture
+from transformers import Qwen3VLProcessor, pipeline
+
+import nuwa
+from nuwa.evaluation.run import run_job
+from nuwa.models.processors import text_processor
+from nuwa.pruning.budget import Budget
+from nuwa.samples import Sample
+
+FAMILIES = ("qwen2_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5")
+QUESTION = "Is there a dog?"
+
+
+@pytest.fixture
+def bridge(monkeypatch):
+    yield from imported(monkeypatch)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_photographs_in_a_folder_are_scored(tmp_path, family):
+    picture(0).resize((300, 200)).save(tmp_path / "a.jpg")
+    rows = ({"question": QUESTION, "answer": "yes"}, {"expression": "left dog", "box": [40, 20, 200, 120]})
+    text = "\n".join(json.dumps({"image": "a.jpg", **row}) for row in rows)
+    (tmp_path / "data.jsonl").write_text(text, encoding="utf-8")
+    cfg = compose(
+        f"model={family}_random", "model.layers=4", "dataset=local", "pruner=nuwa", "budget=ratio50", "baseline=skip",
+        "logger=none", "trainer=cpu", "callbacks=none", "generation.max_new_tokens=3",
+        f"dataset.path={tmp_path}", f"paths.outputs={tmp_path}/out")  # fmt: skip
+    result = json.loads((run_job(cfg) / "result.json").read_text())
+    assert result["status"] == "done" and result["n_failed"] == 0, result.get("traceback")
+    assert result["n"] == 2 and {"vqa/exact_match", "vg/miou"} & result["metrics"].keys()
+    assert result["tokens_entering"] == pytest.approx(result["tokens_per_image"] / 2, rel=0.05)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_pipeline_answers_as_generate_does_inside_a_session(family):
+    loaded, names = toy(family), ("image_pad", "video_pad", "vision_start", "vision_end")
+    ids = [loaded.tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in names]
+    known = zip(("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id"), ids, strict=True)
+    more = {"video_processor": None, "video_token": "<|video_pad|>", "chat_template": None, **dict(known)}
+    parts = Qwen3VLProcessor, loaded.pictures.pil, loaded.placeholder
+    pipe = pipeline(
+        "image-text-to-text",
+        model=loaded.model,
+        processor=text_processor(*parts, tokenizer=loaded.tokenizer, **more),  # its own wants torchvision, for videos
+    )
+    sample, options = Sample("", "vqa", (picture(0),), QUESTION, ("",)), {"max_new_tokens": 4, "do_sample": False}
+    prompt = loaded.prompt.render(QUESTION, 1)
+
+    def answers():
+        said = pipe(images=picture(0), text=prompt, return_full_text=False, generate_kwargs=options)
+        inputs = loaded.encode([sample])
+        out = loaded.model.generate(**inputs, **options)
+        return said[0]["generated_text"].strip(), loaded.decode(out, inputs["input_ids"].shape[1])[0]
+
+    with nuwa.prune(loaded.model, nuwa.load_pruner("visionzip", Budget(ratio=0.25))) as session:
+        pruned = answers()
+        report = session.report()
+        assert report.images_seen == 2 and report.average_entering < report.images[0].n_tokens / 3
+    assert pruned[0] == pruned[1]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_bridge_to_lmms_eval_takes_them(bridge, family):
+    model = bridge.NuwaModel(pretrained=f"{family}_random", pruner="visionzip", budget=16, batch_size=2, device="cpu")
+    model.task_dict = {"task": {"test": [{"seed": seed} for seed in range(2)]}}
+    settings = {"max_new_tokens": 2, "temperature": 0}
+    requests = [
+        SimpleNamespace(
+            args=(QUESTION, settings, lambda doc: [picture(doc["seed"]).resize((300, 200))], number, "task", "test")
+        )
+        for number in range(2)
+    ]
+    assert len(model.generate_until(requests)) == 2
+    assert model.session.report().average_entering == 16
