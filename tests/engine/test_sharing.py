@@ -27,13 +27,13 @@ LLAVA_ONLY = ("prumerge", "prumerge_plus", "downsample", "feather")
 pytestmark = pytest.mark.filterwarnings("ignore:llava_onevision interpolates")
 
 
-@pytest.fixture(params=[name for name in FAMILIES if name != "gemma3"])  # whose rows share nothing
+@pytest.fixture(params=FAMILIES)
 def family(request):
     return FAMILIES[request.param]
 
 
 BEGINNINGS = [name for name in FAMILIES if FAMILIES[name].shares_beginnings]
-"""Without deepstack planes beside the embeddings, and without recurrent states: the others share the vision pass."""
+"""Without deepstack planes, recurrent states, pictures that see themselves: the others share the vision pass."""
 sharing = pytest.mark.parametrize("family", BEGINNINGS, indirect=True)
 
 

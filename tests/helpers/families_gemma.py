@@ -18,6 +18,7 @@ class Gemma3(Family):
 
     name = "gemma3"
     before, after = (6,), (7,)
+    shares_beginnings = False
 
     @staticmethod
     @cache
