@@ -6,7 +6,7 @@ import pytest
 import torch
 from helpers.families import FAMILIES
 from helpers.families_qwen import Qwen
-from helpers.methods import METHODS, UNSUITED
+from helpers.methods import METHODS, UNSUITED, spending
 from helpers.support import Fixed, batch, pixels, prompt
 
 import nuwa
@@ -49,7 +49,7 @@ def check_rows(family, pruner, prompts=PROMPTS):
 def test_tiny_images_under_a_share(family, kind, name, number):
     """The share of the pictures alternates, over methods and over sizes."""
     ratio = (0.25, 0.5)[(kind + number) % 2]
-    images = check_rows(family, nuwa.load_pruner(name, budget=Budget(ratio=ratio), seed=3))
+    images = check_rows(family, spending(name, Budget(ratio=ratio)))
     assert all(min(image.per_layer) >= 1 for image in images)
 
 

@@ -35,7 +35,11 @@ class SameWords(MMTok):
 
 def pruner_for(name: str, family=FAMILIES["llava"]):
     """About a third of the tokens; a family of many image sizes gets a ratio."""
-    budget = None if name == "none" else 20 if family is FAMILIES["llava"] else Budget(ratio=family.ratio)
-    if name == "mmtok":
-        return SameWords(budget=budget if isinstance(budget, Budget) else Budget(average=budget), seed=3)
-    return nuwa.load_pruner(name, budget=budget, seed=3)
+    if name == "none":
+        return nuwa.load_pruner(name, seed=3)
+    return spending(name, Budget(average=20) if family is FAMILIES["llava"] else Budget(ratio=family.ratio))
+
+
+def spending(name: str, budget: Budget):
+    """A method with a budget."""
+    return SameWords(budget=budget, seed=3) if name == "mmtok" else nuwa.load_pruner(name, budget=budget, seed=3)
