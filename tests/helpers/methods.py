@@ -11,7 +11,7 @@ from nuwa.pruners.catalogue import method_names
 from nuwa.pruning.budget import Budget
 
 METHODS = method_names()
-NO_CLS = ("llava_onevision", "smolvlm", "idefics3", *(name for name in FAMILIES if name.startswith("qwen")))
+NO_CLS = ("llava_onevision", "gemma3", "smolvlm", "idefics3", *(name for name in FAMILIES if name.startswith("qwen")))
 UNSUITED = {"prumerge": NO_CLS, "prumerge_plus": NO_CLS, "downsample": ("llava_next", "internvl", *NO_CLS)}
 """Methods that need a CLS token or one image size, and the families that have none."""
 LINEAR = ("restore", "transprune")
