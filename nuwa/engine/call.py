@@ -67,7 +67,8 @@ class Step:
 
     ``stages`` maps the pruning layers of the prompt to the (B, I) tokens that stay there. ``companions`` are those of
     the tokens in the layers (B, P + N, ...), as the family gives them. ``split``: rows share prefixes, and only what
-    stands behind these runs here; ``prefixes``: this is the pass over the prefixes.
+    stands behind these runs here; ``prefixes``: this is the pass over the prefixes. ``transitions`` are what the blocks
+    of layers did to the prompt's tokens that are left (B, P), by layer.
     """
 
     calibration: str
@@ -84,6 +85,7 @@ class Step:
     prefixes: bool = False
     previous: LLMContext | None = None
     first: LLMContext | None = None
+    transitions: dict[int, Tensor] = field(default_factory=dict)
 
     called_with: list[Segment] = field(default_factory=list)
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers import DynamicCache
+from transformers import DynamicCache, StaticCache
 
 from nuwa.models.base import Family
 
@@ -65,12 +65,15 @@ def check_images(given: Mapping[str, Any], ours: bool) -> None:
         raise SessionError("pass input_ids with images: their placeholders say where the images are")
 
 
-def check_cache(cache: Any, family: Family) -> None:
-    """Refuse caches that layers of different lengths cannot share."""
+def check_cache(cache: Any, family: Family, alike: bool) -> None:
+    """Refuse caches that cannot hold what is left: where all layers are ``alike``, a static one can, too."""
+    if isinstance(cache, StaticCache) and alike and not family.own_masks:
+        return
     if cache is not None and not isinstance(cache, DynamicCache):
         raise SessionError(
-            f"pruned layers cache different lengths, which {type(cache).__name__} cannot hold; use a DynamicCache "
-            "(generate's default, no cache_implementation)"
+            f"{type(cache).__name__} cannot hold layers of different lengths or with masks of their own, which is what "
+            "comes of this method here; use a DynamicCache, generate's default (a static cache goes with methods that "
+            "prune before the LLM only)"
         )
     config: Any = family.language_model.config
     if getattr(config, "sliding_window", None) is not None and not family.own_masks:
@@ -102,8 +105,8 @@ def check_mask(mask: Any, batch: int, start: int, length: int) -> None:
         found = tuple(mask.shape) if torch.is_tensor(mask) else type(mask).__name__
         raise SessionError(
             f"the attention mask must be 2-D, ({batch}, {start + length}), and not {found}: over the {start} tokens "
-            f"that were read before, those that left included, and {length} new ones; static caches, chunked prefill "
-            "and custom masks are not supported with pruning"
+            f"that were read before, those that left included, and {length} new ones; chunked prefill and custom masks "
+            "are not supported with pruning"
         )
 
 

@@ -21,7 +21,8 @@ from nuwa.engine.decisions import row_lengths, with_text
 from nuwa.models.base import Family
 from nuwa.pruners.base import LLMContext, LLMDecision, Pruner
 from nuwa.pruning.followers import add_followers
-from nuwa.pruning.scores import llm_attention_rows, llm_keys, llm_values, rotary_kernel
+from nuwa.pruning.masks import gather_tokens
+from nuwa.pruning.scores import llm_attention_rows, llm_keys, llm_values, rotary_kernel, transition_weights
 from nuwa.pruning.segments import Prompt, Segment, at_layer
 
 
@@ -46,6 +47,15 @@ def enter_layer(
     if "previous" in needs and layer + 1 in step.stages:
         step.previous = context_at(family, step, layer, hidden, kwargs["position_embeddings"])
     return hidden, kwargs
+
+
+def leave_block(step: Step, layer: int, entered: Tensor, left: Tensor) -> None:
+    """Note what a layer's attention or MLP made of its input, of a prompt in which a stage will ask for it."""
+    if step.prefixes or not step.stages or not min(step.stages) - 1 <= layer < max(step.stages):
+        return
+    valid = at_layer(step.segments, layer).valid
+    before, behind = (x[:, : valid.shape[1]].detach().to(valid.device) for x in (entered, left))
+    step.transitions[layer] = transition_weights(before, behind, valid) + step.transitions.get(layer, 0)
 
 
 def context_at(adapter: Family, step: Step, layer: int, hidden: Tensor, rotary: tuple[Tensor, Tensor]) -> LLMContext:
@@ -75,6 +85,8 @@ def context_at(adapter: Family, step: Step, layer: int, hidden: Tensor, rotary: 
         position_ids=segment.ids,
         frequencies=adapter.frequencies,
         kv_heads=adapter.shape.kv_heads,
+        layers=len(adapter.layers),
+        transitions=step.transitions,
         layouts=[[plan.layout for plan in row] for row in prompt.rows],
         earlier={name: c for name, c in (("previous", step.previous), ("first", step.first)) if c is not None},
     )
@@ -96,6 +108,7 @@ def prune_at(pruner: Pruner, step: Step, context: LLMContext, hidden: Tensor, st
     narrower, places = prompt.narrow(segment, decision.keep, lengths, layer, strategy, decision.order, decision.members)
     step.segments.append(narrower)
     step.companions = {name: step.take(x, places) for name, x in step.companions.items()}
+    step.transitions = {layer: gather_tokens(x, places) for layer, x in step.transitions.items()}
     states = context.hidden if decision.hidden is None else decision.hidden
     return step.take(torch.cat([states, hidden[:, segment.length :]], 1) if step.tail else states, places)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Cache, DynamicCache
+from transformers import Cache, DynamicCache, StaticCache
 
 from nuwa.engine import guards
 from nuwa.engine.arguments import cache_of, with_cache
@@ -25,7 +25,8 @@ from nuwa.engine.conversation import (
 )
 from nuwa.engine.prefix import layers_to_watch, run_prefixes, split_prefixes
 from nuwa.models.base import Family
-from nuwa.pruning.segments import Prompt, first_segment, model_ids, read_prompt
+from nuwa.pruning.entering import first_segment, read_prompt
+from nuwa.pruning.segments import Prompt, model_ids
 
 
 def read_images(rules: Rules, call: Call, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -37,11 +38,11 @@ def read_images(rules: Rules, call: Call, kwargs: dict[str, Any]) -> dict[str, A
     assert images is not None and input_ids is not None  # the call is about images
     embeddings, cache = kwargs["inputs_embeds"], _cache_for(family, kwargs)
     device = embeddings.device
-    guards.check_cache(cache, family)
     conversation = _earlier(family, cache, call.mask, len(embeddings), device)
     guards.check_later_images(rules.calibration, later=conversation is not None)
     length = 0 if conversation is None else conversation.length
-    valid = _mask(call.mask, len(embeddings), length, embeddings.shape[1], device)
+    mask = _of_last_query(call.mask, length + embeddings.shape[1]) if isinstance(cache, StaticCache) else call.mask
+    valid = _mask(mask, len(embeddings), length, embeddings.shape[1], device)
     ids = family.position_ids(kwargs.get("position_ids"), len(valid), valid.shape[1], device)
     ids = ids if kwargs.get("position_ids") is not None else ids + length
     behind = images.behind(input_ids, call.drafts)
@@ -56,6 +57,7 @@ def read_images(rules: Rules, call: Call, kwargs: dict[str, Any]) -> dict[str, A
         family.companions(kwargs),
     )
     guards.check_checkpointing(family.layers if stages else ())
+    guards.check_cache(cache, family, alike=not stages and rules.calibration == "none")
     given = call.mask is not None
     step = Step(rules.calibration, before, length, valid[:, asked:], given, prompt, [segment], images, stages)
     inputs = step.take(embeddings, segment.index)
@@ -76,8 +78,11 @@ def read_text_behind(
     inputs = kwargs["inputs_embeds"]
     batch, queries = inputs.shape[:2]
     behind = conversation.behind(cache)
-    new = _mask(call.mask, batch, conversation.length, behind + queries, inputs.device)
-    tables, length, given = conversation.tables, conversation.length, call.mask is not None
+    flat = torch.is_tensor(call.mask) and call.mask.dim() == 2
+    # what generate makes for a static cache is about the tokens that are cached: it says no more than the tables do
+    mask = call.mask if flat or not isinstance(cache, StaticCache) else None
+    new = _mask(mask, batch, conversation.length, behind + queries, inputs.device)
+    tables, length, given = conversation.tables, conversation.length, mask is not None
     call.step = step = Step(rules.calibration, tables, length, new, given, conversation.prompt)
     conversation.inside = True
     return kwargs | _inputs_of(step, queries)
@@ -108,6 +113,15 @@ def _inputs_of(step: Step, queries: int) -> dict[str, Tensor]:
     step.called_with = step.tables(0)
     mask = step.keys(step.called_with).valid.long()
     return {"attention_mask": mask, "position_ids": model_ids(step.position_ids(step.called_with, queries))}
+
+
+def _of_last_query(mask: Any, length: int) -> Any:
+    """The 2-D mask (B, length) in the one (B, 1, Q, K), bool or additive, that generate makes for a static cache."""
+    mask = mask["full_attention"] if isinstance(mask, dict) else mask
+    if not torch.is_tensor(mask) or mask.dim() != 4:
+        return mask
+    row = mask[:, 0, -1, :length]
+    return row if row.dtype == torch.bool else row == 0
 
 
 def _mask(mask: Any, batch: int, start: int, length: int, device: torch.device) -> Tensor:
@@ -156,7 +170,7 @@ def _share_prefixes(rules: Rules, call: Call, step: Step, inputs: Tensor, cache:
     """Run the prefixes that rows share, if any do; what is left to run of ``inputs`` (B, L, D)."""
     language_model = rules.family.language_model
     # a model that trains may checkpoint its layers, which then ignore the cache
-    plain = not language_model.training and rules.calibration == "none"
+    plain = not language_model.training and rules.calibration == "none" and "transitions" not in rules.pruner.needs
     split = split_prefixes(step.segments[0], inputs) if plain else None
     if split is None:
         return inputs

@@ -18,6 +18,7 @@ from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from nuwa.engine import guards
@@ -28,7 +29,7 @@ from nuwa.engine.conversation import conversation_of
 from nuwa.engine.coordinates import check_coordinates
 from nuwa.engine.copies import copy_without
 from nuwa.engine.feature_cache import FeatureCache
-from nuwa.engine.llm import enter_layer
+from nuwa.engine.llm import enter_layer, leave_block
 from nuwa.engine.passes import end_pass, in_whole_frame, read_images, read_text_behind
 from nuwa.engine.report import Report
 from nuwa.engine.tower import run_tower
@@ -120,16 +121,21 @@ class PruningSession:
         self._replaced = {name: own for name, own in owner.__dict__.items() if name == _ENCODER}
         owner.__dict__.update({_ATTACHED: self, _ENCODER: self._wrap_encoder(owner.get_image_features)})
         model.__dict__[_COPY] = self._copy_model
+        eager = torch.compiler.disable  # what surrounds the hooks of a compiled model is compiled, they are not
+        leave_text = eager(self._leave_language_model)
         self._handles = [
-            model.register_forward_pre_hook(self._enter_model, with_kwargs=True),
-            owner.register_forward_pre_hook(self._enter_multimodal, with_kwargs=True),
-            owner.register_forward_hook(self._leave_multimodal, always_call=True),
-            language_model.register_forward_pre_hook(self._enter_language_model, with_kwargs=True),
-            language_model.register_forward_hook(self._leave_language_model, with_kwargs=True, always_call=True),
+            model.register_forward_pre_hook(eager(self._enter_model), with_kwargs=True),
+            owner.register_forward_pre_hook(eager(self._enter_multimodal), with_kwargs=True),
+            owner.register_forward_hook(eager(self._leave_multimodal), always_call=True),
+            language_model.register_forward_pre_hook(eager(self._enter_language_model), with_kwargs=True),
+            language_model.register_forward_hook(leave_text, with_kwargs=True, always_call=True),
         ]
         for index, layer in enumerate(self.adapter.layers):
-            hook = functools.partial(self._enter_layer, index)
+            hook = eager(functools.partial(self._enter_layer, index))
             self._handles.append(layer.register_forward_pre_hook(hook, with_kwargs=True))
+            for block in ("self_attn", "mlp") if "transitions" in self.pruner.needs else ():
+                leave = functools.partial(self._leave_block, index)
+                self._handles.append(layer.get_submodule(block).register_forward_hook(leave, with_kwargs=True))
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -248,6 +254,12 @@ class PruningSession:
         # FlashAttention would read gaps in position ids as packed sequences; the rotation is already computed
         hidden, kwargs = enter_layer(self._rules, step, index, args[0], kwargs | {"position_ids": None})
         return (hidden, *args[1:]), kwargs
+
+    def _leave_block(self, index: int, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
+        call = current_call.get()
+        if call is not None and call.step is not None:
+            entered = args[0] if args else kwargs["hidden_states"]
+            leave_block(call.step, index, entered, output[0] if isinstance(output, tuple) else output)
 
     def _leave_language_model(self, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
         """Put hidden states back into the frame of the original prompt. ``output`` is None if the pass has failed."""

@@ -25,7 +25,7 @@ FEW = 64
 
 @dataclass
 class VisionPiece:
-    """Piece ``number`` of the ``pieces`` of an image, of which ``planned`` tokens stay. ``taps`` have no batch."""
+    """Piece ``number`` of an image, whose frames have ``pieces``; ``planned`` tokens stay. ``taps`` have no batch."""
 
     image: int
     number: int
@@ -161,7 +161,7 @@ def _pieces_of(
     """The pieces of an image that get any tokens, with what was recorded of them, on the projector's device."""
     tiling = pruner.tiling
     views = tiling.views_to_prune(plan.layout)
-    pieces = []
+    pieces, of_a_frame = [], max(1, len(views) // plan.layout.frames)
     for number, keep in enumerate(tiling.split_budget(plan.schedule.vision - plan.added, plan.layout)):
         if keep:
             view = views[number]
@@ -169,7 +169,7 @@ def _pieces_of(
             seen = {name: recording.view(tap, image, rows) for name, tap in pruner.taps.items()}
             taps = {name: values.to(device) for name, values in seen.items() if values is not None}
             features = recording.features(image, rows).to(device)
-            pieces.append(VisionPiece(image, number, len(views), view, keep, features, taps))
+            pieces.append(VisionPiece(image, number, of_a_frame, view, keep, features, taps))
     return pieces
 
 

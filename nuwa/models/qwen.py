@@ -150,7 +150,7 @@ class QwenVL(Family):
         return [(t, h // merge, w // merge) for t, h, w in arguments["image_grid_thw"].tolist()]
 
     def layouts(self, images: Sequence[Tensor], arguments: Mapping[str, Any]) -> list[ImageLayout]:
-        return [ImageLayout.single((frames * rows, columns)) for frames, rows, columns in self.grids(arguments)]
+        return [ImageLayout.single((rows, columns), frames) for frames, rows, columns in self.grids(arguments)]
 
     def pixels(self, arguments: Mapping[str, Any]) -> Sequence[Tensor]:
         return arguments["pixel_values"].split(arguments["image_grid_thw"].prod(1).tolist())

@@ -111,7 +111,7 @@ class Pruner:
 
     @property
     def needs(self) -> Set[str]:
-        """Contexts of other layers that ``prune_llm`` reads: ``previous``, ``first``."""
+        """What ``prune_llm`` reads besides its layer's input: contexts ``previous`` and ``first``, ``transitions``."""
         return frozenset()
 
     @property

@@ -82,9 +82,10 @@ class VisionContext:
     ``features`` (B, N, D): the features at which tokens are kept or merged (LLaVA: before the projector).
     ``project`` maps features to the LLM's width. ``taps`` holds what the method asked for, by the names it gave; a tap
     that the tower does not have is missing. ``ids`` names each view (the sample's id, for later views of an image their
-    number as well), the only source of randomness together with the method's seed. ``views`` is how many each of the
-    images has. ``questions``: what is asked about each view's image, None where the session does not know. ``embed``
-    gives the LLM's embeddings (m, H) of token ids (m,), and ``source`` is where the model was loaded from, if anywhere.
+    number as well), the only source of randomness together with the method's seed. ``views`` is how many each
+    picture or frame has. ``questions``: what is asked about each view's image, None where the session does not know.
+    ``embed`` gives the LLM's embeddings (m, H) of token ids (m,), and ``source`` is where the model was loaded from, if
+    anywhere.
     """
 
     grid: Grid
@@ -143,7 +144,8 @@ class LLMContext:
     its rotary embeddings alone make of distances (B or 1, Q, L); ``final_norm`` is the norm before the model's head.
     ``position_ids`` (C, B, L), on one axis or three, are those in use; times the ``frequencies`` (width / 2,) they are
     the angles of the rotary embeddings. ``earlier`` holds the contexts that the method ``needs``. In ``notes`` a method
-    may keep what a later stage reads again.
+    may keep what a later stage reads again. ``transitions``, where they are needed, say what the blocks of some of all
+    ``layers`` did to each token before: layer -> (B, L).
     """
 
     layer: int
@@ -160,8 +162,10 @@ class LLMContext:
     position_ids: Tensor
     frequencies: Tensor
     kv_heads: int
+    layers: int
     layouts: Sequence[Sequence[ImageLayout]] = ()
     earlier: Mapping[str, LLMContext] = field(default_factory=dict)
+    transitions: Mapping[int, Tensor] = field(default_factory=dict)
     notes: dict[str, Tensor] = field(default_factory=dict)
 
     @property

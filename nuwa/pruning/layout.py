@@ -42,10 +42,11 @@ class VisionView:
 
 @dataclass(frozen=True)
 class ImageLayout:
-    """How the placeholders of one image in the prompt map to vision features.
+    """How the placeholders of one visual in the prompt map to vision features: of a picture, or of several ``frames``.
 
     ``n_tokens`` placeholders stand for the image; ``source`` (n_tokens,) is the row of each among the image's vision
-    features; ``views`` are the grids a method works on.
+    features; ``views`` are the grids a method works on, those of one frame after those of another: a method for
+    pictures sees every frame by itself, and frames of one size keep equal numbers.
 
     ``source`` is -1 for a follower, which is no vision feature (a newline between rows of patches): neither a patch nor
     text, no method chooses it and no budget counts it. ``group`` (n_tokens,) numbers the tokens that belong together,
@@ -61,12 +62,14 @@ class ImageLayout:
     size: Grid | None = None
     crop: Tensor | None = None
     group: Tensor | None = None
+    frames: int = 1
 
     @classmethod
-    def single(cls, grid: Grid) -> ImageLayout:
-        """The layout of one plain grid: token i is patch i."""
-        index = torch.arange(grid[0] * grid[1])
-        return cls(len(index), index, (VisionView(grid, index),))
+    def single(cls, grid: Grid, frames: int = 1) -> ImageLayout:
+        """The layout of one plain grid, or one in each of ``frames``: token i is patch i."""
+        index = torch.arange(frames * grid[0] * grid[1])
+        views = tuple(VisionView(grid, tokens) for tokens in index.chunk(frames))
+        return cls(len(index), index, views, frames=frames)
 
     @property
     def patches(self) -> int:

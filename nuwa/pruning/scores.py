@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 CHUNK = 64
 """Queries of a portion, where all rows are needed and no map of all by all may exist."""
@@ -103,6 +104,17 @@ def rotary_kernel(embeddings: tuple[Tensor, Tensor], query: Tensor) -> Tensor:
     cos, sin = embeddings
     ones = rotate(torch.ones_like(cos)[:, None], cos, sin)[:, 0].float()
     return ones[:, query] @ ones.mT / cos.shape[-1] ** 0.5
+
+
+def transition_weights(entered: Tensor, left: Tensor, valid: Tensor) -> Tensor:
+    """How much a block turns and stretches each token: ``entered`` and ``left`` (B, L, D), ``valid`` (B, L) -> (B, L).
+
+    The ratio of norms, times the softmax over the valid tokens of one minus the cosine.
+    """
+    entered, left = entered.float(), left.float()
+    turn = 1 - functional.cosine_similarity(entered, left, dim=-1)
+    stretch = left.norm(dim=-1) / entered.norm(dim=-1)
+    return torch.where(valid, stretch * turn.masked_fill(~valid, float("-inf")).softmax(-1), 0)
 
 
 def llm_values(values: Callable[[nn.Module, Tensor], Tensor], layer: nn.Module, hidden: Tensor) -> Tensor:

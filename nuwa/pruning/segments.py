@@ -7,15 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from itertools import accumulate
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from nuwa.pruning.budget import Schedule
-from nuwa.pruning.coordinates import Coordinates, add_best, coordinate_scores
-from nuwa.pruning.followers import add_followers
+from nuwa.pruning.coordinates import Coordinates
 from nuwa.pruning.layout import ImageLayout
 from nuwa.pruning.masks import gather_tokens, left_pack
 from nuwa.pruning.positions import median_ids, remap
@@ -289,156 +287,3 @@ class Prompt:
         full = hidden.new_zeros(len(hidden), length + 1, width).scatter(1, place, hidden)
         ends = self.whole.index.masked_fill(~self.whole.valid, -1).amax(1).to(hidden.device)
         return full.scatter(1, ends[:, None, None].expand(-1, 1, width), hidden[:, -1:])[:, :length]
-
-
-def read_prompt(
-    placeholders: Tensor, valid: Tensor, ids: Tensor, plans: Sequence[ImagePlan], before: Sequence[Segment] = ()
-) -> Prompt:
-    """Describe an unpruned prompt: ``placeholders`` and ``valid`` (B, L) bool, position ids ``ids`` (C, B, L).
-
-    ``plans`` are one per image, in prompt order. Rows may be repeated (beams, several samples per prompt): copies of a
-    prompt follow each other and share images. ``before``: as in `Prompt`.
-
-    Raises:
-        ValueError: placeholders and images do not match.
-    """
-    member, valid, ids = _on_cpu(placeholders & valid, valid, ids)
-    rows, expanded = _deal_out(member.sum(1).tolist(), plans)
-    lengths, index = valid.sum(1).tolist(), torch.arange(valid.shape[1]).expand(valid.shape)
-    next_id = (ids.masked_fill(~valid, -1).amax((0, 2)) + 1).expand(ids.shape[0], -1)
-    columns = _image_columns(member, index, rows) | {"index": index, "original": ids, "ids": ids}
-    whole = Segment(0, lengths, valid, columns, next_id, _owner(member, columns, rows))
-    whole.columns.update(_scores(whole, member, rows))
-    mine = whole.image[..., None] == torch.arange(max(map(len, rows)))
-    lowest = ids[..., None].masked_fill(~mine, torch.iinfo(ids.dtype).max).amin(2)
-    highest = ids[..., None].masked_fill(~mine, -1).amax(2)
-    return Prompt(whole, rows, torch.stack([lowest, highest]), expanded, before)
-
-
-def _on_cpu(member: Tensor, valid: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """``member`` and ``valid`` (B, L) bool and ``ids`` (C, B, L) on the CPU, where a prompt is described.
-
-    They come together: a device is waited for once.
-    """
-    together = torch.cat([torch.stack([member, valid]).to(ids), ids]).cpu()
-    return together[0].bool(), together[1].bool(), together[2:]
-
-
-def _image_columns(member: Tensor, index: Tensor, rows: list[list[ImagePlan]]) -> dict[str, Tensor]:
-    """What columns say of the tokens of images, which are the ``member`` (B, L) ones in the order of ``rows``."""
-    layouts = [(ordinal, plan.layout) for row in rows for ordinal, plan in enumerate(row)]
-    image = _spread(member, [torch.full((layout.n_tokens,), ordinal) for ordinal, layout in layouts])
-    token = _spread(member, [torch.arange(layout.n_tokens) for _, layout in layouts])
-    plans = [plan for row in rows for plan in row]
-    sizes = [torch.ones(plan.layout.n_tokens) if plan.sizes is None else plan.sizes for plan in plans]
-    columns = {"image": image, "token": token, "size": _spread(member, sizes, 1.0)}
-    if any(layout.group is not None for _, layout in layouts):
-        alone = [torch.full((layout.n_tokens,), -1) if layout.group is None else layout.group for _, layout in layouts]
-        group, source = _spread(member, alone), _spread(member, [layout.source for _, layout in layouts])
-        # numbered from where the image begins, so that no two images of a row have one of the same number
-        columns |= {"group": torch.where(group < 0, -1, index - token + group), "follower": member & (source < 0)}
-    return columns
-
-
-def _scores(whole: Segment, member: Tensor, rows: list[list[ImagePlan]]) -> dict[str, Tensor]:
-    """The column ``score`` (B, L) by which tokens stay in any case, if any do."""
-    plans = [plan for row in rows for plan in row]
-    coordinates = next((plan.coordinates for plan in plans if plan.coordinates is not None), None)
-    if coordinates is None:
-        return {}
-    if coordinates.frequencies is None:
-        scores = [torch.zeros(plan.layout.n_tokens) if plan.scores is None else plan.scores.cpu() for plan in plans]
-        return {"score": _spread(member, scores, -torch.inf)}
-    image = whole.image if whole.follower is None else whole.image.masked_fill(whole.follower, -1)
-    return {"score": coordinate_scores(whole.original, image, max(map(len, rows)), coordinates.frequencies.cpu())}
-
-
-def _owner(member: Tensor, columns: dict[str, Tensor], rows: list[list[ImagePlan]]) -> Tensor:
-    """`Segment.owner` of an unpruned prompt, from the plans of its images: (B, L)."""
-    plans, index = [plan for row in rows for plan in row], columns["index"]
-    own = [torch.arange(plan.layout.n_tokens) if plan.members is None else plan.members for plan in plans]
-    token = _spread(member, own)
-    return torch.where(member, torch.where(token < 0, -1, index - columns["token"] + token), index)
-
-
-def _spread(member: Tensor, values: Sequence[Tensor], fill: float = -1) -> Tensor:
-    """``values`` of all images, one after the other, at the ``member`` (B, L) places, ``fill`` elsewhere."""
-    empty = torch.full(member.shape, fill)
-    return empty.masked_scatter(member, torch.cat(list(values))) if values else empty
-
-
-def _deal_out(counts: Sequence[int], plans: Sequence[ImagePlan]) -> tuple[list[list[ImagePlan]], int]:
-    """The plans of every row, which has one of ``counts`` placeholders, and how many copies of a prompt there are."""
-    total = sum(plan.layout.n_tokens for plan in plans)
-    expanded = sum(counts) // total or 1
-    if expanded * total != sum(counts) or len(counts) % expanded:
-        raise ValueError(f"{sum(counts)} image placeholders in the prompts do not match {total} image tokens")
-    rows: list[list[ImagePlan]] = []
-    queue = list(plans)
-    for first in range(0, len(counts), expanded):
-        mine: list[ImagePlan] = []
-        while sum(plan.layout.n_tokens for plan in mine) < counts[first] and queue:
-            mine.append(queue.pop(0))
-        tokens = sum(plan.layout.n_tokens for plan in mine)
-        if any(count != tokens for count in counts[first : first + expanded]):
-            raise ValueError(f"prompt {first // expanded}: {counts[first]} image placeholders do not fit whole images")
-        rows += [mine] * expanded
-    return rows, expanded
-
-
-def first_segment(prompt: Prompt, strategy: str, device: torch.device | None = None) -> Segment:
-    """What enters layer 0, for a ``device``: text in its place, each image's kept tokens in the order its plan says.
-
-    The first of them stands where the first that stays in the prompt would stand, and so on: text may stand between.
-    """
-    whole = prompt.whole
-    keep, order, lengths = whole.valid, whole.index, list(whole.lengths)
-    if any(plan.keep is not None for row in prompt.rows for plan in row):
-        slots = []
-        for row, plans in enumerate(prompt.rows):
-            first = 0
-            for plan in plans:
-                kept = torch.arange(plan.layout.n_tokens) if plan.keep is None else plan.keep
-                slot = torch.full((plan.layout.n_tokens,), -1)
-                slots.append(slot.index_copy(0, kept, first + kept.sort().values))
-                first += plan.layout.n_tokens
-                lengths[row] -= plan.layout.n_tokens - len(kept)
-        visual = whole.image >= 0
-        slot = _spread(visual, slots)
-        keep = whole.valid & ~(visual & (slot < 0))
-        order = torch.where(visual, _visual_places(visual).gather(1, slot.clamp(min=0)), whole.index)
-    if any(plan.added for row in prompt.rows for plan in row):
-        whole, keep, order = _with_coordinates(prompt, keep, order)
-        lengths = keep.sum(1).tolist()
-    return prompt.narrow(whole, keep, lengths, 0, strategy, order)[0].to(device)
-
-
-def _visual_places(visual: Tensor) -> Tensor:
-    """Where the first, second, ... of a row's ``visual`` (B, L) tokens stands: (B, L), the places of others behind."""
-    return visual.logical_not().long().argsort(dim=1, stable=True)
-
-
-def _with_coordinates(prompt: Prompt, keep: Tensor, order: Tensor) -> tuple[Segment, Tensor, Tensor]:
-    """What enters layer 0 with the tokens that the plans add to it, each its own owner, and what follows these.
-
-    In an image whose tokens enter in raster order they take their places, else they come behind the others.
-    """
-    whole, plans = prompt.whole, [plan for row in prompt.rows for plan in row]
-    sizes, visual, follower = [plan.layout.n_tokens for plan in plans], whole.image >= 0, whole.follower
-    rising = [plan.keep is None or not bool((plan.keep.diff() <= 0).any()) for plan in plans]
-    followed = [plan.keep is None or bool((plan.layout.source[plan.keep] < 0).any()) for plan in plans]
-    ends = [end - 1 for row in prompt.rows for end in accumulate(plan.layout.n_tokens for plan in row)]
-    last, raster, closes = (
-        _spread(visual, [torch.full((size,), int(value)) for size, value in zip(sizes, values, strict=True)])
-        for values in (ends, rising, followed)
-    )
-    counts = pad_sequence([torch.tensor([plan.added for plan in row]) for row in prompt.rows], batch_first=True)
-    chosen = whole.image if follower is None else whole.image.masked_fill(follower, -1)
-    kept = add_best(keep, whole.columns["score"], chosen, counts.to(keep.device))
-    behind = torch.where(kept & ~keep, 2 * _visual_places(visual).gather(1, last.clamp(min=0)) + 1, 2 * order)
-    order = torch.where(visual, torch.where(raster == 1, 2 * whole.index, behind), 2 * order)
-    owner = torch.where(kept & ~keep, whole.index, whole.owner)
-    if follower is not None:
-        group = whole.columns["group"].masked_fill(closes != 1, -1)
-        kept, order = add_followers(kept, order, follower, group, whole.image, whole.index, whole.length)
-    return replace(whole, owner=owner), kept, order

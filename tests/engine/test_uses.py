@@ -236,3 +236,33 @@ def test_a_batch_of_two_without_a_picture_is_left_alone(model):
     text = batch(prompt(4), prompt(9))
     expected = generate(model, text)
     assert torch.equal(generate(model, text, method("nuwa")), expected)
+
+
+@pytest.mark.parametrize("position", ["perc", "pesp", "rpme"])
+@pytest.mark.parametrize("family", ["llava", "llava_next", "qwen2_5_vl"])
+def test_a_static_cache_for_methods_before_the_llm(family, position):
+    """A pruned prompt is a shorter prompt; also of rows that are padded."""
+    family = FAMILIES[family]
+    model = family.model()
+    static = {"cache_implementation": "static", "disable_compile": True}
+    for inputs in (family.inputs("middle"), family.inputs("middle", "two")):
+        for pruner in (method("visionzip"), Fixed(3)):
+            expected = generate(model, inputs, pruner, position)
+            assert torch.equal(generate(model, inputs, pruner, position, **static), expected)
+    plain = generate(model, inputs)
+    assert torch.equal(generate(model, inputs, **static), plain) and not torch.equal(plain, expected)
+
+
+@pytest.mark.parametrize("name", ["fastv", "nuwa"])
+def test_a_static_cache_for_others_is_refused(model, name):
+    with pytest.raises(SessionError, match="before the LLM only"):
+        generate(model, question(), method(name), cache_implementation="static", disable_compile=True)
+
+
+@pytest.mark.parametrize("name", ["nuwa", "visionzip"])
+@pytest.mark.filterwarnings("ignore")
+def test_compiled_layers(model, name):
+    """Dynamo alone, without a backend: hooks stay as they are."""
+    expected = generate(model, question(), method(name), max_new_tokens=2)
+    model.model.language_model.compile(backend="eager")
+    assert torch.equal(generate(model, question(), method(name), max_new_tokens=2), expected)

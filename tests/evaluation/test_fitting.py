@@ -48,6 +48,7 @@ def entering(row, layers=4):
         (("pruner=prumerge_plus", "budget.average=32"), "fence"),
         (("pruner=saint", "budget.average=45"), "threshold"),
         (("pruner=ivc_prune", "budget.average=45"), "foreground"),
+        (("pruner=occamtoken", "budget.average=30"), "lambda2"),
         (("pruner=composed", "pruner.vision=prumerge", "budget.average=20"), "fence"),
         (("budget.average=null", "budget.ratio=0.4"), "fence"),
     ],

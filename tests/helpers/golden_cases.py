@@ -49,7 +49,7 @@ def vision_context(grid, features, taps, ids=None):
     return VisionContext(grid, features, taps, ids, project=lambda x: x)
 
 
-UNASKED = ("keys", "values", "rotary_kernel", "final_norm", "position_ids", "frequencies", "kv_heads")
+UNASKED = ("keys", "values", "rotary_kernel", "final_norm", "position_ids", "frequencies", "kv_heads", "layers")
 
 
 def llm_context(*fields, **more):

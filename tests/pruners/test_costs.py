@@ -25,6 +25,11 @@ def rows_of_stages(schedule):
     return sum(2 * before * HIDDEN for before, _ in stages(schedule))
 
 
+def changing(schedule):
+    """Tokens in the layers whose changes are added up."""
+    return schedule.per_layer(16)[schedule.llm[0][0] - 1 : schedule.llm[-1][0]]
+
+
 @pytest.mark.parametrize(
     ("name", "flops"),
     [
@@ -51,6 +56,8 @@ def rows_of_stages(schedule):
         ("sparsevlm", lambda p: rows_of_stages(p) + sum((int(0.3 * (a - b)) + 1) ** 2 * HIDDEN for a, b in stages(p))),
         ("sparsevlm_plus", rows_of_stages),
         ("tofu", lambda plan: 2 * N * VISION + sum((left / 2) ** 2 for left in range(64, 16, -4)) * 5),
+        # six norms' worth for each layer from the one before the first stage to the one before the last
+        ("transprune", lambda p: rows_of_stages(p) + sum(12 * n * HIDDEN for n in changing(p))),
         ("visionzip", lambda plan: 2 * N * HIDDEN + KEEP**2 * VISION),
         ("vlm_pruner", lambda p: 4 * 2 * N * KEY + N**2 * (HIDDEN + 2) + p.llm[0][1] * N * HIDDEN),
         # half is chosen by attention; of the 56 others 8 leave a round, even ones compared with odd ones

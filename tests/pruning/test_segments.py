@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from nuwa.pruning.budget import Schedule
+from nuwa.pruning.entering import read_prompt
 from nuwa.pruning.layout import ImageLayout
-from nuwa.pruning.segments import ImagePlan, read_prompt
+from nuwa.pruning.segments import ImagePlan
 
 
 @pytest.mark.parametrize(

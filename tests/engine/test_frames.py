@@ -1,0 +1,104 @@
+"""A picture is a visual of one frame: a visual of several goes through methods frame by frame, and keeps its ids."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from helpers.families import FAMILIES
+from helpers.family import PROMPTS
+from helpers.methods import pruner_for
+
+import nuwa
+from nuwa.engine.calls import cache_of, read_prompt_once
+from nuwa.engine.conversation import conversation_of
+from nuwa.pruning.budget import Budget
+from nuwa.pruning.layout import ImageLayout
+
+QWENS, PICTURE = ("qwen2_5_vl", "qwen2_vl"), 2
+"""Families whose image grids have frames, and the picture, 6 x 6 tokens, that is the first frame."""
+
+
+def inputs(family, frames):
+    """A prompt about a visual of ``frames``: the picture, and after it the picture shifted and mirrored."""
+    one = family.pictures(PICTURE)
+    pixels = torch.cat([one["pixel_values"].roll(4 * n, 0) if n % 2 else one["pixel_values"].flip(0) if n else
+                        one["pixel_values"] for n in range(frames)])  # fmt: skip
+    grid = one["image_grid_thw"].clone()
+    grid[0, 0] = frames
+    ids = family.ids("middle")
+    start, count = ids.index(4), len(family.cells(PROMPTS["middle"][1][0]))
+    ids = ids[:start] + [4] * (36 * frames) + ids[start + count :]
+    given = {"input_ids": torch.tensor([ids]), "attention_mask": torch.ones(1, len(ids), dtype=torch.long)}
+    given |= {"pixel_values": pixels, "image_grid_thw": grid}
+    given["position_ids"] = torch.arange(len(ids))[None]
+    return family.finish(given)
+
+
+@torch.no_grad()
+def kept(family, pruner, given, position="pesp"):
+    with nuwa.prune(family.model(), pruner, position) as session:
+        output = read_prompt_once(session, given)
+    return conversation_of(cache_of(output)), session.report().images[0], output.logits
+
+
+def test_a_layout_of_frames():
+    layout = ImageLayout.single((2, 3), frames=2)
+    assert [view.tokens.tolist() for view in layout.views] == [[0, 1, 2, 3, 4, 5], [6, 7, 8, 9, 10, 11]]
+    assert (layout.n_tokens, layout.patches, layout.frames) == (12, 12, 2)
+    assert [len(one.views) for one in (ImageLayout.single((2, 3)), layout)] == [1, 2]
+
+
+@pytest.mark.parametrize("family", QWENS)
+@pytest.mark.parametrize("name", ["visionzip", "nuwa", "pooling", "hiprune", "restore", "grid"])
+def test_methods_see_frame_by_frame(family, name):
+    """The first of three frames keeps what it keeps as a picture, every frame the same number, in frame order."""
+    family = FAMILIES[family]
+    pruner = pruner_for(name, family)
+    pruner.budget = Budget(ratio=1 / 3)
+    _, alone, _ = kept(family, pruner, inputs(family, 1))
+    _, three, _ = kept(family, pruner, inputs(family, 3))
+    one, all_of_them = alone.stages[0][1], three.stages[0][1]
+    assert all_of_them[: len(one)] == one
+    assert [token // 36 for token in all_of_them] == [0] * len(one) + [1] * len(one) + [2] * len(one)
+    if name not in ("pooling", "grid"):  # for which all frames are alike
+        assert {token % 36 for token in all_of_them} != {token % 36 for token in one}
+
+
+@pytest.mark.parametrize("family", QWENS)
+def test_methods_that_see_an_image_at_once_see_all_frames(family):
+    """DivPrune chooses among all tokens, so that a frame like the one before gives few."""
+    family, given = FAMILIES[family], inputs(FAMILIES[family], 3)
+    given["pixel_values"] = given["pixel_values"].view(3, -1, given["pixel_values"].shape[1])[[0, 0, 1]].flatten(0, 1)
+    _, image, _ = kept(family, nuwa.load_pruner("divprune", Budget(ratio=1 / 3)), given)
+    frames = [token // 36 for token in image.stages[0][1]]
+    assert frames == sorted(frames) and len(frames) == 36
+    assert frames.count(0) + frames.count(1) < 2 * frames.count(2)
+
+
+@pytest.mark.parametrize("family", QWENS)
+def test_ids_have_a_frame_row_and_column(family):
+    family = FAMILIES[family]
+    state, _, _ = kept(family, pruner_for("visionzip", family), inputs(family, 2), "pesp")
+    segment = state.tables[0]
+    mine = segment.image[0] == 0
+    token, start = segment.token[0, mine], state.prompt.spans[0, :, 0, 0]
+    place = torch.stack([token // 36, token % 36 // 6, token % 6])
+    assert torch.equal(segment.ids[:, 0, mine], start[:, None] + place)
+
+
+@pytest.mark.parametrize("family", QWENS)
+def test_keep_all_of_frames_changes_nothing(family):
+    family = FAMILIES[family]
+    given = inputs(family, 2)
+    with torch.no_grad():
+        expected = family.model()(**given).logits
+    assert torch.equal(kept(family, nuwa.load_pruner("none"), given)[2], expected)
+
+
+@pytest.mark.parametrize("family", QWENS)
+def test_a_budget_is_the_visuals(family):
+    """In both stages: a method with an LLM stage counts tokens of all frames together there."""
+    family = FAMILIES[family]
+    pruner = nuwa.load_pruner("nuwa", Budget(ratio=0.25))
+    _, image, _ = kept(family, pruner, inputs(family, 2))
+    assert image.per_layer == pruner.schedule(72, 6).per_layer(6)
