@@ -20,6 +20,7 @@ from nuwa.engine.arguments import cache_of
 from nuwa.engine.conversation import conversation_of, held
 from nuwa.engine.groups import token_groups
 from nuwa.engine.guards import SessionError
+from nuwa.engine.llm import sees_at
 from nuwa.engine.session import PruningSession
 from nuwa.models.base import Family
 from nuwa.pruning.scores import CHUNK, llm_attention_rows
@@ -52,7 +53,8 @@ class LayerCall:
     def rows(self, query: Tensor) -> Tensor:
         """Attention rows (B, H, Q, L) float32 of the positions ``query`` (Q,), zeros where padding asks."""
         valid = self.segment.valid
-        rows = llm_attention_rows(self.family.queries_keys, self.layer, self.hidden, self.rotary, valid, query)
+        parts = self.family.queries_keys, self.layer, self.hidden, self.rotary, valid, query
+        rows = llm_attention_rows(*parts, sees=sees_at(self.family, self.index, self.segment))
         return rows.masked_fill_(~valid[:, None, query, None], 0)
 
     def attention_chunks(self, chunk: int = CHUNK) -> Iterator[tuple[Tensor, Tensor]]:

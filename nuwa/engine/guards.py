@@ -20,7 +20,7 @@ class SessionError(RuntimeError):
     """A use of the model that pruning does not support; the message says what to do instead."""
 
 
-NEWEST = "5.23.0"
+NEWEST = "5.24.0"
 """The newest transformers that a session was tested with: the one in constraints.txt."""
 
 

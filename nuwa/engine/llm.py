@@ -9,6 +9,7 @@ Shape letters: B rows (prompts), P tokens of a prompt, N behind it, Q that go on
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -24,7 +25,7 @@ from nuwa.pruning.followers import add_followers
 from nuwa.pruning.masks import gather_tokens
 from nuwa.pruning.merging import merge_alike
 from nuwa.pruning.scores import llm_attention_rows, llm_keys, llm_values, rotary_kernel, transition_weights
-from nuwa.pruning.segments import Prompt, Segment, at_layer
+from nuwa.pruning.segments import Keys, Prompt, Segment, at_layer
 
 
 def enter_layer(
@@ -70,7 +71,7 @@ def context_at(adapter: Family, step: Step, layer: int, hidden: Tensor, rotary: 
         hidden = step.split.whole(layer, hidden)
         rotary = adapter.rotary(adapter.layer_kind(layer), hidden, segment.ids)
     hidden, cos, sin = (x[:, : segment.length].to(segment.image.device) for x in (hidden, *rotary))
-    rotary, followers = (cos, sin), segment.follower
+    rotary, followers, sees = (cos, sin), segment.follower, sees_at(adapter, layer, segment)
     return LLMContext(
         layer=layer,
         hidden=hidden,
@@ -78,7 +79,9 @@ def context_at(adapter: Family, step: Step, layer: int, hidden: Tensor, rotary: 
         token=segment.token,
         valid=segment.valid,
         ids=[[plan.id for plan in row] for row in prompt.rows],
-        attention=functools.partial(llm_attention_rows, adapter.queries_keys, module, hidden, rotary, segment.valid),
+        attention=functools.partial(
+            llm_attention_rows, adapter.queries_keys, module, hidden, rotary, segment.valid, sees=sees
+        ),
         keys=functools.partial(llm_keys, adapter.queries_keys, module, hidden, rotary),
         values=functools.partial(llm_values, adapter.values, module, hidden),
         rotary_kernel=functools.partial(rotary_kernel, rotary),
@@ -91,6 +94,12 @@ def context_at(adapter: Family, step: Step, layer: int, hidden: Tensor, rotary: 
         layouts=[[plan.layout for plan in row] for row in prompt.rows],
         earlier={name: c for name, c in (("previous", step.previous), ("first", step.first)) if c is not None},
     )
+
+
+def sees_at(family: Family, layer: int, segment: Segment) -> Callable[[Tensor], Tensor] | None:
+    """What tokens of a prompt see in a layer, None where that is what stands before them."""
+    alone = Keys([segment], segment.valid[:, :0], [0, 0])
+    return functools.partial(family.sees, family.layer_kind(layer), alone) if family.own_masks else None
 
 
 def prune_at(rules: Rules, step: Step, context: LLMContext, hidden: Tensor) -> Tensor:

@@ -177,7 +177,8 @@ def _share_prefixes(rules: Rules, call: Call, step: Step, inputs: Tensor, cache:
     """Run the prefixes that rows share, if any do; what is left to run of ``inputs`` (B, L, D)."""
     language_model = rules.family.language_model
     # a model that trains may checkpoint its layers, which then ignore the cache
-    plain = not language_model.training and rules.calibration == "none" and "transitions" not in rules.pruner.needs
+    plain = not language_model.training and rules.calibration == "none" and not rules.family.own_masks
+    plain &= "transitions" not in rules.pruner.needs
     split = split_prefixes(step.segments[0], inputs) if plain else None
     if split is None:
         return inputs

@@ -159,6 +159,11 @@ class Family(ABC):
         """Layers of one kind share their mask and their rotary embeddings."""
         return "full_attention"
 
+    def sees(self, kind: str, keys: Keys, query: Tensor) -> Tensor:
+        """Which keys the tokens in the columns ``query`` (Q,) see in layers of a kind: (B, Q, K) bool."""
+        causal = query[:, None] >= torch.arange(keys.valid.shape[1], device=query.device)
+        return causal & keys.valid[:, None]
+
     def layer_mask(self, kind: str, keys: Keys, queries: int, padded: bool, dtype: torch.dtype) -> Tensor | None:
         """The mask of layers of a kind, where the last ``queries`` keys are the queries; ``padded``: some key is none.
 

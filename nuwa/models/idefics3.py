@@ -151,6 +151,12 @@ class Idefics3(ShuffledFamily):
         """Features of rows as those of pictures."""
         return list(torch.cat(list(features)).split([count * self.side**2 for count in self.counts(arguments)]))
 
+    def join(self, images: Sequence[Tensor], features: Any) -> Any:
+        """As in `Family`; before transformers 5.23 the model gives one tensor of tiles."""
+        if torch.is_tensor(features):
+            return torch.cat(list(images)).unflatten(0, (-1, features.shape[1]))
+        return list(images)
+
     def select_images(self, arguments: Mapping[str, Any], images: Sequence[int]) -> dict[str, Any]:
         """As in `Family`; every picture gets a row of its own."""
         pixels, grids = self.pixels(arguments), self.grids(arguments)

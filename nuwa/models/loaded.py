@@ -97,8 +97,8 @@ class LoadedModel:
         batch = {"input_ids": ids, "attention_mask": mask, **for_model}
         if images:
             batch["pixel_values"] = batch["pixel_values"].to(self.model.dtype)
-            if self.pictures.marks_placeholders:
-                batch["mm_token_type_ids"] = torch.eq(ids, self.model.config.image_token_id).long() * mask
+            if self.pictures.marks_placeholders is not None:
+                batch[self.pictures.marks_placeholders] = torch.eq(ids, self.model.config.image_token_id).long() * mask
         return {name: values.to(self.device) for name, values in batch.items()}
 
     def decode(self, ids: Tensor, prompt_length: int) -> list[str]:

@@ -80,7 +80,7 @@ def text_processor(kind: type[ProcessorMixin], pil: Any, placeholder: str, **set
 class PictureProcessor:
     """Turns pictures into the image inputs of one family.
 
-    ``marks_placeholders``: the model wants ``mm_token_type_ids``, 1 on placeholders, to know where pictures are.
+    ``marks_placeholders``: the input, 1 on placeholders, by which the model wants to know where pictures are.
     ``counts``: what of `encode` is said to `texts`, and not to the model.
 
     Args:
@@ -88,7 +88,7 @@ class PictureProcessor:
         texts: what writes the text for a picture; see `text_processor`.
     """
 
-    marks_placeholders: ClassVar[bool] = False
+    marks_placeholders: ClassVar[str | None] = None
     counts: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, pil: Any, texts: ProcessorMixin) -> None:
@@ -160,7 +160,7 @@ class NativeProcessor(PictureProcessor):
     ``jpeg_quality``: send every picture through a JPEG first, as lmms-eval's wrapper does (75).
     """
 
-    marks_placeholders = True  # without, its positions silently become one-dimensional
+    marks_placeholders = "mm_token_type_ids"  # without, its positions silently become one-dimensional
 
     def __init__(self, pil: Any, texts: ProcessorMixin, jpeg_quality: int | None = None) -> None:
         super().__init__(pil, texts)

@@ -99,6 +99,9 @@ class RandomModel(ModelOptions, Sizes):
         with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []), place:
             torch.manual_seed(self.seed)
             model = architecture._from_config(config, dtype=dtype or self.kind.half, attn_implementation=kernel)
+            for weight in model.parameters():
+                if weight.dim() == 2 and not weight.any():  # Gemma 3's projector, which would hide every picture
+                    torch.nn.init.normal_(weight, std=0.02)
         with torch.no_grad():
             for name, weight in model.named_parameters():
                 if weight.dim() == 2 and any(part in name for part in BOOSTED):

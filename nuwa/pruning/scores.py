@@ -80,6 +80,7 @@ def llm_attention_rows(
     query: Tensor,
     rotary: bool = True,
     among: Tensor | None = None,
+    sees: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Softmax attention rows (B, H, Q, L) float32 of a decoder layer, for the positions ``query`` (Q,).
 
@@ -92,13 +93,15 @@ def llm_attention_rows(
         query: (Q,) positions in the sequence.
         rotary: False leaves the rotary embeddings out.
         among: (B, L) bool, the tokens that the softmax runs over; a row that has none of them gets NaN.
+        sees: which tokens (B, Q, L) bool queries see, where that is more or less than what stands before them.
     """
     heads = queries_keys(layer, hidden, embeddings if rotary else None, query)
     among = valid if among is None else valid & among
     # on the layer's device, if a model is spread over several
     query, among = query.to(heads.keys.device), among.to(heads.keys.device)
-    causal = torch.arange(hidden.shape[1], device=query.device)[None] <= query[:, None]
-    return softmax_rows(*heads, causal[None, None] & among[:, None, None]).to(hidden.device)
+    causal = (torch.arange(hidden.shape[1], device=query.device)[None] <= query[:, None])[None]
+    seen = causal if sees is None else sees(query.to(valid.device)).to(query.device)
+    return softmax_rows(*heads, seen[:, None] & among[:, None, None]).to(hidden.device)
 
 
 def rotary_kernel(embeddings: tuple[Tensor, Tensor], query: Tensor) -> Tensor:

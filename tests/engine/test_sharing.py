@@ -33,7 +33,7 @@ def family(request):
 
 
 BEGINNINGS = [name for name in FAMILIES if FAMILIES[name].shares_beginnings]
-"""Without deepstack planes beside the embeddings, and without recurrent states: the others share the vision pass."""
+"""Without deepstack planes, recurrent states, pictures that see themselves: the others share the vision pass."""
 sharing = pytest.mark.parametrize("family", BEGINNINGS, indirect=True)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from helpers.families import FAMILIES
 from helpers.families_qwen import Qwen
-from helpers.methods import METHODS, UNSUITED
+from helpers.methods import METHODS, UNSUITED, pruner_for, spending
 from helpers.support import Fixed, batch, pixels, prompt
 
 import nuwa
@@ -49,7 +49,7 @@ def check_rows(family, pruner, prompts=PROMPTS):
 def test_tiny_images_under_a_share(family, kind, name, number):
     """The share of the pictures alternates, over methods and over sizes."""
     ratio = (0.25, 0.5)[(kind + number) % 2]
-    images = check_rows(family, nuwa.load_pruner(name, budget=Budget(ratio=ratio), seed=3))
+    images = check_rows(family, spending(name, Budget(ratio=ratio)))
     assert all(min(image.per_layer) >= 1 for image in images)
 
 
@@ -94,7 +94,7 @@ def test_states_return_to_their_places_when_the_longest_row_loses_nothing(side):
 def test_a_longer_row_of_text_changes_nothing(name):
     """Nothing may be read off the length of the batch."""
     model, ids = FAMILIES["llava"].model(), (prompt(90), prompt(9, "image", 7))
-    pruner = nuwa.load_pruner(name, budget=None if name == "none" else 20, seed=3)
+    pruner = pruner_for(name)
     rows = []
     with torch.no_grad(), nuwa.prune(model, pruner):
         for inputs in (batch(*ids), batch(ids[1])):

@@ -18,6 +18,7 @@ TOY = (
     [
         ("llava_next", ("model.image_size=56",)),
         ("llava_onevision", ("model.image_size=58",)),
+        ("gemma3", ("model.image_size=224",)),
         ("internvl", ("model.image_size=56",)),
         ("smolvlm", ("model.image_size=56",)),
         ("qwen2_5_vl", ("dataset.samples=3",)),

@@ -41,7 +41,8 @@ def samples() -> list[Sample]:
 
 def images_of(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     """The arguments of ``get_image_features``."""
-    return {k: v for k, v in inputs.items() if k not in ("input_ids", "attention_mask", "mm_token_type_ids")}
+    text = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")
+    return {k: v for k, v in inputs.items() if k not in text}
 
 
 @contextmanager

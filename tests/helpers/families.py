@@ -8,6 +8,7 @@ their tests are marked slow.
 from __future__ import annotations
 
 import torch
+from helpers.families_gemma import Gemma3
 from helpers.families_more import Idefics3, InternVL, SmolVLM
 from helpers.families_qwen import Qwen, Qwen2, Qwen3, Qwen3Moe, Qwen35
 from helpers.families_tiles import LlavaNext, LlavaOnevision
@@ -16,7 +17,7 @@ from helpers.support import kept_tokens, survives
 
 PLAIN = ("llava", "llava_next", "llava_onevision", "internvl", "smolvlm", "idefics3")
 
-KINDS = (Family, LlavaNext, LlavaOnevision, InternVL, SmolVLM, Idefics3, Qwen, Qwen2, Qwen3, Qwen3Moe, Qwen35)
+KINDS = (Family, Gemma3, LlavaNext, LlavaOnevision, InternVL, SmolVLM, Idefics3, Qwen, Qwen2, Qwen3, Qwen3Moe, Qwen35)
 FAMILIES = {kind.name: kind() for kind in KINDS}
 LATER = ("qwen2_vl", "qwen3_vl_moe", "idefics3")
 

@@ -18,6 +18,7 @@ NAMES = {
     "llava": ("llava_1_5_random", 56),
     "llava_next": ("llava_next_random", 56),
     "llava_onevision": ("llava_onevision_random", 58),  # not a multiple of the patch, as the real 384 px are none
+    "gemma3": ("gemma3_random", 224),
     "idefics3": ("idefics3_random", 56),
     "internvl": ("internvl_random", 56),
     "qwen2_5_vl": ("qwen2_5_vl_random", 336),

@@ -11,7 +11,7 @@ from nuwa.pruners.catalogue import method_names
 from nuwa.pruning.budget import Budget
 
 METHODS = method_names()
-NO_CLS = ("llava_onevision", "smolvlm", "idefics3", *(name for name in FAMILIES if name.startswith("qwen")))
+NO_CLS = ("llava_onevision", "gemma3", "smolvlm", "idefics3", *(name for name in FAMILIES if name.startswith("qwen")))
 UNSUITED = {"prumerge": NO_CLS, "prumerge_plus": NO_CLS, "downsample": ("llava_next", "internvl", *NO_CLS)}
 """Methods that need a CLS token or one image size, and the families that have none."""
 LINEAR = ("restore", "transprune")
@@ -35,7 +35,11 @@ class SameWords(MMTok):
 
 def pruner_for(name: str, family=FAMILIES["llava"]):
     """About a third of the tokens; a family of many image sizes gets a ratio."""
-    budget = None if name == "none" else 20 if family is FAMILIES["llava"] else Budget(ratio=family.ratio)
-    if name == "mmtok":
-        return SameWords(budget=budget if isinstance(budget, Budget) else Budget(average=budget), seed=3)
-    return nuwa.load_pruner(name, budget=budget, seed=3)
+    if name == "none":
+        return nuwa.load_pruner(name, seed=3)
+    return spending(name, Budget(average=20) if family is FAMILIES["llava"] else Budget(ratio=family.ratio))
+
+
+def spending(name: str, budget: Budget):
+    """A method with a budget."""
+    return SameWords(budget=budget, seed=3) if name == "mmtok" else nuwa.load_pruner(name, budget=budget, seed=3)
