@@ -44,7 +44,8 @@ print(nuwa.__file__, type(nuwa.load_pruner("loudest", budget=20, power=2.0)))
 print(nuwa.load_pruner("composed", vision="loudest", llm="nearest"))
 print(methods.page())
 import pytest
-chosen = ["tests/engine/test_methods.py", "-k", "(loudest or nearest) and not beam"]
+some = "(loudest or nearest) and (llava or qwen2_5_vl) and not (llava_ or beam)"
+chosen = ["tests/engine/test_methods.py", "-k", some]
 failed = pytest.main(["-q", "-n0", "-p", "no:cacheprovider", *chosen])
 import launch
 sys.argv = ["launch.py", *sys.argv[1:]]
@@ -70,6 +71,6 @@ def test_two_files_are_enough(clone, tmp_path):
     assert "nuwa.pruners.loudest.Loudest" in found  # load_pruner, and as a part of a composition
     assert "| `loudest` | vision | feature norm |" in found  # the table of methods
     assert "| `nearest` | LLM | cosine with the last prompt token |" in found
-    assert re.search(r"\n30 passed", found), found  # the matrix: fifteen cases each
+    assert int(re.search(r"\n(\d+) passed", found)[1]) >= 20, found  # the matrix, on two of its families
     jobs = [json.loads(path.read_text())["config"]["pruner"] for path in tmp_path.glob("main/*/result.json")]
     assert sorted(job["_target_"].split(".")[-1] for job in jobs) == ["Loudest", "Nearest", "RandomPruner"]
