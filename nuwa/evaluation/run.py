@@ -10,6 +10,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 from filelock import FileLock
 from omegaconf import DictConfig, OmegaConf
 
@@ -46,8 +47,9 @@ def run_job(cfg: DictConfig) -> Path:
                 if processes.lead:  # parallel jobs share the unpruned run: the second waits, then finds it finished
                     stack.enter_context(FileLock(folder / LOCK))
         except (OSError, ProcessError) as error:
-            log.error("%s: failed: %s", folder, error)
-            return folder
+            if not (cfg.resume and _is_finished(cfg, folder)):  # as the finished runs of others, that are only read
+                log.error("%s: failed: %s", folder, error)
+                return folder
         if processes.share(cfg.resume and _is_finished(cfg, folder)):
             known = f"{recognised_by(cfg)}; resume=false computes again"
             log.info("%s: finished before, skipped%s (%s)", folder, _failures(folder), known)
@@ -111,9 +113,17 @@ def _outcome(cfg: DictConfig, folder: Path, processes: Processes) -> dict[str, A
         status = "unreachable" if isinstance(error, BudgetError) else "refused"
         return outcome | {"status": status, "reason": str(error)}
     except Exception as error:
-        expected = isinstance(error, (*BAD_INPUT, ProcessError))
-        reason = str(error) if expected else f"{type(error).__name__}: {error}"
-        return outcome | {"status": "failed", "reason": reason, "traceback": traceback.format_exc()}
+        return outcome | {"status": "failed", "reason": _reason(error), "traceback": traceback.format_exc()}
+
+
+def _reason(error: Exception) -> str:
+    """What a job failed of, for the person who started it."""
+    if isinstance(error, (*BAD_INPUT, ProcessError)):
+        return str(error)
+    reason = f"{type(error).__name__}: {error}"
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in reason:
+        return f"not enough memory; try a smaller trainer.batch_size or model, or model.dtype=bfloat16 ({reason})"
+    return reason
 
 
 def _record(folder: Path, outcome: dict[str, Any]) -> None:

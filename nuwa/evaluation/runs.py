@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache, cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, get_type_hints
 
@@ -19,6 +21,8 @@ from nuwa.evaluation.reading import UnreadableError, check_shape
 from nuwa.evaluation.result import RESULT, read_result
 from nuwa.options import ConfigError
 from nuwa.targets import find_target
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -203,8 +207,14 @@ def collect(folders: Iterable[Path]) -> list[Run]:
 
 
 def find_runs(*roots: Path) -> list[Path]:
-    """Every run folder at or below ``roots``."""
-    return sorted({file.parent for root in roots for name in (RESULT, JOURNAL) for file in Path(root).rglob(name)})
+    """Every run folder at or below ``roots``; a folder that may not be read is named on the log."""
+    below = (place for root in roots for place in os.walk(root, onerror=_name_closed))
+    return sorted({Path(folder) for folder, *names in below if not {RESULT, JOURNAL}.isdisjoint(chain(*names))})
+
+
+def _name_closed(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        log.warning("%s: left out (%s)", error.filename, error.strerror)
 
 
 def _method_in(config: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ MODEL = "model.path"
 """The config key that names a checkpoint, if no other does."""
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+GENERATION = "generation_config.json"
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -70,6 +71,9 @@ def check_folder(folder: Path, families: tuple[str, ...], asked: str | None = No
     if asked not in (None, family):
         raise ModelError(f"model.family={asked}, but the config.json of model.path={folder} says {family}")
     read_json(folder / "tokenizer.json")
+    for name in (GENERATION, *PROCESSOR_FILES):  # transformers would do without one that cannot be read
+        if (folder / name).is_file():
+            read_json(folder / name)
     if not any((folder / name).is_file() for name in PROCESSOR_FILES):
         raise ModelError(f"model.path={folder} lacks {PROCESSOR_FILES[0]}, which says how pictures are normalised")
     for file in weight_files(folder):
@@ -103,9 +107,14 @@ def weight_files(folder: Path, key: str = MODEL) -> list[Path]:
 
 
 def check_safetensors(file: Path, key: str = MODEL) -> None:
-    """Read a file's header, which also tells whether the file is as long as its tensors need."""
+    """Read a file's header, which also tells whether the file is as long as its tensors need.
+
+    Raises:
+        ModelError, OSError: it is missing or broken, or may not be read.
+    """
     if not file.is_file():
         raise ModelError(f"{key}={file.parent} lacks {file.name}")
+    file.open("rb").close()  # safetensors says of a file that may not be read that it is not there
     try:
         with safe_open(file, framework="pt") as content:
             content.keys()

@@ -28,9 +28,9 @@ Size = tuple[int, int]
 Source = Path | dict[str, Any]
 """Where a processor's settings come from: a checkpoint's folder, or the settings themselves."""
 ImageFrame = Literal["auto", "pad", "crop", "folder"]
-_LONGEST = 8192
-"""Longest side, in pixels, of a picture that is padded to a square; longer ones are shrunk before, or a thin strip of a
-picture would take gigabytes."""
+_LONGEST, _LONGEST_STRIP, _STRIP = 8192, 1024, 200
+"""Longest side, in pixels, of a picture that is padded to a square, and of a strip, of which one side is more than 200
+times the other; longer ones are shrunk before, or they would take gigabytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +127,7 @@ class SquareProcessor(PictureProcessor):
     """LLaVA-1.5: every picture becomes one square, ``pixel_values`` (M, 3, S, S)."""
 
     def encode(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
-        return super().encode([bounded(image, _LONGEST) for image in images] if self.pil.do_pad else images)
+        return super().encode([bounded(image, _longest(image)) for image in images] if self.pil.do_pad else images)
 
 
 class TiledProcessor(PictureProcessor):
@@ -193,6 +193,10 @@ class NativeProcessor(PictureProcessor):
 
     def seen(self, image: Image.Image) -> Image.Image:
         return to_rgb(image).resize(self.resized(image), self.pil.resample)
+
+
+def _longest(image: Image.Image) -> int:
+    return _LONGEST_STRIP if max(image.size) > _STRIP * min(image.size) else _LONGEST
 
 
 def bounded(image: Image.Image, longest: int) -> Image.Image:

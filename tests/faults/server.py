@@ -18,6 +18,8 @@ import time
 import traceback
 from pathlib import Path
 
+from helpers.rights import renounce
+
 ROOT = Path(__file__).parents[2]
 IMPORTED = (
     "hydra", "lightning", "torch", "transformers", "transformers.models.llava", "PIL.Image", "pydantic", "yaml",
@@ -64,10 +66,8 @@ def become(request: dict, log: int) -> None:
         resource.setrlimit(getattr(resource, name), (soft, resource.getrlimit(getattr(resource, name))[1]))
     os.environ.update(request["environment"])
     os.chdir(request["folder"])
-    if request["user"]:
-        os.setgroups([])
-        os.setgid(request["user"])
-        os.setuid(request["user"])
+    if request["ordinary"]:
+        renounce()
 
 
 def run(request: dict) -> dict:

@@ -5,15 +5,16 @@ import shutil
 
 import pytest
 import torch
-from helpers.faults import Case
+from helpers.faults import Case, rows_below
 from helpers.jobs import ROOT
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 RUN = (
     "launch.py", "model.path={folder}/model", "pruner=none", "baseline=skip", "dataset.samples=2", "logger=none",
     "callbacks=none", "trainer=cpu", "paths.outputs={folder}/out", "generation.max_new_tokens=2",
 )  # fmt: skip
-BROKEN = "the model's logits are NaN or infinite"
+LOGITS, WEIGHTS = "the model's logits are NaN or infinite", "1 weights hold NaN or infinity, e.g."
 
 
 def copied(folder):
@@ -44,6 +45,13 @@ def with_tensor(part, value):
     return prepare
 
 
+def one_wrong(tensor, value):
+    """A copy of which the last number alone is another."""
+    tensor = tensor.clone()
+    tensor.view(-1)[-1] = value
+    return tensor
+
+
 def written(name, content):
     def prepare(folder):
         (copied(folder) / name).write_bytes(content)
@@ -66,10 +74,13 @@ def pictures(**values):
 CASES = [
     Case("whole", RUN, status=0, prepare=copied, rows=2),
     *(
-        broken(f"{value} in {part}", with_tensor(part, lambda x, value=value: torch.full_like(x, value)), BROKEN)
+        broken(f"{value} in {part}", with_tensor(part, lambda x, value=value: one_wrong(x, value)), WEIGHTS, part)
         for part in ("layers.3.mlp.up_proj", "vision_tower", "multi_modal_projector", "embed_tokens")
-        for value in (float("nan"), float("inf"), 1e38)
-        if (part, value) not in (("vision_tower", 1e38), ("embed_tokens", 1e38))
+        for value in (float("nan"), float("inf"), -float("inf"))
+    ),
+    *(
+        broken(f"1e38 in {part}", with_tensor(part, lambda x: torch.full_like(x, 1e38)), LOGITS)
+        for part in ("layers.3.mlp.up_proj", "multi_modal_projector")
     ),
     *(
         broken(
@@ -130,6 +141,18 @@ def test_nothing_but_empty_answers_is_said(server, tmp_path):
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     outcome = server.run([part.replace("{folder}", str(tmp_path)) for part in RUN], tmp_path)
     assert outcome.status == 0 and "answers are empty" in outcome.printed, outcome.printed
+
+
+@pytest.mark.parametrize("size", [(1, 60000), (60000, 1), (3, 20000)])
+def test_a_strip_of_a_picture_is_cheap(size, server, tmp_path):
+    """Padded as it is, it would take gigabytes."""
+    Image.new("RGB", size, "red").save(tmp_path / "strip.png")
+    (tmp_path / "data.jsonl").write_text('{"id": "0", "image": "strip.png", "question": "what ?", "answer": "x"}')
+    arguments = [part for part in RUN if "samples" not in part and "model.path" not in part]
+    arguments += ["dataset=local", f"dataset.path={tmp_path / 'data.jsonl'}"]
+    outcome = server.run([part.replace("{folder}", str(tmp_path)) for part in arguments], tmp_path)
+    assert outcome.status == 0 and rows_below(tmp_path) == 1 and "failed" not in outcome.printed, outcome.printed
+    assert outcome.megabytes < 900, outcome
 
 
 def test_a_prompt_that_is_too_long_fails_alone(server, tmp_path):

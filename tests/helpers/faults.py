@@ -37,6 +37,7 @@ class Case:
     ``arguments`` as for Python: ``launch.py ...`` or ``-m module ...``; ``{folder}`` in them is the case's own folder,
     which ``prepare`` fills and ``after`` looks at. ``status`` is the exit status; ``says`` are words of the output,
     ``silent`` words that must not be there. ``rows`` journal rows survive in all.
+    ``ordinary``: without root's rights (`helpers.rights`).
     """
 
     name: str
@@ -49,16 +50,13 @@ class Case:
     rows: int | None = None
     seconds: float = 60
     environment: dict[str, str] = field(default_factory=dict)
-    limits: dict[str, int] = field(default_factory=dict)
-    user: int | None = None
+    ordinary: bool = False
 
     def check(self, server: Server, folder: Path) -> Outcome:
         """Run it in ``folder`` and assert all that is asked of it."""
         self.prepare(folder)
         arguments = [argument.replace("{folder}", str(folder)) for argument in self.arguments]
-        outcome = server.run(
-            arguments, folder, self.seconds, environment=self.environment, limits=self.limits, user=self.user
-        )
+        outcome = server.run(arguments, folder, self.seconds, environment=self.environment, ordinary=self.ordinary)
         shown = f"{self.name}: exit status {outcome.status} after {outcome.seconds:.1f} s\n{outcome.printed}"
         assert not outcome.late, shown
         assert outcome.status == self.status, shown
@@ -96,12 +94,12 @@ class Server:
         *,
         environment: dict[str, str] | None = None,
         limits: dict[str, int] | None = None,
-        user: int | None = None,
+        ordinary: bool = False,
     ) -> Outcome:
-        """Run a command in ``folder``, at most so many seconds."""
+        """Run a command in ``folder``, at most so many seconds, under ``limits`` of `resource` by name."""
         log = folder / "printed.txt"
         request = {"arguments": arguments, "folder": str(folder), "log": str(log), "seconds": seconds}
-        request |= {"environment": environment or {}, "limits": limits or {}, "user": user}
+        request |= {"environment": environment or {}, "limits": limits or {}, "ordinary": ordinary}
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
         reply = json.loads(self.process.stdout.readline())
@@ -112,7 +110,9 @@ class Server:
 def fork_server() -> Iterator[Server]:
     """A `Server`, ended on leaving."""
     command = [sys.executable, str(ROOT / "tests/faults/server.py")]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
+    }
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, cwd=ROOT, env=environment, **pipes) as process:
         try:
