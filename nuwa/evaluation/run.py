@@ -84,12 +84,18 @@ def _failures(folder: Path) -> str:
 
 def _name_outdated(folder: Path) -> None:
     """Log which run made the same choices under an earlier protocol and is computed again here."""
-    usual = plain(OmegaConf.structured(Config))
     for file in folder.parent.glob(f"*/{RESULT}"):
         found = Run.read(file.parent)
         with suppress(Exception):  # the config of another version may be anything
-            if found.protocol != PROTOCOL and run_key(OmegaConf.create(usual | found.config)) == folder.name:
+            if found.protocol != PROTOCOL and run_key(_completed(found.config)) == folder.name:
                 log.info("%s: computed again, because %s is of protocol %s", folder, file.parent, found.protocol)
+
+
+def _completed(config: dict[str, Any]) -> DictConfig:
+    """A recorded config with what earlier versions did not have."""
+    merged = OmegaConf.merge(OmegaConf.structured(Config), config)
+    assert isinstance(merged, DictConfig)
+    return merged
 
 
 def _outcome(cfg: DictConfig, folder: Path, processes: Processes) -> dict[str, Any]:

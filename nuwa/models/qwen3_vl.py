@@ -73,6 +73,7 @@ class Qwen3VL(InterleavedQwenVL):
 def beside_text(rows: Tensor, where: Tensor) -> Tensor:
     """Rows (V, H) of the tokens ``where`` (B, L) bool has, in order, as one plane (B, L, H) with zeros elsewhere.
 
+    >>> import torch
     >>> beside_text(torch.tensor([[5.0], [6.0]]), torch.tensor([[False, True], [True, False]])).tolist()
     [[[0.0], [5.0]], [[6.0], [0.0]]]
     """

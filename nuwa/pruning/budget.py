@@ -204,7 +204,7 @@ def one_stage(target: float, n_tokens: int, layers: int, at: int, least: int = 0
     """All ``n_tokens`` enter the LLM; from layer ``at`` on as many stay, ``least`` or more, as spend ``target``.
 
     >>> one_stage(64, 576, layers=32, at=2)
-    Schedule(vision=576, llm=((2, 30),))
+    Schedule(vision=576, llm=((2, 30),), asked=())
     """
     count = max(least, round((target * layers - n_tokens * at) / (layers - at)))
     return Schedule(n_tokens, ((at, count),) if count < n_tokens else ())
@@ -216,7 +216,7 @@ def two_stages(target: float, n_tokens: int, layers: int, at: int, ratio: float)
     The ratio gives way where more tokens would have to enter than there are.
 
     >>> two_stages(64, 576, layers=32, at=16, ratio=1 / 7)
-    Schedule(vision=112, llm=((16, 16),))
+    Schedule(vision=112, llm=((16, 16),), asked=())
     """
     entering = round(target * layers / (at + ratio * (layers - at)))
     return one_stage(target, min(n_tokens, max(1, entering)), layers, at, least=1)

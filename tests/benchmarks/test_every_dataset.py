@@ -26,6 +26,8 @@ FIXED = (
 KINDS = ("local", "nuwa_qwen_refcoco", "scenes", *ONE_OF_A_KIND)
 HEADLINES = {"mme": "mme/total_score", "mmmu_val": "mmmu/acc", "refcoco_test": "refcoco/ACC@0.5", "mmvet": None}
 PICTURES = {"mmmu_val": {1, 2, 3}, "seedbench": {1, 2}}
+SEVERAL = ("model=llava_1_5_random", "model.layers=4", "model.hidden_size=64", "model.intermediate_size=64")
+"""For samples of several pictures, which tiny_llava has no positions for."""
 WHOLE_GROUPS = {"mme": 2, "mmbench_en_dev": 2}
 """How many of three samples are whole groups of two."""
 
@@ -79,7 +81,7 @@ def test_a_limited_run_that_is_killed_and_resumed(name, launch, tmp_path):
         write = {"local": write_local, "nuwa_qwen_refcoco": write_records}.get(name)
         write(data) if write else write_set(name, data, 9)
         arguments.append(f"dataset.path={data}")
-    status, folder = launch(*arguments)
+    status, folder = launch(*arguments, *(SEVERAL if name in PICTURES else ()))
     result, count = read_result(folder), WHOLE_GROUPS.get(name, 3)
     assert (status, result["status"], result["n"], result["n_failed"]) == (0, "done", count, 0), result.get("reason")
     assert result["dataset"] == name

@@ -14,7 +14,7 @@ from helpers.support import Fixed
 from packaging.specifiers import SpecifierSet
 
 import nuwa
-from nuwa.engine import guards
+from nuwa.engine import guards, session
 from nuwa.models.random_vlm import RandomModel
 
 PINNED = re.search(r"^transformers==(.+)$", (ROOT / "constraints.txt").read_text("utf-8"), re.MULTILINE)[1]
@@ -34,7 +34,8 @@ def enter_twice():
 
 
 def test_a_newer_version_is_spoken_of_once(monkeypatch):
-    monkeypatch.setattr("transformers.__version__", "5.99.0")
+    guards.warn_of_version.cache_clear()
+    monkeypatch.setattr(session.transformers, "__version__", "5.99.0")
     with pytest.warns(UserWarning, match=rf"transformers 5\.99\.0 is newer than {re.escape(PINNED)}") as said:
         enter_twice()
     assert len(said) == 1
@@ -42,7 +43,8 @@ def test_a_newer_version_is_spoken_of_once(monkeypatch):
 
 @pytest.mark.parametrize("version", ["5.19.0", PINNED])
 def test_others_are_not(version, monkeypatch):
-    monkeypatch.setattr("transformers.__version__", version)
+    guards.warn_of_version.cache_clear()
+    monkeypatch.setattr(session.transformers, "__version__", version)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         enter_twice()

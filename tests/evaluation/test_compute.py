@@ -78,10 +78,10 @@ def test_on_a_gpu_the_trainer_uses_that_of_the_model(tmp_path, asked, monkeypatc
 )
 def test_prompts_are_shared_where_nothing_is_blocked(tmp_path, asked, monkeypatch, overrides, shared):
     told, prune = [], compute.prune
-    monkeypatch.setattr(compute, "prune", lambda *given: told.append(given) or prune(*given))
+    monkeypatch.setattr(compute, "prune", lambda *given, **options: told.append(options) or prune(*given, **options))
     with pytest.raises(JournalError):
         computed(tmp_path, *overrides)
-    assert [given[3] for given in told] == [shared]
+    assert [options["share"] for options in told] == [shared]
 
 
 def test_each_of_several_processes_has_a_part_of_its_own(tmp_path, asked, monkeypatch):

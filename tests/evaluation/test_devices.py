@@ -144,8 +144,10 @@ def test_the_folder_of_runs_is_made_and_tried(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("fixed", "layers"), [(True, 4), (False, 4)])
 def test_a_budget_is_planned_where_an_image_has_a_fixed_count(fixed, layers, tmp_path, monkeypatch):
     planned = []
-    shape = SimpleNamespace(image_tokens=64 if fixed else None, layers=layers)
-    monkeypatch.setattr(checks, "_adapter", lambda model: SimpleNamespace(tower=None, shape=shape))
+    shape = SimpleNamespace(image_tokens=64 if fixed else None, layers=layers, attention=None)
+    monkeypatch.setattr(
+        checks, "_adapter", lambda model: SimpleNamespace(tower=None, shape=shape, check_deepstack=lambda kind: None)
+    )
     pruner = type(check.__globals__["build"]({"_target_": "nuwa.pruners.none.KeepAll"}))
     monkeypatch.setattr(pruner, "check_tower", lambda self, tower: planned.append(tower))
     monkeypatch.setattr(pruner, "schedule", lambda self, *sizes: planned.append(sizes))

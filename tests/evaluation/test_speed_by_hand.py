@@ -1,10 +1,10 @@
 """The speed probe with a clock that ticks once a look, so that every number is known."""
 
-from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers.utils import ModelOutput
 
 from nuwa.evaluation import speed
 from nuwa.evaluation.speed import Clock, probe_speed
@@ -42,13 +42,15 @@ class Model:
     def __init__(self):
         self.told = []
 
-    def __call__(self, **options):
-        self.told.append(options)
+    def forward(self, past_key_values=None, **options):
+        self.told.append(options | ({} if past_key_values is None else {"past_key_values": past_key_values}))
         keys = torch.zeros(1, 2, 5, 4)
         cache = SimpleNamespace(
             layers=[SimpleNamespace(keys=keys, values=keys), SimpleNamespace(keys=keys, values=keys)]
         )
-        return SimpleNamespace(logits=torch.arange(6.0).expand(2, 1, 6), past_key_values=cache)
+        return ModelOutput(logits=torch.arange(6.0).expand(2, 1, 6), past_key_values=cache)
+
+    __call__ = forward
 
 
 def adapter(axes=1):
@@ -70,7 +72,7 @@ INPUTS = {
 def test_a_round_by_hand(ticks):
     """Looks at the clock: ttft, encode, two for each call of the projector, ..., so that each span is known."""
     family = adapter()
-    measured, lengths = speed._round(family, INPUTS, nullcontext(), Clock(CPU), 4)
+    measured, lengths = speed._round(family, INPUTS, Clock(CPU), 4)
     assert lengths == [5, 5]
     assert measured == {
         "projector_ms": 2000, "encode_ms": 5000, "prefill_ms": 1000, "ttft_ms": 9000, "decode_ms_per_token": 250,
@@ -97,7 +99,7 @@ def test_peak_memory_of_a_gpu(ticks, monkeypatch):
     monkeypatch.setattr("torch.cuda.synchronize", lambda device: None)
     monkeypatch.setattr("torch.cuda.reset_peak_memory_stats", reset.append)
     monkeypatch.setattr("torch.cuda.max_memory_allocated", lambda device: 3 * 1024 * 1024)
-    measured, _ = speed._round(adapter(), INPUTS, nullcontext(), Clock(torch.device("cuda:1")), 1)
+    measured, _ = speed._round(adapter(), INPUTS, Clock(torch.device("cuda:1")), 1)
     assert measured["peak_memory_mb"] == 3.0 and reset == [torch.device("cuda:1")]
 
 
@@ -143,7 +145,7 @@ def test_batches_repeat_the_samples_and_warm_up_rounds_do_not_count(monkeypatch)
 
     loaded = SimpleNamespace(model=None, encode=encode, questions=lambda batch: None)
     monkeypatch.setattr(speed, "adapter_for", lambda model: None)
-    monkeypatch.setattr(speed, "_round", lambda *given: ({"encode_ms": float(next(rounds))}, [given[4]]))
+    monkeypatch.setattr(speed, "_round", lambda *given: ({"encode_ms": float(next(rounds))}, [given[3]]))
     options = ProbeConfig(batch_sizes=[1, 4], new_tokens=6, warmup=2, repeats=3)
     small, large = probe_speed(loaded, Album(), None, "native", options)
     assert batches == [["2"], ["2", "3", "4", "2"]]
