@@ -8,7 +8,7 @@ import signal
 import traceback
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from filelock import FileLock
@@ -88,7 +88,10 @@ def _name_outdated(folder: Path) -> None:
     for file in folder.parent.glob(f"*/{RESULT}"):
         found = Run.read(file.parent)
         with suppress(Exception):  # the config of another version may be anything
-            if found.protocol != PROTOCOL and run_key(OmegaConf.create(usual | found.config)) == folder.name:
+            if (
+                found.protocol != PROTOCOL
+                and run_key(cast(DictConfig, OmegaConf.merge(usual, found.config))) == folder.name
+            ):
                 log.info("%s: computed again, because %s is of protocol %s", folder, file.parent, found.protocol)
 
 
