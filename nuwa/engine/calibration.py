@@ -1,4 +1,4 @@
-"""Calibration in the engine: who may use it, and the bias of the keys that a layer's queries see."""
+"""Calibration and median ids in the engine: who may use them, and the bias of the keys that a layer's queries see."""
 
 from __future__ import annotations
 
@@ -37,6 +37,19 @@ def check_calibration(kind: str, pruner: Pruner, attention: str | None = None, l
         raise ValueError(
             f"calibration.kind={kind} needs a mask of numbers, which model.attention={attention} does not take; "
             "use sdpa or eager, or calibration=none"
+        )
+
+
+def check_position(strategy: str, pruner: Pruner) -> None:
+    """Refuse medians of members where every token stands for itself: the run would be that of its original ids.
+
+    Raises:
+        MisfitError: the method merges nothing.
+    """
+    if strategy == "median" and not pruner.merges:
+        raise MisfitError(
+            f"position.strategy=median is for methods that merge tokens, which pruner {pruner.name} does not; "
+            "use position=pesp, which gives the same ids"
         )
 
 

@@ -114,6 +114,8 @@ class Step:
 
     def position_ids(self, tables: Sequence[Segment], queries: int) -> Tensor:
         """Position ids (C, B, Q) of the last ``queries`` tokens of this pass."""
+        if not self.new.shape[1]:
+            return tables[-1].ids[..., -queries:]
         ids = tables[-1].next_id[..., None] + self.new.cumsum(1) - 1
         return (torch.cat([tables[-1].ids, ids], -1) if self.segments else ids)[..., -queries:]
 

@@ -114,7 +114,7 @@ def with_text(pruner: Pruner, context: LLMContext, decided: Tensor | LLMDecision
         value = getattr(decision, name)
         if value is not None and value.shape != expected:
             raise DecisionError(f"{stage}: {name} is {tuple(value.shape)}, not {tuple(expected)}")
-    return replace(decision, keep=decision.keep & (context.image >= 0) | context.text)
+    return replace(decision, keep=decision.keep.where(context.image >= 0, context.text))
 
 
 def row_lengths(pruner: Pruner, context: LLMContext, decision: LLMDecision, planned: Tensor) -> list[int]:
@@ -125,30 +125,28 @@ def row_lengths(pruner: Pruner, context: LLMContext, decision: LLMDecision, plan
     Raises:
         DecisionError: other numbers of visual tokens stay, or one went into a token that does not.
     """
-    keep = decision.keep
-    member = context.image[..., None] == torch.arange(planned.shape[1], device=keep.device)
-    lost = _lost_members(context, decision).sum(1)[:, None]
-    counts = torch.cat([keep.sum(1)[:, None], lost, member.sum(1), (member & keep[..., None]).sum(1)], 1).tolist()
-    for (_, astray, *both), names, wanted in zip(counts, context.ids, planned.tolist(), strict=True):
+    keep, groups = decision.keep[..., None], planned.shape[1] + 1  # what is of no image, then the images
+    member = context.image[..., None] == torch.arange(-1, planned.shape[1], device=keep.device)
+    lost = [] if decision.members is None else [_lost_members(context, decision.members, decision.keep)[..., None]]
+    counts = torch.cat([member, member & keep, *lost], 2).sum(1).tolist()
+    for row, names, wanted in zip(counts, context.ids, planned.tolist(), strict=True):
+        there, kept, astray = row[1:groups], row[groups + 1 : 2 * groups], sum(row[2 * groups :])
         if astray:
             stage = f"pruner {pruner.name}, layer {context.layer}, images {', '.join(names)}"
             raise DecisionError(f"{stage}: {astray} tokens went into tokens that do not stay")
-        there, kept = both[: len(wanted)], both[len(wanted) :]
         for image, name in enumerate(() if pruner.counts_by_itself else names):
             if kept[image] != min(there[image], wanted[image]):
                 raise DecisionError(
                     f"pruner {pruner.name}, layer {context.layer}, image {name}: kept {kept[image]} of {there[image]} "
                     f"visual tokens where {min(there[image], wanted[image])} were planned"
                 )
-    return [length for length, *_ in counts]
+    return [sum(row[groups : 2 * groups]) for row in counts]
 
 
-def _lost_members(context: LLMContext, decision: LLMDecision) -> Tensor:
+def _lost_members(context: LLMContext, members: Tensor, keep: Tensor) -> Tensor:
     """Visual tokens (B, L) that went neither into a visual token that stays, of the same image, nor away (-1)."""
-    members, image = decision.members, context.image
-    if members is None:
-        return torch.zeros_like(decision.keep)
+    image = context.image
     inside = (members >= 0) & (members < members.shape[1])
     place = members.where(inside, 0)
-    stays = inside & decision.keep.gather(1, place) & (image.gather(1, place) == image)
+    stays = inside & keep.gather(1, place) & (image.gather(1, place) == image)
     return (image >= 0) & (members != -1) & ~stays

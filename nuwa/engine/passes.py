@@ -44,7 +44,7 @@ def read_images(rules: Rules, call: Call, kwargs: dict[str, Any]) -> dict[str, A
     mask = _of_last_query(call.mask, length + embeddings.shape[1]) if isinstance(cache, StaticCache) else call.mask
     valid = _mask(mask, len(embeddings), length, embeddings.shape[1], device)
     ids = family.position_ids(kwargs.get("position_ids"), len(valid), valid.shape[1], device)
-    ids = ids if kwargs.get("position_ids") is not None else ids + length
+    ids = ids + length if length and kwargs.get("position_ids") is None else ids
     behind = images.behind(input_ids, call.drafts)
     asked = valid.shape[1] - behind
     placeholders = input_ids[:, :asked].to(device) == family.image_token_id

@@ -59,9 +59,11 @@ class Report:
 
     def note(self, prompt: Prompt, segments: Sequence[Segment], mask_bytes: int = 0) -> None:
         """Count the images of a prompt that went through the layers as ``segments``; the device is not read."""
-        counts = torch.stack([(segment.image[:: prompt.expanded] >= 0).sum() for segment in segments])
+        text = (prompt.whole.valid & (prompt.whole.image < 0)).sum(1).tolist()  # all of it stays
+        rows = range(0, len(text), prompt.expanded)
+        counts = torch.tensor([sum(segment.lengths[row] - text[row] for row in rows) for segment in segments])
         plans = [plan for row in prompt.rows[:: prompt.expanded] for plan in row]
-        key = tuple(segment.start for segment in segments), counts.device
+        key = tuple(segment.start for segment in segments)
         with self._lock:
             self._sums[key] = self._sums[key] + counts if key in self._sums else counts
             self.images_seen += len(plans)
@@ -73,7 +75,7 @@ class Report:
     def tokens_per_layer(self) -> list[float]:
         """Mean visual tokens of an image entering each LLM layer, measured; nothing before the first image."""
         totals = torch.zeros(self.shape.layers, dtype=torch.long)
-        for (starts, _), counts in self._sums.items():
+        for starts, counts in self._sums.items():
             totals += torch.tensor(_per_layer(starts, counts.tolist(), self.shape.layers))
         return [total / self.images_seen for total in totals.tolist()] if self.images_seen else []
 

@@ -24,7 +24,7 @@ from torch import nn
 
 from nuwa.engine import guards
 from nuwa.engine.arguments import arguments_of, cache_of
-from nuwa.engine.calibration import check_calibration
+from nuwa.engine.calibration import check_calibration, check_position
 from nuwa.engine.call import Call, EncodedImages, Rules, current_call, prompt_of
 from nuwa.engine.conversation import conversation_of
 from nuwa.engine.coordinates import check_coordinates
@@ -81,6 +81,7 @@ class PruningSession:
         shape, config = self.adapter.shape, self.adapter.language_model.config
         kernel, self.calibration = getattr(config, "_attn_implementation", None), pruner.calibration_of(calibration)
         pruner.check_llm(shape)
+        check_position(self.strategy, pruner)
         check_calibration(self.calibration, pruner, kernel, shape.attention is not None)
         check_coordinates(coordinates, pruner, self.adapter.grid, shape.layers)
         if coordinates is not None and coordinates.kind == "ivc":

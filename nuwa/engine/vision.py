@@ -44,8 +44,8 @@ class VisionPiece:
 
 def content_ids(images: Sequence[Tensor]) -> list[str]:
     """Names for images without one: the sum of an image's bits times their places, computed on its device."""
-    flat = [pixels.detach().float().flatten().view(torch.int32).long() for pixels in images]
-    sums = [(bits * torch.arange(1, len(bits) + 1, device=bits.device)).sum() for bits in flat]
+    flat = [pixels.detach().float().flatten().view(torch.int32) for pixels in images]
+    sums = [(torch.arange(1, len(bits) + 1, device=bits.device) * bits).sum() for bits in flat]
     return [f"{total % 2**64:016x}" for total in (torch.stack(sums).tolist() if sums else [])]
 
 
@@ -189,6 +189,11 @@ def _pieces_of(
     return pieces
 
 
+def _together(tensors: Sequence[Tensor]) -> Tensor:
+    """Tensors (...) of one shape as a batch (B, ...); a single one is not copied."""
+    return tensors[0][None] if len(tensors) == 1 else torch.stack(list(tensors))
+
+
 def _context(
     pruner: Pruner,
     adapter: Family,
@@ -198,8 +203,8 @@ def _context(
 ) -> VisionContext:
     return VisionContext(
         grid=group[0].view.grid,
-        features=torch.stack([piece.features for piece in group]),
-        taps={name: torch.stack([piece.taps[name] for piece in group]) for name in group[0].taps},
+        features=_together([piece.features for piece in group]),
+        taps={name: _together([piece.taps[name] for piece in group]) for name in group[0].taps},
         ids=[_numbered(plans[piece.image].id, piece) for piece in group],
         project=adapter.project,
         views=group[0].pieces,

@@ -19,7 +19,7 @@ from nuwa.benchmarks.base import Benchmark
 from nuwa.command import BAD_INPUT, print_error
 from nuwa.config import ConfigError, baseline_of, build, check_model, is_baseline, typed
 from nuwa.engine.blocking import SOURCES, layer_range
-from nuwa.engine.calibration import check_calibration
+from nuwa.engine.calibration import check_calibration, check_position
 from nuwa.engine.coordinates import check_coordinates
 from nuwa.evaluation.processes import check_sweep, current, is_shared, start
 from nuwa.files import PACKAGE
@@ -92,10 +92,11 @@ def check(cfg: DictConfig) -> Parts:
     model = options["model"] | {"device": _device(cfg, options["model"].get("device", "auto"))}
     if is_shared(cfg) and model.get("device_map") is not None:
         raise ConfigError(f"model.device_map={model['device_map']}: trainer=ddp gives each process its own model")
-    check_model(model)
     adapter = _adapter(model)
     linear = adapter is not None and adapter.shape.attention is not None
+    check_position(cfg.position.strategy, pruner)
     check_calibration(pruner.calibration_of(cfg.calibration.kind), pruner, options["model"].get("attention"), linear)
+    check_model(model)
     if adapter is not None:
         adapter.check_deepstack(cfg.position.deepstack)
         pruner.check_tower(adapter.tower)

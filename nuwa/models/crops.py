@@ -46,7 +46,7 @@ class CropRecording(Recording):
         values = self.value(tap)[self.crops[image]][int(crop[0])]
         return torch.cat([values[:1], values[1:][rows.to(values.device)]]) if tap.kind == "reader_keys" else values
 
-    def projections(self, run: LayerRun) -> Heads:
+    def project(self, run: LayerRun) -> Heads:
         attention = cast(SelfAttention, run.layer.self_attn)
         normed = run.layer.get_submodule("layer_norm1")(run.hidden)
         queries, keys = (split_heads(part(normed), attention.head_dim) for part in (attention.q_proj, attention.k_proj))

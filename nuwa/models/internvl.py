@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 class InternVLRecording(ShuffledRecording):
     """InternViT's layers, some of which norm queries and keys, all heads at once."""
 
-    def projections(self, run: LayerRun) -> Heads:
+    def project(self, run: LayerRun) -> Heads:
         attention: Any = run.layer.get_submodule("attention")
         normed = run.layer.get_submodule("layernorm_before")(run.hidden)
         queries, keys = attention.q_norm(attention.q_proj(normed)), attention.k_norm(attention.k_proj(normed))

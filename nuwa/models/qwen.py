@@ -47,7 +47,7 @@ class QwenRecording(Recording):
     def _leave_reader(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         self._features.setdefault("selected", output)
 
-    def projections(self, run: LayerRun) -> Heads:
+    def project(self, run: LayerRun) -> Heads:
         attention, normed = run.layer.get_submodule("attn"), run.layer.get_submodule("norm1")(run.hidden[0])
         projected = attention.get_submodule("qkv")(normed).unflatten(-1, (3, attention.num_heads, -1))
         queries, keys, _ = (part.transpose(0, 1)[None] for part in projected.unbind(1))

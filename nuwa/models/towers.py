@@ -38,13 +38,17 @@ class SelfAttention(Protocol):
 
 @dataclass
 class LayerRun:
-    """Layer ``index`` of a tower after it ran: what entered and left it (C, P, D), and its other arguments."""
+    """Layer ``index`` of a tower after it ran: what entered and left it (C, P, D), and its other arguments.
+
+    ``projected``: what `Recording.projections` computed of it.
+    """
 
     index: int
     layer: nn.Module
     hidden: Tensor
     output: Tensor
     kwargs: dict[str, Any]
+    projected: Heads | None = None
 
 
 @dataclass(eq=False, repr=False)
@@ -189,8 +193,14 @@ class Recording(ABC):
         """Queries and keys of a layer as its attention multiplies them: (C, H, P, d) each."""
         return self.projections(run)
 
-    @abstractmethod
     def projections(self, run: LayerRun) -> Heads:
+        """What `project` makes of a layer, computed once."""
+        if run.projected is None:
+            run.projected = self.project(run)
+        return run.projected
+
+    @abstractmethod
+    def project(self, run: LayerRun) -> Heads:
         """Queries and keys of a layer before their rotation, if they are rotated: (C, H, P, d) each."""
 
     @abstractmethod

@@ -194,10 +194,11 @@ class LLMContext:
 
         What stands between tokens of one image belongs to the image: it marks tiles (SmolVLM).
         """
+        text = self.text
         following = self.image.masked_fill(~self.visual, self.image.shape[1]).flip(1).cummin(1).values.flip(1)
         before = self.image.cummax(1).values
-        after = self.text & (before >= 0) & (before != following)
-        return torch.where(after.any(1, keepdim=True), after, self.text)
+        after = text & (before >= 0) & (before != following)
+        return torch.where(after.any(1, keepdim=True), after, text)
 
     @property
     def member(self) -> Tensor:

@@ -29,7 +29,8 @@ def read_prompt(
     Raises:
         ValueError: placeholders and images do not match.
     """
-    member, valid, ids = _on_cpu(placeholders & valid, valid, ids)
+    placeholders, valid, ids = _on_cpu(placeholders, valid, ids)
+    member = placeholders & valid
     rows, expanded = _deal_out(member.sum(1).tolist(), plans)
     lengths, index = valid.sum(1).tolist(), torch.arange(valid.shape[1]).expand(valid.shape)
     next_id = (ids.masked_fill(~valid, -1).amax((0, 2)) + 1).expand(ids.shape[0], -1)
@@ -42,12 +43,12 @@ def read_prompt(
     return Prompt(whole, rows, torch.stack([lowest, highest]), expanded, before)
 
 
-def _on_cpu(member: Tensor, valid: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """``member`` and ``valid`` (B, L) bool and ``ids`` (C, B, L) on the CPU, where a prompt is described.
+def _on_cpu(placeholders: Tensor, valid: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """``placeholders`` and ``valid`` (B, L) bool and ``ids`` (C, B, L) on the CPU, where a prompt is described.
 
     They come together: a device is waited for once.
     """
-    together = torch.cat([torch.stack([member, valid]).to(ids), ids]).cpu()
+    together = torch.cat([placeholders[None], valid[None], ids]).cpu()
     return together[0].bool(), together[1].bool(), together[2:]
 
 

@@ -98,9 +98,9 @@ class ImageLayout:
 def coordinates(grid: Grid, device: torch.device | None = None) -> Tensor:
     """Row and column of every cell in raster order, (N, 2) float32."""
     rows, columns = torch.meshgrid(
-        torch.arange(grid[0], device=device), torch.arange(grid[1], device=device), indexing="ij"
+        *(torch.arange(size, device=device, dtype=torch.float) for size in grid), indexing="ij"
     )
-    return torch.stack([rows, columns], -1).reshape(-1, 2).float()
+    return torch.stack([rows, columns], -1).reshape(-1, 2)
 
 
 def window_order(grids: Sequence[Sequence[int]], window: int) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 
-def left_pack(keep: Tensor, order: Tensor, length: int) -> Tensor:
+def left_pack(keep: Tensor, order: Tensor | None, length: int) -> Tensor:
     """Index of the kept tokens of every row, in ``order``, padded on the left to ``length``, that of the longest row.
 
     >>> keep, order = torch.tensor([[True, False, True], [False, True, False]]), torch.tensor([[2, 1, 0], [0, 1, 2]])
@@ -19,13 +19,14 @@ def left_pack(keep: Tensor, order: Tensor, length: int) -> Tensor:
 
     Args:
         keep: (B, L) bool.
-        order: (B, L) long, non-negative sort key of every token within its row.
+        order: (B, L) long, non-negative sort key of every token within its row; None: as they stand.
         length: the largest number of tokens that a row keeps.
 
     Returns:
         (B, length) long; dropped tokens fill the left of shorter rows, so that a pad's entry is a valid index too.
     """
-    packed = order.masked_fill(~keep, -1).argsort(dim=1, stable=True)
+    key = keep.byte() if order is None else order.masked_fill(~keep, -1)
+    packed = key.argsort(dim=1, stable=True)
     return packed[:, packed.shape[1] - length :]
 
 
@@ -56,9 +57,11 @@ def format_mask(implementation: str, valid: Tensor, queries: int, padded: bool, 
     keys = valid.shape[1]
     if implementation == "sdpa" and not padded and (queries == 1 or queries == keys):
         return None
-    last_key = torch.arange(keys - queries, keys, device=valid.device)
-    causal = torch.arange(keys, device=valid.device)[None] <= last_key[:, None]
-    allowed = causal[None, None] & valid[:, None, None]
+    key = torch.arange(keys, device=valid.device)
+    unseen = (key > key[-queries:, None])[None, None]
+    if padded:
+        unseen = unseen | ~valid[:, None, None]
+    unseen = unseen.expand(len(valid), -1, -1, -1)
     if implementation == "sdpa":
-        return allowed
-    return torch.zeros_like(allowed, dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min)
+        return ~unseen
+    return valid.new_zeros(unseen.shape, dtype=dtype).masked_fill_(unseen, torch.finfo(dtype).min)

@@ -86,7 +86,7 @@ def distance_weight(grid: Grid, keep: Tensor, d_thresh: float) -> Tensor:
     place = coordinates(grid, keep.device)
     # The matrix-product shortcut of cdist loses digits that neighbouring cells differ in.
     distance = torch.cdist(place[keep], place, compute_mode="donot_use_mm_for_euclid_dist")
-    return distance.div_(math.sqrt(d_thresh)).clamp_(max=1).neg_().add_(1)
+    return distance.div_(-math.sqrt(d_thresh)).add_(1).clamp_(min=0)
 
 
 def affinity(similar: Tensor, keep: Tensor, grid: Grid, d_thresh: float) -> Tensor:

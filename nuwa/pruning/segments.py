@@ -119,7 +119,8 @@ class Segment:
     def take(self, places: Tensor, valid: Tensor, lengths: list[int]) -> Segment:
         """The tokens at ``places`` (B, P) of every row, of which ``valid`` (B, P), ``lengths`` a row, are real."""
         cut = {name: x.gather(-1, places.expand(*x.shape[:-1], -1)) for name, x in self.columns.items()}
-        cut |= {name: cut[name].masked_fill(~valid, empty) for name, empty in _EMPTY.items() if name in cut}
+        if min(lengths) < valid.shape[1]:
+            cut |= {name: cut[name].masked_fill(~valid, empty) for name, empty in _EMPTY.items() if name in cut}
         return replace(self, lengths=lengths, valid=valid, columns=cut)
 
     def to(self, device: torch.device | None) -> Segment:
@@ -169,6 +170,8 @@ class Keys:
     @property
     def valid(self) -> Tensor:
         """(B, K): False on padding."""
+        if len(self.tables) == 1 and not self.new.shape[1]:
+            return self.tables[0].valid
         return torch.cat([*(table.valid for table in self.tables), self.new], 1)
 
     @property
@@ -252,10 +255,9 @@ class Prompt:
         Returns the narrower segment and the places (B, P) of its tokens in the wider one.
         """
         segment = segment if members is None else segment.merge(members)
-        if order is None:
-            order = torch.arange(segment.length, device=keep.device).expand(keep.shape)
         places = left_pack(keep, order, max(lengths))
-        part = segment.take(places, gather_tokens(keep, places), lengths)
+        lasting = {name: x for name, x in segment.columns.items() if name != "ids"}
+        part = replace(segment, columns=lasting).take(places, gather_tokens(keep, places), lengths)
         stands, device = part.original, part.valid.device
         if strategy == "median":
             medians = median_ids(self.whole.original.to(device), part.owner)
@@ -283,7 +285,8 @@ class Prompt:
         """
         valid, index = (values[:, -hidden.shape[1] :] for values in (segment.valid, segment.index))
         length, width = self.whole.length, hidden.shape[-1]
-        place = index.masked_fill(~valid, length)[..., None].expand(-1, -1, width)
+        place = index.masked_fill(~valid, length) if segment.padded else index
+        place = place[..., None].expand(-1, -1, width)
         full = hidden.new_zeros(len(hidden), length + 1, width).scatter(1, place, hidden)
         ends = self.whole.index.masked_fill(~self.whole.valid, -1).amax(1).to(hidden.device)
         return full.scatter(1, ends[:, None, None].expand(-1, 1, width), hidden[:, -1:])[:, :length]

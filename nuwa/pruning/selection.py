@@ -7,6 +7,7 @@ Shape letters: B images or prompts, N tokens of a view, K kept tokens, L sequenc
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -35,19 +36,19 @@ def top_tokens(score: Tensor, keep: int) -> Tensor:
 
 
 def top_of_each_image(score: Tensor, image: Tensor, keep: Tensor) -> Tensor:
-    """Mark the best ``keep`` (B, I) tokens of every image: scores and image ordinals (B, L) -> (B, L) bool.
+    """Mark the best ``keep`` (B, I) tokens of every image: scores and ordinals (B, L) of I > 0 images -> (B, L) bool.
 
     >>> score, image = torch.tensor([[3.0, 1, 2, 9, 8]]), torch.tensor([[0, 0, 0, -1, 1]])
     >>> top_of_each_image(score, image, keep=torch.tensor([[2, 1]])).tolist()
     [[True, False, True, False, True]]
     """
-    kept = torch.zeros_like(image, dtype=torch.bool)
+    kept = []
     for ordinal in range(keep.shape[1]):
         mine = image == ordinal
         order = strongest(score.masked_fill(~mine, float("-inf")), score.shape[1])
         rank = order.argsort(dim=1)
-        kept |= mine & (rank < keep[:, ordinal, None])
-    return kept
+        kept.append(mine & (rank < keep[:, ordinal, None]))
+    return functools.reduce(torch.bitwise_or, kept)
 
 
 def top_quantile(score: Tensor, keep: Tensor, quantile: float) -> Tensor:
@@ -108,4 +109,5 @@ def text_relevance(hidden: Tensor, text: Tensor) -> Tensor:
     """Cosine of every token with the mean text vector: (B, L, D), text (B, L) bool -> (B, L)."""
     hidden = hidden.float()
     query = hidden.masked_fill(~text[..., None], 0).sum(1) / text.sum(1, keepdim=True).clamp_min(1)
-    return functional.cosine_similarity(hidden, query[:, None], dim=-1)
+    hidden, query = (functional.normalize(states, dim=-1, eps=1e-8) for states in (hidden, query[:, None]))
+    return (hidden * query).sum(-1)

@@ -198,6 +198,8 @@ def test_what_merges_nothing_is_refused():
     for pruner in (nuwa.load_pruner("divprune", 20), nuwa.load_pruner("composed", 24, vision="divprune", llm="fastv")):
         with pytest.raises(MisfitError, match=rf"calibration\.kind=size is for .* which pruner {pruner.name} does not"):
             nuwa.prune(LLAVA.model(), pruner, calibration="size")
+        with pytest.raises(MisfitError, match=rf"position\.strategy=median is for .* {pruner.name} does not"):
+            nuwa.prune(LLAVA.model(), pruner, "median")
 
 
 def test_kernels_without_masks_of_numbers_are_refused():

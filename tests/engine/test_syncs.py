@@ -32,7 +32,7 @@ SparseVLM has as many raters as the question makes it (once for all, and once fo
 picks as many tokens as are planned, reads the planned numbers. PruneSID's groups and the batches of VLM-Pruner end
 when their values say so.
 """
-OPERATIONS = 201
+OPERATIONS = 149
 """What Nüwa may add to the operations of one prompt."""
 
 

@@ -38,6 +38,7 @@ def test_impossible_values(tmp_path, override, named):
         (["calibration.kind=sizes"], r"calibration\.kind=sizes: expected one of native, none, size, restore"),
         (["coordinates.kind=ivcs"], r"coordinates\.kind=ivcs: expected one of none, ivc, random, grid"),
         (["coordinates=ivc", "coordinates.share=0"], r"coordinates\.share=0\.0: expected a share in \(0, 1\)"),
+        (["position=median", "pruner=random"], r"position\.strategy=median is for .* random .* use position=pesp"),
         (["calibration=size", "pruner=random"], r"calibration\.kind=size is for methods that merge .* random does not"),
         (
             ["calibration=size", "model.attention=flash_attention_2"],

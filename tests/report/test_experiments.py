@@ -57,9 +57,10 @@ def test_the_head_counts_the_jobs_at_paper_scale(name):
     if name == "baselines":  # whose unpruned runs are jobs, one of two skipped
         told = r"Jobs there: (\d+), of which (\d+) are skipped"
     jobs, unpruned = re.search(rf"{told}.*, about \d+ GPU hours", text).groups()
-    assert (int(jobs), int(unpruned)) == (number * len(points(name)), number)
-    model = re.search(r"model=(\S+)", text)[1]
-    assert (CONF / "model" / f"{model}.yaml").is_file()
+    models = re.search(r"model=(\S+)", text)[1].split(",")
+    assert (int(jobs), int(unpruned)) == (number * len(points(name)), number * len(models))
+    assert all((CONF / "model" / f"{model}.yaml").is_file() for model in models)
+    assert len(models) == len(grid(name).get("model", models))
 
 
 def stands_for(point, row):

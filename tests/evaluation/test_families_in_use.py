@@ -1,4 +1,4 @@
-"""Qwen's families as people use them: photographs in a folder, transformers' pipeline, the bridge to lmms-eval."""
+"""Families as people use them: photographs in a folder, transformers' pipeline (Qwen's), the bridge to lmms-eval."""
 
 import json
 from types import SimpleNamespace
@@ -16,7 +16,8 @@ from nuwa.models.processors import text_processor
 from nuwa.pruning.budget import Budget
 from nuwa.samples import Sample
 
-FAMILIES = ("qwen2_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5")
+QWEN = ("qwen2_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5")
+TILED = ("internvl", "smolvlm", "idefics3", "gemma3")
 QUESTION = "Is there a dog?"
 
 
@@ -25,7 +26,7 @@ def bridge(monkeypatch):
     yield from imported(monkeypatch)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", QWEN + TILED)
 def test_photographs_in_a_folder_are_scored(tmp_path, family):
     picture(0).resize((300, 200)).save(tmp_path / "a.jpg")
     rows = ({"question": QUESTION, "answer": "yes"}, {"expression": "left dog", "box": [40, 20, 200, 120]})
@@ -41,7 +42,7 @@ def test_photographs_in_a_folder_are_scored(tmp_path, family):
     assert result["tokens_entering"] == pytest.approx(result["tokens_per_image"] / 2, rel=0.05)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", QWEN)
 def test_a_pipeline_answers_as_generate_does_inside_a_session(family):
     loaded, names = toy(family), ("image_pad", "video_pad", "vision_start", "vision_end")
     ids = [loaded.tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in names]
@@ -69,7 +70,7 @@ def test_a_pipeline_answers_as_generate_does_inside_a_session(family):
     assert pruned[0] == pruned[1]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", QWEN + TILED)
 def test_the_bridge_to_lmms_eval_takes_them(bridge, family):
     model = bridge.NuwaModel(pretrained=f"{family}_random", pruner="visionzip", budget=16, batch_size=2, device="cpu")
     model.task_dict = {"task": {"test": [{"seed": seed} for seed in range(2)]}}
