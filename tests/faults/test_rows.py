@@ -84,7 +84,9 @@ def answers(server, folder: Path, outputs: str = "out") -> tuple[dict[str, dict]
     return {row["id"]: row for row in map(json.loads, file.read_text().splitlines())}, outcome.printed
 
 
-@pytest.mark.parametrize("name", BAD_ROWS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.faults if "nested " in name else []) for name in BAD_ROWS]
+)
 def test_a_bad_row_fails_alone(name, server, tmp_path):
     line, prepare, reason = BAD_ROWS[name]
     prepare(make_data(tmp_path, json.dumps(GOOD), line))
