@@ -146,7 +146,9 @@ def test_a_budget_is_planned_where_an_image_has_a_fixed_count(fixed, layers, tmp
     planned = []
     shape = SimpleNamespace(image_tokens=64 if fixed else None, layers=layers, attention=None)
     monkeypatch.setattr(
-        checks, "_adapter", lambda model: SimpleNamespace(tower=None, shape=shape, check_deepstack=lambda kind: None)
+        checks,
+        "_adapter",
+        lambda model: SimpleNamespace(tower=None, shape=shape, grid=None, check_deepstack=lambda kind: None),
     )
     pruner = type(check.__globals__["build"]({"_target_": "nuwa.pruners.none.KeepAll"}))
     monkeypatch.setattr(pruner, "check_tower", lambda self, tower: planned.append(tower))
