@@ -1,6 +1,7 @@
-"""Families as people use them: photographs in a folder, transformers' pipeline (Qwen's), the bridge to lmms-eval."""
+"""Families as people use them: photographs in a folder, transformers' pipeline, the bridge to lmms-eval."""
 
 import json
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -42,20 +43,38 @@ def test_photographs_in_a_folder_are_scored(tmp_path, family):
     assert result["tokens_entering"] == pytest.approx(result["tokens_per_image"] / 2, rel=0.05)
 
 
-@pytest.mark.parametrize("family", QWEN)
-def test_a_pipeline_answers_as_generate_does_inside_a_session(family):
-    loaded, names = toy(family), ("image_pad", "video_pad", "vision_start", "vision_end")
+def qwen_processor(loaded):
+    """Qwen3-VL's without its part for videos, which wants torchvision."""
+    names = ("image_pad", "video_pad", "vision_start", "vision_end")
     ids = [loaded.tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in names]
     known = zip(("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id"), ids, strict=True)
     more = {"video_processor": None, "video_token": "<|video_pad|>", "chat_template": None, **dict(known)}
-    parts = Qwen3VLProcessor, loaded.pictures.pil, loaded.placeholder
-    pipe = pipeline(
-        "image-text-to-text",
-        model=loaded.model,
-        processor=text_processor(*parts, tokenizer=loaded.tokenizer, **more),  # its own wants torchvision, for videos
+    return text_processor(Qwen3VLProcessor, loaded.pictures.pil, loaded.placeholder, tokenizer=loaded.tokenizer, **more)
+
+
+def tiled_processor(loaded):
+    """The family's own writer of the text for a picture, with what its constructor would read off a tokenizer."""
+    processor, image = loaded.pictures._texts, re.escape(loaded.placeholder)
+    loaded.tokenizer.image_token, loaded.tokenizer.image_token_id = (
+        loaded.placeholder,
+        loaded.model.config.image_token_id,
     )
+    given = {"tokenizer": loaded.tokenizer, "image_token_id": loaded.model.config.image_token_id}
+    absent = {"video_processor": None, "video_token": "<video>", "video_token_id": -1, "chat_template": None}
+    patterns = {"multimodal_pattern": re.compile(f"(?P<image>{image})|(?P<video><video>)")}
+    marks = {"fake_image_token_id": 0, "global_image_token_id": 0}
+    vars(processor).update(given | absent | patterns | marks)
+    return processor
+
+
+@pytest.mark.parametrize("family", QWEN + TILED)
+def test_a_pipeline_answers_as_generate_does_inside_a_session(family):
+    loaded = toy(family)
+    processor = qwen_processor(loaded) if family in QWEN else tiled_processor(loaded)
+    pipe = pipeline("image-text-to-text", model=loaded.model, processor=processor)
     sample, options = Sample("", "vqa", (picture(0),), QUESTION, ("",)), {"max_new_tokens": 4, "do_sample": False}
-    prompt = loaded.prompt.render(QUESTION, 1)
+    start = loaded.tokenizer.bos_token if family == "gemma3" else ""  # the pipeline adds none
+    prompt = start + loaded.prompt.render(QUESTION, 1)
 
     def answers():
         said = pipe(images=picture(0), text=prompt, return_full_text=False, generate_kwargs=options)
