@@ -43,6 +43,7 @@ def test_a_full_disk_silences_the_log_alone(tmp_path, capfd):
     """Writing to /dev/full fails as on a full disk."""
     (tmp_path / "launch.log").symlink_to("/dev/full")
     logger = logging.getLogger("a full disk")
+    logger.propagate = False  # handlers of other tests may hold closed streams
     for name in ("launch.log", "missing/launch.log"):
         handler = QuietLog(str(tmp_path / name))
         logger.addHandler(handler)
