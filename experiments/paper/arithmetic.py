@@ -25,7 +25,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nuwa.pruners.catalogue import find_method
-from nuwa.pruning.budget import Budget, ModelShape, Schedule, attention_score_flops, average_leaving, llm_flops
+from nuwa.pruning.budget import Budget, average_leaving
+from nuwa.pruning.flops import ModelShape, attention_score_flops, llm_flops
+from nuwa.pruning.schedules import Schedule
 from nuwa.report.paper.printed import (
     SUMMARIES,
     UNPRUNED,

@@ -33,7 +33,7 @@ from nuwa.engine import llm, session
 from nuwa.models.prompts import IMAGE
 from nuwa.models.random_vlm import RandomModel
 from nuwa.pruners.catalogue import method_names
-from nuwa.pruning.budget import ModelShape, llm_flops
+from nuwa.pruning.flops import ModelShape, llm_flops
 from nuwa.report.tables.formats import markdown_text
 
 SIZES = RandomModel(

@@ -30,7 +30,7 @@ from nuwa.config import register
 from nuwa.evaluation.check import check
 from nuwa.evaluation.model_cache import load_once
 from nuwa.evaluation.speed import probe_speed
-from nuwa.pruning.budget import llm_flops
+from nuwa.pruning.flops import llm_flops
 from nuwa.report.tables.formats import markdown_text
 from nuwa.schema import ProbeConfig
 

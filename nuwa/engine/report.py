@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nuwa.pruning.budget import ModelShape, average_entering, llm_flops
+from nuwa.pruning.budget import average_entering
+from nuwa.pruning.flops import ModelShape, llm_flops
 from nuwa.pruning.layout import Grid
 from nuwa.pruning.segments import Prompt, Segment
 

@@ -14,10 +14,12 @@ from nuwa.engine.decisions import kept_cells, merged_cells
 from nuwa.models.base import Family
 from nuwa.models.towers import Recording
 from nuwa.pruners.base import Pruner, VisionContext, VisionDecision
-from nuwa.pruning.budget import BudgetError, ModelShape, Schedule
+from nuwa.pruning.budget import BudgetError
 from nuwa.pruning.coordinates import Coordinates
+from nuwa.pruning.flops import ModelShape
 from nuwa.pruning.layout import Grid, ImageLayout, VisionView
 from nuwa.pruning.merging import merge_alike
+from nuwa.pruning.schedules import Schedule
 from nuwa.pruning.segments import ImagePlan
 
 FEW = 64

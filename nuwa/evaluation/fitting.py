@@ -18,7 +18,8 @@ from nuwa.evaluation.features import feature_cache
 from nuwa.evaluation.journal import Row
 from nuwa.models.loading import LoadedModel
 from nuwa.pruners.base import Pruner
-from nuwa.pruning.budget import Budget, BudgetError, Schedule, average_entering, turn_dial
+from nuwa.pruning.budget import Budget, BudgetError, average_entering, turn_dial
+from nuwa.pruning.schedules import Schedule
 from nuwa.samples import Sample, SampleError
 
 MISSED = 0.05

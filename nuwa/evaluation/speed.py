@@ -26,7 +26,7 @@ from nuwa.models import adapter_for
 from nuwa.models.base import Family
 from nuwa.models.loaded import LoadedModel
 from nuwa.pruners.base import Pruner
-from nuwa.pruning.budget import llm_flops
+from nuwa.pruning.flops import llm_flops
 from nuwa.samples import Sample, SampleError
 from nuwa.schema import ProbeConfig
 

@@ -9,7 +9,9 @@ from nuwa.benchmarks.base import Benchmark
 from nuwa.evaluation.journal import Row
 from nuwa.evaluation.statistics import retention, share_intervals, standard_errors
 from nuwa.pruners.base import Pruner
-from nuwa.pruning.budget import ModelShape, Schedule, average_entering, average_leaving, kv_cache_bytes, llm_flops
+from nuwa.pruning.budget import average_entering, average_leaving
+from nuwa.pruning.flops import ModelShape, kv_cache_bytes, llm_flops
+from nuwa.pruning.schedules import Schedule
 
 
 def summarise(benchmark: Benchmark, rows: Sequence[Row], unpruned: Sequence[Row] | None) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from nuwa.models.towers import Recording, SelfAttention
 from nuwa.pruners.base import Tap, Tower
-from nuwa.pruning.budget import ModelShape
+from nuwa.pruning.flops import ModelShape
 from nuwa.pruning.layout import Grid, ImageLayout
 from nuwa.pruning.masks import format_mask
 from nuwa.pruning.scores import Heads, rotate, split_heads

@@ -31,7 +31,7 @@ from nuwa.files import local_path
 from nuwa.models.base import text_shape
 from nuwa.models.checkpoint import ModelError, check_safetensors, find_folder, read_json, weight_files
 from nuwa.pruners.base import MisfitError
-from nuwa.pruning.budget import llm_flops
+from nuwa.pruning.flops import llm_flops
 
 KEY = "pruner.clip"
 NORM, PROJECTION = "vision_model.post_layernorm", "visual_projection.weight"

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from nuwa.models.checkpoint import ModelError
 from nuwa.models.qwen import InterleavedQwenVL
 from nuwa.models.random_configs import Sizes
-from nuwa.pruning.budget import ModelShape, gated_delta_flops
+from nuwa.pruning.flops import ModelShape, gated_delta_flops
 from nuwa.pruning.scores import Heads
 from nuwa.pruning.segments import Keys
 

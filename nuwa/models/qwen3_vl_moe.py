@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from nuwa.models.qwen3_vl import Qwen3VL
 from nuwa.models.random_configs import Sizes
-from nuwa.pruning.budget import ModelShape
+from nuwa.pruning.flops import ModelShape
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerFast

@@ -18,8 +18,10 @@ from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 from torch import Tensor
 
 from nuwa.pruners.contexts import LLMContext, LLMDecision, Tap, Tower, VisionContext, VisionDecision
-from nuwa.pruning.budget import Budget, BudgetError, Dial, ModelShape, Schedule, act_at, layer_at, one_stage
+from nuwa.pruning.budget import Budget, BudgetError, Dial
+from nuwa.pruning.flops import ModelShape
 from nuwa.pruning.layout import Grid
+from nuwa.pruning.schedules import Schedule, act_at, layer_at, one_stage
 from nuwa.pruning.tiling import Tiling
 
 _KINDS: dict[type, tuple[type, ...]] = {bool: (bool,), int: (int,), float: (int, float)}

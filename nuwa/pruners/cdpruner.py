@@ -18,7 +18,8 @@ from torch.nn import functional
 from nuwa.pruners.base import LLMContext, MethodInfo, MisfitError, Tower, VisionContext, VisionDecision
 from nuwa.pruners.divprune import similarity_to
 from nuwa.pruners.tiles import TileByTile
-from nuwa.pruning.budget import ModelShape, Schedule, norm_flops
+from nuwa.pruning.flops import ModelShape, norm_flops
+from nuwa.pruning.schedules import Schedule
 from nuwa.pruning.selection import strongest, text_relevance
 
 

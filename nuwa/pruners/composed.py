@@ -12,8 +12,10 @@ from torch import Tensor
 from nuwa.pruners.base import MethodInfo, Pruner, require
 from nuwa.pruners.catalogue import find_method
 from nuwa.pruners.contexts import LLMContext, LLMDecision, Tap, Tower, VisionContext, VisionDecision
-from nuwa.pruning.budget import Budget, Dial, ModelShape, Schedule, Share
+from nuwa.pruning.budget import Budget, Dial
+from nuwa.pruning.flops import ModelShape
 from nuwa.pruning.layout import Grid
+from nuwa.pruning.schedules import Schedule, Share
 from nuwa.pruning.tiling import Tiling
 
 

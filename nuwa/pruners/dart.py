@@ -16,7 +16,8 @@ from torch.nn import functional
 
 from nuwa.pruners.base import LLMContext, LLMPruner, MethodInfo, require
 from nuwa.pruners.divprune import similarity_to
-from nuwa.pruning.budget import ModelShape, Schedule, norm_flops, staged
+from nuwa.pruning.flops import ModelShape, norm_flops
+from nuwa.pruning.schedules import Schedule, staged
 from nuwa.pruning.selection import strongest
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from nuwa.pruners.base import MethodInfo, Pruner, VisionContext, VisionDecision
-from nuwa.pruning.budget import ModelShape, cosine_flops
+from nuwa.pruning.flops import ModelShape, cosine_flops
 from nuwa.pruning.tiling import AllAtOnce, Tiling
 
 

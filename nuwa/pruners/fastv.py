@@ -13,7 +13,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from nuwa.pruners.base import LLMContext, LLMPruner, MethodInfo
-from nuwa.pruning.budget import ModelShape, attention_score_flops
+from nuwa.pruning.flops import ModelShape, attention_score_flops
 
 
 @dataclass

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from nuwa.pruners.base import LLMContext, MethodInfo, Pruner, require
-from nuwa.pruning.budget import ModelShape, Schedule, attention_score_flops, fit_schedule, staged
+from nuwa.pruning.flops import ModelShape, attention_score_flops
 from nuwa.pruning.layout import Grid
+from nuwa.pruning.schedules import Schedule, fit_schedule, staged
 
 _LADDERS = {"late": (1 / 4, 1 / 2), "early": (1 / 16, 1 / 4)}
 """Depths of both stages: the authors' layers 8 and 16 of 32, and 2 and 8 for budgets that these cannot reach."""

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from nuwa.pruners.base import MethodInfo, Tap, VisionContext, VisionDecision, require
 from nuwa.pruners.tiles import TileByTile
-from nuwa.pruning.budget import ModelShape, attention_score_flops
+from nuwa.pruning.flops import ModelShape, attention_score_flops
 from nuwa.pruning.layout import Grid
 from nuwa.pruning.selection import top_tokens
 

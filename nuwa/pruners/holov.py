@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from nuwa.pruners.base import MethodInfo, Tap, VisionContext, VisionDecision, require
 from nuwa.pruners.tiles import TileByTile
-from nuwa.pruning.budget import ModelShape, attention_score_flops, cosine_flops
+from nuwa.pruning.flops import ModelShape, attention_score_flops, cosine_flops
 from nuwa.pruning.layout import Grid, coordinates
 from nuwa.pruning.selection import strongest
 

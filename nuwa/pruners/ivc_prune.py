@@ -17,8 +17,10 @@ import torch
 from torch import Tensor
 
 from nuwa.pruners.base import LLMContext, MethodInfo, Pruner, require
-from nuwa.pruning.budget import BudgetError, Dial, ModelShape, Schedule, attention_score_flops, layer_at, one_stage
+from nuwa.pruning.budget import BudgetError, Dial
 from nuwa.pruning.coordinates import rotations
+from nuwa.pruning.flops import ModelShape, attention_score_flops
+from nuwa.pruning.schedules import Schedule, layer_at, one_stage
 from nuwa.pruning.scores import softmax_rows, split_heads
 from nuwa.pruning.selection import strongest
 

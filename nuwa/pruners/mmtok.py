@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from nuwa.pruners.base import MethodInfo, Pruner, Tap, VisionContext, VisionDecision, require
-from nuwa.pruning.budget import ModelShape, cosine_flops
+from nuwa.pruning.flops import ModelShape, cosine_flops
 
 POST_PROMPTS = (
     "Answer the question using a single word or phrase.",

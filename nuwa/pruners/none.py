@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from nuwa.pruners.base import MethodInfo, Pruner
-from nuwa.pruning.budget import BudgetError, Schedule
+from nuwa.pruning.budget import BudgetError
+from nuwa.pruning.schedules import Schedule
 
 
 @dataclass

@@ -16,9 +16,10 @@ from typing import ClassVar
 from torch import Tensor
 
 from nuwa.pruners.base import LLMContext, MethodInfo, Pruner, Tap, VisionContext, VisionDecision, require
-from nuwa.pruning.budget import ModelShape, Schedule, cosine_flops, layer_at, norm_flops, two_stages
+from nuwa.pruning.flops import ModelShape, cosine_flops, norm_flops
 from nuwa.pruning.layout import Grid
 from nuwa.pruning.merging import aggregate, collected, collector_weights
+from nuwa.pruning.schedules import Schedule, layer_at, two_stages
 from nuwa.pruning.selection import text_relevance, top_by_region, top_quantile, top_tokens
 
 

@@ -18,9 +18,10 @@ from torch import Tensor
 
 from nuwa.pruners.base import LLMContext, MethodInfo, Tap, VisionContext, VisionDecision
 from nuwa.pruners.nuwa import NuwaStages
-from nuwa.pruning.budget import ModelShape, Schedule, attention_score_flops, cosine_flops, layer_at
+from nuwa.pruning.flops import ModelShape, attention_score_flops, cosine_flops
 from nuwa.pruning.layout import Grid
 from nuwa.pruning.merging import affinity, aggregate, collected
+from nuwa.pruning.schedules import Schedule, layer_at
 from nuwa.pruning.selection import top_quantile
 from nuwa.pruning.tiling import ByTile, Tiling
 

@@ -20,9 +20,10 @@ import torch
 from torch import Tensor
 
 from nuwa.pruners.base import LLMContext, MethodInfo, Pruner, Tap, VisionContext, VisionDecision, require
-from nuwa.pruning.budget import ModelShape, Schedule, attention_score_flops, cosine_flops, layer_at, two_stages
+from nuwa.pruning.flops import ModelShape, attention_score_flops, cosine_flops
 from nuwa.pruning.layout import Grid, window_order
 from nuwa.pruning.merging import aggregate, collected, collector_weights
+from nuwa.pruning.schedules import Schedule, layer_at, two_stages
 from nuwa.pruning.selection import top_by_region, top_quantile
 
 PRESETS = {0.25: (0.35, 0.42), 0.5: (0.6, 0.66), 0.75: (0.85, 0.7)}

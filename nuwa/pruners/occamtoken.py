@@ -27,8 +27,10 @@ from nuwa.pruners.base import (
     VisionDecision,
     require,
 )
-from nuwa.pruning.budget import BudgetError, Dial, ModelShape, Schedule, attention_score_flops, layer_at, two_stages
+from nuwa.pruning.budget import BudgetError, Dial
+from nuwa.pruning.flops import ModelShape, attention_score_flops
 from nuwa.pruning.masks import gather_tokens
+from nuwa.pruning.schedules import Schedule, layer_at, two_stages
 from nuwa.pruning.selection import strongest
 
 NONE, SHARE = "none", 1 / 4

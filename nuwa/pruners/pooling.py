@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from nuwa.pruners.base import MethodInfo, Pruner, VisionContext, VisionDecision
-from nuwa.pruning.budget import Schedule
 from nuwa.pruning.layout import Grid
 from nuwa.pruning.merging import soft_members
+from nuwa.pruning.schedules import Schedule
 
 
 def near_squares(count: int) -> list[Grid]:

@@ -20,9 +20,11 @@ from torch.nn.utils.rnn import pad_sequence
 
 from nuwa.pruners.base import MethodInfo, Tap, VisionContext, VisionDecision, require
 from nuwa.pruners.tiles import TileByTile
-from nuwa.pruning.budget import BudgetError, Dial, ModelShape, Schedule, attention_score_flops
+from nuwa.pruning.budget import BudgetError, Dial
+from nuwa.pruning.flops import ModelShape, attention_score_flops
 from nuwa.pruning.masks import gather_tokens
 from nuwa.pruning.merging import soft_members
+from nuwa.pruning.schedules import Schedule
 from nuwa.pruning.scores import softmax_rows
 from nuwa.pruning.selection import strongest
 from nuwa.pruning.tiling import CropByCrop, Tiling

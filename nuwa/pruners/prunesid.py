@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from nuwa.pruners.base import MethodInfo, Tap, VisionContext, VisionDecision
 from nuwa.pruners.tiles import TileByTile
-from nuwa.pruning.budget import ModelShape, attention_score_flops, cosine_flops
+from nuwa.pruning.flops import ModelShape, attention_score_flops, cosine_flops
 from nuwa.pruning.masks import gather_tokens
 from nuwa.pruning.selection import strongest
 

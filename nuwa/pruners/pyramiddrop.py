@@ -13,7 +13,8 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from nuwa.pruners.base import LLMContext, MethodInfo, Pruner
-from nuwa.pruning.budget import ModelShape, Schedule, attention_score_flops, fit_schedule, staged
+from nuwa.pruning.flops import ModelShape, attention_score_flops
+from nuwa.pruning.schedules import Schedule, fit_schedule, staged
 
 LADDERS = {"late": (1 / 4, 1 / 2, 3 / 4), "early": (1 / 16, 1 / 4, 1 / 2)}
 """Depths of the stages: the authors' layers 8, 16, 24 of 32, and 2, 8, 16 for budgets that these cannot reach."""

@@ -18,7 +18,8 @@ from torch.nn import functional
 
 from nuwa.pruners.base import MethodInfo, Pruner, Tap, Tower, VisionContext, VisionDecision
 from nuwa.pruners.catalogue import find_method
-from nuwa.pruning.budget import Budget, ModelShape, cosine_flops
+from nuwa.pruning.budget import Budget
+from nuwa.pruning.flops import ModelShape, cosine_flops
 from nuwa.pruning.masks import gather_tokens
 from nuwa.pruning.selection import top_tokens
 

@@ -19,18 +19,10 @@ from torch.nn import functional
 from nuwa.pruners.base import LLMContext, MethodInfo, Pruner, Tap, VisionContext, VisionDecision, require
 from nuwa.pruners.image_rows import ImageRows
 from nuwa.pruners.visionzip import key_metric
-from nuwa.pruning.budget import (
-    BudgetError,
-    Dial,
-    ModelShape,
-    Schedule,
-    attention_score_flops,
-    cosine_flops,
-    fit_schedule,
-    layer_at,
-    staged,
-)
+from nuwa.pruning.budget import BudgetError, Dial
+from nuwa.pruning.flops import ModelShape, attention_score_flops, cosine_flops
 from nuwa.pruning.masks import gather_tokens
+from nuwa.pruning.schedules import Schedule, fit_schedule, layer_at, staged
 from nuwa.pruning.selection import top_tokens
 
 STAIRS = {"late": (8 / 32, 17 / 32), "early": (2 / 32, 11 / 32)}

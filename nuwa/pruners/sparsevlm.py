@@ -18,8 +18,10 @@ import torch
 from torch import Tensor
 
 from nuwa.pruners.base import LLMContext, LLMDecision, MethodInfo, Pruner
-from nuwa.pruning.budget import BudgetError, ModelShape, Schedule, attention_score_flops, fit_schedule, layer_at, staged
+from nuwa.pruning.budget import BudgetError
+from nuwa.pruning.flops import ModelShape, attention_score_flops
 from nuwa.pruning.masks import gather_tokens
+from nuwa.pruning.schedules import Schedule, fit_schedule, layer_at, staged
 from nuwa.pruning.selection import strongest, top_tokens
 
 STAGE_DEPTHS = (2.5 / 32, 6.5 / 32, 15.5 / 32)

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from nuwa.pruners.base import LLMContext, MethodInfo, require
 from nuwa.pruners.sparsevlm import OF_TOKENS, ListedPruner, ratings
-from nuwa.pruning.budget import ModelShape, Schedule, attention_score_flops
+from nuwa.pruning.flops import ModelShape, attention_score_flops
+from nuwa.pruning.schedules import Schedule
 from nuwa.pruning.selection import strongest
 
 SPARSEVLM_PLUS_COUNTS = {

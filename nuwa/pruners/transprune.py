@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from nuwa.pruners.base import LLMContext, MethodInfo, Pruner
-from nuwa.pruning.budget import ModelShape, Schedule, attention_score_flops, fit_schedule, layer_at, norm_flops, staged
+from nuwa.pruning.flops import ModelShape, attention_score_flops, norm_flops
+from nuwa.pruning.schedules import Schedule, fit_schedule, layer_at, staged
 
 STEPS = {"late": (7 / 32, 9 / 32, 12 / 32), "early": (2 / 32, 4 / 32, 6 / 32)}
 """Depths of the stages: behind the authors' layers 7, 9, 12 of 32, and earlier for budgets that these cannot reach."""

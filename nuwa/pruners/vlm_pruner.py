@@ -20,8 +20,9 @@ from torch.nn import functional
 
 from nuwa.pruners.base import LLMContext, LLMDecision, LLMPruner, MethodInfo, require
 from nuwa.pruners.image_rows import ImageRows
-from nuwa.pruning.budget import ModelShape, Schedule, cosine_flops, norm_flops
+from nuwa.pruning.flops import ModelShape, cosine_flops, norm_flops
 from nuwa.pruning.masks import gather_tokens
+from nuwa.pruning.schedules import Schedule
 from nuwa.pruning.selection import strongest
 
 CHANNELS, STEP = 256, 0.1

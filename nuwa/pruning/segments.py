@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from nuwa.pruning.budget import Schedule
 from nuwa.pruning.coordinates import Coordinates
 from nuwa.pruning.layout import ImageLayout
 from nuwa.pruning.masks import gather_tokens, left_pack
 from nuwa.pruning.positions import median_ids, remap
+from nuwa.pruning.schedules import Schedule
 
 
 @dataclass

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nuwa.pruning.budget import share_out
 from nuwa.pruning.layout import ImageLayout, VisionView
+from nuwa.pruning.schedules import share_out
 
 
 class Tiling:

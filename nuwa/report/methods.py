@@ -16,7 +16,9 @@ from nuwa.command import argument, command
 from nuwa.pruners.base import MisfitError, Pruner
 from nuwa.pruners.catalogue import find_method, method_names
 from nuwa.pruners.contexts import Tower
-from nuwa.pruning.budget import Budget, BudgetError, ModelShape, Schedule, llm_flops
+from nuwa.pruning.budget import Budget, BudgetError
+from nuwa.pruning.flops import ModelShape, llm_flops
+from nuwa.pruning.schedules import Schedule
 from nuwa.report.tables.formats import TextRow, markdown_text
 
 INTRODUCTION = """# Which method is which

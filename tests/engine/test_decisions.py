@@ -14,7 +14,7 @@ from helpers.support import Merging
 import nuwa
 from nuwa.engine.decisions import DecisionError
 from nuwa.pruners.base import LLMDecision, Pruner, VisionDecision
-from nuwa.pruning.budget import Schedule
+from nuwa.pruning.schedules import Schedule
 
 LLAVA = FAMILIES["llava"]
 

@@ -5,10 +5,10 @@ import torch
 
 from nuwa.engine.llm import with_followers
 from nuwa.pruners.base import LLMDecision
-from nuwa.pruning.budget import Schedule
 from nuwa.pruning.entering import read_prompt
 from nuwa.pruning.layout import ImageLayout, VisionView
 from nuwa.pruning.masks import left_pack
+from nuwa.pruning.schedules import Schedule
 from nuwa.pruning.segments import ImagePlan
 
 TWO_ROWS = ImageLayout(

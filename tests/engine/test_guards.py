@@ -15,7 +15,7 @@ import nuwa
 from nuwa.engine.guards import SessionError
 from nuwa.pruners import KeepAll
 from nuwa.pruners.base import Pruner, VisionDecision
-from nuwa.pruning.budget import Schedule
+from nuwa.pruning.schedules import Schedule
 
 
 @pytest.fixture

@@ -15,7 +15,9 @@ import nuwa
 from nuwa.engine.guards import SessionError
 from nuwa.models import adapter_for, family_of
 from nuwa.pruners.base import MisfitError
-from nuwa.pruning.budget import Budget, ModelShape, Schedule, act_at, gated_delta_flops, kv_cache_bytes, llm_flops
+from nuwa.pruning.budget import Budget
+from nuwa.pruning.flops import ModelShape, gated_delta_flops, kv_cache_bytes, llm_flops
+from nuwa.pruning.schedules import Schedule, act_at
 
 FAMILY = FAMILIES["qwen3_5"]
 COUNT = FAMILY.sizes[0][0] * FAMILY.sizes[0][1]

@@ -14,7 +14,8 @@ from transformers import MistralConfig
 import nuwa
 from nuwa.models import adapter_for
 from nuwa.pruners.base import LLMDecision, Pruner, Tap
-from nuwa.pruning.budget import Budget, Schedule
+from nuwa.pruning.budget import Budget
+from nuwa.pruning.schedules import Schedule
 
 FAMILY = FAMILIES["llava_next"]
 

@@ -13,7 +13,8 @@ import nuwa
 from nuwa.engine.vision import schedule_for
 from nuwa.models import adapter_for
 from nuwa.pruners import KeepAll
-from nuwa.pruning.budget import Budget, BudgetError, Schedule
+from nuwa.pruning.budget import Budget, BudgetError
+from nuwa.pruning.schedules import Schedule
 
 PROMPTS = ("first", "middle", "two", "last")
 SUITED = [name for name in METHODS if name not in (*UNSUITED, "none")]

@@ -15,7 +15,8 @@ from nuwa.evaluation.journal import JOURNAL, read_rows
 from nuwa.evaluation.result import read_result
 from nuwa.evaluation.run import run_job
 from nuwa.evaluation.runs import Run
-from nuwa.pruning.budget import BudgetError, Dial, Schedule, Share, turn_dial
+from nuwa.pruning.budget import BudgetError, Dial, turn_dial
+from nuwa.pruning.schedules import Schedule, Share
 from nuwa.report.tables.runs import RunsTable
 
 ADAPTIVE = ("pruner=prumerge", "pruner.adaptive=true", "budget.samples=5", "baseline=skip")

@@ -6,7 +6,7 @@ import torch
 import nuwa
 from nuwa.benchmarks.scenes import Scenes
 from nuwa.evaluation.speed import probe_speed
-from nuwa.pruning.budget import llm_flops
+from nuwa.pruning.flops import llm_flops
 from nuwa.schema import ProbeConfig
 from nuwa.tiny.evaluate import load_tiny
 from nuwa.tiny.shipped import TINY_MODELS

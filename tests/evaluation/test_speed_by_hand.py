@@ -8,7 +8,7 @@ from transformers.utils import ModelOutput
 
 from nuwa.evaluation import speed
 from nuwa.evaluation.speed import Clock, probe_speed
-from nuwa.pruning.budget import ModelShape, llm_flops
+from nuwa.pruning.flops import ModelShape, llm_flops
 from nuwa.samples import Sample, SampleError
 from nuwa.schema import ProbeConfig
 

@@ -6,7 +6,7 @@ import pytest
 
 from nuwa.benchmarks.local import Local
 from nuwa.evaluation.summary import costs, summarise
-from nuwa.pruning.budget import ModelShape
+from nuwa.pruning.flops import ModelShape
 
 SHAPE = ModelShape(layers=4, hidden=8, intermediate=16, kv_heads=2, head_dim=3, vision_hidden=5)
 PRUNER = SimpleNamespace(metric_flops=lambda tokens, shape: 1e6 * tokens)

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from nuwa.pruners.base import LLMContext, LLMDecision, Pruner, Tap, VisionContext, VisionDecision
-from nuwa.pruning.budget import Schedule
+from nuwa.pruning.schedules import Schedule
 
 IMAGE, SIDE, VOCABULARY = 4, 8, 64
 BOOSTED = ("language_model.layers", "text_model.layers", "projector", "connector", "encoder")

@@ -9,7 +9,7 @@ from mutation.forks import ROOT, Task, run
 from mutation.judging import Mutated
 from mutation.mutants import mutants_of
 
-import nuwa.pruning.budget as budget
+import nuwa.pruning.flops as flops
 
 SOURCE = b'''
 def share(values: list[int], scale=2):
@@ -43,15 +43,15 @@ def test_a_mutant_is_the_same_wherever_its_function_moves():
 
 
 def test_a_fork_imports_the_mistake():
-    file = "nuwa/pruning/budget.py"
+    file = "nuwa/pruning/flops.py"
     wrong = [
         m for m in mutants_of(file, (ROOT / file).read_bytes()) if m.scope == "cosine_flops" and m.what == "2 to 3"
     ]
     finder = Mutated(*wrong)
     assert finder.find_spec("nuwa.pruning.masks") is None
-    module = module_from_spec(finder.find_spec("nuwa.pruning.budget"))
+    module = module_from_spec(finder.find_spec("nuwa.pruning.flops"))
     module.__spec__.loader.exec_module(module)
-    assert (module.cosine_flops(3, 2), budget.cosine_flops(3, 2)) == (54, 18)
+    assert (module.cosine_flops(3, 2), flops.cosine_flops(3, 2)) == (54, 18)
 
 
 def test_forks_give_their_results_and_end_at_their_limit(tmp_path):

@@ -8,7 +8,7 @@ from helpers.golden_cases import noise, vision_context
 
 import nuwa
 from nuwa.pruners import HiPrune, HoloV, Nuwa, NuwaRelease, NuwaReleaseQwen, PruMerge, VisionZip, VisPruner
-from nuwa.pruning.budget import ModelShape
+from nuwa.pruning.flops import ModelShape
 
 N, KEEP, HIDDEN, KEY, VISION = 64, 16, 11, 10, 7
 """Tokens of an image and of a budget; widths of the LLM, of its keys together, of the vision tower."""

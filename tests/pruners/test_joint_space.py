@@ -21,7 +21,7 @@ from nuwa.evaluation.run import run_job
 from nuwa.models.checkpoint import ModelError
 from nuwa.models.joint import load_joint_space
 from nuwa.pruners.base import MisfitError
-from nuwa.pruning.budget import ModelShape
+from nuwa.pruning.flops import ModelShape
 
 LLAVA = FAMILIES["llava"]
 WORDS = ("[UNK]", "what", "is", "left", "of", "the", "red", "blue", "cat", "?", "[BOS]", "[EOS]")

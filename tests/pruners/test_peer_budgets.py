@@ -10,7 +10,9 @@ from nuwa.pruners import RandomPruner
 from nuwa.pruners.catalogue import method_names
 from nuwa.pruners.pooling import near_squares, pooled_grid
 from nuwa.pruners.sparsevlm import clusters_for, kept_before_recycling
-from nuwa.pruning.budget import Budget, BudgetError, ModelShape, Schedule, llm_flops
+from nuwa.pruning.budget import Budget, BudgetError
+from nuwa.pruning.flops import ModelShape, llm_flops
+from nuwa.pruning.schedules import Schedule
 
 ONE_SHOT = ["divprune", "downsample", "grid", "hiprune", "holov", "prumerge", "prumerge_plus", "vispruner"]
 ONE_SHOT += ["mmtok", "prunesid", "restore", "tofu"]

@@ -3,7 +3,9 @@
 import pytest
 
 from nuwa.pruners import FastV, KeepAll, Nuwa, NuwaRelease, Pooling, RandomPruner, VisionZip
-from nuwa.pruning.budget import Budget, BudgetError, ModelShape, Schedule, llm_flops
+from nuwa.pruning.budget import Budget, BudgetError
+from nuwa.pruning.flops import ModelShape, llm_flops
+from nuwa.pruning.schedules import Schedule
 
 PRUNERS = [FastV, Nuwa, NuwaRelease, Pooling, RandomPruner, VisionZip]
 LLAVA_7B = ModelShape(

@@ -3,20 +3,9 @@
 import pytest
 
 from nuwa.pruners import KeepAll
-from nuwa.pruning.budget import (
-    Budget,
-    BudgetError,
-    ModelShape,
-    Schedule,
-    average_entering,
-    average_leaving,
-    fit_schedule,
-    kv_cache_bytes,
-    layer_at,
-    llm_flops,
-    share_out,
-    two_stages,
-)
+from nuwa.pruning.budget import Budget, BudgetError, average_entering, average_leaving
+from nuwa.pruning.flops import ModelShape, kv_cache_bytes, llm_flops
+from nuwa.pruning.schedules import Schedule, fit_schedule, layer_at, share_out, two_stages
 
 LLAVA_7B = ModelShape(
     layers=32, hidden=4096, intermediate=11008, kv_heads=32, head_dim=128, vision_hidden=1024, image_tokens=576

@@ -26,7 +26,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextMod
 
 import nuwa
 from nuwa.models import adapter_for
-from nuwa.pruning.budget import ModelShape, llm_flops
+from nuwa.pruning.flops import ModelShape, llm_flops
 
 PART = re.compile(r"(?!.*vision).*\.layers\.(\d+)\.(?:self_attn|mlp)(?:\.(\w+_proj))?")
 BATCHED = torch.ops.aten.bmm

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from nuwa.pruning.budget import Schedule
 from nuwa.pruning.entering import read_prompt
 from nuwa.pruning.layout import ImageLayout
+from nuwa.pruning.schedules import Schedule
 from nuwa.pruning.segments import ImagePlan
 
 
