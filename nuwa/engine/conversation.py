@@ -27,13 +27,26 @@ class Conversation:
     """``tables``: the tokens that the layers from each ``start`` on have cached, up to the end of the latest prompt.
 
     ``prompt`` is that prompt; ``length`` the tokens of a row so far, had none left. What came behind (an answer, more
-    text) is in the cache only. ``inside``: the language model is at work on it.
+    text) is in the cache only. ``inside``: the language model is at work on it. ``broken``: that was interrupted.
     """
 
     prompt: Prompt | None
     tables: list[Segment]
     length: int
     inside: bool = False
+    broken: bool = False
+
+    def check(self) -> None:
+        """Refuse to go on with layers that hold different parts of a call.
+
+        Raises:
+            SessionError: a call was interrupted while it read.
+        """
+        if self.broken or self.inside:  # torch runs no hook behind an interrupt, so that nobody has left
+            raise SessionError(
+                "a call failed or was interrupted while it read into this cache, whose layers now hold different parts "
+                "of it; start a new prompt, or go on with a copy of the cache from before"
+            )
 
     def at(self, layer: int) -> Segment:
         """The table of a layer."""
@@ -41,9 +54,9 @@ class Conversation:
 
     @property
     def smallest_image(self) -> int:
-        """Tokens of the smallest image of the latest prompt."""
+        """Tokens of the smallest image of the latest prompt, 1 where there is no prompt with images."""
         rows = () if self.prompt is None else self.prompt.rows
-        return min(plan.layout.n_tokens for row in rows for plan in row)
+        return min((plan.layout.n_tokens for row in rows for plan in row), default=1)
 
     def behind(self, cache: Cache) -> int:
         """Tokens of a row that the cache holds behind the latest prompt."""

@@ -93,12 +93,13 @@ def read_text_behind(
     return kwargs | _inputs_of(step, rules.family, queries)
 
 
-def end_pass(step: Step, cache: Cache | None) -> None:
+def end_pass(step: Step, cache: Cache | None, failed: bool) -> None:
     """The language model has read a pass, or failed to."""
     conversation = conversation_of(cache)
     if conversation is not None:
+        conversation.broken |= failed and conversation.inside
         conversation.inside = False
-        if step.before and step.segments and step.prompt is not None:
+        if not failed and step.before and step.segments and step.prompt is not None:
             conversation.close(step.prompt, step.segments, step.prompt.whole.length)
 
 

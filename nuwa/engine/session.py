@@ -219,12 +219,14 @@ class PruningSession:
         given, drafts = arguments_of(module, args, kwargs), _drafts.get()
         _drafts.set(0)
         call = Call(module, given.get("attention_mask"))
+        conversation = conversation_of(cache_of(given))
+        if conversation is not None:
+            conversation.check()
         guards.check_no_replica(module)
         guards.check_no_videos(given)
         self._embedded |= given.get("input_ids") is None
         encoded = (given.get("mm_encoder_outputs") or {}).get("image")
         if encoded is None and given.get("pixel_values") is None:
-            conversation = conversation_of(cache_of(given))
             least = 1 if conversation is None else conversation.smallest_image
             guards.check_no_placeholders(given.get("input_ids"), self.adapter.image_token_id, least)
         else:
@@ -247,9 +249,11 @@ class PruningSession:
             call = Call(module, kwargs.get("attention_mask"))
             current_call.set(call)
         cache = cache_of(kwargs)
+        conversation = conversation_of(cache)
+        if conversation is not None:
+            conversation.check()
         if call.images is not None:
             return args, read_images(self._rules, call, kwargs)
-        conversation = conversation_of(cache)
         if conversation is None or cache is None:
             return None
         return args, read_text_behind(self._rules, conversation, cache, call, kwargs)
@@ -280,7 +284,7 @@ class PruningSession:
             current_call.set(None)
         if step is None:
             return output
-        end_pass(step, cache_of(kwargs))
+        end_pass(step, cache_of(kwargs), failed=output is None)
         if output is not None and step.segments:
             self._report.note(prompt_of(step), step.segments, step.mask_bytes)
             output.last_hidden_state = in_whole_frame(step, output.last_hidden_state)

@@ -47,9 +47,10 @@ class Family(ABC):
 
     ``architecture`` is the name of its class in transformers, ``placeholder`` the token that stands for one visual
     token in a prompt, ``axes`` the axes of its position ids. ``projector_at`` and ``tower_layers_at`` are where
-    `multimodal` has them. ``special`` are the tokens of its tokenizer, ``half`` the half precision of its checkpoints.
-    ``own_masks``: its masks are more than causal (`layer_mask`). ``planes_at``: the entry of the output of
-    ``get_image_features`` that holds further planes of features, each of all images (deepstack).
+    `multimodal` has them, ``tower_sizes`` the sizes by which the tower's config tells it from others. ``special`` are
+    the tokens of its tokenizer, ``half`` the half precision of its checkpoints. ``own_masks``: its masks are more than
+    causal (`layer_mask`). ``planes_at``: the entry of the output of ``get_image_features`` that holds further planes of
+    features, each of all images (deepstack).
 
     Args:
         config: the config of a checkpoint.
@@ -65,6 +66,7 @@ class Family(ABC):
     placeholder: ClassVar[str] = "<image>"
     projector_at: ClassVar[str]
     tower_layers_at: ClassVar[str]
+    tower_sizes: ClassVar[tuple[str, ...]] = ("hidden_size", "num_hidden_layers", "patch_size", "image_size")
     special: ClassVar[SpecialTokens]
     half: ClassVar[torch.dtype] = torch.float16
     own_masks: ClassVar[bool] = False
@@ -93,9 +95,10 @@ class Family(ABC):
         """
 
     @property
-    @abstractmethod
     def tower(self) -> Tower:
         """What the vision tower is."""
+        vision = self.config.vision_config
+        return Tower(vision.model_type, {name: getattr(vision, name) for name in self.tower_sizes})
 
     @property
     @abstractmethod

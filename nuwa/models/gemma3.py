@@ -20,7 +20,6 @@ from nuwa.models.checkpoint import ModelError
 from nuwa.models.processors import PictureOptions, PictureProcessor, Source, make_pil, text_processor
 from nuwa.models.random_configs import Sizes, SpecialTokens
 from nuwa.models.shuffled import ShuffledRecording
-from nuwa.pruners.base import Tower
 from nuwa.pruning.layout import Grid, ImageLayout
 from nuwa.pruning.segments import Keys, model_ids
 
@@ -103,12 +102,6 @@ class Gemma3(Family):
     def grid(self) -> Grid:
         side = round(self.config.mm_tokens_per_image**0.5)
         return side, side
-
-    @property
-    def tower(self) -> Tower:
-        vision = self.config.vision_config
-        names = ("hidden_size", "num_hidden_layers", "patch_size", "image_size")
-        return Tower(vision.model_type, {name: getattr(vision, name) for name in names})
 
     @property
     def vision_width(self) -> int:

@@ -21,7 +21,6 @@ from nuwa.models.processors import PictureOptions, Source, TilesThenWhole, make_
 from nuwa.models.random_configs import Sizes, SpecialTokens
 from nuwa.models.shuffled import ShuffledFamily, ShuffledRecording
 from nuwa.models.tiles import check_sizes, picture_grids, placeholder_runs
-from nuwa.pruners.base import Tower
 from nuwa.pruning.layout import Grid
 from nuwa.samples import to_rgb
 
@@ -115,12 +114,6 @@ class Idefics3(ShuffledFamily):
     def square(self) -> Grid:
         side = self.config.vision_config.image_size // self.config.vision_config.patch_size
         return side, side
-
-    @property
-    def tower(self) -> Tower:
-        vision = self.config.vision_config
-        names = ("hidden_size", "num_hidden_layers", "patch_size", "image_size")
-        return Tower(vision.model_type, {name: getattr(vision, name) for name in names})
 
     @property
     def language_model(self) -> nn.Module:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -101,9 +102,7 @@ class Llava(Family):
 
     @property
     def tower(self) -> Tower:
-        vision = self.config.vision_config
-        names = ("hidden_size", "num_hidden_layers", "patch_size", "image_size")
-        return Tower(vision.model_type, {name: getattr(vision, name) for name in names}, True, self.grid)
+        return replace(super().tower, cls=True, grid=self.grid)
 
     @property
     def vision_width(self) -> int:

@@ -21,7 +21,6 @@ from nuwa.models.checkpoint import ModelError
 from nuwa.models.processors import NativeProcessor, PictureOptions, Source, make_pil, text_processor
 from nuwa.models.random_configs import ROPE, Sizes, SpecialTokens
 from nuwa.models.towers import LayerRun, Recording
-from nuwa.pruners.base import Tower
 from nuwa.pruning.layout import ImageLayout
 from nuwa.pruning.scores import CHUNK, Heads, received_attention, rotate, softmax_rows
 
@@ -103,6 +102,7 @@ class QwenVL(Family):
     axes = 3
     placeholder = "<|image_pad|>"
     projector_at, tower_layers_at = "visual.merger", "visual.blocks"
+    tower_sizes = ("hidden_size", "depth", "patch_size", "spatial_merge_size")
     special = SpecialTokens.chat("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
     half = torch.bfloat16
 
@@ -137,12 +137,6 @@ class QwenVL(Family):
         if not 0 < least <= most:
             raise ModelError(f"model.min_pixels={least} must be positive and at most model.max_pixels={most}")
         return NativeProcessor(pil, text_processor(Qwen2_5_VLProcessor, pil, cls.placeholder), options.jpeg_quality)
-
-    @property
-    def tower(self) -> Tower:
-        vision = self.config.vision_config
-        names = ("hidden_size", "depth", "patch_size", "spatial_merge_size")
-        return Tower(vision.model_type, {name: getattr(vision, name) for name in names})
 
     @property
     def vision_width(self) -> int:
@@ -180,6 +174,17 @@ class QwenVL(Family):
         return QwenRecording(self.tower_layers, self.projector, last, self.unit, sizes, order)
 
 
+def vision_sizes(sizes: Sizes) -> dict[str, int]:
+    """Settings of a random model's tower, as most families of Qwen name them."""
+    return {
+        "depth": sizes.vision_layers,
+        "hidden_size": sizes.vision_hidden_size,
+        "intermediate_size": sizes.vision["intermediate_size"],
+        "num_heads": sizes.vision_heads,
+        "out_hidden_size": sizes.hidden_size,
+    }
+
+
 class InterleavedQwenVL(QwenVL):
     """From Qwen3-VL on: patches of 16 pixels, normalised by halves; M-RoPE whose axes take turns."""
 
@@ -187,14 +192,7 @@ class InterleavedQwenVL(QwenVL):
     def random_parts(cls, tokenizer: PreTrainedTokenizerFast, sizes: Sizes) -> dict[str, Any]:
         parts = super().random_parts(tokenizer, sizes)
         parts["text_config"]["head_dim"] = sizes.hidden_size // sizes.heads
-        vision = {
-            "depth": sizes.vision_layers,
-            "hidden_size": sizes.vision_hidden_size,
-            "intermediate_size": sizes.vision["intermediate_size"],
-            "num_heads": sizes.vision_heads,
-            "out_hidden_size": sizes.hidden_size,
-        }
-        return parts | {"vision_config": vision}
+        return parts | {"vision_config": vision_sizes(sizes)}
 
     @classmethod
     def rope(cls, half: int) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from nuwa.models.qwen import QwenRecording, QwenVL
+from nuwa.models.qwen import QwenRecording, QwenVL, vision_sizes
 from nuwa.models.random_configs import Sizes
 from nuwa.pruning.layout import window_order
 
@@ -36,11 +36,7 @@ class Qwen2_5_VL(QwenVL):
 
         period = max(sizes.vision_layers // 4, 2)
         vision = {
-            "depth": sizes.vision_layers,
-            "hidden_size": sizes.vision_hidden_size,
-            "intermediate_size": sizes.vision["intermediate_size"],
-            "num_heads": sizes.vision_heads,
-            "out_hidden_size": sizes.hidden_size,
+            **vision_sizes(sizes),
             "patch_size": sizes.patch,
             "window_size": 8 * sizes.patch,
             "fullatt_block_indexes": list(range(period - 1, sizes.vision_layers, period)),

@@ -9,7 +9,7 @@ import torch
 from helpers.families import FAMILIES
 from helpers.family import generate
 from helpers.support import Fixed, batch, pixels, prompt, random_llava
-from transformers import LlamaForCausalLM
+from transformers import DynamicCache, LlamaForCausalLM
 
 import nuwa
 from nuwa.engine.arguments import cache_of
@@ -236,6 +236,38 @@ def test_a_batch_of_two_without_a_picture_is_left_alone(model):
     text = batch(prompt(4), prompt(9))
     expected = generate(model, text)
     assert torch.equal(generate(model, text, method("nuwa")), expected)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+@pytest.mark.parametrize("turn", ["first", "second"])
+@pytest.mark.parametrize("name", ["fastv", "visionzip"])
+def test_a_cache_in_which_a_call_was_interrupted_is_refused_and_its_copy_goes_on(model, name, turn, error):
+    """Its layers hold different parts of the call. Behind an interrupt torch runs no hook."""
+
+    def interrupt(*given):
+        raise error
+
+    def go_on(cache):
+        ids = torch.tensor([[9, 11]])
+        mask = torch.ones(1, cache.get_seq_length() + 2, dtype=torch.long)
+        return model(input_ids=ids, attention_mask=mask, past_key_values=cache).logits
+
+    with torch.no_grad(), nuwa.prune(model, method(name)) as session:
+        cache = model(**question(), use_cache=True).past_key_values if turn == "second" else DynamicCache()
+        copies = [copy.deepcopy(cache) for _ in range(2)]
+        handle = model.model.language_model.layers[2].register_forward_pre_hook(interrupt)
+        with pytest.raises(error):
+            go_on(cache) if turn == "second" else model(**question(), past_key_values=cache)
+        handle.remove()
+        with pytest.raises(SessionError, match="interrupted while it read into this cache"):
+            go_on(cache)
+        with pytest.raises(SessionError, match="interrupted while it read into this cache"):
+            go_on(copy.deepcopy(cache))
+        if turn == "second":
+            assert torch.equal(go_on(copies[0]), go_on(copies[1]))
+        cache.reset()
+        assert torch.equal(model(**question(), past_key_values=cache).logits, model(**question()).logits)
+    assert session.report().images_seen == (3 if turn == "second" else 2)
 
 
 @pytest.mark.parametrize("position", ["perc", "pesp", "rpme"])
