@@ -147,13 +147,7 @@ def test_what_wandb_gets_to_show(tmp_path, monkeypatch):
     cfg = small(tmp_path, "logger=wandb", "callbacks=default", "callbacks.pictures=1", "logger.table_rows=1")
     run = SimpleNamespace(log=logged.append, log_artifact=lambda artifact: logged.append(type(artifact)))
     rows = [
-        {
-            "id": "a",
-            "target": ["ü", "y"],
-            "kept": [[[0, 9], [4, 3]]],
-            "scores": {"t/m": 1.0, "t/n": 0.5},
-            "status": "ok",
-        },
+        {"id": "a", "target": ["ü", "y"], "kept": [[[0, 9], [4, 3]]], "scores": {"t/m": 1, "t/n": 0.5}, "status": "ok"},
         {"id": "b"},
     ]
     loggers._log_media(run, cfg, RESULT | {"config": {}}, rows, tmp_path)

@@ -220,9 +220,7 @@ def plain_decode(
         for number, layer in enumerate(lm.layers):
             if number in stages:
                 if number not in decided:
-                    chosen = stages[number](hidden, alive)
-                    chosen, new = chosen if isinstance(chosen, tuple) else (chosen, {})
-                    decided[number] = [alive[i][0] for i in chosen], {alive[i][0]: x for i, x in new.items()}
+                    decided[number] = _decision(stages[number](hidden, alive), alive)
                 places, new = decided[number]
                 at = {entry[0]: i for i, entry in enumerate(alive)}
                 stay = [at[place] for place in places] + [i for i, e in enumerate(alive) if e[0] >= len(ids)]
@@ -234,6 +232,12 @@ def plain_decode(
         logits.append(model.lm_head(lm.norm(hidden[-1])))
         generated.append(int(logits[-1].argmax()))
     return generated, torch.stack(logits)
+
+
+def _decision(chosen, alive: list[tuple[int, int, int]]) -> tuple[list[int], dict[int, Tensor]]:
+    """The places that a stage keeps, and new states by place."""
+    chosen, new = chosen if isinstance(chosen, tuple) else (chosen, {})
+    return [alive[i][0] for i in chosen], {alive[i][0]: x for i, x in new.items()}
 
 
 def places_of(ids: list[int], sizes: list[int]) -> list[list[int]]:
