@@ -213,9 +213,7 @@ def plain_decode(
     entries, vectors = _lay_out(model, ids, features, keep)
     decided, generated, logits = {}, [], []
     for _ in range(steps):
-        hidden = vectors
-        if generated:
-            hidden = torch.cat([vectors, lm.embed_tokens(torch.tensor(generated))])
+        hidden = torch.cat([vectors, lm.embed_tokens(torch.tensor(generated, dtype=torch.long))])
         alive = entries + [(len(ids) + i, -1, -1) for i in range(len(generated))]
         for number, layer in enumerate(lm.layers):
             if number in stages:
