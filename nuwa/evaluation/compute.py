@@ -86,7 +86,9 @@ def compute(cfg: DictConfig, folder: Path, parts: Parts, baseline: Path | None, 
             raise JournalError(f"stopped after {len(journal)} of {count} samples; the same command goes on from there")
         outcome = _summarise(cfg, parts, loaded, journal.rows, baseline)
         if fitted is not None:
-            outcome |= compare_with_run(fitted, answered(journal.rows), adapter_for(loaded.model).shape.layers)
+            spent = compare_with_run(fitted, answered(journal.rows), adapter_for(loaded.model).shape.layers)
+            said = [found["warning"] for found in (outcome, spent) if "warning" in found]
+            outcome |= spent | ({"warning": "; ".join(said)} if said else {})
         samples, seconds = read_timings(folder)
         outcome["timings"] = {
             "answering_seconds": seconds,

@@ -104,7 +104,7 @@ def spread(spent: Sequence[float]) -> dict[str, float]:
 
 
 def compare_with_run(fitted: dict[str, Any], rows: Sequence[Row], layers: int) -> dict[str, Any]:
-    """``fitted`` with what the images of a run spent, and the reason to look twice if their mean misses the budget."""
+    """``fitted`` with what the images of a run spent, and a warning if their mean misses the budget."""
     budget, spent = Budget(**{fitted["unit"]: fitted["budget"]}), []
     for row in rows:
         for (first, *later), n_tokens in zip(row["kept"], row["image_tokens"], strict=True):
@@ -114,5 +114,5 @@ def compare_with_run(fitted: dict[str, Any], rows: Sequence[Row], layers: int) -
     off = whole["mean"] / budget.asked - 1
     outcome: dict[str, Any] = {"fitted": fitted | {"run": whole}}
     if abs(off) > MISSED:
-        outcome["reason"] = f"its mean of {whole['mean']:.4g} misses the budget of {budget.asked:g} by {off:+.1%}"
+        outcome["warning"] = f"its mean of {whole['mean']:.4g} misses the budget of {budget.asked:g} by {off:+.1%}"
     return outcome

@@ -44,11 +44,11 @@ class Run:
     # How it went: ``done``; ``failed``; ``refused``, the method does not fit the model; ``unreachable``, the method
     # cannot meet the budget; ``unfinished``, there is no result.json; ``unreadable``, it is damaged, foreign or newer.
     status: str = "unfinished"
-    reason: str = ""  # why there is no result, or what is to be known about it
+    reason: str = ""  # why there is no result
     traceback: str = ""
     n: int | None = None  # samples that were answered
     n_failed: int = 0  # samples that could not be used
-    warning: str = ""  # why the numbers may mean nothing
+    warning: str = ""  # what is to be known about its numbers; tables show it
     n_passing: int = 0  # of the failed, those whose cause may pass; the same command tries them again
 
     # What it found, by metric. The first metric of a task (``task/metric``) is its headline.

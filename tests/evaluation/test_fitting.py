@@ -17,7 +17,7 @@ from nuwa.evaluation.run import run_job
 from nuwa.evaluation.runs import Run
 from nuwa.pruning.budget import BudgetError, Dial, turn_dial
 from nuwa.pruning.schedules import Schedule, Share
-from nuwa.report.tables.runs import RunsTable
+from nuwa.report.tables.runs import runs_section
 
 ADAPTIVE = ("pruner=prumerge", "pruner.adaptive=true", "budget.samples=5", "baseline=skip")
 
@@ -70,7 +70,7 @@ def test_a_run_finds_the_value_that_spends_its_budget(tmp_path, overrides, optio
     assert fitted["run"] == pytest.approx(expected)
     mine = [spend for spend, row in zip(spent, rows, strict=True) if row["id"] in fitted["samples"]]
     assert fitted["mean"] == pytest.approx(fmean(mine))
-    assert ("misses the budget" in result.get("reason", "")) == (abs(fmean(spent) / target - 1) > 0.05)
+    assert ("misses the budget" in result.get("warning", "")) == (abs(fmean(spent) / target - 1) > 0.05)
 
 
 def test_a_run_that_misses_its_budget_says_so(tmp_path):
@@ -78,11 +78,11 @@ def test_a_run_that_misses_its_budget_says_so(tmp_path):
     fitted = {"unit": "average", "budget": 16.0}
     said = compare_with_run(fitted, rows, layers=4)
     assert said["fitted"]["run"] == {"mean": 15, "p10": 15, "p50": 15, "p90": 15}
-    assert said["reason"] == "its mean of 15 misses the budget of 16 by -6.2%"
-    assert "reason" not in compare_with_run(fitted | {"budget": 15.5}, rows, layers=4)
+    assert said["warning"] == "its mean of 15 misses the budget of 16 by -6.2%"
+    assert "warning" not in compare_with_run(fitted | {"budget": 15.5}, rows, layers=4)
     assert compare_with_run({"unit": "ratio", "budget": 0.25}, rows, 4)["fitted"]["run"]["mean"] == 15 / 64
-    (row,) = RunsTable([Run.of({"status": "done", "reason": said["reason"]})]).rows()
-    assert "misses" in row["reason"]
+    run = Run.of({"status": "done", "run_key": "0123", "warning": said["warning"]})
+    assert runs_section([run], "").remarks == ["0123: its mean of 15 misses the budget of 16 by -6.2%"]
 
 
 def test_bad_input_is_named(tmp_path):
