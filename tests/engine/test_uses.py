@@ -9,7 +9,7 @@ import torch
 from helpers.families import FAMILIES
 from helpers.family import generate
 from helpers.support import Fixed, batch, pixels, prompt, random_llava
-from transformers import DynamicCache, LlamaForCausalLM
+from transformers import CompileConfig, DynamicCache, LlamaForCausalLM
 
 import nuwa
 from nuwa.engine.arguments import cache_of
@@ -289,6 +289,20 @@ def test_a_static_cache_for_methods_before_the_llm(family, position):
 def test_a_static_cache_for_others_is_refused(model, name):
     with pytest.raises(SessionError, match="before the LLM only"):
         generate(model, question(), method(name), cache_implementation="static", disable_compile=True)
+
+
+@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
+@pytest.mark.filterwarnings("ignore")
+def test_compiled_decoding_on_a_static_cache(model, backend):
+    """As `generate` compiles it on a GPU: a forward of the whole model, in pieces around the hooks."""
+    expected = generate(model, question(), method("visionzip"))
+    settings = CompileConfig(backend=backend, fullgraph=False, mode="default" if backend == "inductor" else None)
+    settings._compile_all_devices = True  # transformers' own way to compile on a CPU, for tests
+    counters = torch._dynamo.utils.counters
+    counters.clear()
+    options = {"cache_implementation": "static", "compile_config": settings}
+    assert torch.equal(generate(model, question(), method("visionzip"), **options), expected)
+    assert counters["stats"]["unique_graphs"] > 0
 
 
 @pytest.mark.parametrize("name", ["nuwa", "visionzip"])
