@@ -31,6 +31,18 @@ def spelt_out(text: str) -> str:
 
 
 @dataclass(frozen=True)
+class Video:
+    """Frames of a video, in order, and the time of each in seconds.
+
+    ``note`` is what a person should know about them: a file that ends early, for instance.
+    """
+
+    frames: tuple[Image.Image, ...]
+    times: tuple[float, ...]
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class Sample:
     """One question to a model.
 
@@ -48,13 +60,13 @@ class Sample:
     target: Any
     meta: Mapping[str, Any] = field(default_factory=dict)
     expression: str | None = None
+    videos: tuple[Video, ...] = ()
 
     @property
     def image_ids(self) -> list[str]:
-        """A name for every picture, by which methods that draw at random draw the same in any batch."""
-        if len(self.images) == 1:
-            return [self.id]
-        return [f"{self.id}#{number}" for number in range(len(self.images))]
+        """A name for every picture, then video, by which methods that draw at random draw the same in any batch."""
+        visuals = len(self.images) + len(self.videos)
+        return [self.id] if visuals == 1 else [f"{self.id}#{number}" for number in range(visuals)]
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
