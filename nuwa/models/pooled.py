@@ -19,7 +19,7 @@ from nuwa.pruning.layout import Grid
 
 
 @dataclass(eq=False, repr=False)
-class PooledRecording(CropRecording):
+class FrameRecording(CropRecording):
     """A recording whose rows are those of pooled frames, ``cells`` of each; ``pool`` makes (F, cells, D) of (F, N, D).
 
     Features are taken behind the projector, where pooling follows that.
@@ -73,6 +73,6 @@ class FramesOfVideos(Llava):
         """The grid of a frame's tokens."""
         raise NotImplementedError
 
-    def new_recording(self, arguments: Mapping[str, Any]) -> PooledRecording:
+    def new_recording(self, arguments: Mapping[str, Any]) -> FrameRecording:
         parts = self.tower_layers, self.projector, self.feature_layer, self.crops(arguments)
-        return PooledRecording(*parts, self.pool, self.pooled[0] * self.pooled[1], cls=self.tower.cls)
+        return FrameRecording(*parts, self.pool, self.pooled[0] * self.pooled[1], cls=self.tower.cls)

@@ -60,7 +60,7 @@ def _on_cpu(placeholders: Sequence[Tensor], valid: Tensor, ids: Tensor) -> tuple
     They come together: a device is waited for once.
     """
     kinds = len(placeholders)
-    together = torch.cat([torch.stack([*placeholders, valid]), ids]).cpu()
+    together = torch.cat([*(x[None] for x in (*placeholders, valid)), ids]).cpu()
     return together[:kinds].bool(), together[kinds].bool(), together[kinds + 1 :]
 
 

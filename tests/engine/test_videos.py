@@ -11,7 +11,7 @@ import torch
 from helpers.family import generate, run
 from helpers.methods import pruner_for
 from helpers.support import Fixed
-from helpers.videos import NAMES, VIDEO, Clips
+from helpers.video_prompts import NAMES, VIDEO, Clips
 from torch.nn.functional import interpolate
 
 import nuwa
