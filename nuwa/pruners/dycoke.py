@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nuwa.pruners.base import MethodInfo, VisionContext, VisionDecision
-from nuwa.pruners.frames import FramePruner, by_frame, whole_frames
+from nuwa.pruners.base import MethodInfo, VisionDecision
+from nuwa.pruners.frames import FramePruner, whole_frames
 from nuwa.pruning.flops import ModelShape, attention_score_flops
 from nuwa.pruning.selection import strongest
 
@@ -67,9 +67,8 @@ class DyCoke(FramePruner):
         counts="ours: solved for the budget; one frame of four whole",
     )
 
-    def prune_vision(self, context: VisionContext, keep: int) -> VisionDecision:
-        features, release = by_frame(context, context.features), self.variant == "release"
-        videos, frames, n_tokens = features.shape[:3]
+    def choose(self, features: Tensor, keep: int) -> VisionDecision:
+        release, (videos, frames, n_tokens) = self.variant == "release", features.shape[:3]
         thinned = thinned_frames(frames, last_four=not release)
         lost = {frames - 1} if release and frames % 2 and frames > 1 else set()
         whole = torch.tensor(sorted(set(range(frames)) - set(thinned) - lost), device=features.device)

@@ -13,8 +13,8 @@ from typing import ClassVar
 from torch import Tensor
 from torch.nn import functional
 
-from nuwa.pruners.base import MethodInfo, VisionContext, VisionDecision
-from nuwa.pruners.frames import FramePruner, by_frame
+from nuwa.pruners.base import MethodInfo, VisionDecision
+from nuwa.pruners.frames import FramePruner
 from nuwa.pruning.flops import ModelShape, attention_score_flops
 from nuwa.pruning.selection import top_tokens
 
@@ -43,13 +43,13 @@ class EVS(FramePruner):
     name: ClassVar[str] = "evs"
     info: ClassVar[MethodInfo] = MethodInfo(
         paper="arXiv 2510.14624",
-        source="vLLM 0.32.0",
+        source="vllm-project/vllm@0.32.0",
         signal="change since the frame before, place by place",
         counts="authors'; the first frame whole",
     )
 
-    def prune_vision(self, context: VisionContext, keep: int) -> VisionDecision:
-        changed = change(by_frame(context, context.features))
+    def choose(self, features: Tensor, keep: int) -> VisionDecision:
+        changed = change(features)
         kept = top_tokens(changed.flatten(1), max(keep, changed.shape[2]))
         return VisionDecision(kept, extras={"salience": changed.flatten(1)})
 

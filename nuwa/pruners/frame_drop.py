@@ -8,7 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nuwa.pruners.base import MethodInfo, VisionContext, VisionDecision
+from torch import Tensor
+
+from nuwa.pruners.base import MethodInfo, VisionDecision
 from nuwa.pruners.frames import FramePruner, stretches, whole_frames
 
 
@@ -19,8 +21,7 @@ class FrameDrop(FramePruner):
     name: ClassVar[str] = "frame_drop"
     info: ClassVar[MethodInfo] = MethodInfo(signal="time alone", counts="ours: whole frames")
 
-    def prune_vision(self, context: VisionContext, keep: int) -> VisionDecision:
-        videos, tokens = context.features.shape[:2]
-        cells = tokens // context.frames
-        _, middle = stretches(context.frames, max(1, round(keep / cells)))
-        return VisionDecision(whole_frames(middle, cells).to(context.features.device).expand(videos, -1))
+    def choose(self, features: Tensor, keep: int) -> VisionDecision:
+        videos, frames, n_tokens = features.shape[:3]
+        _, middle = stretches(frames, max(1, round(keep / n_tokens)))
+        return VisionDecision(whole_frames(middle.to(features.device), n_tokens).expand(videos, -1))

@@ -5,12 +5,13 @@ Shape letters: B videos, F frames, N tokens of a frame, K kept tokens, D feature
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from nuwa.pruners.base import Pruner, VisionContext
+from nuwa.pruners.base import Pruner, VisionContext, VisionDecision
 from nuwa.pruning.tiling import FramesTogether
 
 
@@ -24,10 +25,16 @@ class FramePruner(Pruner):
     tiling: ClassVar[FramesTogether] = FramesTogether()
     counts_by_itself: ClassVar[bool] = True
 
+    @abstractmethod
+    def choose(self, features: Tensor, keep: int) -> VisionDecision:
+        """Keep about ``keep`` tokens of each video: features (B, F, N, D) behind the projector."""
 
-def by_frame(context: VisionContext, values: Tensor) -> Tensor:
-    """Values (B, F * N, ...) of a context's tokens, such as its features, as (B, F, N, ...)."""
-    return values.unflatten(1, (context.frames, -1))
+    def prune_vision(self, context: VisionContext, keep: int) -> VisionDecision:
+        features = context.project(context.features)
+        videos, n_tokens = features.shape[:2]
+        if keep == n_tokens:
+            return VisionDecision(torch.arange(keep, device=features.device).expand(videos, -1))
+        return self.choose(features.unflatten(1, (context.frames, -1)), keep)
 
 
 def stretches(frames: int, count: int) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nuwa.pruners.base import MethodInfo, VisionContext, VisionDecision
+from torch import Tensor
+
+from nuwa.pruners.base import MethodInfo, VisionDecision
 from nuwa.pruners.frames import FramePruner, stretches, whole_frames
 from nuwa.pruning.merging import merge_alike
 
@@ -23,14 +25,10 @@ class TemporalPool(FramePruner):
     name: ClassVar[str] = "temporal_pool"
     info: ClassVar[MethodInfo] = MethodInfo(signal="time alone", merges=True, counts="ours: whole frames")
 
-    def prune_vision(self, context: VisionContext, keep: int) -> VisionDecision:
-        videos, tokens = context.features.shape[:2]
-        cells = tokens // context.frames
-        group, middle = stretches(context.frames, max(1, round(keep / cells)))
-        device = context.features.device
-        members = whole_frames(group, cells).to(device).expand(videos, -1)
-        kept = whole_frames(middle, cells).to(device).expand(videos, -1)
-        pooled = merge_alike(context.features, kept, members, None)
-        return VisionDecision(
-            kept, pooled, {"segment": group.repeat_interleave(cells).to(device).expand(videos, -1)}, members=members
-        )
+    def choose(self, features: Tensor, keep: int) -> VisionDecision:
+        videos, frames, n_tokens = features.shape[:3]
+        group, middle = (part.to(features.device) for part in stretches(frames, max(1, round(keep / n_tokens))))
+        kept, members = (whole_frames(part, n_tokens).expand(videos, -1) for part in (middle, group))
+        pooled = merge_alike(features.flatten(1, 2), kept, members, None)
+        segment = group.repeat_interleave(n_tokens).expand(videos, -1)
+        return VisionDecision(kept, projected=pooled, extras={"segment": segment}, members=members)

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nuwa.pruners.base import MethodInfo, VisionContext, VisionDecision
-from nuwa.pruners.frames import FramePruner, by_frame
+from nuwa.pruners.base import MethodInfo, VisionDecision
+from nuwa.pruners.frames import FramePruner
 from nuwa.pruning.flops import ModelShape, attention_score_flops
 from nuwa.pruning.selection import marked, strongest
 
@@ -44,7 +44,7 @@ def likeness_to_means(features: Tensor) -> tuple[Tensor, Tensor]:
     return likeness(tokens, tokens.mean((1, 2), keepdim=True)), likeness(tokens, tokens.mean(2, keepdim=True))
 
 
-def shares(to_video: Tensor, ratio: float) -> Tensor:
+def frame_shares(to_video: Tensor, ratio: float) -> Tensor:
     """The share of each frame's tokens that stays, where ``ratio`` of all does: likeness (B, F, N) -> (B, F)."""
     unlike = (-to_video.mean(2) / TEMPERATURE).softmax(1)
     return (ratio * (1 + unlike - unlike.mean(1, keepdim=True))).clamp(max=1)
@@ -52,7 +52,7 @@ def shares(to_video: Tensor, ratio: float) -> Tensor:
 
 def least_like(to_video: Tensor, to_frame: Tensor, ratio: float) -> Tensor:
     """Mark the tokens that stay, of each frame one or more, halves to the even number: (B, F, N) twice -> (B, F, N)."""
-    counts = (shares(to_video, ratio) * to_video.shape[2]).round().clamp(min=1)
+    counts = (frame_shares(to_video, ratio) * to_video.shape[2]).round().clamp(min=1)
     rank = (to_video + to_frame).argsort(dim=2, stable=True).argsort(dim=2)
     return rank < counts[..., None]
 
@@ -84,9 +84,9 @@ class VidCom2(FramePruner):
         counts="authors'",
     )
 
-    def prune_vision(self, context: VisionContext, keep: int) -> VisionDecision:
-        to_video, to_frame = likeness_to_means(by_frame(context, context.features))
-        stays = least_like(to_video, to_frame, keep / context.features.shape[1]).flatten(1)
+    def choose(self, features: Tensor, keep: int) -> VisionDecision:
+        to_video, to_frame = likeness_to_means(features)
+        stays = least_like(to_video, to_frame, keep / to_video[0].numel()).flatten(1)
         score = (to_video + to_frame).flatten(1)
         kept, counts = (exactly(stays, score, keep), None) if self.variant == "vllm" else marked(stays)
         return VisionDecision(kept, extras={"salience": -score}, counts=counts)
