@@ -9,6 +9,7 @@ Shape letters: B videos, F frames, N tokens of a frame, C thinned frames, D feat
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -67,7 +68,7 @@ class DyCoke(FramePruner):
         counts="ours: solved for the budget; one frame of four whole",
     )
 
-    def choose(self, features: Tensor, keep: int) -> VisionDecision:
+    def decide(self, features: Tensor, taps: Mapping[str, Tensor], keep: int) -> VisionDecision:
         release, (videos, frames, n_tokens) = self.variant == "release", features.shape[:3]
         thinned = thinned_frames(frames, last_four=not release)
         lost = {frames - 1} if release and frames % 2 and frames > 1 else set()

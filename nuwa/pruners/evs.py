@@ -7,6 +7,7 @@ Shape letters: B videos, F frames, N tokens of a frame, D feature width.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -48,7 +49,7 @@ class EVS(FramePruner):
         counts="authors'; the first frame whole",
     )
 
-    def choose(self, features: Tensor, keep: int) -> VisionDecision:
+    def decide(self, features: Tensor, taps: Mapping[str, Tensor], keep: int) -> VisionDecision:
         changed = change(features)
         kept = top_tokens(changed.flatten(1), max(keep, changed.shape[2]))
         return VisionDecision(kept, extras={"salience": changed.flatten(1)})

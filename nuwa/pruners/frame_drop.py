@@ -5,6 +5,7 @@ Shape letters: B videos, F frames, N tokens of a frame.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -21,7 +22,7 @@ class FrameDrop(FramePruner):
     name: ClassVar[str] = "frame_drop"
     info: ClassVar[MethodInfo] = MethodInfo(signal="time alone", counts="ours: whole frames")
 
-    def choose(self, features: Tensor, keep: int) -> VisionDecision:
+    def decide(self, features: Tensor, taps: Mapping[str, Tensor], keep: int) -> VisionDecision:
         videos, frames, n_tokens = features.shape[:3]
         _, middle = stretches(frames, max(1, round(keep / n_tokens)))
         return VisionDecision(whole_frames(middle.to(features.device), n_tokens).expand(videos, -1))

@@ -1,40 +1,22 @@
-"""Methods that are shown all frames of a video at once.
+"""Methods over the frames of a video, for several videos of one size at once.
 
-Shape letters: B videos, F frames, N tokens of a frame, K kept tokens, D feature width.
+Shape letters: B videos, F frames, N tokens of a frame, C chosen frames, D feature width.
 """
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from nuwa.pruners.base import Pruner, VisionContext, VisionDecision
-from nuwa.pruning.tiling import FramesTogether
+from nuwa.pruners.videos import VideoPruner
 
 
-class FramePruner(Pruner):
-    """Base of methods that see all frames of a video together; a picture is a video of one frame.
+class FramePruner(VideoPruner):
+    """Base of methods that ``decide`` for several videos at once, and keep as many tokens as their frames allow."""
 
-    Frames, and what is whole in them, decide how near a number of tokens comes to the budget. A run whose mean misses
-    it says so.
-    """
-
-    tiling: ClassVar[FramesTogether] = FramesTogether()
     counts_by_itself: ClassVar[bool] = True
-
-    @abstractmethod
-    def choose(self, features: Tensor, keep: int) -> VisionDecision:
-        """Keep about ``keep`` tokens of each video: features (B, F, N, D) behind the projector."""
-
-    def prune_vision(self, context: VisionContext, keep: int) -> VisionDecision:
-        features = context.project(context.features)
-        videos, n_tokens = features.shape[:2]
-        if keep == n_tokens:
-            return VisionDecision(torch.arange(keep, device=features.device).expand(videos, -1))
-        return self.choose(features.unflatten(1, (context.frames, -1)), keep)
 
 
 def stretches(frames: int, count: int) -> tuple[Tensor, Tensor]:

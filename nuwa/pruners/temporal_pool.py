@@ -5,6 +5,7 @@ Shape letters: B videos, F frames, N tokens of a frame, K kept tokens.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -25,7 +26,7 @@ class TemporalPool(FramePruner):
     name: ClassVar[str] = "temporal_pool"
     info: ClassVar[MethodInfo] = MethodInfo(signal="time alone", merges=True, counts="ours: whole frames")
 
-    def choose(self, features: Tensor, keep: int) -> VisionDecision:
+    def decide(self, features: Tensor, taps: Mapping[str, Tensor], keep: int) -> VisionDecision:
         videos, frames, n_tokens = features.shape[:3]
         group, middle = (part.to(features.device) for part in stretches(frames, max(1, round(keep / n_tokens))))
         kept, members = (whole_frames(part, n_tokens).expand(videos, -1) for part in (middle, group))

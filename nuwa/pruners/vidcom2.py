@@ -8,6 +8,7 @@ Shape letters: B videos, F frames, N tokens of a frame, C channels, D feature wi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -84,7 +85,7 @@ class VidCom2(FramePruner):
         counts="authors'",
     )
 
-    def choose(self, features: Tensor, keep: int) -> VisionDecision:
+    def decide(self, features: Tensor, taps: Mapping[str, Tensor], keep: int) -> VisionDecision:
         to_video, to_frame = likeness_to_means(features)
         stays = least_like(to_video, to_frame, keep / to_video[0].numel()).flatten(1)
         score = (to_video + to_frame).flatten(1)
