@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,6 +61,11 @@ class Sample:
     meta: Mapping[str, Any] = field(default_factory=dict)
     expression: str | None = None
     videos: tuple[Video, ...] = ()
+
+    @classmethod
+    def ask(cls, text: str, *images: Image.Image, videos: Sequence[Video] = ()) -> Sample:
+        """A question of one's own, without an answer to compare with."""
+        return cls("question", "ask", images, text, None, videos=tuple(videos))
 
     @property
     def image_ids(self) -> list[str]:
