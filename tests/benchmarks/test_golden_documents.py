@@ -11,6 +11,11 @@ from helpers.published import benchmark
 from PIL import Image
 
 from nuwa.benchmarks.answers import edit_distance
+from nuwa.benchmarks.cv_bench import CVBench
+from nuwa.benchmarks.hallusion import HallusionBench
+from nuwa.benchmarks.screenspot import ScreenSpot, fractions
+from nuwa.benchmarks.vstar import VStar, on_lines
+from nuwa.samples import SampleError
 
 GOLDEN = Path(__file__).parents[1] / "golden/scoring"
 NUMBERS = {
@@ -22,6 +27,33 @@ NUMBERS = {
         "relaxed_augmented_split": "chartqa/relaxed_accuracy/augmented_test",
     },
     "realworldqa": {"exact_match": "realworldqa/letter"},
+    "ocrbench": {"accuracy": "ocrbench/accuracy", "recognition": "ocrbench/accuracy/Recognition"},
+    "mmstar": {
+        "average": "mmstar/average",
+        **{
+            name: f"mmstar/{name}"
+            for name in (
+                "coarse perception",
+                "fine-grained perception",
+                "instance reasoning",
+                "logical reasoning",
+                "science & technology",
+                "math",
+            )
+        },
+    },
+    "vizwiz_vqa_val": {"exact_match": "vizwiz_vqa/exact_match"},
+    "vstar_bench": {
+        "vstar_overall_acc": "vstar_bench/accuracy",
+        **{f"vstar_{name}_acc": f"vstar_bench/accuracy/{name}" for name in ("direct_attributes", "relative_position")},
+    },
+    "cv_bench_2d": {"cv_bench_acc": "cv_bench/accuracy", "ade20k_2d": "cv_bench/accuracy/ADE20K"},
+    "screenspot_v2": {
+        "screenspot_v2_action_acc": "screenspot_v2/accuracy",
+        "screenspot_v2_text_acc": "screenspot_v2/accuracy/text",
+        "screenspot_v2_icon_acc": "screenspot_v2/accuracy/icon",
+    },
+    "hallusion_bench_image": {name: f"hallusion_judge_free/{name}" for name in ("aAcc", "fAcc", "qAcc")},
 }
 """Data set -> lmms-eval's name of a number -> ours. The first is the headline, and of each sample its score."""
 SAME_RULES = {"infovqa_val": "docvqa_val"}
@@ -71,3 +103,39 @@ def test_realworldqa_says_how_many_answers_hold_a_letter(said, read, tmp_path):
     letter, words = (dataset[accepted.index(one)] for one in ("A", "Uphill"))
     assert dataset.score(letter, said)["realworldqa/parsed"] == read
     assert "realworldqa/parsed" not in dataset.score(words, said)
+
+
+def test_an_option_that_holds_brackets_stays():
+    """The reference loses it, and calls the third option B."""
+    text = "Which? (A) red (B) blue (dark) (C) green"
+    assert on_lines(text) == "Which?\nA. red\nB. blue (dark)\nC. green"
+
+
+@pytest.mark.parametrize(
+    ("kind", "doc", "read", "unread"),
+    [(VStar, {"label": "A", "category": "x"}, ["a", "is it D?"], ["", "no", "red and blue"]),
+     (CVBench, {"answer": "A", "choices": ["one", "two"], "task": "x", "source": "y"}, ["(b)", "A"], ["C", "", "2"]),
+     (ScreenSpot, {"bbox": [0, 0, 1, 1], "data_type": "text", "image_width": 8, "image_height": 8},
+      ["[3, 4]", "5 6"], ["", "at 5"]),
+     (HallusionBench, {"gt_answer": "no"}, ["No.", "I say yes"], ["Nothing", "", "Norway"])],
+)  # fmt: skip
+def test_answers_that_could_not_be_read_are_told_from_wrong_ones(kind, doc, read, unread):
+    def parsed(text):
+        return kind.unloaded({}).score_document(doc, text)[f"{kind.task}/parsed"]
+
+    assert [*map(parsed, read)] == [1.0] * len(read) and [*map(parsed, unread)] == [0.0] * len(unread)
+
+
+@pytest.mark.parametrize("box", [[0.5, 0.1, 0.4, 0.2], [0.1, 0.1, 1.2, 0.9], [10, 20, 30, 40], [-0.1, 0, 1, 1]])
+def test_boxes_of_screens_are_fractions(box):
+    with pytest.raises(ValueError, match="must be fractions"):
+        fractions(box)
+
+
+def test_rows_that_ask_nothing_sensible(tmp_path):
+    with pytest.raises(SampleError, match=r"letter of one of 2 choices, not '\(C\)'"):
+        CVBench.unloaded({}).document({"answer": "(C)", "choices": ["a", "b"]}, 0, [(8, 8)])
+    with pytest.raises(SampleError, match="no picture; the split image"):
+        HallusionBench.unloaded({}).document({}, 0, [])
+    with pytest.raises(SampleError, match="needs one picture, the row has 0"):
+        ScreenSpot.unloaded({}).document({}, 0, [])
