@@ -4,6 +4,7 @@ Every golden row goes through the shipped YAML, from a jsonl with the published 
 """
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,11 @@ from PIL import Image
 from nuwa.benchmarks.answers import edit_distance
 from nuwa.benchmarks.cv_bench import CVBench
 from nuwa.benchmarks.hallusion import HallusionBench
+from nuwa.benchmarks.refcoco_grounding import RefCOCOGrounding, parse_json_boxes
 from nuwa.benchmarks.screenspot import ScreenSpot, fractions
 from nuwa.benchmarks.vstar import VStar, on_lines
-from nuwa.samples import SampleError
+from nuwa.models.boxes import to_unit_boxes
+from nuwa.samples import Sample, SampleError
 
 GOLDEN = Path(__file__).parents[1] / "golden/scoring"
 NUMBERS = {
@@ -54,6 +57,9 @@ NUMBERS = {
         "screenspot_v2_icon_acc": "screenspot_v2/accuracy/icon",
     },
     "hallusion_bench_image": {name: f"hallusion_judge_free/{name}" for name in ("aAcc", "fAcc", "qAcc")},
+    "refcoco_grounding_test": {
+        name: f"refcoco_grounding/{name}" for name in ("ACC@0.5", "IoU", "ACC@0.9", "Center_ACC")
+    },
 }
 """Data set -> lmms-eval's name of a number -> ours. The first is the headline, and of each sample its score."""
 SAME_RULES = {"infovqa_val": "docvqa_val"}
@@ -75,8 +81,9 @@ def test_prompts_scores_and_numbers(name, tmp_path):
     for sample in (dataset[index] for index in range(len(dataset))):
         theirs = golden[sample.meta["row"]]
         assert sample.text == theirs["prompt"]
-        scores = dataset.score(sample, theirs["prediction"])
-        rows.append({"target": sample.target, "prediction": theirs["prediction"], "scores": scores})
+        said = theirs["prediction"]
+        scores = dataset.score_as_said(sample, said) | dataset.score(sample, said)
+        rows.append({"target": sample.target, "prediction": said, "scores": scores})
         mine[sample.meta["row"]] = next(iter(scores.values()))
     for row, theirs in enumerate(golden):
         assert mine[row] == pytest.approx(theirs["score"], abs=1e-9), theirs
@@ -139,3 +146,30 @@ def test_rows_that_ask_nothing_sensible(tmp_path):
         HallusionBench.unloaded({}).document({}, 0, [])
     with pytest.raises(SampleError, match="needs one picture, the row has 0"):
         ScreenSpot.unloaded({}).document({}, 0, [])
+
+
+GROUNDING = {"bbox": (0.25, 0.25, 0.5, 0.5), "corners": (160, 120, 320, 240), "image_width": 640, "image_height": 480}
+
+
+@pytest.mark.parametrize(
+    ("said", "published", "strict"),
+    [('[{"bbox_2d": [250, 250, 500, 500]}]', 1.0, 1.0), ('[{"bbox_2d": [160, 120, 320, 240]}]', 1.0, 0.0),
+     ('[{"bbox_2d": [0, 0, 9, 9]}, {"bbox_2d": [250, 250, 500, 500]}]', 1.0, 0.0), ("[0.25, 0.25, 0.5, 0.5]", 0.0, 1.0),
+     ("(250,250),(500,500)", 0.0, 1.0), ('{"bbox_2d": [500, 500, 250, 250]}', 0.0, 0.0), ("no dog", 0.0, 0.0)],
+)  # fmt: skip
+def test_the_published_grounding_rule_flatters_and_the_strict_one_does_not(said, published, strict):
+    """Of a model that writes thousandths: pixels, and a second box that is right, count in the published rule only."""
+    dataset, sample = RefCOCOGrounding.unloaded({}), Sample("x", "refcoco_grounding", (), "", GROUNDING)
+    assert dataset.score_as_said(sample, said)["refcoco_grounding/ACC@0.5"] == published
+    scores = dataset.score(sample, to_unit_boxes(said, (1000, 1000)))
+    assert scores["refcoco_grounding_strict/ACC@0.5"] == strict
+    assert scores["refcoco_grounding/parsed"] == float(said != "no dog")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 5000, "[" * 5000 + "1,2,3,4" + "]" * 5000, '{"bbox": [NaN, 0, 1, 1]}', f"[1{'0' * 400}, 0, 1, 1]",
+     "[1e999, 0, 1, 1]", "null", "{}", '{"bbox": null}', "[[], {}]", "```json\n```", "]["],
+)  # fmt: skip
+def test_json_that_holds_no_box_raises_nothing(text):
+    assert all(len(box) == 4 and all(map(math.isfinite, box)) for box in parse_json_boxes(text))

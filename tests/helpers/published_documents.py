@@ -114,11 +114,24 @@ def hallusion(count: int) -> list[dict]:
     ]  # fmt: skip
 
 
+def refcoco_rows(count: int) -> list[dict]:
+    """One or two sentences about a box."""
+    return [
+        {"question_id": str(i), "image": stored(i), "question": "Describe it.", "answer": ["left dog", "dog"][i % 2 :],
+         "segmentation": [1.0, 2.0], "bbox": [8.0, 12.0, 16.0, 24.0], "iscrowd": 0, "file_name": f"{i}.jpg"}
+        for i in range(count)
+    ]  # fmt: skip
+
+
 SETS: dict[str, tuple[Callable[[int], list[dict]], str]] = {
     "docvqa_val": (docvqa, "DocVQA/validation"), "infovqa_val": (infovqa, "InfographicVQA/validation"),
     "chartqa": (chartqa, "data/test"), "realworldqa": (realworldqa, "data/test"),
     "ocrbench": (ocrbench, "data/test"), "mmstar": (mmstar, "data/val"), "vizwiz_vqa_val": (vizwiz, "data/val"),
     "vstar_bench": (vstar, "data/test"), "cv_bench_2d": (cv_bench, "2D/test"),
     "screenspot_v2": (screenspot, "data/test"), "hallusion_bench_image": (hallusion, "data/image"),
+    "refcoco_grounding_test": (refcoco_rows, "data/test"), "refcocog_grounding_test": (refcoco_rows, "data/test"),
+    "refcoco_grounding_testA": (refcoco_rows, "data/testA"), "refcoco_grounding_testB": (refcoco_rows, "data/testB"),
+    "refcocoplus_grounding_testA": (refcoco_rows, "data/testA"),
+    "refcocoplus_grounding_testB": (refcoco_rows, "data/testB"),
 }  # fmt: skip
 """As `helpers.published.SETS`, of which they are part."""
