@@ -62,6 +62,11 @@ class Sample:
     expression: str | None = None
     videos: tuple[Video, ...] = ()
 
+    @classmethod
+    def ask(cls, text: str, *images: Image.Image, videos: Sequence[Video] = ()) -> Sample:
+        """A question of one's own, without an answer to compare with."""
+        return cls("question", "ask", images, text, None, videos=tuple(videos))
+
     @property
     def image_ids(self) -> list[str]:
         """A name for every picture, then video, by which methods that draw at random draw the same in any batch."""
