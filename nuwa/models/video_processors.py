@@ -18,7 +18,7 @@ from nuwa.models.processors import PictureProcessor, Size, smart_size
 from nuwa.samples import SampleError, Video, to_rgb
 
 
-def normalised(frames: Sequence[Image.Image], pil: Any) -> Tensor:
+def pixel_values(frames: Sequence[Image.Image], pil: Any) -> Tensor:
     """Frames of one size as pixel values (F, 3, H, W), by the mean and deviation of a picture processor ``pil``."""
     bytes_ = torch.stack([torch.frombuffer(bytearray(frame.tobytes()), dtype=torch.uint8) for frame in frames])
     width, height = frames[0].size
@@ -84,7 +84,7 @@ class FrameProcessor(VideoProcessor):
         self.side, self.crop = side, crop
 
     def pixels(self, video: Video) -> Tensor:
-        return normalised([self.square(to_rgb(frame)) for frame in video.frames], self.pil)
+        return pixel_values([self.square(to_rgb(frame)) for frame in video.frames], self.pil)
 
     def square(self, frame: Image.Image) -> Image.Image:
         """A frame as a square."""
@@ -132,14 +132,14 @@ class NativeVideos(VideoProcessor):
     def pixels(self, video: Video) -> Tensor:
         """(T, 3, 2, H, W): as it stands before it is cut to patches."""
         size, pair = self.resized(video.frames[0]), self.pil.temporal_patch_size
-        frames = normalised([to_rgb(frame).resize(size, self.pil.resample) for frame in video.frames], self.pil)
+        frames = pixel_values([to_rgb(frame).resize(size, self.pil.resample) for frame in video.frames], self.pil)
         missing = -len(frames) % pair
         return torch.cat([frames, frames[-1:].expand(missing, -1, -1, -1)]).unflatten(0, (-1, pair)).transpose(1, 2)
 
     def collate(self, videos: Sequence[Video], pixels: Sequence[Tensor]) -> dict[str, Tensor]:
         side = self.pil.patch_size
         grids = [[len(one), one.shape[3] // side, one.shape[4] // side] for one in pixels]
-        packed = torch.cat([patches(one, side, self.pil.merge_size) for one in pixels])
+        packed = torch.cat([cut_to_patches(one, side, self.pil.merge_size) for one in pixels])
         inputs = {"pixel_values_videos": packed, "video_grid_thw": torch.tensor(grids)}
         steps = torch.tensor([self.pil.temporal_patch_size * frame_step(video) for video in videos])
         return inputs | {"second_per_grid_ts": steps} if self.timed else inputs
@@ -156,7 +156,7 @@ def frame_step(video: Video) -> float:
     return (video.times[-1] - video.times[0]) / (len(video.times) - 1)
 
 
-def patches(frames: Tensor, side: int, merge: int) -> Tensor:
+def cut_to_patches(frames: Tensor, side: int, merge: int) -> Tensor:
     """Frames (T, 3, 2, H, W) as patches (P, D), those of a merge unit in a row."""
     columns = frames.unflatten(4, (-1, merge, side)).unflatten(3, (-1, merge, side))
     # (T, 3, 2, rows, merge, side, columns, merge, side)

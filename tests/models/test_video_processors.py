@@ -1,4 +1,4 @@
-"""Videos of samples: as transformers' picture processors make each frame, in prompts, and refused where they must be."""
+"""Videos of samples: frames as transformers' picture processors make them, places in prompts, refusals."""
 
 import numpy as np
 import pytest
@@ -159,7 +159,7 @@ class TestRefused:
             loaded("llava_onevision").encode([sample("a", "?", film)])
 
     def test_strips(self):
-        with pytest.raises(SampleError, match="sample a: .*1000 x 2 pixels"):
+        with pytest.raises(SampleError, match=r"sample a: .*1000 x 2 pixels"):
             loaded("qwen2_vl").encode([sample("a", "?", video(2, width=1000, height=2))])
 
     def test_videos_of_different_lengths_in_a_batch_of_llavas(self):
