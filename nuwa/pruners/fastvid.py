@@ -26,7 +26,7 @@ from nuwa.pruning.merging import soft_members
 from nuwa.pruning.selection import strongest
 from nuwa.pruning.tiling import even_shares
 
-NEIGHBOURS = 4
+DENSITY_NEIGHBOURS = 4
 """The authors' neighbours of a density."""
 Quotas = tuple[list[int], list[int]]
 """Salient tokens of each frame, and anchors."""
@@ -183,7 +183,7 @@ class FastVID(VideoPruner):
         """The ``count`` highest density peaks among the ``free`` (G, N) tokens of frames (G, N, D): (G, count)."""
         if not len(features):
             return torch.empty(0, count, dtype=torch.long, device=features.device)
-        scores = peak_scores(distances(features, free), free, [NEIGHBOURS] * len(features))
+        scores = peak_scores(distances(features, free), free, [DENSITY_NEIGHBOURS] * len(features))
         return strongest(scores, count)
 
     def metric_flops(self, n_tokens: int, shape: ModelShape) -> float:

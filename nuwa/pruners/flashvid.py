@@ -29,7 +29,7 @@ from nuwa.pruning.merging import member_counts, merge_alike
 from nuwa.pruning.schedules import Schedule, Share, layer_at, share_out, two_stages
 from nuwa.pruning.trees import hang
 
-NEIGHBOURS = 7
+CLUSTER_NEIGHBOURS = 7
 """How many neighbours a density is measured by, or as many as a frame has clusters."""
 
 
@@ -168,7 +168,7 @@ class FlashVID(VideoPruner):
             alive |= ((segment[:, None] == segment).sum(1) == 1)[:, None]
         segments, sizes = torch.stack([segment, alive.sum(1)]).tolist()
         counts = self._cluster_counts(segments, sizes, others)
-        neighbours = [min(count, NEIGHBOURS) for count in counts]
+        neighbours = [min(count, CLUSTER_NEIGHBOURS) for count in counts]
         centres, slots = clusters_of_frames(trees, alive, sizes, counts, neighbours, first=not release)
 
         joined = slots[root]
