@@ -18,11 +18,13 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 from omegaconf import DictConfig
 
 from nuwa import prune
-from nuwa.config import PROTOCOL, decoding, is_baseline
+from nuwa.config import PROTOCOL, decoding, is_baseline, plain
 from nuwa.engine.blocking import configured_block
+from nuwa.engine.session import PruningSession
 from nuwa.evaluation.callbacks import KeptTokenPictures, SampleProgress
 from nuwa.evaluation.check import Parts, fits, pruning_options
 from nuwa.evaluation.data import EvaluationData
+from nuwa.evaluation.engine import EngineEvaluation
 from nuwa.evaluation.features import feature_cache
 from nuwa.evaluation.fitting import compare_with_run, fit_budget
 from nuwa.evaluation.journal import (
@@ -48,6 +50,7 @@ from nuwa.evaluation.summary import costs, summarise
 from nuwa.models import adapter_for
 from nuwa.models.loading import LoadedModel
 from nuwa.schema import OnError
+from nuwa.serve.engine import Engine, engine_environment, engine_once
 
 QUIET = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
 
@@ -71,14 +74,15 @@ def compute(cfg: DictConfig, folder: Path, parts: Parts, baseline: Path | None, 
     with ExitStack() as stack:
         with processes.together():
             loading = time.perf_counter()
-            loaded = load_once(parts.model)
+            engine = None if parts.served is None else engine_once(parts.served, plain(cfg.trainer.vllm))
+            loaded = load_once(parts.model) if engine is None else engine.loaded
             load_seconds = time.perf_counter() - loading
             logger = stack.enter_context(run_logger(cfg, folder, folder.name)) if processes.lead else None
         parts, fitted = _fitted(cfg, parts, loaded, processes)
         with processes.together():
             if journal is None or processes.size > 1:
                 journal = Journal(part_path(folder, processes.rank), folder.name)
-            _answer(cfg, parts, loaded, journal, done, processes)
+            _answer(cfg, parts, loaded, journal, done, processes, engine)
         if not processes.lead:
             return {"status": "done"}
         journal = merged(folder, folder.name)
@@ -101,7 +105,7 @@ def compute(cfg: DictConfig, folder: Path, parts: Parts, baseline: Path | None, 
         }
         if cfg.probe.speed:
             outcome |= _speed(cfg, parts, loaded)
-        outcome |= {"run_key": folder.name, "environment": environment(loaded.model)}
+        outcome |= {"run_key": folder.name, "environment": environment(loaded.model) | engine_environment(engine)}
         log_result(logger, cfg, outcome, journal.rows, folder)
     return outcome
 
@@ -137,7 +141,13 @@ def _opened(cfg: DictConfig, folder: Path, parts: Parts) -> Journal:
 
 
 def _answer(
-    cfg: DictConfig, parts: Parts, loaded: LoadedModel, journal: Journal, done: dict[str, Row], processes: Processes
+    cfg: DictConfig,
+    parts: Parts,
+    loaded: LoadedModel,
+    journal: Journal,
+    done: dict[str, Row],
+    processes: Processes,
+    engine: Engine | None,
 ) -> None:
     """Answer this process's share of the samples that are not ``done``."""
     count = parts.benchmark.take(cfg.limit)
@@ -147,8 +157,8 @@ def _answer(
         logging.getLogger(name).setLevel(logging.ERROR)
     record = cfg.on_error == OnError.record
     portions = (cfg.trainer.batch_size, cfg.trainer.num_workers, record, processes.rank, processes.size)
-    data = EvaluationData(parts.benchmark, count, done, *portions, loaded.encode, cfg.trainer.prefetch)
-    share = cfg.trainer.share and cfg.blocking.source is None
+    ahead = (None if engine else loaded.encode), cfg.trainer.prefetch
+    data = EvaluationData(parts.benchmark, count, done, *portions, *ahead)
     on_gpu = loaded.device.type == "cuda"
     trainer = Trainer(
         accelerator="gpu" if on_gpu else "cpu",
@@ -161,16 +171,24 @@ def _answer(
         enable_model_summary=False,
         default_root_dir=journal.path.parent,
     )
-    with (
-        warnings.catch_warnings(),
-        prune(
-            loaded.model, parts.pruner, share=share, cache=feature_cache(cfg, loaded), **pruning_options(cfg)
-        ) as session,
-        configured_block(session, **cfg.blocking),
-    ):
+    with warnings.catch_warnings(), ExitStack() as stack:
         warnings.filterwarnings("ignore", module=r"lightning\..*")  # advice about training loops
-        module = Evaluation(loaded, parts.benchmark, session, journal, decoding(cfg), cfg.seed, record)
+        if engine is None:
+            session = _session(cfg, parts, loaded, stack)
+            module = Evaluation(loaded, parts.benchmark, session, journal, decoding(cfg), cfg.seed, record)
+        else:
+            module = EngineEvaluation(engine, parts.benchmark, journal, cfg.generation.max_new_tokens, record)
         trainer.test(module, datamodule=data, verbose=False)
+
+
+def _session(cfg: DictConfig, parts: Parts, loaded: LoadedModel, stack: ExitStack) -> PruningSession:
+    """The open session under which a model answers."""
+    share = cfg.trainer.share and cfg.blocking.source is None
+    how = pruning_options(cfg)
+    session = prune(loaded.model, parts.pruner, share=share, cache=feature_cache(cfg, loaded), **how)
+    stack.enter_context(session)
+    stack.enter_context(configured_block(session, **cfg.blocking))
+    return session
 
 
 def _callbacks(cfg: DictConfig, parts: Parts, journal: Journal, total: int, processes: Processes) -> list[Callback]:

@@ -101,6 +101,17 @@ class LoadedModel:
                 batch[self.pictures.marks_placeholders] = torch.eq(ids, self.model.config.image_token_id).long() * mask
         return {name: values.to(self.device) for name, values in batch.items()}
 
+    def prompt_ids(self, sample: Sample) -> Tensor:
+        """The ids (L,) of a sample's prompt, with one placeholder for each picture.
+
+        Raises:
+            PromptError, SampleError: the sample cannot be put; the message names it.
+        """
+        with _named(sample):
+            for image in sample.images:
+                self.pictures.check(image)
+        return self._token_ids(sample, [self.placeholder] * len(sample.images))
+
     def decode(self, ids: Tensor, prompt_length: int) -> list[str]:
         """The answers in ``ids`` (B, L) as `generate` returns them, the prompt cut off: B stripped strings."""
         texts = self.tokenizer.batch_decode(ids[:, prompt_length:].tolist(), skip_special_tokens=True)

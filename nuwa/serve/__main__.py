@@ -5,7 +5,7 @@ python -m nuwa.serve model=tiny_llava pruner=visionzip budget=avg64 position=pes
 
 from __future__ import annotations
 
-import subprocess
+import os
 import sys
 from argparse import REMAINDER, Namespace
 
@@ -37,14 +37,14 @@ def composed(overrides: list[str]) -> ServedJob:
     argument("--print", action="store_true", dest="printed", help="print the vllm serve line, and do not start it"),
     argument("--vllm", nargs=REMAINDER, default=[], metavar="...", help="last: what follows goes to vLLM as it is"),
 )
-def main(options: Namespace) -> int:
-    """Check, then print the line or start the server."""
+def main(options: Namespace) -> None:
+    """Check, then print the line or become the server."""
     job = composed(options.overrides)
     if options.printed:
         print(job.line(*options.vllm))
-        return 0
+        return
     check_vllm()
-    return subprocess.call([sys.executable, "-m", SERVER, "--model", str(job.folder), *job.flags(), *options.vllm])
+    os.execv(sys.executable, [sys.executable, "-m", SERVER, "--model", str(job.folder), *job.flags(), *options.vllm])
 
 
 if __name__ == "__main__":
