@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
+from operator import eq
 from pathlib import Path
 
 from nuwa.command import argument, command
@@ -29,9 +30,8 @@ def main(options: Namespace) -> None:
     print(f"{'metric':28} {'n':>6} {'first':>8} {'second':>8} {'p':>8}  test")
     for row in found:
         print(f"{row.metric:28} {row.n:6d} {row.first:8.4f} {row.second:8.4f} {row.p:8.4f}  {row.test}")
-    pairs = answered_by_both(first, second)
-    same = sum(one["prediction"] == other["prediction"] for one, other in pairs)
-    print(f"the same answer, letter by letter: {same} of {len(pairs)}")
+    texts = [[row["prediction"] for row in rows] for rows in answered_by_both(first, second)]
+    print(f"the same answer, letter by letter: {sum(map(eq, *texts))} of {len(texts[0])}")
 
 
 if __name__ == "__main__":
