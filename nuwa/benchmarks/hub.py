@@ -168,7 +168,7 @@ class HubBenchmark(Benchmark):
 
     def check_prompt(self, key: str, prompt: str) -> None:
         """Refuse a prompt with a slot that this data set does not fill, or without the question."""
-        unknown = [slot for slot in _SLOT.findall(prompt) if slot not in self.slots]
+        unknown = [slot for slot in slots_of(prompt) if slot not in self.slots]
         if unknown or f"{{{self.slots[0]}}}" not in prompt:
             known = ", ".join(f"{{{slot}}}" for slot in self.slots)
             raise BenchmarkError(f"dataset.{key}={prompt!r}: needs {{{self.slots[0]}}}, and may have {known} only")
@@ -212,6 +212,15 @@ class HubBenchmark(Benchmark):
                 entries = [(f"row-{row}", f"row-{row}" if self.grouped else None)]  # fails when its turn comes
             for part, (name, group) in enumerate(entries):
                 yield _Place(name, group, row, part, (group or wording(picture), length))
+
+
+def slots_of(prompt: str) -> tuple[str, ...]:
+    """The names of a prompt's slots, each once.
+
+    >>> slots_of("{question} {hint} {question}")
+    ('question', 'hint')
+    """
+    return tuple(dict.fromkeys(_SLOT.findall(prompt)))
 
 
 def fill_slots(prompt: str, slots: Mapping[str, str]) -> str:

@@ -85,7 +85,7 @@ class Local(Benchmark):
             images = tuple(read_image(self.file.parent, name) for name in files)
             meta: dict[str, Any] = {"image": files}
             if task == "vqa":
-                answers = checked(content, {"answer": accepted_answers})["answer"]
+                answers = checked(content, {"answer": column.accepted})["answer"]
                 return Sample(row.id, task, images, text, answers, meta)
             if len(images) != 1:
                 raise SampleError(f"an expression needs one picture, the row has {len(images)}")
@@ -170,14 +170,6 @@ def image_files(value: object) -> list[str]:
     if not all(isinstance(name, str) and name for name in files):
         raise TypeError("must be a file name or a list of file names")
     return [column.string(name) for name in files]
-
-
-def accepted_answers(value: object) -> tuple[str, ...]:
-    """One or several accepted answers as strings; numbers count as answers too."""
-    answers = value if isinstance(value, list) else [value]
-    if not answers or not all(isinstance(one, (str, int, float)) and not isinstance(one, bool) for one in answers):
-        raise TypeError("must be a text or a list of texts")
-    return tuple(column.string(str(one)) for one in answers)
 
 
 def normalised_box(box: list[float], box_format: str, width: int, height: int) -> Box:

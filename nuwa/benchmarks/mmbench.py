@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from nuwa.benchmarks import column_checks as column
-from nuwa.benchmarks.base import Doc, Scores
+from nuwa.benchmarks.base import Doc, Scores, headline_first
 from nuwa.benchmarks.hub import Entry, HubBenchmark, option_lines
 
 ROTATION = 1_000_000
@@ -111,6 +111,4 @@ class MMBench(HubBenchmark):
         return units
 
     def numbers(self, means: Scores) -> Scores:
-        """The parts in order, behind the whole; last the share of answers that could be read."""
-        order = sorted(means, key=lambda name: (name == "mmbench/parsed", name.count("/"), name))
-        return {name: means[name] for name in order}
+        return headline_first(means)

@@ -41,7 +41,7 @@ class VisionPiece:
     @property
     def kind(self) -> tuple:
         """Pieces of one kind can share one call of a method."""
-        return self.pieces, self.view.grid, self.planned, self.features.shape, tuple(self.taps)
+        return self.pieces, self.view.grid, self.view.frames, self.planned, self.features.shape, tuple(self.taps)
 
 
 def content_ids(images: Sequence[Tensor]) -> list[str]:
@@ -152,12 +152,15 @@ def _merge_alike(
     planes: Sequence[list[Tensor]], piece: VisionPiece, cells: Tensor, decision: VisionDecision, row: int
 ) -> None:
     """Replace rows of every plane (n_tokens, H) of an image as row ``row`` of a decision merged its features."""
-    members, weights = (None if part is None else part[row : row + 1] for part in (decision.members, decision.weights))
+    parts = decision.members, decision.weights, decision.shares
+    members, weights, shares = (None if part is None else part[row : row + 1] for part in parts)
     weights = None if weights is None else weights[:, : len(cells)]
     for plane in planes:
         whole = plane[piece.image]
         values = whole[piece.view.tokens.to(whole.device)][None]
-        plane[piece.image] = _replaced(whole, piece.view, cells, merge_alike(values, cells[None], members, weights)[0])
+        plane[piece.image] = _replaced(
+            whole, piece.view, cells, merge_alike(values, cells[None], members, weights, shares)[0]
+        )
 
 
 def _numbered(name: str, piece: VisionPiece) -> str:
@@ -179,7 +182,7 @@ def _pieces_of(
     """The pieces of an image that get any tokens, with what was recorded of them, on the projector's device."""
     tiling = pruner.tiling
     views = tiling.views_to_prune(plan.layout)
-    pieces, of_a_frame = [], max(1, len(views) // plan.layout.frames)
+    pieces, of_a_frame = [], max(1, len(views) * views[0].frames // plan.layout.frames)
     for number, keep in enumerate(tiling.split_budget(plan.schedule.vision - plan.added, plan.layout)):
         if keep:
             view = views[number]
@@ -210,6 +213,7 @@ def _context(
         ids=[_numbered(plans[piece.image].id, piece) for piece in group],
         project=adapter.project,
         views=group[0].pieces,
+        frames=group[0].view.frames,
         questions=None if questions is None else [questions[piece.image] for piece in group],
         embed=adapter.embed,
         source=adapter.model.name_or_path or "",

@@ -83,8 +83,10 @@ class VisionContext:
     ``project`` maps features to the LLM's width. ``taps`` holds what the method asked for, by the names it gave; a tap
     that the tower does not have is missing. ``ids`` names each view (the sample's id, for later views of an image their
     number as well), the only source of randomness together with the method's seed. ``views`` is how many each
-    picture or frame has. ``questions``: what is asked about each view's image, None where the session does not know.
-    ``embed`` gives the LLM's embeddings (m, H) of token ids (m,), and ``source`` is where the model was loaded from, if
+    picture or frame has. A view shows one frame or, with the tiling `FramesTogether`, all ``frames`` of a video: its
+    grid is then (frames * height, width), and token ``frame * height * width + cell`` is that cell of that frame.
+    ``questions``: what is asked about each view's image, None where the session does not know. ``embed`` gives the
+    LLM's embeddings (m, H) of token ids (m,), and ``source`` is where the model was loaded from, if
     anywhere.
     """
 
@@ -94,6 +96,7 @@ class VisionContext:
     ids: Sequence[str]
     project: Callable[[Tensor], Tensor]
     views: int = 1
+    frames: int = 1
     questions: Sequence[str] | None = None
     embed: Callable[[Tensor], Tensor] | None = None
     source: str = ""
@@ -115,7 +118,8 @@ class VisionDecision:
 
     A method that merges says who went where. ``members`` (B, N): the place in ``keep`` of the token that each one went
     into, its own for one that stays, -1 for one that is gone. ``sizes`` (B, K): how many tokens each kept one stands
-    for, where that is not the number of its members. ``weights`` (B, K, N): the shares with which each gathered all.
+    for, where that is not the number of its members. ``shares`` (B, N): what each token is multiplied by in the sum
+    that it went into, where that is no mean; ``weights`` (B, K, N) where tokens went into several.
     """
 
     keep: Tensor
@@ -125,6 +129,7 @@ class VisionDecision:
     projected: Tensor | None = None
     members: Tensor | None = None
     sizes: Tensor | None = None
+    shares: Tensor | None = None
     weights: Tensor | None = None
 
 

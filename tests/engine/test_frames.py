@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
 import pytest
 import torch
 from helpers.families import FAMILIES
@@ -11,8 +15,11 @@ from helpers.methods import pruner_for
 import nuwa
 from nuwa.engine.calls import cache_of, read_prompt_once
 from nuwa.engine.conversation import conversation_of
+from nuwa.pruners.base import Pruner, Tap, VisionDecision
 from nuwa.pruning.budget import Budget
 from nuwa.pruning.layout import ImageLayout
+from nuwa.pruning.merging import join
+from nuwa.pruning.tiling import FramesTogether
 
 QWENS, PICTURE = ("qwen2_5_vl", "qwen2_vl"), 2
 """Families whose image grids have frames, and the picture, 6 x 6 tokens, that is the first frame."""
@@ -75,6 +82,52 @@ def test_methods_that_see_an_image_at_once_see_all_frames(family):
     assert frames.count(0) + frames.count(1) < 2 * frames.count(2)
 
 
+@dataclass
+class Growing(Pruner):
+    """Keep the first token of the first frame, the first two of the second, ..., merging all into the last of them."""
+
+    name: ClassVar[str] = "growing"
+    taps: ClassVar = {"states": Tap("states"), "received": Tap("received_attention")}
+
+    @property
+    def tiling(self):
+        return FramesTogether()
+
+    def prune_vision(self, context, keep):
+        self.seen = context
+        cells = math.prod(context.grid) // context.frames
+        chosen = torch.tensor([[f * cells + cell for f in range(context.frames) for cell in range(f + 1)]])
+        segment = torch.arange(context.frames).repeat_interleave(cells)[None]
+        members = join(
+            chosen, context.frames * cells, torch.arange(5, cells)[None], torch.full((1, cells - 5), keep - 1)
+        )
+        states = context.features.gather(1, chosen[..., None].expand(-1, -1, context.features.shape[-1]))
+        return VisionDecision(chosen, 2 * states, {"segment": segment}, members=members)
+
+
+@pytest.mark.parametrize("family", QWENS)
+def test_a_method_may_see_all_frames_together(family):
+    """One grid, frame above frame, whose features and taps are the frames' own; a picture is one frame."""
+    family, pruner, alone = (
+        FAMILIES[family],
+        Growing(budget=Budget(ratio=6 / 108)),
+        Growing(budget=Budget(ratio=1 / 36)),
+    )
+    state, image, _ = kept(family, pruner, inputs(family, 3))
+    kept(family, alone, inputs(family, 1))
+    seen, picture = pruner.seen, alone.seen
+    assert (seen.grid, seen.frames, seen.views, picture.grid, picture.frames) == ((18, 6), 3, 1, (6, 6), 1)
+    assert seen.features.shape[:2] == seen.taps["states"].shape[:2] == seen.taps["received"].shape == (1, 108)
+    for here, there in (seen.features, picture.features), (seen.taps["states"], picture.taps["states"]):
+        torch.testing.assert_close(here[:, :36], there, atol=2e-5, rtol=0)
+    # a mean over all queries, of which those of other frames do not look
+    torch.testing.assert_close(3 * seen.taps["received"][:, :36], picture.taps["received"], atol=2e-5, rtol=0)
+    assert image.stages[0][1] == [0, 36, 37, 72, 73, 74]
+    plan = state.prompt.rows[0][0]
+    assert plan.sizes[[0, 36, 74]].tolist() == [1, 1, 32] and plan.members[[5, 35, 36, 38]].tolist() == [74, 74, 36, -1]
+    assert plan.extras["segment"].tolist() == [n // 36 for n in range(108)]
+
+
 @pytest.mark.parametrize("family", QWENS)
 def test_ids_have_a_frame_row_and_column(family):
     family = FAMILIES[family]
@@ -102,3 +155,20 @@ def test_a_budget_is_the_visuals(family):
     pruner = nuwa.load_pruner("nuwa", Budget(ratio=0.25))
     _, image, _ = kept(family, pruner, inputs(family, 2))
     assert image.per_layer == pruner.schedule(72, 6).per_layer(6)
+
+
+@pytest.mark.parametrize("family", QWENS)
+@pytest.mark.parametrize("name", ["flashvid"])
+def test_video_methods_spend_the_budget_on_all_frames(family, name):
+    """The first frame twice and another one: kept tokens are of all frames, as many in every layer as planned."""
+    family, given = FAMILIES[family], inputs(FAMILIES[family], 3)
+    given["pixel_values"] = given["pixel_values"].view(3, -1, given["pixel_values"].shape[1])[[0, 0, 1]].flatten(0, 1)
+    pruner = nuwa.load_pruner(name, Budget(ratio=0.25))
+    state, image, logits = kept(family, pruner, given)
+    assert image.per_layer == pruner.schedule(108, 6).per_layer(6)
+    assert {token // 36 for token in image.stages[0][1]} == {0, 1, 2}
+    plan, whole = state.prompt.rows[0][0], kept(family, nuwa.load_pruner("none"), given)[2]
+    assert (
+        len(plan.extras["tree"]) == len(plan.extras["segment"]) == 108 and plan.extras["segment"].unique().numel() > 1
+    )
+    assert plan.sizes[plan.keep].sum() > len(plan.keep) and not torch.allclose(logits, whole)
