@@ -50,7 +50,7 @@ from nuwa.evaluation.summary import costs, summarise
 from nuwa.models import adapter_for
 from nuwa.models.loading import LoadedModel
 from nuwa.schema import OnError
-from nuwa.serve.engine import Engine, engine_environment, engine_once
+from nuwa.serve.engine import Engine, engine_once
 
 QUIET = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
 
@@ -74,8 +74,7 @@ def compute(cfg: DictConfig, folder: Path, parts: Parts, baseline: Path | None, 
     with ExitStack() as stack:
         with processes.together():
             loading = time.perf_counter()
-            engine = None if parts.served is None else engine_once(parts.served, plain(cfg.trainer.vllm))
-            loaded = load_once(parts.model) if engine is None else engine.loaded
+            loaded, engine = _loaded(cfg, parts)
             load_seconds = time.perf_counter() - loading
             logger = stack.enter_context(run_logger(cfg, folder, folder.name)) if processes.lead else None
         parts, fitted = _fitted(cfg, parts, loaded, processes)
@@ -93,21 +92,27 @@ def compute(cfg: DictConfig, folder: Path, parts: Parts, baseline: Path | None, 
             spent = compare_with_run(fitted, answered(journal.rows), adapter_for(loaded.model).shape.layers)
             said = [found["warning"] for found in (outcome, spent) if "warning" in found]
             outcome |= spent | ({"warning": "; ".join(said)} if said else {})
-        samples, seconds = read_timings(folder)
-        outcome["timings"] = {
-            "answering_seconds": seconds,
-            "seconds_per_sample": seconds / samples if samples else None,
-            "batch_size": cfg.trainer.batch_size,
+        outcome["timings"] = _timings(cfg, folder) | {
             "processes": processes.size,
             "load_seconds": load_seconds,
             "job_seconds": time.perf_counter() - start,
-            **(_peak_memory() if cfg.probe.memory else {}),
         }
         if cfg.probe.speed:
             outcome |= _speed(cfg, parts, loaded)
-        outcome |= {"run_key": folder.name, "environment": environment(loaded.model) | engine_environment(engine)}
+        outcome |= {
+            "run_key": folder.name,
+            "environment": environment(loaded.model) | (engine.environment if engine else {}),
+        }
         log_result(logger, cfg, outcome, journal.rows, folder)
     return outcome
+
+
+def _loaded(cfg: DictConfig, parts: Parts) -> tuple[LoadedModel, Engine | None]:
+    """The model, and what answers in its place, if anything does: the model then has no weights."""
+    if parts.served is None:
+        return load_once(parts.model), None
+    engine = engine_once(parts.served, plain(cfg.trainer.vllm))
+    return engine.loaded, engine
 
 
 def _fitted(
@@ -243,6 +248,17 @@ def _speed(cfg: DictConfig, parts: Parts, loaded: LoadedModel) -> dict[str, Any]
         reason = f"{type(error).__name__}: {error}"
         log.error("probe.speed: nothing was measured (%s); the answers stand", reason)
         return {"speed_error": reason}
+
+
+def _timings(cfg: DictConfig, folder: Path) -> dict[str, Any]:
+    """How long answering took, in batches of what size, and the memory if that was asked for."""
+    samples, seconds = read_timings(folder)
+    return {
+        "answering_seconds": seconds,
+        "seconds_per_sample": seconds / samples if samples else None,
+        "batch_size": cfg.trainer.batch_size,
+        **(_peak_memory() if cfg.probe.memory else {}),
+    }
 
 
 def _peak_memory() -> dict[str, float]:

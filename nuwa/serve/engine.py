@@ -71,6 +71,16 @@ class Engine:
         texts = self.loaded.tokenizer.batch_decode([list(row) for row in ids], skip_special_tokens=True)
         return [text.strip() for text in texts]
 
+    @property
+    def environment(self) -> dict[str, Any]:
+        """What answers in place of transformers, and where."""
+        import vllm
+        from vllm.platforms import current_platform as place
+
+        dtype = str(self.llm.llm_engine.model_config.dtype).removeprefix("torch.")
+        device = f"{place.device_type}: {place.get_device_name()}"
+        return {"engine": f"vllm {vllm.__version__}", "device": device, "dtype": dtype, "attention": None}
+
     def close(self) -> None:
         """Give its memory back."""
         self.llm.llm_engine.engine_core.shutdown()
@@ -85,15 +95,3 @@ def engine_once(job: ServedJob, wishes: Mapping[str, Any]) -> Engine:
         _open.clear()
         _open[key] = Engine(job, wishes)
     return _open[key]
-
-
-def engine_environment(engine: Engine | None) -> dict[str, Any]:
-    """What answered in place of transformers, and where."""
-    if engine is None:
-        return {}
-    import vllm
-    from vllm.platforms import current_platform as place
-
-    dtype = str(engine.llm.llm_engine.model_config.dtype).removeprefix("torch.")
-    device = f"{place.device_type}: {place.get_device_name()}"
-    return {"engine": f"vllm {vllm.__version__}", "device": device, "dtype": dtype, "attention": None}
