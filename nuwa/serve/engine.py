@@ -12,7 +12,7 @@ import transformers
 from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerFast
 
 from nuwa.models.loaded import LoadedModel
-from nuwa.samples import Sample
+from nuwa.samples import Sample, SampleError
 from nuwa.serve.job import ServedJob, with_wishes
 
 if TYPE_CHECKING:
@@ -52,6 +52,9 @@ class Engine:
         Raises:
             PromptError, SampleError: a sample cannot be put; the message names it.
         """
+        for sample in samples:
+            if sample.videos:
+                raise SampleError(f"sample {sample.id}: trainer=vllm shows pictures only, and this is about a video")
         return [
             {"prompt_token_ids": self.loaded.prompt_ids(sample).tolist()}
             | ({"multi_modal_data": {"image": list(sample.images)}} if sample.images else {})

@@ -9,13 +9,14 @@ Shape letters: N tokens of a prompt or picture, K tokens that stay, C axes of th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from nuwa.pruning.layout import coordinates
+from nuwa.pruning.layout import Grid, coordinates
 from nuwa.pruning.positions import median_ids, remap
 from nuwa.pruning.segments import ImagePlan
 
@@ -55,9 +56,9 @@ def kept_ids(plan: ImagePlan, strategy: str, axes: int) -> Tensor:
     return torch.cat([ids[:, 0], torch.zeros_like(ids[:, 0])]) if axes == 1 else ids[1:, 0]
 
 
-def ids_taken(n_tokens: int, grid: tuple[int, int], axes: int) -> int:
-    """How far a picture moves the text behind it on."""
-    return n_tokens if axes == 1 else max(grid)
+def ids_taken(grid: Grid, axes: int) -> int:
+    """How far a picture of ``grid`` tokens moves the text behind it on."""
+    return math.prod(grid) if axes == 1 else max(grid)
 
 
 def prompt_ids(length: int, pictures: Sequence[PictureSpan], placed: bool) -> tuple[Tensor, int]:

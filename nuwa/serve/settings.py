@@ -7,6 +7,7 @@ question has no say.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -18,8 +19,10 @@ from nuwa.models.base import Family
 from nuwa.options import ConfigError, check_options
 from nuwa.pruners.base import MisfitError, Pruner
 from nuwa.pruners.catalogue import method_of_class
+from nuwa.pruners.pooling import GridPruner, pooled_grid
 from nuwa.pruning.budget import Budget
 from nuwa.pruning.flops import ModelShape
+from nuwa.pruning.layout import Grid
 from nuwa.pruning.positions import STRATEGIES
 
 CONFIG_KEY = "nuwa"
@@ -58,9 +61,7 @@ class Served:
             ConfigError: there are none, or one is unknown or of the wrong type.
         """
         if not isinstance(value, Mapping):
-            raise ConfigError(
-                f"{CONFIG_KEY}={value!r}: a served model has its settings there; python -m nuwa.serve --print"
-            )
+            raise ConfigError(f"{CONFIG_KEY}={value!r}: a served model has its settings there; nuwa serve --print")
         return cls(**check_options(cls, value, CONFIG_KEY))
 
     @classmethod
@@ -108,14 +109,17 @@ def places_ids(served: Served, family: Family) -> bool:
     return served.strategy(family.axes) != "perc" and (family.axes > 1 or served.method().prunes_vision)
 
 
-def kept_count(pruner: Pruner, n_tokens: int, shape: ModelShape) -> int:
-    """How many of a picture's ``n_tokens`` enter the LLM.
+def kept_count(pruner: Pruner, grid: Grid, shape: ModelShape) -> int:
+    """How many tokens of a picture of ``grid`` tokens enter the LLM.
 
     Raises:
         nuwa.pruning.budget.BudgetError: the method cannot reach its budget on this picture.
     """
-    schedule, small = schedule_for(pruner, n_tokens, shape)
-    return n_tokens if small or not pruner.prunes_vision else schedule.vision
+    whole = math.prod(grid)
+    schedule, small = schedule_for(pruner, whole, shape)
+    if small or not pruner.prunes_vision:
+        return whole
+    return math.prod(pooled_grid(schedule.vision, grid)) if isinstance(pruner, GridPruner) else schedule.vision
 
 
 def check_served(served: Served, family: Family) -> None:
@@ -134,7 +138,7 @@ def check_served(served: Served, family: Family) -> None:
     pruner.check_tower(family.tower)
     pruner.check_llm(family.shape)
     check_position(served.strategy(family.axes), pruner)
-    if pruner.counts_by_itself:
+    if pruner.counts_by_itself and not isinstance(pruner, GridPruner):  # whose counts are in the shape of the image
         raise MisfitError(
             f"pruner {name} finds the number of tokens by itself, image by image; an engine has to know it before the "
             "image is seen. Serve a method with fixed counts"

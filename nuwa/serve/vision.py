@@ -71,8 +71,9 @@ class Pictures:
             self.processor.check(image)
         inputs, axes, shape = self.processor.encode(images), self.family.axes, self.family.shape
         layouts = self.family.layouts([torch.empty(0)] * len(images), inputs)
-        counts = [kept_count(self.pruner, layout.patches, shape) for layout in layouts]
-        taken = [ids_taken(layout.n_tokens, layout.views[0].grid, axes) for layout in layouts]
+        grids = [layout.views[0].grid for layout in layouts]
+        counts = [kept_count(self.pruner, grid, shape) for grid in grids]
+        taken = [ids_taken(grid, axes) for grid in grids]
         return {**inputs, COUNT: torch.tensor(counts), TAKEN: torch.tensor(taken)}
 
 

@@ -20,11 +20,15 @@ CASES = [
     ("tiny_llava", Served(pruner="visionzip", average=64, position="median")),
     ("tiny_llava", Served(pruner="nuwa", options={"stage2_ratio": 1.0}, average=64, position="rpme")),
     ("tiny_llava", Served(pruner="random", average=64, position="rpme", seed=3)),
+    ("tiny_llava", Served(pruner="grid", average=64, position="pesp")),
+    ("tiny_llava", Served(pruner="downsample", average=64, position="rpme")),
     ("tiny_llava", Served()),
     ("tiny_qwen", Served(pruner="divprune", ratio=0.25, position="pesp")),
     ("tiny_qwen", Served(pruner="divprune", ratio=0.25, position="perc")),
     ("tiny_qwen", Served(pruner="nuwa", options={"stage2_ratio": 1.0}, ratio=0.25, position="rpme")),
     ("tiny_qwen", Served(pruner="visionzip", average=36, position="rpme_1d")),
+    ("tiny_qwen", Served(pruner="pooling", ratio=0.3, position="median")),
+    ("tiny_qwen", Served(pruner="grid", average=30, position="pesp")),
     ("tiny_qwen", Served()),
 ]
 

@@ -73,7 +73,7 @@ class NuwaForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsPP, Su
         if text.model_type not in DECODERS:
             raise ValueError(f"text model {text.model_type}: vLLM is told of {', '.join(DECODERS)} only")
         own: Any = self  # with vLLM's methods, which mypy does not see
-        own.configure_mm_token_handling(text.vocab_size, [family.image_token_id])
+        own.configure_mm_token_handling(text.vocab_size, [config.image_token_id])
         with own._mark_tower_model(vllm_config, "image"):
             self.vision = tower_alone(config, served.attention, vllm_config.model_config.dtype)
         self._side = Vision(config, served, self.vision)

@@ -74,7 +74,7 @@ class PictureProcessing(BaseMultiModalProcessor[PictureInfo]):
         family, ids = self.info.pictures.family, made["prompt_token_ids"]
         if not places_ids(self.info.served, family):
             return made
-        if ids[-1:] == [family.image_token_id]:
+        if ids[-1:] == [family.config.image_token_id]:
             raise ValueError("the prompt ends with a picture; put the question, or the assistant's turn, behind it")
         pictures = made["mm_placeholders"].get("image", [])
         whole = family.shape.image_tokens
@@ -107,7 +107,7 @@ class PictureProcessing(BaseMultiModalProcessor[PictureInfo]):
     def _get_prompt_updates(
         self, mm_items: Any, hf_processor_mm_kwargs: Mapping[str, object], out_mm_kwargs: Any
     ) -> Sequence[PromptReplacement]:
-        token = self.info.pictures.family.image_token_id
+        token = self.info.get_hf_config().image_token_id
 
         def replacement(item: int) -> list[int]:
             return [token] * int(out_mm_kwargs["image"][item][COUNT].data)
