@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -46,6 +46,7 @@ class FramesOfVideos(Llava):
     """What families share whose videos are ``pixel_values_videos`` (M, F, 3, S, S), all of a call as long."""
 
     kind = "video"
+    recording: ClassVar[type[FrameRecording]] = FrameRecording
 
     def frames(self, arguments: Mapping[str, Any]) -> int:
         """Frames F of every video of a call."""
@@ -75,4 +76,4 @@ class FramesOfVideos(Llava):
 
     def new_recording(self, arguments: Mapping[str, Any]) -> FrameRecording:
         parts = self.tower_layers, self.projector, self.feature_layer, self.crops(arguments)
-        return FrameRecording(*parts, self.pool, self.pooled[0] * self.pooled[1], cls=self.tower.cls)
+        return self.recording(*parts, self.pool, self.pooled[0] * self.pooled[1], cls=self.tower.cls)
