@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,7 +14,7 @@ from nuwa.models.pooled import FrameRecording, FramesOfVideos
 from nuwa.models.random_configs import Sizes, SpecialTokens
 from nuwa.models.video_processors import FrameProcessor
 from nuwa.pruners.base import Tap
-from nuwa.pruning.layout import Grid, ImageLayout
+from nuwa.pruning.layout import Grid
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerFast
@@ -41,8 +40,8 @@ class LlavaNextVideo(LlavaNext):
         super().__init__(config, model)
         if config.spatial_pool_mode not in ("average", "max"):
             raise ValueError(
-                f"{self.model_type} models need spatial_pool_mode 'average' or 'max', so that scores can be pooled like "
-                f"features, not {config.spatial_pool_mode!r}"
+                f"{self.model_type} models need spatial_pool_mode 'average' or 'max', so that scores can be pooled as "
+                f"features are, not {config.spatial_pool_mode!r}"
             )
 
     @classmethod
@@ -60,7 +59,8 @@ class LlavaNextVideo(LlavaNext):
     def video_processor(
         cls, config: PreTrainedConfig, pictures: PictureProcessor, options: PictureOptions
     ) -> FrameProcessor:
-        return FrameProcessor(pictures, cls.video_placeholder, config.vision_config.image_size, crop=True)
+        layout = LlavaNextVideoFrames(config).layout
+        return FrameProcessor(pictures, cls.video_placeholder, config.vision_config.image_size, layout, crop=True)
 
     def for_videos(self) -> LlavaNextVideoFrames:
         return LlavaNextVideoFrames(self.config, self._model)
@@ -98,6 +98,3 @@ class LlavaNextVideoFrames(FramesOfVideos, LlavaNextVideo):
 
         pool: Any = LlavaNextVideoPooler(self.config)  # without weights
         return pool(frames)
-
-    def layouts(self, images: Sequence[Tensor], arguments: Mapping[str, Any]) -> list[ImageLayout]:
-        return [ImageLayout.single(self.pooled, self.frames(arguments)) for _ in images]

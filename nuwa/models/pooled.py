@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from nuwa.models.crops import CropRecording
 from nuwa.models.llava import Llava
-from nuwa.pruning.layout import Grid
+from nuwa.pruning.layout import Grid, ImageLayout
 
 
 @dataclass(eq=False, repr=False)
@@ -73,6 +73,13 @@ class FramesOfVideos(Llava):
     def pooled(self) -> Grid:
         """The grid of a frame's tokens."""
         raise NotImplementedError
+
+    def layout(self, frames: int) -> ImageLayout:
+        """The layout of a video."""
+        return ImageLayout.single(self.pooled, frames)
+
+    def layouts(self, images: Sequence[Tensor], arguments: Mapping[str, Any]) -> list[ImageLayout]:
+        return [self.layout(self.frames(arguments)) for _ in images]
 
     def new_recording(self, arguments: Mapping[str, Any]) -> FrameRecording:
         parts = self.tower_layers, self.projector, self.feature_layer, self.crops(arguments)

@@ -103,7 +103,7 @@ class TestPixels:
 
     def test_of_a_cropped_centre(self):
         model, film = loaded("llava_next"), video(2, width=81, height=67)
-        found = FrameProcessor(model.pictures, "<video>", 56, crop=True).pixels(film)
+        found = FrameProcessor(model.pictures, "<video>", 56, lambda frames: None, crop=True).pixels(film)
         own = CLIPImageProcessorPil(size={"shortest_edge": 56}, crop_size={"height": 56, "width": 56})
         expected = own(list(film.frames), return_tensors="pt")["pixel_values"]
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
