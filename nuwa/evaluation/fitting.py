@@ -20,7 +20,7 @@ from nuwa.models.loading import LoadedModel
 from nuwa.pruners.base import Pruner
 from nuwa.pruning.budget import Budget, BudgetError, average_entering, turn_dial
 from nuwa.pruning.schedules import Schedule
-from nuwa.samples import Sample, SampleError
+from nuwa.samples import Sample, SampleError, visual_ids
 
 MISSED = 0.05
 """The share of a budget by which the mean of a run may miss it before the run says so."""
@@ -88,7 +88,7 @@ def _spend(
     with prune(loaded.model, pruner, cache=feature_cache(cfg, loaded), **pruning_options(cfg)) as session:
         for start in range(0, len(samples), size):
             batch = samples[start : start + size]
-            names = [name for sample in batch for name in sample.image_ids] or None
+            names = visual_ids(batch)
             with session.about(names, loaded.questions(batch)):
                 # a run numbers the places of padded rows as generate does
                 loaded.model.generate(**loaded.encode(batch), max_new_tokens=1, do_sample=False)
