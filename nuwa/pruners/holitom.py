@@ -151,6 +151,7 @@ class HoliTom(VideoPruner):
         source="cokeshao/HoliTom@e9b2972f",
         signal="what stands still, received attention, attention of the last prompt token",
         merges=True,
+        merging="what stands still, over a segment, then by clusters; inside the LLM what is dropped",
         text_aware=True,
         counts="authors': half of what enters stays from 18/28 of the depth on",
     )

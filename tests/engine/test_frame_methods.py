@@ -14,7 +14,7 @@ from nuwa.engine.conversation import conversation_of
 from nuwa.pruning.budget import Budget
 
 FAMILY, PICTURE, CELLS = FAMILIES["qwen2_5_vl"], 2, 36
-METHODS = (*OVER_TIME, "vidcom2")
+METHODS = (*OVER_TIME, "holitom", "vidcom2")
 
 
 def row(frames: int, seed: int) -> dict[str, torch.Tensor]:
