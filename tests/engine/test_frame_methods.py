@@ -64,7 +64,9 @@ def test_a_batch_of_videos_equals_its_rows_alone(name, position):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_counts_come_near_the_budget_and_ids_are_the_tokens_own(name):
-    _, (image,), state = read(nuwa.load_pruner(name, Budget(ratio=0.5)), together(row(4, 0)))
+    """HoliTom alone has a second stage, for which it saves in the first; here it is left out."""
+    options = {"inner_keep": 1.0} if name == "holitom" else {}
+    _, (image,), state = read(nuwa.load_pruner(name, Budget(ratio=0.5), **options), together(row(4, 0)))
     _, kept, _ = image.stages[0]
     assert abs(len(kept) - 72) <= (2 if name in ("dycoke", "vidcom2") else 0)
     mine = state.tables[0].image[0] == 0
