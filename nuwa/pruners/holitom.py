@@ -55,7 +55,8 @@ def centre_shares(into: Tensor, n_tokens: int) -> Tensor:
         torch.zeros(len(into), device=into.device).scatter_add(0, target, (kind & there).float())[target]
         for kind in (own, ~own)
     )
-    return torch.where(own, torch.where(others > 0, OWN, 1) / centre, (1 - OWN) / others)
+    share = torch.where(own, torch.where(others > 0, OWN, 1) / centre, (1 - OWN) / others)
+    return share.where(there, 0)
 
 
 def cluster_homes(features: Tensor, still: Tensor, segments: Segments, clusters: Sequence[int]) -> Tensor:
@@ -107,20 +108,19 @@ def reduce_segments(
     return VideoTokens(cells, merged, members, shares, extras=extras)
 
 
-def join_dropped(states: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
-    """The kept token (R, K) that each of ``states`` (R, n, D) goes into, its own or the most similar: (R, n) places.
+def join_dropped(states: Tensor, kept: Tensor) -> Tensor:
+    """The kept token (R, K) that each of ``states`` (R, n, D) goes into, its own or the most similar: (R, n) places."""
+    direction = functional.normalize(states.float(), dim=-1)
+    slot = (direction @ gather_tokens(direction, kept).mT).argmax(-1)
+    return slot.scatter(1, kept, torch.arange(kept.shape[1], device=kept.device).expand_as(kept))
 
-    Returns also what each counts if dropped tokens are taken in one by one and halved with what is there: (R, n).
-    """
-    direction, (rows, n_tokens) = functional.normalize(states.float(), dim=-1), states.shape[:2]
-    stays = torch.zeros(rows, n_tokens, dtype=torch.bool, device=states.device).scatter(1, kept, True)
-    like = direction @ gather_tokens(direction, kept).mT
-    slot = like.argmax(-1)
-    slot = slot.scatter(1, kept, torch.arange(kept.shape[1], device=kept.device).expand_as(kept))
+
+def one_by_one(slot: Tensor, kept: Tensor) -> Tensor:
+    """What each token counts if the dropped ones are taken in in order, each halved with what is there: (R, n)."""
+    stays = torch.zeros_like(slot, dtype=torch.bool).scatter(1, kept, True)
     joins = functional.one_hot(slot, kept.shape[1]) * ~stays[..., None]
     later = (joins.sum(1, keepdim=True) - joins.cumsum(1)).gather(2, slot[..., None])[..., 0]
-    later = torch.where(stays, joins.sum(1).gather(1, slot), later + 1)
-    return slot, 0.5**later
+    return 0.5 ** torch.where(stays, joins.sum(1).gather(1, slot), later + 1)
 
 
 @dataclass
@@ -210,8 +210,9 @@ class HoliTom(VideoPruner):
         stays = torch.zeros_like(members, dtype=torch.bool)
         for _, places, count in context.images_alike(keep):
             states, kept = hidden[places], top_tokens(score[places], count)
-            slot, shares = join_dropped(states, kept)
-            merged = merge_alike(states, kept, slot, shares=shares if self.variant == "release" else None)
+            slot = join_dropped(states, kept)
+            shares = one_by_one(slot, kept) if self.variant == "release" else None
+            merged = merge_alike(states, kept, slot, shares=shares)
             target = places.gather(1, kept)
             hidden = hidden.index_copy(0, target.flatten(), merged.flatten(0, 1))
             stays = stays.index_fill(0, target.flatten(), True)

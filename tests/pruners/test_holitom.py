@@ -9,7 +9,7 @@ from torch.nn.functional import cosine_similarity
 
 import nuwa
 from nuwa.pruners import HoliTom
-from nuwa.pruners.holitom import join_dropped, reduce_segments, released_quotas
+from nuwa.pruners.holitom import join_dropped, one_by_one, reduce_segments, released_quotas
 from nuwa.pruning.cuts import best_segments, merged_tokens, still_runs
 from nuwa.pruning.merging import merge_alike
 from nuwa.pruning.selection import top_tokens
@@ -58,13 +58,13 @@ def test_golden_inner_stage(name, run):
     states = hidden[:, start : start + count]
     score = case.inputs["inner_attention"].mean(1)[:, 0, start : start + count]
     kept = top_tokens(score, round(count * (1 - params["r"])))
-    slot, shares = join_dropped(states, kept)
+    slot = join_dropped(states, kept)
     removed = torch.tensor(sorted(set(range(count)) - set(kept[0].tolist())))
     text = [*range(start), *range(start + count, hidden.shape[1])]
     places = torch.tensor(sorted([*text, *(kept[0] + start).tolist()]))
     case.check(run, kept=places, removed=removed + start, target=kept[0, slot[0, removed]] + start)
     merged = hidden.clone()
-    merged[:, kept[0] + start] = merge_alike(states, kept, slot, shares=shares)
+    merged[:, kept[0] + start] = merge_alike(states, kept, slot, shares=one_by_one(slot, kept))
     case.check(run, hidden=merged[:, places])
 
 
