@@ -21,7 +21,7 @@ from nuwa.config import SAMPLING, build
 from nuwa.evaluation.check import check
 from nuwa.overrides import compose_job
 from nuwa.pruners.catalogue import conf_folder
-from nuwa.samples import Sample
+from nuwa.samples import Sample, visual_ids
 
 MANIFEST = ModelManifest("nuwa", simple_class_path="nuwa.lmms.NuwaModel")
 DEFAULT_TOKENS = 1024  # lmms-eval's own for LLaVA, where a task says nothing
@@ -87,7 +87,7 @@ class NuwaModel(lmms):
         samples = [self._sample(*request.args) for request in requests]
         settings = dict(requests[0].args[1])
         inputs = self.loaded.encode(samples)
-        names = [name for sample in samples for name in sample.image_ids] or None
+        names = visual_ids(samples)
         with self.session.about(names, self.loaded.questions(samples)):
             ids = self.loaded.model.generate(**inputs, **generation(settings))
         stops = settings.get("until") or []

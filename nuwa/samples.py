@@ -74,6 +74,12 @@ class Sample:
         return [self.id] if visuals == 1 else [f"{self.id}#{number}" for number in range(visuals)]
 
 
+def visual_ids(samples: Sequence[Sample]) -> list[str] | None:
+    """The `Sample.image_ids` of a batch as sessions want them: all pictures, then all videos; None without any."""
+    pictures = [name for one in samples for name in one.image_ids[: len(one.images)]]
+    return pictures + [name for one in samples for name in one.image_ids[len(one.images) :]] or None
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
     """Any PIL mode to 8-bit RGB. Alpha is dropped, as LLaVA does; 16-bit grey is scaled, which PIL alone would clip."""
     if image.mode == "I" or image.mode.startswith("I;16"):
