@@ -12,6 +12,7 @@ import re
 import sys
 from argparse import ArgumentError, Namespace
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
@@ -28,11 +29,10 @@ from nuwa.evaluation.model_cache import load_once
 from nuwa.models.loaded import LoadedModel
 from nuwa.overrides import compose_job
 from nuwa.pictures.captions import title_lines
-from nuwa.pictures.drawing import Boxes, draw_trace, file_name
-from nuwa.pictures.traces import trace_decisions
+from nuwa.pictures.drawing import Boxes, draw_decisions, file_name
 from nuwa.samples import Sample
 
-GROUPS = ("model", "pruner", "budget", "position", "calibration", "coordinates", "seed", "trainer")
+ASK_GROUPS = ("model", "pruner", "budget", "position", "calibration", "coordinates", "seed", "trainer")
 """What of a run's choices has a meaning here."""
 _OVERRIDE = re.compile(r"[+~]{0,2}[\w./]+=|~[\w./]+$")
 
@@ -44,8 +44,8 @@ def prepare(overrides: Sequence[str]) -> tuple[LoadedModel, PruningSession]:
         ValueError: a choice that is unknown, impossible, or without a meaning for one picture.
     """
     for override in overrides:
-        if re.split(r"[.=/]", override.lstrip("+~"))[0] not in GROUPS:
-            raise ConfigError(f"{override}: about one picture, choose {', '.join(GROUPS)}")
+        if re.split(r"[.=/]", override.lstrip("+~"))[0] not in ASK_GROUPS:
+            raise ConfigError(f"{override}: about one picture, choose {', '.join(ASK_GROUPS)}")
     cfg = compose_job(overrides)
     parts = check(cfg)
     _check_budget(parts)
@@ -62,17 +62,15 @@ def _check_budget(parts: Parts) -> None:
         )
 
 
-def draw_kept(
-    session: PruningSession, loaded: LoadedModel, images: Sequence[Image.Image], question: str, answer: str
-) -> Iterator[Image.Image]:
-    """A picture of each image: what is kept of it as ``question`` is read, and the box in ``answer``, if any."""
+def draw_kept(session: PruningSession, loaded: LoadedModel, sample: Sample, answer: str) -> list[Image.Image]:
+    """A picture for each image and video of a sample: what is kept of it, and the box in ``answer``, if any."""
     method = f"{session.pruner.name}, {session.strategy.upper()}"
-    heading = title_lines(method, question, {"prediction": answer}, is_box=False)
-    said = parse_box(loaded.in_unit_frame(answer, images[0])) if len(images) == 1 else None
+    heading = title_lines(method, sample.text, {"prediction": answer}, is_box=False)
+    alone = len(sample.images) == 1 and not sample.videos
+    said = parse_box(loaded.in_unit_frame(answer, sample.images[0])) if alone else None
     boxes: Boxes = {} if said is None else {"predicted": said}
     with session:
-        traces = trace_decisions(session, loaded, Sample.ask(question, *images))
-    return (draw_trace(trace, boxes, heading) for trace in traces)
+        return list(draw_decisions(session, loaded, sample, boxes, heading))
 
 
 def typed_questions() -> Iterator[str]:
@@ -120,18 +118,18 @@ def main(options: Namespace) -> None:
         raise ArgumentError(None, f"--tokens {options.tokens}: must be at least 1")
     overrides = [word for word in options.words if _OVERRIDE.match(word)]
     questions = [word for word in options.words if word not in overrides]
-    images = [read_image(path.parent, path.name) for path in options.image]
+    shown = Sample.ask("?", *(read_image(path.parent, path.name) for path in options.image))
     loaded, session = prepare(overrides)
-    Chat(loaded, images, most_tokens=1).ask("?")  # the first call of a process is slow, whoever makes it
+    Chat(loaded, shown, most_tokens=1).ask("?")  # the first call of a process is slow, whoever makes it
     method = f"{session.pruner.name}, {session.strategy.upper()}"
     chats = {
-        "unpruned": Chat(loaded, images, most_tokens=options.tokens),
-        method: Chat(loaded, images, session, options.tokens),
+        "unpruned": Chat(loaded, shown, most_tokens=options.tokens),
+        method: Chat(loaded, shown, session, options.tokens),
     }
     question, answer = hold(chats, questions or typed_questions())
     print(session.report())
     options.out.mkdir(parents=True, exist_ok=True)
-    for number, picture in enumerate(draw_kept(session, loaded, images, question, answer)):
+    for number, picture in enumerate(draw_kept(session, loaded, replace(shown, text=question), answer)):
         path = options.out / f"{file_name(f'{options.image[number].stem} {method} {question}')}.png"
         picture.save(path)
         print(f"kept tokens: {path}")

@@ -1,4 +1,4 @@
-"""A conversation about pictures: the first question is read with them, further ones go on with the cache.
+"""A conversation about pictures and videos: the first question is read with them, further ones go on with the cache.
 
 Shape letters: L tokens of the conversation.
 """
@@ -6,20 +6,19 @@ Shape letters: L tokens of the conversation.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 from transformers import Cache
 
 from nuwa.engine.arguments import cache_of, with_cache
 from nuwa.engine.session import PruningSession
 from nuwa.models.loaded import LoadedModel
-from nuwa.models.prompts import IMAGE, PromptError
+from nuwa.models.prompts import IMAGE, VIDEO, PromptError
 from nuwa.samples import Sample
 
 
@@ -38,7 +37,7 @@ class Answer:
 
 
 class Chat:
-    """Questions about ``images``, answered greedily by a model, inside ``session`` if there is one.
+    """Questions about the pictures and videos ``shown``, answered greedily, inside ``session`` if there is one.
 
     The session is opened for every answer and closed behind it, so that a chat with and one without pruning can take
     turns on one model.
@@ -47,11 +46,11 @@ class Chat:
     def __init__(
         self,
         loaded: LoadedModel,
-        images: Sequence[Image.Image],
+        shown: Sample,
         session: PruningSession | None = None,
         most_tokens: int = 128,
     ) -> None:
-        self.loaded, self.images, self.session, self.most_tokens = loaded, tuple(images), session, most_tokens
+        self.loaded, self.shown, self.session, self.most_tokens = loaded, shown, session, most_tokens
         self._said: Tensor | None = None  # (1, L)
         self._cache: Cache | None = None
 
@@ -62,7 +61,7 @@ class Chat:
         Raises:
             PromptError: it cannot be put; the message says why.
         """
-        sample = Sample.ask(text, *self.images)
+        sample = replace(self.shown, text=text)
         inputs = self.loaded.encode([sample]) if self._said is None else self._go_on(text)
         first = _FirstToken(self.loaded.device)
         with self._pruning(sample):
@@ -95,7 +94,7 @@ class Chat:
         turn, tokenizer = self.loaded.prompt.turn, self.loaded.tokenizer
         if turn is None:
             raise PromptError(f"model {self.loaded.name} takes one question: its file in conf/model has no `turn`")
-        control = [token for token in (*tokenizer.all_special_tokens, IMAGE) if token in text]
+        control = [token for token in (*tokenizer.all_special_tokens, IMAGE, VIDEO) if token in text]
         if control:
             raise PromptError(f"a further question cannot hold {', '.join(control)}")
         said = self._said
@@ -107,8 +106,9 @@ class Chat:
         ids = torch.cat([said, asked.to(said)], 1)
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         marks = self.loaded.pictures.marks_placeholders
-        if self.images and marks is not None:
-            inputs[marks] = torch.eq(ids, self.loaded.model.config.image_token_id).long()
+        if marks is not None and self.shown.image_ids:
+            kinds = enumerate(self.loaded.placeholders.values(), 1)
+            inputs[marks] = torch.stack([number * torch.eq(ids, token) for number, token in kinds]).sum(0)
         return inputs
 
 

@@ -30,7 +30,7 @@ def test_both_answer_and_the_kept_tokens_are_drawn(picture, capsys):
     session = nuwa.prune(loaded.model, nuwa.load_pruner("visionzip", 64), "perc")
     for start, question in ((0, first), (3, second)):
         assert lines[start] == question
-    for row, chat in ((1, Chat(loaded, SCENES[1].images)), (2, Chat(loaded, SCENES[1].images, session))):
+    for row, chat in ((1, Chat(loaded, SCENES[1])), (2, Chat(loaded, SCENES[1], session))):
         for start, question in ((0, first), (3, second)):
             assert f" {chat.ask(question).text}    [" in lines[start + row]
     assert lines[1].split()[0] == "unpruned" and lines[2].split()[:2] == ["visionzip,", "PERC"]

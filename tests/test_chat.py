@@ -19,9 +19,9 @@ TURNS = {
 }
 
 
-def in_one_go(loaded, images, questions):
+def in_one_go(loaded, shown, questions):
     """Answers to questions, each time with all that was said before as one new prompt."""
-    inputs = loaded.encode([nuwa.Sample.ask(questions[0], *images)])
+    inputs = loaded.encode([nuwa.Sample.ask(questions[0], *shown.images)])
     answers, said, end = [], [], loaded.tokenizer.eos_token_id
     for number, question in enumerate(questions):
         ids = inputs["input_ids"]
@@ -44,12 +44,12 @@ def loaded(request):
 
 def test_turns_are_one_conversation(loaded):
     """A chat with and one without pruning take turns on one model, and leave it as it was."""
-    images = SCENES[1].images
-    expected = in_one_go(loaded, images, QUESTIONS)
+    shown = SCENES[1]
+    expected = in_one_go(loaded, shown, QUESTIONS)
     with nuwa.prune(loaded.model, nuwa.load_pruner("visionzip", nuwa.Budget(ratio=0.25)), "perc"):
-        fewer = in_one_go(loaded, images, QUESTIONS)
+        fewer = in_one_go(loaded, shown, QUESTIONS)
     session = nuwa.prune(loaded.model, nuwa.load_pruner("visionzip", nuwa.Budget(ratio=0.25)), "perc")
-    chats = Chat(loaded, images, most_tokens=12), Chat(loaded, images, session, most_tokens=12)
+    chats = Chat(loaded, shown, most_tokens=12), Chat(loaded, shown, session, most_tokens=12)
     answers = [[chat.ask(question) for chat in chats] for question in QUESTIONS]
     assert [whole.text for whole, _ in answers] == expected
     assert [part.text for _, part in answers] == fewer != expected
@@ -59,7 +59,7 @@ def test_turns_are_one_conversation(loaded):
 
 @pytest.mark.parametrize("text", ["<image> ?", "{} ?"])
 def test_a_further_question_holds_no_token_of_control(loaded, text):
-    chat = Chat(loaded, SCENES[0].images, most_tokens=1)
+    chat = Chat(loaded, SCENES[0], most_tokens=1)
     chat.ask(QUESTIONS[0])
     text = text.format(loaded.tokenizer.eos_token)
     with pytest.raises(PromptError, match=text.removesuffix(" ?").replace("|", r"\|")):
@@ -67,7 +67,7 @@ def test_a_further_question_holds_no_token_of_control(loaded, text):
 
 
 def test_a_model_that_says_nothing_of_turns(loaded):
-    chat = Chat(replace(loaded, prompt=replace(loaded.prompt, turn=None)), SCENES[0].images, most_tokens=1)
+    chat = Chat(replace(loaded, prompt=replace(loaded.prompt, turn=None)), SCENES[0], most_tokens=1)
     chat.ask(QUESTIONS[0])
     with pytest.raises(PromptError, match="takes one question"):
         chat.ask(QUESTIONS[1])
