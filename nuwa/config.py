@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from nuwa.files import fingerprint, local_path
 from nuwa.models import axes_of
 from nuwa.options import ConfigError, check_options
-from nuwa.schema import BlockingConfig, Config, PathsConfig, PositionConfig
+from nuwa.schema import BlockingConfig, Config, Engine, PathsConfig, PositionConfig
 from nuwa.targets import BUILT, find_target
 
 PROTOCOL = 1
@@ -109,6 +109,7 @@ def choices(cfg: DictConfig) -> dict[str, Any]:
         **({} if cfg.coordinates.kind == "none" or not pruned else {"coordinates": plain(cfg.coordinates)}),
         **({} if cfg.blocking.source is None else {"blocking": plain(cfg.blocking)}),
         **({"deepstack": cfg.position.deepstack} if pruned and cfg.position.deepstack != "merged" else {}),
+        **({} if cfg.trainer.engine == Engine.transformers else {"engine": cfg.trainer.engine.name}),
         # which tokens are drawn depends on which samples share a batch
         "generation": decoding(cfg) | ({"batch_size": cfg.trainer.batch_size} if cfg.generation.do_sample else {}),
         "seed": cfg.seed,

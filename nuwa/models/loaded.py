@@ -131,6 +131,18 @@ class LoadedModel:
                 raise SampleError(f"{self.family} models take no videos; model=llava_onevision_7b, for one, does")
             self.videos.check(video)
 
+    def prompt_ids(self, sample: Sample) -> Tensor:
+        """The ids (L,) of a prompt about pictures, with one placeholder for each.
+
+        Raises:
+            PromptError, SampleError: the sample cannot be put; the message names it.
+        """
+        with _named(sample):
+            self._check(sample)
+            if sample.videos:
+                raise SampleError("a video cannot be put with one placeholder")
+        return self._token_ids(sample, [[self.placeholder] * len(sample.images), []])
+
     def decode(self, ids: Tensor, prompt_length: int) -> list[str]:
         """The answers in ``ids`` (B, L) as `generate` returns them, the prompt cut off: B stripped strings."""
         texts = self.tokenizer.batch_decode(ids[:, prompt_length:].tolist(), skip_special_tokens=True)
