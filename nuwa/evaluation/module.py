@@ -25,7 +25,7 @@ from nuwa.evaluation.reading import usable_lines
 from nuwa.evaluation.unharmed import unharmed
 from nuwa.models.loading import LoadedModel
 from nuwa.models.prompts import PromptError
-from nuwa.samples import Sample, SampleError
+from nuwa.samples import Sample, SampleError, visual_ids
 
 TIMINGS = "timings*.jsonl"
 """One file for the journal and one for each of its parts. The time to make a batch's tensors is not counted."""
@@ -92,7 +92,7 @@ class Evaluation(lightning.LightningModule):
             if len(samples) == 1:
                 return [_failed_row(samples[0].id, str(error), samples[0].task)]
             return [row for sample in samples for row in self._answer([sample])]
-        names = [name for sample in samples for name in sample.image_ids] or None
+        names = visual_ids(samples)
         finite = FiniteLogits()
         with self.session.about(names, self.loaded.questions(samples)):
             ids = self._generate(inputs, samples, finite)
