@@ -224,6 +224,15 @@ class LoadedModel:
                 ids.append(token)
         return ids
 
+    def unknown_words(self, sample: Sample) -> list[str]:
+        """The words of a sample's question that the tokenizer has no token for, each once."""
+        unknown, question = self.tokenizer.unk_token_id, self.question(sample)
+        if unknown is None:
+            return []
+        found = self.tokenizer(question, add_special_tokens=False, return_offsets_mapping=True)
+        places = zip(found["input_ids"], found["offset_mapping"], strict=True)
+        return list(dict.fromkeys(question[start:end].strip() for token, (start, end) in places if token == unknown))
+
     def remark(self, sample: Sample) -> str:
         """What in a sample's question is not what it seems: control tokens, and what places a picture or a video."""
         found = [f"{token} is put as text" for token in self.control_tokens(sample)]

@@ -106,7 +106,21 @@ class TestOrder:
             kept(clips, Fixed(2), clips.inputs("picture first"), ids=["a", "b", "c"])
 
 
-@pytest.mark.parametrize("name", ["visionzip", "nuwa", "fastv", "divprune", "sparsevlm", "pyramiddrop"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "visionzip",
+        "nuwa",
+        "fastv",
+        "divprune",
+        "sparsevlm",
+        "pyramiddrop",
+        "dycoke",
+        "holitom",
+        "temporal_pool",
+        "vidcom2",
+    ],
+)
 def test_rows_equal_rows_alone(clips, name):
     prompts = ("two", "video first", "picture first")
     pruner = pruner_for(name, clips.family)
