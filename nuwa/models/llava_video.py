@@ -39,7 +39,7 @@ def newline_of(config: Any) -> str:
     return getattr(config, NEWLINE, "one")
 
 
-def pooled_grid(config: Any) -> Grid:
+def frame_grid(config: Any) -> Grid:
     """The grid of a frame's tokens."""
     side = config.vision_config.image_size // config.vision_config.patch_size
     half = side // 2 if getattr(config, POOL, "bilinear") == "average" else math.ceil(side / 2)
@@ -49,7 +49,7 @@ def pooled_grid(config: Any) -> Grid:
 def pool_frames(config: Any, frames: Tensor) -> Tensor:
     """Values of frames (F, N, D) pooled as the model pools features: (F, cells, D)."""
     side = config.vision_config.image_size // config.vision_config.patch_size
-    square, (height, width) = frames.mT.unflatten(2, (side, side)), pooled_grid(config)
+    square, (height, width) = frames.mT.unflatten(2, (side, side)), frame_grid(config)
     if getattr(config, POOL, "bilinear") == "average":
         return avg_pool2d(square, 2).flatten(2).mT
     return torch.nn.functional.interpolate(square, (height, width), mode="bilinear").flatten(2).mT
@@ -79,7 +79,7 @@ def _model_class() -> type:
         def get_video_features(self, pixel_values_videos: Tensor, *args: Any, **kwargs: Any) -> Any:
             output = super().get_video_features(pixel_values_videos, *args, **kwargs)
             frames = pixel_values_videos.shape[1]
-            layout = ImageLayout.filmed(pooled_grid(self.config), frames, newline_of(self.config))
+            layout = ImageLayout.filmed(frame_grid(self.config), frames, newline_of(self.config))
             videos = [put_newlines(video[:-1], self.image_newline, layout) for video in output.pooler_output]
             output.pooler_output = torch.stack(videos)
             return output
