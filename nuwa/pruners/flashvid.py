@@ -21,12 +21,12 @@ from torch.nn import functional
 
 from nuwa.pruners.base import LLMContext, MethodInfo, Tap, require
 from nuwa.pruners.divprune import nearest_similarity, similarity_to
-from nuwa.pruners.videos import VideoPruner, VideoTokens, first_of_frames, spaced
+from nuwa.pruners.videos import VideoPruner, VideoTokens, clusters_of_groups, first_of_frames, spaced
 from nuwa.pruning.cuts import frame_similarity, segment_numbers
 from nuwa.pruning.density import clusters_of_frames
 from nuwa.pruning.flops import ModelShape, attention_score_flops, cosine_flops
 from nuwa.pruning.merging import member_counts, merge_alike
-from nuwa.pruning.schedules import Schedule, Share, layer_at, share_out, two_stages
+from nuwa.pruning.schedules import Schedule, Share, layer_at, two_stages
 from nuwa.pruning.trees import hang
 
 CLUSTER_NEIGHBOURS = 7
@@ -58,20 +58,6 @@ def adts(features: Tensor, weight: Tensor, picks: int, again: bool = False) -> T
         taken = torch.cat(order, -1)
         order.append((least if again else least.scatter(-1, taken, -math.inf)).argmax(-1, keepdim=True))
     return torch.cat(order, -1) if order else weight.new_zeros(len(weight), 0, dtype=torch.long)
-
-
-def cluster_counts(total: int, sizes: Sequence[int]) -> list[int]:
-    """Clusters for frames that have ``sizes`` trees: one for each, if ``total`` allows, the rest in proportion.
-
-    >>> cluster_counts(6, [9, 3, 0, 1]), cluster_counts(1, [9, 3, 0, 1])
-    ([3, 2, 0, 1], [1, 0, 0, 0])
-    """
-    least = [min(size, 1) for size in sizes]
-    if total < sum(least):
-        return share_out(total, sizes)
-    rest = [size - one for size, one in zip(sizes, least, strict=True)]
-    more = share_out(total - sum(least), rest) if any(rest) else rest
-    return [one + extra for one, extra in zip(least, more, strict=True)]
 
 
 @dataclass
@@ -191,7 +177,7 @@ class FlashVID(VideoPruner):
             frames = list(group)
             mine, total = [sizes[frame] for frame in frames], sum(others[frame] for frame in frames)
             if self.variant == "paper":
-                counts += cluster_counts(total, mine)
+                counts += clusters_of_groups(total, mine)
             else:
                 counts += [min(size, math.ceil(size * (total / sum(mine)))) for size in mine]
         return counts

@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from nuwa.pruners.base import Pruner
 from nuwa.pruners.contexts import VisionContext, VisionDecision
+from nuwa.pruning.schedules import share_out
 from nuwa.pruning.tiling import FramesTogether, Tiling
 
 
@@ -54,7 +55,7 @@ class VideoPruner(Pruner):
     def prune_vision(self, context: VisionContext, keep: int) -> VisionDecision:
         features = context.project(context.features)
         videos, n_tokens = features.shape[:2]
-        if keep == n_tokens:
+        if keep == n_tokens and self.dial is None:
             return VisionDecision(torch.arange(n_tokens, device=features.device).expand(videos, -1))
         return self.decide(features.unflatten(1, (context.frames, -1)), context.taps, keep)
 
@@ -87,6 +88,20 @@ def spaced(total: int, parts: int) -> list[int]:
     [1, 2, 1, 2]
     """
     return [(i + 1) * total // parts - i * total // parts for i in range(parts)]
+
+
+def clusters_of_groups(total: int, sizes: Sequence[int]) -> list[int]:
+    """Divide ``total`` clusters among groups of these ``sizes``: one for each, if that suffices, more in proportion.
+
+    >>> clusters_of_groups(6, [9, 3, 0, 1]), clusters_of_groups(1, [9, 3, 0, 1])
+    ([3, 2, 0, 1], [1, 0, 0, 0])
+    """
+    least = [min(size, 1) for size in sizes]
+    if total < sum(least):
+        return share_out(total, sizes)
+    rest = [size - one for size, one in zip(sizes, least, strict=True)]
+    more = share_out(total - sum(least), rest) if any(rest) else rest
+    return [one + extra for one, extra in zip(least, more, strict=True)]
 
 
 def first_of_frames(order: Tensor, counts: Sequence[int], n_tokens: int) -> tuple[Tensor, Tensor]:
