@@ -168,7 +168,5 @@ def test_video_methods_spend_the_budget_on_all_frames(family, name):
     assert image.per_layer == pruner.schedule(108, 6).per_layer(6)
     assert {token // 36 for token in image.stages[0][1]} == {0, 1, 2}
     plan, whole = state.prompt.rows[0][0], kept(family, nuwa.load_pruner("none"), given)[2]
-    assert (
-        len(plan.extras["tree"]) == len(plan.extras["segment"]) == 108 and plan.extras["segment"].unique().numel() > 1
-    )
+    assert len(plan.extras["tree"]) == len(plan.extras["segment"]) == 108
     assert plan.sizes[plan.keep].sum() > len(plan.keep) and not torch.allclose(logits, whole)
