@@ -28,7 +28,7 @@ from nuwa.pruning.merging import member_counts, merge_alike
 from nuwa.pruning.schedules import Schedule, layer_at, two_stages
 from nuwa.pruning.selection import top_of_each_group
 
-NEIGHBOURS, WHOLE = 7, 14
+NEIGHBOURS, UNCLUSTERED = 7, 14
 """The authors' neighbours of a density, and the size up to which their groups are not clustered."""
 
 
@@ -175,7 +175,7 @@ class PruneVid(VideoPruner):
         """Clusters of groups of these sizes."""
         if not self.adaptive:
             return clusters_of_groups(keep, sizes)
-        return [size if size <= WHOLE else max(1, int(size * self.cluster_ratio)) for size in sizes]
+        return [size if size <= UNCLUSTERED else max(1, int(size * self.cluster_ratio)) for size in sizes]
 
     def prune_llm(self, context: LLMContext, keep: Tensor) -> Tensor:
         queries = context.question.any(0).nonzero()[:, 0]
