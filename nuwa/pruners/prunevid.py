@@ -10,7 +10,7 @@ of its frames).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import ClassVar
@@ -20,16 +20,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from nuwa.pruners.base import LLMContext, MethodInfo, require
-from nuwa.pruners.videos import VideoPruner, VideoTokens, clusters_of_groups
+from nuwa.pruners.videos import TwoStageVideo, VideoTokens, clusters_of_groups
 from nuwa.pruning.budget import BudgetError, Dial
-from nuwa.pruning.density import clusters_of_frames, density_clusters
+from nuwa.pruning.density import NEIGHBOURS, clusters_of_frames, density_clusters
 from nuwa.pruning.flops import ModelShape, attention_score_flops, cosine_flops
 from nuwa.pruning.merging import member_counts, merge_alike
-from nuwa.pruning.schedules import Schedule, layer_at, two_stages
+from nuwa.pruning.schedules import Schedule, layer_at
 from nuwa.pruning.selection import top_of_each_group
 
-NEIGHBOURS, UNCLUSTERED = 7, 14
-"""The authors' neighbours of a density, and the size up to which their groups are not clustered."""
+UNCLUSTERED = 14
+"""The size up to which groups of the authors are not clustered."""
 
 
 def contiguous(labels: Sequence[int]) -> list[int]:
@@ -68,7 +68,7 @@ def still_cells(features: Tensor, segment: Tensor, lengths: Tensor, above: float
 
 
 @dataclass
-class PruneVid(VideoPruner):
+class PruneVid(TwoStageVideo):
     """Average what stands still, cluster what is left, and let the question choose inside the LLM.
 
     Frames are clustered into a share ``scenes`` of their number, which become segments. A cell is still where the mean
@@ -98,23 +98,15 @@ class PruneVid(VideoPruner):
         source="Visual-AI/PruneVid@b12600c",
         signal="change over time, density peaks, attention of the question",
         merges=True,
+        merging="what stands still, over a segment; then by clusters",
         text_aware=True,
         counts="ours: clusters share the budget; theirs by `adaptive=true`",
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for key in ("scenes", "inner_keep", "cluster_ratio"):
+        for key in ("scenes", "cluster_ratio"):
             require(0 < getattr(self, key) <= 1, key, "in (0, 1]", getattr(self, key))
-        require(0 < self.inner_layer < 1, "inner_layer", "a fraction of the depth in (0, 1)", self.inner_layer)
-
-    @property
-    def prunes_llm(self) -> bool:
-        return self.inner_keep < 1
-
-    @property
-    def needs(self) -> Set[str]:
-        return {"previous"} if self.prunes_llm else set()
 
     @property
     def counts_by_itself(self) -> bool:
@@ -126,15 +118,11 @@ class PruneVid(VideoPruner):
 
     def schedule(self, n_tokens: int, layers: int) -> Schedule:
         """One or two stages; under ``adaptive``, which refuses a budget, upper bounds."""
-        if self.adaptive and not self.budget.full:
-            raise BudgetError(f"pruner {self.name}: with pruner.adaptive=true the video decides; use budget=full")
-        if not self.prunes_llm:
+        if not self.adaptive:
             return super().schedule(n_tokens, layers)
-        target, at = self.budget.tokens(n_tokens), layer_at(self.inner_layer, layers)
-        if self.adaptive:
-            return Schedule(n_tokens, ((at, n_tokens),))
-        schedule = two_stages(target, n_tokens, layers, at, self.inner_keep)
-        return self.reached(schedule, target, layers, "it keeps one token or more at both stages")
+        if not self.budget.full:
+            raise BudgetError(f"pruner {self.name}: with pruner.adaptive=true the video decides; use budget=full")
+        return Schedule(n_tokens, ((layer_at(self.inner_layer, layers), n_tokens),) if self.prunes_llm else ())
 
     def compress(self, features: Tensor, taps: Mapping[str, Tensor], keep: int) -> VideoTokens:
         (frames, n_tokens), device, whole = features.shape[:2], features.device, features.float()

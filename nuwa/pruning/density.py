@@ -18,6 +18,9 @@ from torch import Tensor
 from nuwa.pruning.masks import gather_tokens
 from nuwa.pruning.selection import strongest
 
+NEIGHBOURS = 7
+"""What the authors of FlashVID, HoliTom and PruneVid measure a density by."""
+
 
 def distances(points: Tensor, there: Tensor) -> Tensor:
     """Euclidean distances over the root of the width, infinite to points that are not ``there``: (G, N, N) float32."""
