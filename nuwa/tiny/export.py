@@ -12,12 +12,17 @@ from pathlib import Path
 from string import Template
 
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import GenerationConfig
 
 from nuwa.command import argument, command
+from nuwa.models.checkpoint import WEIGHTS
 from nuwa.tiny.base import TinyModel
 from nuwa.tiny.evaluate import RIGHT, evaluate
 from nuwa.tiny.shipped import TINY_MODELS
+
+TOWER = ("vision_tower.", "vision_tower.vision_model.")
+"""The beginning of a tensor's name in transformers 5, and in published checkpoints of LLaVA."""
 
 
 def export_weights(tiny: TinyModel, checkpoint: Path, folder: Path) -> int:
@@ -33,9 +38,19 @@ def export_weights(tiny: TinyModel, checkpoint: Path, folder: Path) -> int:
         do_sample=False,
     )
     model.bfloat16().save_pretrained(folder)
-    (folder / "model.safetensors").chmod(0o644)
+    use_published_names(folder / WEIGHTS)
     tiny.save_processor(folder)
     return state["global_step"]
+
+
+def use_published_names(file: Path) -> None:
+    """Name the tensors of a CLIP tower as published checkpoints do, which is how other programs (vLLM) look for them.
+
+    transformers reads both, and writes shorter ones from 5.0 on.
+    """
+    tensors = {name.replace(*TOWER) if TOWER[1] not in name else name: x for name, x in load_file(file).items()}
+    save_file(tensors, file, metadata={"format": "pt"})
+    file.chmod(0o644)
 
 
 def accuracy_table(right: list[tuple[str, list[bool]]]) -> str:

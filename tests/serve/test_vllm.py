@@ -102,3 +102,15 @@ def test_two_pictures_and_what_is_refused_in_between(own):
     assert engine.answer(prompts, 32) == expected
     placeholders = [answer.prompt_token_ids.count(job.family.placeholder_id) for answer in engine.llm.generate(prompts)]
     assert placeholders == [36 + 35] * 16  # of 12 x 12 and of 14 x 10 tokens, a quarter
+
+
+def test_vllm_without_the_plugin_reads_tiny_llava(own):
+    """Last, as it ends the engine of the test before."""
+    from vllm import LLM
+
+    job, samples = served_job(compose("model=tiny_llava", "pruner=none")), scenes(16)
+    engine = engine_once(job, SMALL)
+    prompts, expected = engine.prompts(samples), own(job, samples)
+    engine.close()
+    engine.llm = LLM(str(job.folder), dtype="float32", **SMALL)
+    assert engine.answer(prompts, 32) == expected
