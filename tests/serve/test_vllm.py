@@ -106,6 +106,7 @@ def test_two_pictures_and_what_is_refused_in_between(own):
 
 def test_vllm_without_the_plugin_reads_tiny_llava(own):
     """Last, as it ends the engine of the test before."""
+    pytest.importorskip("torchvision", reason="vLLM's own LLaVA imports it, and PyPI's wants CUDA")
     from vllm import LLM
 
     job, samples = served_job(compose("model=tiny_llava", "pruner=none")), scenes(16)

@@ -47,5 +47,6 @@ def test_card_and_log_are_complete(tiny):
 def test_the_tower_of_llava_has_its_published_names():
     """By which vLLM looks for them: ``vision_tower.vision_model.``, as in llava-hf/llava-1.5-7b-hf."""
     with safe_open(TINY_MODELS["llava"].folder / "model.safetensors", "pt") as weights:
-        tower = [name for name in weights.keys() if name.startswith("vision_tower.")]
+        names = weights.keys()
+    tower = [name for name in names if name.startswith("vision_tower.")]
     assert len(tower) > 60 and all(name.startswith("vision_tower.vision_model.") for name in tower)
