@@ -21,10 +21,6 @@ from nuwa.tiny.base import TinyModel
 from nuwa.tiny.evaluate import RIGHT, evaluate
 from nuwa.tiny.shipped import TINY_MODELS
 
-TOWER = ("vision_tower.", "vision_tower.vision_model.")
-"""The beginning of a tensor's name in transformers 5, and in published checkpoints of LLaVA."""
-
-
 def export_weights(tiny: TinyModel, checkpoint: Path, folder: Path) -> int:
     """Save model, tokenizer and processor of ``checkpoint`` in ``folder``; returns the step it was trained to."""
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)
@@ -48,8 +44,10 @@ def use_published_names(file: Path) -> None:
 
     transformers reads both, and writes shorter ones from 5.0 on.
     """
-    tensors = {name.replace(*TOWER) if TOWER[1] not in name else name: x for name, x in load_file(file).items()}
-    save_file(tensors, file, metadata={"format": "pt"})
+    written, published = "vision_tower.", "vision_tower.vision_model."
+    tensors = {name.replace(published, written): values for name, values in load_file(file).items()}
+    renamed = {name.replace(written, published): values for name, values in tensors.items()}
+    save_file(renamed, file, metadata={"format": "pt"})
     file.chmod(0o644)
 
 
