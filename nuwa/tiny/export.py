@@ -21,6 +21,7 @@ from nuwa.tiny.base import TinyModel
 from nuwa.tiny.evaluate import RIGHT, evaluate
 from nuwa.tiny.shipped import TINY_MODELS
 
+
 def export_weights(tiny: TinyModel, checkpoint: Path, folder: Path) -> int:
     """Save model, tokenizer and processor of ``checkpoint`` in ``folder``; returns the step it was trained to."""
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)
