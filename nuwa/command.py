@@ -24,6 +24,7 @@ COMMANDS = {
     "choose": ("nuwa.report.choose", "the cheapest way of pruning that loses at most so much, and how sure that is"),
     "failures": ("nuwa.report.failures", "samples that one run answers and another one does not"),
     "pictures": ("nuwa.report.pictures", "draw which tokens a run kept"),
+    "export": ("nuwa.export", "a run as a config file and as lines of Python that find the same answers"),
     "judge": ("nuwa.judge", "mark MM-Vet answers that were saved without a judge"),
     "methods": ("nuwa.report.methods", "which pruning method is which, and what a budget becomes"),
 }

@@ -35,6 +35,19 @@ def top_tokens(score: Tensor, keep: int) -> Tensor:
     return strongest(score, keep).sort(dim=-1).values
 
 
+def marked(stays: Tensor) -> tuple[Tensor, Tensor]:
+    """Indices (B, K) of what is marked in (B, N), ascending, and how many of each row are (B,).
+
+    K is the largest number; what fills shorter rows is not marked. The device is read once.
+
+    >>> marked(torch.tensor([[False, True, True], [True, False, False]]))
+    (tensor([[1, 2],
+            [0, 1]]), tensor([2, 1]))
+    """
+    counts = stays.sum(1)
+    return (~stays).byte().argsort(dim=1, stable=True)[:, : int(counts.max())], counts
+
+
 def top_of_each_image(score: Tensor, image: Tensor, keep: Tensor) -> Tensor:
     """Mark the best ``keep`` (B, I) tokens of every image: scores and ordinals (B, L) of I > 0 images -> (B, L) bool.
 
@@ -49,6 +62,20 @@ def top_of_each_image(score: Tensor, image: Tensor, keep: Tensor) -> Tensor:
         rank = order.argsort(dim=1)
         kept.append(mine & (rank < keep[:, ordinal, None]))
     return functools.reduce(torch.bitwise_or, kept)
+
+
+def top_of_each_group(score: Tensor, group: Tensor, keep: Tensor) -> Tensor:
+    """Mark the best ``keep`` (G,) of every group: scores and ordinals (M,) of G groups -> (M,) bool.
+
+    >>> score, group = torch.tensor([3.0, 1, 2, 9, 8]), torch.tensor([0, 0, 0, 1, 1])
+    >>> top_of_each_group(score, group, keep=torch.tensor([2, 1])).tolist()
+    [True, False, True, True, False]
+    """
+    best = strongest(score, len(score))
+    best = best[group[best].argsort(stable=True)]  # group by group, best first
+    sizes = torch.zeros_like(keep).scatter_add(0, group, torch.ones_like(group))
+    rank = torch.arange(len(score), device=score.device) - (sizes.cumsum(0) - sizes)[group[best]]
+    return torch.zeros_like(score, dtype=torch.bool).scatter(0, best, rank < keep[group[best]])
 
 
 def top_quantile(score: Tensor, keep: Tensor, quantile: float) -> Tensor:

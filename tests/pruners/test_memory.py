@@ -3,7 +3,7 @@
 import pytest
 import torch
 from helpers.golden_cases import noise, vision_context
-from helpers.methods import spending
+from helpers.methods import OVER_TIME, spending
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nuwa.pruners.catalogue import find_method, method_names
@@ -22,7 +22,9 @@ SHAPES = {
     "states": (1, COUNT, WIDTH),
 }
 ALL_PAIRS = {"mmtok": COUNT * (COUNT + 3), "prunesid": COUNT**2, "restore": COUNT**2, "tofu": COUNT**2 / 4}
-"""Methods defined by the similarity of pairs: of all tokens (MMTok: and three words), or of even with odd ones."""
+ALL_PAIRS["flashvid"] = COUNT**2
+"""Methods defined by the similarity of pairs: of all tokens (MMTok: and three words) or all of a frame, or of even with
+odd ones."""
 
 
 class Largest(TorchDispatchMode):
@@ -49,10 +51,11 @@ def test_no_matrix_of_all_by_all(name):
     taps = {name: noise(*SHAPES[tap.kind], seed=1).abs() for name, tap in pruner.taps.items()}
     size = KEEP if name == "downsample" else COUNT  # the small image's features
     context = vision_context(GRID, noise(1, size, WIDTH), taps)
+    context.frames = COUNT // KEEP if name in OVER_TIME else 1
     with Largest() as largest:
         decision = pruner.prune_vision(context, KEEP)
-    assert decision.keep.shape == (1, KEEP)
-    if name not in ("random", "grid", "downsample", "pooling"):
+    assert decision.keep.shape == (1, COUNT // 4 if name == "dycoke" else KEEP)
+    if name not in ("random", "grid", "downsample", "pooling", "frame_drop"):
         assert COUNT <= largest.elements <= ALL_PAIRS.get(name, COUNT**2 / 4 - 1)
 
 
