@@ -39,7 +39,7 @@ Attention = Literal["sdpa", "eager", "flash_attention_2"]
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions(PictureOptions, BoxOptions, ABC):
-    """What every file of ``conf/model`` says; ``prompt`` is the template of a `PromptFormat`.
+    """What every file of ``conf/model`` says; ``prompt`` and ``turn`` are those of a `PromptFormat`.
 
     ``dtype="auto"`` is float32 on a CPU and the checkpoint's own elsewhere; ``device="auto"`` is the first GPU, or the
     CPU where there is none.
@@ -54,6 +54,7 @@ class ModelOptions(PictureOptions, BoxOptions, ABC):
     image: str = IMAGE
     image_joiner: str = " "
     image_end: str = "\n"
+    turn: str | None = None
     dtype: Dtype = "auto"
     attention: Attention = "sdpa"
     device: str = "auto"
@@ -101,10 +102,17 @@ class ModelOptions(PictureOptions, BoxOptions, ABC):
         """Make the model."""
 
     def completed(self, model: GenerativeModel, tokenizer: PreTrainedTokenizerFast, source: Source) -> LoadedModel:
-        """A model with its pictures, made from ``source``, and its prompt."""
+        """A model with its pictures, made from ``source``, its videos and its prompt."""
         pictures = self.kind.pictures(model.config, source, self)
-        prompt = PromptFormat(self.prompt, self.image_joiner, self.image_end, self.image)
-        return LoadedModel(model.eval(), tokenizer, pictures, prompt, self.family, self.name or str(source), self)
+        videos, shown = self.kind.video_processor(model.config, pictures, self), None
+        if videos is not None and videos.placeholder not in tokenizer.get_vocab():
+            videos = None  # trained without
+        if videos is not None:
+            shown = self.image.replace(self.kind.placeholder, videos.placeholder)  # what wraps a picture wraps a video
+        prompt = PromptFormat(self.prompt, self.image_joiner, self.image_end, self.image, shown, self.turn)
+        name = self.name or str(source)
+        parts = model.eval(), tokenizer, pictures, prompt, self.family, name, self, videos, self.text_after_video
+        return LoadedModel(*parts)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ Shape letters: P patches of all images, N tokens of all images, H heads, d head 
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,9 +19,18 @@ from torch import Tensor, nn
 
 from nuwa.models.base import Family
 from nuwa.models.checkpoint import ModelError
-from nuwa.models.processors import NativeProcessor, PictureOptions, Source, make_pil, text_processor
+from nuwa.models.processors import (
+    NativeProcessor,
+    PictureOptions,
+    PictureProcessor,
+    Source,
+    make_pil,
+    text_processor,
+)
 from nuwa.models.random_configs import ROPE, Sizes, SpecialTokens
+from nuwa.models.tiles import placeholder_runs
 from nuwa.models.towers import LayerRun, Recording
+from nuwa.models.video_processors import NativeVideos
 from nuwa.pruning.layout import ImageLayout
 from nuwa.pruning.scores import CHUNK, Heads, received_attention, rotate, softmax_rows
 
@@ -106,6 +116,8 @@ class QwenVL(Family):
     tower_sizes = ("hidden_size", "depth", "patch_size", "spatial_merge_size")
     special = SpecialTokens.chat("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
     half = torch.bfloat16
+    timed: ClassVar[bool] = False
+    """Whether the model is told the seconds between the frames of a video."""
 
     @classmethod
     def random_parts(cls, tokenizer: PreTrainedTokenizerFast, sizes: Sizes) -> dict[str, Any]:
@@ -126,7 +138,8 @@ class QwenVL(Family):
     def pictures(cls, config: PreTrainedConfig, source: Source, options: PictureOptions) -> NativeProcessor:
         from transformers import Qwen2_5_VLProcessor, Qwen2VLImageProcessorPil
 
-        options.require_only(cls.model_type, "min_pixels", "max_pixels", "jpeg_quality")
+        frames = () if cls.video_placeholder is None else ("video_min_pixels", "video_max_pixels", "text_after_video")
+        options.require_only(cls.model_type, "min_pixels", "max_pixels", "jpeg_quality", *frames)
         if options.jpeg_quality is not None and not 1 <= options.jpeg_quality <= 100:
             raise ModelError(f"model.jpeg_quality={options.jpeg_quality} must be in 1 to 100")
         vision = config.vision_config
@@ -138,6 +151,20 @@ class QwenVL(Family):
         if not 0 < least <= most:
             raise ModelError(f"model.min_pixels={least} must be positive and at most model.max_pixels={most}")
         return NativeProcessor(pil, text_processor(Qwen2_5_VLProcessor, pil, cls.placeholder), options.jpeg_quality)
+
+    @classmethod
+    def video_processor(
+        cls, config: PreTrainedConfig, pictures: PictureProcessor, options: PictureOptions
+    ) -> NativeVideos | None:
+        if cls.video_placeholder is None:
+            return None
+        token = (pictures.pil.patch_size * pictures.pil.merge_size) ** 2
+        least, most = options.video_min_pixels or 128 * token, options.video_max_pixels or 768 * token
+        if not 0 < least <= most:
+            raise ModelError(
+                f"model.video_min_pixels={least} must be positive and at most model.video_max_pixels={most}"
+            )
+        return NativeVideos(pictures, cls.video_placeholder, (least, most), cls.timed)
 
     @property
     def vision_width(self) -> int:
@@ -169,6 +196,14 @@ class QwenVL(Family):
         """The merger's output has the LLM's width already."""
         return features
 
+    def ids_behind_videos(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Position ids (3, B, L) of a batch as the original implementation numbers tokens: see `ids_behind`."""
+        multimodal: Any = self.multimodal
+        kinds = batch["mm_token_type_ids"]
+        known = inspect.signature(multimodal.get_rope_index).parameters
+        ids, _ = multimodal.get_rope_index(**{name: x for name, x in batch.items() if name in known})
+        return ids_behind(ids, kinds > 0)
+
     @property
     def unit(self) -> int:
         """Patches of a token."""
@@ -178,6 +213,22 @@ class QwenVL(Family):
         sizes = list(map(math.prod, self.grids(arguments)))
         last, order = len(self.tower_layers) - 1, torch.arange(sum(sizes))
         return QwenRecording(self.tower_layers, self.projector, last, self.unit, sizes, order)
+
+
+def ids_behind(ids: Tensor, visual: Tensor) -> Tensor:
+    """Position ids (3, B, L) in which what follows a run of ``visual`` (B, L) bool tokens begins behind its largest id.
+
+    transformers has it begin behind the run's larger side, whatever time the run spans (5.19 to 5.24).
+
+    >>> video = torch.tensor([[0, 1, 5, 2, 3]]).expand(3, 1, 5)
+    >>> ids_behind(video, torch.tensor([[False, True, True, False, False]]))[0].tolist()
+    [[0, 1, 5, 6, 7]]
+    """
+    ids = ids.clone()
+    for row, start, end in zip(*(part.tolist() for part in placeholder_runs(visual)), strict=True):
+        if end < ids.shape[2]:
+            ids[:, row, end:] += ids[:, row, start:end].amax() + 1 - ids[0, row, end]
+    return ids
 
 
 def vision_sizes(sizes: Sizes) -> dict[str, int]:
