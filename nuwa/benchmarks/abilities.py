@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-ANSWERING, GROUNDING, READING = "answering", "grounding", "reading"
-RELATIONS, HALLUCINATION, VIDEO = "spatial relations", "hallucination", "video"
-ABILITIES = (ANSWERING, GROUNDING, READING, RELATIONS, HALLUCINATION, VIDEO)
+_ANSWERING, _GROUNDING, _READING = "answering", "grounding", "reading"
+_RELATIONS, _HALLUCINATION, _VIDEO = "spatial relations", "hallucination", "video"
+ABILITIES = (_ANSWERING, _GROUNDING, _READING, _RELATIONS, _HALLUCINATION, _VIDEO)
 _DATASETS = {
-    "refcoco": GROUNDING, "nuwa_qwen_refcoco": GROUNDING, "screenspot": GROUNDING,
-    "textvqa": READING, "ocrbench": READING, "chartqa": READING, "docvqa": READING, "infovqa": READING,
-    "cv_bench": RELATIONS, "vstar": RELATIONS,
-    "pope": HALLUCINATION, "hallusion": HALLUCINATION,
-    "videomme": VIDEO, "egoschema": VIDEO, "longvideobench": VIDEO, "mvbench": VIDEO, "clips": VIDEO,
+    "refcoco": _GROUNDING, "nuwa_qwen_refcoco": _GROUNDING, "screenspot": _GROUNDING,
+    "textvqa": _READING, "ocrbench": _READING, "chartqa": _READING, "docvqa": _READING, "infovqa": _READING,
+    "cv_bench": _RELATIONS, "vstar": _RELATIONS,
+    "pope": _HALLUCINATION, "hallusion": _HALLUCINATION,
+    "videomme": _VIDEO, "egoschema": _VIDEO, "longvideobench": _VIDEO, "mvbench": _VIDEO, "clips": _VIDEO,
 }  # fmt: skip
 """By the first letters of a data set's name; every other one asks for answers."""
-_SCENES = {"exist": HALLUCINATION, "relation": RELATIONS}
+_SCENES = {"exist": _HALLUCINATION, "relation": _RELATIONS}
 """By the kind of a question about generated scenes."""
 
 
@@ -30,5 +30,5 @@ def ability_of(dataset: str, row: Mapping[str, Any]) -> str:
     """
     if dataset == "scenes":
         kind = row.get("meta", {}).get("kind")
-        return GROUNDING if row["task"] == "vg" else _SCENES.get(kind, ANSWERING)
-    return next((ability for name, ability in _DATASETS.items() if dataset.startswith(name)), ANSWERING)
+        return _GROUNDING if row["task"] == "vg" else _SCENES.get(kind, _ANSWERING)
+    return next((ability for name, ability in _DATASETS.items() if dataset.startswith(name)), _ANSWERING)

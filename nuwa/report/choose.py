@@ -27,14 +27,13 @@ from nuwa.report.figures.fronts import write_front
 from nuwa.report.tables.formats import TableRow
 from nuwa.report.tables.runs import RunsTable
 from nuwa.report.tables.section import FORMS, Section, filled_columns
+from nuwa.report.tables.speeds import device_of
 from nuwa.targets import find_target
 
 TIMES = {"ttft": "ttft_ms", "prefill": "prefill_ms", "decode": "decode_ms_per_token"}
 """Measured costs, and what the speed probe calls them."""
 COUNTS = {"tflops": "llm_tflops", "kv": "kv_cache_bytes", "tokens": "tokens_entering"}
 """Counted costs, and what a result calls them."""
-PLACE = ("device", "threads", "dtype", "attention")
-"""What times must have in common to be compared."""
 _METHOD = ("pruner", "budget", "position", "calibration", "coordinates", "model")
 
 
@@ -69,8 +68,7 @@ def measured_costs(runs: Iterable[Run], by: str) -> dict[str, float]:
     for run in runs:
         found = run.probe.get("speedup", {}).get(TIMES[by])
         if found:
-            place = ", ".join(f"{run.environment.get(key)}" for key in PLACE)
-            places.setdefault(place, run.run_key)
+            places.setdefault(device_of(run), run.run_key)
             costs.setdefault(choices_of(run), 1 / found["median"])
     if len(places) > 1:
         shown = "; ".join(f"{key} on {place}" for place, key in places.items())

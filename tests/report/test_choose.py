@@ -34,7 +34,13 @@ def write_run(folder, method, average, wrong, speed, device=None, samples=N):
     score = sum(row["scores"][METRIC] for row in rows) / samples
     content = result(method, {METRIC: score}, run_key=folder.name, average=average)
     content["config"]["dataset"] = typed(compose("dataset=gqa", "dataset.path=/data"), "dataset")
-    content |= {"dataset": "gqa", "model": "llava_1_5_7b", "baseline": "none", "position": "pesp", "kv_cache_bytes": 9.0}
+    content |= {
+        "dataset": "gqa",
+        "model": "llava_1_5_7b",
+        "baseline": "none",
+        "position": "pesp",
+        "kv_cache_bytes": 9.0,
+    }
     content["environment"] = PLACE | ({} if device is None else {"device": device})
     if speed is not None:
         ratio = {"median": 1 / speed, "q1": 1 / speed, "q3": 1 / speed}

@@ -7,7 +7,7 @@ from helpers.made_up import result, runs_of, write
 
 from nuwa.report.__main__ import main
 from nuwa.report.figures import points as points_module
-from nuwa.report.figures.plots import COLOURS, PlotsError, _figure, looks, _plots, write_plots
+from nuwa.report.figures.plots import COLOURS, PlotsError, _figure, _plots, looks, write_plots
 from nuwa.report.figures.points import METHOD_PARTS, varied_points
 
 
