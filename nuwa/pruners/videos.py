@@ -93,11 +93,12 @@ class TwoStageVideo(VideoPruner):
         if not self.prunes_llm:
             return super().schedule(n_tokens, layers)
         target, at = self.budget.tokens(n_tokens), layer_at(self.inner_layer, layers)
-        schedule = two_stages(target, n_tokens, layers, at, self.inner_keep)
-        if self.counts_by_itself:
-            share = self.inner_keep if schedule.vision < n_tokens else schedule.per_layer(layers)[-1] / n_tokens
-            schedule = Schedule(schedule.vision, ((at, Share(share)),) if share < 1 else ())
-        return self.reached(schedule, target, layers, f"one token or more has to enter and to stay from layer {at} on")
+        reachable = f"one token or more has to enter and to stay from layer {at} on"
+        schedule = self.reached(two_stages(target, n_tokens, layers, at, self.inner_keep), target, layers, reachable)
+        if not (self.counts_by_itself and schedule.llm):
+            return schedule
+        share = self.inner_keep if schedule.vision < n_tokens else schedule.per_layer(layers)[-1] / n_tokens
+        return Schedule(schedule.vision, ((at, Share(share)),))
 
 
 def together(left: Sequence[VideoTokens]) -> VisionDecision:
