@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from nuwa.models.crops import CropRecording
 from nuwa.models.llava_next import LlavaNext
-from nuwa.models.llava_video import lay_out_frames, newline_of, pool_frames, frame_grid
+from nuwa.models.llava_video import frame_grid, lay_out_frames, newline_of, pool_frames
 from nuwa.models.pooled import FramesOfVideos
 from nuwa.models.processors import PictureOptions, PictureProcessor, Source, TiledProcessor, make_pil, text_processor
 from nuwa.models.random_configs import ROPE, Sizes, SpecialTokens
