@@ -29,6 +29,7 @@ CASES = [
     ("tiny_qwen", Served(pruner="visionzip", average=36, position="rpme_1d")),
     ("tiny_qwen", Served(pruner="pooling", ratio=0.3, position="median")),
     ("tiny_qwen", Served(pruner="grid", average=30, position="pesp")),
+    ("tiny_qwen", Served(pruner="vidcom2", options={"variant": "vllm"}, ratio=0.25)),
     ("tiny_qwen", Served()),
 ]
 
@@ -48,7 +49,7 @@ def models():
 
 @pytest.fixture(scope="module")
 def sample():
-    """A question about two pictures, of which the second is smaller."""
+    """A question about two pictures, of which the second has another shape."""
     one, two = (Scenes(samples=2, seed=5)[number] for number in range(2))
     return Sample("two", "vqa", (one.images[0], two.images[0].resize((112, 84))), one.text, None)
 
