@@ -14,7 +14,7 @@ from typing import ClassVar, Literal
 
 from nuwa.benchmarks import column_checks as column
 from nuwa.benchmarks.base import Doc, Scores
-from nuwa.benchmarks.hub import Entry, HubBenchmark, option_lines
+from nuwa.benchmarks.hub import Entry, HubBenchmark, option_lines, parts_behind
 
 ROTATION = 1_000_000
 """A rotation's index is the base question's plus a multiple of this."""
@@ -112,5 +112,4 @@ class MMBench(HubBenchmark):
 
     def numbers(self, means: Scores) -> Scores:
         """The parts in order, behind the whole; last the share of answers that could be read."""
-        order = sorted(means, key=lambda name: (name == "mmbench/parsed", name.count("/"), name))
-        return {name: means[name] for name in order}
+        return parts_behind(means)

@@ -205,11 +205,19 @@ def _summarise(
         "n_failed": len(rows) - len(ours),
         "n_passing": sum(row.get(PASSING, False) for row in rows),
         **({} if baseline is None else {"baseline": baseline.name}),
-        **({} if any(row["prediction"] for row in ours) else {"warning": f"all {len(ours)} answers are empty"}),
+        **_warning(ours),
     }
     outcome |= summarise(parts.benchmark, ours, None if baseline is None else read_answers(baseline))
     value_bytes = torch.finfo(loaded.model.dtype).bits // 8
     return outcome | costs(ours, parts.pruner, adapter.shape, value_bytes)
+
+
+def _warning(rows: list[Row]) -> dict[str, str]:
+    """What is to be known about the numbers of answered rows."""
+    noted = [note for row in rows for note in row.get("notes", ())[:1]]
+    said = [] if any(row["prediction"] for row in rows) else [f"all {len(rows)} answers are empty"]
+    said += [f"{len(noted)} of {len(rows)} samples have a note on their video, the first: {noted[0]}"] if noted else []
+    return {"warning": "; ".join(said)} if said else {}
 
 
 def _speed(cfg: DictConfig, parts: Parts, loaded: LoadedModel) -> dict[str, Any]:
