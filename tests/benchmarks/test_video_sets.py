@@ -1,4 +1,4 @@
-"""The published data sets of videos: the reference's prompts and scores, the authors' folders and what is wrong there."""
+"""The published data sets of videos: the reference's prompts and scores, the authors' folders, what is wrong there."""
 
 import json
 import pickle
