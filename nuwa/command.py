@@ -7,13 +7,25 @@ import os
 import sys
 import traceback
 from argparse import ArgumentError, ArgumentParser, Namespace, RawDescriptionHelpFormatter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 from unicodedata import category
 
 BAD_INPUT: tuple[type[Exception], ...] = (ValueError, OSError)
 """What is raised for bad input; the messages are written for the person who typed the command."""
+COMMANDS = {
+    "run": ("nuwa.launch", "run one job, or a sweep of jobs with -m, and print a table"),
+    "report": ("nuwa.report", "tables and plots of runs, alone or beside the papers' printed numbers"),
+    "compare": ("nuwa.report.compare", "two runs on the same samples, with p-values"),
+    "retention": ("nuwa.report.retention", "what runs retain of the unpruned model, as a mean over benchmarks"),
+    "failures": ("nuwa.report.failures", "samples that one run answers and another one does not"),
+    "pictures": ("nuwa.report.pictures", "draw which tokens a run kept"),
+    "judge": ("nuwa.judge", "mark MM-Vet answers that were saved without a judge"),
+    "methods": ("nuwa.report.methods", "which pruning method is which, and what a budget becomes"),
+}
+"""What the program `nuwa` can do: a module that runs with ``python -m``, and what for."""
 
 
 def argument(*names: str, **settings: Any) -> Callable[[ArgumentParser], object]:
@@ -41,9 +53,9 @@ def command(
     def decorate(function: Callable[[Namespace], int | None]) -> Callable[..., int]:
         @wraps(function)
         def main(given: Sequence[str] | None = None) -> int:
-            spec = sys.modules[function.__module__].__spec__  # None in a script, whose name argparse knows
-            name = None if spec is None else f"python -m {spec.name.removesuffix('.__main__')}"
-            parser = ArgumentParser(name, description=description, formatter_class=RawDescriptionHelpFormatter)
+            parser = ArgumentParser(
+                _typed_as(function.__module__), description=description, formatter_class=RawDescriptionHelpFormatter
+            )
             for add in arguments:
                 add(parser)
             options = parser.parse_args(given)
@@ -65,11 +77,48 @@ def command(
     return decorate
 
 
+def _typed_as(module: str) -> str | None:
+    """What starts a module: ``nuwa <command>``, or ``python -m``; None of a script, whose name argparse knows."""
+    spec = sys.modules[module].__spec__
+    if spec is None:
+        return None
+    found = spec.name.removesuffix(".__main__")
+    names = {target: f"nuwa {name}" for name, (target, _) in COMMANDS.items()}
+    return names.get(found, f"python -m {found}")
+
+
 def forgiving_output() -> None:
     """Let a terminal that lacks a sign, as under an ASCII locale, show ``?`` for it instead of ending the program."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+
+
+class _Unheard(io.TextIOWrapper):
+    """Standard output that goes to nowhere once its reader has left."""
+
+    def write(self, text: str) -> int:
+        with self._going_on():
+            super().write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._going_on():
+            super().flush()
+
+    @contextmanager
+    def _going_on(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+
+
+def without_reader() -> None:
+    """Let the program go on in silence when the reader of its output leaves, as ``| head`` does."""
+    if sys.stdout is sys.__stdout__ and isinstance(sys.stdout, io.TextIOWrapper):
+        encoding, at_once = sys.stdout.encoding, sys.stdout.line_buffering
+        sys.stdout = _Unheard(sys.stdout.detach(), encoding, "replace", line_buffering=at_once)
 
 
 def print_error(error: Exception) -> None:

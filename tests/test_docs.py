@@ -10,6 +10,7 @@ import pytest
 from helpers.jobs import ROOT, compose
 from PIL import Image
 
+from nuwa.command import COMMANDS
 from nuwa.config import BUILT, typed
 from nuwa.engine.blocking import layer_range
 from nuwa.pruners.catalogue import method_names
@@ -32,7 +33,7 @@ def commands(start: str) -> list[str]:
     return sorted({line.split("  #")[0].split(" #")[0].strip() for line in found})
 
 
-@pytest.mark.parametrize("command", commands("python launch.py"))
+@pytest.mark.parametrize("command", commands("python launch.py") + commands("nuwa run"))
 def test_launch_commands_compose(command):
     words = shlex.split(command)[2:]
     overrides = [word for word in words if "=" in word and not word.startswith(("hydra/", "hydra."))]
@@ -53,10 +54,12 @@ def test_overrides_of_blocking_compose(override):
 @pytest.mark.parametrize("command", commands("python -m nuwa"))
 def test_modules_exist(command):
     module = shlex.split(command)[2].strip(".,;")
-    if module == "nuwa.launch":  # a wheel holds launch.py inside the package
-        assert (ROOT / "launch.py").is_file()
-    else:
-        assert importlib.util.find_spec(module)
+    assert importlib.util.find_spec(module)
+
+
+@pytest.mark.parametrize("command", commands("nuwa "))
+def test_commands_exist(command):
+    assert shlex.split(command)[1] in (*COMMANDS, "<command>", "--help")
 
 
 @pytest.mark.parametrize("command", commands("python experiments/"))

@@ -112,3 +112,13 @@ def mean_scores(units: Iterable[Scores]) -> Scores:
         for name, value in unit.items():
             values[name].append(float(value))
     return {name: sum(column) / len(column) for name, column in values.items()}
+
+
+def headline_first(means: Scores) -> Scores:
+    """Numbers in order: the headline, its parts (``vqa/acc/a``), and last the share of answers that could be read.
+
+    >>> headline_first({"vqa/parsed": 1.0, "vqa/acc/b": 0.5, "vqa/acc": 0.7, "vqa/acc/a": 0.9})
+    {'vqa/acc': 0.7, 'vqa/acc/a': 0.9, 'vqa/acc/b': 0.5, 'vqa/parsed': 1.0}
+    """
+    order = sorted(means, key=lambda name: (name.endswith("/parsed"), name.count("/"), name))
+    return {name: means[name] for name in order}

@@ -78,6 +78,14 @@ def texts(value: object) -> list[str]:
     return [string(one) for one in value]
 
 
+def accepted(value: object) -> tuple[str, ...]:
+    """One or several accepted answers as texts; numbers count as answers too."""
+    answers = value if isinstance(value, list) else [value]
+    if not answers or not all(isinstance(one, (str, int, float)) and not isinstance(one, bool) for one in answers):
+        raise TypeError("must be a text or a list of texts")
+    return tuple(string(str(one)) for one in answers)
+
+
 def identifier(value: object) -> str:
     """A name or a number, as text."""
     if not isinstance(value, str | int) or isinstance(value, bool) or value == "":

@@ -173,7 +173,7 @@ class HubBenchmark(Benchmark):
 
     def check_prompt(self, key: str, prompt: str) -> None:
         """Refuse a prompt with a slot that this data set does not fill, or without the question."""
-        unknown = [slot for slot in _SLOT.findall(prompt) if slot not in self.slots]
+        unknown = [slot for slot in slots_of(prompt) if slot not in self.slots]
         if unknown or f"{{{self.slots[0]}}}" not in prompt:
             known = ", ".join(f"{{{slot}}}" for slot in self.slots)
             raise BenchmarkError(f"dataset.{key}={prompt!r}: needs {{{self.slots[0]}}}, and may have {known} only")
@@ -219,6 +219,15 @@ class HubBenchmark(Benchmark):
                 yield _Place(name, group, row, part, (group or wording(picture), length))
 
 
+def slots_of(prompt: str) -> tuple[str, ...]:
+    """The names of a prompt's slots, each once.
+
+    >>> slots_of("{question} {hint} {question}")
+    ('question', 'hint')
+    """
+    return tuple(dict.fromkeys(_SLOT.findall(prompt)))
+
+
 def fill_slots(prompt: str, slots: Mapping[str, str]) -> str:
     """Fill all slots in one pass, so that braces in the data stay as they are.
 
@@ -238,13 +247,3 @@ def option_letters(options: Sequence[str]) -> str:
 def option_lines(options: Sequence[str]) -> str:
     """``A. first`` and so on, one per line."""
     return "\n".join(f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False))
-
-
-def parts_behind(means: Scores) -> Scores:
-    """Numbers in the order in which they are printed: the whole, its parts, the share of answers that could be read.
-
-    >>> list(parts_behind({"x/parsed": 1.0, "x/score/b": 0.5, "x/score": 0.5, "x/score/a": 0.5}))
-    ['x/score', 'x/score/a', 'x/score/b', 'x/parsed']
-    """
-    order = sorted(means, key=lambda name: (name.endswith("/parsed"), name.count("/"), name))
-    return {name: means[name] for name in order}

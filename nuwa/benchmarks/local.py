@@ -94,7 +94,7 @@ class Local(Benchmark):
                     raise SampleError(f"the text places {placed} {kind}, the row has {there}")
             images = tuple(read_image(self.file.parent, name) for name in meta.get("image", ()))
             if task == "vqa":
-                answers = checked(content, {"answer": accepted_answers})["answer"]
+                answers = checked(content, {"answer": column.accepted})["answer"]
                 videos = tuple(read_video(self.file.parent, name, self.frames) for name in meta.get("video", ()))
                 return Sample(row.id, task, images, text, answers, meta, videos=videos)
             if len(images) != 1 or "video" in meta:
@@ -182,14 +182,6 @@ def files_named(value: object) -> list[str]:
     if not all(isinstance(name, str) and name for name in files):
         raise TypeError("must be a file name or a list of file names")
     return [column.string(name) for name in files]
-
-
-def accepted_answers(value: object) -> tuple[str, ...]:
-    """One or several accepted answers as strings; numbers count as answers too."""
-    answers = value if isinstance(value, list) else [value]
-    if not answers or not all(isinstance(one, (str, int, float)) and not isinstance(one, bool) for one in answers):
-        raise TypeError("must be a text or a list of texts")
-    return tuple(column.string(str(one)) for one in answers)
 
 
 def normalised_box(box: list[float], box_format: str, width: int, height: int) -> Box:

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from nuwa.benchmarks import column_checks as column
-from nuwa.benchmarks.base import Doc, Scores
+from nuwa.benchmarks.base import Doc, Scores, headline_first
 from nuwa.benchmarks.filmed import VideoBenchmark
-from nuwa.benchmarks.hub import LETTERS, option_lines, parts_behind
+from nuwa.benchmarks.hub import LETTERS, option_lines
 from nuwa.benchmarks.rows import Rows
 from nuwa.benchmarks.scoring import first_letter
 from nuwa.benchmarks.sources import load_rows
@@ -80,7 +80,7 @@ class LongVideoBench(VideoBenchmark):
         return units
 
     def numbers(self, means: Scores) -> Scores:
-        return parts_behind(means)
+        return headline_first(means)
 
 
 def _there(doc: Doc) -> list[str]:

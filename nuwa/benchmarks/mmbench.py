@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from nuwa.benchmarks import column_checks as column
-from nuwa.benchmarks.base import Doc, Scores
-from nuwa.benchmarks.hub import Entry, HubBenchmark, option_lines, parts_behind
+from nuwa.benchmarks.base import Doc, Scores, headline_first
+from nuwa.benchmarks.hub import Entry, HubBenchmark, option_lines
 
 ROTATION = 1_000_000
 """A rotation's index is the base question's plus a multiple of this."""
@@ -111,5 +111,4 @@ class MMBench(HubBenchmark):
         return units
 
     def numbers(self, means: Scores) -> Scores:
-        """The parts in order, behind the whole; last the share of answers that could be read."""
-        return parts_behind(means)
+        return headline_first(means)

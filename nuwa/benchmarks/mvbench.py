@@ -14,10 +14,10 @@ from statistics import fmean
 from typing import ClassVar
 
 from nuwa.benchmarks import column_checks as column
-from nuwa.benchmarks.base import BenchmarkError, Doc, Scores
+from nuwa.benchmarks.base import BenchmarkError, Doc, Scores, headline_first
 from nuwa.benchmarks.evalai import on_one_line, without_punctuation
 from nuwa.benchmarks.filmed import VideoBenchmark
-from nuwa.benchmarks.hub import Entry, option_letters, parts_behind
+from nuwa.benchmarks.hub import Entry, option_letters
 from nuwa.benchmarks.rows import JoinedRows, Rows
 from nuwa.benchmarks.sources import load_rows
 from nuwa.samples import SampleError
@@ -127,6 +127,6 @@ class MVBench(VideoBenchmark):
         answered = {task: means[f"answered/{task}"] for task in right}
         tasks = {task: mean / answered[task] if answered[task] else 0.0 for task, mean in right.items()}
         parts = {f"mvbench/accuracy/{task}": accuracy for task, accuracy in tasks.items()}
-        return parts_behind(
+        return headline_first(
             {"mvbench/accuracy": fmean(tasks.values()), **parts, "mvbench/parsed": means["mvbench/parsed"]}
         )

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from nuwa.benchmarks import column_checks as column
-from nuwa.benchmarks.base import Doc, Scores
+from nuwa.benchmarks.base import Doc, Scores, headline_first
 from nuwa.benchmarks.filmed import VideoBenchmark
-from nuwa.benchmarks.hub import parts_behind
 from nuwa.benchmarks.scoring import first_letter
 
 _LEADS = ("The best answer is", "The correct answer is", "The answer is", "The answer")
@@ -52,4 +51,4 @@ class VideoMME(VideoBenchmark):
         return [one | {part: one["videomme/accuracy"]} for one, part in zip(scores, by_duration, strict=True)]
 
     def numbers(self, means: Scores) -> Scores:
-        return parts_behind(means)
+        return headline_first(means)

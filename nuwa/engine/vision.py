@@ -41,7 +41,7 @@ class VisionPiece:
     @property
     def kind(self) -> tuple:
         """Pieces of one kind can share one call of a method."""
-        return self.pieces, self.view.grid, self.planned, self.features.shape, tuple(self.taps)
+        return self.pieces, self.view.grid, self.view.frames, self.planned, self.features.shape, tuple(self.taps)
 
 
 def content_ids(images: Sequence[Tensor]) -> list[str]:
@@ -179,7 +179,7 @@ def _pieces_of(
     """The pieces of an image that get any tokens, with what was recorded of them, on the projector's device."""
     tiling = pruner.tiling
     views = tiling.views_to_prune(plan.layout)
-    pieces, of_a_frame = [], max(1, len(views) // plan.layout.frames)
+    pieces, of_a_frame = [], max(1, len(views) * views[0].frames // plan.layout.frames)
     for number, keep in enumerate(tiling.split_budget(plan.schedule.vision - plan.added, plan.layout)):
         if keep:
             view = views[number]
@@ -210,6 +210,7 @@ def _context(
         ids=[_numbered(plans[piece.image].id, piece) for piece in group],
         project=adapter.project,
         views=group[0].pieces,
+        frames=group[0].view.frames,
         questions=None if questions is None else [questions[piece.image] for piece in group],
         embed=adapter.embed,
         source=adapter.model.name_or_path or "",

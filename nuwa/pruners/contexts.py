@@ -83,8 +83,10 @@ class VisionContext:
     ``project`` maps features to the LLM's width. ``taps`` holds what the method asked for, by the names it gave; a tap
     that the tower does not have is missing. ``ids`` names each view (the sample's id, for later views of an image their
     number as well), the only source of randomness together with the method's seed. ``views`` is how many each
-    picture or frame has. ``questions``: what is asked about each view's image, None where the session does not know.
-    ``embed`` gives the LLM's embeddings (m, H) of token ids (m,), and ``source`` is where the model was loaded from, if
+    picture or frame has. A view shows one frame or, with the tiling `FramesTogether`, all ``frames`` of a video: its
+    grid is then (frames * height, width), and token ``frame * height * width + cell`` is that cell of that frame.
+    ``questions``: what is asked about each view's image, None where the session does not know. ``embed`` gives the
+    LLM's embeddings (m, H) of token ids (m,), and ``source`` is where the model was loaded from, if
     anywhere.
     """
 
@@ -94,6 +96,7 @@ class VisionContext:
     ids: Sequence[str]
     project: Callable[[Tensor], Tensor]
     views: int = 1
+    frames: int = 1
     questions: Sequence[str] | None = None
     embed: Callable[[Tensor], Tensor] | None = None
     source: str = ""

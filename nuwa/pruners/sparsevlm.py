@@ -8,7 +8,6 @@ Shape letters as in `base`; M recycled tokens, C clusters.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import pairwise
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from nuwa.pruners.base import LLMContext, LLMDecision, MethodInfo, Pruner
 from nuwa.pruning.budget import BudgetError
+from nuwa.pruning.density import cluster_means, density_clusters
 from nuwa.pruning.flops import ModelShape, attention_score_flops
 from nuwa.pruning.masks import gather_tokens
 from nuwa.pruning.schedules import Schedule, fit_schedule, layer_at, staged
@@ -78,29 +78,6 @@ def split_recycled(score: Tensor, total: int) -> tuple[Tensor, Tensor]:
     recycled, _ = clusters_for(score.shape[-1] - keep)
     best = strongest(score, keep + recycled)
     return best[..., :keep].sort(-1).values, best[..., keep:]
-
-
-def density_clusters(points: Tensor, clusters: int, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """DPC-kNN of (..., M, D): centres (..., C), best first, and the cluster of every point (..., M).
-
-    A point's density comes from its C nearest (itself included); a centre is dense and far from anything denser.
-    """
-    # The matrix-product shortcut of cdist loses the digits that near neighbours differ in.
-    distance = torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist") / math.sqrt(points.shape[-1])
-    density = distance.topk(clusters, largest=False).values.square().mean(-1).neg().exp()
-    if noise is not None:
-        density = density + noise
-    denser = density[..., None, :] > density[..., None]
-    separation = torch.where(denser, distance, distance.amax((-2, -1), keepdim=True)).amin(-1)
-    centres = strongest(separation * density, clusters)
-    member = distance.gather(-2, centres[..., None].expand(*centres.shape, distance.shape[-1])).argmin(-2)
-    return centres, member.scatter(-1, centres, torch.arange(clusters, device=points.device).expand_as(centres))
-
-
-def cluster_means(points: Tensor, member: Tensor, clusters: int) -> Tensor:
-    """Mean of each cluster: (..., M, D), (..., M) -> (..., C, D)."""
-    share = torch.nn.functional.one_hot(member, clusters).to(points.dtype)
-    return share.mT @ points / share.sum(-2)[..., None]
 
 
 def profile(lists: Mapping[int, Sequence[int]], nominal: float, n_tokens: int, layers: int, recycle: bool) -> Schedule:
@@ -259,7 +236,7 @@ class SparseVLM(ListedPruner):
         if self.tie_noise:
             draws = [torch.rand(points.shape[1], generator=context.generator(*image, self.seed)) for image in images]
             noise = 1e-6 * torch.stack(draws).to(points.device)
-        centres, joins = density_clusters(points, total - stay.shape[1], noise)
+        centres, joins = density_clusters(points, [total - stay.shape[1]] * len(images), noise=noise)
         return stay, recycled.gather(1, centres), recycled, joins
 
     def metric_flops(self, n_tokens: int, shape: ModelShape) -> float:

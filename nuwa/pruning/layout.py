@@ -23,12 +23,14 @@ class VisionView:
     """One grid of tokens of an image, e.g. the 24x24 patches of LLaVA-1.5.
 
     ``tokens`` (height * width,) holds, in raster order, each cell's index among the image's tokens;
-    ``tiles`` is the (height, width) of the crops it was stitched from.
+    ``tiles`` is the (height, width) of the crops it was stitched from. A view may show several ``frames`` of one size,
+    one below the other: its height is then theirs together.
     """
 
     grid: Grid
     tokens: Tensor
     tiles: Grid = (1, 1)
+    frames: int = 1
 
     def in_prompt_order(self, cells: Tensor) -> Tensor:
         """The tokens of ``cells`` (K,) as the prompt has them, maybe tile by tile; of cells out of order, as given.

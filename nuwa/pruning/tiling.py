@@ -1,4 +1,4 @@
-"""How an image of several crops is shown to a method: stitched to grids, crop by crop, or as one set of tokens."""
+"""How a visual of several crops or frames is shown to a method: grid by grid, crop by crop, frames or all at once."""
 
 from __future__ import annotations
 
@@ -89,6 +89,26 @@ class AllAtOnce(Tiling):
 
     def entering(self, layout: ImageLayout, kept: Sequence[Tensor]) -> Tensor:
         return torch.cat(list(kept))
+
+
+class FramesTogether(Tiling):
+    """All frames of a visual as one grid, each below the one before it; a picture is a visual of one frame."""
+
+    def views_to_prune(self, layout: ImageLayout) -> Sequence[VisionView]:
+        if layout.frames == 1:
+            return layout.views
+        of_a_frame = len(layout.views) // layout.frames
+        return [stacked(layout.views[view::of_a_frame]) for view in range(of_a_frame)]
+
+
+def stacked(views: Sequence[VisionView]) -> VisionView:
+    """Views of one size, one below the other.
+
+    >>> stacked([VisionView((1, 2), torch.tensor([0, 1])), VisionView((1, 2), torch.tensor([2, 3]))]).grid
+    (2, 2)
+    """
+    height, width = views[0].grid
+    return VisionView((len(views) * height, width), torch.cat([view.tokens for view in views]), frames=len(views))
 
 
 def even_shares(total: int, sizes: Sequence[int]) -> list[int]:

@@ -33,7 +33,8 @@ def right_answer(sample) -> str:
     target = sample.target
     if "bbox" in target:
         return f"It is at {list(target['bbox'])}."
-    answer = target["answers"][0] if "answers" in target else target["answer"]
+    answer = next(target[key] for key in ("answers", "answer") if key in target)
+    answer = answer[0] if isinstance(answer, list | tuple) else answer
     return "ABCDEFGH"[answer] if isinstance(answer, int) else answer
 
 

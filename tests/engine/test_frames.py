@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
 import pytest
 import torch
 from helpers.families import FAMILIES
@@ -11,8 +15,11 @@ from helpers.methods import pruner_for
 import nuwa
 from nuwa.engine.calls import cache_of, read_prompt_once
 from nuwa.engine.conversation import conversation_of
+from nuwa.pruners.base import Pruner, Tap, VisionDecision
 from nuwa.pruning.budget import Budget
 from nuwa.pruning.layout import ImageLayout
+from nuwa.pruning.merging import join
+from nuwa.pruning.tiling import FramesTogether
 
 QWENS, PICTURE = ("qwen2_5_vl", "qwen2_vl"), 2
 """Families whose image grids have frames, and the picture, 6 x 6 tokens, that is the first frame."""
@@ -73,6 +80,52 @@ def test_methods_that_see_an_image_at_once_see_all_frames(family):
     frames = [token // 36 for token in image.stages[0][1]]
     assert frames == sorted(frames) and len(frames) == 36
     assert frames.count(0) + frames.count(1) < 2 * frames.count(2)
+
+
+@dataclass
+class Growing(Pruner):
+    """Keep the first token of the first frame, the first two of the second, ..., merging all into the last of them."""
+
+    name: ClassVar[str] = "growing"
+    taps: ClassVar = {"states": Tap("states"), "received": Tap("received_attention")}
+
+    @property
+    def tiling(self):
+        return FramesTogether()
+
+    def prune_vision(self, context, keep):
+        self.seen = context
+        cells = math.prod(context.grid) // context.frames
+        chosen = torch.tensor([[f * cells + cell for f in range(context.frames) for cell in range(f + 1)]])
+        segment = torch.arange(context.frames).repeat_interleave(cells)[None]
+        members = join(
+            chosen, context.frames * cells, torch.arange(5, cells)[None], torch.full((1, cells - 5), keep - 1)
+        )
+        states = context.features.gather(1, chosen[..., None].expand(-1, -1, context.features.shape[-1]))
+        return VisionDecision(chosen, 2 * states, {"segment": segment}, members=members)
+
+
+@pytest.mark.parametrize("family", QWENS)
+def test_a_method_may_see_all_frames_together(family):
+    """One grid, frame above frame, whose features and taps are the frames' own; a picture is one frame."""
+    family, pruner, alone = (
+        FAMILIES[family],
+        Growing(budget=Budget(ratio=6 / 108)),
+        Growing(budget=Budget(ratio=1 / 36)),
+    )
+    state, image, _ = kept(family, pruner, inputs(family, 3))
+    kept(family, alone, inputs(family, 1))
+    seen, picture = pruner.seen, alone.seen
+    assert (seen.grid, seen.frames, seen.views, picture.grid, picture.frames) == ((18, 6), 3, 1, (6, 6), 1)
+    assert seen.features.shape[:2] == seen.taps["states"].shape[:2] == seen.taps["received"].shape == (1, 108)
+    for here, there in (seen.features, picture.features), (seen.taps["states"], picture.taps["states"]):
+        torch.testing.assert_close(here[:, :36], there, atol=2e-5, rtol=0)
+    # a mean over all queries, of which those of other frames do not look
+    torch.testing.assert_close(3 * seen.taps["received"][:, :36], picture.taps["received"], atol=2e-5, rtol=0)
+    assert image.stages[0][1] == [0, 36, 37, 72, 73, 74]
+    plan = state.prompt.rows[0][0]
+    assert plan.sizes[[0, 36, 74]].tolist() == [1, 1, 32] and plan.members[[5, 35, 36, 38]].tolist() == [74, 74, 36, -1]
+    assert plan.extras["segment"].tolist() == [n // 36 for n in range(108)]
 
 
 @pytest.mark.parametrize("family", QWENS)

@@ -2,32 +2,16 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
+from helpers import published_documents
 from helpers.jobs import compose
-from PIL import Image
+from helpers.stored import picture as picture
+from helpers.stored import stored
 
 from nuwa.benchmarks.base import Benchmark
 from nuwa.config import build, typed
-
-SIZES = ((64, 48), (48, 64), (56, 56))
-
-
-def picture(seed: int) -> Image.Image:
-    """A picture of noise, in one of three sizes."""
-    width, height = SIZES[seed % len(SIZES)]
-    noise = np.random.default_rng(seed).integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8)
-    return Image.fromarray(noise).resize((width, height))
-
-
-def stored(seed: int) -> dict:
-    """A picture as the hub stores it."""
-    out = io.BytesIO()
-    picture(seed).save(out, "JPEG")
-    return {"bytes": out.getvalue(), "path": f"{seed}.jpg"}
 
 
 def refcoco(count: int) -> list[dict]:
@@ -171,6 +155,7 @@ SETS: dict[str, tuple[Callable[[int], list[dict]], str]] = {
     "mmbench_en_dev": (mmbench, "en/dev"), "mmbench_en_dev_vanilla": (mmbench, "en/dev"),
     "mmmu_val": (mmmu, "data/validation"), "scienceqa_img": (scienceqa, "ScienceQA-IMG/test"),
     "seedbench": (seedbench, "data/test"), "mmvet": (mmvet, "data/test"),
+    **published_documents.SETS,
 }  # fmt: skip
 """Name in conf/dataset -> what makes its rows, and where its hub keeps the split."""
 ONE_OF_A_KIND = list({make: name for name, (make, _) in reversed(SETS.items())}.values())
@@ -197,7 +182,11 @@ def write_parquet(rows: list[dict], stem: Path, group: int = 100) -> Path:
     pictures = {name: Image() for name in table.column_names if name.startswith("image") and "_id" not in name}
     if "data_type" in table.column_names:
         pictures = {"image": List(Image())}
-    pictures = {name: kind for name, kind in pictures.items() if name not in ("imageId", "image_source")}
+    pictures = {
+        name: kind
+        for name, kind in pictures.items()
+        if name not in ("imageId", "image_source", "image_url", "image_path")
+    }
     features = table.features | {k: v for k, v in (types | pictures).items() if k in table.column_names}
     file = stem.with_name(f"{stem.name}-00000-of-00001.parquet")
     table.cast(type(table.features)(features)).to_parquet(file, batch_size=group)

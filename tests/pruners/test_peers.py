@@ -13,9 +13,10 @@ from nuwa.pruners.divprune import max_min
 from nuwa.pruners.hiprune import neighbourhood
 from nuwa.pruners.holov import crop_score, crops_of, quotas
 from nuwa.pruners.prumerge import fixed_with_grid, merging_weights
-from nuwa.pruners.sparsevlm import cluster_means, density_clusters, split_recycled
+from nuwa.pruners.sparsevlm import split_recycled
 from nuwa.pruners.visionzip import merge_context, nearest_target
 from nuwa.pruners.vispruner import thin_out
+from nuwa.pruning.density import cluster_means, density_clusters
 
 
 def reader_context(images=1, grid=(5, 6)):
@@ -232,7 +233,7 @@ def test_dpp_beyond_the_rank_goes_on_by_relevance():
 def test_clusters_of_equal_points_have_means():
     """The first centre attracts them all; every centre belongs to itself all the same."""
     points = torch.ones(7, 3)
-    centres, member = density_clusters(points, 3)
+    centres, member = (found[0] for found in density_clusters(points[None], [3]))
     assert member[centres].tolist() == [0, 1, 2]
     assert torch.equal(cluster_means(points, member, 3), torch.ones(3, 3))
 
@@ -248,7 +249,7 @@ def test_sparsevlm_puts_the_mean_of_a_cluster_at_its_centre():
         decision = SparseVLM().prune_llm(context, torch.tensor([[total]]))
         changed = (decision.hidden != hidden).any(-1)[0].nonzero()[:, 0].tolist()
         stay, recycled = (part + 3 for part in split_recycled(rows.mean(1)[0, 3:43], total))
-        centres, member = density_clusters(hidden[0, recycled], total - len(stay))
+        centres, member = (found[0] for found in density_clusters(hidden[:, recycled], [total - len(stay)]))
         assert sorted(changed) == sorted(recycled[centres].tolist())
         for cluster, centre in enumerate(recycled[centres].tolist()):
             mean = hidden[0, recycled[member == cluster]].mean(0)

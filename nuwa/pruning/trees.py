@@ -1,0 +1,41 @@
+"""Trees through time: a token hangs on the token of the frame before that it resembles most. Pure functions.
+
+What a tree stands for may move: its tokens need not share a cell. F frames of N tokens, numbered frame by frame.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def best_before(features: Tensor, free: Tensor, segment: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each token (F, N, D) the most similar one of the frame before: its cosine (F, N) and its number (F, N).
+
+    Only ``free`` (F, N) tokens look and are looked at, and only inside a ``segment`` (F,); others get minus infinity.
+    Of equals the first one counts.
+    """
+    direction = functional.normalize(features.float(), dim=-1)
+    cosine = direction[1:] @ direction[:-1].mT
+    both = free[1:, :, None] & free[:-1, None] & (segment[1:] == segment[:-1])[:, None, None]
+    best, parent = cosine.masked_fill(~both, -math.inf).max(-1)
+    start = torch.arange(len(features) - 1, device=features.device)[:, None] * features.shape[1]
+    return functional.pad(best, (0, 0, 1, 0), value=-math.inf), functional.pad(parent + start, (0, 0, 1, 0))
+
+
+def roots(parent: Tensor, linked: Tensor) -> Tensor:
+    """The root of each token's tree (F, N), its own number where it is ``linked`` (F, N) to no ``parent`` (F, N).
+
+    >>> roots(torch.tensor([[0, 0], [1, 0], [2, 2]]), torch.tensor([[False, False], [True, False], [True, True]]))
+    tensor([[0, 1],
+            [1, 3],
+            [1, 1]])
+    """
+    own = torch.arange(parent.numel(), device=parent.device)
+    root = torch.where(linked.flatten(), parent.flatten(), own)
+    for _ in range(len(parent).bit_length()):
+        root = root[root]
+    return root.view_as(parent)
