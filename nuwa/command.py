@@ -23,6 +23,7 @@ COMMANDS = {
     "failures": ("nuwa.report.failures", "samples that one run answers and another one does not"),
     "pictures": ("nuwa.report.pictures", "draw which tokens a run kept"),
     "judge": ("nuwa.judge", "mark MM-Vet answers that were saved without a judge"),
+    "submission": ("nuwa.submission", "write what EgoSchema's validation server takes"),
     "methods": ("nuwa.report.methods", "which pruning method is which, and what a budget becomes"),
 }
 """What the program `nuwa` can do: a module that runs with ``python -m``, and what for."""

@@ -9,6 +9,7 @@ from helpers.published import benchmark
 from helpers.published_videos import LENGTH, OPTIONS, VIDEO_SETS, longvideobench, write_video_set
 from helpers.videos import number_of, write_video
 
+from nuwa import submission
 from nuwa.benchmarks.base import BenchmarkError
 from nuwa.benchmarks.egoschema import EgoSchema, first_choice
 from nuwa.benchmarks.longvideobench import LongVideoBench
@@ -213,6 +214,29 @@ def test_the_server_gets_the_number_of_an_option_for_every_video(tmp_path):
     dataset = made("egoschema", tmp_path)
     rows = journal(dataset, [dataset[0], dataset[1]], lambda sample: {"0": "E. white dog", "1": "no idea"}[sample.id])
     assert dataset.submission(rows) == {"ego0": 4, "ego1": -1}
+
+
+def test_the_file_for_the_server(tmp_path, capsys):
+    """A finished run with a sample that failed; a run of anything else is refused."""
+    whole = {"task": "egoschema", "status": "ok", "scores": {}, "batch": 0, "run_key": "a"}
+    options = [*OPTIONS, "E. dog"]
+    rows = [
+        whole
+        | {"id": f"{k}", "prediction": said, "target": {"video_idx": f"ego{k}", "option": options, "answer": None}}
+        for k, said in enumerate(["(C)", "none of them"])
+    ]
+    rows.append(whole | {"id": "2", "status": "failed", "reason": "x"})
+    (tmp_path / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    dataset = {"_target_": "nuwa.benchmarks.egoschema.EgoSchema", "name": "egoschema"}
+    result = {"status": "done", "run_key": "a", "config": {"dataset": dataset}, "metrics": {}, "n": 2}
+    (tmp_path / "result.json").write_text(json.dumps(result), encoding="utf-8")
+    assert submission.main([str(tmp_path), "--out", str(tmp_path / "out.json")]) == 0
+    assert json.loads((tmp_path / "out.json").read_text(encoding="utf-8")) == {"ego0": 2, "ego1": -1}
+    assert capsys.readouterr().out.endswith("2 videos, 1 of them without a readable answer; 1 samples failed\n")
+    dataset["_target_"] = "nuwa.benchmarks.pope.POPE"
+    (tmp_path / "result.json").write_text(json.dumps(result), encoding="utf-8")
+    assert submission.main([str(tmp_path)]) == 1 and "EgoSchema alone" in capsys.readouterr().err
+    assert submission.main([str(tmp_path / "nothing")]) == 1
 
 
 # what is refused before a model loads
