@@ -63,6 +63,7 @@ def merged_cells(
     """
     keep, cells, stage = decision.keep, math.prod(context.grid), f"pruner {pruner.name}, vision stage"
     shapes = {"members": (len(keep), cells), "sizes": tuple(keep.shape), "weights": (*keep.shape, cells)}
+    shapes["shares"] = shapes["members"]
     for name, shape in shapes.items():
         value = getattr(decision, name)
         if value is not None and tuple(value.shape) != shape:

@@ -152,12 +152,15 @@ def _merge_alike(
     planes: Sequence[list[Tensor]], piece: VisionPiece, cells: Tensor, decision: VisionDecision, row: int
 ) -> None:
     """Replace rows of every plane (n_tokens, H) of an image as row ``row`` of a decision merged its features."""
-    members, weights = (None if part is None else part[row : row + 1] for part in (decision.members, decision.weights))
+    parts = decision.members, decision.weights, decision.shares
+    members, weights, shares = (None if part is None else part[row : row + 1] for part in parts)
     weights = None if weights is None else weights[:, : len(cells)]
     for plane in planes:
         whole = plane[piece.image]
         values = whole[piece.view.tokens.to(whole.device)][None]
-        plane[piece.image] = _replaced(whole, piece.view, cells, merge_alike(values, cells[None], members, weights)[0])
+        plane[piece.image] = _replaced(
+            whole, piece.view, cells, merge_alike(values, cells[None], members, weights, shares)[0]
+        )
 
 
 def _numbered(name: str, piece: VisionPiece) -> str:

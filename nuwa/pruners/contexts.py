@@ -118,7 +118,8 @@ class VisionDecision:
 
     A method that merges says who went where. ``members`` (B, N): the place in ``keep`` of the token that each one went
     into, its own for one that stays, -1 for one that is gone. ``sizes`` (B, K): how many tokens each kept one stands
-    for, where that is not the number of its members. ``weights`` (B, K, N): the shares with which each gathered all.
+    for, where that is not the number of its members. ``shares`` (B, N): what each token is multiplied by in the sum
+    that it went into, where that is no mean; ``weights`` (B, K, N) where tokens went into several.
     """
 
     keep: Tensor
@@ -128,6 +129,7 @@ class VisionDecision:
     projected: Tensor | None = None
     members: Tensor | None = None
     sizes: Tensor | None = None
+    shares: Tensor | None = None
     weights: Tensor | None = None
 
 

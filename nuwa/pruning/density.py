@@ -1,7 +1,8 @@
 """DPC-kNN (Du et al. 2016): clusters around density peaks, many groups of points at once. Pure functions.
 
-A point is dense where its nearest neighbours are near; a peak is dense and far from all that is denser. Of points that
-are equally dense the first counts as the denser one (released code adds random ``noise`` to tell them apart).
+A point is dense where its nearest neighbours are near; a peak is dense and far from all that is denser. Two points that
+are each other's nearest are equally dense where two neighbours count, so that both are peaks; released code tells them
+apart by random ``noise``, and here the ``first`` may count as the denser one.
 
 Shape letters: G groups, N places for the points of a group, D width, C clusters of the group that has most.
 """
@@ -14,6 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from nuwa.pruning.masks import gather_tokens
 from nuwa.pruning.selection import strongest
 
 
@@ -24,7 +26,9 @@ def distances(points: Tensor, there: Tensor) -> Tensor:
     return apart.div_(math.sqrt(points.shape[-1])).masked_fill_(~there[:, None], math.inf)
 
 
-def peak_scores(apart: Tensor, there: Tensor, neighbours: Sequence[int], noise: Tensor | None = None) -> Tensor:
+def peak_scores(
+    apart: Tensor, there: Tensor, neighbours: Sequence[int], noise: Tensor | None = None, first: bool = False
+) -> Tensor:
     """How much each point is a density peak: (G, N), minus infinity for those that are not ``there`` (G, N).
 
     The density, by as many ``neighbours`` as each group says (a point is its own first one), times the distance to the
@@ -35,10 +39,11 @@ def peak_scores(apart: Tensor, there: Tensor, neighbours: Sequence[int], noise: 
     near = near.masked_fill(torch.arange(near.shape[-1], device=near.device) >= counted[..., None], 0)
     density = (near.sum(-1) / counted).neg().exp()
     density = (density if noise is None else density + noise).masked_fill(~there, -1)
-    here, other = density[..., None], density[:, None]
-    first = torch.ones_like(apart[0], dtype=torch.bool).tril(-1)
+    denser = density[:, None] > density[..., None]
+    if first:
+        denser |= (density[:, None] == density[..., None]) & torch.ones_like(denser).tril(-1)
     farthest = apart.masked_fill(~(there[:, None] & there[..., None]), 0).amax((1, 2))
-    height = torch.where((other > here) | ((other == here) & first), apart, farthest[:, None, None]).amin(-1)
+    height = torch.where(denser, apart, farthest[:, None, None]).amin(-1)
     return (height * density).masked_fill(~there, -math.inf)
 
 
@@ -48,6 +53,7 @@ def density_clusters(
     neighbours: Sequence[int] | None = None,
     there: Tensor | None = None,
     noise: Tensor | None = None,
+    first: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Sort the points (G, N, D) of every group into its number of clusters, around its highest peaks.
 
@@ -60,16 +66,44 @@ def density_clusters(
         neighbours: see `peak_scores`; as many as clusters by default.
         there: (G, N) bool, where groups have points; others get -1. None: all places are taken.
         noise: (G, N) to be added to densities.
+        first: whether the first of equally dense points counts as the denser one.
     """
     there = torch.ones_like(points[..., 0], dtype=torch.bool) if there is None else there
     apart = distances(points, there)
-    centres = strongest(peak_scores(apart, there, neighbours or counts, noise), max(1, *counts))
+    centres = strongest(peak_scores(apart, there, neighbours or counts, noise, first), max(1, *counts))
     place = torch.arange(centres.shape[1], device=centres.device)
     real = place < torch.tensor(counts, device=centres.device)[:, None]
     reach = apart.gather(2, centres[:, None].expand(-1, points.shape[1], -1)).masked_fill(~real[:, None], math.inf)
     nearest = reach.argmin(-1)
     own = torch.where(real, place, nearest.gather(1, centres))
     return centres, nearest.scatter(1, centres, own).masked_fill(~there | ~real[:, :1], -1)
+
+
+def clusters_of_frames(
+    tokens: Tensor,
+    alive: Tensor,
+    sizes: Sequence[int],
+    counts: Sequence[int],
+    neighbours: Sequence[int],
+    first: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """`density_clusters` of those tokens of frames (G, N, D) that are ``alive`` (G, N), ``sizes`` (G,) a frame.
+
+    Tokens are numbered frame by frame. Returns the numbers of all centres (C,), frame by frame, and the cluster of each
+    token (G N,), -1 for those that are in none.
+    """
+    device = tokens.device
+    if not any(counts):
+        nowhere = torch.full((alive.numel(),), -1, device=device)
+        return nowhere[:0], nowhere
+    place = alive.byte().argsort(dim=1, descending=True, stable=True)[:, : max(sizes)]
+    there = torch.arange(max(sizes), device=device) < torch.tensor(sizes, device=device)[:, None]
+    peaks, label = density_clusters(gather_tokens(tokens, place), counts, neighbours, there, first=first)
+    number = torch.arange(alive.numel(), device=device).view_as(alive).gather(1, place)
+    own = torch.tensor(counts, device=device)[:, None]
+    label = (label + own.cumsum(0) - own).masked_fill(label < 0, -1)
+    slots = torch.full((alive.numel(),), -1, device=device).scatter(0, number.flatten(), label.flatten())
+    return number.gather(1, peaks)[torch.arange(peaks.shape[1], device=device) < own], slots
 
 
 def cluster_means(points: Tensor, member: Tensor, clusters: int) -> Tensor:

@@ -53,13 +53,16 @@ def soft_members(weights: Tensor, keep: Tensor) -> dict[str, Tensor]:
     return {"members": members, "sizes": (weights.sum(2) / own).where(own > 0, 1), "weights": weights}
 
 
-def merge_alike(values: Tensor, keep: Tensor, members: Tensor | None, weights: Tensor | None) -> Tensor:
+def merge_alike(
+    values: Tensor, keep: Tensor, members: Tensor | None, weights: Tensor | None = None, shares: Tensor | None = None
+) -> Tensor:
     """Values (B, N, H) of tokens as kept ones (B, K) merged their features: (B, K, H).
 
-    By ``weights`` (B, K, N) where a method gave them, else the mean over ``members`` (B, N), else their own.
+    By ``weights`` (B, K, N) where a method gave them, else the sum over ``members`` (B, N) times their ``shares``
+    (B, N), without these the mean, and without members their own.
 
     >>> values, keep = torch.tensor([[[1.0], [3.0], [5.0]]]), torch.tensor([[0, 2]])
-    >>> merge_alike(values, keep, torch.tensor([[0, 0, 1]]), None).tolist()
+    >>> merge_alike(values, keep, torch.tensor([[0, 0, 1]])).tolist()
     [[[2.0], [5.0]]]
     """
     if weights is not None:
@@ -68,10 +71,13 @@ def merge_alike(values: Tensor, keep: Tensor, members: Tensor | None, weights: T
         return gather_tokens(values, keep.to(values.device))
     members = members.to(values.device)
     slots = members.masked_fill(members < 0, keep.shape[1])  # what is gone is summed up behind the last
+    parts = values.float() if shares is None else values.float() * shares.to(values.device)[..., None]
     sums = values.new_zeros(len(values), keep.shape[1] + 1, values.shape[2], dtype=torch.float32)
-    sums.scatter_add_(1, slots[..., None].expand_as(values), values.float())
-    counts = torch.zeros_like(sums[..., 0]).scatter_add_(1, slots, torch.ones_like(slots, dtype=torch.float32))
-    return (sums / counts.clamp(min=1)[..., None])[:, :-1].to(values.dtype)
+    sums.scatter_add_(1, slots[..., None].expand_as(values), parts)
+    if shares is None:
+        counts = torch.zeros_like(sums[..., 0]).scatter_add_(1, slots, torch.ones_like(slots, dtype=torch.float32))
+        sums = sums / counts.clamp(min=1)[..., None]
+    return sums[:, :-1].to(values.dtype)
 
 
 def distance_weight(grid: Grid, keep: Tensor, d_thresh: float) -> Tensor:

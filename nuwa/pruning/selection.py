@@ -51,6 +51,20 @@ def top_of_each_image(score: Tensor, image: Tensor, keep: Tensor) -> Tensor:
     return functools.reduce(torch.bitwise_or, kept)
 
 
+def top_of_each_group(score: Tensor, group: Tensor, keep: Tensor) -> Tensor:
+    """Mark the best ``keep`` (G,) of every group: scores and ordinals (M,) of G groups -> (M,) bool.
+
+    >>> score, group = torch.tensor([3.0, 1, 2, 9, 8]), torch.tensor([0, 0, 0, 1, 1])
+    >>> top_of_each_group(score, group, keep=torch.tensor([2, 1])).tolist()
+    [True, False, True, True, False]
+    """
+    best = strongest(score, len(score))
+    best = best[group[best].argsort(stable=True)]  # group by group, best first
+    sizes = torch.zeros_like(keep).scatter_add(0, group, torch.ones_like(group))
+    rank = torch.arange(len(score), device=score.device) - (sizes.cumsum(0) - sizes)[group[best]]
+    return torch.zeros_like(score, dtype=torch.bool).scatter(0, best, rank < keep[group[best]])
+
+
 def top_quantile(score: Tensor, keep: Tensor, quantile: float) -> Tensor:
     """Mark the kept tokens (B, K) whose score (B, N) reaches the quantile of their image's kept tokens: (B, K) bool."""
     kept = score.float().gather(1, keep)

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from nuwa.pruning.selection import top_of_each_group
+
 
 def best_before(features: Tensor, free: Tensor, segment: Tensor) -> tuple[Tensor, Tensor]:
     """Of each token (F, N, D) the most similar one of the frame before: its cosine (F, N) and its number (F, N).
@@ -39,3 +41,25 @@ def roots(parent: Tensor, linked: Tensor) -> Tensor:
     for _ in range(len(parent).bit_length()):
         root = root[root]
     return root.view_as(parent)
+
+
+def hang(
+    features: Tensor, free: Tensor, segment: Tensor, most: Tensor, above: float, release: bool = False
+) -> tuple[Tensor, Tensor]:
+    """The root of each token's tree (F N,), and the token's share (F N,) in what the tree becomes.
+
+    ``free`` (F, N) tokens of frames (F, N, D) hang on those that they resemble by ``above`` or more. Of a segment no
+    more do than ``most`` (F,) says of its frames together: the strongest links.
+    """
+    group = segment.repeat_interleave(free.shape[1])
+    best, parent = best_before(features, free, segment)
+    linked = (best > above if release else best >= above).flatten()
+    most = torch.zeros_like(most).scatter_add(0, segment, most)
+    if release:  # its threshold is the strongest of the links that are too many
+        most = most - (torch.zeros_like(most).scatter_add(0, group, linked.long()) > most).long()
+    linked &= top_of_each_group(best.flatten(), group, most)
+    root, one = roots(parent, linked.view_as(free)).flatten(), torch.ones_like(group)
+    sizes = torch.zeros_like(group).scatter_add(0, root, one)
+    if release:
+        sizes = one.scatter_add(0, parent.flatten(), linked.long())
+    return root, 1 / sizes[root]

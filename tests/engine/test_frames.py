@@ -155,3 +155,20 @@ def test_a_budget_is_the_visuals(family):
     pruner = nuwa.load_pruner("nuwa", Budget(ratio=0.25))
     _, image, _ = kept(family, pruner, inputs(family, 2))
     assert image.per_layer == pruner.schedule(72, 6).per_layer(6)
+
+
+@pytest.mark.parametrize("family", QWENS)
+@pytest.mark.parametrize("name", ["flashvid"])
+def test_video_methods_spend_the_budget_on_all_frames(family, name):
+    """The first frame twice and another one: kept tokens are of all frames, as many in every layer as planned."""
+    family, given = FAMILIES[family], inputs(FAMILIES[family], 3)
+    given["pixel_values"] = given["pixel_values"].view(3, -1, given["pixel_values"].shape[1])[[0, 0, 1]].flatten(0, 1)
+    pruner = nuwa.load_pruner(name, Budget(ratio=0.25))
+    state, image, logits = kept(family, pruner, given)
+    assert image.per_layer == pruner.schedule(108, 6).per_layer(6)
+    assert {token // 36 for token in image.stages[0][1]} == {0, 1, 2}
+    plan, whole = state.prompt.rows[0][0], kept(family, nuwa.load_pruner("none"), given)[2]
+    assert (
+        len(plan.extras["tree"]) == len(plan.extras["segment"]) == 108 and plan.extras["segment"].unique().numel() > 1
+    )
+    assert plan.sizes[plan.keep].sum() > len(plan.keep) and not torch.allclose(logits, whole)

@@ -15,7 +15,7 @@ from nuwa.models import adapter_for
 from nuwa.pruners.base import MisfitError, VisionContext
 from nuwa.pruning.budget import Budget
 
-REORDER = ("composed", "dart", "nuwa", "nuwa_release", "prumerge", "sparsevlm", "visionzip")
+REORDER = ("composed", "dart", "flashvid", "nuwa", "nuwa_release", "prumerge", "sparsevlm", "visionzip")
 REORDER += ("prunesid", "restore", "tofu", "vlm_pruner")
 """Methods that merge tokens or change their order."""
 CHAOTIC = ("tofu", "vlm_pruner")

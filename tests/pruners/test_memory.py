@@ -22,7 +22,9 @@ SHAPES = {
     "states": (1, COUNT, WIDTH),
 }
 ALL_PAIRS = {"mmtok": COUNT * (COUNT + 3), "prunesid": COUNT**2, "restore": COUNT**2, "tofu": COUNT**2 / 4}
-"""Methods defined by the similarity of pairs: of all tokens (MMTok: and three words), or of even with odd ones."""
+ALL_PAIRS["flashvid"] = COUNT**2
+"""Methods defined by the similarity of pairs: of all tokens (MMTok: and three words) or all of a frame, or of even with
+odd ones."""
 
 
 class Largest(TorchDispatchMode):

@@ -53,7 +53,7 @@ def test_density_clusters_of_groups_are_those_of_each_alone():
     """Groups of different sizes with gaps, other counts and neighbours, one without a cluster."""
     points, counts, neighbours = noise(4, 30, 6, seed=5), [5, 1, 0, 3], [5, 7, 7, 2]
     there = noise(4, 30, seed=6) > torch.tensor([-9.0, 0.0, 0.0, 1.0])[:, None]
-    centres, labels = density_clusters(points, counts, neighbours, there)
+    centres, labels = density_clusters(points, counts, neighbours, there, first=True)
     for group, count in enumerate(counts):
         mine = there[group].nonzero()[:, 0]
         assert bool((labels[group][~there[group]] == -1).all())
@@ -67,8 +67,16 @@ def test_density_clusters_of_groups_are_those_of_each_alone():
 
 def test_equal_points_share_a_cluster_and_the_first_is_its_centre():
     points = torch.tensor([[[0.0], [5.0], [0.0], [5.0], [0.0]]])
-    centres, labels = density_clusters(points, [2])
+    centres, labels = density_clusters(points, [2], first=True)
     assert centres.tolist() == [[0, 1]] and labels.tolist() == [[0, 1, 0, 1, 0]]
+    assert density_clusters(points, [2])[0].tolist() == [[0, 1]]
+
+
+def test_points_that_are_each_others_nearest_are_two_peaks_or_one():
+    """With two neighbours 0 and 1 are equally dense; where only the first counts, the second peak is another point."""
+    points = torch.tensor([[[0.0], [0.2], [1.5], [1.9]]])
+    assert density_clusters(points, [2])[0].tolist() == [[0, 1]]
+    assert density_clusters(points, [2], first=True)[0].tolist() == [[0, 2]]
 
 
 def test_trees_hang_on_the_most_similar_free_token_of_the_frame_before():
