@@ -1,46 +1,111 @@
 """Nüwa: a workbench for pruning vision tokens in vision-language models.
 
-pruner = nuwa.load_pruner("nuwa", budget=64, d_thresh=280)
-with nuwa.prune(model, pruner, position="pesp") as session:
-    out = model.generate(**inputs, max_new_tokens=32)
-session.report()
+loaded = nuwa.load_model("tiny_llava")
+inputs = loaded.encode([nuwa.Sample.ask("is there a red circle ?", image)])
+with nuwa.prune(loaded.model, nuwa.load_pruner("nuwa", budget=64)) as session:
+    ids = loaded.model.generate(**inputs, max_new_tokens=32)
+print(loaded.decode(ids, inputs["input_ids"].shape[1]), session.report())
+
+`load_model` and `load_pruner` read ``conf/``; `prune` takes any supported model of Hugging Face, and any `Pruner`.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nuwa import pruners
 from nuwa.options import check_options
 from nuwa.pruners.base import Pruner
-from nuwa.pruners.catalogue import find_method
+from nuwa.pruners.catalogue import find_method, method_names
 from nuwa.pruning.budget import Budget
+from nuwa.samples import Sample
 
 if TYPE_CHECKING:
     from torch import nn
 
     from nuwa.engine.feature_cache import FeatureCache
     from nuwa.engine.session import PruningSession
+    from nuwa.models.loaded import LoadedModel
     from nuwa.pruning.coordinates import Coordinates
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "detach", "load_pruner", "prune", "pruners"]
+__all__ = [
+    "Budget",
+    "Pruner",
+    "Sample",
+    "__version__",
+    "detach",
+    "list_pruners",
+    "load_model",
+    "load_pruner",
+    "prune",
+    "pruners",
+]
 
 
-def load_pruner(name: str, budget: float | Budget | None = None, **options: Any) -> Pruner:
-    """Make a pruning method by its name in ``conf/pruner``, with the options of its file there.
+def load_model(name: str, **options: Any) -> LoadedModel:
+    """Load a model of ``conf/model``, with its tokenizer, its prompt and its way to prepare pictures.
 
     Args:
-        name: e.g. ``nuwa`` or ``visionzip``.
+        name: e.g. ``tiny_llava`` or ``qwen2_5_vl_7b``.
+        options: keys of its file, e.g. ``dtype="bfloat16"``; ``path`` is another checkpoint of the same form.
+
+    Returns:
+        ``.model`` is transformers' own, ``.encode`` makes its inputs of samples, ``.decode`` makes text of its output.
+
+    Raises:
+        ValueError: an unknown model or option, or a checkpoint that cannot be used; the message says which.
+    """
+    from nuwa.config import build, check_model, typed
+    from nuwa.overrides import compose_job  # transformers takes seconds to import
+
+    cfg = compose_job([f"model={name}"])
+    cfg.model = {**cfg.model, **options}
+    chosen = typed(cfg, "model")
+    check_model(chosen)
+    return build(chosen)
+
+
+def list_pruners() -> list[str]:
+    """The names that `load_pruner` knows: the files of ``conf/pruner``."""
+    return method_names()
+
+
+def load_pruner(
+    name: str | Path | None = None,
+    budget: float | Budget | None = None,
+    run: str | Path | None = None,
+    **options: Any,
+) -> Pruner:
+    """Make a pruning method by its name, from a file, or as a run used it.
+
+    >>> load_pruner("nuwa", budget=64, d_thresh=18)
+    Nuwa(budget=Budget(average=64, ratio=None), seed=0, d_thresh=18.0, ...)
+
+    Args:
+        name: one of `list_pruners`, e.g. ``nuwa``, or a YAML file that ``pruner.save`` wrote.
         budget: average visual tokens per LLM layer, or a `Budget`; None for the full image.
+        run: the folder of a finished run, e.g. ``outputs/main/3f8a0c11d2e4``, instead of a name. A method whose
+            budget the run fitted has the value that it found.
         options: fields of the method.
 
     Raises:
         ValueError: an unknown method, an unknown option or an impossible value; the message names what there is.
+        OSError: a file cannot be read.
     """
-    kind, defaults = find_method(name)
-    spent = budget if isinstance(budget, Budget) else Budget(average=budget)
-    return kind(budget=spent, **check_options(kind, defaults | options, "pruner", provided=("budget",)))
+    if (name is None) == (run is None):
+        raise ValueError("load_pruner needs the name of a method or a file, or run=<folder>: one of them")
+    saved = run is not None or str(name).endswith(".yaml")
+    if not saved:
+        kind, defaults = find_method(str(name))
+        spent = budget if isinstance(budget, Budget) else Budget(average=budget)
+        return kind(budget=spent, **check_options(kind, defaults | options, "pruner", provided=("budget",)))
+    if options or budget is not None:
+        raise ValueError("a saved method has its own budget and options; dataclasses.replace(pruner, ...) changes them")
+    from nuwa.evaluation.recorded import pruner_of_file, pruner_of_run
+
+    return pruner_of_file(Path(str(name))) if run is None else pruner_of_run(Path(run))
 
 
 def prune(
@@ -53,7 +118,11 @@ def prune(
     coordinates: Coordinates | None = None,
     deepstack: str = "merged",
 ) -> PruningSession:
-    """A session inside which ``model`` prunes its vision tokens: ``with nuwa.prune(model, pruner) as session: ...``.
+    """A session inside which ``model`` prunes its vision tokens; after it the model is as it was.
+
+    with nuwa.prune(model, nuwa.load_pruner("nuwa", budget=64)) as session:
+        ids = model.generate(**inputs, max_new_tokens=32)
+    print(session.report())  # tokens per layer, measured
 
     Args:
         model: an unmodified transformers model of a supported family (`nuwa.models`).

@@ -22,6 +22,7 @@ COMMANDS = {
     "retention": ("nuwa.report.retention", "what runs retain of the unpruned model, as a mean over benchmarks"),
     "failures": ("nuwa.report.failures", "samples that one run answers and another one does not"),
     "pictures": ("nuwa.report.pictures", "draw which tokens a run kept"),
+    "export": ("nuwa.export", "a run as a config file and as lines of Python that find the same answers"),
     "judge": ("nuwa.judge", "mark MM-Vet answers that were saved without a judge"),
     "submission": ("nuwa.submission", "write what EgoSchema's validation server takes"),
     "methods": ("nuwa.report.methods", "which pruning method is which, and what a budget becomes"),

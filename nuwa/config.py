@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from omegaconf import DictConfig, OmegaConf
 from nuwa.files import fingerprint, local_path
 from nuwa.models import axes_of
 from nuwa.options import ConfigError, check_options
-from nuwa.pruners.catalogue import conf_folder
 from nuwa.schema import BlockingConfig, Config, FramesConfig, PathsConfig, PositionConfig
 from nuwa.targets import BUILT, find_target
 
@@ -59,18 +58,6 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
     container = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
     assert isinstance(container, dict)
     return {str(key): value for key, value in container.items()}
-
-
-def check_overrides(arguments: Sequence[str]) -> None:
-    """Refuse a group without a choice, for which Hydra has a traceback only.
-
-    Raises:
-        ConfigError: e.g. ``pruner=null``.
-    """
-    for argument in arguments:
-        group, equals, choice = argument.partition("=")
-        if equals and choice in ("", "null", "None") and (conf_folder() / group).is_dir():
-            raise ConfigError(f"{argument}: nothing is chosen; give {group}=<name>, one of the files of conf/{group}")
 
 
 def build(options: dict[str, Any], **provided: Any) -> Any:

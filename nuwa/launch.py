@@ -12,10 +12,11 @@ from omegaconf import DictConfig
 from torch.distributed import is_torchelastic_launched
 
 from nuwa.command import forgiving_output, print_error, without_reader
-from nuwa.config import ConfigError, check_overrides, register
+from nuwa.config import ConfigError, register
 from nuwa.evaluation.run import run_job
 from nuwa.evaluation.runs import Run, collect
 from nuwa.evaluation.signals import stopping_at_once
+from nuwa.overrides import for_hydra
 from nuwa.pruners.catalogue import conf_folder
 from nuwa.report.tables.runs import runs_section
 
@@ -37,7 +38,7 @@ def main() -> int:
     forgiving_output()
     without_reader()
     try:
-        check_overrides(sys.argv[1:])
+        sys.argv[1:] = for_hydra(sys.argv[1:])
     except ConfigError as error:
         print_error(error)
         return 1

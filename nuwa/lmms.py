@@ -11,17 +11,17 @@ from __future__ import annotations
 
 from typing import Any
 
-import hydra
 from lmms_eval.api.model import lmms
 from lmms_eval.models.registry_v2 import ModelManifest
 from omegaconf import DictConfig
 from tqdm import tqdm
 
 import nuwa
-from nuwa.config import SAMPLING, build, register
+from nuwa.config import SAMPLING, build
 from nuwa.evaluation.check import check
+from nuwa.overrides import compose_job
 from nuwa.pruners.catalogue import conf_folder
-from nuwa.samples import Sample
+from nuwa.samples import Sample, visual_ids
 
 MANIFEST = ModelManifest("nuwa", simple_class_path="nuwa.lmms.NuwaModel")
 DEFAULT_TOKENS = 1024  # lmms-eval's own for LLaVA, where a task says nothing
@@ -32,13 +32,10 @@ def compose(
     pretrained: str, pruner: str, budget: float | None, position: str, options: dict[str, Any], like: str = LIKE
 ) -> DictConfig:
     """The config of a launch.py job on a model of ``conf/model``, or on a checkpoint of the form of ``like``."""
-    conf = conf_folder()
-    known = (conf / "model" / f"{pretrained}.yaml").is_file()
+    known = (conf_folder() / "model" / f"{pretrained}.yaml").is_file()
     model = [f"model={pretrained}"] if known else [f"model={like}", f"model.path={pretrained}"]
     given = [f"pruner={pruner}", f"position.strategy={position}", f"budget.average={budget or 'null'}"]
-    register()
-    with hydra.initialize_config_dir(str(conf), version_base="1.3"):
-        return hydra.compose("config", [*model, *given, *(f"pruner.{key}={value}" for key, value in options.items())])
+    return compose_job([*model, *given, *(f"pruner.{key}={value}" for key, value in options.items())])
 
 
 class NuwaModel(lmms):
@@ -90,7 +87,7 @@ class NuwaModel(lmms):
         samples = [self._sample(*request.args) for request in requests]
         settings = dict(requests[0].args[1])
         inputs = self.loaded.encode(samples)
-        names = [name for sample in samples for name in sample.image_ids] or None
+        names = visual_ids(samples)
         with self.session.about(names, self.loaded.questions(samples)):
             ids = self.loaded.model.generate(**inputs, **generation(settings))
         stops = settings.get("until") or []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,11 +62,22 @@ class Sample:
     expression: str | None = None
     videos: tuple[Video, ...] = ()
 
+    @classmethod
+    def ask(cls, text: str, *images: Image.Image, videos: Sequence[Video] = ()) -> Sample:
+        """A question of one's own, without an answer to compare with."""
+        return cls("question", "ask", images, text, None, videos=tuple(videos))
+
     @property
     def image_ids(self) -> list[str]:
         """A name for every picture, then video, by which methods that draw at random draw the same in any batch."""
         visuals = len(self.images) + len(self.videos)
         return [self.id] if visuals == 1 else [f"{self.id}#{number}" for number in range(visuals)]
+
+
+def visual_ids(samples: Sequence[Sample]) -> list[str] | None:
+    """The `Sample.image_ids` of a batch as sessions want them: of all pictures, then of all videos; None without any."""
+    pictures = [name for one in samples for name in one.image_ids[: len(one.images)]]
+    return pictures + [name for one in samples for name in one.image_ids[len(one.images) :]] or None
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

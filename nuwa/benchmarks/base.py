@@ -69,7 +69,11 @@ class Benchmark(ABC):
 
     @abstractmethod
     def score(self, sample: Sample, prediction: str) -> Scores:
-        """The sample's metrics, given the model's text."""
+        """The sample's metrics, given the model's text, in which boxes of `unit_box_tasks` are fractions."""
+
+    def score_as_said(self, sample: Sample, answer: str) -> Scores:
+        """Metrics of the text as the model wrote it, where its boxes are read by a rule of the benchmark's own."""
+        return {}
 
     @abstractmethod
     def max_new_tokens(self, task: str) -> int:

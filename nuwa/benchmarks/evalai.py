@@ -64,6 +64,11 @@ def plain_words(text: str) -> str:
     return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES)
 
 
+def vqa_accuracy(answers: Sequence[str], text: str) -> float:
+    """`soft_accuracy` of a text, both sides normalised."""
+    return soft_accuracy([normalise_vqa(answer) for answer in answers], normalise_vqa(text))
+
+
 def soft_accuracy(answers: Sequence[str], said: str) -> float:
     """Mean over annotators of min(1, matches among the others / 3): 0.3, 0.6, 0.9, 1 for one to four of ten.
 

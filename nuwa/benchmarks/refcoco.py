@@ -18,6 +18,22 @@ from nuwa.samples import SampleError
 THRESHOLDS = (0.5, 0.1, 0.3, 0.7, 0.9)  # the printed one first
 
 
+def annotated_box(bbox: Sequence[float], sizes: Sequence[tuple[int, int]]) -> Doc:
+    """A box (x, y, width, height in pixels) as fractions of the one picture, and the picture's size.
+
+    Raises:
+        SampleError: there is not one picture, or the box is empty or leaves it.
+    """
+    if len(sizes) != 1:
+        raise SampleError(f"an expression needs one picture, the row has {len(sizes)}")
+    (width, height), (x, y, wide, high) = sizes[0], bbox
+    what = f"bbox {bbox} (x, y, width, height)"
+    if wide <= 0 or high <= 0:
+        raise SampleError(f"{what} is empty or reversed")
+    box = unit_box((x, y, x + wide, y + high), width, height, what)
+    return {"bbox": box, "image_width": width, "image_height": height}
+
+
 @dataclass(kw_only=True, eq=False)
 class RefCOCO(HubBenchmark):
     """One sample per expression; a row holds several for one box, which becomes fractions of the picture's sides.
@@ -41,14 +57,7 @@ class RefCOCO(HubBenchmark):
             yield f"{column.identifier(keys['question_id'])}-{row}-{number}", None
 
     def document(self, doc: Doc, part: int, sizes: Sequence[tuple[int, int]]) -> Doc:
-        if len(sizes) != 1:
-            raise SampleError(f"an expression needs one picture, the row has {len(sizes)}")
-        (width, height), (x, y, wide, high) = sizes[0], doc["bbox"]
-        what = f"bbox {doc['bbox']} (x, y, width, height)"
-        if wide <= 0 or high <= 0:
-            raise SampleError(f"{what} is empty or reversed")
-        box = unit_box((x, y, x + wide, y + high), width, height, what)
-        return {"expression": doc["answer"][part], "bbox": box, "image_width": width, "image_height": height}
+        return {"expression": doc["answer"][part]} | annotated_box(doc["bbox"], sizes)
 
     def score_document(self, doc: Doc, text: str) -> Scores:
         """IoU and its thresholds in ``box_frame``, and a few in the other frame."""

@@ -69,5 +69,4 @@ class TextVQA(HubBenchmark):
 
     def score_document(self, doc: Doc, text: str) -> Scores:
         """Soft accuracy for ``doc["answers"]``, ten texts, normalised like the prediction."""
-        answers = [evalai.normalise_vqa(answer) for answer in doc["answers"]]
-        return {"textvqa/exact_match": evalai.soft_accuracy(answers, evalai.normalise_vqa(text))}
+        return {"textvqa/exact_match": evalai.vqa_accuracy(doc["answers"], text)}

@@ -5,7 +5,8 @@ Shape letters: B rows (prompts), L tokens of an unpruned prompt, P of those that
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,29 +27,33 @@ from nuwa.pruning.segments import ImagePlan, Keys, Prompt, Segment, at_layer
 class EncodedImages:
     """The plans of the images of a call, and what the prompt that showed them first has decided in the LLM.
 
-    ``input_ids`` (B, L) are that prompt's, ``decisions`` its decisions by layer. A longer prompt that begins with it
-    keeps them, so that decoding without a cache equals decoding with one.
+    ``input_ids`` (B, L) are that prompt's, ``decisions`` its decisions by layer; ``beside``: what else it showed. A
+    longer prompt that begins with it keeps them, so that decoding without a cache equals decoding with one.
     """
 
     plans: list[ImagePlan]
     input_ids: Tensor | None = None
     decisions: dict[int, LLMDecision] = field(default_factory=dict)
+    beside: Sequence[EncodedImages] = ()
 
-    def behind(self, input_ids: Tensor, drafts: int) -> int:
+    def behind(self, input_ids: Tensor, drafts: int, beside: Sequence[EncodedImages] = ()) -> int:
         """How many tokens at the end of ``input_ids`` (B, L) no method sees: an answer so far, or ``drafts`` of one."""
         asked = self.input_ids
         more = 0 if asked is None else input_ids.shape[1] - asked.shape[1]
-        if asked is not None and more > 0 and torch.equal(input_ids[:, :-more], asked):
+        same = len(beside) == len(self.beside) and all(map(operator.is_, beside, self.beside))
+        if asked is not None and more > 0 and same and torch.equal(input_ids[:, :-more], asked):
             return more
         self.input_ids, self.decisions = input_ids[:, : input_ids.shape[1] - drafts], {}
+        self.beside = beside
         return drafts
 
 
 @dataclass(frozen=True)
 class Rules:
-    """What a session has decided for every call."""
+    """What a session has decided for every call; ``kinds`` as in `Family`."""
 
     family: Family
+    kinds: Mapping[str, Family]
     pruner: Pruner
     strategy: str
     share: bool
@@ -166,14 +171,15 @@ def prompt_of(step: Step) -> Prompt:
 class Call:
     """One call of the multimodal model, or of its language model alone: ``owner`` is the module that was called.
 
-    ``mask`` as it was given; ``images`` and ``input_ids`` of a prompt with images; ``drafts``: how many tokens at its
-    end are guesses at the answer (assisted decoding).
+    ``mask`` as it was given; ``numbered``: position ids were given, too; ``images``, by kind, and ``input_ids`` of a
+    prompt with images; ``drafts``: how many tokens at its end are guesses at the answer (assisted decoding).
     """
 
     owner: nn.Module
     mask: Any = None
+    numbered: bool = False
     input_ids: Tensor | None = None
-    images: EncodedImages | None = None
+    images: dict[str, EncodedImages] = field(default_factory=dict)
     drafts: int = 0
     step: Step | None = None
 

@@ -72,7 +72,7 @@ class LayerCall:
 
 def check_session(session: PruningSession) -> None:
     """Refuse a session that is not open: nothing would be seen, and nothing said about it."""
-    if "get_image_features" not in vars(session.adapter.multimodal):
+    if session.adapter.encoder not in vars(session.adapter.multimodal):
         raise SessionError("open the session first: with nuwa.prune(model, pruner) as session: ...")
 
 

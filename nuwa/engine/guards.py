@@ -35,11 +35,12 @@ def warn_of_version(found: str) -> None:
         )
 
 
-def check_no_placeholders(input_ids: Tensor | None, image_token_id: int, least: int) -> None:
-    """Refuse ids with ``least`` or more placeholders in a row of the batch, but without images."""
+def check_no_placeholders(input_ids: Tensor | None, placeholders: Sequence[int], least: int) -> None:
+    """Refuse ids with ``least`` or more of the ``placeholders`` in a row of the batch, but without images."""
     if input_ids is None or input_ids.shape[1] < max(least, 2):
         return
-    if bool(((input_ids == image_token_id).sum(1) >= least).any()):
+    found = sum((input_ids == placeholder).sum(1) for placeholder in placeholders)
+    if bool(torch.as_tensor(found >= least).any()):
         raise SessionError(
             "image placeholders without images: pass pixel_values with their prompt, and behind a cached prompt the "
             "new ids only (or call generate, which takes them all); chunked prefill, and guidance_scale without a "
@@ -47,10 +48,14 @@ def check_no_placeholders(input_ids: Tensor | None, image_token_id: int, least: 
         )
 
 
-def check_no_videos(given: Mapping[str, Any]) -> None:
-    """Refuse videos, which would run unpruned: ``given`` are the model's arguments by name."""
-    if given.get("pixel_values_videos") is not None:
-        raise SessionError("videos are not pruned; call the model outside the session, or show it frames as images")
+def check_no_videos(given: Mapping[str, Any], family: Family) -> None:
+    """Refuse videos that would run unpruned: ``given`` are the model's arguments by name."""
+    encoded = (given.get("mm_encoder_outputs") or {}).get("video")
+    if "video" not in family.kinds and (encoded is not None or given.get("pixel_values_videos") is not None):
+        raise SessionError(
+            f"videos are not pruned in {family.model_type} models; show frames as pictures, or call the model outside "
+            "the session"
+        )
 
 
 def check_no_replica(module: nn.Module) -> None:
@@ -62,9 +67,9 @@ def check_no_replica(module: nn.Module) -> None:
         )
 
 
-def check_count(name: str, given: Sequence[str] | None, count: int) -> None:
-    """Refuse names or questions for another number of images than a call has."""
-    if given is not None and len(given) != count:
+def check_count(name: str, given: Sequence[str] | None, count: int, exact: bool) -> None:
+    """Refuse names or questions for another number of images than a call has; not ``exact``: at least for as many."""
+    if given is not None and (len(given) < count or (exact and len(given) != count)):
         raise SessionError(f"session.about({name}=...) is about {len(given)} images, but this call has {count}")
 
 

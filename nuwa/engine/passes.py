@@ -34,8 +34,9 @@ def read_images(rules: Rules, call: Call, kwargs: dict[str, Any]) -> dict[str, A
 
     Of rows that share prefixes these run first, and the arguments are those of the suffixes.
     """
-    family, images, input_ids = rules.family, call.images, call.input_ids
-    assert images is not None and input_ids is not None  # the call is about images
+    family, input_ids = rules.family, call.input_ids
+    images, *beside = call.images.values()
+    assert input_ids is not None  # the call is about images
     embeddings, cache = kwargs["inputs_embeds"], _cache_for(family, kwargs)
     device = embeddings.device
     conversation = _earlier(family, cache, call.mask, len(embeddings), device)
@@ -45,12 +46,15 @@ def read_images(rules: Rules, call: Call, kwargs: dict[str, Any]) -> dict[str, A
     valid = _mask(mask, len(embeddings), length, embeddings.shape[1], device)
     ids = family.position_ids(kwargs.get("position_ids"), len(valid), valid.shape[1], device)
     ids = ids + length if length and kwargs.get("position_ids") is None else ids
-    behind = images.behind(input_ids, call.drafts)
+    behind = images.behind(input_ids, call.drafts, beside)
     asked = valid.shape[1] - behind
-    placeholders = input_ids[:, :asked].to(device) == family.image_token_id
-    family.check_prompt(input_ids[:, :asked], [plan.layout.n_tokens for plan in images.plans])
+    plans = {kind: one.plans for kind, one in call.images.items()}
+    for kind, mine in plans.items():
+        rules.kinds[kind].check_prompt(input_ids[:, :asked], [plan.layout.n_tokens for plan in mine])
+    asked_ids = input_ids[:, :asked].to(device)
+    placeholders = {kind: asked_ids == one.placeholder_id for kind, one in rules.kinds.items()}
     before = () if conversation is None else tuple(conversation.tables)
-    prompt = read_prompt(placeholders, valid[:, :asked], ids[..., :asked], images.plans, before)
+    prompt = read_prompt(placeholders, valid[:, :asked], ids[..., :asked], plans, before, call.numbered)
     segment, stages, companions = (
         first_segment(prompt, rules.strategy, device),
         prompt.stages(),

@@ -36,12 +36,12 @@ from nuwa.engine.report import Report
 from nuwa.engine.tower import run_tower
 from nuwa.engine.vision import content_ids, plan_images
 from nuwa.models import adapter_for
-from nuwa.models.base import DEEPSTACK, remove_hooks
+from nuwa.models.base import DEEPSTACK, Family, remove_hooks
 from nuwa.pruners.base import Pruner
 from nuwa.pruning.coordinates import Coordinates
 from nuwa.pruning.positions import STRATEGIES
 
-_ATTACHED, _ENCODED, _ENCODER, _COPY = "_nuwa_session", "_nuwa_encoded", "get_image_features", "__deepcopy__"
+_ATTACHED, _ENCODED, _COPY = "_nuwa_session", "_nuwa_encoded", "__deepcopy__"
 _about: ContextVar[tuple[Any, Sequence[str] | None, Sequence[str] | None] | None] = ContextVar("about", default=None)
 _drafts: ContextVar[int] = ContextVar("drafts", default=0)
 
@@ -73,6 +73,7 @@ class PruningSession:
         self.share, self.cache, self.merges_planes = share, cache, deepstack == DEEPSTACK[0]
         self.adapter = adapter_for(model)
         self.adapter.check_deepstack(deepstack)
+        self._kinds = self.adapter.kinds
         self.pruner = pruner
         self.strategy = pruner.position_on(self.adapter.axes, position)
         if self.strategy not in STRATEGIES:
@@ -97,7 +98,7 @@ class PruningSession:
 
     @contextmanager
     def about(self, ids: Sequence[str] | None = None, questions: Sequence[str] | None = None) -> Iterator[None]:
-        """Inside it, the calls of this thread are about images named ``ids``, one for each image in batch order.
+        """Inside it, the calls of this thread are about images named ``ids``: pictures in batch order, then videos.
 
         Names seed methods that draw at random; unnamed images are named by their pixels. ``questions`` are what is
         asked about each image; few methods read it, and these refuse to do without.
@@ -114,7 +115,8 @@ class PruningSession:
 
     @property
     def _rules(self) -> Rules:
-        return Rules(self.adapter, self.pruner, self.strategy, self.share, self.calibration, self.merges_planes)
+        rules = self.pruner, self.strategy, self.share, self.calibration, self.merges_planes
+        return Rules(self.adapter, self._kinds, *rules)
 
     def __enter__(self) -> PruningSession:
         model, owner, language_model = self.adapter.model, self.adapter.multimodal, self.adapter.language_model
@@ -124,8 +126,9 @@ class PruningSession:
                 "nuwa.detach(model))"
             )
         guards.warn_of_version(transformers.__version__)
-        self._replaced = {name: own for name, own in owner.__dict__.items() if name == _ENCODER}
-        owner.__dict__.update({_ATTACHED: self, _ENCODER: self._wrap_encoder(owner.get_image_features)})
+        encoders = {family.encoder: self._wrap_encoder(family) for family in self._kinds.values()}
+        self._replaced = {name: own for name, own in owner.__dict__.items() if name in encoders}
+        owner.__dict__.update({_ATTACHED: self, **encoders})
         model.__dict__[_COPY] = self._copy_model
         eager = torch.compiler.disable  # what surrounds the hooks of a compiled model is compiled, they are not
         leave_text = eager(self._leave_language_model)
@@ -154,7 +157,9 @@ class PruningSession:
         guards.warn_of_embeddings(self._embedded, self._report.images_seen)
 
     def _detach(self, model: nn.Module, owner: nn.Module) -> None:
-        del model.__dict__[_COPY], owner.__dict__[_ENCODER], owner.__dict__[_ATTACHED]
+        del model.__dict__[_COPY], owner.__dict__[_ATTACHED]
+        for family in self._kinds.values():
+            del owner.__dict__[family.encoder]
         owner.__dict__.update(self._replaced)
 
     def _copy_model(self, memo: dict[int, Any]) -> nn.Module:
@@ -165,47 +170,56 @@ class PruningSession:
 
     # Vision stage
 
-    def _wrap_encoder(self, original: Any) -> Any:
+    def _wrap_encoder(self, family: Family) -> Any:
+        original = family.encode_images
         # generate() reads the signature of this function to know which inputs belong to the images
         signature = inspect.signature(original)
 
         @functools.wraps(original)
-        def get_image_features(*args: Any, **kwargs: Any) -> Any:
+        def get_features(*args: Any, **kwargs: Any) -> Any:
             with self._encoding:  # what is read off tower and projector has to be this call's
-                output, encoded = self._encode(original, signature.bind(*args, **kwargs).arguments)
+                output, encoded = self._encode(family, original, signature.bind(*args, **kwargs).arguments)
             call = current_call.get()
             if call is not None:
-                call.images = encoded
+                call.images[family.kind] = encoded
             output[_ENCODED] = encoded  # an entry, no attribute: what moves outputs to a device makes new ones
             return output
 
-        return get_image_features
+        return get_features
 
-    def _encode(self, original: Any, arguments: dict[str, Any]) -> tuple[Any, EncodedImages]:
+    def _encode(self, family: Family, original: Any, arguments: dict[str, Any]) -> tuple[Any, EncodedImages]:
         """The output of the original encoder with the features that a method made, and what it decided."""
-        arguments = self.adapter.prepare(arguments)
-        smaller = self.pruner.image_grid(self.adapter.grid, self.adapter.shape.layers)
+        arguments = family.prepare(arguments)
+        smaller = self.pruner.image_grid(family.grid, family.shape.layers)
         taps = list(self.pruner.taps.values())
-        seen = run_tower(self.adapter, original, arguments, taps, smaller, self.share, self.cache)
+        seen = run_tower(family, original, arguments, taps, smaller, self.share, self.cache)
         images, output, planes = seen.images, seen.output, seen.planes
-        layouts = self.adapter.layouts(images, arguments)
-        names, questions = self._image_metadata(arguments, len(images))
+        layouts = family.layouts(images, arguments)
+        names, questions = self._image_metadata(family, arguments, len(images))
         seeing = seen.recording, smaller, questions, self.coordinates, planes if self.merges_planes else ()
-        plans = plan_images(self.pruner, self.adapter, images, layouts, names, *seeing)
-        output.pooler_output = self.adapter.join(images, output.pooler_output)
+        plans = plan_images(self.pruner, family, images, layouts, names, *seeing)
+        output.pooler_output = family.join(images, output.pooler_output)
         if planes:
-            output[self.adapter.planes_at] = planes
+            output[family.planes_at] = planes
         return output, EncodedImages(plans)
 
-    def _image_metadata(self, arguments: dict[str, Any], count: int) -> tuple[Sequence[str], Sequence[str] | None]:
+    def _image_metadata(
+        self, family: Family, arguments: dict[str, Any], count: int
+    ) -> tuple[Sequence[str], Sequence[str] | None]:
         """The names of the images of this call, and what is asked about them."""
+        self._check_about(count, exact=len(self._kinds) == 1)
+        last = family.kind == "video"  # of a call's images these come last
+        names, questions = (given and (given[-count:] if last else given[:count]) for given in self._told())
+        return content_ids(family.pixels(arguments)) if names is None else names, questions
+
+    def _told(self) -> tuple[Sequence[str] | None, Sequence[str] | None]:
+        """What `about` said of this call: names and questions."""
         about = _about.get()
-        _, names, questions = about if about is not None and about[0] is self else (self, None, None)
-        guards.check_count("ids", names, count)
-        guards.check_count("questions", questions, count)
-        if names is None:
-            names = content_ids(self.adapter.pixels(arguments))
-        return names, questions
+        return about[1:] if about is not None and about[0] is self else (None, None)
+
+    def _check_about(self, count: int, exact: bool = True) -> None:
+        for name, given in zip(("ids", "questions"), self._told(), strict=True):
+            guards.check_count(name, given, count, exact)
 
     # Hooks
 
@@ -218,21 +232,23 @@ class PruningSession:
         """Open a call; with images if some come with it (generated image tokens are not images)."""
         given, drafts = arguments_of(module, args, kwargs), _drafts.get()
         _drafts.set(0)
-        call = Call(module, given.get("attention_mask"))
+        call = Call(module, given.get("attention_mask"), given.get("position_ids") is not None)
         conversation = conversation_of(cache_of(given))
         if conversation is not None:
             conversation.check()
         guards.check_no_replica(module)
-        guards.check_no_videos(given)
+        guards.check_no_videos(given, self.adapter)
         self._embedded |= given.get("input_ids") is None
-        encoded = (given.get("mm_encoder_outputs") or {}).get("image")
-        if encoded is None and given.get("pixel_values") is None:
-            least = 1 if conversation is None else conversation.smallest_image
-            guards.check_no_placeholders(given.get("input_ids"), self.adapter.image_token_id, least)
-        else:
-            call.images = None if encoded is None else encoded.get(_ENCODED)
-            guards.check_images(given, ours=encoded is None or call.images is not None)
+        outputs = given.get("mm_encoder_outputs") or {}
+        encoded = {kind: outputs[kind] for kind in self._kinds if outputs.get(kind) is not None}
+        if encoded or any(given.get(family.pixels_at) is not None for family in self._kinds.values()):
+            call.images = {kind: output.get(_ENCODED) for kind, output in encoded.items()}
+            guards.check_images(given, ours=None not in call.images.values())
             call.input_ids, call.drafts = given["input_ids"], drafts
+        else:
+            least = 1 if conversation is None else conversation.smallest_image
+            ids = [family.placeholder_id for family in self._kinds.values()]
+            guards.check_no_placeholders(given.get("input_ids"), ids, least)
         self._running.add(threading.current_thread())
         current_call.set(call)
 
@@ -252,7 +268,8 @@ class PruningSession:
         conversation = conversation_of(cache)
         if conversation is not None:
             conversation.check()
-        if call.images is not None:
+        if call.images:
+            self._check_about(sum(len(one.plans) for one in call.images.values()))
             return args, read_images(self._rules, call, kwargs)
         if conversation is None or cache is None:
             return None

@@ -86,8 +86,7 @@ def check(cfg: DictConfig) -> Parts:
     cfg = normalised(cfg)
     _check_ranges(cfg)
     options = {group: typed(cfg, group) for group in BUILT}
-    budget = _budget(cfg)
-    pruner = _build(options["pruner"], "pruner", budget=budget, seed=cfg.seed)
+    pruner = build_pruner(cfg)
     coordinates = pruning_options(cfg)["coordinates"]
     model = options["model"] | {"device": _device(cfg, options["model"].get("device", "auto"))}
     if is_shared(cfg) and model.get("device_map") is not None:
@@ -104,7 +103,7 @@ def check(cfg: DictConfig) -> Parts:
         check_coordinates(coordinates, pruner, adapter.grid, adapter.shape.layers)
         tokens = adapter.shape.image_tokens
         if tokens is not None and fits(pruner):
-            budget.tokens(tokens)
+            pruner.budget.tokens(tokens)
         elif tokens is not None:
             pruner.schedule_on(tokens, adapter.shape)
     _check_blocking(cfg, sys.maxsize if adapter is None else adapter.shape.layers)
@@ -146,6 +145,15 @@ def check_outputs(cfg: DictConfig) -> Path:
     except OSError as error:
         raise ConfigError(f"paths.outputs={cfg.paths.outputs}: cannot write to {folder} ({error.strerror})") from error
     return folder
+
+
+def build_pruner(cfg: DictConfig) -> Pruner:
+    """The method of a config, with its budget and seed.
+
+    Raises:
+        ConfigError: an unknown option or an impossible value.
+    """
+    return _build(typed(cfg, "pruner"), "pruner", budget=_budget(cfg), seed=cfg.seed)
 
 
 def _check_ranges(cfg: DictConfig) -> None:

@@ -74,6 +74,7 @@ def compute(cfg: DictConfig, folder: Path, parts: Parts, baseline: Path | None, 
             loaded = load_once(parts.model)
             load_seconds = time.perf_counter() - loading
             logger = stack.enter_context(run_logger(cfg, folder, folder.name)) if processes.lead else None
+        asked = parts.pruner
         parts, fitted = _fitted(cfg, parts, loaded, processes)
         with processes.together():
             if journal is None or processes.size > 1:
@@ -85,10 +86,9 @@ def compute(cfg: DictConfig, folder: Path, parts: Parts, baseline: Path | None, 
         if len(journal) < count:
             raise JournalError(f"stopped after {len(journal)} of {count} samples; the same command goes on from there")
         outcome = _summarise(cfg, parts, loaded, journal.rows, baseline)
-        if fitted is not None:
-            spent = compare_with_run(fitted, answered(journal.rows), adapter_for(loaded.model).shape.layers)
-            said = [found["warning"] for found in (outcome, spent) if "warning" in found]
-            outcome |= spent | ({"warning": "; ".join(said)} if said else {})
+        spent = compare_with_run(asked, fitted, answered(journal.rows), adapter_for(loaded.model).shape.layers)
+        said = [found["warning"] for found in (outcome, spent) if "warning" in found]
+        outcome |= spent | ({"warning": "; ".join(said)} if said else {})
         samples, seconds = read_timings(folder)
         outcome["timings"] = {
             "answering_seconds": seconds,

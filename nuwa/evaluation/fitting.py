@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -20,7 +20,7 @@ from nuwa.models.loading import LoadedModel
 from nuwa.pruners.base import Pruner
 from nuwa.pruning.budget import Budget, BudgetError, average_entering, turn_dial
 from nuwa.pruning.schedules import Schedule
-from nuwa.samples import Sample, SampleError
+from nuwa.samples import Sample, SampleError, visual_ids
 
 MISSED = 0.05
 """The share of a budget by which the mean of a run may miss it before the run says so."""
@@ -89,7 +89,7 @@ def _spend(
     with prune(loaded.model, pruner, cache=feature_cache(cfg, loaded), **pruning_options(cfg)) as session:
         for start in range(0, len(samples), size):
             batch = samples[start : start + size]
-            names = [name for sample in batch for name in sample.image_ids] or None
+            names = visual_ids(batch)
             with session.about(names, loaded.questions(batch)):
                 # a run numbers the places of padded rows as generate does
                 loaded.model.generate(**loaded.encode(batch), max_new_tokens=1, do_sample=False)
@@ -104,16 +104,25 @@ def spread(spent: Sequence[float]) -> dict[str, float]:
     return {"mean": fmean(spent), "p10": low, "p50": middle, "p90": high}
 
 
-def compare_with_run(fitted: dict[str, Any], rows: Sequence[Row], layers: int) -> dict[str, Any]:
-    """``fitted`` with what the images of a run spent, and a warning if their mean misses the budget."""
-    budget, spent = Budget(**{fitted["unit"]: fitted["budget"]}), []
+def compare_with_run(
+    pruner: Pruner, fitted: Mapping[str, Any] | None, rows: Sequence[Row], layers: int
+) -> dict[str, Any]:
+    """What the images of a run spent, added to what was ``fitted``, and a warning if their mean misses the budget.
+
+    Nothing where there is no budget, or the method meets it exactly.
+    """
+    budget, spent = pruner.budget, []
+    if budget.full or not pruner.counts_by_itself:
+        return {}
     for row in rows:
         for (first, *later), n_tokens in zip(row["kept"], row["image_tokens"], strict=True):
             entering = Schedule(first[1], tuple(map(tuple, later))).average(layers)
             spent.append(budget.spent(entering, n_tokens))
+    if not spent:
+        return {}
     whole = spread(spent)
     off = whole["mean"] / budget.asked - 1
-    outcome: dict[str, Any] = {"fitted": fitted | {"run": whole}}
+    outcome: dict[str, Any] = {} if fitted is None else {"fitted": {**fitted, "run": whole}}
     if abs(off) > MISSED:
         outcome["warning"] = f"its mean of {whole['mean']:.4g} misses the budget of {budget.asked:g} by {off:+.1%}"
     return outcome

@@ -25,7 +25,7 @@ from nuwa.evaluation.reading import usable_lines
 from nuwa.evaluation.unharmed import unharmed
 from nuwa.models.loading import LoadedModel
 from nuwa.models.prompts import PromptError
-from nuwa.samples import Sample, SampleError
+from nuwa.samples import Sample, SampleError, visual_ids
 
 TIMINGS = "timings*.jsonl"
 """One file for the journal and one for each of its parts. The time to make a batch's tensors is not counted."""
@@ -92,7 +92,7 @@ class Evaluation(lightning.LightningModule):
             if len(samples) == 1:
                 return [_failed_row(samples[0].id, str(error), samples[0].task)]
             return [row for sample in samples for row in self._answer([sample])]
-        names = [name for sample in samples for name in sample.image_ids] or None
+        names = visual_ids(samples)
         finite = FiniteLogits()
         with self.session.about(names, self.loaded.questions(samples)):
             ids = self._generate(inputs, samples, finite)
@@ -130,6 +130,7 @@ class Evaluation(lightning.LightningModule):
         if sample.task in self.benchmark.unit_box_tasks and len(sample.images) == 1:  # as fractions of the picture
             scored = self.loaded.in_unit_frame(answer, sample.images[0])
         notes = [video.note for video in sample.videos if video.note]
+        scores = self.benchmark.score_as_said(sample, answer) | self.benchmark.score(sample, scored)
         row = {
             "id": sample.id,
             "task": sample.task,
@@ -139,7 +140,7 @@ class Evaluation(lightning.LightningModule):
             **({"scored": scored} if scored != answer else {}),
             **({"remark": remark} if (remark := self.loaded.remark(sample)) else {}),
             **({"notes": notes} if notes else {}),
-            "scores": {name: float(value) for name, value in self.benchmark.score(sample, scored).items()},
+            "scores": {name: float(value) for name, value in scores.items()},
             "kept": [[[layer, len(kept)] for layer, kept, _ in image.stages] for image in images],
             "image_tokens": [image.n_tokens for image in images],
             "meta": dict(sample.meta),

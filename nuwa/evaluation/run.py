@@ -12,18 +12,19 @@ from typing import Any
 
 import torch
 from filelock import FileLock
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from nuwa.command import BAD_INPUT
 from nuwa.config import PROTOCOL, baseline_of, is_baseline, plain, recognised_by, run_key
 from nuwa.evaluation.check import check, check_outputs, normalised
 from nuwa.evaluation.processes import ProcessError, Processes, check_processes, meet
+from nuwa.evaluation.recorded import completed
 from nuwa.evaluation.result import RESULT, write_result
 from nuwa.evaluation.runs import Run
 from nuwa.evaluation.signals import follow_parent, stopping_at_once
 from nuwa.pruners.base import MisfitError
 from nuwa.pruning.budget import BudgetError
-from nuwa.schema import Baseline, Config
+from nuwa.schema import Baseline
 
 log = logging.getLogger(__name__)
 LOCK = ".lock"
@@ -87,15 +88,8 @@ def _name_outdated(folder: Path) -> None:
     for file in folder.parent.glob(f"*/{RESULT}"):
         found = Run.read(file.parent)
         with suppress(Exception):  # the config of another version may be anything
-            if found.protocol != PROTOCOL and run_key(_completed(found.config)) == folder.name:
+            if found.protocol != PROTOCOL and run_key(completed(found.config, file)) == folder.name:
                 log.info("%s: computed again, because %s is of protocol %s", folder, file.parent, found.protocol)
-
-
-def _completed(config: dict[str, Any]) -> DictConfig:
-    """A recorded config with what earlier versions did not have."""
-    merged = OmegaConf.merge(OmegaConf.structured(Config), config)
-    assert isinstance(merged, DictConfig)
-    return merged
 
 
 def _outcome(cfg: DictConfig, folder: Path, processes: Processes) -> dict[str, Any]:

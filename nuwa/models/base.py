@@ -8,6 +8,7 @@ Shape letters: B prompts, L length, N tokens of an image, D tower width, H LLM w
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -46,7 +47,9 @@ class Family(ABC):
     """One family of models. A checkpoint's config is enough for what stands above ``model``; the rest needs a model.
 
     ``architecture`` is the name of its class in transformers, ``placeholder`` the token that stands for one visual
-    token in a prompt, ``axes`` the axes of its position ids. ``projector_at`` and ``tower_layers_at`` are where
+    token of a picture in a prompt, ``video_placeholder`` that of a video, None where the family reads no videos.
+    ``kind`` is what the methods about "images" are about, pictures or videos: `kinds` has both, and a video is an image
+    of several frames. ``axes`` are the axes of its position ids. ``projector_at`` and ``tower_layers_at`` are where
     `multimodal` has them, ``tower_sizes`` the sizes by which the tower's config tells it from others. ``special`` are
     the tokens of its tokenizer, ``half`` the half precision of its checkpoints. ``own_masks``: its masks are more than
     causal (`layer_mask`). ``planes_at``: the entry of the output of ``get_image_features`` that holds further planes of
@@ -64,6 +67,8 @@ class Family(ABC):
     architecture: ClassVar[str]
     axes: ClassVar[int] = 1
     placeholder: ClassVar[str] = "<image>"
+    video_placeholder: ClassVar[str | None] = None
+    kind: str = "image"
     projector_at: ClassVar[str]
     tower_layers_at: ClassVar[str]
     tower_sizes: ClassVar[tuple[str, ...]] = ("hidden_size", "num_hidden_layers", "patch_size", "image_size")
@@ -117,9 +122,30 @@ class Family(ABC):
         return text_shape(self.config.text_config, self.vision_width, tokens)
 
     @property
-    def image_token_id(self) -> int:
+    def kinds(self) -> Mapping[str, Family]:
+        """The family as it reads each kind of visual: ``image``, and ``video`` where it reads videos."""
+        return {"image": self} if self.video_placeholder is None else {"image": self, "video": self.for_videos()}
+
+    def for_videos(self) -> Family:
+        """The family as it reads videos: by default as it reads pictures, under other names."""
+        twin = copy.copy(self)
+        twin.kind = "video"
+        return twin
+
+    @property
+    def placeholder_id(self) -> int:
         """The id of the placeholder."""
-        return self.config.image_token_id
+        return getattr(self.config, f"{self.kind}_token_id")
+
+    @property
+    def pixels_at(self) -> str:
+        """The argument that holds pixels."""
+        return {"image": "pixel_values", "video": "pixel_values_videos"}[self.kind]
+
+    @property
+    def encoder(self) -> str:
+        """The method of `multimodal` that makes features of pixels."""
+        return f"get_{self.kind}_features"
 
     # The language model's call: what differs from Llama's and Qwen2's is overridden.
 
@@ -180,7 +206,7 @@ class Family(ABC):
         """Cosines and sines of position ids (C, B, L) in layers of a kind, in the place and precision of ``hidden``."""
         return self.language_model.get_submodule("rotary_emb")(hidden, model_ids(ids.to(hidden.device)))
 
-    # The images of a call. ``arguments`` are those of ``get_image_features``, by name.
+    # The images of a call. ``arguments`` are those of `encoder`, by name.
 
     def prepare(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """The arguments, with what costs something to find out about the images among them, under `FOUND`."""
@@ -200,7 +226,7 @@ class Family(ABC):
 
     def pixels(self, arguments: Mapping[str, Any]) -> Sequence[Tensor]:
         """The pixels of each image, without the padding of its batch."""
-        return arguments["pixel_values"]
+        return arguments[self.pixels_at]
 
     def sizes(self, arguments: Mapping[str, Any]) -> Sequence[tuple[int, ...]]:
         """What the features of each image depend on besides its pixels."""
@@ -208,7 +234,7 @@ class Family(ABC):
 
     def select_images(self, arguments: Mapping[str, Any], images: Sequence[int]) -> dict[str, Any]:
         """The arguments for some of the images only, in this order."""
-        return {**arguments, "pixel_values": arguments["pixel_values"][list(images)]}
+        return {**arguments, self.pixels_at: arguments[self.pixels_at][list(images)]}
 
     def check_prompt(self, input_ids: Tensor, sizes: Sequence[int]) -> None:  # noqa: B027 (few have to)
         """Refuse prompts (B, L) whose placeholders cannot stand for images of ``sizes`` tokens.
@@ -237,8 +263,8 @@ class Family(ABC):
 
     @property
     def encode_images(self) -> Callable[..., Any]:
-        """``get_image_features`` of the model, or what stands in its place."""
-        return cast(Callable[..., Any], self.multimodal.get_image_features)
+        """The `encoder` of the model, or what stands in its place."""
+        return cast(Callable[..., Any], getattr(self.multimodal, self.encoder))
 
     @property
     def language_model(self) -> nn.Module:

@@ -163,7 +163,7 @@ class Idefics3(ShuffledFamily):
         In front of a tile stand a token that is the same for all and one that says which tile it is. The former also
         follows a picture, but no tile within one.
         """
-        rows, starts, ends = placeholder_runs(input_ids == self.image_token_id)
+        rows, starts, ends = placeholder_runs(input_ids == self.placeholder_id)
         after = input_ids[rows[:-1], ends[:-1].clamp(max=input_ids.shape[1] - 1)]
         fence = input_ids[rows[1:], starts[1:] - 2]
         goes_on = (rows[1:] == rows[:-1]) & ((starts[1:] - ends[:-1] == 2) | (after != fence))

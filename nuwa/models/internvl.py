@@ -129,7 +129,7 @@ class InternVL(ShuffledFamily):
         return torch.cat(list(images)).unflatten(0, (-1, features.shape[1]))
 
     def check_prompt(self, input_ids: Tensor, sizes: Sequence[int]) -> None:
-        rows, starts, ends = placeholder_runs(input_ids == self.image_token_id)
+        rows, starts, ends = placeholder_runs(input_ids == self.placeholder_id)
         check_sizes(rows, ends - starts, len(input_ids), sizes)
 
     def new_recording(self, arguments: Mapping[str, Any]) -> InternVLRecording:

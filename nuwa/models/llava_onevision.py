@@ -1,13 +1,15 @@
-"""LLaVA-OneVision (single images): a SigLIP tower without CLS token, tiles as LLaVA-NeXT's. Experimental.
+"""LLaVA-OneVision: a SigLIP tower without CLS token, tiles as LLaVA-NeXT's, videos of pooled frames. Experimental.
 
 Received attention stands in for a CLS token's. Where the tiles of an image hold too many tokens (``anyres_max_9``), the
 model interpolates their projected features on a coarser grid, so that a token has no patch of its own. Features are
 therefore taken after the projector, and whatever is read off the tower is interpolated like them; no method was
-published with that, which a warning says where it happens.
+published with that, which a warning says where it happens. Every frame of a video is pooled in that way (as all authors
+of methods for videos do with scores), and one newline closes the video.
 """
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,9 +20,11 @@ from torch import Tensor, nn
 
 from nuwa.models.crops import CropRecording
 from nuwa.models.llava_next import LlavaNext
+from nuwa.models.pooled import FramesOfVideos
 from nuwa.models.processors import PictureOptions, PictureProcessor, Source, TiledProcessor, make_pil, text_processor
 from nuwa.models.random_configs import ROPE, Sizes, SpecialTokens
 from nuwa.pruners.base import Tower
+from nuwa.pruning.layout import Grid, ImageLayout
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerFast
@@ -54,11 +58,12 @@ class PackedRecording(CropRecording):
 
 
 class LlavaOnevision(LlavaNext):
-    """`LlavaOnevisionForConditionalGeneration` with a SigLIP vision tower, one image per prompt."""
+    """`LlavaOnevisionForConditionalGeneration` with a SigLIP vision tower; pictures, which are tiled, and videos."""
 
     model_type = "llava_onevision"
     architecture = "LlavaOnevisionForConditionalGeneration"
     special = SpecialTokens.chat("<image>", "<video>")
+    video_placeholder = "<video>"
     selection = "full"
 
     @classmethod
@@ -98,6 +103,9 @@ class LlavaOnevision(LlavaNext):
     def tower(self) -> Tower:
         return replace(super().tower, cls=False)
 
+    def for_videos(self) -> LlavaOnevisionVideos:
+        return LlavaOnevisionVideos(self.config, self._model)
+
     def crop_of(self, source: Tensor) -> None:
         """Rows are placeholders, and features may be interpolated from patches of several crops."""
 
@@ -130,6 +138,23 @@ class LlavaOnevision(LlavaNext):
     def project(self, features: Tensor) -> Tensor:
         return features
 
-    def new_recording(self, arguments: Mapping[str, Any]) -> PackedRecording:
+    def new_recording(self, arguments: Mapping[str, Any]) -> CropRecording:
         parts = self.tower_layers, self.projector, self.feature_layer, self.crops(arguments)
         return PackedRecording(*parts, lambda values, image: self.pack(values, arguments, image))
+
+
+class LlavaOnevisionVideos(FramesOfVideos, LlavaOnevision):
+    """Its videos: every frame pooled to half as many rows and columns, and one newline behind the last."""
+
+    @property
+    def pooled(self) -> Grid:
+        return math.ceil(self.square[0] / 2), math.ceil(self.square[1] / 2)
+
+    def pool(self, frames: Tensor) -> Tensor:
+        from transformers import LlavaOnevisionModel
+
+        pool: Any = LlavaOnevisionModel.apply_pooling  # reads nothing of the model but its config
+        return pool(self, frames)
+
+    def layouts(self, images: Sequence[Tensor], arguments: Mapping[str, Any]) -> list[ImageLayout]:
+        return [ImageLayout.closed(self.pooled, self.frames(arguments)) for _ in images]

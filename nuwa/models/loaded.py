@@ -114,8 +114,9 @@ class LoadedModel:
         return asked.replace("{expression}", sample.expression)
 
     def questions(self, samples: Sequence[Sample]) -> list[str] | None:
-        """What is asked about each picture of the samples, in order; None without pictures."""
-        return [self.question(sample) for sample in samples for _ in sample.images] or None
+        """What is asked about each picture of the samples, then about each video, in order; None without any."""
+        pictures = [self.question(sample) for sample in samples for _ in sample.images]
+        return pictures + [self.question(sample) for sample in samples for _ in sample.videos] or None
 
     def in_unit_frame(self, answer: str, image: Image.Image) -> str:
         """An answer about one picture, its boxes as fractions of it."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -101,6 +101,7 @@ class QwenVL(Family):
 
     axes = 3
     placeholder = "<|image_pad|>"
+    video_placeholder: ClassVar[str | None] = "<|video_pad|>"
     projector_at, tower_layers_at = "visual.merger", "visual.blocks"
     tower_sizes = ("hidden_size", "depth", "patch_size", "spatial_merge_size")
     special = SpecialTokens.chat("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
@@ -142,22 +143,27 @@ class QwenVL(Family):
     def vision_width(self) -> int:
         return self.config.vision_config.out_hidden_size
 
+    @property
+    def grids_at(self) -> str:
+        """The argument that holds frames, rows and columns of the patches of each image."""
+        return f"{self.kind}_grid_thw"
+
     def grids(self, arguments: Mapping[str, Any]) -> list[tuple[int, int, int]]:
         """Frames, rows and columns of the tokens of each image."""
         merge = self.config.vision_config.spatial_merge_size
-        return [(t, h // merge, w // merge) for t, h, w in arguments["image_grid_thw"].tolist()]
+        return [(t, h // merge, w // merge) for t, h, w in arguments[self.grids_at].tolist()]
 
     def layouts(self, images: Sequence[Tensor], arguments: Mapping[str, Any]) -> list[ImageLayout]:
         return [ImageLayout.single((rows, columns), frames) for frames, rows, columns in self.grids(arguments)]
 
     def pixels(self, arguments: Mapping[str, Any]) -> Sequence[Tensor]:
-        return arguments["pixel_values"].split(arguments["image_grid_thw"].prod(1).tolist())
+        return arguments[self.pixels_at].split(arguments[self.grids_at].prod(1).tolist())
 
     sizes = grids
 
     def select_images(self, arguments: Mapping[str, Any], images: Sequence[int]) -> dict[str, Any]:
-        pixels, grids = self.pixels(arguments), arguments["image_grid_thw"][list(images)]
-        return {**arguments, "pixel_values": torch.cat([pixels[image] for image in images]), "image_grid_thw": grids}
+        pixels, grids = self.pixels(arguments), arguments[self.grids_at][list(images)]
+        return {**arguments, self.pixels_at: torch.cat([pixels[image] for image in images]), self.grids_at: grids}
 
     def project(self, features: Tensor) -> Tensor:
         """The merger's output has the LLM's width already."""
@@ -187,6 +193,8 @@ def vision_sizes(sizes: Sizes) -> dict[str, int]:
 
 class InterleavedQwenVL(QwenVL):
     """From Qwen3-VL on: patches of 16 pixels, normalised by halves; M-RoPE whose axes take turns."""
+
+    video_placeholder = None
 
     @classmethod
     def random_parts(cls, tokenizer: PreTrainedTokenizerFast, sizes: Sizes) -> dict[str, Any]:

@@ -36,7 +36,7 @@ class Panel:
         self.clear = picture.convert("RGB").transform(
             self.size, Image.Transform.EXTENT, extent, Image.Resampling.BICUBIC, fillcolor=_PADDING
         )
-        self.image = _fade(self.clear) if faded else self.clear.copy()
+        self.image = fade(self.clear) if faded else self.clear.copy()
         self.caption = caption
 
     def box_of(self, patch: int) -> tuple[int, int, int, int]:
@@ -114,7 +114,7 @@ class Panel:
         return sheet
 
 
-def _fade(picture: Image.Image) -> Image.Image:
+def fade(picture: Image.Image) -> Image.Image:
     """Paler and greyer, but still to be made out."""
     half = Image.blend(ImageOps.grayscale(picture).convert("RGB"), picture, 0.45)
     return Image.blend(half, Image.new("RGB", picture.size, "white"), 0.5)

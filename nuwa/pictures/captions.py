@@ -8,6 +8,7 @@ from typing import Any
 from PIL import ImageDraw
 
 from nuwa.pictures.canvas import (
+    COLLECTOR,
     KEPT,
     LINK,
     MOVED,
@@ -57,6 +58,17 @@ def legend(views: Sequence[ViewTrace], boxes: set[str], ids: bool, coordinates: 
     return [Phrase(text, FAINT, symbol) for text, symbol in found]
 
 
+def sheet_legend(merged: bool, cuts: bool) -> list[Phrase]:
+    """The same for the marks of a video's contact sheet."""
+    found = [("kept", _framed(mark_kept))]
+    if merged:
+        found.append(("one colour: merged into one token, at its framed cell", _merged))
+    if cuts:
+        found.append(("between segments", _line(MOVED)))
+    found.append(("tokens of a frame, as a share of its cells", _bar))
+    return [Phrase(text, FAINT, symbol) for text, symbol in found]
+
+
 def _first_score(row: Mapping[str, Any]) -> float | None:
     return next(iter((row.get("scores") or {}).values()), None)
 
@@ -81,6 +93,17 @@ def _cut(text: str) -> str:
 
 def _framed(mark: Callable[[ImageDraw.ImageDraw, tuple[float, float, float, float]], None]) -> Symbol:
     return lambda draw, square: mark(draw, square)
+
+
+def _merged(draw: ImageDraw.ImageDraw, square: tuple[int, int, int, int]) -> None:
+    x0, y0, x1, y1 = square
+    for start, colour in ((x0, COLLECTOR), ((x0 + x1) // 2, LINK)):
+        draw.rectangle((start, y0, start + (x1 - x0) // 2 - 2, y1), fill=colour)
+
+
+def _bar(draw: ImageDraw.ImageDraw, square: tuple[int, int, int, int]) -> None:
+    x0, y0, x1, y1 = square
+    draw.rectangle((x0, (y0 + y1) // 2, x1, y1), fill=KEPT)
 
 
 def _boxed(colour: str, dashed: bool) -> Symbol:

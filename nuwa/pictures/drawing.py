@@ -17,10 +17,12 @@ from nuwa.models.loaded import LoadedModel
 from nuwa.pictures.canvas import PREDICTED, TRUE_BOX, Panel, in_a_line
 from nuwa.pictures.captions import legend, title_lines
 from nuwa.pictures.geometry import WHOLE, BoxError, center_patch, in_frame
+from nuwa.pictures.sheets import contact_sheet
 from nuwa.pictures.text import Phrase, text_block
 from nuwa.pictures.traces import (
     ImageTrace,
     Location,
+    VideoTrace,
     ViewTrace,
     id_locations,
     token_locations,
@@ -43,12 +45,18 @@ def sample_pictures(
 ) -> Iterator[Image.Image]:
     """A picture of what an open session decides about each image of a sample, and of what its journal row answers.
 
+    Of a video a contact sheet.
+
     With ``ids``, also where the tokens are by their position ids, under every strategy.
     """
     boxes = boxes_of(benchmark, sample, row)
     method = f"{session.pruner.name}, {session.strategy.upper()}"
     heading = title_lines(method, sample.expression or sample.text, row, is_box="true" in boxes)
-    return (draw_trace(trace, boxes, heading, ids) for trace in trace_decisions(session, loaded, sample))
+    for trace in trace_decisions(session, loaded, sample):
+        if isinstance(trace, VideoTrace):
+            yield contact_sheet(trace, heading)
+        else:
+            yield draw_trace(trace, boxes, heading, ids)
 
 
 def draw_trace(trace: ImageTrace, boxes: Boxes, heading: Sequence[Sequence[Phrase]], ids: bool = False) -> Image.Image:

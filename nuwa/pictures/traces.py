@@ -5,7 +5,7 @@ Shape letters: C axes of the position ids, K kept tokens, N patches of a view.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -21,11 +21,11 @@ from nuwa.engine.session import PruningSession
 from nuwa.models.loaded import LoadedModel
 from nuwa.pictures.geometry import view_frames
 from nuwa.pruners.base import Pruner, VisionContext, VisionDecision
-from nuwa.pruning.layout import ImageLayout, VisionView
+from nuwa.pruning.layout import Grid, ImageLayout, VisionView
 from nuwa.pruning.merging import member_counts
 from nuwa.pruning.positions import remap
-from nuwa.pruning.segments import Prompt, Segment
-from nuwa.samples import Sample
+from nuwa.pruning.segments import ImagePlan, Prompt, Segment
+from nuwa.samples import Sample, Video
 
 DRAWN_STRATEGIES = ("perc", "pesp", "rpme")
 Location = tuple[int, int, int]
@@ -77,8 +77,30 @@ class ImageTrace:
     position: str
 
 
-def trace_decisions(session: PruningSession, loaded: LoadedModel, sample: Sample) -> list[ImageTrace]:
-    """Read a sample's prompt in an open session and tell what happened to each of its images."""
+@dataclass
+class VideoTrace:
+    """One video of a sample: a picture and a time for each of its frames, their ``grid``, and its stages.
+
+    Tokens are numbers among the video's: ``cells`` has those of each frame, ``into`` says which one each of all went
+    into, -1 for one that is gone, and ``segments``, of methods that cut a video, the number of each frame's.
+    """
+
+    frames: Sequence[Image.Image]
+    times: Sequence[float]
+    grid: Grid
+    cells: list[list[int]]
+    stages: list[StageTrace]
+    into: list[int]
+    segments: list[int] | None
+
+    def counts(self, number: int) -> list[int]:
+        """How many tokens of each frame go on from a stage."""
+        kept = set(self.stages[number].kept)
+        return [len(kept.intersection(cells)) for cells in self.cells]
+
+
+def trace_decisions(session: PruningSession, loaded: LoadedModel, sample: Sample) -> list[ImageTrace | VideoTrace]:
+    """Read a sample's prompt in an open session and tell what happened to each of its images and videos."""
     check_session(session)
     about = session.about(sample.image_ids or None, loaded.questions([sample]))
     with _decisions(session.pruner) as seen, about:
@@ -86,9 +108,13 @@ def trace_decisions(session: PruningSession, loaded: LoadedModel, sample: Sample
     state = conversation_of(cache_of(output))
     if state is None or state.prompt is None:
         return []
-    traces = []
+    traces: list[ImageTrace | VideoTrace] = []
+    visuals: dict[str, Image.Image | Video] = dict(zip(sample.image_ids, (*sample.images, *sample.videos), strict=True))
     for ordinal, plan in enumerate(state.prompt.rows[0]):
-        picture = sample.images[ordinal]
+        picture, stages = visuals[plan.id], _stages(state.prompt, state.tables, ordinal, session.strategy)
+        if isinstance(picture, Video):
+            traces.append(video_trace(picture, plan, stages))
+            continue
         frames = view_frames(loaded.pictures, picture.size, len(plan.layout.views))
         stitched = len(session.pruner.tiling.views_to_prune(plan.layout)) == len(frames)
         views = [
@@ -97,9 +123,24 @@ def trace_decisions(session: PruningSession, loaded: LoadedModel, sample: Sample
         ]
         region = getattr(session.pruner, "region_size", None) if getattr(session.pruner, "region", False) else None
         start = state.prompt.spans[0, :, 0, ordinal]
-        stages = _stages(state.prompt, state.tables, ordinal, session.strategy)
         traces.append(ImageTrace(picture, plan.layout, views, stages, start, region, session.strategy))
     return traces
+
+
+def video_trace(video: Video, plan: ImagePlan, stages: list[StageTrace]) -> VideoTrace:
+    """A video's plan and stages as they are drawn. A frame of tokens may stand for several of the video: the first."""
+    layout = plan.layout
+    first = [number * len(video.frames) // layout.frames for number in range(layout.frames)]
+    segment = plan.extras.get("segment")
+    return VideoTrace(
+        frames=[video.frames[at] for at in first],
+        times=[video.times[at] for at in first],
+        grid=layout.views[0].grid,
+        cells=[view.tokens.tolist() for view in layout.views],
+        stages=stages,
+        into=list(range(layout.n_tokens)) if plan.members is None else plan.members.tolist(),
+        segments=None if segment is None else segment.unflatten(0, (layout.frames, -1))[:, 0].tolist(),
+    )
 
 
 @contextmanager

@@ -12,9 +12,11 @@ Shape letters: B prompts, L sequence length, I images of a prompt.
 from __future__ import annotations
 
 from collections.abc import Mapping, Set
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
+from omegaconf import OmegaConf
 from torch import Tensor
 
 from nuwa.pruners.contexts import LLMContext, LLMDecision, Tap, Tower, VisionContext, VisionDecision
@@ -88,6 +90,17 @@ class Pruner:
             elif hint in _KINDS:
                 typed = isinstance(value, _KINDS[hint]) and (hint is bool or not isinstance(value, bool))
                 require(typed, option.name, f"of type {hint.__name__}", value)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The method as plain data, in the groups of a run's config: ``pruner``, ``budget`` and ``seed``."""
+        options = asdict(self)
+        budget, seed = options.pop("budget"), options.pop("seed")
+        kind = f"{type(self).__module__}.{type(self).__qualname__}"
+        return {"pruner": {"_target_": kind, **options}, "budget": budget, "seed": seed}
+
+    def save(self, path: str | Path) -> None:
+        """Write `to_dict` as YAML; ``nuwa.load_pruner(path)`` makes the method again."""
+        Path(path).write_text(OmegaConf.to_yaml(self.to_dict()), encoding="utf-8")
 
     @classmethod
     def position_on(cls, axes: int, asked: str = "native") -> str:

@@ -52,9 +52,12 @@ class VideoPruner(Pruner):
         videos, n_tokens = features.shape[:2]
         if keep == n_tokens:
             return VisionDecision(torch.arange(n_tokens, device=features.device).expand(videos, -1))
-        frames = features.unflatten(1, (context.frames, -1))
-        taps = [{name: tap[video] for name, tap in context.taps.items()} for video in range(videos)]
-        return together([self.compress(video, tap, keep) for video, tap in zip(frames, taps, strict=True)])
+        return self.decide(features.unflatten(1, (context.frames, -1)), context.taps, keep)
+
+    def decide(self, features: Tensor, taps: Mapping[str, Tensor], keep: int) -> VisionDecision:
+        """`compress` of several videos: projected ``features`` (B, F, M, H)."""
+        alone = [{name: tap[video] for name, tap in taps.items()} for video in range(len(features))]
+        return together([self.compress(video, tap, keep) for video, tap in zip(features, alone, strict=True)])
 
 
 def together(left: Sequence[VideoTokens]) -> VisionDecision:

@@ -5,35 +5,46 @@ Shape letters: B rows (prompts), L tokens, I images of a row, C axes of the posi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
+from operator import itemgetter
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from nuwa.pruning.coordinates import add_best, coordinate_scores
-from nuwa.pruning.followers import add_followers
+from nuwa.pruning.followers import CLOSING, add_followers
 from nuwa.pruning.segments import ImagePlan, Prompt, Segment
 
 
 def read_prompt(
-    placeholders: Tensor, valid: Tensor, ids: Tensor, plans: Sequence[ImagePlan], before: Sequence[Segment] = ()
+    placeholders: Mapping[str, Tensor],
+    valid: Tensor,
+    ids: Tensor,
+    plans: Mapping[str, Sequence[ImagePlan]],
+    before: Sequence[Segment] = (),
+    numbered: bool = False,
 ) -> Prompt:
-    """Describe an unpruned prompt: ``placeholders`` and ``valid`` (B, L) bool, position ids ``ids`` (C, B, L).
+    """Describe an unpruned prompt: ``placeholders`` of each kind and ``valid`` (B, L) bool, ids (C, B, L).
 
-    ``plans`` are one per image, in prompt order. Rows may be repeated (beams, several samples per prompt): copies of a
-    prompt follow each other and share images. ``before``: as in `Prompt`.
+    ``plans`` of a kind are one per image, in prompt order. Rows may be repeated (beams, several samples per prompt):
+    copies of a prompt follow each other and share images. ``before``: as in `Prompt`. ``numbered``: the caller counts
+    on from the last token's ids, as `generate` does; models that number tokens themselves count on from the largest.
 
     Raises:
         ValueError: placeholders and images do not match.
     """
-    placeholders, valid, ids = _on_cpu(placeholders, valid, ids)
-    member = placeholders & valid
-    rows, expanded = _deal_out(member.sum(1).tolist(), plans)
+    planes, valid, ids = _on_cpu(list(placeholders.values()), valid, ids)
+    rows, expanded = _deal_out_kinds(dict(zip(placeholders, planes & valid, strict=True)), plans)
+    member = (planes & valid).any(0)
     lengths, index = valid.sum(1).tolist(), torch.arange(valid.shape[1]).expand(valid.shape)
-    next_id = (ids.masked_fill(~valid, -1).amax((0, 2)) + 1).expand(ids.shape[0], -1)
+    if numbered:
+        last = index.masked_fill(~valid, 0).amax(1, keepdim=True)
+        next_id = ids.gather(-1, last.expand(len(ids), -1, 1))[..., 0] + 1
+    else:
+        next_id = (ids.masked_fill(~valid, -1).amax((0, 2)) + 1).expand(ids.shape[0], -1)
     columns = _image_columns(member, index, rows) | {"index": index, "original": ids, "ids": ids}
     whole = Segment(0, lengths, valid, columns, next_id, _owner(member, columns, rows))
     whole.columns.update(_scores(whole, member, rows))
@@ -43,13 +54,14 @@ def read_prompt(
     return Prompt(whole, rows, torch.stack([lowest, highest]), expanded, before)
 
 
-def _on_cpu(placeholders: Tensor, valid: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """``placeholders`` and ``valid`` (B, L) bool and ``ids`` (C, B, L) on the CPU, where a prompt is described.
+def _on_cpu(placeholders: Sequence[Tensor], valid: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """``placeholders`` (K, B, L) and ``valid`` (B, L) bool and ``ids`` (C, B, L) on the CPU: prompts are read there.
 
     They come together: a device is waited for once.
     """
-    together = torch.cat([placeholders[None], valid[None], ids]).cpu()
-    return together[0].bool(), together[1].bool(), together[2:]
+    kinds = len(placeholders)
+    together = torch.cat([*(x[None] for x in (*placeholders, valid)), ids]).cpu()
+    return together[:kinds].bool(), together[kinds].bool(), together[kinds + 1 :]
 
 
 def _image_columns(member: Tensor, index: Tensor, rows: list[list[ImagePlan]]) -> dict[str, Tensor]:
@@ -64,7 +76,7 @@ def _image_columns(member: Tensor, index: Tensor, rows: list[list[ImagePlan]]) -
         alone = [torch.full((layout.n_tokens,), -1) if layout.group is None else layout.group for _, layout in layouts]
         group, source = _spread(member, alone), _spread(member, [layout.source for _, layout in layouts])
         # numbered from where the image begins, so that no two images of a row have one of the same number
-        columns |= {"group": torch.where(group < 0, -1, index - token + group), "follower": member & (source < 0)}
+        columns |= {"group": group.where(group < 0, index - token + group), "follower": member & (source < 0)}
     return columns
 
 
@@ -95,12 +107,33 @@ def _spread(member: Tensor, values: Sequence[Tensor], fill: float = -1) -> Tenso
     return empty.masked_scatter(member, torch.cat(list(values))) if values else empty
 
 
-def _deal_out(counts: Sequence[int], plans: Sequence[ImagePlan]) -> tuple[list[list[ImagePlan]], int]:
+def _deal_out_kinds(
+    member: Mapping[str, Tensor], plans: Mapping[str, Sequence[ImagePlan]]
+) -> tuple[list[list[ImagePlan]], int]:
+    """The plans of every row in prompt order, and how many copies of a prompt there are.
+
+    ``member`` (B, L) are the placeholders of each kind.
+    """
+    dealt = {kind: _deal_out(mine.sum(1).tolist(), plans.get(kind, ()), kind) for kind, mine in member.items()}
+    found = [(member[kind], rows) for kind, (rows, _) in dealt.items() if any(rows)]
+    expanded = max(copies for _, copies in dealt.values())
+    if len(found) == 1:
+        return found[0][1], expanded
+    merged: list[list[tuple[int, ImagePlan]]] = [[] for _ in next(iter(member.values()))]
+    for mine, rows in found:
+        for row, (row_plans, here) in enumerate(zip(rows, mine, strict=True)):
+            ends = accumulate(plan.layout.n_tokens for plan in row_plans)
+            places = here.nonzero()[:, 0].tolist()
+            merged[row] += [(places[end - 1], plan) for end, plan in zip(ends, row_plans, strict=True)]
+    return [[plan for _, plan in sorted(row, key=itemgetter(0))] for row in merged], expanded
+
+
+def _deal_out(counts: Sequence[int], plans: Sequence[ImagePlan], kind: str) -> tuple[list[list[ImagePlan]], int]:
     """The plans of every row, which has one of ``counts`` placeholders, and how many copies of a prompt there are."""
     total = sum(plan.layout.n_tokens for plan in plans)
-    expanded = sum(counts) // total or 1
+    expanded = sum(counts) // max(total, 1) or 1
     if expanded * total != sum(counts) or len(counts) % expanded:
-        raise ValueError(f"{sum(counts)} image placeholders in the prompts do not match {total} image tokens")
+        raise ValueError(f"{sum(counts)} {kind} placeholders in the prompts do not match {total} {kind} tokens")
     rows: list[list[ImagePlan]] = []
     queue = list(plans)
     for first in range(0, len(counts), expanded):
@@ -109,7 +142,9 @@ def _deal_out(counts: Sequence[int], plans: Sequence[ImagePlan]) -> tuple[list[l
             mine.append(queue.pop(0))
         tokens = sum(plan.layout.n_tokens for plan in mine)
         if any(count != tokens for count in counts[first : first + expanded]):
-            raise ValueError(f"prompt {first // expanded}: {counts[first]} image placeholders do not fit whole images")
+            raise ValueError(
+                f"prompt {first // expanded}: {counts[first]} {kind} placeholders do not fit whole {kind}s"
+            )
         rows += [mine] * expanded
     return rows, expanded
 
@@ -167,6 +202,7 @@ def _with_coordinates(prompt: Prompt, keep: Tensor, order: Tensor) -> tuple[Segm
     order = torch.where(visual, torch.where(raster == 1, 2 * whole.index, behind), 2 * order)
     owner = torch.where(kept & ~keep, whole.index, whole.owner)
     if follower is not None:
-        group = whole.columns["group"].masked_fill(closes != 1, -1)
+        group = whole.columns["group"]
+        group = group.masked_fill((closes != 1) & (group != CLOSING), -1)
         kept, order = add_followers(kept, order, follower, group, whole.image, whole.index, whole.length)
     return replace(whole, owner=owner), kept, order

@@ -1,6 +1,7 @@
 """Tokens that no method chooses and no budget counts: each stays as long as any patch of its group does.
 
-The newlines between rows of LLaVA-NeXT's tiles are such tokens, a row being a group.
+The newlines between rows of LLaVA-NeXT's tiles are such tokens, a row being a group. Others close their image, as the
+newline behind a video does: they are of the group `CLOSING`, and always stay.
 
 Shape letters: B rows (prompts), L tokens.
 """
@@ -9,6 +10,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+CLOSING = -2
+"""The group of what closes an image."""
+
 
 def add_followers(
     keep: Tensor, order: Tensor, follower: Tensor, group: Tensor, image: Tensor, place: Tensor, length: int
@@ -16,7 +20,7 @@ def add_followers(
     """``keep`` (B, L) bool and the sort key ``order`` (B, L) of patches and text -> with those of what follows them.
 
     A follower stands behind the last kept token of its group, wherever that goes. An image whose kept tokens do not
-    rise has no groups any more: its followers leave.
+    rise has no groups any more: its followers leave. What closes an image stays behind all that is kept of it.
 
     >>> import torch
     >>> keep, follower = torch.tensor([[True, False, False, False]]), torch.tensor([[False, False, True, True]])
@@ -28,17 +32,18 @@ def add_followers(
         keep: what it says of followers is not read.
         order: non-negative, of every kept token.
         follower: (B, L) bool.
-        group: (B, L), numbers in [0, length) that are unique in a row, -1 for what is in none.
+        group: (B, L), numbers in [0, length) that are unique in a row, -1 for what is in none, or `CLOSING`.
         image: (B, L) ordinal of the row's image a token belongs to.
         place: (B, L) in [0, length), where a token stood before any left.
     """
     keep = keep & ~follower
-    grouped = keep & (group >= 0)
-    group, place = group + 1, place + 1  # 0 is what has none
+    grouped, closes = keep & (group >= 0), follower & (group == CLOSING)
+    group, place = group.clamp(min=-1) + 1, place + 1  # 0 is what has none
     stays = follower & (_last_key(group, grouped, keep.long(), length) > 0)
     stays &= ~_fallen(image, place, grouped, order, length)
-    order = (2 * order).where(~follower, 2 * _last_key(group, grouped, order, length) + 1)
-    return keep | stays, order
+    behind = _last_key(group, grouped, order, length)
+    behind = behind.where(~closes, _last_key(image + 1, keep, order, length).maximum(order))
+    return keep | stays | closes, (2 * order).where(~follower, 2 * behind + 1)
 
 
 def _last_key(group: Tensor, keep: Tensor, key: Tensor, length: int) -> Tensor:

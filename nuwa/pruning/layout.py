@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nuwa.pruning.followers import add_followers
+from nuwa.pruning.followers import CLOSING, add_followers
 from nuwa.pruning.masks import left_pack
 
 Grid = tuple[int, int]
@@ -52,7 +52,8 @@ class ImageLayout:
 
     ``source`` is -1 for a follower, which is no vision feature (a newline between rows of patches): neither a patch nor
     text, no method chooses it and no budget counts it. ``group`` (n_tokens,) numbers the tokens that belong together,
-    -1 for those that are alone: a follower stays exactly as long as any patch of its group does. None: no followers.
+    -1 for those that are alone: a follower stays exactly as long as any patch of its group does, one of the group
+    `CLOSING` always, behind all others. None: no followers.
 
     ``size`` is the image's (height, width) in pixels where tiles depend on it; ``crop`` (n_tokens,) then numbers the
     crop in which the tower saw each patch (followers: any number), None where there is one, or features mix several.
@@ -72,6 +73,18 @@ class ImageLayout:
         index = torch.arange(frames * grid[0] * grid[1])
         views = tuple(VisionView(grid, tokens) for tokens in index.chunk(frames))
         return cls(len(index), index, views, frames=frames)
+
+    @classmethod
+    def closed(cls, grid: Grid, frames: int) -> ImageLayout:
+        """As `single`, with one token behind the last frame that closes the video.
+
+        >>> ImageLayout.closed((1, 2), frames=2).group
+        tensor([-1, -1, -1, -1, -2])
+        """
+        plain = cls.single(grid, frames)
+        source, group = plain.source, torch.full_like(plain.source, -1)
+        source, group = (torch.cat([x, torch.tensor([end])]) for x, end in ((source, -1), (group, CLOSING)))
+        return cls(len(source), source, plain.views, frames=frames, group=group)
 
     @property
     def patches(self) -> int:
@@ -95,6 +108,10 @@ class ImageLayout:
         table = self.source[None] < 0, self.group[None], torch.zeros_like(place), place
         keep, order = add_followers(keep, order, *table, self.n_tokens)
         return left_pack(keep, order, int(keep.sum()))[0]
+
+    def with_closing(self, kept: Tensor) -> Tensor:
+        """The tokens (K,) of kept patches, and behind them those that close the image."""
+        return kept if self.group is None else torch.cat([kept, (self.group == CLOSING).nonzero()[:, 0]])
 
 
 def coordinates(grid: Grid, device: torch.device | None = None) -> Tensor:

@@ -35,6 +35,19 @@ def top_tokens(score: Tensor, keep: int) -> Tensor:
     return strongest(score, keep).sort(dim=-1).values
 
 
+def marked(stays: Tensor) -> tuple[Tensor, Tensor]:
+    """Indices (B, K) of what is marked in (B, N), ascending, and how many of each row are (B,).
+
+    K is the largest number; what fills shorter rows is not marked. The device is read once.
+
+    >>> marked(torch.tensor([[False, True, True], [True, False, False]]))
+    (tensor([[1, 2],
+            [0, 1]]), tensor([2, 1]))
+    """
+    counts = stays.sum(1)
+    return (~stays).byte().argsort(dim=1, stable=True)[:, : int(counts.max())], counts
+
+
 def top_of_each_image(score: Tensor, image: Tensor, keep: Tensor) -> Tensor:
     """Mark the best ``keep`` (B, I) tokens of every image: scores and ordinals (B, L) of I > 0 images -> (B, L) bool.
 

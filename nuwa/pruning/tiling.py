@@ -88,7 +88,7 @@ class AllAtOnce(Tiling):
         return (VisionView((1, len(tokens)), tokens),)
 
     def entering(self, layout: ImageLayout, kept: Sequence[Tensor]) -> Tensor:
-        return torch.cat(list(kept))
+        return layout.with_closing(torch.cat(list(kept)))
 
 
 class FramesTogether(Tiling):

@@ -13,20 +13,17 @@ from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from PIL import Image
 
 from nuwa import prune
 from nuwa.command import argument, command
 from nuwa.engine.blocking import configured_block
-from nuwa.evaluation.check import check, pruning_options
+from nuwa.evaluation.check import pruning_options
 from nuwa.evaluation.journal import read_answers
 from nuwa.evaluation.model_cache import load_once
-from nuwa.evaluation.runs import Run
+from nuwa.evaluation.recorded import parts_of_run
 from nuwa.pictures.canvas import in_a_line
 from nuwa.pictures.drawing import PICTURE_FOLDER, file_name, sample_pictures
-from nuwa.schema import Config
 
 
 def run_pictures(folder: Path, count: int, ids: bool = False) -> Iterator[tuple[str, list[Image.Image]]]:
@@ -35,17 +32,7 @@ def run_pictures(folder: Path, count: int, ids: bool = False) -> Iterator[tuple[
     Raises:
         ValueError: the folder holds no finished run.
     """
-    run = Run.read(folder)
-    if not run.done:
-        raise ValueError(f"{folder}: no finished run ({run.status}: {run.reason})")
-    try:
-        cfg = OmegaConf.merge(OmegaConf.structured(Config), run.config)
-    except OmegaConfBaseException as error:
-        raise ValueError(f"{folder}: result.json holds no config of this version ({error})") from error
-    assert isinstance(cfg, DictConfig)
-    parts = check(cfg)
-    if run.fitted:
-        parts.pruner = parts.pruner.turned(run.fitted["value"])
+    cfg, parts = parts_of_run(folder)
     loaded = load_once(parts.model)
     rows = {row["id"]: row for row in read_answers(folder)}
     with (

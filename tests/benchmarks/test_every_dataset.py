@@ -26,10 +26,11 @@ FIXED = (
 )  # fmt: skip
 KINDS = ("local", "nuwa_qwen_refcoco", "scenes", *ONE_OF_A_KIND)
 HEADLINES = {"mme": "mme/total_score", "mmmu_val": "mmmu/acc", "refcoco_test": "refcoco/ACC@0.5", "mmvet": None}
+HEADLINES |= {"refcoco_grounding_test": "refcoco_grounding/ACC@0.5"}
 PICTURES = {"mmmu_val": {1, 2, 3}, "seedbench": {1, 2}}
 SEVERAL = ("model=llava_1_5_random", "model.layers=4", "model.hidden_size=64", "model.intermediate_size=64")
 """For samples of several pictures, which tiny_llava has no positions for."""
-WHOLE_GROUPS = {"mme": 2, "mmbench_en_dev": 2}
+WHOLE_GROUPS = {"mme": 2, "mmbench_en_dev": 2, "hallusion_bench_image": 2}
 """How many of three samples are whole groups of two."""
 
 

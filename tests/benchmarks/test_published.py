@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.jobs import compose
 from helpers.published import ONE_OF_A_KIND, SETS, benchmark, picture, write_set
 from PIL import Image
 
-from nuwa.benchmarks.base import Benchmark
+from nuwa.benchmarks.base import Benchmark, BenchmarkError
+from nuwa.config import build, typed
 from nuwa.evaluation.data import EvaluationData, Failure
 
 GOLDEN = Path(__file__).parents[1] / "golden/scoring"
@@ -33,7 +35,7 @@ def right_answer(sample) -> str:
     target = sample.target
     if "bbox" in target:
         return f"It is at {list(target['bbox'])}."
-    answer = next(target[key] for key in ("answers", "answer") if key in target)
+    answer = next(target[key] for key in ("answers", "answer", "label", "gt_answer") if key in target)
     answer = answer[0] if isinstance(answer, list | tuple) else answer
     return "ABCDEFGH"[answer] if isinstance(answer, int) else answer
 
@@ -76,10 +78,30 @@ def test_parquet_of_the_hubs_schema(name, tmp_path):
         return
     metrics = dataset.metrics(rows)
     headline = next(iter(metrics))
-    assert headline.split("/")[0] == dataset.task
+    assert headline.split("/")[0].removesuffix("_strict") == dataset.task
     assert metrics[headline] == pytest.approx(FULL.get(dataset.task, 1.0))
     nothing = dataset.metrics(journal(dataset, lambda sample: "zzz"))
     assert next(iter(nothing.values())) == 0.0 and next(iter(nothing)) == headline
+
+
+@pytest.mark.parametrize("name", ONE_OF_A_KIND)
+def test_a_missing_column_is_refused_by_its_name(name, tmp_path):
+    make, place = SETS[name]
+    file = tmp_path / f"{Path(place).name}.jsonl"
+    rows = [{"image": "a.png"} | {key: cell for key, cell in row.items() if key != "image"} for row in make(6)]
+    rows = [row | {key: "a.png" for key in row if key.startswith("image_") and row[key]} for row in rows]
+
+    def write(*left_out):
+        lines = [json.dumps({key: cell for key, cell in row.items() if key not in left_out}) for row in rows]
+        file.write_text("\n".join(lines), encoding="utf-8")
+
+    write()
+    options = typed(compose(f"dataset={name}", f"dataset.path={tmp_path}"), "dataset")
+    dataset = build(options)
+    for needed in {*dataset.columns, *dataset.pictures, *dataset.keys}:
+        write(needed)
+        with pytest.raises(BenchmarkError, match=rf"{name}: .* lacks .*\b{needed}\b.*; it has"):
+            build(options)
 
 
 @pytest.mark.parametrize("name", [name for name in SETS if name not in ONE_OF_A_KIND])

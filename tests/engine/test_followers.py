@@ -27,7 +27,7 @@ def left(patches, order=None):
     place = torch.arange(LENGTH)[None]
     placeholders, valid = ((place >= 2) & (place < 15) & (place != 8)), place > 0
     plans = [ImagePlan(name, TWO_ROWS, Schedule(4)) for name in "ab"]
-    prompt = read_prompt(placeholders, valid, place[None] - 1, plans)
+    prompt = read_prompt({"image": placeholders}, valid, place[None] - 1, {"image": plans})
     segment = prompt.whole
     keep = torch.isin(segment.index, torch.tensor(patches)) | valid & ~placeholders
     decision = with_followers(prompt, segment, LLMDecision(keep, order=order))

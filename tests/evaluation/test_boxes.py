@@ -34,6 +34,9 @@ class Boxes(Benchmark):
     def score(self, sample, prediction):
         return grounding_scores(sample.target, prediction)
 
+    def score_as_said(self, sample, answer):
+        return {"said/pixels": float("[28, 0, 84, 28]" in answer)}
+
     def max_new_tokens(self, task):
         return 2
 
@@ -56,6 +59,7 @@ def test_pixels_are_scored_as_fractions_and_both_answers_are_kept(tmp_path, monk
     rows = evaluated(toy("qwen2_5_vl"), tmp_path, monkeypatch)
     box, word, strip = (rows[name] for name in ("box", "word", "strip"))
     assert box["scores"]["vg/miou"] == 1.0 and box["prediction"] == ANSWER
+    assert next(iter(box["scores"])) == "said/pixels" and box["scores"]["said/pixels"] == 1.0  # the model's own frame
     assert box["scored"] == ANSWER.replace("[28, 0, 84, 28]", "[0.25000,0.00000,0.75000,0.50000]")
     assert word["scores"]["vg/miou"] == 0.0 and "scored" not in word  # another task's answer is left alone
     assert strip["status"] == "failed" and "sample strip: a picture of 9000 x 9 pixels" in strip["reason"]

@@ -15,7 +15,7 @@ from nuwa.evaluation.journal import JOURNAL, read_rows
 from nuwa.evaluation.result import read_result
 from nuwa.evaluation.run import run_job
 from nuwa.evaluation.runs import Run
-from nuwa.pruning.budget import BudgetError, Dial, turn_dial
+from nuwa.pruning.budget import Budget, BudgetError, Dial, turn_dial
 from nuwa.pruning.schedules import Schedule, Share
 from nuwa.report.tables.runs import runs_section
 
@@ -75,14 +75,21 @@ def test_a_run_finds_the_value_that_spends_its_budget(tmp_path, overrides, optio
 
 def test_a_run_that_misses_its_budget_says_so(tmp_path):
     rows = [{"kept": [[[0, 20], [2, 10]]], "image_tokens": [64]}] * 3
-    fitted = {"unit": "average", "budget": 16.0}
-    said = compare_with_run(fitted, rows, layers=4)
+    said = compare_with_run(nuwa.load_pruner("pooling", 16), {"option": "fence"}, rows, layers=4)
     assert said["fitted"]["run"] == {"mean": 15, "p10": 15, "p50": 15, "p90": 15}
     assert said["warning"] == "its mean of 15 misses the budget of 16 by -6.2%"
-    assert "warning" not in compare_with_run(fitted | {"budget": 15.5}, rows, layers=4)
-    assert compare_with_run({"unit": "ratio", "budget": 0.25}, rows, 4)["fitted"]["run"]["mean"] == 15 / 64
+    assert compare_with_run(nuwa.load_pruner("pooling", 15.5), None, rows, layers=4) == {}
+    assert (
+        compare_with_run(nuwa.load_pruner("evs", Budget(ratio=0.25)), {}, rows, 4)["fitted"]["run"]["mean"] == 15 / 64
+    )
     run = Run.of({"status": "done", "run_key": "0123", "warning": said["warning"]})
     assert runs_section([run], "").remarks == ["0123: its mean of 15 misses the budget of 16 by -6.2%"]
+
+
+def test_a_method_that_cannot_spend_its_budget_says_so(tmp_path):
+    """Of a picture there is no frame to drop."""
+    result = read_result(run_job(small(tmp_path, "pruner=frame_drop", "budget.average=16", "baseline=skip")))
+    assert result["warning"] == "its mean of 64 misses the budget of 16 by +300.0%"
 
 
 def test_bad_input_is_named(tmp_path):

@@ -118,7 +118,7 @@ def features_are_where_the_layout_says(loaded: LoadedModel) -> None:
     arguments = images_of(inputs)
     with family.record((), arguments) as recording:
         images = family.split(family.encode_images(**arguments).pooler_output, arguments)
-    assert (inputs["input_ids"] == family.image_token_id).sum() == sum(map(len, images))
+    assert (inputs["input_ids"] == family.placeholder_id).sum() == sum(map(len, images))
     for number, (image, layout) in enumerate(zip(images, family.layouts(images, arguments), strict=True)):
         assert layout.n_tokens == len(image)
         for view in layout.views:

@@ -1,4 +1,4 @@
-"""Every method of conf/pruner, and the families that suit it."""
+"""The methods of conf/pruner that leave tokens of a picture out, and the families that suit it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from nuwa.pruners import MMTok
 from nuwa.pruners.catalogue import method_names
 from nuwa.pruning.budget import Budget
 
-METHODS = method_names()
+OVER_TIME = ("dycoke", "evs", "frame_drop", "temporal_pool")
+"""Methods that compare frames of a video, or drop them: of a picture everything stays."""
+METHODS = [name for name in method_names() if name not in OVER_TIME]
 NO_CLS = ("llava_onevision", "gemma3", "smolvlm", "idefics3", *(name for name in FAMILIES if name.startswith("qwen")))
 UNSUITED = {"prumerge": NO_CLS, "prumerge_plus": NO_CLS, "downsample": ("llava_next", "internvl", *NO_CLS)}
 """Methods that need a CLS token or one image size, and the families that have none."""

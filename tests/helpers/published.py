@@ -180,7 +180,7 @@ def write_parquet(rows: list[dict], stem: Path, group: int = 100) -> Path:
     table = Dataset.from_list(rows)
     types = {"bbox": List(Value("float32")), "segmentation": List(Value("float32")), "iscrowd": Value("int8")}
     pictures = {name: Image() for name in table.column_names if name.startswith("image") and "_id" not in name}
-    if "data_type" in table.column_names:
+    if isinstance(rows[0].get("image"), list):
         pictures = {"image": List(Image())}
     pictures = {
         name: kind

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from helpers.golden_cases import noise, vision_context
-from helpers.methods import spending
+from helpers.methods import OVER_TIME, spending
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nuwa.pruners.catalogue import find_method, method_names
@@ -51,10 +51,11 @@ def test_no_matrix_of_all_by_all(name):
     taps = {name: noise(*SHAPES[tap.kind], seed=1).abs() for name, tap in pruner.taps.items()}
     size = KEEP if name == "downsample" else COUNT  # the small image's features
     context = vision_context(GRID, noise(1, size, WIDTH), taps)
+    context.frames = COUNT // KEEP if name in OVER_TIME else 1
     with Largest() as largest:
         decision = pruner.prune_vision(context, KEEP)
-    assert decision.keep.shape == (1, KEEP)
-    if name not in ("random", "grid", "downsample", "pooling"):
+    assert decision.keep.shape == (1, COUNT // 4 if name == "dycoke" else KEEP)
+    if name not in ("random", "grid", "downsample", "pooling", "frame_drop"):
         assert COUNT <= largest.elements <= ALL_PAIRS.get(name, COUNT**2 / 4 - 1)
 
 

@@ -18,4 +18,5 @@ def test_other_placeholders_than_images_have_tokens_are_refused(counts, images):
     placeholders = torch.tensor([[False] * (6 - count) + [True] * count for count in counts])
     plans = [ImagePlan(str(i), ImageLayout.single((2, 2)), Schedule(4)) for i in range(images)]
     with pytest.raises(ValueError, match="do not match"):
-        read_prompt(placeholders, torch.ones_like(placeholders), torch.arange(6).expand(1, len(counts), 6), plans)
+        ids = torch.arange(6).expand(1, len(counts), 6)
+        read_prompt({"image": placeholders}, torch.ones_like(placeholders), ids, {"image": plans})

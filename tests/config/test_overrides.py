@@ -1,0 +1,40 @@
+"""What is typed after a command: budgets as numbers, groups without a choice, overrides that Hydra refuses."""
+
+import pytest
+
+from nuwa.config import ConfigError
+from nuwa.overrides import compose_job, for_hydra
+
+
+@pytest.mark.parametrize(
+    ("typed", "budget"),
+    [("64", (64, None)), ("avg128", (128, None)), ("0.25", (None, 0.25)), ("1", (1, None)), ("full", (None, None))],
+)
+def test_a_number_is_a_budget(typed, budget):
+    """The default has an average, the experiment a ratio: neither is left beside the number."""
+    for overrides in ([], ["experiment=table13_qwen_grounding"]):
+        cfg = compose_job([*overrides, f"budget={typed}"])
+        assert (cfg.budget.average, cfg.budget.ratio) == budget
+
+
+def test_numbers_of_a_sweep():
+    assert for_hydra(["budget=64,0.5", "-m", "a=b"]) == ["budget=64,0.5", "-m", "a=b"]  # refused by Hydra, by name
+    assert for_hydra(["budget=0.25,.5"]) == ["budget.ratio=0.25,.5", "budget.average=null"]
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("pruner=", "pruner=: nothing is chosen"),
+        ("model=null", "model=null: nothing is chosen"),
+        ("pruner=magic", "pruner/magic"),
+        ("budget=64,0.5", "budget=64,0.5"),
+        ("pruner.d_tresh=1", "d_tresh"),
+        ("limit=many", "limit"),
+        ("a b", "a b"),
+    ],
+)
+def test_what_cannot_be_used_is_one_line(override, named):
+    with pytest.raises(ConfigError) as refused:
+        compose_job([override])
+    assert named in str(refused.value) and "\n" not in str(refused.value)

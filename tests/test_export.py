@@ -1,0 +1,57 @@
+"""An exported run, as Python and as a config file, finds the answers of its journal."""
+
+import pytest
+from helpers.jobs import CONF, compose, small
+from hydra import compose as compose_here
+from hydra import initialize_config_dir
+from omegaconf import open_dict
+
+from nuwa import export
+from nuwa.config import register, run_key
+from nuwa.evaluation.journal import read_answers
+from nuwa.evaluation.run import run_job
+
+RUNS = [
+    ("pruner=nuwa", "pruner.d_thresh=18", "position=perc"),
+    ("pruner=random", "seed=3", "budget.average=null", "budget.ratio=0.25", "limit=2"),
+    ("pruner=none", "budget.average=null", "blocking=text_to_vision", "generation=beam", "generation.max_new_tokens=3"),
+    ("pruner=visionzip", "coordinates=grid", "calibration=size", "dataset.tasks=[vg]"),
+    ("pruner=prumerge", "pruner.adaptive=true", "budget.samples=3"),
+]
+
+
+@pytest.mark.parametrize("overrides", RUNS, ids=lambda overrides: overrides[0])
+def test_the_lines_find_the_same_answers(overrides, tmp_path):
+    folder = run_job(small(tmp_path, "baseline=skip", "dataset.samples=3", *overrides))
+    assert export.main([str(folder), "--out", str(tmp_path / "again")]) == 0
+    printed = []
+    code = (tmp_path / "again" / f"{folder.name}.py").read_text(encoding="utf-8")
+    exec(compile(code, "again.py", "exec"), {"print": lambda *words: printed.append(words)})
+    assert printed and dict(printed) == {row["id"]: row["prediction"] for row in read_answers(folder)}
+
+
+@pytest.mark.parametrize("overrides", RUNS, ids=lambda overrides: overrides[0])
+def test_the_file_is_the_same_run(overrides, tmp_path):
+    (tmp_path / "again.yaml").write_text(export.as_yaml(compose(*overrides), "again"))
+    register()
+    with initialize_config_dir(str(tmp_path), version_base="1.3"):
+        cfg = compose_here("again", [f"hydra.searchpath=[file://{CONF}]"])
+    assert run_key(cfg) == run_key(compose(*overrides))
+
+
+def test_what_is_printed_is_what_is_written(tmp_path, capsys):
+    folder = run_job(small(tmp_path, "baseline=skip", "dataset.samples=1", "generation=sample"))
+    assert export.main([str(folder)]) == 0
+    printed = capsys.readouterr().out
+    assert "tokens are drawn at random" in printed and f"--config-name={folder.name}" in printed
+    assert export.main([str(folder), "--out", str(tmp_path / "again")]) == 0
+    written = [(tmp_path / "again" / f"{folder.name}.{ending}").read_text() for ending in ("yaml", "py")]
+    assert printed == "\n".join(written)
+
+
+def test_a_model_that_conf_does_not_have(tmp_path, capsys):
+    cfg = small(tmp_path, "baseline=skip", "dataset.samples=1")
+    with open_dict(cfg):
+        cfg.model.name = "mine"
+    assert export.main([str(run_job(cfg))]) == 1
+    assert "error: model.name=mine: conf/model has no such file" in capsys.readouterr().err
