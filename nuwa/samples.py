@@ -75,7 +75,7 @@ class Sample:
 
 
 def visual_ids(samples: Sequence[Sample]) -> list[str] | None:
-    """The `Sample.image_ids` of a batch as sessions want them: of all pictures, then of all videos; None without any."""
+    """The `Sample.image_ids` of a batch as sessions want them: all pictures, then all videos; None without any."""
     pictures = [name for one in samples for name in one.image_ids[: len(one.images)]]
     return pictures + [name for one in samples for name in one.image_ids[len(one.images) :]] or None
 
