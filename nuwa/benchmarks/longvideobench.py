@@ -17,7 +17,7 @@ from nuwa.benchmarks.base import Doc, Scores, headline_first
 from nuwa.benchmarks.filmed import VideoBenchmark
 from nuwa.benchmarks.hub import LETTERS, option_lines
 from nuwa.benchmarks.rows import Rows
-from nuwa.benchmarks.scoring import first_letter
+from nuwa.benchmarks.scoring import first_capital
 from nuwa.benchmarks.sources import load_rows
 from nuwa.samples import SampleError
 
@@ -65,19 +65,14 @@ class LongVideoBench(VideoBenchmark):
         return {"question": doc["question"], "options": option_lines(options)}
 
     def score_document(self, doc: Doc, text: str) -> Scores:
-        """Whether the first of the letters A to E is right, and whether there is one."""
-        said = first_letter(text, LETTERS[: len(_OPTIONS)], _LEADS)
-        right = said == LETTERS[doc["correct_choice"]]
-        return {"longvideobench/accuracy": float(right), "longvideobench/parsed": float(said is not None)}
+        """Whether the first of the letters A to E is right, and whether there is one.
 
-    def units(self, rows: Sequence[Mapping]) -> list[Scores]:
-        """The scores of each row, its accuracy also by group of duration (seconds) and category of question."""
-        units = []
-        for row in rows:
-            accuracy = row["scores"]["longvideobench/accuracy"]
-            parts = (f"duration/{row['target']['duration_group']}", f"category/{row['target']['question_category']}")
-            units.append(row["scores"] | {f"longvideobench/accuracy/{part}": accuracy for part in parts})
-        return units
+        As a whole, for the video's group of durations (up to so many seconds), and for the question's category.
+        """
+        said, whole = first_capital(text, LETTERS[: len(_OPTIONS)], _LEADS), "longvideobench/accuracy"
+        right = float(said == LETTERS[doc["correct_choice"]])
+        parts = (f"{whole}/duration/{doc['duration_group']}", f"{whole}/category/{doc['question_category']}")
+        return {whole: right, **dict.fromkeys(parts, right), "longvideobench/parsed": float(said is not None)}
 
     def numbers(self, means: Scores) -> Scores:
         return headline_first(means)

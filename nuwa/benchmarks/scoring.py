@@ -42,10 +42,10 @@ def exact_match(answers: Iterable[str], prediction: str, ignore_punctuation: boo
     return float(any(said == normalise_answer(answer, ignore_punctuation) for answer in answers))
 
 
-def first_letter(text: str, letters: str, leads: Iterable[str]) -> str | None:
+def first_capital(text: str, letters: str, leads: Iterable[str]) -> str | None:
     """The first of some capital letters in an answer from which each of ``leads`` was deleted; None if there is none.
 
-    >>> first_letter("The best answer is C.", "ABCD", ["The best answer is"]), first_letter("Because: C", "ABCD", [])
+    >>> first_capital("The best answer is C.", "ABCD", ["The best answer is"]), first_capital("Because: C", "ABCD", [])
     ('C', 'B')
     """
     for lead in leads:

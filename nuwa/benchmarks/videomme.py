@@ -5,14 +5,14 @@ Source: lmms-eval v0.3.4 (a863517), task ``videomme``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 from nuwa.benchmarks import column_checks as column
 from nuwa.benchmarks.base import Doc, Scores, headline_first
 from nuwa.benchmarks.filmed import VideoBenchmark
-from nuwa.benchmarks.scoring import first_letter
+from nuwa.benchmarks.scoring import first_capital
 
 _LEADS = ("The best answer is", "The correct answer is", "The answer is", "The answer")
 """The reference means to delete four more, but two commas are missing: "Best option: C" is read as B."""
@@ -40,15 +40,10 @@ class VideoMME(VideoBenchmark):
         return {"question": doc["question"], "options": "\n".join(doc["options"])}
 
     def score_document(self, doc: Doc, text: str) -> Scores:
-        """Whether the first of the letters A to D is right, and whether there is one."""
-        said = first_letter(text, "ABCD", _LEADS)
-        return {"videomme/accuracy": float(said == doc["answer"]), "videomme/parsed": float(said is not None)}
-
-    def units(self, rows: Sequence[Mapping]) -> list[Scores]:
-        """The scores of each row, its accuracy also under the video's duration (short, medium, long)."""
-        by_duration = [f"videomme/accuracy/{row['target']['duration']}" for row in rows]
-        scores = [row["scores"] for row in rows]
-        return [one | {part: one["videomme/accuracy"]} for one, part in zip(scores, by_duration, strict=True)]
+        """Whether the first of the letters A to D is right, as a whole and for the video's duration; if there is one."""
+        said, whole = first_capital(text, "ABCD", _LEADS), "videomme/accuracy"
+        right = float(said == doc["answer"])
+        return {whole: right, f"{whole}/{doc['duration']}": right, "videomme/parsed": float(said is not None)}
 
     def numbers(self, means: Scores) -> Scores:
         return headline_first(means)

@@ -69,7 +69,7 @@ def test_scores_of_the_reference(name, kind, task):
         scores = scorer.score_document(doc, text)
         rows.append({"target": doc, "prediction": text, "scores": scores, "counted": not expected["random_fallback"]})
         if expected["random_fallback"]:
-            assert scores == {f"{task}/accuracy": 0.0, f"{task}/parsed": 0.0}, text
+            assert set(scores.values()) == {0.0}, text
         else:
             right = expected["correct"] if "correct" in expected else expected["score"]
             assert scores[f"{task}/accuracy"] == float(right), text
