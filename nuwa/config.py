@@ -53,6 +53,10 @@ def typed(cfg: DictConfig, group: str) -> dict[str, Any]:
     return {"_target_": target, **check_options(find_target(target, group), values, group, provided)}
 
 
+VIDEO_DEFAULTS = {"video_min_pixels": None, "video_max_pixels": None, "text_after_video": "transformers"}
+"""Options of models that are about videos only; where they are these, a run's key does not name them."""
+
+
 def plain(cfg: DictConfig) -> dict[str, Any]:
     """A config as nested dicts and lists, with interpolations resolved and enums by name."""
     container = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
@@ -92,6 +96,7 @@ def choices(cfg: DictConfig) -> dict[str, Any]:
         except ConfigError:  # a run that will be refused needs a folder all the same, to leave its reason in
             options = plain(cfg[group])
         built[group] = {key: value for key, value in options.items() if key not in UNSCIENTIFIC.get(group, ())}
+    built["model"] = {key: value for key, value in built["model"].items() if VIDEO_DEFAULTS.get(key, built) != value}
     for name, path in _local(built).items():
         group, key = name.split(".")
         built[group][key] = f"<{fingerprint(path, READ[name], written)}>"
