@@ -40,7 +40,7 @@ class VideoMME(VideoBenchmark):
         return {"question": doc["question"], "options": "\n".join(doc["options"])}
 
     def score_document(self, doc: Doc, text: str) -> Scores:
-        """Whether the first of the letters A to D is right, also by the duration of the video, and whether there is one."""
+        """Whether the first of the letters A to D is right, also by duration, and whether there is one."""
         said, whole = first_capital(text, "ABCD", _LEADS), "videomme/accuracy"
         right = float(said == doc["answer"])
         return {whole: right, f"{whole}/{doc['duration']}": right, "videomme/parsed": float(said is not None)}
