@@ -17,12 +17,16 @@ BAD_INPUT: tuple[type[Exception], ...] = (ValueError, OSError)
 """What is raised for bad input; the messages are written for the person who typed the command."""
 COMMANDS = {
     "run": ("nuwa.launch", "run one job, or a sweep of jobs with -m, and print a table"),
+    "ask": ("nuwa.ask", "questions about one picture: pruned and unpruned answers, times, and what was kept"),
     "report": ("nuwa.report", "tables and plots of runs, alone or beside the papers' printed numbers"),
     "compare": ("nuwa.report.compare", "two runs on the same samples, with p-values"),
     "retention": ("nuwa.report.retention", "what runs retain of the unpruned model, as a mean over benchmarks"),
+    "profile": ("nuwa.report.profile", "what methods retain, by ability: answering, grounding, reading, ..."),
+    "choose": ("nuwa.report.choose", "the cheapest way of pruning that loses at most so much, and how sure that is"),
     "failures": ("nuwa.report.failures", "samples that one run answers and another one does not"),
     "pictures": ("nuwa.report.pictures", "draw which tokens a run kept"),
     "export": ("nuwa.export", "a run as a config file and as lines of Python that find the same answers"),
+    "serve": ("nuwa.serve", "an OpenAI-compatible server (vLLM) with a pruned model"),
     "judge": ("nuwa.judge", "mark MM-Vet answers that were saved without a judge"),
     "submission": ("nuwa.submission", "write what EgoSchema's validation server takes"),
     "methods": ("nuwa.report.methods", "which pruning method is which, and what a budget becomes"),
@@ -60,7 +64,7 @@ def command(
             )
             for add in arguments:
                 add(parser)
-            options = parser.parse_args(given)
+            options = parser.parse_intermixed_args(given)
             forgiving_output()
             try:
                 status = function(options)

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from nuwa.files import fingerprint, local_path
 from nuwa.models import axes_of
 from nuwa.options import ConfigError, check_options
-from nuwa.schema import BlockingConfig, Config, FramesConfig, PathsConfig, PositionConfig
+from nuwa.schema import BlockingConfig, Config, Engine, FramesConfig, PathsConfig, PositionConfig
 from nuwa.targets import BUILT, find_target
 
 PROTOCOL = 1
@@ -30,7 +30,7 @@ READ: dict[str, tuple[str, ...]] = {"model.path": CHECKPOINT, "pruner.clip": CHE
 READ |= {"pruner.tokenizer": CHECKPOINT, "pruner.register": (".json",)}
 READ |= {f"dataset.{key}": ("",) for key in ("path", "images_folder", "videos_folder", "judge_prompt")}
 """Options that name local files, and which of these make the result."""
-UNSCIENTIFIC = {"model": ("name", "device", "device_map"), "dataset": ("streaming", "judge_key_variable")}
+UNSCIENTIFIC = {"model": ("name", "device", "device_map", "turn"), "dataset": ("streaming", "judge_key_variable")}
 SAMPLING = ("temperature", "top_p")
 """Options of decoding that matter where tokens are drawn."""
 
@@ -110,6 +110,7 @@ def choices(cfg: DictConfig) -> dict[str, Any]:
         **({} if cfg.blocking.source is None else {"blocking": plain(cfg.blocking)}),
         **({} if frames == vars(FramesConfig()) else {"frames": frames}),
         **({"deepstack": cfg.position.deepstack} if pruned and cfg.position.deepstack != "merged" else {}),
+        **({} if cfg.trainer.engine == Engine.transformers else {"engine": cfg.trainer.engine.name}),
         # which tokens are drawn depends on which samples share a batch
         "generation": decoding(cfg) | ({"batch_size": cfg.trainer.batch_size} if cfg.generation.do_sample else {}),
         "seed": cfg.seed,

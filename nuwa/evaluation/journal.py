@@ -43,6 +43,7 @@ class _RowShape(TypedDict):
     scored: NotRequired[str]
     remark: NotRequired[str]
     notes: NotRequired[list[str]]
+    unknown: NotRequired[list[str]]
     reason: NotRequired[str]
     passing: NotRequired[bool]
     judge: NotRequired[str]
