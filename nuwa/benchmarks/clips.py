@@ -8,14 +8,13 @@ import numpy as np
 from PIL import Image
 
 from nuwa.benchmarks.base import Benchmark, BenchmarkError, Scores, mean_scores, require_slot
+from nuwa.benchmarks.scenes import HELD_OUT
 from nuwa.benchmarks.scoring import exact_match
 from nuwa.samples import Sample, Video
 from nuwa.scenes.clips import CLIP_KINDS, FRAMES, Clip, ask_clip, draw_clip
 from nuwa.scenes.questions import Question
 from nuwa.schema import Positive
 
-HELD_OUT = 7
-"""Third word of every seed here; training never draws from it (`nuwa.scenes.scene`)."""
 FRAME_ORDERS = ("forward", "reversed", "shuffled")
 
 
@@ -69,7 +68,9 @@ class Clips(Benchmark):
         frames = tuple(Image.fromarray(clip.frames[frame]) for frame in self._order(index))
         video = Video(frames, tuple(float(second) for second in range(FRAMES)))
         text = self.prompt.replace("{question}", question.text)
-        return Sample(self.sample_id(index), question.kind, (), text, (question.answer,), {"kind": question.kind}, videos=(video,))
+        return Sample(
+            self.sample_id(index), question.kind, (), text, (question.answer,), {"kind": question.kind}, videos=(video,)
+        )
 
     def score(self, sample: Sample, prediction: str) -> Scores:
         return {f"{sample.task}/exact_match": exact_match(sample.target, prediction)}
@@ -78,7 +79,7 @@ class Clips(Benchmark):
         """The mean over tasks, then every task."""
         if not means:
             return means
-        return {"clips/mean": mean_scores([{"mean": value} for value in means.values()])["mean"], **means}
+        return {"video/mean": mean_scores([{"mean": value} for value in means.values()])["mean"], **means}
 
     def max_new_tokens(self, task: str) -> int:
         return self.max_tokens

@@ -70,6 +70,7 @@ class Run:
     tokens_entering: float | None = None  # the mean over layers
     tokens_leaving: float | None = None  # the mean over layers, as they leave
     llm_tflops: float | None = None  # 1e12 floating-point operations of the LLM's prefill
+    flashvid_tflops: float | None = None  # the same as FlashVID counts it
     metric_mflops: float | None = None  # 1e6 operations that choosing the tokens takes
     kv_cache_bytes: float | None = None  # of the LLM's cache
     # ``answering_seconds``, ``seconds_per_sample``, ``load_seconds``, ``job_seconds``, batch size, processes, and peak

@@ -20,7 +20,7 @@ SPEED = (1.6, 2.6)  # pixels per frame
 TURNS = (2, 7)  # first frame of the second colour, half-open
 MAX_FLASHES = 3
 DIRECTIONS = {"left": (0, -1), "right": (0, 1), "up": (1, -1), "down": (1, 1)}  # axis (x, y) and sign
-PLACEMENT_TRIES = 30
+SPOT_TRIES = 30
 
 Box = tuple[int, int, int, int]
 MOVER, BEFORE, AFTER, FLASHERS = 0, 1, 2, (3, 4)
@@ -94,7 +94,7 @@ def _free_spots(rng: np.random.Generator, path: list[Box]) -> list[Box]:
     """Up to three boxes that touch neither each other nor the path."""
     corners = np.array(path)
     taken = [(*corners[:, :2].min(0), *corners[:, 2:].max(0))]
-    for _ in range(PLACEMENT_TRIES):
+    for _ in range(SPOT_TRIES):
         side = int(rng.integers(*SIDES))
         x, y = (int(corner) for corner in rng.integers(0, CLIP_SIZE - side + 1, 2))
         box = (x, y, x + side, y + side)

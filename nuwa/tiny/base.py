@@ -1,4 +1,4 @@
-"""What the two tiny models have in common: everything that training, evaluation and export need of one."""
+"""What the tiny models have in common: everything that training, evaluation and export need of one."""
 
 import math
 from abc import ABC, abstractmethod
@@ -28,8 +28,9 @@ class TinyModel(ABC):
     """One tiny model. Shape letters: B pictures, N visual tokens.
 
     ``size`` is the side of a picture or frame in pixels, ``layers`` and ``vision_layers`` the depth of the language
-    model and of the tower. ``token`` is the side of a visual token in pixels, ``span`` the number of position ids that a picture takes. The
-    rotary pairs of the language model turn by the id on each axis, ``sections`` pairs per axis, with base ``theta``.
+    model and of the tower. ``token`` is the side of a visual token in pixels, ``span`` the number of position ids that
+    a picture or clip takes. The rotary pairs of the language model turn by the id on each axis, ``sections`` pairs per
+    axis, with base ``theta``.
     """
 
     name: ClassVar[str]
@@ -44,7 +45,7 @@ class TinyModel(ABC):
     """Words of the longest question and tokens of its answer, without the end token."""
     tasks: ClassVar[tuple[str, ...]]
     """Tasks of the held-out benchmark."""
-    conditions: ClassVar[dict[str, dict[str, Any]]] = {"accuracy": {}}
+    conditions: ClassVar[dict[str, dict[str, str]]] = {"accuracy": {}}
     """Tables of the card: the name of each and the benchmark's options that it is measured with."""
     token: ClassVar[int]
     span: ClassVar[int]
@@ -95,9 +96,7 @@ class TinyModel(ABC):
         """
 
     @abstractmethod
-    def place_loss(
-        self, heads: Any, visual: Tensor, batch: dict[str, Tensor]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def place_loss(self, heads: Any, visual: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """How well states (B, N, d) of the visual tokens inside the language model tell where they are, and when."""
 
     @abstractmethod

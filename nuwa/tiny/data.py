@@ -52,7 +52,7 @@ def label_cells(scene: Scene, cell: int, covered: float = COVERED) -> dict[str, 
     return {"owner": owner.ravel(), "classes": classes.reshape(-1, 3), "sides": sides.reshape(-1, 4)}
 
 
-def fill_slots(
+def pack_questions(
     words: Vocabulary, questions: Sequence[tuple[Question, list[int]]], longest: int, kinds: Sequence[str], objects: int
 ) -> dict[str, np.ndarray]:
     """Token ids (M, L), next-token targets (-100 = none), lengths, kinds and the objects behind words and answers.

@@ -11,8 +11,8 @@ from nuwa.benchmarks.clips import Clips
 from nuwa.benchmarks.scenes import Scenes
 from nuwa.config import build
 from nuwa.models.loading import LoadedModel
-from nuwa.scenes.clips import CLIP_KINDS
 from nuwa.pruners.catalogue import conf_folder
+from nuwa.scenes.clips import CLIP_KINDS
 
 RIGHT = {"vg": "vg/acc@0.5"}
 """The metric of a task that is 1 for a right answer, where it is not its ``exact_match``."""

@@ -71,7 +71,9 @@ def main(options: Namespace) -> None:
     shutil.copyfile(run / "log.csv", out / "train_log.csv")
     tables = {}
     for name, how in tiny.conditions.items():
-        right = [pair for task in tiny.tasks for pair in evaluate(out, tiny.name, task, options.questions, **how).items()]
+        right = [
+            pair for task in tiny.tasks for pair in evaluate(out, tiny.name, task, options.questions, **how).items()
+        ]
         tables[name] = accuracy_table(right)
         print(name, tables[name], sep="\n")
     size = (out / "model.safetensors").stat().st_size

@@ -23,18 +23,25 @@ Metrics = dict[str, Tensor]
 
 
 class TrainingHeads(nn.Module):
-    """What training adds to the model and export drops: patch head, caption matching, position and naming heads."""
+    """What training adds to every model and export drops: patch head and naming head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch = nn.Sequential(nn.LayerNorm(VISION_WIDTH), nn.Linear(VISION_WIDTH, sum(CLASSES) + 4))
+        self.names = nn.Sequential(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, sum(CLASSES)))
+
+
+class PictureHeads(TrainingHeads):
+    """Caption matching and position head."""
 
     def __init__(self) -> None:
         super().__init__()
         embedding = 64
-        self.patch = nn.Sequential(nn.LayerNorm(VISION_WIDTH), nn.Linear(VISION_WIDTH, sum(CLASSES) + 4))
         self.image = nn.Linear(VISION_WIDTH, embedding, bias=False)
         self.words = nn.Linear(len(CAPTION_WORDS), embedding, bias=False)
         self.caption = nn.Linear(embedding, embedding, bias=False)
         self.scale = nn.Parameter(torch.tensor(math.log(10.0)))
         self.position = nn.Sequential(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 2 + 4))
-        self.names = nn.Sequential(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, sum(CLASSES)))
 
     def embed_captions(self, counts: Tensor) -> Tensor:
         """Unit vectors (K, e) of captions given as word counts (K, W): mean word vector, GELU, linear."""
@@ -69,7 +76,7 @@ def naming_loss(heads: TrainingHeads, visual: Tensor, batch: TrainingBatch) -> T
     return _naming(heads.names(visual).float().split(CLASSES, -1), batch["token_classes"])
 
 
-def caption_loss(heads: TrainingHeads, summary: Tensor, batch: TrainingBatch) -> tuple[Tensor, Metrics]:
+def caption_loss(heads: PictureHeads, summary: Tensor, batch: TrainingBatch) -> tuple[Tensor, Metrics]:
     """InfoNCE of pictures' states (B, d) against their captions, the other captions and the text-only negatives."""
     counts = torch.cat([batch["captions"], batch["negatives"]])
     image = F.normalize(heads.image(summary).float(), dim=-1)
@@ -124,7 +131,7 @@ class Answers:
 
 
 def position_loss(
-    heads: TrainingHeads, visual: Tensor, cells: Tensor, grid: int, batch: TrainingBatch
+    heads: PictureHeads, visual: Tensor, cells: Tensor, grid: int, batch: TrainingBatch
 ) -> tuple[Tensor, Metrics]:
     """Absolute centre of a token and absolute box, read from image states (B, N, d) inside the language model.
 

@@ -9,9 +9,9 @@ from torch import Tensor
 from nuwa.scenes.questions import VG_MIX, VQA_MIX, Question, ask, sample_caption
 from nuwa.scenes.scene import Scene, draw_scene
 from nuwa.tiny.base import TinyModel
-from nuwa.tiny.data import BANK, TrainingBatch, fill_slots, label_cells, stack
+from nuwa.tiny.data import BANK, TrainingBatch, label_cells, pack_questions, stack
 from nuwa.tiny.layers import PATCH_SIDE, window_cells
-from nuwa.tiny.losses import CAPTION_WORDS, Metrics, TrainingHeads, position_loss
+from nuwa.tiny.losses import CAPTION_WORDS, Metrics, PictureHeads, position_loss
 from nuwa.tiny.recipe import TrainingStage
 
 MAX_OBJECTS = 7
@@ -25,13 +25,13 @@ class TinyPictureModel(TinyModel):
     tasks = ("vqa", "vg")
     longest = 16
 
-    def new_heads(self) -> TrainingHeads:
-        return TrainingHeads()
+    def new_heads(self) -> PictureHeads:
+        return PictureHeads()
 
     def draw(self, stage: TrainingStage, size: int, rng: np.random.Generator, seed: int) -> TrainingBatch:
         return build_batch(self, stage, size, rng, caption_bank(seed, CAPTIONS))
 
-    def place_loss(self, heads: TrainingHeads, visual: Tensor, batch: TrainingBatch) -> tuple[Tensor, Metrics]:
+    def place_loss(self, heads: PictureHeads, visual: Tensor, batch: TrainingBatch) -> tuple[Tensor, Metrics]:
         """Absolute centre of every token and box of its object."""
         return position_loss(heads, visual, batch["cells"], self.grid, batch)
 
@@ -81,4 +81,4 @@ def _ask(
         question = ask(scene, rng, task, stage.mix if task == "vqa" else None) or ask(scene, rng, "vqa")
         if question is not None:
             questions.append((question, tiny.vocabulary.encode_answer(question, *place)))
-    return fill_slots(tiny.vocabulary, questions, tiny.longest, tiny.kinds, MAX_OBJECTS)
+    return pack_questions(tiny.vocabulary, questions, tiny.longest, tiny.kinds, MAX_OBJECTS)

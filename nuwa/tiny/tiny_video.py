@@ -5,6 +5,7 @@ The tower sees every frame alone, so that when something happens can only be rea
 
 from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -32,31 +33,29 @@ from nuwa.scenes.clips import (
 )
 from nuwa.scenes.questions import Question
 from nuwa.tiny.base import PIXELS, VISION_HEADS, VISION_WIDTH, WIDTH, TinyModel, fourier_table
-from nuwa.tiny.data import TrainingBatch, fill_slots, label_cells, stack
+from nuwa.tiny.data import TrainingBatch, label_cells, pack_questions, stack
 from nuwa.tiny.layers import PATCH_SIDE, Network, attend, cut_patches, project_heads
-from nuwa.tiny.losses import CLASSES, Metrics
+from nuwa.tiny.losses import Metrics, TrainingHeads
 from nuwa.tiny.recipe import TrainingStage
 from nuwa.tiny.vocabulary import VIDEO, chat_tokenizer
 
 POOL = 2
-GRID = CLIP_SIZE // PATCH_SIDE // POOL
-TOKENS = FRAMES * GRID**2 + 1  # the newline follows
+SIDE = CLIP_SIZE // PATCH_SIDE // POOL
+TOKENS = FRAMES * SIDE**2 + 1  # the newline follows
 SIGHTINGS = 5 * FRAMES
 TOKEN_COVERED = 0.18  # share of a token's square that belongs to the square that covers most of it
 
-READ = {"frame": FRAMES, "row": GRID, "column": GRID, "appearance": MAX_FLASHES, "motion": len(DIRECTIONS)}
+READINGS = {"frame": FRAMES, "row": SIDE, "column": SIDE, "appearance": MAX_FLASHES, "motion": len(DIRECTIONS)}
 """What every token is asked inside the language model, and of how many: its frame, row and column; of a flashing
 square, which appearance it is; of the moving one from its third frame on, where it goes."""
 
 
-class ClipHeads(nn.Module):
-    """Patch head, naming head, and what is read of place and time inside the language model, see `READ`."""
+class ClipHeads(TrainingHeads):
+    """What is read of place and time inside the language model, see `READINGS`."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.patch = nn.Sequential(nn.LayerNorm(VISION_WIDTH), nn.Linear(VISION_WIDTH, sum(CLASSES) + 4))
-        self.names = nn.Sequential(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, sum(CLASSES)))
-        self.times = nn.Sequential(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, sum(READ.values())))
+        self.times = nn.Sequential(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, sum(READINGS.values())))
 
 
 class TinyVideo(TinyModel):
@@ -71,7 +70,7 @@ class TinyVideo(TinyModel):
     vision_layers = 3
     kinds = tasks = tuple(CLIP_KINDS)
     longest = 8
-    conditions = {"accuracy": {}} | {order: {"frame_order": order} for order in ("reversed", "shuffled")}
+    conditions: ClassVar[dict[str, dict[str, str]]] = {"accuracy": {}} | {order: {"frame_order": order} for order in ("reversed", "shuffled")}
     token = POOL * PATCH_SIDE
     span = TOKENS
     sections = (16,)
@@ -120,7 +119,7 @@ class TinyVideo(TinyModel):
 
     def project(self, model: Network, patches: Tensor) -> Tensor:
         projected = model.model.multi_modal_projector(patches)
-        squares = projected.unflatten(1, (GRID, POOL, GRID, POOL)).mean((2, 4))
+        squares = projected.unflatten(1, (SIDE, POOL, SIDE, POOL)).mean((2, 4))
         frames = squares.flatten(1, 2).unflatten(0, (-1, FRAMES)).flatten(1, 2)
         newline = model.model.image_newline.to(frames.dtype).expand(len(frames), 1, -1)
         return torch.cat([frames, newline], 1)
@@ -142,9 +141,9 @@ class TinyVideo(TinyModel):
         return batch
 
     def place_loss(self, heads: ClipHeads, visual: Tensor, batch: TrainingBatch) -> tuple[Tensor, Metrics]:
-        """What `READ` lists; the metrics are shares of right answers."""
+        """What `READINGS` lists; the metrics are shares of right answers."""
         losses, metrics = [], {}
-        for name, logits in zip(READ, heads.times(visual).float().split(list(READ.values()), -1), strict=True):
+        for name, logits in zip(READINGS, heads.times(visual).float().split(list(READINGS.values()), -1), strict=True):
             known = batch[name] >= 0
             losses.append(F.cross_entropy(logits[known], batch[name][known]))
             metrics[name] = (logits.argmax(-1) == batch[name])[known].float().mean()
@@ -158,15 +157,15 @@ class TinyVideo(TinyModel):
 
 
 def _label_tokens(clip: Clip) -> dict[str, np.ndarray]:
-    """Per token: its sighting (0 = none), colour, shape and size, and what `READ` lists (-1 = nothing to read)."""
-    labels = {name: np.full(TOKENS, -1) for name in READ}
+    """Per token: its sighting (0 = none), colour, shape and size, and what `READINGS` lists (-1 = nothing to read)."""
+    labels = {name: np.full(TOKENS, -1) for name in READINGS}
     owner, classes = np.zeros(TOKENS, np.int64), np.zeros((TOKENS, 3), np.int64)
     cells = np.arange(TOKENS - 1)
-    labels["frame"][:-1], labels["row"][:-1] = cells // GRID**2, cells // GRID % GRID
-    labels["column"][:-1] = cells % GRID
+    labels["frame"][:-1], labels["row"][:-1] = cells // SIDE**2, cells // SIDE % SIDE
+    labels["column"][:-1] = cells % SIDE
     for frame in range(FRAMES):
         seen = label_cells(clip.scene(frame), POOL * PATCH_SIDE, TOKEN_COVERED)
-        here = slice(frame * GRID**2, (frame + 1) * GRID**2)
+        here = slice(frame * SIDE**2, (frame + 1) * SIDE**2)
         classes[here] = seen["classes"]
         numbers = [number for number, square in enumerate(clip.squares) if frame in square.boxes]
         for place, number in enumerate(numbers):
@@ -186,4 +185,4 @@ def _ask(clip: Clip, rng: np.random.Generator, stage: TrainingStage) -> dict[str
         question = ask_clip(clip, rng, list(stage.mix)[rng.choice(len(shares), p=shares / shares.sum())])
         if question is not None:
             questions.append((question, VIDEO.encode_answer(question)))
-    return fill_slots(VIDEO, questions, TinyVideo.longest, TinyVideo.kinds, SIGHTINGS)
+    return pack_questions(VIDEO, questions, TinyVideo.longest, TinyVideo.kinds, SIGHTINGS)

@@ -20,6 +20,7 @@ from torch import Tensor
 from nuwa.command import argument, command
 from nuwa.tiny.base import TinyModel
 from nuwa.tiny.data import TrainingBatch, draw_batches
+from nuwa.tiny.layers import Network
 from nuwa.tiny.losses import (
     Answers,
     AttentionSupervision,
@@ -47,7 +48,7 @@ class Training(lightning.LightningModule):
         self.automatic_optimization = False
         self.tiny, self.recipe = tiny, recipe
         self.model = tiny.build_model(recipe.seed)
-        self.heads = tiny.new_heads()
+        self.heads: Network = tiny.new_heads()
 
     def train_dataloader(self) -> Iterator[TrainingBatch]:
         """Batches from the step that the run has reached."""
@@ -88,8 +89,10 @@ class Training(lightning.LightningModule):
     def _losses(self, batch: TrainingBatch, stage: TrainingStage) -> tuple[Metrics, Metrics]:
         with torch.set_grad_enabled(stage.vision_lr > 0):
             patches, summary = self.tiny.encode(self.model, batch)
-        patch, patch_metrics = patch_loss(self.heads, patches, batch)
-        losses, metrics = {"patch": patch}, patch_metrics
+        losses: Metrics = {}
+        metrics: Metrics = {}
+        if stage.vision_lr > 0:
+            losses["patch"], metrics = patch_loss(self.heads, patches, batch)
         if summary is not None:
             losses["caption"], more_metrics = caption_loss(self.heads, summary, batch)
             metrics |= more_metrics
