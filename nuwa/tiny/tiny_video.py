@@ -40,12 +40,12 @@ from nuwa.tiny.recipe import TrainingStage
 from nuwa.tiny.vocabulary import VIDEO, chat_tokenizer
 
 POOL = 2
-SIDE = CLIP_SIZE // PATCH_SIDE // POOL
-TOKENS = FRAMES * SIDE**2 + 1  # the newline follows
+GRID_SIDE = CLIP_SIZE // PATCH_SIDE // POOL
+TOKENS = FRAMES * GRID_SIDE**2 + 1  # the newline follows
 SIGHTINGS = 5 * FRAMES
 TOKEN_COVERED = 0.18  # share of a token's square that belongs to the square that covers most of it
 
-READINGS = {"frame": FRAMES, "row": SIDE, "column": SIDE, "appearance": MAX_FLASHES, "motion": len(DIRECTIONS)}
+READINGS = {"frame": FRAMES, "row": GRID_SIDE, "column": GRID_SIDE, "appearance": MAX_FLASHES, "motion": len(DIRECTIONS)}
 """What every token is asked inside the language model, and of how many: its frame, row and column; of a flashing
 square, which appearance it is; of the moving one from its third frame on, where it goes."""
 
@@ -119,7 +119,7 @@ class TinyVideo(TinyModel):
 
     def project(self, model: Network, patches: Tensor) -> Tensor:
         projected = model.model.multi_modal_projector(patches)
-        squares = projected.unflatten(1, (SIDE, POOL, SIDE, POOL)).mean((2, 4))
+        squares = projected.unflatten(1, (GRID_SIDE, POOL, GRID_SIDE, POOL)).mean((2, 4))
         frames = squares.flatten(1, 2).unflatten(0, (-1, FRAMES)).flatten(1, 2)
         newline = model.model.image_newline.to(frames.dtype).expand(len(frames), 1, -1)
         return torch.cat([frames, newline], 1)
@@ -161,11 +161,11 @@ def _label_tokens(clip: Clip) -> dict[str, np.ndarray]:
     labels = {name: np.full(TOKENS, -1) for name in READINGS}
     owner, classes = np.zeros(TOKENS, np.int64), np.zeros((TOKENS, 3), np.int64)
     cells = np.arange(TOKENS - 1)
-    labels["frame"][:-1], labels["row"][:-1] = cells // SIDE**2, cells // SIDE % SIDE
-    labels["column"][:-1] = cells % SIDE
+    labels["frame"][:-1], labels["row"][:-1] = cells // GRID_SIDE**2, cells // GRID_SIDE % GRID_SIDE
+    labels["column"][:-1] = cells % GRID_SIDE
     for frame in range(FRAMES):
         seen = label_cells(clip.scene(frame), POOL * PATCH_SIDE, TOKEN_COVERED)
-        here = slice(frame * SIDE**2, (frame + 1) * SIDE**2)
+        here = slice(frame * GRID_SIDE**2, (frame + 1) * GRID_SIDE**2)
         classes[here] = seen["classes"]
         numbers = [number for number, square in enumerate(clip.squares) if frame in square.boxes]
         for place, number in enumerate(numbers):
