@@ -23,12 +23,14 @@ FIXED = (
     "pruner=nuwa", "budget=avg64", "baseline=skip", "logger=none", "callbacks=none", "trainer=cpu", "limit=3",
     "generation.max_new_tokens=2", "trainer.batch_size=2",
 )  # fmt: skip
-KINDS = ("local", "nuwa_qwen_refcoco", "scenes", *ONE_OF_A_KIND)
+KINDS = ("local", "nuwa_qwen_refcoco", "scenes", "clips", *ONE_OF_A_KIND)
 HEADLINES = {"mme": "mme/total_score", "mmmu_val": "mmmu/acc", "refcoco_test": "refcoco/ACC@0.5", "mmvet": None}
 HEADLINES |= {"refcoco_grounding_test": "refcoco_grounding/ACC@0.5"}
 PICTURES = {"mmmu_val": {1, 2, 3}, "seedbench": {1, 2}}
+GENERATED = ("scenes", "clips")
 SEVERAL = ("model=llava_1_5_random", "model.layers=4", "model.hidden_size=64", "model.intermediate_size=64")
 """For samples of several pictures, which tiny_llava has no positions for."""
+MODELS = dict.fromkeys(PICTURES, SEVERAL) | {"clips": ("model=tiny_video",)}
 WHOLE_GROUPS = {"mme": 2, "mmbench_en_dev": 2, "hallusion_bench_image": 2}
 """How many of three samples are whole groups of two."""
 
@@ -78,11 +80,11 @@ def test_a_limited_run_that_is_killed_and_resumed(name, launch, tmp_path):
     data = tmp_path / "data"
     data.mkdir()
     arguments = [f"dataset={name}"]
-    if name != "scenes":
+    if name not in GENERATED:
         write = {"local": write_local, "nuwa_qwen_refcoco": write_records}.get(name)
         write(data) if write else write_set(name, data, 9)
         arguments.append(f"dataset.path={data}")
-    status, folder = launch(*arguments, *(SEVERAL if name in PICTURES else ()))
+    status, folder = launch(*arguments, *MODELS.get(name, ()))
     result, count = read_result(folder), WHOLE_GROUPS.get(name, 3)
     assert (status, result["status"], result["n"], result["n_failed"]) == (0, "done", count, 0), result.get("reason")
     assert result["dataset"] == name
@@ -102,4 +104,4 @@ def test_a_limited_run_that_is_killed_and_resumed(name, launch, tmp_path):
 
 
 def test_every_published_set_has_made_up_rows():
-    assert {*SETS, "local", "nuwa_qwen_refcoco", "scenes"} == set(NAMES)
+    assert {*SETS, "local", "nuwa_qwen_refcoco", *GENERATED} == set(NAMES)
