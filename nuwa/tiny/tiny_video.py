@@ -45,7 +45,13 @@ TOKENS = FRAMES * GRID_SIDE**2 + 1  # the newline follows
 SIGHTINGS = 5 * FRAMES
 TOKEN_COVERED = 0.18  # share of a token's square that belongs to the square that covers most of it
 
-READINGS = {"frame": FRAMES, "row": GRID_SIDE, "column": GRID_SIDE, "appearance": MAX_FLASHES, "motion": len(DIRECTIONS)}
+READINGS = {
+    "frame": FRAMES,
+    "row": GRID_SIDE,
+    "column": GRID_SIDE,
+    "appearance": MAX_FLASHES,
+    "motion": len(DIRECTIONS),
+}
 """What every token is asked inside the language model, and of how many: its frame, row and column; of a flashing
 square, which appearance it is; of the moving one from its third frame on, where it goes."""
 
@@ -70,7 +76,9 @@ class TinyVideo(TinyModel):
     vision_layers = 3
     kinds = tasks = tuple(CLIP_KINDS)
     longest = 8
-    conditions: ClassVar[dict[str, dict[str, str]]] = {"accuracy": {}} | {order: {"frame_order": order} for order in ("reversed", "shuffled")}
+    conditions: ClassVar[dict[str, dict[str, str]]] = {"accuracy": {}} | {
+        order: {"frame_order": order} for order in ("reversed", "shuffled")
+    }
     token = POOL * PATCH_SIDE
     span = TOKENS
     sections = (16,)

@@ -11,7 +11,7 @@ from nuwa.report.paper.printed import UNPRUNED, load_table
 
 EXPERIMENTS = {file.stem: file for file in sorted((CONF / "experiment").glob("*.yaml"))}
 TABLES = {name: name.split("_")[0] for name in EXPERIMENTS if re.match(r"table\d+_", name)}
-FLASHVID = {"onevision": "llava-onevision-7b", "video": "llava-video-7b", "qwen": "qwen2.5-vl-7b"}
+FLASHVID = {"onevision": "llava-onevision-7b", "qwen": "qwen2.5-vl-7b"}
 TABLES |= {"ablation_d_thresh": "table7", "ablation_parts": "table8", "efficiency": "table4"}
 NEXT = {"32": 160.0, "64": 320.0, "128": 640.0}  # tokens of tiny_llava's 576 and of LLaVA-NeXT's 2,880
 

@@ -32,11 +32,11 @@ def test_accuracy_on_held_out_clips(task, floor):
     assert len(right) == 40 and sum(right) >= floor * 40
 
 
-@pytest.mark.parametrize(("task", "ceiling"), [("direction", 0.1), ("change", 0.1), ("moment", 0.1), ("order", 0.5)])
-def test_backwards_clips_are_answered_as_they_are_shown(task, ceiling):
-    """The answers stay those of the clip as drawn, so that a model that reads time is wrong; chance is .25 and more."""
+@pytest.mark.parametrize("task", ["direction", "change", "moment"])
+def test_backwards_clips_are_answered_as_they_are_shown(task):
+    """The answers stay those of the clip as drawn, none of which is right backwards; chance is an eighth and more."""
     right = evaluate(TINY_MODELS["video"].folder, "video", task, count=40, frame_order="reversed")[task]
-    assert sum(right) <= ceiling * 40
+    assert sum(right) <= 2
 
 
 def test_configuration_is_the_documented_one(tiny):

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Set
 
 from nuwa.evaluation.runs import Run
 from nuwa.evaluation.scores import RunScore
-from nuwa.report.paper.matching import DONE, MISSING, NO_METHOD, RANDOM_WEIGHTS, matches, model_name, with_image_tokens
+from nuwa.report.paper.matching import MISSING, NO_METHOD, RANDOM_WEIGHTS, matches, model_name, with_image_tokens
 from nuwa.report.paper.printed import PaperTable, PrintedRow, mean_share, printed_benchmark
 from nuwa.report.paper.side_by_side import label
 from nuwa.report.tables.formats import TableRow
@@ -46,8 +46,9 @@ def _row(table: PaperTable, model: str, row: PrintedRow, pruner: str, run: Run |
     for task, name in TASK_NAMES.items():
         columns = [column for column in table.columns if printed_benchmark(column).task == task]
         paper = mean_share(row, table.unpruned[row.model], columns)
-        answered = run is not None and state == DONE and (columns or task in run.headlines)
-        ours = _ours(run, task) if answered else state if columns or state not in (DONE, MISSING, NO_METHOD) else ""
+        ours = state if columns or (run and not run.done) else ""
+        if run is not None and run.done:
+            ours = _ours(run, task) if columns or task in run.headlines else ""
         cells[name] = f"{ours} / {'' if paper is None else f'{paper:.1f}'}".strip(" /")
     if run is None:
         return cells | {"n": None, "run": "", "reason": ""}
