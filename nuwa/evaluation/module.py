@@ -106,7 +106,8 @@ class Evaluation(lightning.LightningModule):
         if any(broken) and not self.record:
             raise SampleError(f"sample {samples[broken.index(True)].id}: {NOT_FINITE}")
         answers = self.loaded.decode(ids, inputs["input_ids"].shape[1])
-        images = self.session.report().images if "pixel_values" in inputs else []
+        shown = any(name.startswith("pixel_values") for name in inputs)
+        images = self.session.report().images if shown else []
         pairs = enumerate(zip(samples, answers, strict=True))
         return [
             failed_row(sample.id, NOT_FINITE, sample.task)
