@@ -37,11 +37,11 @@ from nuwa.tiny.data import TrainingBatch, label_cells, pack_questions, stack
 from nuwa.tiny.layers import PATCH_SIDE, Network, attend, cut_patches, project_heads
 from nuwa.tiny.losses import Metrics, TrainingHeads
 from nuwa.tiny.recipe import TrainingStage
-from nuwa.tiny.vocabulary import VIDEO, chat_tokenizer
+from nuwa.tiny.vocabulary import ONEVISION, chat_tokenizer
 
 POOL = 2
 GRID_SIDE = CLIP_SIZE // PATCH_SIDE // POOL
-TOKENS = FRAMES * GRID_SIDE**2 + 1  # the newline follows
+CLIP_TOKENS = FRAMES * GRID_SIDE**2 + 1  # the newline follows
 SIGHTINGS = 5 * FRAMES
 TOKEN_COVERED = 0.18  # share of a token's square that belongs to the square that covers most of it
 
@@ -68,9 +68,9 @@ class TinyVideo(TinyModel):
     """LLaVA-OneVision's architecture: no CLS token, 2 x 2 patches pooled to a token, one newline after the video."""
 
     name = "video"
-    vocabulary = VIDEO
+    vocabulary = ONEVISION
     architecture = LlavaOnevisionForConditionalGeneration
-    tokenizer = staticmethod(partial(chat_tokenizer, VIDEO))
+    tokenizer = staticmethod(partial(chat_tokenizer, ONEVISION))
     size = CLIP_SIZE
     layers = 8
     vision_layers = 3
@@ -80,7 +80,7 @@ class TinyVideo(TinyModel):
         order: {"frame_order": order} for order in ("reversed", "shuffled")
     }
     token = POOL * PATCH_SIDE
-    span = TOKENS
+    span = CLIP_TOKENS
     sections = (16,)
     theta = 4000.0
 
@@ -99,8 +99,8 @@ class TinyVideo(TinyModel):
         return LlavaOnevisionConfig(
             vision_config=vision.to_dict(),
             text_config=text.to_dict(),
-            image_token_index=VIDEO.ids["<image>"],
-            video_token_index=VIDEO.ids["<video>"],
+            image_token_index=ONEVISION.ids["<image>"],
+            video_token_index=ONEVISION.ids["<video>"],
             image_grid_pinpoints=[[CLIP_SIZE, CLIP_SIZE]],
             tie_word_embeddings=False,
         )
@@ -142,7 +142,7 @@ class TinyVideo(TinyModel):
         clips = [draw_clip(rng) for _ in range(size)]
         batch = stack([label_cells(clip.scene(frame), PATCH_SIDE) for clip in clips for frame in range(FRAMES)])
         batch["pixels"] = torch.from_numpy(np.concatenate([clip.frames for clip in clips])).float() / 255
-        batch["cells"] = torch.arange(TOKENS).expand(size, -1)
+        batch["cells"] = torch.arange(CLIP_TOKENS).expand(size, -1)
         if stage.questions:
             batch |= stack([_label_tokens(clip) for clip in clips])
             batch |= stack([_ask(clip, rng, stage) for clip in clips])
@@ -166,9 +166,9 @@ class TinyVideo(TinyModel):
 
 def _label_tokens(clip: Clip) -> dict[str, np.ndarray]:
     """Per token: its sighting (0 = none), colour, shape and size, and what `READINGS` lists (-1 = nothing to read)."""
-    labels = {name: np.full(TOKENS, -1) for name in READINGS}
-    owner, classes = np.zeros(TOKENS, np.int64), np.zeros((TOKENS, 3), np.int64)
-    cells = np.arange(TOKENS - 1)
+    labels = {name: np.full(CLIP_TOKENS, -1) for name in READINGS}
+    owner, classes = np.zeros(CLIP_TOKENS, np.int64), np.zeros((CLIP_TOKENS, 3), np.int64)
+    cells = np.arange(CLIP_TOKENS - 1)
     labels["frame"][:-1], labels["row"][:-1] = cells // GRID_SIDE**2, cells // GRID_SIDE % GRID_SIDE
     labels["column"][:-1] = cells % GRID_SIDE
     for frame in range(FRAMES):
@@ -192,5 +192,5 @@ def _ask(clip: Clip, rng: np.random.Generator, stage: TrainingStage) -> dict[str
     while len(questions) < stage.questions:
         question = ask_clip(clip, rng, list(stage.mix)[rng.choice(len(shares), p=shares / shares.sum())])
         if question is not None:
-            questions.append((question, VIDEO.encode_answer(question)))
-    return pack_questions(VIDEO, questions, TinyVideo.longest, TinyVideo.kinds, SIGHTINGS)
+            questions.append((question, ONEVISION.encode_answer(question)))
+    return pack_questions(ONEVISION, questions, TinyVideo.longest, TinyVideo.kinds, SIGHTINGS)

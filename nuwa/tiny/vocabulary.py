@@ -152,7 +152,7 @@ def _video() -> Vocabulary:
     )
 
 
-LLAVA, QWEN, VIDEO = _llava(), _qwen(), _video()
+LLAVA, QWEN, ONEVISION = _llava(), _qwen(), _video()
 
 
 def llava_tokenizer() -> PreTrainedTokenizerFast:
