@@ -11,6 +11,7 @@ from helpers.jobs import compose
 
 from nuwa import prune
 from nuwa.benchmarks.scenes import Scenes
+from nuwa.config import build, typed
 from nuwa.samples import Sample
 from nuwa.serve.engine import engine_once
 from nuwa.serve.job import served_job
@@ -102,6 +103,17 @@ def test_two_pictures_and_what_is_refused_in_between(own):
     assert engine.answer(prompts, 32) == expected
     placeholders = [answer.prompt_token_ids.count(job.family.placeholder_id) for answer in engine.llm.generate(prompts)]
     assert placeholders == [36 + 35] * 16  # of 12 x 12 and of 14 x 10 tokens, a quarter
+
+
+def test_a_family_without_a_tiny_model(own, tmp_path):
+    """Qwen2-VL's architecture with random weights, saved as a checkpoint."""
+    drawn = build(typed(compose("model=qwen2_vl_random", "model.layers=4", "model.hidden_size=128"), "model"))
+    for part in (drawn.model, drawn.tokenizer, drawn.pictures.pil):
+        part.save_pretrained(tmp_path)
+    checkpoint = ("model=qwen2_vl_2b", f"model.path={tmp_path}", "model.max_pixels=12544")
+    job = served_job(compose(*checkpoint, "pruner=divprune", "budget=ratio25", "position=pesp"))
+    samples, engine = scenes(8), engine_once(job, SMALL | {"max_model_len": 1024})
+    assert engine.answer(engine.prompts(samples), 32) == own(job, samples)
 
 
 def test_vllm_without_the_plugin_reads_tiny_llava(own):

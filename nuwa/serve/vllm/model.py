@@ -28,7 +28,7 @@ from nuwa.serve.vision import TAKEN, Vision, tower_alone
 from nuwa.serve.vllm import LLAMA
 from nuwa.serve.vllm.processing import DummyPictures, PictureInfo, PictureProcessing
 
-DECODERS = {"llama": LLAMA, "qwen2": "Qwen2ForCausalLM", "qwen2_5_vl_text": "Qwen2ForCausalLM"}
+DECODERS = {"llama": LLAMA} | dict.fromkeys(("qwen2", "qwen2_vl_text", "qwen2_5_vl_text"), "Qwen2ForCausalLM")
 """vLLM's architecture of each text model."""
 INPUTS = ("pixel_values", "image_grid_thw")
 """What the tower takes."""
