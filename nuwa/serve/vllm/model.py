@@ -69,6 +69,7 @@ class NuwaForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsPP, Su
         family = family_of(config)
         check_served(served, family)
         self.placed = places_ids(served, family)
+        check_switches(vllm_config, self.placed)
         text = config.text_config
         if text.model_type not in DECODERS:
             raise ValueError(f"text model {text.model_type}: vLLM is told of {', '.join(DECODERS)} only")
@@ -143,6 +144,19 @@ class NuwaForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsPP, Su
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
         """Take the weights of a checkpoint, by the names of any transformers."""
         return AutoWeightsLoader(self).load_weights(weights, mapper=self.hf_to_vllm_mapper)
+
+
+def check_switches(vllm_config: VllmConfig, placed: bool) -> None:
+    """Refuse to run where vLLM would not ask for the ids of pictures' tokens, or would ask though none are placed.
+
+    Raises:
+        ValueError: the rate of video pruning or the rotary embedding of the text model says otherwise.
+    """
+    config = vllm_config.model_config
+    asked = config.get_multimodal_config().is_multimodal_pruning_enabled()
+    if asked != placed or (placed and not config.uses_mrope):
+        way = "with --video-pruning-rate 0.5 and an mrope_section" if placed else "without --video-pruning-rate"
+        raise ValueError(f"{CONFIG_KEY}.position: this is served {way}; nuwa serve --print writes the whole line")
 
 
 def _joined(values: Tensor | Sequence[Tensor]) -> Tensor:
