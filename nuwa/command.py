@@ -23,6 +23,7 @@ COMMANDS = {
     "failures": ("nuwa.report.failures", "samples that one run answers and another one does not"),
     "pictures": ("nuwa.report.pictures", "draw which tokens a run kept"),
     "export": ("nuwa.export", "a run as a config file and as lines of Python that find the same answers"),
+    "serve": ("nuwa.serve", "an OpenAI-compatible server (vLLM) with a pruned model"),
     "judge": ("nuwa.judge", "mark MM-Vet answers that were saved without a judge"),
     "methods": ("nuwa.report.methods", "which pruning method is which, and what a budget becomes"),
 }

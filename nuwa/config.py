@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from nuwa.files import fingerprint, local_path
 from nuwa.models import axes_of
 from nuwa.options import ConfigError, check_options
-from nuwa.schema import BlockingConfig, Config, PathsConfig, PositionConfig
+from nuwa.schema import BlockingConfig, Config, Engine, PathsConfig, PositionConfig
 from nuwa.targets import BUILT, find_target
 
 PROTOCOL = 1
@@ -51,6 +51,10 @@ def typed(cfg: DictConfig, group: str) -> dict[str, Any]:
     target = values.pop("_target_", None)
     provided = ("budget", "seed") if group == "pruner" else ()
     return {"_target_": target, **check_options(find_target(target, group), values, group, provided)}
+
+
+VIDEO_DEFAULTS = {"video_min_pixels": None, "video_max_pixels": None, "text_after_video": "transformers"}
+"""Options of models that are about videos only; where they are these, a run's key does not name them."""
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
@@ -92,6 +96,7 @@ def choices(cfg: DictConfig) -> dict[str, Any]:
         except ConfigError:  # a run that will be refused needs a folder all the same, to leave its reason in
             options = plain(cfg[group])
         built[group] = {key: value for key, value in options.items() if key not in UNSCIENTIFIC.get(group, ())}
+    built["model"] = {key: value for key, value in built["model"].items() if VIDEO_DEFAULTS.get(key, built) != value}
     for name, path in _local(built).items():
         group, key = name.split(".")
         built[group][key] = f"<{fingerprint(path, READ[name], written)}>"
@@ -104,6 +109,7 @@ def choices(cfg: DictConfig) -> dict[str, Any]:
         **({} if cfg.coordinates.kind == "none" or not pruned else {"coordinates": plain(cfg.coordinates)}),
         **({} if cfg.blocking.source is None else {"blocking": plain(cfg.blocking)}),
         **({"deepstack": cfg.position.deepstack} if pruned and cfg.position.deepstack != "merged" else {}),
+        **({} if cfg.trainer.engine == Engine.transformers else {"engine": cfg.trainer.engine.name}),
         # which tokens are drawn depends on which samples share a batch
         "generation": decoding(cfg) | ({"batch_size": cfg.trainer.batch_size} if cfg.generation.do_sample else {}),
         "seed": cfg.seed,

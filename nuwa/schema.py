@@ -18,6 +18,7 @@ Baseline = Enum("Baseline", ["auto", "skip"])
 OnError = Enum("OnError", ["record", "raise"])
 LoggerKind = Enum("LoggerKind", ["wandb", "csv", "tensorboard", "none"])
 Accelerator = Enum("Accelerator", ["auto", "cpu", "gpu"])
+Engine = Enum("Engine", ["transformers", "vllm"])
 
 
 @dataclass
@@ -90,7 +91,8 @@ class ProbeConfig:
 class TrainerConfig:
     """conf/trainer: where, in what portions and with what shortcuts to compute.
 
-    None of it changes a result, but for ``batch_size`` where tokens are drawn at random.
+    None of it changes a result, but for ``batch_size`` where tokens are drawn at random, and ``engine``, whose kernels
+    round otherwise. ``vllm``: further arguments of ``vllm.LLM``.
     """
 
     accelerator: Accelerator = Accelerator.auto
@@ -101,6 +103,8 @@ class TrainerConfig:
     prefetch: Annotated[int, Field(ge=0, le=256)] = 2
     share: bool = True
     cache_gb: Optional[Annotated[Finite, Field(ge=0)]] = None  # noqa: UP045
+    engine: Engine = Engine.transformers
+    vllm: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass

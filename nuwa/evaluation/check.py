@@ -31,7 +31,8 @@ from nuwa.pruners.base import Pruner
 from nuwa.pruning.budget import Budget, BudgetError
 from nuwa.pruning.coordinates import Coordinates
 from nuwa.pruning.positions import STRATEGIES
-from nuwa.schema import Accelerator, Config
+from nuwa.schema import Accelerator, Config, Engine
+from nuwa.serve.job import ServedJob, check_vllm, served_job
 from nuwa.targets import BUILT
 
 _RANGES = TypeAdapter(Config)
@@ -39,11 +40,15 @@ _RANGES = TypeAdapter(Config)
 
 @dataclass
 class Parts:
-    """What a config describes, before the model is loaded: the pruner, the benchmark and the model's options."""
+    """What a config describes, before the model is loaded: the pruner, the benchmark and the model's options.
+
+    ``served``: the same for vLLM, where it answers.
+    """
 
     pruner: Pruner
     benchmark: Benchmark
     model: dict[str, Any]
+    served: ServedJob | None = None
 
 
 class CheckFirst(Callback):
@@ -107,7 +112,25 @@ def check(cfg: DictConfig) -> Parts:
         elif tokens is not None:
             pruner.schedule_on(tokens, adapter.shape)
     _check_blocking(cfg, sys.maxsize if adapter is None else adapter.shape.layers)
-    return Parts(pruner, _build(options["dataset"], "dataset"), model)
+    served = _served(cfg) if cfg.trainer.engine == Engine.vllm else None
+    return Parts(pruner, _build(options["dataset"], "dataset"), model, served)
+
+
+def _served(cfg: DictConfig) -> ServedJob:
+    """The job as vLLM is told of it; what it cannot give is refused by key."""
+    wishes = {
+        "generation.do_sample=true": cfg.generation.do_sample,
+        f"generation.num_beams={cfg.generation.num_beams}": cfg.generation.num_beams > 1,
+        "probe.speed=true": cfg.probe.speed,
+        "probe.memory=true": cfg.probe.memory,
+        f"trainer.devices={cfg.trainer.devices}": is_shared(cfg),
+    }
+    for wish, asked in wishes.items():
+        if asked:
+            raise ConfigError(f"{wish}: trainer=vllm cannot give this; leave it out, or use another trainer")
+    served = served_job(cfg)
+    check_vllm()
+    return served
 
 
 def fits(pruner: Pruner) -> bool:

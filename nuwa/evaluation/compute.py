@@ -18,11 +18,13 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 from omegaconf import DictConfig
 
 from nuwa import prune
-from nuwa.config import PROTOCOL, decoding, is_baseline
+from nuwa.config import PROTOCOL, decoding, is_baseline, plain
 from nuwa.engine.blocking import configured_block
+from nuwa.engine.session import PruningSession
 from nuwa.evaluation.callbacks import KeptTokenPictures, SampleProgress
 from nuwa.evaluation.check import Parts, fits, pruning_options
 from nuwa.evaluation.data import EvaluationData
+from nuwa.evaluation.engine import EngineEvaluation
 from nuwa.evaluation.features import feature_cache
 from nuwa.evaluation.fitting import compare_with_run, fit_budget
 from nuwa.evaluation.journal import (
@@ -48,6 +50,7 @@ from nuwa.evaluation.summary import costs, doubts, summarise
 from nuwa.models import adapter_for
 from nuwa.models.loading import LoadedModel
 from nuwa.schema import OnError
+from nuwa.serve.engine import Engine, engine_once
 
 QUIET = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
 
@@ -71,7 +74,7 @@ def compute(cfg: DictConfig, folder: Path, parts: Parts, baseline: Path | None, 
     with ExitStack() as stack:
         with processes.together():
             loading = time.perf_counter()
-            loaded = load_once(parts.model)
+            loaded, engine = _loaded(cfg, parts)
             load_seconds = time.perf_counter() - loading
             logger = stack.enter_context(run_logger(cfg, folder, folder.name)) if processes.lead else None
         asked = parts.pruner
@@ -79,7 +82,7 @@ def compute(cfg: DictConfig, folder: Path, parts: Parts, baseline: Path | None, 
         with processes.together():
             if journal is None or processes.size > 1:
                 journal = Journal(part_path(folder, processes.rank), folder.name)
-            _answer(cfg, parts, loaded, journal, done, processes)
+            _answer(cfg, parts, loaded, journal, done, processes, engine)
         if not processes.lead:
             return {"status": "done"}
         journal = merged(folder, folder.name)
@@ -89,21 +92,27 @@ def compute(cfg: DictConfig, folder: Path, parts: Parts, baseline: Path | None, 
         spent = compare_with_run(asked, fitted, answered(journal.rows), adapter_for(loaded.model).shape.layers)
         said = [found["warning"] for found in (outcome, spent) if "warning" in found]
         outcome |= spent | ({"warning": "; ".join(said)} if said else {})
-        samples, seconds = read_timings(folder)
-        outcome["timings"] = {
-            "answering_seconds": seconds,
-            "seconds_per_sample": seconds / samples if samples else None,
-            "batch_size": cfg.trainer.batch_size,
+        outcome["timings"] = _timings(cfg, folder) | {
             "processes": processes.size,
             "load_seconds": load_seconds,
             "job_seconds": time.perf_counter() - start,
-            **(_peak_memory() if cfg.probe.memory else {}),
         }
         if cfg.probe.speed:
             outcome |= _speed(cfg, parts, loaded)
-        outcome |= {"run_key": folder.name, "environment": environment(loaded.model)}
+        outcome |= {
+            "run_key": folder.name,
+            "environment": environment(loaded.model) | (engine.environment if engine else {}),
+        }
         log_result(logger, cfg, outcome, journal.rows, folder)
     return outcome
+
+
+def _loaded(cfg: DictConfig, parts: Parts) -> tuple[LoadedModel, Engine | None]:
+    """The model, and what answers in its place, if anything does: the model then has no weights."""
+    if parts.served is None:
+        return load_once(parts.model), None
+    engine = engine_once(parts.served, plain(cfg.trainer.vllm))
+    return engine.loaded, engine
 
 
 def _fitted(
@@ -137,7 +146,13 @@ def _opened(cfg: DictConfig, folder: Path, parts: Parts) -> Journal:
 
 
 def _answer(
-    cfg: DictConfig, parts: Parts, loaded: LoadedModel, journal: Journal, done: dict[str, Row], processes: Processes
+    cfg: DictConfig,
+    parts: Parts,
+    loaded: LoadedModel,
+    journal: Journal,
+    done: dict[str, Row],
+    processes: Processes,
+    engine: Engine | None,
 ) -> None:
     """Answer this process's share of the samples that are not ``done``."""
     count = parts.benchmark.take(cfg.limit)
@@ -147,8 +162,8 @@ def _answer(
         logging.getLogger(name).setLevel(logging.ERROR)
     record = cfg.on_error == OnError.record
     portions = (cfg.trainer.batch_size, cfg.trainer.num_workers, record, processes.rank, processes.size)
-    data = EvaluationData(parts.benchmark, count, done, *portions, loaded.encode, cfg.trainer.prefetch)
-    share = cfg.trainer.share and cfg.blocking.source is None
+    ahead = (None if engine else loaded.encode), cfg.trainer.prefetch
+    data = EvaluationData(parts.benchmark, count, done, *portions, *ahead)
     on_gpu = loaded.device.type == "cuda"
     trainer = Trainer(
         accelerator="gpu" if on_gpu else "cpu",
@@ -161,16 +176,24 @@ def _answer(
         enable_model_summary=False,
         default_root_dir=journal.path.parent,
     )
-    with (
-        warnings.catch_warnings(),
-        prune(
-            loaded.model, parts.pruner, share=share, cache=feature_cache(cfg, loaded), **pruning_options(cfg)
-        ) as session,
-        configured_block(session, **cfg.blocking),
-    ):
+    with warnings.catch_warnings(), ExitStack() as stack:
         warnings.filterwarnings("ignore", module=r"lightning\..*")  # advice about training loops
-        module = Evaluation(loaded, parts.benchmark, session, journal, decoding(cfg), cfg.seed, record)
+        if engine is None:
+            session = _session(cfg, parts, loaded, stack)
+            module = Evaluation(loaded, parts.benchmark, session, journal, decoding(cfg), cfg.seed, record)
+        else:
+            module = EngineEvaluation(engine, parts.benchmark, journal, cfg.generation.max_new_tokens, record)
         trainer.test(module, datamodule=data, verbose=False)
+
+
+def _session(cfg: DictConfig, parts: Parts, loaded: LoadedModel, stack: ExitStack) -> PruningSession:
+    """The open session under which a model answers."""
+    share = cfg.trainer.share and cfg.blocking.source is None
+    how = pruning_options(cfg)
+    session = prune(loaded.model, parts.pruner, share=share, cache=feature_cache(cfg, loaded), **how)
+    stack.enter_context(session)
+    stack.enter_context(configured_block(session, **cfg.blocking))
+    return session
 
 
 def _callbacks(cfg: DictConfig, parts: Parts, journal: Journal, total: int, processes: Processes) -> list[Callback]:
@@ -225,6 +248,17 @@ def _speed(cfg: DictConfig, parts: Parts, loaded: LoadedModel) -> dict[str, Any]
         reason = f"{type(error).__name__}: {error}"
         log.error("probe.speed: nothing was measured (%s); the answers stand", reason)
         return {"speed_error": reason}
+
+
+def _timings(cfg: DictConfig, folder: Path) -> dict[str, Any]:
+    """How long answering took, in batches of what size, and the memory if that was asked for."""
+    samples, seconds = read_timings(folder)
+    return {
+        "answering_seconds": seconds,
+        "seconds_per_sample": seconds / samples if samples else None,
+        "batch_size": cfg.trainer.batch_size,
+        **(_peak_memory() if cfg.probe.memory else {}),
+    }
 
 
 def _peak_memory() -> dict[str, float]:

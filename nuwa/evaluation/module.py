@@ -68,9 +68,7 @@ class Evaluation(lightning.LightningModule):
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Answer a batch and put it into the journal."""
         self.reports = []
-        failed = [
-            _failed_row(item.id, item.reason, passing=item.passing) for item in batch if isinstance(item, Failure)
-        ]
+        failed = [failed_row(item.id, item.reason, passing=item.passing) for item in batch if isinstance(item, Failure)]
         start = time.perf_counter()
         rows = self._answer(batch.samples, batch.inputs)
         seconds = time.perf_counter() - start
@@ -85,13 +83,21 @@ class Evaluation(lightning.LightningModule):
         if not samples:
             return []
         try:
-            inputs = self.loaded.encode(samples) if inputs is None else inputs
+            inputs = self._prepared(samples) if inputs is None else inputs
         except (PromptError, SampleError) as error:
             if not self.record:
                 raise
             if len(samples) == 1:
-                return [_failed_row(samples[0].id, str(error), samples[0].task)]
+                return [failed_row(samples[0].id, str(error), samples[0].task)]
             return [row for sample in samples for row in self._answer([sample])]
+        return self._answered(samples, inputs)
+
+    def _prepared(self, samples: Sequence[Sample]) -> Any:
+        """What the model is asked."""
+        return self.loaded.encode(samples)
+
+    def _answered(self, samples: Sequence[Sample], inputs: Any) -> list[Row]:
+        """Scored rows of samples that can be used."""
         names = visual_ids(samples)
         finite = FiniteLogits()
         with self.session.about(names, self.loaded.questions(samples)):
@@ -103,7 +109,7 @@ class Evaluation(lightning.LightningModule):
         images = self.session.report().images if "pixel_values" in inputs else []
         pairs = enumerate(zip(samples, answers, strict=True))
         return [
-            _failed_row(sample.id, NOT_FINITE, sample.task)
+            failed_row(sample.id, NOT_FINITE, sample.task)
             if broken[n]
             else self._row(sample, answer, [image for image in images if image.row == n])
             for n, (sample, answer) in pairs
@@ -155,7 +161,8 @@ class Evaluation(lightning.LightningModule):
             lines.write(line + "\n")
 
 
-def _failed_row(name: str, reason: str, task: str = "", passing: bool = False) -> Row:
+def failed_row(name: str, reason: str, task: str = "", passing: bool = False) -> Row:
+    """The row of a sample that could not be answered."""
     empty: Row = {"scores": {}, "kept": [], "image_tokens": []}
     return {
         "id": name,

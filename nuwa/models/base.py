@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from nuwa.models.processors import PictureOptions, PictureProcessor, Source
     from nuwa.models.random_configs import Sizes, SpecialTokens
+    from nuwa.models.video_processors import VideoProcessor
 
     class GenerativeModel(PreTrainedModel):
         """What every supported architecture is."""
@@ -98,6 +99,17 @@ class Family(ABC):
         Raises:
             nuwa.models.checkpoint.ModelError: options that the family does not have, or that are impossible.
         """
+
+    @classmethod
+    def video_processor(
+        cls, config: PreTrainedConfig, pictures: PictureProcessor, options: PictureOptions
+    ) -> VideoProcessor | None:
+        """What turns videos into the inputs of a model, beside what does so with ``pictures``; None: it takes none.
+
+        Raises:
+            nuwa.models.checkpoint.ModelError: impossible options.
+        """
+        return None
 
     @property
     def tower(self) -> Tower:

@@ -13,7 +13,7 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from nuwa.models.llava_next import LlavaNext
 from nuwa.models.pooled import FramesOfVideos
 from nuwa.models.processors import PictureOptions, PictureProcessor, Source, TiledProcessor, make_pil, text_processor
 from nuwa.models.random_configs import ROPE, Sizes, SpecialTokens
+from nuwa.models.video_processors import FrameProcessor
 from nuwa.pruners.base import Tower
 from nuwa.pruning.layout import Grid, ImageLayout
 
@@ -63,7 +64,7 @@ class LlavaOnevision(LlavaNext):
     model_type = "llava_onevision"
     architecture = "LlavaOnevisionForConditionalGeneration"
     special = SpecialTokens.chat("<image>", "<video>")
-    video_placeholder = "<video>"
+    video_placeholder: ClassVar[str] = "<video>"
     selection = "full"
 
     @classmethod
@@ -98,6 +99,12 @@ class LlavaOnevision(LlavaNext):
             vision_aspect_ratio=config.vision_aspect_ratio,
         )
         return TiledProcessor(pil, texts, size, side)
+
+    @classmethod
+    def video_processor(
+        cls, config: PreTrainedConfig, pictures: PictureProcessor, options: PictureOptions
+    ) -> FrameProcessor:
+        return FrameProcessor(pictures, cls.video_placeholder, config.vision_config.image_size)
 
     @property
     def tower(self) -> Tower:

@@ -17,7 +17,8 @@ from nuwa.models import family_class
 from nuwa.models.boxes import BoxOptions, to_unit_boxes
 from nuwa.models.checkpoint import ModelError
 from nuwa.models.processors import NativeProcessor, PictureProcessor
-from nuwa.models.prompts import IMAGE, PromptError, PromptFormat, put_images
+from nuwa.models.prompts import IMAGE, VIDEO, PromptError, PromptFormat, put_images
+from nuwa.models.video_processors import VideoProcessor
 from nuwa.samples import Sample, SampleError
 
 if TYPE_CHECKING:
@@ -39,14 +40,16 @@ class LoadedModel:
     family: str
     name: str
     boxes: BoxOptions
+    videos: VideoProcessor | None = None
 
     def __post_init__(self) -> None:
-        wanted = self.model.config.image_token_id
-        found = self.tokenizer.convert_tokens_to_ids(self.placeholder)
-        if found != wanted:
-            raise ModelError(
-                f"model {self.name}: {self.placeholder} is token {found} in tokenizer.json, {wanted} in config.json"
-            )
+        config = self.model.config
+        ids = config.image_token_id, getattr(config, "video_token_id", None)
+        for (token, found), wanted in zip(self.placeholders.items(), ids, strict=False):
+            if found != wanted:
+                raise ModelError(
+                    f"model {self.name}: {token} is token {found} in tokenizer.json, {wanted} in config.json"
+                )
         if self.prompt.image.count(self.placeholder) != 1:
             raise ModelError(f"model.image must contain {self.placeholder} once, but is {self.prompt.image!r}")
         if self.boxes.box_frame == "pixel" and not isinstance(self.pictures, NativeProcessor):
@@ -66,6 +69,12 @@ class LoadedModel:
         return family_class(self.family).placeholder
 
     @property
+    def placeholders(self) -> dict[str, int]:
+        """The tokens that stand for one visual token of a picture, and of a video where the model takes videos."""
+        tokens = [self.placeholder] if self.videos is None else [self.placeholder, self.videos.placeholder]
+        return dict(zip(tokens, cast(list[int], self.tokenizer.convert_tokens_to_ids(tokens)), strict=True))
+
+    @property
     def device(self) -> torch.device:
         """Where inputs go: the device of the embeddings, also when the layers are spread over several."""
         return self._embedded.device
@@ -77,29 +86,62 @@ class LoadedModel:
     def encode(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """Tensors of a batch on the model's device.
 
-        ``input_ids`` and ``attention_mask`` (B, L) int64, left-padded; if there are pictures, those of all samples in
-        order as the family takes them (`nuwa.models.processors`), ``pixel_values`` in the model's dtype.
+        ``input_ids`` and ``attention_mask`` (B, L) int64, left-padded; if there are pictures or videos, those of all
+        samples in order as the family takes them (`nuwa.models.processors`, `nuwa.models.video_processors`), their
+        pixels in the model's dtype.
 
         Raises:
             PromptError, SampleError: a sample cannot be put; the message names it.
         """
-        images = [image for sample in samples for image in sample.images]
         for sample in samples:
             with _named(sample):
-                for image in sample.images:
-                    self.pictures.check(image)
+                self._check(sample)
+        images = [image for sample in samples for image in sample.images]
+        videos = [video for sample in samples for video in sample.videos]
         inputs = self.pictures.encode(images) if images else {}
-        texts = iter(self.pictures.texts(inputs, len(images)))
-        rows = [self._token_ids(sample, [next(texts) for _ in sample.images]) for sample in samples]
+        texts, filmed = iter(self.pictures.texts(inputs, len(images))), iter([""])
+        for_model = {name: value for name, value in inputs.items() if name not in self.pictures.counts}
+        if self.videos is not None and videos:
+            shown = self.videos.encode(videos)
+            filmed, for_model = iter(self.videos.texts(shown, len(videos))), for_model | shown
+        rows = [
+            self._token_ids(sample, [[next(texts) for _ in sample.images], [next(filmed) for _ in sample.videos]])
+            for sample in samples
+        ]
         ids = pad_sequence(rows, True, self.pad_id, "left")
         mask = pad_sequence([torch.ones_like(row) for row in rows], True, 0, "left")
-        for_model = {name: value for name, value in inputs.items() if name not in self.pictures.counts}
+        for name in for_model.keys() & {"pixel_values", "pixel_values_videos"}:
+            for_model[name] = for_model[name].to(self.model.dtype)
+        if self.pictures.marks_placeholders is not None and for_model:
+            kinds = (number * torch.eq(ids, token) for number, token in enumerate(self.placeholders.values(), 1))
+            for_model[self.pictures.marks_placeholders] = sum(kinds) * mask
         batch = {"input_ids": ids, "attention_mask": mask, **for_model}
-        if images:
-            batch["pixel_values"] = batch["pixel_values"].to(self.model.dtype)
-            if self.pictures.marks_placeholders is not None:
-                batch[self.pictures.marks_placeholders] = torch.eq(ids, self.model.config.image_token_id).long() * mask
         return {name: values.to(self.device) for name, values in batch.items()}
+
+    def _check(self, sample: Sample) -> None:
+        """Refuse what the model cannot be shown.
+
+        Raises:
+            SampleError: a picture or a video that its tower cannot take, or a video where it takes none.
+        """
+        for image in sample.images:
+            self.pictures.check(image)
+        for video in sample.videos:
+            if self.videos is None:
+                raise SampleError(f"{self.family} models take no videos; model=llava_onevision_7b, for one, does")
+            self.videos.check(video)
+
+    def prompt_ids(self, sample: Sample) -> Tensor:
+        """The ids (L,) of a prompt about pictures, with one placeholder for each.
+
+        Raises:
+            PromptError, SampleError: the sample cannot be put; the message names it.
+        """
+        with _named(sample):
+            self._check(sample)
+            if sample.videos:
+                raise SampleError("a video cannot be put with one placeholder")
+        return self._token_ids(sample, [[self.placeholder] * len(sample.images), []])
 
     def decode(self, ids: Tensor, prompt_length: int) -> list[str]:
         """The answers in ``ids`` (B, L) as `generate` returns them, the prompt cut off: B stripped strings."""
@@ -126,12 +168,16 @@ class LoadedModel:
             return answer
         return to_unit_boxes(answer, self.pictures.resized(image))
 
-    def _token_ids(self, sample: Sample, texts: Sequence[str]) -> Tensor:
-        """The prompt's ids. The first token is put in front by hand: tokenizers differ in whether they add it."""
+    def _token_ids(self, sample: Sample, texts: Sequence[Sequence[str]]) -> Tensor:
+        """The prompt's ids, with the ``texts`` of pictures and of videos.
+
+        The first token is put in front by hand: tokenizers differ in whether they add it.
+        """
         bos = self.tokenizer.bos_token_id
         with _named(sample):
-            prompt = self.prompt.render(self.question(sample), len(sample.images))
-            prompt = put_images(prompt, self.placeholder, texts)
+            prompt = self.prompt.render(self.question(sample), len(sample.images), len(sample.videos))
+            for placeholder, mine in zip(self.placeholders, texts, strict=False):
+                prompt = put_images(prompt, placeholder, mine)
         if self.control_tokens(sample):
             ids = self._ids_as_text(prompt, *self._place_of_question(sample, texts))
         else:
@@ -146,19 +192,26 @@ class LoadedModel:
 
     def control_tokens(self, sample: Sample) -> list[str]:
         """What a sample's question holds that the tokenizer would take for a token of control; it is put as text."""
-        question, pictured = self.question(sample), (IMAGE, self.placeholder)
+        question, pictured = self.question(sample), {*self._marks, *self.placeholders}
         return [token for token in self.tokenizer.all_special_tokens if token in question and token not in pictured]
 
-    def _place_of_question(self, sample: Sample, texts: Sequence[str]) -> tuple[int, int]:
+    @property
+    def _marks(self) -> tuple[str, ...]:
+        """What places pictures, and videos, in a question."""
+        return (IMAGE,) if self.videos is None else (IMAGE, VIDEO)
+
+    def _place_of_question(self, sample: Sample, texts: Sequence[Sequence[str]]) -> tuple[int, int]:
         """Where a sample's question begins in its prompt, and how many characters follow it."""
-        placed = IMAGE in self.question(sample)
-        head, _, tail = self.prompt.render("\0", 0 if placed else len(sample.images)).partition("\0")
-        return len(head if placed else put_images(head, self.placeholder, texts)), len(tail)
+        first = [() if mark in self.question(sample) else mine for mark, mine in zip(self._marks, texts, strict=False)]
+        head, _, tail = self.prompt.render("\0", *map(len, first)).partition("\0")
+        for placeholder, mine in zip(self.placeholders, first, strict=True):
+            head = put_images(head, placeholder, mine)
+        return len(head), len(tail)
 
     def _ids_as_text(self, prompt: str, start: int, after: int) -> list[int]:
         """The ids of a prompt; control tokens from ``start`` up to the last ``after`` characters are put as text."""
         found = self.tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True)
-        control = {*self.tokenizer.all_special_ids} - {self.model.config.image_token_id}
+        control = {*self.tokenizer.all_special_ids} - {*self.placeholders.values()}
         ids: list[int] = []
         for token, (begin, end) in zip(found["input_ids"], found["offset_mapping"], strict=True):
             if token in control and start <= begin and end <= len(prompt) - after:
@@ -178,10 +231,12 @@ class LoadedModel:
         return list(dict.fromkeys(question[start:end].strip() for token, (start, end) in places if token == unknown))
 
     def remark(self, sample: Sample) -> str:
-        """What in a sample's question is not what it seems: control tokens, and ``<image>``, which places a picture."""
+        """What in a sample's question is not what it seems: control tokens, and what places a picture or a video."""
         found = [f"{token} is put as text" for token in self.control_tokens(sample)]
-        placed = self.question(sample).count(IMAGE)
-        return "; ".join(found + ([f"{IMAGE} places {placed} picture(s)"] if placed else []))
+        for mark, noun in zip(self._marks, ("picture", "video"), strict=False):
+            placed = self.question(sample).count(mark)
+            found += [f"{mark} places {placed} {noun}(s)"] if placed else []
+        return "; ".join(found)
 
 
 @contextmanager

@@ -101,10 +101,16 @@ class ModelOptions(PictureOptions, BoxOptions, ABC):
         """Make the model."""
 
     def completed(self, model: GenerativeModel, tokenizer: PreTrainedTokenizerFast, source: Source) -> LoadedModel:
-        """A model with its pictures, made from ``source``, and its prompt."""
+        """A model with its pictures, made from ``source``, its videos and its prompt."""
         pictures = self.kind.pictures(model.config, source, self)
-        prompt = PromptFormat(self.prompt, self.image_joiner, self.image_end, self.image)
-        return LoadedModel(model.eval(), tokenizer, pictures, prompt, self.family, self.name or str(source), self)
+        videos, shown = self.kind.video_processor(model.config, pictures, self), None
+        if videos is not None and videos.placeholder not in tokenizer.get_vocab():
+            videos = None  # trained without
+        if videos is not None:
+            shown = self.image.replace(self.kind.placeholder, videos.placeholder)  # what wraps a picture wraps a video
+        prompt = PromptFormat(self.prompt, self.image_joiner, self.image_end, self.image, shown)
+        name = self.name or str(source)
+        return LoadedModel(model.eval(), tokenizer, pictures, prompt, self.family, name, self, videos)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,12 +40,15 @@ class PictureOptions:
     ``image_frame`` says how a picture becomes a square: ``pad`` it with the mean colour as LLaVA-1.5 was trained
     (``auto``), ``crop`` its centre as Hugging Face processors do, or as the ``folder`` says. ``min_pixels`` and
     ``max_pixels`` bound the area to which a picture is resized (null: as the folder says; InternVL has the second, too,
-    for all tiles together); ``jpeg_quality`` sends it through a JPEG.
+    for all tiles together), ``video_min_pixels`` and ``video_max_pixels`` that of a frame (null: 128 and 768 tokens'
+    worth, the defaults of transformers' video processor); ``jpeg_quality`` sends a picture through a JPEG.
     """
 
     image_frame: ImageFrame = "auto"
     min_pixels: int | None = None
     max_pixels: int | None = None
+    video_min_pixels: int | None = None
+    video_max_pixels: int | None = None
     jpeg_quality: int | None = None
 
     def require_only(self, family: str, *own: str) -> None:
@@ -80,7 +83,8 @@ def text_processor(kind: type[ProcessorMixin], pil: Any, placeholder: str, **set
 class PictureProcessor:
     """Turns pictures into the image inputs of one family.
 
-    ``marks_placeholders``: the input, 1 on placeholders, by which the model wants to know where pictures are.
+    ``marks_placeholders``: the input, 1 on placeholders of pictures and 2 on those of videos, by which the model wants
+    to know where they are.
     ``counts``: what of `encode` is said to `texts`, and not to the model.
 
     Args:
@@ -92,7 +96,7 @@ class PictureProcessor:
     counts: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, pil: Any, texts: ProcessorMixin) -> None:
-        self.pil, self._texts = pil, texts
+        self.pil, self.text_writer = pil, texts
         deviations = pil.image_std if isinstance(pil.image_std, Sequence) else [pil.image_std]
         if pil.do_normalize and not all(0 < float(one) < math.inf for one in deviations):
             raise ModelError(
@@ -115,7 +119,7 @@ class PictureProcessor:
     def texts(self, inputs: Mapping[str, Tensor], count: int) -> list[str]:
         """What stands in a prompt for each of ``count`` pictures, given their `encode`."""
         given = {**inputs, "batch_num_images": [1] * count}
-        return [self._texts.replace_image_token(given, number) for number in range(count)]
+        return [self.text_writer.replace_image_token(given, number) for number in range(count)]
 
     def seen(self, image: Image.Image) -> Image.Image:
         """The picture as the tower sees it in one piece: padded, cropped or resized."""
@@ -181,18 +185,27 @@ class NativeProcessor(PictureProcessor):
         Raises:
             SampleError: one side is more than 200 times the other.
         """
-        from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
-
-        width, height = image.size
         limits = self.pil.size["shortest_edge"], self.pil.size["longest_edge"]
-        try:
-            high, wide = smart_resize(height, width, self.pil.patch_size * self.pil.merge_size, *limits)
-        except ValueError as error:
-            raise SampleError(f"a picture of {width} x {height} pixels cannot be used: {error}") from error
-        return wide, high
+        return smart_size(image, self.pil.patch_size * self.pil.merge_size, limits)
 
     def seen(self, image: Image.Image) -> Image.Image:
         return to_rgb(image).resize(self.resized(image), self.pil.resample)
+
+
+def smart_size(image: Image.Image, factor: int, limits: tuple[int, int]) -> Size:
+    """The size nearest to a picture's whose sides are multiples of ``factor``, and whose area is between ``limits``.
+
+    Raises:
+        SampleError: one side is more than 200 times the other.
+    """
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
+
+    width, height = image.size
+    try:
+        high, wide = smart_resize(height, width, factor, *limits)
+    except ValueError as error:
+        raise SampleError(f"a picture of {width} x {height} pixels cannot be used: {error}") from error
+    return wide, high
 
 
 def _longest(image: Image.Image) -> int:

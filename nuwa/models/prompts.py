@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 IMAGE = "<image>"
 """Where a picture goes in a sample's own text, whatever the model calls it."""
+VIDEO = "<video>"
+"""The same of a video."""
 
 
 class PromptError(ValueError):
@@ -22,23 +24,26 @@ class PromptError(ValueError):
 class PromptFormat:
     """``template`` with the slots ``{images}`` and ``{text}``; what stands between images and what after the last.
 
-    ``image`` is what one picture becomes: the model's placeholder and what the model wraps it in.
+    ``image`` is what one picture becomes: the model's placeholder and what the model wraps it in; ``video`` the same of
+    a video, None where the model takes none: ``<video>`` is text then.
     """
 
     template: str
     image_joiner: str = " "
     image_end: str = "\n"
     image: str = IMAGE
+    video: str | None = None
 
     def __post_init__(self) -> None:
         for slot in ("{images}", "{text}"):
             if self.template.count(slot) != 1:
                 raise PromptError(f"model.prompt must contain the slot {slot} once, but is {self.template!r}")
 
-    def render(self, text: str, n_images: int) -> str:
+    def render(self, text: str, n_images: int, n_videos: int = 0) -> str:
         """The full prompt, one ``image`` per picture (the beginning-of-sequence token is not part of it).
 
-        Images go in front of the text, unless the text places them itself by holding ``<image>`` once per image.
+        Images, then videos go in front of the text, unless the text places them itself by holding ``<image>`` once per
+        image, ``<video>`` once per video.
 
         Raises:
             PromptError: the text holds placeholders, but not as many as there are images.
@@ -46,26 +51,32 @@ class PromptFormat:
         >>> PromptFormat("USER: {images}{text} ASSISTANT:").render("Is it red?", 1)
         'USER: <image>\\nIs it red? ASSISTANT:'
         """
-        placed = text.count(IMAGE)
-        if placed and placed != n_images:
-            raise PromptError(f"the text holds {placed} {IMAGE} placeholders for {n_images} image(s): {text[:80]!r}")
-        text = text.replace(IMAGE, self.image)
-        lead = "" if placed or not n_images else self.image_joiner.join([self.image] * n_images) + self.image_end
+        asked, first = text, []
+        for mark, shown, count in ((IMAGE, self.image, n_images), (VIDEO, self.video, n_videos)):
+            placed = 0 if shown is None else asked.count(mark)
+            if placed and placed != count:
+                raise PromptError(
+                    f"the text holds {placed} {mark} placeholders for {count} {mark[1:-1]}(s): {asked[:80]!r}"
+                )
+            if shown is not None:
+                text = text.replace(mark, shown)
+                first += [] if placed else [shown] * count
+        lead = self.image_joiner.join(first) + self.image_end if first else ""
         slots = {"{images}": lead, "{text}": text}
         # the template alone is split: the user's text may hold braces
         return "".join(slots.get(part, part) for part in re.split("({images}|{text})", self.template))
 
 
 def put_images(prompt: str, placeholder: str, texts: Sequence[str]) -> str:
-    """A rendered prompt whose i-th ``placeholder`` is ``texts[i]``, the text that stands for a picture.
+    """A rendered prompt whose i-th ``placeholder`` is ``texts[i]``, the text that stands for a picture, or a video.
 
     Raises:
-        PromptError: the prompt does not hold one placeholder per picture.
+        PromptError: the prompt does not hold one placeholder each.
 
     >>> put_images("<s><image> or <image>?", "<image>", ["<image>" * 2, "<image>"])
     '<s><image><image> or <image>?'
     """
     first, *others = prompt.split(placeholder)
     if len(others) != len(texts):
-        raise PromptError(f"the prompt holds {len(others)} image placeholder(s) for {len(texts)} image(s)")
+        raise PromptError(f"the prompt holds {len(others)} {placeholder} placeholder(s) for {len(texts)} of them")
     return first + "".join(text + piece for text, piece in zip(texts, others, strict=True))

@@ -18,9 +18,17 @@ from torch import Tensor, nn
 
 from nuwa.models.base import Family
 from nuwa.models.checkpoint import ModelError
-from nuwa.models.processors import NativeProcessor, PictureOptions, Source, make_pil, text_processor
+from nuwa.models.processors import (
+    NativeProcessor,
+    PictureOptions,
+    PictureProcessor,
+    Source,
+    make_pil,
+    text_processor,
+)
 from nuwa.models.random_configs import ROPE, Sizes, SpecialTokens
 from nuwa.models.towers import LayerRun, Recording
+from nuwa.models.video_processors import NativeVideos
 from nuwa.pruning.layout import ImageLayout
 from nuwa.pruning.scores import CHUNK, Heads, received_attention, rotate, softmax_rows
 
@@ -106,6 +114,8 @@ class QwenVL(Family):
     tower_sizes = ("hidden_size", "depth", "patch_size", "spatial_merge_size")
     special = SpecialTokens.chat("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
     half = torch.bfloat16
+    timed: ClassVar[bool] = False
+    """Whether the model is told the seconds between the frames of a video."""
 
     @classmethod
     def random_parts(cls, tokenizer: PreTrainedTokenizerFast, sizes: Sizes) -> dict[str, Any]:
@@ -126,7 +136,8 @@ class QwenVL(Family):
     def pictures(cls, config: PreTrainedConfig, source: Source, options: PictureOptions) -> NativeProcessor:
         from transformers import Qwen2_5_VLProcessor, Qwen2VLImageProcessorPil
 
-        options.require_only(cls.model_type, "min_pixels", "max_pixels", "jpeg_quality")
+        frames = () if cls.video_placeholder is None else ("video_min_pixels", "video_max_pixels")
+        options.require_only(cls.model_type, "min_pixels", "max_pixels", "jpeg_quality", *frames)
         if options.jpeg_quality is not None and not 1 <= options.jpeg_quality <= 100:
             raise ModelError(f"model.jpeg_quality={options.jpeg_quality} must be in 1 to 100")
         vision = config.vision_config
@@ -138,6 +149,20 @@ class QwenVL(Family):
         if not 0 < least <= most:
             raise ModelError(f"model.min_pixels={least} must be positive and at most model.max_pixels={most}")
         return NativeProcessor(pil, text_processor(Qwen2_5_VLProcessor, pil, cls.placeholder), options.jpeg_quality)
+
+    @classmethod
+    def video_processor(
+        cls, config: PreTrainedConfig, pictures: PictureProcessor, options: PictureOptions
+    ) -> NativeVideos | None:
+        if cls.video_placeholder is None:
+            return None
+        token = (pictures.pil.patch_size * pictures.pil.merge_size) ** 2
+        least, most = options.video_min_pixels or 128 * token, options.video_max_pixels or 768 * token
+        if not 0 < least <= most:
+            raise ModelError(
+                f"model.video_min_pixels={least} must be positive and at most model.video_max_pixels={most}"
+            )
+        return NativeVideos(pictures, cls.video_placeholder, (least, most), cls.timed)
 
     @property
     def vision_width(self) -> int:

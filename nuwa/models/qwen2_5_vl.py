@@ -1,4 +1,4 @@
-"""Qwen2.5-VL: most layers of its tower see windows only; positions with three axes (M-RoPE).
+"""Qwen2.5-VL: most layers of its tower see windows only; positions with three axes (M-RoPE), time in seconds.
 
 The tower works on patches in window order, and the model puts tokens back into raster order afterwards.
 """
@@ -24,10 +24,11 @@ class WindowRecording(QwenRecording):
 
 
 class Qwen2_5_VL(QwenVL):
-    """`Qwen2_5_VLForConditionalGeneration`, for images."""
+    """`Qwen2_5_VLForConditionalGeneration`."""
 
     model_type = "qwen2_5_vl"
     architecture = "Qwen2_5_VLForConditionalGeneration"
+    timed = True
 
     @classmethod
     def random_config(cls, tokenizer: PreTrainedTokenizerFast, sizes: Sizes) -> PreTrainedConfig:

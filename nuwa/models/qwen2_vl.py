@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Qwen2VL(QwenVL):
-    """`Qwen2VLForConditionalGeneration`, for images."""
+    """`Qwen2VLForConditionalGeneration`."""
 
     model_type = "qwen2_vl"
     architecture = "Qwen2VLForConditionalGeneration"

@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from nuwa.pruners.base import LLMContext, MethodInfo, Tap, require
 from nuwa.pruners.divprune import nearest_similarity, similarity_to
-from nuwa.pruners.videos import VideoPruner, VideoTokens
+from nuwa.pruners.videos import VideoPruner, VideoTokens, first_of_frames, spaced
 from nuwa.pruning.cuts import frame_similarity, segment_numbers
 from nuwa.pruning.density import clusters_of_frames
 from nuwa.pruning.flops import ModelShape, attention_score_flops, cosine_flops
@@ -29,7 +29,7 @@ from nuwa.pruning.merging import member_counts, merge_alike
 from nuwa.pruning.schedules import Schedule, Share, layer_at, share_out, two_stages
 from nuwa.pruning.trees import hang
 
-NEIGHBOURS = 7
+CLUSTER_NEIGHBOURS = 7
 """How many neighbours a density is measured by, or as many as a frame has clusters."""
 
 
@@ -60,20 +60,11 @@ def adts(features: Tensor, weight: Tensor, picks: int, again: bool = False) -> T
     return torch.cat(order, -1) if order else weight.new_zeros(len(weight), 0, dtype=torch.long)
 
 
-def spaced(total: int, parts: int) -> list[int]:
-    """Divide ``total`` evenly; what is left over goes to parts far from each other.
-
-    >>> spaced(6, 4)
-    [1, 2, 1, 2]
-    """
-    return [(i + 1) * total // parts - i * total // parts for i in range(parts)]
-
-
 def cluster_counts(total: int, sizes: Sequence[int]) -> list[int]:
     """Clusters for frames that have ``sizes`` trees: one for each, if ``total`` allows, the rest in proportion.
 
     >>> cluster_counts(6, [9, 3, 0, 1]), cluster_counts(1, [9, 3, 0, 1])
-    ([4, 1, 0, 1], [1, 0, 0, 0])
+    ([3, 2, 0, 1], [1, 0, 0, 0])
     """
     least = [min(size, 1) for size in sizes]
     if total < sum(least):
@@ -163,23 +154,21 @@ class FlashVID(VideoPruner):
         self, features: Tensor, attention: Tensor, segment: Tensor, picks: Sequence[int], others: Sequence[int]
     ) -> VideoTokens:
         """`compress` with the tokens (F,) that ADTS chooses of every frame, and those that the rest becomes."""
-        release, (frames, n_tokens), device = self.variant == "release", attention.shape, features.device
+        release, n_tokens, device = self.variant == "release", attention.shape[1], features.device
         weight = attention * event_relevance(features, segment) if self.relevance else attention
         order = adts(features, weight, max(picks), again=release)
-        taken = torch.arange(order.shape[1], device=device) < torch.tensor(picks, device=device)[:, None]
-        own = (order + torch.arange(frames, device=device)[:, None] * n_tokens)[taken]
-        free = torch.ones(frames * n_tokens, dtype=torch.bool, device=device).index_fill(0, own, False)
+        own, free = first_of_frames(order, picks, n_tokens)
         most = torch.tensor([n_tokens - a - b for a, b in zip(picks, others, strict=True)], device=device)
-        root, share = hang(features, free.view(frames, n_tokens), segment, most, self.link_above, release)
+        root, share = hang(features, free, segment, most, self.link_above, release)
 
         whole, number = features.flatten(0, 1), torch.arange(len(root), device=device)
         trees = merge_alike(whole[None], number[None], root[None], shares=share[None])[0].view_as(features)
-        alive = (free & (root == number)).view(frames, n_tokens)
+        alive = free & (root == number).view_as(free)
         if release:  # all tokens of a frame that is a segment of its own
             alive |= ((segment[:, None] == segment).sum(1) == 1)[:, None]
         segments, sizes = torch.stack([segment, alive.sum(1)]).tolist()
         counts = self._cluster_counts(segments, sizes, others)
-        neighbours = [min(count, NEIGHBOURS) for count in counts]
+        neighbours = [min(count, CLUSTER_NEIGHBOURS) for count in counts]
         centres, slots = clusters_of_frames(trees, alive, sizes, counts, neighbours, first=not release)
 
         joined = slots[root]
@@ -191,7 +180,7 @@ class FlashVID(VideoPruner):
             apart(cells, len(root)) if release else cells,
             torch.cat([whole[own], merged])[order],
             order.argsort()[members].masked_fill(members < 0, -1),
-            share.index_fill(0, own, 1),
+            shares=share.index_fill(0, own, 1),
             extras={"tree": root, "segment": segment.repeat_interleave(n_tokens), "salience": attention.flatten()},
         )
 

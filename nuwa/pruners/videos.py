@@ -24,16 +24,20 @@ from nuwa.pruning.tiling import FramesTogether, Tiling
 class VideoTokens:
     """What is left of one video, as in `VisionDecision` without the batch; ``tokens`` (K, H) are its ``projected``.
 
-    ``extras``: (N,) or (K,), of which pictures know ``tree``, the number of the token that each one hangs on, and
-    ``segment``, the number of that which its frame belongs to.
+    ``extras``: (N,) or (K,), of which pictures know ``segment``, the number of the one that a token's frame belongs to,
+    and ``tree``, the number of the token that each one hangs on (by default the one that it went into, or -1).
     """
 
     cells: Tensor
     tokens: Tensor
     members: Tensor
+    sizes: Tensor | None = None
     shares: Tensor | None = None
     weights: Tensor | None = None
     extras: dict[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.extras.setdefault("tree", self.cells[self.members].masked_fill(self.members < 0, -1))
 
 
 class VideoPruner(Pruner):
@@ -66,7 +70,7 @@ def together(left: Sequence[VideoTokens]) -> VisionDecision:
     def padded(name: str) -> Tensor:
         return pad_sequence([getattr(one, name) for one in left], batch_first=True)
 
-    merging = [name for name in ("members", "shares", "weights") if getattr(left[0], name) is not None]
+    merging = [name for name in ("members", "sizes", "shares", "weights") if getattr(left[0], name) is not None]
     return VisionDecision(
         padded("cells"),
         projected=padded("tokens"),
@@ -74,3 +78,28 @@ def together(left: Sequence[VideoTokens]) -> VisionDecision:
         counts=torch.tensor([len(one.cells) for one in left]),
         **{name: padded(name) for name in merging},
     )
+
+
+def spaced(total: int, parts: int) -> list[int]:
+    """Divide ``total`` evenly; what is left over goes to parts far from each other.
+
+    >>> spaced(6, 4)
+    [1, 2, 1, 2]
+    """
+    return [(i + 1) * total // parts - i * total // parts for i in range(parts)]
+
+
+def first_of_frames(order: Tensor, counts: Sequence[int], n_tokens: int) -> tuple[Tensor, Tensor]:
+    """The first ``counts`` (F,) tokens of every frame, of indices (F, C), and which tokens (F, ``n_tokens``) are left.
+
+    Tokens are numbered frame by frame: (sum of counts,).
+
+    >>> first_of_frames(torch.tensor([[1, 0], [0, 1]]), [1, 2], 2)
+    (tensor([1, 2, 3]), tensor([[ True, False],
+            [False, False]]))
+    """
+    device = order.device
+    taken = torch.arange(order.shape[1], device=device) < torch.tensor(counts, device=device)[:, None]
+    chosen = (order + n_tokens * torch.arange(len(order), device=device)[:, None])[taken]
+    left = torch.ones(len(order) * n_tokens, dtype=torch.bool, device=device).index_fill(0, chosen, False)
+    return chosen, left.view(len(order), n_tokens)

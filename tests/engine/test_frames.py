@@ -158,7 +158,7 @@ def test_a_budget_is_the_visuals(family):
 
 
 @pytest.mark.parametrize("family", QWENS)
-@pytest.mark.parametrize("name", ["flashvid"])
+@pytest.mark.parametrize("name", ["flashvid", "fastvid"])
 def test_video_methods_spend_the_budget_on_all_frames(family, name):
     """The first frame twice and another one: kept tokens are of all frames, as many in every layer as planned."""
     family, given = FAMILIES[family], inputs(FAMILIES[family], 3)

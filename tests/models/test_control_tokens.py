@@ -43,7 +43,7 @@ def ids_of(text, tokenizer, template=CHAT):
         family="llava",
         model=SimpleNamespace(config=SimpleNamespace(image_token_id=-1, get_text_config=SimpleNamespace)),
     )
-    return loaded._token_ids(sample(text), []).tolist()
+    return loaded._token_ids(sample(text), ([], [])).tolist()
 
 
 @pytest.mark.parametrize(

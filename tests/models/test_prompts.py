@@ -103,5 +103,5 @@ def test_texts_of_pictures_take_the_place_of_placeholders():
     assert put_images("a <p> b<p>", "<p>", ["<p>", "<row><p><p>"]) == "a <p> b<row><p><p>"
     assert put_images("nothing", "<p>", []) == "nothing"
     for texts in (["<p>"], ["<p>"] * 3):
-        with pytest.raises(PromptError, match=rf"2 image placeholder\(s\) for {len(texts)} image"):
+        with pytest.raises(PromptError, match=rf"2 <p> placeholder\(s\) for {len(texts)} of"):
             put_images("a <p> b<p>", "<p>", texts)

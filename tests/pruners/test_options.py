@@ -66,6 +66,7 @@ def test_published_methods_cite_paper_and_commit(name):
 def test_what_the_page_says_of_a_choice():
     methods = {name: find_method(name)[0] for name in method_names()}
     merging = {
+        "fastvid",
         "flashvid",
         "nuwa",
         "nuwa_release",
