@@ -18,7 +18,7 @@ BAD_INPUT: tuple[type[Exception], ...] = (ValueError, OSError)
 COMMANDS = {
     "run": ("nuwa.launch", "run one job, or a sweep of jobs with -m, and print a table"),
     "report": ("nuwa.report", "tables and plots of runs, alone or beside the papers' printed numbers"),
-    "compare": ("nuwa.report.compare", "two runs on the same samples, with p-values"),
+    "compare": ("nuwa.report.compare", "runs on the same samples, in pairs, with p-values"),
     "retention": ("nuwa.report.retention", "what runs retain of the unpruned model, as a mean over benchmarks"),
     "failures": ("nuwa.report.failures", "samples that one run answers and another one does not"),
     "pictures": ("nuwa.report.pictures", "draw which tokens a run kept"),
