@@ -17,6 +17,7 @@ BAD_INPUT: tuple[type[Exception], ...] = (ValueError, OSError)
 """What is raised for bad input; the messages are written for the person who typed the command."""
 COMMANDS = {
     "run": ("nuwa.launch", "run one job, or a sweep of jobs with -m, and print a table"),
+    "ask": ("nuwa.ask", "questions about one picture: pruned and unpruned answers, times, and what was kept"),
     "report": ("nuwa.report", "tables and plots of runs, alone or beside the papers' printed numbers"),
     "compare": ("nuwa.report.compare", "runs on the same samples, in pairs, with p-values"),
     "retention": ("nuwa.report.retention", "what runs retain of the unpruned model, as a mean over benchmarks"),
@@ -60,7 +61,7 @@ def command(
             )
             for add in arguments:
                 add(parser)
-            options = parser.parse_args(given)
+            options = parser.parse_intermixed_args(given)
             forgiving_output()
             try:
                 status = function(options)

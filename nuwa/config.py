@@ -30,7 +30,7 @@ READ: dict[str, tuple[str, ...]] = {"model.path": CHECKPOINT, "pruner.clip": CHE
 READ |= {"pruner.tokenizer": CHECKPOINT, "pruner.register": (".json",)}
 READ |= {f"dataset.{key}": ("",) for key in ("path", "images_folder", "judge_prompt")}
 """Options that name local files, and which of these make the result."""
-UNSCIENTIFIC = {"model": ("name", "device", "device_map"), "dataset": ("streaming", "judge_key_variable")}
+UNSCIENTIFIC = {"model": ("name", "device", "device_map", "turn"), "dataset": ("streaming", "judge_key_variable")}
 SAMPLING = ("temperature", "top_p")
 """Options of decoding that matter where tokens are drawn."""
 

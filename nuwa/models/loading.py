@@ -39,7 +39,7 @@ Attention = Literal["sdpa", "eager", "flash_attention_2"]
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions(PictureOptions, BoxOptions, ABC):
-    """What every file of ``conf/model`` says; ``prompt`` is the template of a `PromptFormat`.
+    """What every file of ``conf/model`` says; ``prompt`` and ``turn`` are those of a `PromptFormat`.
 
     ``dtype="auto"`` is float32 on a CPU and the checkpoint's own elsewhere; ``device="auto"`` is the first GPU, or the
     CPU where there is none.
@@ -54,6 +54,7 @@ class ModelOptions(PictureOptions, BoxOptions, ABC):
     image: str = IMAGE
     image_joiner: str = " "
     image_end: str = "\n"
+    turn: str | None = None
     dtype: Dtype = "auto"
     attention: Attention = "sdpa"
     device: str = "auto"
@@ -108,9 +109,10 @@ class ModelOptions(PictureOptions, BoxOptions, ABC):
             videos = None  # trained without
         if videos is not None:
             shown = self.image.replace(self.kind.placeholder, videos.placeholder)  # what wraps a picture wraps a video
-        prompt = PromptFormat(self.prompt, self.image_joiner, self.image_end, self.image, shown)
+        prompt = PromptFormat(self.prompt, self.image_joiner, self.image_end, self.image, shown, self.turn)
         name = self.name or str(source)
-        return LoadedModel(model.eval(), tokenizer, pictures, prompt, self.family, name, self, videos)
+        parts = model.eval(), tokenizer, pictures, prompt, self.family, name, self, videos, self.text_after_video
+        return LoadedModel(*parts)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,8 @@ class PromptFormat:
     """``template`` with the slots ``{images}`` and ``{text}``; what stands between images and what after the last.
 
     ``image`` is what one picture becomes: the model's placeholder and what the model wraps it in; ``video`` the same of
-    a video, None where the model takes none: ``<video>`` is text then.
+    a video, None where the model takes none: ``<video>`` is text then. ``turn`` is a further question with the slot
+    ``{text}``, from the token that ends the answer before it on; None where there can be none.
     """
 
     template: str
@@ -33,11 +34,14 @@ class PromptFormat:
     image_end: str = "\n"
     image: str = IMAGE
     video: str | None = None
+    turn: str | None = None
 
     def __post_init__(self) -> None:
         for slot in ("{images}", "{text}"):
             if self.template.count(slot) != 1:
                 raise PromptError(f"model.prompt must contain the slot {slot} once, but is {self.template!r}")
+        if self.turn is not None and self.turn.count("{text}") != 1:
+            raise PromptError(f"model.turn must contain the slot {{text}} once, but is {self.turn!r}")
 
     def render(self, text: str, n_images: int, n_videos: int = 0) -> str:
         """The full prompt, one ``image`` per picture (the beginning-of-sequence token is not part of it).

@@ -43,15 +43,25 @@ def sample_pictures(
     row: Mapping[str, Any],
     ids: bool = False,
 ) -> Iterator[Image.Image]:
-    """A picture of what an open session decides about each image of a sample, and of what its journal row answers.
-
-    Of a video a contact sheet.
+    """`draw_decisions` about a sample of a benchmark, with what its journal row answers.
 
     With ``ids``, also where the tokens are by their position ids, under every strategy.
     """
     boxes = boxes_of(benchmark, sample, row)
     method = f"{session.pruner.name}, {session.strategy.upper()}"
     heading = title_lines(method, sample.expression or sample.text, row, is_box="true" in boxes)
+    return draw_decisions(session, loaded, sample, boxes, heading, ids)
+
+
+def draw_decisions(
+    session: PruningSession,
+    loaded: LoadedModel,
+    sample: Sample,
+    boxes: Boxes,
+    heading: Sequence[Sequence[Phrase]],
+    ids: bool = False,
+) -> Iterator[Image.Image]:
+    """A picture of what an open session decides about each image of a sample; of a video a contact sheet."""
     for trace in trace_decisions(session, loaded, sample):
         if isinstance(trace, VideoTrace):
             yield contact_sheet(trace, heading)

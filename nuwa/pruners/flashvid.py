@@ -110,6 +110,7 @@ class FlashVID(VideoPruner):
         source="Fanziyang-v/FlashVID@1d37422",
         signal="received attention and variety, trees through time, attention of the last prompt token",
         merges=True,
+        merging="trees through the frames of a segment, their means by clusters of a frame",
         text_aware=True,
         counts="authors': 1.25 times the budget enter, 0.3 of these stay from 20/28 of the depth on",
     )

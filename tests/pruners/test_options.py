@@ -13,6 +13,9 @@ RANGES = [
     ("feather", "stride", [1], [0], "1 token or more"),
     ("hiprune", "anchor_share", [0.0, 1.0], [-0.001, 1.001], "a share in [0, 1]"),
     ("hiprune", "object_layer", [None, 0.001, 1.0], [0.0, 1.001], "null or a fraction of the depth in (0, 1]"),
+    ("holitom", "threshold", [-1.0, 1.0], [1.001], "a cosine in [-1, 1]"),
+    ("holitom", "inner_layer", [0.001, 0.999], [0.0, 1.0], "a fraction of the depth in (0, 1)"),
+    ("holitom", "inner_keep", [0.001, 1.0], [0.0, 1.001], "in (0, 1]"),
     ("holov", "crops", [1], [0], "1 or more"),
     ("holov", "alpha", [0.0], [-0.001], "0 or more"),
     ("nuwa", "d_thresh", [0.001], [0.0], "a positive squared distance"),
@@ -68,6 +71,7 @@ def test_what_the_page_says_of_a_choice():
     merging = {
         "fastvid",
         "flashvid",
+        "holitom",
         "nuwa",
         "nuwa_release",
         "nuwa_release_qwen",

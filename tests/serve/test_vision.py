@@ -81,7 +81,7 @@ def test_an_engine_gets_what_a_session_lets_in(models, sample, name, served):
     inputs = Pictures(config, served, find_folder(compose(f"model={name}").model.path)).encode(sample.images)
     encoded = Vision(config, served, tower).encode({key: inputs[key] for key in inputs if key not in (COUNT, TAKEN)})
 
-    ids = loaded._token_ids(sample, [loaded.placeholder] * 2).tolist()
+    ids = loaded.prompt_ids(sample).tolist()
     tokens, spans = [], []
     for token in ids:
         picture = len(spans)
