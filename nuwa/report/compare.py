@@ -14,12 +14,14 @@ from argparse import ArgumentError, Namespace
 from collections.abc import Sequence
 from functools import cache
 from itertools import combinations
+from operator import eq
 from pathlib import Path
 
 from nuwa.command import argument, command
 from nuwa.evaluation.journal import JOURNAL, JournalError, read_answers
 from nuwa.evaluation.pairs import Comparison, holm, paired_tests
 from nuwa.evaluation.runs import Run, find_runs
+from nuwa.evaluation.statistics import answered_by_both
 from nuwa.report.sides import comparable, named_pairs, parse_wanted
 from nuwa.report.tables.formats import TableRow
 from nuwa.report.tables.runs import RunsTable
@@ -47,10 +49,13 @@ def two_runs(first: Path, second: Path) -> Section:
     for folder in (first, second):
         if not (folder / JOURNAL).is_file():
             raise JournalError(f"{folder} has no {JOURNAL}: name the folder of a run")
-    rows = tested(paired_tests(read_answers(first), read_answers(second)))
+    answers = read_answers(first), read_answers(second)
+    rows = tested(paired_tests(*answers))
     if not rows:
         raise ValueError(f"{first} and {second} have no scored sample in common")
-    return Section(f"{first.name} and {second.name}", rows, list(rows[0]), number_formats=FORM)
+    texts = [[row["prediction"] for row in shared] for shared in answered_by_both(*answers)]
+    same = f"the same answer, letter by letter: {sum(map(eq, *texts))} of {len(texts[0])}"
+    return Section(f"{first.name} and {second.name}", rows, list(rows[0]), [same], number_formats=FORM)
 
 
 class Sweep:
@@ -73,7 +78,7 @@ class Sweep:
         pairs = named_pairs(self.runs, parse_wanted(a), parse_wanted(b))
         table = RunsTable([one for one, _ in pairs])
         rows: list[TableRow] = []
-        for one, other in pairs:
+        for one, other in sorted(pairs, key=lambda pair: table.runs.index(pair[0])):
             choices = {name: value for name, value in table.choices(one).items() if name != "method"}
             keys: TableRow = {"first run": one.run_key, "second run": other.run_key}
             rows += [choices | row | keys for row in tested(self.headlines(one, other))]
@@ -82,8 +87,8 @@ class Sweep:
         for row, p in zip(rows, holm([float(row["p"] or 0) for row in rows]), strict=True):
             row["p, Holm"] = p
         title = f"first: {' '.join(a)}; second: {' '.join(b)}"
-        columns = [name for name in rows[0] if name not in ("p, Holm", "test", *keys)]
-        return Section(title, rows, [*columns, "p, Holm", "test", *keys], ["p, Holm: " + HOLM.format(len(rows))], number_formats=FORM)
+        columns = [name for name in rows[0] if name not in ("p, Holm", "test", *keys)] + ["p, Holm", "test", *keys]
+        return Section(title, rows, columns, ["p, Holm: " + HOLM.format(len(rows))], number_formats=FORM)
 
     def matrices(self) -> list[Section]:
         """For each task that several runs answered, the difference of every two of them and its p-value."""
@@ -116,7 +121,7 @@ class Sweep:
 def _cell(test: Comparison, turned: bool, p: float) -> str:
     """A difference, seen from the second run where it is ``turned``, and its p-value."""
     lead = test.second - test.first if turned else test.first - test.second
-    return f"{lead:+.3f} ({'<0.001' if p < 0.001 else f'{p:.3f}'})"
+    return f"{lead:+.3f} [{p:.2g}]"
 
 
 @command(

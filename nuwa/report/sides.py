@@ -68,7 +68,7 @@ def named_pairs(runs: Sequence[Run], a: Wanted, b: Wanted) -> list[tuple[Run, Ru
         ValueError: a side names no run, or no two runs agree.
     """
     named = {key.split(".")[0] for key in (*a, *b)}
-    sides = [selected(runs, wanted) for wanted in ({**b, **a}, {**a, **b})]
+    sides = [selected(runs, wanted) for wanted in ({**a, **b, **a}, {**b, **a, **b})]
     pairs = [(one, other) for one in sides[0] for other in sides[1] if one is not other]
     agreeing = [pair for pair in pairs if not _differences(*pair, named)]
     if not agreeing:
