@@ -61,8 +61,7 @@ def test_card_and_log_are_complete(tiny):
     assert "$" not in card
     with (tiny.folder / "train_log.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-<<<<<<< HEAD
-    assert rows[-1]["stage"] == "align"
+    assert rows[-1]["stage"] == Recipe.load(tiny.recipe).stages[-1].name
 
 
 def test_the_tower_of_llava_has_its_published_names():
@@ -71,6 +70,3 @@ def test_the_tower_of_llava_has_its_published_names():
         names = weights.keys()
     tower = [name for name in names if name.startswith("vision_tower.")]
     assert len(tower) > 60 and all(name.startswith("vision_tower.vision_model.") for name in tower)
-=======
-    assert rows[-1]["stage"] == Recipe.load(tiny.recipe).stages[-1].name
->>>>>>> 6c81bcf
