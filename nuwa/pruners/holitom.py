@@ -10,7 +10,7 @@ Shape letters: F frames of N tokens, S segments, D width; R rows of images, n to
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -19,17 +19,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from nuwa.pruners.base import LLMContext, LLMDecision, MethodInfo, Tap, VisionDecision, require
-from nuwa.pruners.videos import VideoPruner, VideoTokens, together
+from nuwa.pruners.videos import TwoStageVideo, VideoTokens, together
 from nuwa.pruning.cuts import Segments, best_segments, merged_tokens, still_runs
-from nuwa.pruning.density import density_clusters
+from nuwa.pruning.density import NEIGHBOURS, density_clusters
 from nuwa.pruning.flops import ModelShape, attention_score_flops
 from nuwa.pruning.masks import gather_tokens
 from nuwa.pruning.merging import merge_alike
-from nuwa.pruning.schedules import Schedule, Share, layer_at, share_out, two_stages
+from nuwa.pruning.schedules import Schedule, Share, share_out
 from nuwa.pruning.selection import strongest, top_tokens
 
-NEIGHBOURS, OWN = 7, 0.6
-"""Neighbours that a density is measured by, no more than clusters; the share of its centre in a released cluster."""
+OWN = 0.6
+"""The share of its centre in a released cluster."""
 
 
 def released_quotas(
@@ -124,7 +124,7 @@ def one_by_one(slot: Tensor, kept: Tensor) -> Tensor:
 
 
 @dataclass
-class HoliTom(VideoPruner):
+class HoliTom(TwoStageVideo):
     """Average what stands still, cluster it, keep the rest by attention, and merge once more inside the LLM.
 
     A cell stands still in a segment where its cosine with the frame before is above ``threshold`` throughout. From
@@ -159,26 +159,12 @@ class HoliTom(VideoPruner):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(-1 <= self.threshold <= 1, "threshold", "a cosine in [-1, 1]", self.threshold)
-        require(0 < self.inner_layer < 1, "inner_layer", "a fraction of the depth in (0, 1)", self.inner_layer)
-        require(0 < self.inner_keep <= 1, "inner_keep", "in (0, 1]", self.inner_keep)
-
-    @property
-    def prunes_llm(self) -> bool:
-        return self.inner_keep < 1
-
-    @property
-    def needs(self) -> Set[str]:
-        return {"previous"} if self.prunes_llm else set()
 
     def schedule(self, n_tokens: int, layers: int) -> Schedule:
         """Two stages, the second one a share of what the first leaves in truth."""
-        if not self.prunes_llm:
-            return super().schedule(n_tokens, layers)
-        target, at = self.budget.tokens(n_tokens), layer_at(self.inner_layer, layers)
-        schedule = two_stages(target, n_tokens, layers, at, self.inner_keep)
+        schedule = super().schedule(n_tokens, layers)
         shares = tuple((layer, Share(count / schedule.vision)) for layer, count in schedule.stages(0).items())
-        reachable = f"one token or more has to enter and to stay from layer {at} on"
-        return self.reached(Schedule(schedule.vision, shares), target, layers, reachable)
+        return Schedule(schedule.vision, shares)
 
     def decide(self, features: Tensor, taps: Mapping[str, Tensor], keep: int) -> VisionDecision:
         """For all videos at once as far as the device is read."""

@@ -78,6 +78,7 @@ def test_what_the_page_says_of_a_choice():
         "pooling",
         "prumerge",
         "prumerge_plus",
+        "prunevid",
         "restore",
         "sparsevlm",
         "temporal_pool",

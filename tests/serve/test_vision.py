@@ -48,7 +48,7 @@ def models():
 
 @pytest.fixture(scope="module")
 def sample():
-    """A question about two pictures, of which the second is smaller."""
+    """A question about two pictures, of which the second has another shape."""
     one, two = (Scenes(samples=2, seed=5)[number] for number in range(2))
     return Sample("two", "vqa", (one.images[0], two.images[0].resize((112, 84))), one.text, None)
 
