@@ -41,6 +41,9 @@ def doubts(rows: Sequence[Row], model: str) -> Iterator[str]:
             f"{len(foreign)} of {len(rows)} prompts hold words that {model} does not know ({named}); "
             f"ask in its own (dataset.prompt, or dataset.vqa_prompt and vg_prompt)"
         )
+    noted = [row["notes"][0] for row in rows if "notes" in row]
+    if noted:
+        yield f"{len(noted)} of {len(rows)} samples have a note on their video, the first: {noted[0]}"
 
 
 def costs(rows: Sequence[Row], pruner: Pruner, shape: ModelShape, value_bytes: int) -> dict[str, Any]:
