@@ -39,7 +39,7 @@ def doubts(rows: Sequence[Row], model: str) -> Iterator[str]:
         named = ", ".join(words[:NAMED]) + (" ..." if len(words) > NAMED else "")
         yield (
             f"{len(foreign)} of {len(rows)} prompts hold words that {model} does not know ({named}); "
-            f"ask in its own (dataset.prompt, or dataset.vqa_prompt and vg_prompt)"
+            f"ask in its own words (dataset.prompt, or dataset.vqa_prompt and vg_prompt)"
         )
     noted = [row["notes"][0] for row in rows if "notes" in row]
     if noted:

@@ -30,14 +30,14 @@ HEADLINES |= {"egoschema": None, "mvbench": "mvbench/accuracy"}
 HEADLINES |= {"refcoco_grounding_test": "refcoco_grounding/ACC@0.5"}
 TASKS = {"mvbench": ("dataset.tasks=[action_antonym,action_sequence,episodic_reasoning]",)}
 PICTURES = {"mmmu_val": {1, 2, 3}, "seedbench": {1, 2}}
-GENERATED = {"scenes": (), "clips": ("model=tiny_video",)}
-"""Data sets that need no data, with what asks them."""
+GENERATED = ("scenes", "clips")
 SEVERAL = ("model=llava_1_5_random", "model.layers=4", "model.hidden_size=64", "model.intermediate_size=64")
 """For samples of several pictures, which tiny_llava has no positions for."""
 VIDEOS = (
     "model=llava_onevision_random", "model.layers=2", "model.hidden_size=64", "model.intermediate_size=64",
     "model.image_size=84", "frames.count=2", "pruner=visionzip", "budget=ratio25",
 )  # fmt: skip
+MODELS = dict.fromkeys(PICTURES, SEVERAL) | dict.fromkeys(VIDEO_SETS, VIDEOS) | {"clips": ("model=tiny_video",)}
 COUNTS = dict.fromkeys(("mme", "mmbench_en_dev", "hallusion_bench_image"), 2)
 COUNTS |= dict.fromkeys(("egoschema", "egoschema_subset", "longvideobench_val"), 2)
 """How many samples a limit of three takes: whole groups of two, or all that there are."""
@@ -95,8 +95,7 @@ def test_a_limited_run_that_is_killed_and_resumed(name, launch, tmp_path):
         else:
             write(data) if write else write_set(name, data, 9)
         arguments.append(f"dataset.path={data}")
-    model = VIDEOS if name in VIDEO_SETS else SEVERAL if name in PICTURES else GENERATED.get(name, ())
-    status, folder = launch(*arguments, *model, *TASKS.get(name, ()))
+    status, folder = launch(*arguments, *MODELS.get(name, ()), *TASKS.get(name, ()))
     result, count = read_result(folder), COUNTS.get(name, 3)
     assert (status, result["status"], result["n"], result["n_failed"]) == (0, "done", count, 0), result.get("reason")
     assert result["dataset"] == name
