@@ -26,8 +26,8 @@ from nuwa.tiny.layers import PATCH_SIDE
 from nuwa.tiny.losses import Metrics, TrainingHeads
 from nuwa.tiny.recipe import TrainingStage
 
-POOL = 2
-GRID_SIDE = CLIP_SIZE // PATCH_SIDE // POOL
+POOLED = 2
+GRID_SIDE = CLIP_SIZE // PATCH_SIDE // POOLED
 CLIP_TOKENS = FRAMES * GRID_SIDE**2 + 1  # the newline follows
 SIGHTINGS = 5 * FRAMES
 TOKEN_COVERED = 0.18  # share of a token's square that belongs to the square that covers most of it
@@ -91,7 +91,7 @@ def _label_tokens(clip: Clip) -> dict[str, np.ndarray]:
     labels["frame"][:-1], labels["row"][:-1] = cells // GRID_SIDE**2, cells // GRID_SIDE % GRID_SIDE
     labels["column"][:-1] = cells % GRID_SIDE
     for frame in range(FRAMES):
-        seen = label_cells(clip.scene(frame), POOL * PATCH_SIDE, TOKEN_COVERED)
+        seen = label_cells(clip.scene(frame), POOLED * PATCH_SIDE, TOKEN_COVERED)
         here = slice(frame * GRID_SIDE**2, (frame + 1) * GRID_SIDE**2)
         classes[here] = seen["classes"]
         numbers = [number for number, square in enumerate(clip.squares) if frame in square.boxes]

@@ -19,7 +19,7 @@ from transformers import (
 
 from nuwa.scenes.clips import CLIP_SIZE, FRAMES
 from nuwa.tiny.base import PIXELS, VISION_HEADS, VISION_WIDTH, fourier_table
-from nuwa.tiny.clips import CLIP_TOKENS, GRID_SIDE, POOL, TinyClipModel
+from nuwa.tiny.clips import CLIP_TOKENS, GRID_SIDE, POOLED, TinyClipModel
 from nuwa.tiny.layers import PATCH_SIDE, Network, attend, cut_patches, project_heads
 from nuwa.tiny.vocabulary import ONEVISION, chat_tokenizer
 
@@ -34,7 +34,7 @@ class TinyVideo(TinyClipModel):
     size = CLIP_SIZE
     layers = 8
     vision_layers = 3
-    token = POOL * PATCH_SIDE
+    token = POOLED * PATCH_SIDE
     span = CLIP_TOKENS
     sections = (16,)
     theta = 4000.0
@@ -82,7 +82,7 @@ class TinyVideo(TinyClipModel):
 
     def project(self, model: Network, patches: Tensor) -> Tensor:
         projected = model.model.multi_modal_projector(patches)
-        squares = projected.unflatten(1, (GRID_SIDE, POOL, GRID_SIDE, POOL)).mean((2, 4))
+        squares = projected.unflatten(1, (GRID_SIDE, POOLED, GRID_SIDE, POOLED)).mean((2, 4))
         frames = squares.flatten(1, 2).unflatten(0, (-1, FRAMES)).flatten(1, 2)
         newline = model.model.image_newline.to(frames.dtype).expand(len(frames), 1, -1)
         return torch.cat([frames, newline], 1)
