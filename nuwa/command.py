@@ -22,6 +22,8 @@ COMMANDS = {
     "report": ("nuwa.report", "tables and plots of runs, alone or beside the papers' printed numbers"),
     "compare": ("nuwa.report.compare", "two runs on the same samples, with p-values"),
     "retention": ("nuwa.report.retention", "what runs retain of the unpruned model, as a mean over benchmarks"),
+    "profile": ("nuwa.report.profile", "what methods retain, by ability: answering, grounding, reading, ..."),
+    "choose": ("nuwa.report.choose", "the cheapest way of pruning that loses at most so much, and how sure that is"),
     "failures": ("nuwa.report.failures", "samples that one run answers and another one does not"),
     "pictures": ("nuwa.report.pictures", "draw which tokens a run kept"),
     "export": ("nuwa.export", "a run as a config file and as lines of Python that find the same answers"),

@@ -23,6 +23,7 @@ from nuwa.evaluation.signals import stopping_at_once
 from nuwa.overrides import for_hydra
 from nuwa.pruners.catalogue import conf_folder
 from nuwa.report.tables.runs import runs_section
+from nuwa.report.tables.speeds import speed_sections
 
 STOPPED = {128 + signal.SIGINT: "interrupted", 128 + signal.SIGTERM: "stopped by SIGTERM"}
 """What is said of an exit status."""
@@ -32,7 +33,9 @@ def show_runs(folders: list[Path]) -> None:
     """One table of the jobs of this call and of the unpruned runs that they are compared with."""
     named = [(folder, Run.read(folder).baseline) for folder in folders]
     baselines = [folder.parent / baseline for folder, baseline in named if baseline is not None]
-    runs_section(collect([*baselines, *folders]), str(folders[0].parent)).show("table")
+    runs = collect([*baselines, *folders])
+    for section in (runs_section(runs, str(folders[0].parent)), *speed_sections(runs)):
+        section.show("table")
     print(f"again, also as Markdown or CSV: nuwa report {folders[0].parent}")
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, StaticCache
 
 from nuwa.models.base import Family
+from nuwa.pruning.segments import Prompt
 
 
 class SessionError(RuntimeError):
@@ -85,6 +86,21 @@ def check_images(given: Mapping[str, Any], ours: bool) -> None:
         )
     if given.get("input_ids") is None:
         raise SessionError("pass input_ids with images: their placeholders say where the images are")
+
+
+def check_cells(strategy: str, prompt: Prompt) -> None:
+    """Refuse ``rpme_1d`` where an image's ids skip some: cells that it numbers would be none."""
+    low, high = prompt.spans
+    if strategy != "rpme_1d" or len(low) == 1:
+        return
+    cells = (high - low + 1).prod(0)
+    for row, plans in enumerate(prompt.rows):
+        for number, plan in enumerate(plans):
+            if int(cells[row, number]) != plan.layout.patches:
+                raise SessionError(
+                    f"position=rpme_1d numbers the {plan.layout.patches} tokens of {plan.id} along its ids, which jump "
+                    "in time (a video whose frames are not a step apart); use position=rpme, which stretches every axis"
+                )
 
 
 def check_cache(cache: Any, family: Family, alike: bool) -> None:

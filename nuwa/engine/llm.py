@@ -92,6 +92,7 @@ def context_at(adapter: Family, step: Step, layer: int, hidden: Tensor, rotary: 
         layers=len(adapter.layers),
         transitions=step.transitions,
         layouts=[[plan.layout for plan in row] for row in prompt.rows],
+        extras=[[plan.extras for plan in row] for row in prompt.rows],
         earlier={name: c for name, c in (("previous", step.previous), ("first", step.first)) if c is not None},
     )
 

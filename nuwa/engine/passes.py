@@ -55,6 +55,7 @@ def read_images(rules: Rules, call: Call, kwargs: dict[str, Any]) -> dict[str, A
     placeholders = {kind: asked_ids == one.placeholder_id for kind, one in rules.kinds.items()}
     before = () if conversation is None else tuple(conversation.tables)
     prompt = read_prompt(placeholders, valid[:, :asked], ids[..., :asked], plans, before, call.numbered)
+    guards.check_cells(rules.strategy, prompt)
     segment, stages, companions = (
         first_segment(prompt, rules.strategy, device),
         prompt.stages(),

@@ -46,7 +46,7 @@ from nuwa.evaluation.processes import Processes
 from nuwa.evaluation.reading import UnreadableError
 from nuwa.evaluation.result import environment
 from nuwa.evaluation.speed import probe_speed
-from nuwa.evaluation.summary import costs, summarise
+from nuwa.evaluation.summary import costs, doubts, summarise
 from nuwa.models import adapter_for
 from nuwa.models.loading import LoadedModel
 from nuwa.schema import OnError
@@ -228,7 +228,7 @@ def _summarise(
         "n_failed": len(rows) - len(ours),
         "n_passing": sum(row.get(PASSING, False) for row in rows),
         **({} if baseline is None else {"baseline": baseline.name}),
-        **({} if any(row["prediction"] for row in ours) else {"warning": f"all {len(ours)} answers are empty"}),
+        **({"warning": "; ".join(doubted)} if (doubted := [*doubts(ours, loaded.name)]) else {}),
     }
     outcome |= summarise(parts.benchmark, ours, None if baseline is None else read_answers(baseline))
     value_bytes = torch.finfo(loaded.model.dtype).bits // 8

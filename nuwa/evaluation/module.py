@@ -143,6 +143,7 @@ class Evaluation(lightning.LightningModule):
             "prediction": answer,
             **({"scored": scored} if scored != answer else {}),
             **({"remark": remark} if (remark := self.loaded.remark(sample)) else {}),
+            **({"unknown": words} if (words := self.loaded.unknown_words(sample)) else {}),
             "scores": {name: float(value) for name, value in scores.items()},
             "kept": [[[layer, len(kept)] for layer, kept, _ in image.stages] for image in images],
             "image_tokens": [image.n_tokens for image in images],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from nuwa.benchmarks.base import Benchmark
@@ -12,6 +12,8 @@ from nuwa.pruners.base import Pruner
 from nuwa.pruning.budget import average_entering, average_leaving
 from nuwa.pruning.flops import ModelShape, kv_cache_bytes, llm_flops
 from nuwa.pruning.schedules import Schedule
+
+NAMED = 5  # unknown words in a warning
 
 
 def summarise(benchmark: Benchmark, rows: Sequence[Row], unpruned: Sequence[Row] | None) -> dict[str, Any]:
@@ -25,6 +27,20 @@ def summarise(benchmark: Benchmark, rows: Sequence[Row], unpruned: Sequence[Row]
         "intervals": share_intervals(rows),
     }
     return found if unpruned is None else found | {"retention": retention(rows, unpruned, benchmark)}
+
+
+def doubts(rows: Sequence[Row], model: str) -> Iterator[str]:
+    """Why the numbers of these answered rows may say little about the model."""
+    if not any(row["prediction"] for row in rows):
+        yield f"all {len(rows)} answers are empty"
+    foreign = [row["unknown"] for row in rows if "unknown" in row]
+    if foreign:
+        words = list(dict.fromkeys(word for unknown in foreign for word in unknown))
+        named = ", ".join(words[:NAMED]) + (" ..." if len(words) > NAMED else "")
+        yield (
+            f"{len(foreign)} of {len(rows)} prompts hold words that {model} does not know ({named}); "
+            f"ask in its own (dataset.prompt, or dataset.vqa_prompt and vg_prompt)"
+        )
 
 
 def costs(rows: Sequence[Row], pruner: Pruner, shape: ModelShape, value_bytes: int) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from PIL import Image
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerFast
 
-from nuwa.models import family_class
+from nuwa.models import adapter_for, family_class
 from nuwa.models.boxes import BoxOptions, to_unit_boxes
 from nuwa.models.checkpoint import ModelError
 from nuwa.models.processors import NativeProcessor, PictureProcessor
@@ -41,6 +41,7 @@ class LoadedModel:
     name: str
     boxes: BoxOptions
     videos: VideoProcessor | None = None
+    text_after_video: str = "transformers"
 
     def __post_init__(self) -> None:
         config = self.model.config
@@ -116,6 +117,8 @@ class LoadedModel:
             kinds = (number * torch.eq(ids, token) for number, token in enumerate(self.placeholders.values(), 1))
             for_model[self.pictures.marks_placeholders] = sum(kinds) * mask
         batch = {"input_ids": ids, "attention_mask": mask, **for_model}
+        if videos and self.text_after_video == "original":
+            batch["position_ids"] = cast(Any, adapter_for(self.model)).ids_behind_videos(batch)
         return {name: values.to(self.device) for name, values in batch.items()}
 
     def _check(self, sample: Sample) -> None:
@@ -220,6 +223,15 @@ class LoadedModel:
             else:
                 ids.append(token)
         return ids
+
+    def unknown_words(self, sample: Sample) -> list[str]:
+        """The words of a sample's question that the tokenizer has no token for, each once."""
+        unknown, question = self.tokenizer.unk_token_id, self.question(sample)
+        if unknown is None:
+            return []
+        found = self.tokenizer(question, add_special_tokens=False, return_offsets_mapping=True)
+        places = zip(found["input_ids"], found["offset_mapping"], strict=True)
+        return list(dict.fromkeys(question[start:end].strip() for token, (start, end) in places if token == unknown))
 
     def remark(self, sample: Sample) -> str:
         """What in a sample's question is not what it seems: control tokens, and what places a picture or a video."""

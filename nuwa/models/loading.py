@@ -111,7 +111,8 @@ class ModelOptions(PictureOptions, BoxOptions, ABC):
             shown = self.image.replace(self.kind.placeholder, videos.placeholder)  # what wraps a picture wraps a video
         prompt = PromptFormat(self.prompt, self.image_joiner, self.image_end, self.image, shown, self.turn)
         name = self.name or str(source)
-        return LoadedModel(model.eval(), tokenizer, pictures, prompt, self.family, name, self, videos)
+        parts = model.eval(), tokenizer, pictures, prompt, self.family, name, self, videos, self.text_after_video
+        return LoadedModel(*parts)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -42,6 +42,8 @@ class PictureOptions:
     ``max_pixels`` bound the area to which a picture is resized (null: as the folder says; InternVL has the second, too,
     for all tiles together), ``video_min_pixels`` and ``video_max_pixels`` that of a frame (null: 128 and 768 tokens'
     worth, the defaults of transformers' video processor); ``jpeg_quality`` sends a picture through a JPEG.
+    ``text_after_video``: position ids of the text behind a video. ``transformers`` ignores how long the video is, so
+    that they overlap with its time; the ``original`` goes on behind its largest id.
     """
 
     image_frame: ImageFrame = "auto"
@@ -50,6 +52,7 @@ class PictureOptions:
     video_min_pixels: int | None = None
     video_max_pixels: int | None = None
     jpeg_quality: int | None = None
+    text_after_video: Literal["transformers", "original"] = "transformers"
 
     def require_only(self, family: str, *own: str) -> None:
         """Refuse options that a family does not have.

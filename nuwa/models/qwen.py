@@ -8,6 +8,7 @@ Shape letters: P patches of all images, N tokens of all images, H heads, d head 
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from nuwa.models.processors import (
     text_processor,
 )
 from nuwa.models.random_configs import ROPE, Sizes, SpecialTokens
+from nuwa.models.tiles import placeholder_runs
 from nuwa.models.towers import LayerRun, Recording
 from nuwa.models.video_processors import NativeVideos
 from nuwa.pruning.layout import ImageLayout
@@ -136,7 +138,7 @@ class QwenVL(Family):
     def pictures(cls, config: PreTrainedConfig, source: Source, options: PictureOptions) -> NativeProcessor:
         from transformers import Qwen2_5_VLProcessor, Qwen2VLImageProcessorPil
 
-        frames = () if cls.video_placeholder is None else ("video_min_pixels", "video_max_pixels")
+        frames = () if cls.video_placeholder is None else ("video_min_pixels", "video_max_pixels", "text_after_video")
         options.require_only(cls.model_type, "min_pixels", "max_pixels", "jpeg_quality", *frames)
         if options.jpeg_quality is not None and not 1 <= options.jpeg_quality <= 100:
             raise ModelError(f"model.jpeg_quality={options.jpeg_quality} must be in 1 to 100")
@@ -194,6 +196,14 @@ class QwenVL(Family):
         """The merger's output has the LLM's width already."""
         return features
 
+    def ids_behind_videos(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Position ids (3, B, L) of a batch as the original implementation numbers tokens: see `ids_behind`."""
+        multimodal: Any = self.multimodal
+        kinds = batch["mm_token_type_ids"]
+        known = inspect.signature(multimodal.get_rope_index).parameters
+        ids, _ = multimodal.get_rope_index(**{name: x for name, x in batch.items() if name in known})
+        return ids_behind(ids, kinds > 0)
+
     @property
     def unit(self) -> int:
         """Patches of a token."""
@@ -203,6 +213,22 @@ class QwenVL(Family):
         sizes = list(map(math.prod, self.grids(arguments)))
         last, order = len(self.tower_layers) - 1, torch.arange(sum(sizes))
         return QwenRecording(self.tower_layers, self.projector, last, self.unit, sizes, order)
+
+
+def ids_behind(ids: Tensor, visual: Tensor) -> Tensor:
+    """Position ids (3, B, L) in which what follows a run of ``visual`` (B, L) bool tokens begins behind its largest id.
+
+    transformers has it begin behind the run's larger side, whatever time the run spans (5.19 to 5.24).
+
+    >>> video = torch.tensor([[0, 1, 5, 2, 3]]).expand(3, 1, 5)
+    >>> ids_behind(video, torch.tensor([[False, True, True, False, False]]))[0].tolist()
+    [[0, 1, 5, 6, 7]]
+    """
+    ids = ids.clone()
+    for row, start, end in zip(*(part.tolist() for part in placeholder_runs(visual)), strict=True):
+        if end < ids.shape[2]:
+            ids[:, row, end:] += ids[:, row, start:end].amax() + 1 - ids[0, row, end]
+    return ids
 
 
 def vision_sizes(sizes: Sizes) -> dict[str, int]:

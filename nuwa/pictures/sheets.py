@@ -30,7 +30,7 @@ def contact_sheet(trace: VideoTrace, heading: Sequence[Sequence[Phrase]]) -> Ima
     colours = merged_colours(trace)
     strips += [stage_strip(trace, shown, number, colours) for number in range(len(trace.stages))]
     width = max(strip.width for strip in strips)
-    captions = [f"{len(shown)} of {frames} frames" if len(shown) < frames else f"{frames} frames"]
+    captions = [f"{len(shown)} of {len(trace.video.frames)} frames" + (trace.video.note and f" ({trace.video.note})")]
     captions += [stage_caption(trace, number) for number in range(len(trace.stages))]
     rows = [row for said, strip in zip(captions, strips, strict=True) for row in (line(said, width), strip)]
     marks = sheet_legend(bool(colours), trace.segments is not None)

@@ -79,12 +79,13 @@ class ImageTrace:
 
 @dataclass
 class VideoTrace:
-    """One video of a sample: a picture and a time for each of its frames, their ``grid``, and its stages.
+    """One video of a sample: a picture and a time for each frame of tokens, their ``grid``, and its stages.
 
     Tokens are numbers among the video's: ``cells`` has those of each frame, ``into`` says which one each of all went
     into, -1 for one that is gone, and ``segments``, of methods that cut a video, the number of each frame's.
     """
 
+    video: Video
     frames: Sequence[Image.Image]
     times: Sequence[float]
     grid: Grid
@@ -133,6 +134,7 @@ def video_trace(video: Video, plan: ImagePlan, stages: list[StageTrace]) -> Vide
     first = [number * len(video.frames) // layout.frames for number in range(layout.frames)]
     segment = plan.extras.get("segment")
     return VideoTrace(
+        video,
         frames=[video.frames[at] for at in first],
         times=[video.times[at] for at in first],
         grid=layout.views[0].grid,

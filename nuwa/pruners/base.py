@@ -48,7 +48,8 @@ class MethodInfo:
     """What a table of methods says about one: where it was published, what it looks at, what it does with the rest.
 
     ``source``: the authors' repository and the commit that was read. ``signal``: what tokens are scored by. ``counts``:
-    who found the numbers of tokens that a budget becomes. ``merges``: dropped tokens live on in others. ``text_aware``:
+    who found the numbers of tokens that a budget becomes. ``merges``: dropped tokens live on in others; ``merging``: of
+    a method for videos, which in which. ``text_aware``:
     the choice depends on the question. ``needs_cls``: it needs a vision tower with a CLS token. ``nominal``: what an
     image of 576 tokens keeps where the authors write 64, if not what `schedule` makes of that.
     """
@@ -58,6 +59,7 @@ class MethodInfo:
     signal: str = ""
     counts: str = ""
     merges: bool = False
+    merging: str = ""
     text_aware: bool = False
     needs_cls: bool = False
     nominal: Schedule | None = None

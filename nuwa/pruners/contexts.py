@@ -140,7 +140,8 @@ class LLMContext:
     ``hidden`` (B, L, D); ``image`` (B, L): ordinal of the row's image that a visual token belongs to, -1 for all other
     tokens (text, padding, and followers as newlines between rows of patches, which come and go with these);
     ``token`` (B, L): index among that image's tokens, -1 for text; ``valid`` (B, L): False on padding;
-    ``ids[row][image]`` names each image, ``layouts[row][image]`` says where its tokens sit.
+    ``ids[row][image]`` names each image, ``layouts[row][image]`` says where its tokens sit, ``extras[row][image]`` what
+    the vision stage wrote down of them (`VisionDecision.extras`; of later views under numbered names).
 
     ``attention(query, rotary=True, among=None)`` gives the softmax attention rows (B, H, Q, L) float32 of *this* layer
     for the positions ``query`` (Q,) of the sequence (the last token is L - 1), recomputed for those rows only; without
@@ -169,6 +170,7 @@ class LLMContext:
     kv_heads: int
     layers: int
     layouts: Sequence[Sequence[ImageLayout]] = ()
+    extras: Sequence[Sequence[Mapping[str, Tensor]]] = ()
     earlier: Mapping[str, LLMContext] = field(default_factory=dict)
     transitions: Mapping[int, Tensor] = field(default_factory=dict)
     notes: dict[str, Tensor] = field(default_factory=dict)

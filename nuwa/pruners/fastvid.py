@@ -114,6 +114,7 @@ class FastVID(VideoPruner):
         source="LunarShen/FastVID@a40a109",
         signal="received attention and frame means (theirs: SigLIP's pooling head), density peaks",
         merges=True,
+        merging="the rest of a segment into its anchors",
         counts="authors'",
     )
 

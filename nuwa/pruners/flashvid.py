@@ -10,7 +10,7 @@ Shape letters: F frames of N tokens, A tokens that ADTS chooses of a frame at mo
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import ClassVar, Literal
@@ -21,16 +21,13 @@ from torch.nn import functional
 
 from nuwa.pruners.base import LLMContext, MethodInfo, Tap, require
 from nuwa.pruners.divprune import nearest_similarity, similarity_to
-from nuwa.pruners.videos import VideoPruner, VideoTokens, first_of_frames, spaced
+from nuwa.pruners.videos import TwoStageVideo, VideoTokens, clusters_of_groups, first_of_frames, spaced
 from nuwa.pruning.cuts import frame_similarity, segment_numbers
-from nuwa.pruning.density import clusters_of_frames
+from nuwa.pruning.density import NEIGHBOURS, clusters_of_frames
 from nuwa.pruning.flops import ModelShape, attention_score_flops, cosine_flops
 from nuwa.pruning.merging import member_counts, merge_alike
-from nuwa.pruning.schedules import Schedule, Share, layer_at, share_out, two_stages
+from nuwa.pruning.schedules import Schedule, Share
 from nuwa.pruning.trees import hang
-
-CLUSTER_NEIGHBOURS = 7
-"""How many neighbours a density is measured by, or as many as a frame has clusters."""
 
 
 def event_relevance(features: Tensor, segment: Tensor) -> Tensor:
@@ -60,22 +57,8 @@ def adts(features: Tensor, weight: Tensor, picks: int, again: bool = False) -> T
     return torch.cat(order, -1) if order else weight.new_zeros(len(weight), 0, dtype=torch.long)
 
 
-def cluster_counts(total: int, sizes: Sequence[int]) -> list[int]:
-    """Clusters for frames that have ``sizes`` trees: one for each, if ``total`` allows, the rest in proportion.
-
-    >>> cluster_counts(6, [9, 3, 0, 1]), cluster_counts(1, [9, 3, 0, 1])
-    ([3, 2, 0, 1], [1, 0, 0, 0])
-    """
-    least = [min(size, 1) for size in sizes]
-    if total < sum(least):
-        return share_out(total, sizes)
-    rest = [size - one for size, one in zip(sizes, least, strict=True)]
-    more = share_out(total - sum(least), rest) if any(rest) else rest
-    return [one + extra for one, extra in zip(least, more, strict=True)]
-
-
 @dataclass
-class FlashVID(VideoPruner):
+class FlashVID(TwoStageVideo):
     """Attention and diversity choose ``alpha`` of a frame's tokens, trees and clusters become the others.
 
     Frames that are less similar than ``cut_below`` end a segment, and there are ``segments`` or more. ADTS weighs a
@@ -110,37 +93,25 @@ class FlashVID(VideoPruner):
         source="Fanziyang-v/FlashVID@1d37422",
         signal="received attention and variety, trees through time, attention of the last prompt token",
         merges=True,
+        merging="trees through the frames of a segment, their means by clusters of a frame",
         text_aware=True,
         counts="authors': 1.25 times the budget enter, 0.3 of these stay from 20/28 of the depth on",
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for key in ("alpha", "inner_keep"):
-            require(0 < getattr(self, key) <= 1, key, "in (0, 1]", getattr(self, key))
-        require(0 < self.inner_layer < 1, "inner_layer", "a fraction of the depth in (0, 1)", self.inner_layer)
+        require(0 < self.alpha <= 1, "alpha", "in (0, 1]", self.alpha)
         require(self.segments >= 1, "segments", "1 or more", self.segments)
-
-    @property
-    def prunes_llm(self) -> bool:
-        return self.inner_keep < 1
-
-    @property
-    def needs(self) -> Set[str]:
-        return {"previous"} if self.prunes_llm else set()
 
     @property
     def counts_by_itself(self) -> bool:
         return self.variant == "release"
 
     def schedule(self, n_tokens: int, layers: int) -> Schedule:
-        if not self.prunes_llm:
-            return super().schedule(n_tokens, layers)
-        target, at = self.budget.tokens(n_tokens), layer_at(self.inner_layer, layers)
-        schedule = two_stages(target, n_tokens, layers, at, self.inner_keep)
-        if self.variant == "release" and schedule.vision < n_tokens:
-            schedule = Schedule(schedule.vision, ((at, Share(self.inner_keep)),))
-        return self.reached(schedule, target, layers, f"one token or more has to enter and to stay from layer {at} on")
+        schedule = super().schedule(n_tokens, layers)
+        if self.variant == "paper" or schedule.vision == n_tokens:
+            return schedule
+        return Schedule(schedule.vision, tuple((layer, Share(self.inner_keep)) for layer, _ in schedule.llm))
 
     def compress(self, features: Tensor, taps: Mapping[str, Tensor], keep: int) -> VideoTokens:
         attention = taps["attention"].float().mean(0).view(features.shape[:2])
@@ -168,7 +139,7 @@ class FlashVID(VideoPruner):
             alive |= ((segment[:, None] == segment).sum(1) == 1)[:, None]
         segments, sizes = torch.stack([segment, alive.sum(1)]).tolist()
         counts = self._cluster_counts(segments, sizes, others)
-        neighbours = [min(count, CLUSTER_NEIGHBOURS) for count in counts]
+        neighbours = [min(count, NEIGHBOURS) for count in counts]
         centres, slots = clusters_of_frames(trees, alive, sizes, counts, neighbours, first=not release)
 
         joined = slots[root]
@@ -191,7 +162,7 @@ class FlashVID(VideoPruner):
             frames = list(group)
             mine, total = [sizes[frame] for frame in frames], sum(others[frame] for frame in frames)
             if self.variant == "paper":
-                counts += cluster_counts(total, mine)
+                counts += clusters_of_groups(total, mine)
             else:
                 counts += [min(size, math.ceil(size * (total / sum(mine)))) for size in mine]
         return counts

@@ -24,7 +24,9 @@ class TemporalPool(FramePruner):
     """
 
     name: ClassVar[str] = "temporal_pool"
-    info: ClassVar[MethodInfo] = MethodInfo(signal="time alone", merges=True, counts="ours: whole frames")
+    info: ClassVar[MethodInfo] = MethodInfo(
+        signal="time alone", merges=True, merging="neighbouring frames, place by place", counts="ours: whole frames"
+    )
 
     def decide(self, features: Tensor, taps: Mapping[str, Tensor], keep: int) -> VisionDecision:
         videos, frames, n_tokens = features.shape[:3]

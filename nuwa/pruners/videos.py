@@ -8,15 +8,16 @@ Shape letters as in `contexts`, of one video: F frames of M tokens, N = F M, K k
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from nuwa.pruners.base import Pruner
+from nuwa.pruners.base import Pruner, require
 from nuwa.pruners.contexts import VisionContext, VisionDecision
+from nuwa.pruning.schedules import Schedule, layer_at, share_out, two_stages
 from nuwa.pruning.tiling import FramesTogether, Tiling
 
 
@@ -54,7 +55,7 @@ class VideoPruner(Pruner):
     def prune_vision(self, context: VisionContext, keep: int) -> VisionDecision:
         features = context.project(context.features)
         videos, n_tokens = features.shape[:2]
-        if keep == n_tokens:
+        if keep == n_tokens and self.dial is None:
             return VisionDecision(torch.arange(n_tokens, device=features.device).expand(videos, -1))
         return self.decide(features.unflatten(1, (context.frames, -1)), context.taps, keep)
 
@@ -62,6 +63,38 @@ class VideoPruner(Pruner):
         """`compress` of several videos: projected ``features`` (B, F, M, H)."""
         alone = [{name: tap[video] for name, tap in taps.items()} for video in range(len(features))]
         return together([self.compress(video, tap, keep) for video, tap in zip(features, alone, strict=True)])
+
+
+@dataclass
+class TwoStageVideo(VideoPruner):
+    """Base of methods that prune a second time inside the LLM, by attention in the layer before ``inner_layer``.
+
+    That is a fraction of the depth. About ``inner_keep`` of the tokens that entered stay there, 1: all. How many enter
+    follows from the budget; where more would have to than there are, all enter, and fewer stay.
+    """
+
+    inner_layer: float = 0.5
+    inner_keep: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 < self.inner_layer < 1, "inner_layer", "a fraction of the depth in (0, 1)", self.inner_layer)
+        require(0 < self.inner_keep <= 1, "inner_keep", "in (0, 1]", self.inner_keep)
+
+    @property
+    def prunes_llm(self) -> bool:
+        return self.inner_keep < 1
+
+    @property
+    def needs(self) -> Set[str]:
+        return {"previous"} if self.prunes_llm else set()
+
+    def schedule(self, n_tokens: int, layers: int) -> Schedule:
+        if not self.prunes_llm:
+            return super().schedule(n_tokens, layers)
+        target, at = self.budget.tokens(n_tokens), layer_at(self.inner_layer, layers)
+        schedule = two_stages(target, n_tokens, layers, at, self.inner_keep)
+        return self.reached(schedule, target, layers, f"one token or more has to enter and to stay from layer {at} on")
 
 
 def together(left: Sequence[VideoTokens]) -> VisionDecision:
@@ -87,6 +120,20 @@ def spaced(total: int, parts: int) -> list[int]:
     [1, 2, 1, 2]
     """
     return [(i + 1) * total // parts - i * total // parts for i in range(parts)]
+
+
+def clusters_of_groups(total: int, sizes: Sequence[int]) -> list[int]:
+    """Divide ``total`` clusters among groups of these ``sizes``: one for each, if that suffices, more in proportion.
+
+    >>> clusters_of_groups(6, [9, 3, 0, 1]), clusters_of_groups(1, [9, 3, 0, 1])
+    ([3, 2, 0, 1], [1, 0, 0, 0])
+    """
+    least = [min(size, 1) for size in sizes]
+    if total < sum(least):
+        return share_out(total, sizes)
+    rest = [size - one for size, one in zip(sizes, least, strict=True)]
+    more = share_out(total - sum(least), rest) if any(rest) else rest
+    return [one + extra for one, extra in zip(least, more, strict=True)]
 
 
 def first_of_frames(order: Tensor, counts: Sequence[int], n_tokens: int) -> tuple[Tensor, Tensor]:

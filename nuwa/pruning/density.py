@@ -18,6 +18,9 @@ from torch import Tensor
 from nuwa.pruning.masks import gather_tokens
 from nuwa.pruning.selection import strongest
 
+NEIGHBOURS = 7
+"""What the authors of FlashVID, HoliTom and PruneVid measure a density by."""
+
 
 def distances(points: Tensor, there: Tensor) -> Tensor:
     """Euclidean distances over the root of the width, infinite to points that are not ``there``: (G, N, N) float32."""
@@ -92,18 +95,22 @@ def clusters_of_frames(
     Tokens are numbered frame by frame. Returns the numbers of all centres (C,), frame by frame, and the cluster of each
     token (G N,), -1 for those that are in none.
     """
-    device = tokens.device
-    if not any(counts):
-        nowhere = torch.full((alive.numel(),), -1, device=device)
-        return nowhere[:0], nowhere
-    place = alive.byte().argsort(dim=1, descending=True, stable=True)[:, : max(sizes)]
-    there = torch.arange(max(sizes), device=device) < torch.tensor(sizes, device=device)[:, None]
-    peaks, label = density_clusters(gather_tokens(tokens, place), counts, neighbours, there, first=first)
-    number = torch.arange(alive.numel(), device=device).view_as(alive).gather(1, place)
-    own = torch.tensor(counts, device=device)[:, None]
-    label = (label + own.cumsum(0) - own).masked_fill(label < 0, -1)
-    slots = torch.full((alive.numel(),), -1, device=device).scatter(0, number.flatten(), label.flatten())
-    return number.gather(1, peaks)[torch.arange(peaks.shape[1], device=device) < own], slots
+    slots, device = torch.full((alive.numel(),), -1, device=tokens.device), tokens.device
+    some = [group for group, count in enumerate(counts) if count]
+    if not some:
+        return slots[:0], slots
+    largest = max(sizes[group] for group in some)
+    place = alive[some].byte().argsort(dim=1, descending=True, stable=True)[:, :largest]
+    there = (
+        torch.arange(largest, device=device) < torch.tensor([sizes[group] for group in some], device=device)[:, None]
+    )
+    own, near = ([values[group] for group in some] for values in (counts, neighbours))
+    peaks, label = density_clusters(gather_tokens(tokens[some], place), own, near, there, first=first)
+    number = torch.arange(alive.numel(), device=device).view_as(alive)[some].gather(1, place)
+    size = torch.tensor(own, device=device)[:, None]
+    label = (label + size.cumsum(0) - size).masked_fill(label < 0, -1)
+    slots = slots.scatter(0, number.flatten(), label.flatten())
+    return number.gather(1, peaks)[torch.arange(peaks.shape[1], device=device) < size], slots
 
 
 def cluster_means(points: Tensor, member: Tensor, clusters: int) -> Tensor:

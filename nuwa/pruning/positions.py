@@ -98,7 +98,8 @@ def stretch_cells(offset: Tensor, mine: Tensor, reach: Tensor) -> Tensor:
     """`stretch` the raster numbers of the cells at offsets (C, B, L), and return the offsets of the new cells.
 
     The paper's one-axis formula under M-RoPE: survivors move on along the image's rows, so that rows and columns stay
-    those of real cells, but a token may change both. Ids of an image must fill their spans, as those of pictures do.
+    those of real cells, but a token may change both. Ids of an image must fill their spans, as those of pictures do;
+    the engine refuses videos whose ids skip some.
     """
     sizes = (reach + 1).clamp(min=1)
     steps = sizes.flip(0).cumprod(0).flip(0) // sizes  # how many cells one step along each axis passes

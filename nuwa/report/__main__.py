@@ -7,6 +7,7 @@ python -m nuwa.report --expected table5                  the printed numbers alo
 
 from __future__ import annotations
 
+import importlib
 import sys
 from argparse import ArgumentError, Namespace
 from collections.abc import Sequence
@@ -20,6 +21,10 @@ from nuwa.report.paper.printed import load_table, table_names
 from nuwa.report.paper.sections import paper_sections, printed_section
 from nuwa.report.tables.runs import runs_section
 from nuwa.report.tables.section import FORMS, Section
+from nuwa.report.tables.speeds import speed_sections
+
+TASKS = ("compare", "retention", "profile", "choose", "failures", "pictures", "methods")
+"""Reports of their own, each a module: ``python -m nuwa.report profile outputs/<name>`` is ``nuwa profile ...``."""
 
 
 def report_sections(runs: Sequence[Run], options: Namespace) -> list[Section]:
@@ -32,7 +37,7 @@ def report_sections(runs: Sequence[Run], options: Namespace) -> list[Section]:
     tables = [load_table(name) for name in (table_names() if names == ["all"] else names) if name]
     if not tables:
         title = ", ".join(map(str, options.folders))
-        return [runs_section(runs, title, options.full, options.beside)]
+        return [runs_section(runs, title, options.full, options.beside), *speed_sections(runs)]
     if not runs:
         return [printed_section(table) for table in tables]
     return [section for table in tables for section in paper_sections(table, runs)]
@@ -91,4 +96,7 @@ def _outputs_of(path: Path) -> Path:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) > 2 and sys.argv[1] in TASKS:
+        module = importlib.import_module(f"nuwa.report.{sys.argv[1]}")
+        sys.exit(module.main(sys.argv[2:]))
     sys.exit(main())

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sys
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from nuwa.command import argument, command
@@ -21,6 +21,8 @@ from nuwa.report.tables.formats import TableRow
 from nuwa.report.tables.runs import CHOICE_GROUPS, RunsTable
 from nuwa.report.tables.section import FORMS, Section, filled_columns
 from nuwa.targets import find_target
+
+PartsOf = Callable[[Path, Run, Path], Iterable[tuple[str, Benchmarked]]]
 
 
 def benchmark_parts(folder: Path, run: Run, baseline: Path) -> Iterator[tuple[str, Benchmarked]]:
@@ -39,48 +41,63 @@ def benchmark_parts(folder: Path, run: Run, baseline: Path) -> Iterator[tuple[st
             yield name, Benchmarked(ours, whole, benchmark, run.headlines[task])
 
 
+def parts_by_method(folders: Sequence[Path], parts_of: PartsOf) -> dict[str, list[tuple[str, Path, Benchmarked]]]:
+    """What ``parts_of`` finds in every finished run beside its unpruned one, with its folder, by `row_choices`."""
+    rows: dict[str, list[tuple[str, Path, Benchmarked]]] = {}
+    elsewhere = {folder.name: folder for folder in folders}  # runs may come from several machines
+    for folder in folders:
+        run = Run.read(folder)
+        if not run.done or run.baseline in (None, folder.name):
+            continue
+        baseline = folder.parent / str(run.baseline)
+        if not baseline.is_dir():
+            baseline = elsewhere.get(baseline.name, baseline)
+        own = rows.setdefault(row_choices(run), [])
+        own += [(name, folder, part) for name, part in parts_of(folder, run, baseline)]
+    return rows
+
+
+def row_choices(run: Run) -> str:
+    """A method and the choices that runs of one row share, as JSON."""
+    config = {group: run.config.get(group) for group in CHOICE_GROUPS if group != "dataset"}
+    return json.dumps({"method": run.method, "config": config}, sort_keys=True)
+
+
+def table_of(choices: Sequence[str]) -> RunsTable:
+    """A table whose rows are `row_choices`."""
+    return RunsTable([Run.of(json.loads(own)) for own in choices])
+
+
 def mean_rows(folders: Sequence[Path], wanted: Sequence[str] = ()) -> list[TableRow]:
     """One row for each method and its choices; ``wanted`` names the benchmarks that count (none: all).
 
     Raises:
         ValueError: two runs of one row have the same benchmark, or one of ``wanted`` is in no run.
     """
-    rows: dict[str, dict[str, tuple[Path, Benchmarked]]] = {}
-    elsewhere = {folder.name: folder for folder in folders}  # runs may come from several machines
-    for folder in folders:
-        run = Run.read(folder)
-        if not run.done or run.baseline in (None, folder.name):
-            continue
-        own = rows.setdefault(_row_choices(run), {})
-        baseline = folder.parent / str(run.baseline)
-        if not baseline.is_dir():
-            baseline = elsewhere.get(baseline.name, baseline)
-        for name, part in benchmark_parts(folder, run, baseline):
-            if name in own and own[name][0].name != folder.name:
-                raise ValueError(f"{own[name][0]} and {folder} are both {name}; name the one that counts")
+    rows: dict[str, dict[str, Benchmarked]] = {}
+    for choices, found in parts_by_method(folders, benchmark_parts).items():
+        places: dict[str, Path] = {}
+        for name, folder, part in found:
+            if places.setdefault(name, folder).name != folder.name:
+                raise ValueError(f"{places[name]} and {folder} are both {name}; name the one that counts")
             if not wanted or name in wanted:
-                own[name] = folder, part
+                rows.setdefault(choices, {})[name] = part
     names = list(dict.fromkeys(name for own in rows.values() for name in own))
     if lacking := [name for name in wanted if name not in names]:
         raise ValueError(f"no run of {', '.join(lacking)}; there is {', '.join(names) or 'none'}")
-    table = RunsTable([Run.of(json.loads(choices)) for choices, own in rows.items() if own])
-    return [table.choices(run) | _numbers(rows[_row_choices(run)], names) for run in table.runs]
+    table = table_of([*rows])
+    return [table.choices(run) | _numbers(rows[row_choices(run)], names) for run in table.runs]
 
 
-def _row_choices(run: Run) -> str:
-    """A method and the choices that runs of one row share, as JSON."""
-    config = {group: run.config.get(group) for group in CHOICE_GROUPS if group != "dataset"}
-    return json.dumps({"method": run.method, "config": config}, sort_keys=True)
-
-
-def _numbers(parts: dict[str, tuple[Path, Benchmarked]], names: Sequence[str]) -> TableRow:
+def _numbers(parts: dict[str, Benchmarked], names: Sequence[str]) -> TableRow:
     """The mean and its parts, in percent with their intervals."""
-    mean = _retention_text([part for _, part in parts.values()])
-    own = {name: _retention_text([parts[name][1]]) if name in parts else "" for name in names}
+    mean = retention_text([*parts.values()])
+    own = {name: retention_text([parts[name]]) if name in parts else "" for name in names}
     return {"mean retention": mean, "benchmarks": len(parts), **own}
 
 
-def _retention_text(parts: Sequence[Benchmarked]) -> str:
+def retention_text(parts: Sequence[Benchmarked]) -> str:
+    """The mean retention of benchmarks in percent, with its interval; why there is none."""
     try:
         found = mean_retention(parts)
     except ValueError as error:  # nothing right without pruning

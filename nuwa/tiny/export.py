@@ -12,9 +12,11 @@ from pathlib import Path
 from string import Template
 
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import GenerationConfig
 
 from nuwa.command import argument, command
+from nuwa.models.checkpoint import WEIGHTS
 from nuwa.tiny.base import TinyModel
 from nuwa.tiny.evaluate import RIGHT, evaluate
 from nuwa.tiny.shipped import TINY_MODELS
@@ -33,9 +35,21 @@ def export_weights(tiny: TinyModel, checkpoint: Path, folder: Path) -> int:
         do_sample=False,
     )
     model.bfloat16().save_pretrained(folder)
-    (folder / "model.safetensors").chmod(0o644)
+    use_published_names(folder / WEIGHTS)
     tiny.save_processor(folder)
     return state["global_step"]
+
+
+def use_published_names(file: Path) -> None:
+    """Name the tensors of a CLIP tower as published checkpoints do, which is how other programs (vLLM) look for them.
+
+    transformers reads both, and writes shorter ones from 5.0 on.
+    """
+    written, published = "vision_tower.", "vision_tower.vision_model."
+    tensors = {name.replace(published, written): values for name, values in load_file(file).items()}
+    renamed = {name.replace(written, published): values for name, values in tensors.items()}
+    save_file(renamed, file, metadata={"format": "pt"})
+    file.chmod(0o644)
 
 
 def accuracy_table(right: list[tuple[str, list[bool]]]) -> str:

@@ -13,7 +13,7 @@ from nuwa.config import BUILT, ConfigError, run_key, typed
 OPTIONS = {
     group.name: sorted(file.stem for file in group.glob("*.yaml"))
     for group in sorted(CONF.iterdir())
-    if group.is_dir() and group.name not in ("hydra", "experiment")
+    if group.is_dir() and group.name not in ("hydra", "experiment", "asked")  # follows dataset and model
 }
 EXPERIMENTS = sorted(file.stem for file in (CONF / "experiment").glob("*.yaml"))
 

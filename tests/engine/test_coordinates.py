@@ -87,7 +87,7 @@ def test_every_stage_keeps_the_best_coordinates_within_its_budget(name, kind):
         alive = set(scores)
         for segment in {segment.start: segment for segment in state.tables}.values():
             before = segment.start == 0 and pruner.prunes_vision
-            planned = usual.vision if before else dict(usual.llm).get(segment.start)
+            planned = usual.vision if before else usual.stages(usual.vision).get(segment.start)
             if planned is None:  # everything enters
                 continue
             count = round(SHARE * Fraction(planned))

@@ -57,7 +57,8 @@ def test_members_make_the_features(name):
                 pairs = (weights > 0).sum(1) <= 2
                 found, made = (torch.nn.functional.normalize(x[pairs], dim=-1) for x in (found, made))
             torch.testing.assert_close(found, made, **CLOSE)
-            assert (decision.members[row] >= 0).sum() > len(weights)
+            alone = name == "holitom"  # of one frame nothing is merged
+            assert (decision.members[row] >= 0).sum() >= len(weights) + (not alone)
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if nuwa.load_pruner(name).prunes_llm])

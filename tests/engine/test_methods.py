@@ -16,7 +16,7 @@ from nuwa.pruners.base import MisfitError, VisionContext
 from nuwa.pruning.budget import Budget
 
 REORDER = ("composed", "dart", "flashvid", "nuwa", "nuwa_release", "prumerge", "sparsevlm", "visionzip")
-REORDER += ("prunesid", "restore", "tofu", "vlm_pruner")
+REORDER += ("holitom", "prunesid", "prunevid", "restore", "tofu", "vlm_pruner")
 """Methods that merge tokens or change their order."""
 CHAOTIC = ("tofu", "vlm_pruner")
 """Methods of which every choice depends on all before it: one that falls otherwise moves many that follow."""

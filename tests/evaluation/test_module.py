@@ -28,11 +28,15 @@ class Desk:
             questions=lambda samples: [sample.text for sample in samples],
             question=lambda sample: f"USER: {sample.text}",
             remark=lambda sample: "odd" if sample.text == "about odd" else "",
+            unknown_words=lambda sample: ["odd"] if sample.text == "about odd" else [],
             decode=lambda ids, length: [f"answer {length}"] * len(ids),
             in_unit_frame=lambda answer, picture: f"{answer} in {picture.width}",
         )
         benchmark = SimpleNamespace(
-            max_new_tokens=len, unit_box_tasks=("vg",), score=lambda sample, scored: {"m": len(scored)}
+            max_new_tokens=len,
+            unit_box_tasks=("vg",),
+            score_as_said=lambda sample, answer: {},
+            score=lambda sample, scored: {"m": len(scored)},
         )
         self.inputs = {name: torch.zeros(2, 3) for name in ("input_ids", *inputs)}
         self.journal = Journal(folder / "predictions.jsonl", "key")
@@ -65,6 +69,7 @@ def sample(name, task="vqa", pictures=0, **settings):
 def test_what_is_odd_about_a_question_is_recorded(tmp_path):
     odd, plain = Desk(tmp_path).step(sample("odd"), sample("plain"))
     assert odd["remark"] == "odd" and "remark" not in plain
+    assert odd["unknown"] == ["odd"] and "unknown" not in plain
 
 
 def test_rows_of_a_batch(tmp_path):

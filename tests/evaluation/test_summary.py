@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from nuwa.benchmarks.local import Local
-from nuwa.evaluation.summary import costs, summarise
+from nuwa.evaluation.summary import costs, doubts, summarise
 from nuwa.pruning.flops import ModelShape
 
 SHAPE = ModelShape(layers=4, hidden=8, intermediate=16, kv_heads=2, head_dim=3, vision_hidden=5)
@@ -48,3 +48,14 @@ def test_a_summary():
     beside = summarise(Local.unloaded({}), scored(1.0, 0.0), scored(1.0, 0.0, 1.0, 1.0))
     assert beside["retention"]["t/m"]["value"] == 1.0 and {key: beside[key] for key in alone} == alone
     assert summarise(Local.unloaded({}), scored(1.0), [])["retention"] == {}
+
+
+def test_what_makes_the_numbers_doubtful():
+    plain, empty, foreign = {"prediction": "yes"}, {"prediction": ""}, {"prediction": "no", "unknown": ["Is", "cat"]}
+    assert [*doubts([plain, empty], "m")] == []
+    assert [*doubts([empty, empty], "m")] == ["all 2 answers are empty"]
+    more = {"prediction": "", "unknown": ["cat", *"abcd"]}
+    (said,) = doubts([plain, foreign, more], "m")
+    assert said.startswith(
+        "2 of 3 prompts hold words that m does not know (Is, cat, a, b, c ...); ask in its own words"
+    )

@@ -8,6 +8,7 @@ from hydra.errors import InstantiationException
 from PIL import Image
 from transformers import CLIPImageProcessorPil, Qwen2VLImageProcessorPil, SiglipImageProcessorPil
 
+import nuwa
 from nuwa.models import family_class
 from nuwa.models.prompts import PromptError
 from nuwa.models.video_processors import FrameProcessor, frame_step
@@ -187,3 +188,38 @@ def test_a_video_of_several_questions_is_prepared_once(monkeypatch):
     monkeypatch.setattr(model.videos, "pixels", lambda one: seen.append(one) or pixels(one))
     batch = model.encode([sample("a", "what?", film), sample("b", "why?", film)])
     assert seen == [film] and torch.equal(*batch["pixel_values_videos"])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen2_vl"])
+def test_text_after_a_video_as_the_original_numbers_it(family):
+    """One behind the largest id of what came before, recomputed token by token; generation goes on from there."""
+    model, stock = (toy(family, **SMALL, text_after_video=kind) for kind in ("original", "transformers"))
+    film = video(24, seconds=1.5, width=30, height=30)
+    rows = [sample("a", "<video>, why <image> or <video> is ?", film, film, images=[picture()]), sample("b", "?", film)]
+    batch = model.encode(rows)
+    grids = {name: iter(batch[f"{name}_grid_thw"].tolist()) for name in ("image", "video")}
+    step = 4 * 3 if family == "qwen2_5_vl" else 1  # four a second, and pairs of frames are 3 seconds apart
+    for row, mask in enumerate(batch["attention_mask"]):
+        kinds, following, expected = batch["mm_token_type_ids"][row][mask == 1].tolist(), 0, []
+        while len(expected) < len(kinds):
+            kind = kinds[len(expected)]
+            if not kind:
+                expected.append([following] * 3)
+            else:
+                frames, high, wide = next(grids["image" if kind == 1 else "video"])
+                pace = step if kind == 2 else 1
+                cells = [(pace * t, y, x) for t in range(frames) for y in range(high // 2) for x in range(wide // 2)]
+                expected += [[following + axis for axis in cell] for cell in cells]
+            following = max(map(max, expected)) + 1
+        assert batch["position_ids"][:, row, mask == 1].T.tolist() == expected
+    usual = stock.encode(rows)
+    assert "position_ids" not in usual and "position_ids" not in model.encode([sample("a", "?", images=[picture()])])
+    options = {"max_new_tokens": 3, "do_sample": False}
+    with nuwa.prune(model.model, nuwa.load_pruner("none")):
+        found = model.model.generate(**batch, **options)
+    assert torch.equal(found, model.model.generate(**batch, **options))
+    with pytest.raises(
+        InstantiationException, match=r"model\.text_after_video=original: llava_next models have no such"
+    ):
+        toy("llava_next", text_after_video="original")

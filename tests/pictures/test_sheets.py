@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from helpers.families_toy import toy
 from PIL import Image, ImageColor
 
+from nuwa import load_pruner, prune
 from nuwa.pictures.canvas import GAP, KEPT, MOVED
 from nuwa.pictures.sheets import (
     BAR,
@@ -17,11 +19,12 @@ from nuwa.pictures.sheets import (
     stage_strip,
 )
 from nuwa.pictures.text import LINE_HEIGHT, Phrase
-from nuwa.pictures.traces import StageTrace, VideoTrace, video_trace
+from nuwa.pictures.traces import ImageTrace, StageTrace, VideoTrace, trace_decisions, video_trace
+from nuwa.pruning.budget import Budget
 from nuwa.pruning.layout import ImageLayout
 from nuwa.pruning.schedules import Schedule
 from nuwa.pruning.segments import ImagePlan
-from nuwa.samples import Video
+from nuwa.samples import Sample, Video
 
 GREEN = (40, 160, 60)
 
@@ -40,7 +43,7 @@ def trace_of(frames=3, **changed):
     stages = [StageTrace(0, [0, 1, 2, 8], {}), StageTrace(4, [1, 8], {})]
     shown = video(frames)
     fields = {"stages": stages, "into": into, "segments": [0, 0, *[1] * (frames - 2)]} | changed
-    return VideoTrace(list(shown.frames), list(shown.times), (2, 3), cells, **fields)
+    return VideoTrace(shown, list(shown.frames), list(shown.times), (2, 3), cells, **fields)
 
 
 def middle(image, cell, side=56):
@@ -87,6 +90,21 @@ def test_a_sheet_has_at_most_sixteen_frames(frames):
     sheet = contact_sheet(video_trace(video(frames), plan, [StageTrace(0, [0, 1], {})]), [[Phrase("title")]])
     assert sheet.width == min(frames, MOST_FRAMES) * (168 + BETWEEN) - BETWEEN
     assert sheet.height > 2 * 112 + BAR + 4 * LINE_HEIGHT
+
+
+def test_a_sample_with_a_picture_and_a_video():
+    """Traced by a session; what stays is what the report says of the video."""
+    loaded, clip = toy("llava_onevision", weights_boost=3.0), video(5)
+    sample = Sample("one", "vqa", (clip.frames[0],), "what happens?", "nothing", videos=(clip,))
+    with prune(loaded.model, load_pruner("temporal_pool", Budget(ratio=0.4))) as session:
+        picture, traced = trace_decisions(session, loaded, sample)
+        report = session.report().images[1]
+    assert isinstance(picture, ImageTrace) and isinstance(traced, VideoTrace)
+    assert traced.stages[0].kept == report.stages[0][1] and traced.frames == list(clip.frames)
+    cells = len(traced.cells[0])
+    assert (traced.counts(0), traced.segments) == ([cells, 0, 0, cells, 0], [0, 0, 1, 1, 1])
+    assert [traced.into[cells * frame] for frame in range(5)] == [0, 0, *[3 * cells] * 3]
+    assert contact_sheet(traced, []).width == 5 * (168 + BETWEEN) - BETWEEN
 
 
 def test_a_plan_and_a_video_become_a_trace():

@@ -22,7 +22,7 @@ SHAPES = {
     "states": (1, COUNT, WIDTH),
 }
 ALL_PAIRS = {"mmtok": COUNT * (COUNT + 3), "prunesid": COUNT**2, "restore": COUNT**2, "tofu": COUNT**2 / 4}
-ALL_PAIRS |= dict.fromkeys(("fastvid", "flashvid"), COUNT**2)
+ALL_PAIRS |= dict.fromkeys(("fastvid", "flashvid", "prunevid"), COUNT**2)
 """Methods defined by the similarity of pairs: of all tokens (MMTok: and three words) or all of a frame, or of even with
 odd ones."""
 

@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import nuwa
 from nuwa.pruners.catalogue import find_method, method_names
 from nuwa.pruning.budget import Budget
+from nuwa.pruning.tiling import FramesTogether
 from nuwa.report.methods import page
 
 ROOT = Path(__file__).parents[2]
@@ -22,6 +24,13 @@ def test_every_method_has_a_row_and_a_signal():
     assert "| vision |" in rows["visionzip"]
     assert "| LLM |" in rows["fastv"]
     assert "| both |" in rows["nuwa"]
+
+
+def test_methods_for_videos_have_a_table_of_their_own():
+    lines = page().split("## Videos")[1].split("## What a budget becomes")[0].splitlines()
+    rows = {line.split("`")[1]: [cell.strip() for cell in line.split("|")[2:-1]] for line in lines if "| `" in line}
+    assert {name for name in method_names() if isinstance(nuwa.load_pruner(name).tiling, FramesTogether)} == set(rows)
+    assert rows["evs"][2] == "nothing" and "clusters" in rows["holitom"][2]
 
 
 def test_budgets_of_the_page_are_those_of_the_authors():

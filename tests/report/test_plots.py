@@ -7,7 +7,7 @@ from helpers.made_up import result, runs_of, write
 
 from nuwa.report.__main__ import main
 from nuwa.report.figures import points as points_module
-from nuwa.report.figures.plots import COLOURS, PlotsError, _figure, _looks, _plots, write_plots
+from nuwa.report.figures.plots import COLOURS, PlotsError, _figure, _plots, looks, write_plots
 from nuwa.report.figures.points import METHOD_PARTS, varied_points
 
 
@@ -130,7 +130,7 @@ def test_one_budget_is_a_row_of_dots_by_method():
 @pytest.mark.parametrize("count", [3, 7, 33])
 def test_colours_do_not_repeat(count):
     pytest.importorskip("matplotlib")
-    assert len({str(look["color"]) for look in _looks(count)}) == count
+    assert len({str(look["color"]) for look in looks(count)}) == count
 
 
 def test_colours_are_told_apart():

@@ -48,7 +48,7 @@ def models():
 
 @pytest.fixture(scope="module")
 def sample():
-    """A question about two pictures, of which the second is smaller."""
+    """A question about two pictures, of which the second has another shape."""
     one, two = (Scenes(samples=2, seed=5)[number] for number in range(2))
     return Sample("two", "vqa", (one.images[0], two.images[0].resize((112, 84))), one.text, None)
 
@@ -81,7 +81,7 @@ def test_an_engine_gets_what_a_session_lets_in(models, sample, name, served):
     inputs = Pictures(config, served, find_folder(compose(f"model={name}").model.path)).encode(sample.images)
     encoded = Vision(config, served, tower).encode({key: inputs[key] for key in inputs if key not in (COUNT, TAKEN)})
 
-    ids = loaded._token_ids(sample, [loaded.placeholder] * 2).tolist()
+    ids = loaded.prompt_ids(sample).tolist()
     tokens, spans = [], []
     for token in ids:
         picture = len(spans)

@@ -3,6 +3,7 @@
 import csv
 
 import pytest
+from safetensors import safe_open
 from transformers import AutoProcessor, LlavaProcessor
 
 from nuwa.tiny.evaluate import evaluate
@@ -41,3 +42,11 @@ def test_card_and_log_are_complete(tiny):
     with (tiny.folder / "train_log.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert rows[-1]["stage"] == "align"
+
+
+def test_the_tower_of_llava_has_its_published_names():
+    """By which vLLM looks for them: ``vision_tower.vision_model.``, as in llava-hf/llava-1.5-7b-hf."""
+    with safe_open(TINY_MODELS["llava"].folder / "model.safetensors", "pt") as weights:
+        names = weights.keys()
+    tower = [name for name in names if name.startswith("vision_tower.")]
+    assert len(tower) > 60 and all(name.startswith("vision_tower.vision_model.") for name in tower)

@@ -43,10 +43,7 @@ def write_plots(runs: Iterable[Run], folder: Path) -> list[Path]:
     Raises:
         PlotsError: matplotlib is not installed, or no run has anything to plot.
     """
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise PlotsError('--plots needs matplotlib: pip install -c constraints.txt -e ".[plots]"') from error
+    matplotlib = require_matplotlib("--plots")
     written = []
     with matplotlib.rc_context(PLOT_SETTINGS):
         for model, points in grouped(points_of(runs), lambda point: point.choices.model).items():
@@ -54,10 +51,19 @@ def write_plots(runs: Iterable[Run], folder: Path) -> list[Path]:
             for name, chosen, draw in _plots(points):
                 if chosen:
                     figure = _figure(chosen, whole, draw, f"{model}, bars: 95 %")
-                    written += _write(figure, folder / f"{name}_{model}")
+                    written += write_figure(figure, folder / f"{name}_{model}")
     if not written:
         raise PlotsError("--plots: no finished run to plot")
     return written
+
+
+def require_matplotlib(option: str) -> Any:
+    """matplotlib, or a PlotsError that says how to install it for ``option``."""
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise PlotsError(f'{option} needs matplotlib: pip install -c constraints.txt -e ".[plots]"') from error
+    return matplotlib
 
 
 def _plots(points: Sequence[Point]) -> list[tuple[str, list[Point], Drawing]]:
@@ -78,15 +84,15 @@ def _plots(points: Sequence[Point]) -> list[tuple[str, list[Point], Drawing]]:
 def _styles(points: Sequence[Point]) -> dict[str, dict[str, Any]]:
     """How each method with its position ids is drawn, the same in all panels."""
     methods = sorted({point.choices.method for point in points})
-    looks = dict(zip(methods, _looks(len(methods)), strict=True))
+    by_method = dict(zip(methods, looks(len(methods)), strict=True))
     ids = {point.method: point.choices for point in sorted(points, key=lambda point: point.method)}
     return {
-        name: looks[choices.method] | dict(zip(("fillstyle", "linestyle"), IDS[choices.strategy], strict=False))
+        name: by_method[choices.method] | dict(zip(("fillstyle", "linestyle"), IDS[choices.strategy], strict=False))
         for name, choices in ids.items()
     }
 
 
-def _looks(count: int) -> Iterator[dict[str, Any]]:
+def looks(count: int) -> Iterator[dict[str, Any]]:
     """Colours that do not repeat, with markers that differ between neighbours."""
     from matplotlib import colormaps
 
@@ -176,7 +182,7 @@ def _log_ticks(axes: Any) -> None:
 def _distances(axes: Any, own: Sequence[Point]) -> None:
     """Accuracy over the cohesion distance."""
     lines = _by_budget(own)
-    for (name, line), look in zip(lines.items(), _looks(len(lines)), strict=True):
+    for (name, line), look in zip(lines.items(), looks(len(lines)), strict=True):
         line = sorted(line, key=lambda point: point.choices.options["d_thresh"])
         _errorbar(axes, [point.choices.options["d_thresh"] for point in line], line, label=name, **look)
     axes.set_xlabel("d_thresh, squared grid cells")
@@ -219,7 +225,7 @@ def _bars(axes: Any, own: Sequence[Point]) -> None:
     axes.set_xticks(list(places.values()), list(names.values()))
 
 
-def _write(figure: Any, stem: Path) -> list[Path]:
+def write_figure(figure: Any, stem: Path) -> list[Path]:
     """Both formats; the same numbers give the same bytes."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     paths = [stem.with_name(f"{stem.name}.{form}") for form in ("png", "svg")]

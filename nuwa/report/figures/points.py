@@ -12,6 +12,7 @@ from nuwa.evaluation.runs import Run
 from nuwa.evaluation.scores import RunScore
 
 METHOD_PARTS = ("region", "pillar", "random")
+Item = TypeVar("Item")
 Key = TypeVar("Key", bound=Hashable)
 INTERVAL = 1.96  # standard errors on either side: 95 %
 
@@ -99,9 +100,9 @@ def _merged(group: Sequence[Point]) -> Point:
     return Point(first.choices, first.panel, tokens, tflops, value, value - error, value + error)
 
 
-def grouped(points: Iterable[Point], key: Callable[[Point], Key]) -> dict[Key, list[Point]]:
+def grouped(points: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
     """Points by a key, in the order in which keys appear."""
-    groups: dict[Key, list[Point]] = {}
+    groups: dict[Key, list[Item]] = {}
     for point in points:
         groups.setdefault(key(point), []).append(point)
     return groups

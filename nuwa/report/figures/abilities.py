@@ -1,0 +1,57 @@
+"""What methods retain of each ability: a panel for each, a dot with its interval for each method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import nan
+from pathlib import Path
+from typing import Any
+
+from nuwa.report.figures.plots import PLOT_SETTINGS, looks, require_matplotlib, write_figure
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is retained of an ability over ``samples``, with its 95 % interval; nan where nothing is right unpruned."""
+
+    samples: int
+    value: float = nan
+    low: float = nan
+    high: float = nan
+
+    def __str__(self) -> str:
+        if self.value != self.value:
+            return "none right unpruned"
+        return f"{self.value:.1%} [{self.low:.1%}, {self.high:.1%}]"
+
+
+def write_profile(rows: Mapping[str, Mapping[str, Kept]], folder: Path) -> list[Path]:
+    """The figure as PNG and SVG; ``rows`` are what methods keep by ability.
+
+    Raises:
+        nuwa.report.figures.plots.PlotsError: matplotlib is not installed.
+    """
+    matplotlib = require_matplotlib("--plot")
+    with matplotlib.rc_context(PLOT_SETTINGS):
+        return write_figure(_figure(rows), folder / "profile")
+
+
+def _figure(rows: Mapping[str, Mapping[str, Kept]]) -> Any:
+    from matplotlib.figure import Figure
+
+    abilities = list(dict.fromkeys(ability for kept in rows.values() for ability in kept))
+    figure = Figure(figsize=(2.3 * len(abilities) + 2.2, 0.34 * len(rows) + 1.2), layout="constrained")
+    panels = figure.subplots(1, len(abilities), sharey=True, squeeze=False)[0]
+    for axes, ability in zip(panels, abilities, strict=True):
+        axes.axvline(100, color="#000000", linestyle="--", linewidth=1)
+        for place, ((_, kept), look) in enumerate(zip(rows.items(), looks(len(rows)), strict=True)):
+            if ability in kept:
+                one = kept[ability]
+                spread = [[100 * (one.value - one.low)], [100 * (one.high - one.value)]]
+                axes.errorbar([100 * one.value], [-place], xerr=spread, capsize=2, elinewidth=0.8, markersize=5, **look)
+        axes.set_title(ability, fontsize=9)
+        axes.grid(axis="y", linewidth=0.3)
+    panels[0].set_yticks([-place for place in range(len(rows))], list(rows))
+    figure.supxlabel("retained of the unpruned model, percent (bars: 95 %)", fontsize=9)
+    return figure

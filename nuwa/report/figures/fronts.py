@@ -1,0 +1,58 @@
+"""What pruned models keep against what they cost, with the front of those that no other one beats."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nuwa.evaluation.frontier import front
+from nuwa.evaluation.statistics import interval
+from nuwa.report.figures.plots import PLOT_SETTINGS, looks, require_matplotlib, write_figure
+from nuwa.report.figures.points import grouped
+
+if TYPE_CHECKING:
+    from nuwa.report.choose import Timed
+
+
+def write_front(options: Sequence[Timed], asked: Namespace) -> list[Path]:
+    """The plot as PNG and SVG in the folder ``asked.plot``.
+
+    Raises:
+        nuwa.report.figures.plots.PlotsError: matplotlib is not installed.
+    """
+    matplotlib = require_matplotlib("--plot")
+    with matplotlib.rc_context(PLOT_SETTINGS):
+        whole = options[-1].run
+        name = f"front_{asked.by}_{whole.model}_{whole.dataset}_{asked.metric.replace('/', '_')}"
+        return write_figure(_figure(options, asked), asked.plot / name)
+
+
+def _figure(options: Sequence[Timed], asked: Namespace) -> Any:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axes = figure.subplots()
+    best, whole = front(options), options[-1]
+    axes.step([one.cost for one in best], [100 * one.keeps for one in best], where="post", color="#999999", linewidth=1)
+    axes.axhline(100 * (1 - asked.loss), color="#000000", linestyle=":", linewidth=1, label=f"{asked.loss:.1%} lost")
+    axes.plot([whole.cost], [100 * whole.keeps], "*", color="#000000", markersize=9, label="unpruned")
+    methods = grouped([one for one in options if one.run.method != "none"], lambda one: one.run.method)
+    for (method, own), look in zip(sorted(methods.items()), looks(len(methods)), strict=True):
+        spread = [[100 * abs(one.keeps - end) for end in interval(one.draws).values()] for one in own]
+        axes.errorbar(
+            [one.cost for one in own],
+            [100 * one.keeps for one in own],
+            list(zip(*spread, strict=True)),
+            linestyle="none", capsize=2, elinewidth=0.6, markersize=5, label=method, **look,
+        )  # fmt: skip
+    for one in best:
+        if one.run.method != "none":
+            label = " ".join([one.run.choices.budget.removesuffix(" tokens"), one.run.position])
+            axes.annotate(label, (one.cost, 100 * one.keeps), (4, -10), textcoords="offset points", fontsize=7)
+    axes.set_xlabel(f"{asked.by}, relative to the unpruned model")
+    axes.set_ylabel(f"{asked.metric} kept, percent (bars: 95 %)")
+    axes.set_title(f"{whole.run.model}, {whole.run.dataset}", fontsize=9)
+    figure.legend(loc="outside right center", fontsize=8, frameon=False)
+    return figure

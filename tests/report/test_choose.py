@@ -1,0 +1,141 @@
+"""Which way of pruning to take: the right answer is known by construction, its sureness from a slow loop."""
+
+import csv
+import io
+import json
+import random
+
+import pytest
+from helpers.jobs import compose
+from helpers.made_up import result
+
+from nuwa.config import typed
+from nuwa.evaluation.journal import JOURNAL
+from nuwa.evaluation.result import write_result
+from nuwa.report.choose import main
+
+N = 200
+METRIC = "gqa/exact_match"
+PLACE = {"device": "cpu: x", "threads": 2, "dtype": "float32", "attention": "sdpa"}
+# method, tokens, wrong samples, time relative to the unpruned model
+RUNS = [
+    ("none", None, [], None),
+    ("visionzip", 32, range(40), 0.30),
+    ("nuwa", 64, range(5), 0.45),
+    ("fastv", 96, range(3, 6), 0.40),
+    ("divprune", 128, range(60), 0.80),
+    ("random", 192, range(2), 0.75),
+]
+
+
+def write_run(folder, method, average, wrong, speed, device=None, samples=N):
+    rows = [{"id": f"g{i}", "task": "gqa", "target": {"answer": "yes"}, "prediction": "", "status": "ok",
+             "scores": {METRIC: float(i not in wrong)}, "run_key": folder.name} for i in range(samples)]  # fmt: skip
+    score = sum(row["scores"][METRIC] for row in rows) / samples
+    content = result(method, {METRIC: score}, run_key=folder.name, average=average)
+    content["config"]["dataset"] = typed(compose("dataset=gqa", "dataset.path=/data"), "dataset")
+    content |= {
+        "dataset": "gqa",
+        "model": "llava_1_5_7b",
+        "baseline": "none",
+        "position": "pesp",
+        "kv_cache_bytes": 9.0,
+    }
+    content["environment"] = PLACE | ({} if device is None else {"device": device})
+    if speed is not None:
+        ratio = {"median": 1 / speed, "q1": 1 / speed, "q3": 1 / speed}
+        content["speed"] = [{"batch": 1, "variants": {}, "speedup": {"ttft_ms": ratio, "prefill_ms": ratio}}]
+    folder.mkdir(parents=True)
+    write_result(folder, content)
+    (folder / JOURNAL).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+@pytest.fixture
+def runs(tmp_path):
+    for run in RUNS:
+        write_run(tmp_path / "out" / run[0], *run)
+    return tmp_path / "out"
+
+
+def chosen(capsys, *arguments):
+    """The rows of the table by method, and the method of the choice."""
+    assert main([*map(str, arguments), "--format", "csv"]) == 0
+    rows = {row["method"]: row for row in csv.DictReader(io.StringIO(capsys.readouterr().out))}
+    return rows, next((name for name, row in rows.items() if row[""]), None)
+
+
+@pytest.mark.parametrize(("loss", "by", "best"), [
+    ("2%", "tokens", "fastv"), ("3%", "tokens", "nuwa"), ("0.2", "tokens", "visionzip"), ("0", "tokens", "none"),
+    ("1%", "tokens", "random"), ("2%", "ttft", "fastv"), ("3%", "ttft", "fastv"), ("20%", "prefill", "visionzip"),
+])  # fmt: skip
+def test_the_cheapest_within_the_loss(runs, capsys, loss, by, best):
+    assert chosen(capsys, runs, "--loss", loss, "--by", by)[1] == best
+
+
+def test_the_front_has_what_nothing_beats(runs, capsys):
+    """By tokens Nüwa is on it, by time FastV is faster and keeps more; DivPrune never is, but --all shows it."""
+    assert list(chosen(capsys, runs, "--by", "tokens")[0]) == ["visionzip", "nuwa", "fastv", "random", "none"]
+    assert list(chosen(capsys, runs, "--by", "ttft")[0]) == ["visionzip", "fastv", "random", "none"]
+    every, _ = chosen(capsys, runs, "--by", "tokens", "--all")
+    assert len(every) == len(RUNS) and not every["divprune"]["front"] and every["fastv"]["front"] == "yes"
+
+
+def test_how_sure_it_is_against_a_slow_loop(runs, capsys):
+    rows, _ = chosen(capsys, runs, "--loss", "2%", "--by", "tokens")
+    rng, draws = random.Random(0), 4000
+    counts = dict.fromkeys(rows, 0)
+    for _ in range(draws):
+        places = [rng.randrange(N) for _ in range(N)]
+        for method, average, wrong, _ in sorted(RUNS, key=lambda run: run[1] or 576):
+            del average
+            if sum(place not in wrong for place in places) / N >= 0.98 - 1e-9:
+                counts[method] += 1
+                break
+    for method, row in rows.items():
+        assert float(row["chosen in"].rstrip("%")) / 100 == pytest.approx(counts[method] / draws, abs=0.05), method
+
+
+def test_times_of_other_runs_count(runs, tmp_path, capsys):
+    """A run without a probe takes the time of one with the same choices; one without any is left out by name."""
+    write_run(tmp_path / "more" / "saint", "saint", 80, range(2), None)
+    assert main([str(runs), str(tmp_path / "more"), "--by", "ttft", "--format", "csv"]) == 0
+    shown = capsys.readouterr()
+    assert "left out, as ttft is not known: saint" in shown.err and "saint" not in shown.out
+    write_run(tmp_path / "timed" / "saint2", "saint", 80, range(20), 0.2, samples=50)
+    (tmp_path / "timed" / "saint2" / JOURNAL).unlink()
+    content = json.loads((tmp_path / "timed" / "saint2" / "result.json").read_text())
+    write_result(tmp_path / "timed" / "saint2", content | {"baseline": None})
+    found = chosen(capsys, runs, tmp_path / "more", tmp_path / "timed", "--by", "ttft")
+    assert found[1] == "saint" and found[0]["saint"]["ttft, unpruned = 1"] == "0.200"
+
+
+def test_refusals(runs, tmp_path, capsys):
+    write_run(tmp_path / "gpu" / "hiprune", "hiprune", 64, range(2), 0.2, device="cuda: y")
+    for arguments, reason in (
+        ((runs, tmp_path / "gpu", "--by", "ttft"), "times of different devices are not compared"),
+        ((runs, "--by", "decode"), "--by decode: no run of llava_1_5_7b measured it; add probe=speed"),
+        ((runs, "--metric", "gqa/recall"), "no finished run with gqa/recall beside its unpruned run"),
+        ((tmp_path / "gpu",), "no finished run with a score beside its unpruned run"),
+    ):
+        assert main([*map(str, arguments)]) == 1
+        assert reason in capsys.readouterr().err
+    assert chosen(capsys, runs, tmp_path / "gpu", "--by", "tokens")[1] == "hiprune"
+    for loss in ("120%", "-1", "much"):
+        with pytest.raises(SystemExit) as stop:
+            main([str(runs), "--loss", loss])
+        assert stop.value.code == 2
+
+
+def test_nothing_stays_within_the_loss(runs, capsys):
+    assert main([str(runs), "--loss", "0", "--by", "tokens"]) == 0
+    assert "no method stays within the loss" in capsys.readouterr().out
+    assert main([str(runs), "--loss", "2%", "--by", "tokens"]) == 0
+    assert f"nuwa export {runs / 'fastv'}" in capsys.readouterr().out.replace("\n", "")
+
+
+def test_the_plot(runs, tmp_path, capsys):
+    assert main([str(runs), "--by", "ttft", "--plot", str(tmp_path / "plots")]) == 0
+    names = sorted(path.name for path in (tmp_path / "plots").iterdir())
+    assert names == [f"front_ttft_llava_1_5_7b_gqa_gqa_exact_match.{form}" for form in ("png", "svg")]
+    drawn = (tmp_path / "plots" / names[1]).read_text(encoding="utf-8")
+    assert "2.0% lost" in drawn and "fastv" in drawn
