@@ -16,6 +16,7 @@ from helpers.jobs import ROOT, SMALL
 
 from nuwa.evaluation.journal import JOURNAL
 from nuwa.evaluation.result import RESULT
+from nuwa.evaluation.run import LOCK
 from nuwa.launch import name_lost_jobs
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -107,7 +108,7 @@ def worker_of(outputs):
     while True:
         for files in Path("/proc").glob("[0-9]*/fd"):
             with suppress(OSError):
-                if any(file.readlink().is_relative_to(outputs) for file in files.iterdir()):
+                if any(file.readlink().match(f"{outputs}/main/*/{LOCK}") for file in files.iterdir()):
                     return int(files.parent.name)
 
 
