@@ -54,6 +54,7 @@ def typed(cfg: DictConfig, group: str) -> dict[str, Any]:
 
 
 VIDEO_DEFAULTS = {"video_min_pixels": None, "video_max_pixels": None, "text_after_video": "transformers"}
+VIDEO_DEFAULTS |= {"video_pool": "bilinear", "video_newline": "one"}
 """Options of models that are about videos only; where they are these, a run's key does not name them."""
 
 
