@@ -29,16 +29,16 @@ from nuwa.samples import Sample
 if TYPE_CHECKING:
     import gradio
 
-COLUMNS = ("method", "position", "tokens", "answer")
+DEMO_COLUMNS = ("method", "position", "tokens", "answer")
 MOST_TOKENS = 64  # of an answer
 LARGEST_FILE = "20mb"
-Row = tuple[str, str, str, str]
-"""A line of the table, by `COLUMNS`."""
+Compared = tuple[str, str, str, str]
+"""A line of the table, by `DEMO_COLUMNS`."""
 
 
 def compare_methods(
     loaded: LoadedModel, shown: Sample, methods: Sequence[str], budget: float, positions: Sequence[str]
-) -> Iterator[tuple[Row, Image.Image | None]]:
+) -> Iterator[tuple[Compared, Image.Image | None]]:
     """What is answered to ``shown`` without pruning, and by every method at every position, each with its picture.
 
     ``budget`` is a number of tokens, or below 1 a share of them. A method that does not fit says why as its answer.
@@ -75,7 +75,7 @@ def build_page(loaded: LoadedModel) -> gradio.Blocks:
 
     with gr.Blocks(title="Nüwa", analytics_enabled=False) as page:
         gr.Markdown(f"# What stays of a picture\n{loaded.name}, unpruned and pruned")
-        with gr.Row():
+        with gr.Compared():
             with gr.Column(scale=1):
                 picture = gr.Image(type="filepath", label="picture", sources=["upload", "clipboard"])
                 question = gr.Textbox(label="question", value="what is in the picture ?")
@@ -84,7 +84,7 @@ def build_page(loaded: LoadedModel) -> gradio.Blocks:
                 positions = gr.CheckboxGroup(["native", *STRATEGIES], value=["pesp", "perc"], label="position ids")
                 button = gr.Button("Ask", variant="primary")
             with gr.Column(scale=3):
-                table = gr.Dataframe(headers=[*COLUMNS], datatype="str", label="answers", wrap=True)
+                table = gr.Dataframe(headers=[*DEMO_COLUMNS], datatype="str", label="answers", wrap=True)
                 gallery = gr.Gallery(label="kept tokens", columns=2, object_fit="contain", format="png")
         given = [picture, question, methods, budget, positions]
         button.click(answer, given, [table, gallery], concurrency_limit=1, api_name="ask")
