@@ -75,7 +75,7 @@ def build_page(loaded: LoadedModel) -> gradio.Blocks:
 
     with gr.Blocks(title="Nüwa", analytics_enabled=False) as page:
         gr.Markdown(f"# What stays of a picture\n{loaded.name}, unpruned and pruned")
-        with gr.Compared():
+        with gr.Row():
             with gr.Column(scale=1):
                 picture = gr.Image(type="filepath", label="picture", sources=["upload", "clipboard"])
                 question = gr.Textbox(label="question", value="what is in the picture ?")
