@@ -75,7 +75,7 @@ def test_what_is_no_command_ends_with_2(arguments, nuwa):
         (("run", "pruner=magic"), "pruner/magic"),
         (("run", "pruner=null"), "pruner=null"),
         (("report", "nowhere"), "nowhere"),
-        (("compare", "a", "b"), "a has no predictions.jsonl"),
+        (("compare", "a", "b"), "a, b: fewer than two finished runs"),
         (("retention", "nowhere"), "nowhere"),
         (("failures", "a", "b"), "a"),
         (("pictures", "a"), "a: no finished run"),
