@@ -28,6 +28,7 @@ COMMANDS = {
     "export": ("nuwa.export", "a run as a config file and as lines of Python that find the same answers"),
     "serve": ("nuwa.serve", "an OpenAI-compatible server (vLLM) with a pruned model"),
     "judge": ("nuwa.judge", "mark MM-Vet answers that were saved without a judge"),
+    "submission": ("nuwa.submission", "write what EgoSchema's validation server takes"),
     "methods": ("nuwa.report.methods", "which pruning method is which, and what a budget becomes"),
 }
 """What the program `nuwa` can do: a module that runs with ``python -m``, and what for."""

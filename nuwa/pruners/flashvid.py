@@ -26,7 +26,6 @@ from nuwa.pruning.cuts import frame_similarity, segment_numbers
 from nuwa.pruning.density import NEIGHBOURS, clusters_of_frames
 from nuwa.pruning.flops import ModelShape, attention_score_flops, cosine_flops
 from nuwa.pruning.merging import member_counts, merge_alike
-from nuwa.pruning.schedules import Schedule, Share
 from nuwa.pruning.trees import hang
 
 
@@ -106,12 +105,6 @@ class FlashVID(TwoStageVideo):
     @property
     def counts_by_itself(self) -> bool:
         return self.variant == "release"
-
-    def schedule(self, n_tokens: int, layers: int) -> Schedule:
-        schedule = super().schedule(n_tokens, layers)
-        if self.variant == "paper" or schedule.vision == n_tokens:
-            return schedule
-        return Schedule(schedule.vision, tuple((layer, Share(self.inner_keep)) for layer, _ in schedule.llm))
 
     def compress(self, features: Tensor, taps: Mapping[str, Tensor], keep: int) -> VideoTokens:
         attention = taps["attention"].float().mean(0).view(features.shape[:2])

@@ -25,7 +25,7 @@ from nuwa.pruning.density import NEIGHBOURS, density_clusters
 from nuwa.pruning.flops import ModelShape, attention_score_flops
 from nuwa.pruning.masks import gather_tokens
 from nuwa.pruning.merging import merge_alike
-from nuwa.pruning.schedules import Schedule, Share, share_out
+from nuwa.pruning.schedules import share_out
 from nuwa.pruning.selection import strongest, top_tokens
 
 OWN = 0.6
@@ -159,12 +159,6 @@ class HoliTom(TwoStageVideo):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(-1 <= self.threshold <= 1, "threshold", "a cosine in [-1, 1]", self.threshold)
-
-    def schedule(self, n_tokens: int, layers: int) -> Schedule:
-        """Two stages, the second one a share of what the first leaves in truth."""
-        schedule = super().schedule(n_tokens, layers)
-        shares = tuple((layer, Share(count / schedule.vision)) for layer, count in schedule.stages(0).items())
-        return Schedule(schedule.vision, shares)
 
     def decide(self, features: Tensor, taps: Mapping[str, Tensor], keep: int) -> VisionDecision:
         """For all videos at once as far as the device is read."""

@@ -77,7 +77,8 @@ class PruneVid(TwoStageVideo):
 
     Published is ``adaptive``: groups of more than 14 tokens become ``cluster_ratio`` as many, and the video decides on
     its number; it needs budget=full, or a run that finds the ratio that spends a budget on average. Otherwise every
-    video meets its budget: groups, small ones too, share the tokens out by their sizes, at both stages.
+    video meets its budget: groups, small ones too, share the tokens out by their sizes, at both stages. (A video that
+    stands still may have fewer left than that.)
 
     The number of tokens that a cluster of still ones stands for is that of all frames. Tokens reach the LLM segment by
     segment, still ones first. (The authors keep ids at the second stage and drop the tokens from the caches of earlier
@@ -93,6 +94,7 @@ class PruneVid(TwoStageVideo):
 
     name: ClassVar[str] = "prunevid"
     native_position: ClassVar[str] = "perc"
+    counts_by_itself: ClassVar[bool] = True
     info: ClassVar[MethodInfo] = MethodInfo(
         paper="arXiv 2412.16117",
         source="Visual-AI/PruneVid@b12600c",
@@ -107,10 +109,6 @@ class PruneVid(TwoStageVideo):
         super().__post_init__()
         for key in ("scenes", "cluster_ratio"):
             require(0 < getattr(self, key) <= 1, key, "in (0, 1]", getattr(self, key))
-
-    @property
-    def counts_by_itself(self) -> bool:
-        return self.adaptive
 
     @property
     def dial(self) -> Dial | None:

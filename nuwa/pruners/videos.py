@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from nuwa.pruners.base import Pruner, require
 from nuwa.pruners.contexts import VisionContext, VisionDecision
-from nuwa.pruning.schedules import Schedule, layer_at, share_out, two_stages
+from nuwa.pruning.schedules import Schedule, Share, layer_at, share_out, two_stages
 from nuwa.pruning.tiling import FramesTogether, Tiling
 
 
@@ -70,7 +70,7 @@ class TwoStageVideo(VideoPruner):
     """Base of methods that prune a second time inside the LLM, by attention in the layer before ``inner_layer``.
 
     That is a fraction of the depth. About ``inner_keep`` of the tokens that entered stay there, 1: all. How many enter
-    follows from the budget; where more would have to than there are, all enter, and fewer stay.
+    follows from the budget; where more would have to than there are, all enter, and as many stay as spend it.
     """
 
     inner_layer: float = 0.5
@@ -93,8 +93,12 @@ class TwoStageVideo(VideoPruner):
         if not self.prunes_llm:
             return super().schedule(n_tokens, layers)
         target, at = self.budget.tokens(n_tokens), layer_at(self.inner_layer, layers)
-        schedule = two_stages(target, n_tokens, layers, at, self.inner_keep)
-        return self.reached(schedule, target, layers, f"one token or more has to enter and to stay from layer {at} on")
+        reachable = f"one token or more has to enter and to stay from layer {at} on"
+        schedule = self.reached(two_stages(target, n_tokens, layers, at, self.inner_keep), target, layers, reachable)
+        if not (self.counts_by_itself and schedule.llm):
+            return schedule
+        share = self.inner_keep if schedule.vision < n_tokens else schedule.per_layer(layers)[-1] / n_tokens
+        return Schedule(schedule.vision, ((at, Share(share)),))
 
 
 def together(left: Sequence[VideoTokens]) -> VisionDecision:
@@ -128,7 +132,7 @@ def clusters_of_groups(total: int, sizes: Sequence[int]) -> list[int]:
     >>> clusters_of_groups(6, [9, 3, 0, 1]), clusters_of_groups(1, [9, 3, 0, 1])
     ([3, 2, 0, 1], [1, 0, 0, 0])
     """
-    least = [min(size, 1) for size in sizes]
+    least, total = [min(size, 1) for size in sizes], min(total, sum(sizes))
     if total < sum(least):
         return share_out(total, sizes)
     rest = [size - one for size, one in zip(sizes, least, strict=True)]

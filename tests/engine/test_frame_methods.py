@@ -14,7 +14,7 @@ from nuwa.engine.conversation import conversation_of
 from nuwa.pruning.budget import Budget
 
 FAMILY, PICTURE, CELLS = FAMILIES["qwen2_5_vl"], 2, 36
-METHODS = (*OVER_TIME, "holitom", "vidcom2")
+METHODS = (*OVER_TIME, "fastvid", "flashvid", "holitom", "prunevid", "vidcom2")
 
 
 def row(frames: int, seed: int) -> dict[str, torch.Tensor]:
@@ -64,15 +64,22 @@ def test_a_batch_of_videos_equals_its_rows_alone(name, position):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_counts_come_near_the_budget_and_ids_are_the_tokens_own(name):
-    """HoliTom without the stage it saves for in the first; what stands still leaves it three tokens fewer here."""
-    options = {"inner_keep": 1.0} if name == "holitom" else {}
+    """Without the stage that some save for in the first; what stands still leaves two of them three fewer here."""
+    options = {"inner_keep": 1.0} if name in ("flashvid", "holitom", "prunevid") else {}
     _, (image,), state = read(nuwa.load_pruner(name, Budget(ratio=0.5), **options), together(row(4, 0)))
     _, kept, _ = image.stages[0]
-    assert abs(len(kept) - 72) <= {"dycoke": 2, "holitom": 3, "vidcom2": 2}.get(name, 0)
+    assert abs(len(kept) - 72) <= {"dycoke": 2, "holitom": 3, "prunevid": 3, "vidcom2": 2}.get(name, 0)
     mine = state.tables[0].image[0] == 0
     token, start = state.tables[0].token[0, mine], state.prompt.spans[0, :, 0, 0]
     place = torch.stack([token // CELLS, token % CELLS // 6, token % 6])
     assert torch.equal(state.tables[0].ids[:, 0, mine], start[:, None] + place)
+
+
+def test_the_port_of_vidcom2_meets_a_budget_exactly():
+    """The engine counts."""
+    pruner = nuwa.load_pruner("vidcom2", Budget(ratio=0.3), variant="vllm")
+    _, (image,), _ = read(pruner, together(row(4, 0)))
+    assert not pruner.counts_by_itself and image.per_layer == [43] * 6
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -49,7 +49,7 @@ def test_budget_files():
     assert budgets == {
         "full": Budget(),
         **{f"avg{average}": Budget(average=average) for average in (64, 128, 192, 160, 320, 640)},
-        **{f"ratio{percent}": Budget(ratio=percent / 100) for percent in (25, 50, 75)},
+        **{f"ratio{percent}": Budget(ratio=percent / 100) for percent in (10, 15, 20, 25, 50, 75)},
     }
 
 
