@@ -122,7 +122,5 @@ class TestPrompts:
 @pytest.mark.parametrize(("images", "found"), [(1, 2), (0, 1)])
 def test_a_models_own_placeholder_in_a_text_names_the_sample(images, found):
     row = sample(*[picture()] * images, text="what does <|image_pad|> mean?")
-    with pytest.raises(
-        PromptError, match=rf"sample row-7: the prompt holds {found} image placeholder\(s\) for {images}"
-    ):
+    with pytest.raises(PromptError, match=rf"sample row-7: the prompt holds {found} \S+ placeholder\(s\) for {images}"):
         toy("qwen2_5_vl").encode([row])
