@@ -25,7 +25,7 @@ GPU = torch.device("cuda:0")
 PREFILL, DECODE = 8, 0
 """Synchronising operations that the engine may add to those of an unpruned model."""
 OWN = {"sparsevlm": 7, "sparsevlm_plus": 4, "cdpruner": 1, "ivc_prune": 1, "occamtoken": 1, "vlm_pruner": 2}
-OWN |= {"prunesid": 12, "transprune": 3, "holitom": 2, "fastvid": 4, "flashvid": 4, "prunevid": 18}
+OWN |= {"prunesid": 12, "transprune": 3, "holitom": 2, "fastvid": 4, "flashvid": 4, "prunevid": 19}
 """How often methods read the device by themselves; the others never do.
 
 SparseVLM has as many raters as the question makes it (once for all, and once for each stage), and like CDPruner, which
