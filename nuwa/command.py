@@ -19,7 +19,7 @@ COMMANDS = {
     "run": ("nuwa.launch", "run one job, or a sweep of jobs with -m, and print a table"),
     "ask": ("nuwa.ask", "questions about one picture: pruned and unpruned answers, times, and what was kept"),
     "report": ("nuwa.report", "tables and plots of runs, alone or beside the papers' printed numbers"),
-    "compare": ("nuwa.report.compare", "two runs on the same samples, with p-values"),
+    "compare": ("nuwa.report.compare", "runs on the same samples, in pairs, with p-values"),
     "retention": ("nuwa.report.retention", "what runs retain of the unpruned model, as a mean over benchmarks"),
     "profile": ("nuwa.report.profile", "what methods retain, by ability: answering, grounding, reading, ..."),
     "choose": ("nuwa.report.choose", "the cheapest way of pruning that loses at most so much, and how sure that is"),
@@ -28,6 +28,7 @@ COMMANDS = {
     "export": ("nuwa.export", "a run as a config file and as lines of Python that find the same answers"),
     "serve": ("nuwa.serve", "an OpenAI-compatible server (vLLM) with a pruned model"),
     "judge": ("nuwa.judge", "mark MM-Vet answers that were saved without a judge"),
+    "submission": ("nuwa.submission", "write what EgoSchema's validation server takes"),
     "methods": ("nuwa.report.methods", "which pruning method is which, and what a budget becomes"),
 }
 """What the program `nuwa` can do: a module that runs with ``python -m``, and what for."""

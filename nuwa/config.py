@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from nuwa.files import fingerprint, local_path
 from nuwa.models import axes_of
 from nuwa.options import ConfigError, check_options
-from nuwa.schema import BlockingConfig, Config, Engine, PathsConfig, PositionConfig
+from nuwa.schema import BlockingConfig, Config, Engine, FramesConfig, PathsConfig, PositionConfig
 from nuwa.targets import BUILT, find_target
 
 PROTOCOL = 1
@@ -28,7 +28,7 @@ KEEP_ALL = "nuwa.pruners.none.KeepAll"
 CHECKPOINT = (".json", ".safetensors")
 READ: dict[str, tuple[str, ...]] = {"model.path": CHECKPOINT, "pruner.clip": CHECKPOINT}
 READ |= {"pruner.tokenizer": CHECKPOINT, "pruner.register": (".json",)}
-READ |= {f"dataset.{key}": ("",) for key in ("path", "images_folder", "judge_prompt")}
+READ |= {f"dataset.{key}": ("",) for key in ("path", "images_folder", "videos_folder", "judge_prompt")}
 """Options that name local files, and which of these make the result."""
 UNSCIENTIFIC = {"model": ("name", "device", "device_map", "turn"), "dataset": ("streaming", "judge_key_variable")}
 SAMPLING = ("temperature", "top_p")
@@ -54,6 +54,7 @@ def typed(cfg: DictConfig, group: str) -> dict[str, Any]:
 
 
 VIDEO_DEFAULTS = {"video_min_pixels": None, "video_max_pixels": None, "text_after_video": "transformers"}
+VIDEO_DEFAULTS |= {"video_pool": "bilinear", "video_newline": "one"}
 """Options of models that are about videos only; where they are these, a run's key does not name them."""
 
 
@@ -83,8 +84,8 @@ def choices(cfg: DictConfig) -> dict[str, Any]:
     """The choices that change a result, spelled the same way whoever spells them.
 
     Without pruning, budget, position, calibration and coordinates do not matter; ``native`` is what it stands for; what
-    is not blocked, calibrated or kept in any case is not named. Where things lie and run (paths, devices, loggers) is
-    left out: a local file or folder counts by what it holds.
+    is not blocked, calibrated or kept in any case is not named, nor are the usual frames of videos. Where things lie
+    and run (paths, devices, loggers) is left out: a local file or folder counts by what it holds.
     """
     cfg = cfg.copy()
     written = {Path(path).resolve() for path in plain(cfg.paths).values()}
@@ -100,7 +101,7 @@ def choices(cfg: DictConfig) -> dict[str, Any]:
     for name, path in _local(built).items():
         group, key = name.split(".")
         built[group][key] = f"<{fingerprint(path, READ[name], written)}>"
-    pruned = not is_baseline(cfg)
+    pruned, frames = not is_baseline(cfg), _frames(built["dataset"])
     return {
         **built,
         "budget": _budget(cfg, built["pruner"]) if pruned else {},
@@ -108,6 +109,7 @@ def choices(cfg: DictConfig) -> dict[str, Any]:
         **({} if (kind := _calibration(cfg)) == "none" or not pruned else {"calibration": {"kind": kind}}),
         **({} if cfg.coordinates.kind == "none" or not pruned else {"coordinates": plain(cfg.coordinates)}),
         **({} if cfg.blocking.source is None else {"blocking": plain(cfg.blocking)}),
+        **({} if frames == vars(FramesConfig()) else {"frames": frames}),
         **({"deepstack": cfg.position.deepstack} if pruned and cfg.position.deepstack != "merged" else {}),
         **({} if cfg.trainer.engine == Engine.transformers else {"engine": cfg.trainer.engine.name}),
         # which tokens are drawn depends on which samples share a batch
@@ -122,6 +124,12 @@ def _budget(cfg: DictConfig, pruner: Mapping[str, Any]) -> dict[str, Any]:
     """The budget of a job; on how many samples it is fitted matters where images decide."""
     fitted = bool(pruner.get("adaptive"))
     return {key: value for key, value in plain(cfg.budget).items() if key != "samples" or fitted}
+
+
+def _frames(dataset: dict[str, Any]) -> dict[str, Any]:
+    """The options of a data set's frames, taken out of its own; the usual ones where it has no videos."""
+    frames = dataset.pop("frames", FramesConfig())
+    return vars(frames) if isinstance(frames, FramesConfig) else frames
 
 
 def _local(groups: Mapping[str, Any]) -> dict[str, Path]:

@@ -30,7 +30,8 @@ def fingerprint(path: Path, suffixes: tuple[str, ...] = ("",), without: Collecti
     """A digest of the names and contents of a local file or folder; None if there is no such file.
 
     In a folder, files count whose names end in one of ``suffixes``, except hidden ones and those in the folders
-    ``without``. With a ``.jsonl`` file, the files beside and below it that its rows name count too.
+    ``without``. With a ``.jsonl`` file, the files beside and below it that its rows name count too, and all that
+    folders hold which they name.
     """
     if not path.exists():
         return None
@@ -58,7 +59,11 @@ def _named_in(file: Path) -> set[str]:
     for line in file.read_bytes().splitlines() if file.suffix == ".jsonl" else ():
         with suppress(ValueError, RecursionError):
             found |= set(map(os.path.normpath, _texts(json.loads(line))))
-    return {name for name in found if not name.startswith((os.sep, os.pardir))} - {file.name}
+    named = {name for name in found if not name.startswith((os.sep, os.pardir))} - {file.name, os.curdir}
+    start = f"{file.parent}{os.sep}"
+    folders = {name for name in named if os.path.isdir(start + name)}  # noqa: PTH112 (a Path for each takes seconds)
+    below = {f"{name}{os.sep}{inside}" for name in folders for inside in _below(file.parent / name, ())}
+    return named - folders | below
 
 
 def _texts(value: Any) -> Iterator[str]:

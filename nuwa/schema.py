@@ -57,6 +57,16 @@ class CoordinatesConfig:
 
 
 @dataclass
+class FramesConfig:
+    """conf/frames: which frames of a video a model sees, and at which times (`nuwa.benchmarks.frames`)."""
+
+    count: Positive = 32
+    fps: Optional[Annotated[Finite, Field(gt=0)]] = None  # noqa: UP045
+    spacing: Annotated[str, Field(pattern="^(linspace|arange)$")] = "linspace"
+    time: Annotated[str, Field(pattern="^(absolute|constant)$")] = "absolute"
+
+
+@dataclass
 class BlockingConfig:
     """conf/blocking: who loses sight of the image (vision, text, last), in which layers (``8-15`` or ``2/4``)."""
 
@@ -152,6 +162,7 @@ class Config:
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     coordinates: CoordinatesConfig = field(default_factory=CoordinatesConfig)
     dataset: dict[str, Any] = field(default_factory=dict)
+    frames: FramesConfig = field(default_factory=FramesConfig)
     blocking: BlockingConfig = field(default_factory=BlockingConfig)
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     probe: ProbeConfig = field(default_factory=ProbeConfig)

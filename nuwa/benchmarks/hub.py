@@ -20,7 +20,7 @@ from nuwa.benchmarks.column_checks import Check, checked, identifier, wording
 from nuwa.benchmarks.images import about_turned
 from nuwa.benchmarks.rows import Rows
 from nuwa.benchmarks.sources import load_rows
-from nuwa.samples import Sample, SampleError
+from nuwa.samples import Sample, SampleError, Video
 
 Entry = tuple[str, str | None]
 """A sample's id, and the group that it is scored with (None: alone)."""
@@ -116,6 +116,10 @@ class HubBenchmark(Benchmark):
         """The pictures of a sample."""
         return [image for column in self.pictures for image in self.rows.pictures(row, column)]
 
+    def videos(self, doc: Doc) -> tuple[Video, ...]:
+        """The videos of a sample."""
+        return ()
+
     def fill(self, doc: Doc) -> Mapping[str, str]:
         """Values for the prompt's slots: by default the columns of the same names."""
         return {slot: doc[slot] for slot in self.slots}
@@ -143,14 +147,15 @@ class HubBenchmark(Benchmark):
         place = self._places[index]
         try:
             doc = checked(self.rows.text(place.row, tuple(self.columns)), self.columns)
-            images = self.images(place.row, doc)
+            images, videos = self.images(place.row, doc), self.videos(doc)
             with about_turned(images):
                 doc = self.document(doc, place.part, [image.size for image in images])
         except SampleError as error:
             raise type(error)(f"{self.name}, row {place.row}: {error}") from error
         target = {column: doc[column] for column in self.scored}
         meta = {"row": place.row} | ({"group": place.group} if self.grouped else {})
-        return Sample(place.id, self.task, tuple(images), self.text(doc), target, meta, doc.get("expression"))
+        asked = self.text(doc), target, meta, doc.get("expression")
+        return Sample(place.id, self.task, tuple(images), *asked, videos)
 
     def score(self, sample: Sample, prediction: str) -> Scores:
         return self.score_document(sample.target, prediction.strip())

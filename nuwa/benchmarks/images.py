@@ -35,19 +35,29 @@ def read_image(folder: Path, name: str) -> Image.Image:
     """The picture in a file inside ``folder``.
 
     Raises:
-        SampleError: the file is outside the folder, or not a whole picture; or its name can be no file's.
+        SampleError: as `located` says it, or it is not a whole picture.
         PassingError: it is missing, or the disk fails.
+    """
+    return _decoded(located(folder, name, "image"), f"image {name}")
+
+
+def located(folder: Path, name: str, what: str) -> Path:
+    """Where a file of ``folder`` is, by its name; ``what`` it is. Of a video it may be a folder.
+
+    Raises:
+        SampleError: it is outside the folder, or its name can be no file's.
+        PassingError: it is missing.
     """
     try:
         file = (folder / name).resolve()
-        exists = file.is_file()
+        exists = file.is_file() or (what == "video" and file.is_dir())
     except (OSError, ValueError, RuntimeError) as error:  # a RuntimeError where links lead in a circle
-        raise SampleError(f"image {name!r} can be no file: {error}") from error
+        raise SampleError(f"{what} {name!r} can be no file: {error}") from error
     if not file.is_relative_to(folder.resolve()):
-        raise SampleError(f"image {name} leads outside the folder {folder}")
+        raise SampleError(f"{what} {name} leads outside the folder {folder}")
     if not exists:
-        raise PassingError(f"image {name} does not exist in {folder}")
-    return _decoded(file, f"image {name}")
+        raise PassingError(f"{what} {name} does not exist in {folder}")
+    return file
 
 
 @cache
@@ -59,12 +69,18 @@ def readable_formats() -> tuple[str, ...]:
 
 def _decoded(content: Path | io.BytesIO, what: str) -> Image.Image:
     """Decode a picture and turn it upright by its EXIF orientation."""
+    with decoding_of(what), Image.open(content, formats=readable_formats()) as image:
+        upright = to_rgb(ImageOps.exif_transpose(image))
+        if upright.size != image.size:
+            upright.info[_STORED_SIZE] = image.size
+        return upright
+
+
+@contextmanager
+def decoding_of(what: str) -> Iterator[None]:
+    """Make of whatever a decoder raises a SampleError about ``what``, a PassingError if it is the disk's."""
     try:
-        with Image.open(content, formats=readable_formats()) as image:
-            upright = to_rgb(ImageOps.exif_transpose(image))
-            if upright.size != image.size:
-                upright.info[_STORED_SIZE] = image.size
-            return upright
+        yield
     except Exception as error:  # decoders raise many kinds of errors on broken files
         passing = isinstance(error, OSError) and error.errno is not None  # the disk's, not the decoder's
         raise (PassingError if passing else SampleError)(f"{what} cannot be read: {error}") from error

@@ -1,32 +1,37 @@
-"""Your own pictures: a folder with a jsonl of questions and answers, or expressions and boxes.
+"""Your own pictures and videos: a folder with a jsonl of questions and answers, or expressions and boxes.
 
 A row is one JSON object per line::
 
     {"image": "a.jpg", "question": "Is there a dog?", "answer": "yes"}
     {"image": "b.jpg", "expression": "left dog", "box": [10, 20, 200, 180]}
+    {"video": "c.mp4", "question": "What falls?", "answer": "a cup"}
 
-``image`` is a file relative to the folder, a list of files, or an empty list; ``answer`` a string or a list of accepted
-strings; ``box`` is in pixels; ``id`` is optional.
+``image`` is a file relative to the folder, a list of files, or an empty list; ``video`` the same, or a folder of
+frames; a question may have both. ``answer`` is a string or a list of accepted strings; ``box`` is in pixels; ``id`` is
+optional.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from nuwa.benchmarks import column_checks as column
 from nuwa.benchmarks.base import Benchmark, BenchmarkError, Scores, require_slot
 from nuwa.benchmarks.column_checks import checked, wording
+from nuwa.benchmarks.decoding import require_decoder
 from nuwa.benchmarks.images import about_turned, read_image
 from nuwa.benchmarks.jsonl import read_jsonl
 from nuwa.benchmarks.scoring import Box, exact_match, grounding_scores, in_both_frames, unit_box
+from nuwa.benchmarks.videos import read_video
 from nuwa.samples import Sample, SampleError
-from nuwa.schema import Positive
+from nuwa.schema import FramesConfig, Positive
 
 DEFAULT_FILE = "data.jsonl"
-PLACEHOLDER = "<image>"
+VISUALS = {"image": "pictures", "video": "videos"}
+"""Columns that name files; a text may say where each of them stands (``<image>``)."""
 
 
 @dataclass(eq=False)
@@ -36,7 +41,7 @@ class Local(Benchmark):
     ``path`` is the folder or one of its jsonl files. ``box_frame`` is the frame in which a model's boxes are taken to
     be when ``vg/*`` is scored: ``original`` as lmms-eval and the paper do, although LLaVA-1.5 answers in the frame of
     the ``padded`` square, which is the fair one. The other frame is always reported beside it (``vg_padded/*`` or
-    ``vg_original/*``). ``samples`` takes the first rows only (None: all).
+    ``vg_original/*``). ``samples`` takes the first rows only (None: all). ``frames`` are those taken of videos.
     """
 
     path: str | None
@@ -49,6 +54,7 @@ class Local(Benchmark):
     vqa_max_new_tokens: Positive = 16
     vg_max_new_tokens: Positive = 64
     name: str = "local"
+    frames: FramesConfig = field(default_factory=FramesConfig)
 
     def __post_init__(self) -> None:
         for key, known in (("box_format", ("xyxy", "xywh")), ("box_frame", ("original", "padded"))):
@@ -61,6 +67,8 @@ class Local(Benchmark):
         self.file = find_jsonl(self.path)
         self.rows = read_jsonl(self.file)[: self.samples]
         self._check_rows()
+        if any("video" in row.content for row in self.rows):
+            require_decoder()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -70,7 +78,8 @@ class Local(Benchmark):
 
     def neighbourhood(self, index: int) -> tuple[str, int]:
         content = self.rows[index].content
-        return wording(content.get("image")), len(wording(content.get("question") or content.get("expression")))
+        seen = wording([content[column] for column in VISUALS if column in content])
+        return seen, len(wording(content.get("question") or content.get("expression")))
 
     def __getitem__(self, index: int) -> Sample:
         row = self.rows[index]
@@ -79,16 +88,18 @@ class Local(Benchmark):
             if row.error:
                 raise SampleError(row.error)
             task, text = self._task_and_text(content)
-            files = checked(content, {"image": image_files})["image"]
-            if text.count(PLACEHOLDER) not in (0, len(files)):
-                raise SampleError(f"the text places {text.count(PLACEHOLDER)} pictures, the row has {len(files)}")
-            images = tuple(read_image(self.file.parent, name) for name in files)
-            meta: dict[str, Any] = {"image": files}
+            meta = checked(content, {name: files_named for name in VISUALS if name in content})
+            for name, kind in VISUALS.items():
+                if (placed := text.count(f"<{name}>")) not in (0, there := len(meta.get(name, ()))):
+                    raise SampleError(f"the text places {placed} {kind}, the row has {there}")
+            images = tuple(read_image(self.file.parent, name) for name in meta.get("image", ()))
             if task == "vqa":
                 answers = checked(content, {"answer": column.accepted})["answer"]
-                return Sample(row.id, task, images, text, answers, meta)
-            if len(images) != 1:
-                raise SampleError(f"an expression needs one picture, the row has {len(images)}")
+                videos = tuple(read_video(self.file.parent, name, self.frames) for name in meta.get("video", ()))
+                return Sample(row.id, task, images, text, answers, meta, videos=videos)
+            if len(images) != 1 or "video" in meta:
+                beside = " and a video" if "video" in meta else ""
+                raise SampleError(f"an expression needs one picture, the row has {len(images)}{beside}")
             size = images[0].size
             numbers = checked(content, {"box": column.four_numbers})["box"]
             with about_turned(images):
@@ -115,7 +126,8 @@ class Local(Benchmark):
         """The row's task by its columns, and the prompt's text."""
         task, needed = ("vg", ("image", "expression", "box")) if "expression" in content else (
             "vqa", ("image", "question", "answer"))  # fmt: skip
-        lacking = [column for column in needed if column not in content]
+        filmed = task == "vqa" and "video" in content
+        lacking = [column for column in needed[filmed:] if column not in content]
         if lacking:
             raise SampleError(f"lacks {', '.join(lacking)} (its columns: {', '.join(map(str, content)) or 'none'})")
         words = checked(content, {needed[1]: column.text})[needed[1]]
@@ -141,7 +153,7 @@ class Local(Benchmark):
             row = self.rows[0]
             raise BenchmarkError(
                 f"dataset.path: no row of {self.file} can be used; line {row.line}: {row.error}. A row is "
-                f"image + question + answer, or image + expression + box"
+                f"image (or video) + question + answer, or image + expression + box"
             )
 
 
@@ -164,8 +176,8 @@ def find_jsonl(path: str | None) -> Path:
     return found[0]
 
 
-def image_files(value: object) -> list[str]:
-    """A row's picture files as a list."""
+def files_named(value: object) -> list[str]:
+    """A row's files as a list."""
     files = value if isinstance(value, list) else [value]
     if not all(isinstance(name, str) and name for name in files):
         raise TypeError("must be a file name or a list of file names")

@@ -7,7 +7,7 @@ folder.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,3 +106,33 @@ class JsonRows(Rows):
     def keys(self, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
         for row in self.rows:
             yield {column: row.content.get(column) for column in columns} if row.content else {}
+
+
+class JoinedRows(Rows):
+    """Several tables in turns, the first rows of all first; the columns ``part`` and ``place`` say whose row it is."""
+
+    OWN = ("part", "place")
+
+    def __init__(self, parts: Mapping[str, Rows]):
+        self.parts, self.folder = dict(parts), None
+        self.source = ", ".join(dict.fromkeys(rows.source for rows in parts.values()))
+        shared = set.intersection(*(set(rows.columns) for rows in parts.values()))
+        self.columns = [*sorted(shared), *self.OWN]
+        longest = max(map(len, parts.values()))
+        self._order = [(part, place) for place in range(longest) for part, rows in parts.items() if place < len(rows)]
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def text(self, index: int, columns: Sequence[str]) -> dict[str, Any]:
+        part, place = self._order[index]
+        return self.parts[part].text(place, self._stored(columns)) | {"part": part, "place": place}
+
+    def keys(self, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+        stored = self._stored(columns)
+        read = {part: rows.keys(stored) for part, rows in self.parts.items()}
+        for part, place in self._order:
+            yield next(read[part]) | {"part": part, "place": place}
+
+    def _stored(self, columns: Sequence[str]) -> list[str]:
+        return [column for column in columns if column not in self.OWN]

@@ -42,6 +42,17 @@ def exact_match(answers: Iterable[str], prediction: str, ignore_punctuation: boo
     return float(any(said == normalise_answer(answer, ignore_punctuation) for answer in answers))
 
 
+def first_capital(text: str, letters: str, leads: Iterable[str]) -> str | None:
+    """The first of some capital letters in an answer from which each of ``leads`` was deleted; None if there is none.
+
+    >>> first_capital("The best answer is C.", "ABCD", ["The best answer is"]), first_capital("Because: C", "ABCD", [])
+    ('C', 'B')
+    """
+    for lead in leads:
+        text = text.replace(lead, "")
+    return next((sign for sign in text if sign in letters), None)
+
+
 def parse_box(text: str) -> Box | None:
     """The first ``[a, b, c, d]`` in a text: four plain numbers, no space before a comma; None if there is none.
 

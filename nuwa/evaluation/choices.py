@@ -48,7 +48,8 @@ class Choices:
         position = position or ids.get("strategy", "native")
         known = known_method(method)  # a run may name the strategy that its method's authors use
         usual = "native" if known is None else known[0].position_on(axes_of(model.get("family")))
-        local = ("path", "streaming") if dataset.get("hub") else ()  # where this machine keeps its copy of the hub's
+        # where this machine keeps its copy of the hub's
+        local = ("path", "videos_folder", "streaming") if dataset.get("hub") else ()
         samples = {key: value for key, value in dataset.items() if key not in local}
         # A model's path counts: two folders may hold two checkpoints.
         answering = {key: value for key, value in model.items() if key not in UNSCIENTIFIC["model"]}

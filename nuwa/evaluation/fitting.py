@@ -60,7 +60,7 @@ def fit_budget(cfg: DictConfig, parts: Parts, loaded: LoadedModel) -> dict[str, 
 
 
 def draw_samples(benchmark: Benchmark, count: int, wanted: int) -> list[Sample]:
-    """``wanted`` of the first ``count`` samples that can be read and have a picture, the same ones whenever asked.
+    """``wanted`` of the first ``count`` samples that can be read and have a visual, the same ones whenever asked.
 
     Raises:
         BudgetError: there are fewer.
@@ -71,12 +71,13 @@ def draw_samples(benchmark: Benchmark, count: int, wanted: int) -> list[Sample]:
             sample = benchmark[index]
         except SampleError:
             continue
-        if sample.images:
+        if sample.image_ids:
             drawn.append(sample)
         if len(drawn) == wanted:
             return drawn
     raise BudgetError(
-        f"budget.samples={wanted}: {benchmark.name} has {len(drawn)} readable samples with a picture to fit a budget on"
+        f"budget.samples={wanted}: {benchmark.name} has {len(drawn)} readable samples with a picture or video to fit a "
+        f"budget on"
     )
 
 

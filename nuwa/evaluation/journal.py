@@ -42,6 +42,7 @@ class _RowShape(TypedDict):
     prediction: NotRequired[str]
     scored: NotRequired[str]
     remark: NotRequired[str]
+    notes: NotRequired[list[str]]
     unknown: NotRequired[list[str]]
     reason: NotRequired[str]
     passing: NotRequired[bool]

@@ -106,7 +106,8 @@ class Evaluation(lightning.LightningModule):
         if any(broken) and not self.record:
             raise SampleError(f"sample {samples[broken.index(True)].id}: {NOT_FINITE}")
         answers = self.loaded.decode(ids, inputs["input_ids"].shape[1])
-        images = self.session.report().images if "pixel_values" in inputs else []
+        shown = any(name.startswith("pixel_values") for name in inputs)
+        images = self.session.report().images if shown else []
         pairs = enumerate(zip(samples, answers, strict=True))
         return [
             failed_row(sample.id, NOT_FINITE, sample.task)
@@ -134,6 +135,7 @@ class Evaluation(lightning.LightningModule):
         scored = answer
         if sample.task in self.benchmark.unit_box_tasks and len(sample.images) == 1:  # as fractions of the picture
             scored = self.loaded.in_unit_frame(answer, sample.images[0])
+        notes = [video.note for video in sample.videos if video.note]
         scores = self.benchmark.score_as_said(sample, answer) | self.benchmark.score(sample, scored)
         row = {
             "id": sample.id,
@@ -143,6 +145,7 @@ class Evaluation(lightning.LightningModule):
             "prediction": answer,
             **({"scored": scored} if scored != answer else {}),
             **({"remark": remark} if (remark := self.loaded.remark(sample)) else {}),
+            **({"notes": notes} if notes else {}),
             **({"unknown": words} if (words := self.loaded.unknown_words(sample)) else {}),
             "scores": {name: float(value) for name, value in scores.items()},
             "kept": [[[layer, len(kept)] for layer, kept, _ in image.stages] for image in images],

@@ -64,10 +64,26 @@ def permutation(differences: Sequence[float], seed: int = 0) -> float:
     return (1 + hits) / (1 + PERMUTATIONS)
 
 
-def paired_tests(rows: Sequence[Row], others: Sequence[Row], seed: int = 0) -> list[Comparison]:
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values of many tests, corrected so that the chance of any false finding among them stays (Holm 1979).
+
+    >>> [round(p, 3) for p in holm([0.01, 0.04, 0.03])]
+    [0.03, 0.06, 0.06]
+    """
+    corrected, largest = [0.0] * len(p_values), 0.0
+    for place, number in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, (len(p_values) - place) * p_values[number]))
+        corrected[number] = largest
+    return corrected
+
+
+def paired_tests(
+    rows: Sequence[Row], others: Sequence[Row], seed: int = 0, headlines: bool = False
+) -> list[Comparison]:
     """Every metric that single samples have, over the samples for which both runs have it.
 
-    McNemar's test where samples are right or wrong and scored alone, otherwise a permutation test over groups.
+    ``headlines`` takes the first of each task only. McNemar's test where samples are right or wrong and scored alone,
+    otherwise a permutation test over groups.
 
     Raises:
         ValueError: a sample's target differs, so that the runs are of two data sets. Prompts may differ.
@@ -82,6 +98,12 @@ def paired_tests(rows: Sequence[Row], others: Sequence[Row], seed: int = 0) -> l
         for name in one["scores"]:
             if name in other["scores"]:
                 metrics.setdefault(name, []).append((one, other))
+    if headlines:
+        first: dict[str, str] = {}
+        for name in metrics:
+            first.setdefault(name.split("/")[0], name)
+        tasks = {one["task"] for one, _ in pairs}
+        metrics = {name: metrics[name] for task, name in first.items() if task in tasks}
     return [_compare_metric(name, shared, seed) for name, shared in metrics.items()]
 
 

@@ -70,6 +70,7 @@ class Run:
     tokens_entering: float | None = None  # the mean over layers
     tokens_leaving: float | None = None  # the mean over layers, as they leave
     llm_tflops: float | None = None  # 1e12 floating-point operations of the LLM's prefill
+    flashvid_tflops: float | None = None  # the same as FlashVID counts it
     metric_mflops: float | None = None  # 1e6 operations that choosing the tokens takes
     kv_cache_bytes: float | None = None  # of the LLM's cache
     # ``answering_seconds``, ``seconds_per_sample``, ``load_seconds``, ``job_seconds``, batch size, processes, and peak
@@ -127,9 +128,18 @@ class Run:
 
     @property
     def times(self) -> dict[str, float]:
-        """Medians of the probe's times at batch size 1, ms: of the pruned model, or the unpruned one in its own run."""
+        """Medians of the probe's times at batch size 1, ms: of the pruned model, or the unpruned one in its own run.
+
+        ``vision_ms`` is encoding without pruning, ``compression_ms`` what pruning before the LLM adds to it, and
+        ``compressed_prefill_ms`` that with the prefill.
+        """
         variants = self.probe.get("variants", {})
-        return {name: spent["median"] for name, spent in variants.get("pruned", variants.get("vanilla", {})).items()}
+        if not variants:
+            return {}
+        times = {name: spent["median"] for name, spent in variants.get("pruned", variants["vanilla"]).items()}
+        extra = self.probe.get("compression_ms", {"median": 0.0})["median"]
+        whole = {"vision_ms": variants["vanilla"]["encode_ms"]["median"], "compression_ms": extra}
+        return times | whole | {"compressed_prefill_ms": extra + times["prefill_ms"]}
 
 
 class _Retention(TypedDict):

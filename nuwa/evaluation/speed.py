@@ -71,11 +71,11 @@ def probe_speed(
     decodes ``new_tokens``.
 
     Raises:
-        SampleError: no sample has a picture.
+        SampleError: no sample has a picture or a video.
     """
-    samples = [*islice(_with_pictures(benchmark), max(options.batch_sizes))]
+    samples = [*islice(_with_visuals(benchmark), max(options.batch_sizes))]
     if not samples:
-        raise SampleError("no sample that can be read has a picture")
+        raise SampleError("no sample that can be read has a picture or a video")
     batches = []
     for size in options.batch_sizes:
         batch = [samples[index % len(samples)] for index in range(size)]
@@ -84,12 +84,12 @@ def probe_speed(
     return batches
 
 
-def _with_pictures(benchmark: Benchmark) -> Iterator[Sample]:
-    """The samples that can be read and have a picture."""
+def _with_visuals(benchmark: Benchmark) -> Iterator[Sample]:
+    """The samples that can be read and have a picture or a video."""
     for index in range(len(benchmark)):
         with suppress(SampleError):
             sample = benchmark[index]
-            if sample.images:
+            if sample.image_ids:
                 yield sample
 
 
@@ -141,21 +141,22 @@ def _watched(pruner: Pruner, clock: Clock) -> Pruner:
 def _round(
     adapter: Family, inputs: dict[str, Tensor], clock: Clock, new_tokens: int
 ) -> tuple[dict[str, float], list[int]]:
-    """Encode the pictures, run the prompt, decode; what each took, and the tokens that each layer cached."""
+    """Encode pictures and videos, run the prompt, decode; what each took, and the tokens that each layer cached."""
     model, cuda, timing = adapter.model, clock.device.type == "cuda", clock.timing
     if cuda:
         torch.cuda.reset_peak_memory_stats(clock.device)
-    known = inspect.signature(adapter.encode_images).parameters
-    pictures = {name: value for name, value in inputs.items() if name in known and name != "input_ids"}
-    rest = {name: value for name, value in inputs.items() if name != "pixel_values"}
+    seen = {kind: family for kind, family in adapter.kinds.items() if family.pixels_at in inputs}
+    taken = {kind: _arguments(family, inputs) for kind, family in seen.items()}
+    pixels = [family.pixels_at for family in seen.values()]
+    rest = {name: value for name, value in inputs.items() if name not in pixels}
     projector, running = adapter.projector, ExitStack()
     before = projector.register_forward_pre_hook(lambda *_: running.enter_context(timing("projector_ms")))
     after = projector.register_forward_hook(lambda *_: running.close())
     with timing("ttft_ms"):
         with timing("encode_ms"), before, after:
-            encoded = adapter.encode_images(**pictures)
+            encoded = {kind: family.encode_images(**taken[kind]) for kind, family in seen.items()}
         with timing("prefill_ms"):
-            output = model(**rest, mm_encoder_outputs={"image": encoded}, use_cache=True, logits_to_keep=1)
+            output = model(**rest, mm_encoder_outputs=encoded, use_cache=True, logits_to_keep=1)
     cache: Any = cache_of(output)
     layers = cache.layers
     lengths = [layer.keys.shape[2] for layer in layers]
@@ -170,6 +171,12 @@ def _round(
     if cuda:
         measured["peak_memory_mb"] = torch.cuda.max_memory_allocated(clock.device) / MEGABYTE
     return measured, lengths
+
+
+def _arguments(family: Family, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those of the inputs that the encoder of one kind of visuals takes."""
+    known = inspect.signature(family.encode_images).parameters
+    return {name: value for name, value in inputs.items() if name in known and name != "input_ids"}
 
 
 def _decode(adapter: Family, mask: Tensor, output: Any, new_tokens: int) -> None:

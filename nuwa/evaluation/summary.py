@@ -10,7 +10,7 @@ from nuwa.evaluation.journal import Row
 from nuwa.evaluation.statistics import retention, share_intervals, standard_errors
 from nuwa.pruners.base import Pruner
 from nuwa.pruning.budget import average_entering, average_leaving
-from nuwa.pruning.flops import ModelShape, kv_cache_bytes, llm_flops
+from nuwa.pruning.flops import ModelShape, flashvid_flops, kv_cache_bytes, llm_flops
 from nuwa.pruning.schedules import Schedule
 
 NAMED = 5  # unknown words in a warning
@@ -39,14 +39,18 @@ def doubts(rows: Sequence[Row], model: str) -> Iterator[str]:
         named = ", ".join(words[:NAMED]) + (" ..." if len(words) > NAMED else "")
         yield (
             f"{len(foreign)} of {len(rows)} prompts hold words that {model} does not know ({named}); "
-            f"ask in its own (dataset.prompt, or dataset.vqa_prompt and vg_prompt)"
+            f"ask in its own words (dataset.prompt, or dataset.vqa_prompt and vg_prompt)"
         )
+    noted = [row["notes"][0] for row in rows if "notes" in row]
+    if noted:
+        yield f"{len(noted)} of {len(rows)} samples have a note on their video, the first: {noted[0]}"
 
 
 def costs(rows: Sequence[Row], pruner: Pruner, shape: ModelShape, value_bytes: int) -> dict[str, Any]:
     """What the visual tokens of an image cost, as measured: means over all images of the rows.
 
-    ``llm_tflops`` and ``metric_mflops`` follow the Nüwa paper (Appendix C, Table 4), visual tokens only.
+    ``llm_tflops`` and ``metric_mflops`` follow the Nüwa paper (Appendix C, Table 4), ``flashvid_tflops`` FlashVID's
+    table of run times; visual tokens only.
     """
     stages = [stages for row in rows for stages in row["kept"]]
     images = [Schedule(first[1], tuple(map(tuple, later))).per_layer(shape.layers) for first, *later in stages]
@@ -60,6 +64,7 @@ def costs(rows: Sequence[Row], pruner: Pruner, shape: ModelShape, value_bytes: i
         "tokens_leaving": average_leaving(per_layer),
         "tokens_per_image": sum(tokens) / len(tokens),
         "llm_tflops": sum(llm_flops(image, shape) for image in images) / len(images) / 1e12,
+        "flashvid_tflops": sum(flashvid_flops(image, shape) for image in images) / len(images) / 1e12,
         "metric_mflops": sum(pruner.metric_flops(count, shape) for count in tokens) / len(tokens) / 1e6,
         "kv_cache_bytes": kv_cache_bytes(per_layer, shape, value_bytes),
     }

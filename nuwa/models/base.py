@@ -100,6 +100,10 @@ class Family(ABC):
             nuwa.models.checkpoint.ModelError: options that the family does not have, or that are impossible.
         """
 
+    @classmethod  # noqa: B027
+    def adapt(cls, model: GenerativeModel, options: PictureOptions) -> None:
+        """Let a loaded model do what options ask of it beyond its config; few have to."""
+
     @classmethod
     def video_processor(
         cls, config: PreTrainedConfig, pictures: PictureProcessor, options: PictureOptions

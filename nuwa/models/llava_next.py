@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -20,6 +20,10 @@ from nuwa.pruning.layout import Grid, ImageLayout, VisionView
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerFast
+
+
+ARRANGEMENTS = ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))
+"""How tiles of the released checkpoints are arranged, high and wide."""
 
 
 def tiled_layout(source: Tensor, base: Grid, tiles: Grid, size: Grid) -> ImageLayout:
@@ -48,26 +52,27 @@ class LlavaNext(Llava):
 
     model_type = "llava_next"
     architecture = "LlavaNextForConditionalGeneration"
+    texts: ClassVar[str] = "LlavaNextProcessor"
+    """transformers' class of its texts."""
 
     @classmethod
     def random_config(cls, tokenizer: PreTrainedTokenizerFast, sizes: Sizes) -> PreTrainedConfig:
         """As LLaVA-1.5, with up to four tiles in five arrangements."""
         from transformers import LlavaNextConfig
 
-        arrangements = ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))
-        pinpoints = [[sizes.image_size * side for side in sides] for sides in arrangements]
+        pinpoints = [[sizes.image_size * side for side in sides] for sides in ARRANGEMENTS]
         return LlavaNextConfig(**cls.random_parts(tokenizer, sizes), image_grid_pinpoints=pinpoints)
 
     @classmethod
     def pictures(cls, config: PreTrainedConfig, source: Source, options: PictureOptions) -> PictureProcessor:
-        from transformers import LlavaNextImageProcessorPil, LlavaNextProcessor
+        import transformers
 
         options.require_only(cls.model_type)
         vision, side = config.vision_config, config.vision_config.image_size
         shape = {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
         settings = shape | {"image_grid_pinpoints": config.image_grid_pinpoints}
-        pil = make_pil(LlavaNextImageProcessorPil, source, settings)
-        texts = text_processor(LlavaNextProcessor, pil, cls.placeholder, **cls.text_settings(config))
+        pil = make_pil(transformers.LlavaNextImageProcessorPil, source, settings)
+        texts = text_processor(getattr(transformers, cls.texts), pil, cls.placeholder, **cls.text_settings(config))
         return TiledProcessor(pil, texts, side, side // vision.patch_size)
 
     @property

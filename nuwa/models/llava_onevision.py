@@ -9,7 +9,6 @@ of methods for videos do with scores), and one newline closes the video.
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 
 from nuwa.models.crops import CropRecording
 from nuwa.models.llava_next import LlavaNext
+from nuwa.models.llava_video import frame_grid, lay_out_frames, newline_of, pool_frames
 from nuwa.models.pooled import FramesOfVideos
 from nuwa.models.processors import PictureOptions, PictureProcessor, Source, TiledProcessor, make_pil, text_processor
 from nuwa.models.random_configs import ROPE, Sizes, SpecialTokens
@@ -29,6 +29,8 @@ from nuwa.pruning.layout import Grid, ImageLayout
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerFast
+
+    from nuwa.models.base import GenerativeModel
 
 UNLIMITED = "anyres_max_1000000"
 """A limit on tokens under which nothing is interpolated."""
@@ -85,7 +87,7 @@ class LlavaOnevision(LlavaNext):
     def pictures(cls, config: PreTrainedConfig, source: Source, options: PictureOptions) -> PictureProcessor:
         from transformers import LlavaOnevisionImageProcessorPil, LlavaOnevisionProcessor
 
-        options.require_only(cls.model_type)
+        options.require_only(cls.model_type, "video_pool", "video_newline")
         size = config.vision_config.image_size
         side = size // config.vision_config.patch_size
         settings = {"size": {"height": size, "width": size}, "image_grid_pinpoints": config.image_grid_pinpoints}
@@ -101,10 +103,15 @@ class LlavaOnevision(LlavaNext):
         return TiledProcessor(pil, texts, size, side)
 
     @classmethod
+    def adapt(cls, model: GenerativeModel, options: PictureOptions) -> None:
+        lay_out_frames(model, options.video_pool, options.video_newline)
+
+    @classmethod
     def video_processor(
         cls, config: PreTrainedConfig, pictures: PictureProcessor, options: PictureOptions
     ) -> FrameProcessor:
-        return FrameProcessor(pictures, cls.video_placeholder, config.vision_config.image_size)
+        layout = LlavaOnevisionVideos(config).layout
+        return FrameProcessor(pictures, cls.video_placeholder, config.vision_config.image_size, layout)
 
     @property
     def tower(self) -> Tower:
@@ -151,17 +158,14 @@ class LlavaOnevision(LlavaNext):
 
 
 class LlavaOnevisionVideos(FramesOfVideos, LlavaOnevision):
-    """Its videos: every frame pooled to half as many rows and columns, and one newline behind the last."""
+    """Its videos: every frame pooled to half as many rows and columns, and newlines where the config wants them."""
 
     @property
     def pooled(self) -> Grid:
-        return math.ceil(self.square[0] / 2), math.ceil(self.square[1] / 2)
+        return frame_grid(self.config)
 
     def pool(self, frames: Tensor) -> Tensor:
-        from transformers import LlavaOnevisionModel
+        return pool_frames(self.config, frames)
 
-        pool: Any = LlavaOnevisionModel.apply_pooling  # reads nothing of the model but its config
-        return pool(self, frames)
-
-    def layouts(self, images: Sequence[Tensor], arguments: Mapping[str, Any]) -> list[ImageLayout]:
-        return [ImageLayout.closed(self.pooled, self.frames(arguments)) for _ in images]
+    def layout(self, frames: int) -> ImageLayout:
+        return ImageLayout.filmed(self.pooled, frames, newline_of(self.config))

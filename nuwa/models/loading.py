@@ -103,6 +103,7 @@ class ModelOptions(PictureOptions, BoxOptions, ABC):
 
     def completed(self, model: GenerativeModel, tokenizer: PreTrainedTokenizerFast, source: Source) -> LoadedModel:
         """A model with its pictures, made from ``source``, its videos and its prompt."""
+        self.kind.adapt(model, self)
         pictures = self.kind.pictures(model.config, source, self)
         videos, shown = self.kind.video_processor(model.config, pictures, self), None
         if videos is not None and videos.placeholder not in tokenizer.get_vocab():

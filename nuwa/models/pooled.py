@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from nuwa.models.crops import CropRecording
 from nuwa.models.llava import Llava
-from nuwa.pruning.layout import Grid
+from nuwa.pruning.layout import Grid, ImageLayout
 
 
 @dataclass(eq=False, repr=False)
@@ -46,6 +46,7 @@ class FramesOfVideos(Llava):
     """What families share whose videos are ``pixel_values_videos`` (M, F, 3, S, S), all of a call as long."""
 
     kind = "video"
+    recording: ClassVar[type[FrameRecording]] = FrameRecording
 
     def frames(self, arguments: Mapping[str, Any]) -> int:
         """Frames F of every video of a call."""
@@ -73,6 +74,13 @@ class FramesOfVideos(Llava):
         """The grid of a frame's tokens."""
         raise NotImplementedError
 
+    def layout(self, frames: int) -> ImageLayout:
+        """The layout of a video."""
+        return ImageLayout.single(self.pooled, frames)
+
+    def layouts(self, images: Sequence[Tensor], arguments: Mapping[str, Any]) -> list[ImageLayout]:
+        return [self.layout(self.frames(arguments)) for _ in images]
+
     def new_recording(self, arguments: Mapping[str, Any]) -> FrameRecording:
         parts = self.tower_layers, self.projector, self.feature_layer, self.crops(arguments)
-        return FrameRecording(*parts, self.pool, self.pooled[0] * self.pooled[1], cls=self.tower.cls)
+        return self.recording(*parts, self.pool, self.pooled[0] * self.pooled[1], cls=self.tower.cls)

@@ -43,7 +43,8 @@ class PictureOptions:
     for all tiles together), ``video_min_pixels`` and ``video_max_pixels`` that of a frame (null: 128 and 768 tokens'
     worth, the defaults of transformers' video processor); ``jpeg_quality`` sends a picture through a JPEG.
     ``text_after_video``: position ids of the text behind a video. ``transformers`` ignores how long the video is, so
-    that they overlap with its time; the ``original`` goes on behind its largest id.
+    that they overlap with its time; the ``original`` goes on behind its largest id. ``video_pool`` and
+    ``video_newline`` are OneVision's: how its frames are pooled, and where newlines stand (`nuwa.models.llava_video`).
     """
 
     image_frame: ImageFrame = "auto"
@@ -53,6 +54,8 @@ class PictureOptions:
     video_max_pixels: int | None = None
     jpeg_quality: int | None = None
     text_after_video: Literal["transformers", "original"] = "transformers"
+    video_pool: Literal["bilinear", "average"] = "bilinear"
+    video_newline: Literal["one", "frame", "grid", "none"] = "one"
 
     def require_only(self, family: str, *own: str) -> None:
         """Refuse options that a family does not have.

@@ -7,7 +7,7 @@ a square, T pairs of frames, P patches of all videos, D values of a patch.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from nuwa.models.processors import PictureProcessor, Size, smart_size
+from nuwa.pruning.layout import ImageLayout
 from nuwa.samples import SampleError, Video, to_rgb
 
 
@@ -32,8 +33,6 @@ class VideoProcessor(ABC):
 
     def __init__(self, pictures: PictureProcessor, placeholder: str) -> None:
         self.pil, self.placeholder = pictures.pil, placeholder
-        self._texts = pictures.text_writer
-        vars(self._texts).update(video_token=placeholder, video_processor=self.pil)
 
     def check(self, video: Video) -> None:
         """Refuse a video that the tower cannot take.
@@ -68,20 +67,27 @@ class VideoProcessor(ABC):
     def collate(self, videos: Sequence[Video], pixels: Sequence[Tensor]) -> dict[str, Tensor]:
         """The inputs for videos, from the pixel values of each."""
 
+    @abstractmethod
     def texts(self, inputs: Mapping[str, Tensor], count: int) -> list[str]:
         """What stands in a prompt for each of ``count`` videos, given their `encode`."""
-        return [self._texts.replace_video_token(dict(inputs), number) for number in range(count)]
 
 
 class FrameProcessor(VideoProcessor):
     """LLaVA's families: every frame is one square, ``pixel_values_videos`` (M, F, 3, S, S).
 
-    ``crop``: its centre, instead of all of it, squashed.
+    ``layout`` is that of a video of so many frames. ``crop``: a frame's centre, instead of all of it, squashed.
     """
 
-    def __init__(self, pictures: PictureProcessor, placeholder: str, side: int, crop: bool = False) -> None:
+    def __init__(
+        self,
+        pictures: PictureProcessor,
+        placeholder: str,
+        side: int,
+        layout: Callable[[int], ImageLayout],
+        crop: bool = False,
+    ) -> None:
         super().__init__(pictures, placeholder)
-        self.side, self.crop = side, crop
+        self.side, self.layout, self.crop = side, layout, crop
 
     def pixels(self, video: Video) -> Tensor:
         return pixel_values([self.square(to_rgb(frame)) for frame in video.frames], self.pil)
@@ -104,6 +110,10 @@ class FrameProcessor(VideoProcessor):
                 "many of each (a conf/frames with a fixed count), or set dataset.batch_size=1"
             )
         return {"pixel_values_videos": torch.stack(list(pixels))}
+
+    def texts(self, inputs: Mapping[str, Tensor], count: int) -> list[str]:
+        frames = inputs["pixel_values_videos"].shape[1]
+        return [self.placeholder * self.layout(frames).n_tokens] * count
 
 
 class NativeVideos(VideoProcessor):
@@ -143,6 +153,10 @@ class NativeVideos(VideoProcessor):
         inputs = {"pixel_values_videos": packed, "video_grid_thw": torch.tensor(grids)}
         steps = torch.tensor([self.pil.temporal_patch_size * frame_step(video) for video in videos])
         return inputs | {"second_per_grid_ts": steps} if self.timed else inputs
+
+    def texts(self, inputs: Mapping[str, Tensor], count: int) -> list[str]:
+        counts = inputs["video_grid_thw"].prod(1) // self.pil.merge_size**2
+        return [self.placeholder * tokens for tokens in counts.tolist()]
 
 
 def frame_step(video: Video) -> float:

@@ -30,7 +30,7 @@ class Phrase:
 
 @cache
 def font() -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which has the letters of Latin, Greek and Cyrillic; Pillow's own font has English ones only."""
+    """DejaVu Sans without its rarer scripts and hints: Latin, Greek, Cyrillic, signs; Pillow's has English letters only."""
     return ImageFont.truetype(FONT_FILE, TEXT_SIZE)
 
 

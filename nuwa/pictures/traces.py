@@ -130,8 +130,8 @@ def trace_decisions(session: PruningSession, loaded: LoadedModel, sample: Sample
 
 def video_trace(video: Video, plan: ImagePlan, stages: list[StageTrace]) -> VideoTrace:
     """A video's plan and stages as they are drawn. A frame of tokens may stand for several of the video: the first."""
-    layout = plan.layout
-    first = [number * len(video.frames) // layout.frames for number in range(layout.frames)]
+    layout, each = plan.layout, -(-len(video.frames) // plan.layout.frames)
+    first = range(0, len(video.frames), each)
     segment = plan.extras.get("segment")
     return VideoTrace(
         video,

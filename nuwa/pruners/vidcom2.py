@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from nuwa.pruners.base import MethodInfo, VisionDecision
-from nuwa.pruners.frames import FramePruner
+from nuwa.pruners.videos import VideoPruner
 from nuwa.pruning.flops import ModelShape, attention_score_flops
 from nuwa.pruning.selection import marked, strongest
 
@@ -66,7 +66,7 @@ def exactly(stays: Tensor, score: Tensor, keep: int) -> Tensor:
 
 
 @dataclass
-class VidCom2(FramePruner):
+class VidCom2(VideoPruner):
     """Keep the tokens that are least like the means of their video and their frame; of unusual frames more.
 
     Counts of frames are rounded each by itself, so that all together miss the budget by a little, by more where frames
@@ -84,6 +84,10 @@ class VidCom2(FramePruner):
         signal="distance from the means of the video and of the frame",
         counts="authors'",
     )
+
+    @property
+    def counts_by_itself(self) -> bool:
+        return self.variant == "paper"
 
     def decide(self, features: Tensor, taps: Mapping[str, Tensor], keep: int) -> VisionDecision:
         to_video, to_frame = likeness_to_means(features)

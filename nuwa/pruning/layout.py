@@ -10,12 +10,15 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from nuwa.pruning.followers import CLOSING, add_followers
 from nuwa.pruning.masks import left_pack
 
 Grid = tuple[int, int]
 """(height, width) of a token grid."""
+NEWLINES = ("one", "frame", "grid", "none")
+"""Where newlines stand among the frames of a video."""
 
 
 @dataclass(frozen=True)
@@ -75,16 +78,25 @@ class ImageLayout:
         return cls(len(index), index, views, frames=frames)
 
     @classmethod
-    def closed(cls, grid: Grid, frames: int) -> ImageLayout:
-        """As `single`, with one token behind the last frame that closes the video.
+    def filmed(cls, grid: Grid, frames: int, newline: str = "one") -> ImageLayout:
+        """As `single`, with newlines as followers, one of `NEWLINES`.
 
-        >>> ImageLayout.closed((1, 2), frames=2).group
-        tensor([-1, -1, -1, -1, -2])
+        ``one`` behind the last frame, which closes the video; one behind every ``frame``, or behind every row of every
+        frame (``grid``); ``none``.
+
+        >>> ImageLayout.filmed((1, 2), frames=2).group, ImageLayout.filmed((1, 2), frames=2, newline="frame").group
+        (tensor([-1, -1, -1, -1, -2]), tensor([0, 0, 0, 1, 1, 1]))
         """
         plain = cls.single(grid, frames)
-        source, group = plain.source, torch.full_like(plain.source, -1)
-        source, group = (torch.cat([x, torch.tensor([end])]) for x, end in ((source, -1), (group, CLOSING)))
-        return cls(len(source), source, plain.views, frames=frames, group=group)
+        if newline == "none":
+            return plain
+        rows = plain.source.view({"one": 1, "frame": frames, "grid": frames * grid[0]}[newline], -1)
+        source = pad(rows, (0, 1), value=-1).flatten()
+        group = torch.arange(len(rows)).repeat_interleave(rows.shape[1] + 1)
+        if newline == "one":
+            group = torch.full_like(source, -1).masked_fill(source < 0, CLOSING)
+        views = (VisionView(grid, tokens) for tokens in (source >= 0).nonzero()[:, 0].chunk(frames))
+        return cls(len(source), source, tuple(views), frames=frames, group=group)
 
     @property
     def patches(self) -> int:

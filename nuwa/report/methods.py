@@ -55,7 +55,8 @@ number entering a layer of LLaVA-1.5-7B (576 tokens, 32 layers) and LLaVA-NeXT-7
 and in percent of the image's tokens for Qwen2.5-VL-7B (28 layers). **counts**: whose numbers these are. On LLaVA-NeXT
 `visionzip`, `vispruner`, `hiprune`, `holov`, `prumerge`, `prunesid` and `cdpruner` with `pruner.clip` divide them
 evenly between crops, as released (`pruner.tiles`), and `tofu` does the same; `divprune` chooses among all crops' tokens
-at once; other methods that prune before the LLM see the tiles stitched.
+at once; other methods that prune before the LLM see the tiles stitched. What `dycoke`, `evs`, `frame_drop` and
+`temporal_pool` make of a budget is of a video with so many tokens: a picture they keep whole.
 """
 LEFT_OUT = """
 PixelPrune (OPPO-Mente-Lab/PixelPrune@a870e31b) is left out: it takes blocks of pixels away before the tower runs, so

@@ -3,7 +3,8 @@
     python -m nuwa.report.pictures outputs/main/<key>                     # the first samples of a run
     python -m nuwa.report.pictures outputs/main/<key> outputs/main/<key>  # the same samples, a row per run
 
-The runs' prompts are read again, their answers come from their journals.
+The runs' prompts are read again, their answers come from their journals. Of a video there is a contact
+sheet: its frames in a row, the tokens that stay of each, stage by stage, what merged in one colour, and segments.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ CONFIG_KEY = "nuwa"
 """The key of a model's config that holds all of it."""
 ARCHITECTURE = "NuwaForConditionalGeneration"
 """The name under which the plugin is known to vLLM."""
-FAMILIES = ("llava", "qwen2_5_vl")
+FAMILIES = ("llava", "qwen2_vl", "qwen2_5_vl")
 """The families that can be served."""
 TRIED = 1024
 """Tokens of a picture on which a schedule is tried where pictures differ in size."""

@@ -1,1 +1,1 @@
-"""The two tiny models: their architectures, their training and their shipped weights."""
+"""The tiny models: their architectures, their training and their shipped weights."""

@@ -1,20 +1,23 @@
-"""What the two tiny models have in common: everything that training, evaluation and export need of one."""
+"""What the tiny models have in common: everything that training, evaluation and export need of one."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from nuwa.scenes.scene import IMAGE_SIZE
 from nuwa.tiny.layers import PIXEL_MEAN, PIXEL_STD, Network
+from nuwa.tiny.recipe import TrainingStage
 from nuwa.tiny.vocabulary import Vocabulary
 
-VISION_WIDTH, VISION_LAYERS, VISION_HEADS = 96, 4, 3
-WIDTH, LAYERS, HEADS, MLP_WIDTH = 128, 16, 4, 256
+VISION_WIDTH, VISION_HEADS = 96, 3
+WIDTH, HEADS, MLP_WIDTH = 128, 4, 256
 PIXELS: dict[str, Any] = {"image_mean": [PIXEL_MEAN] * 3, "image_std": [PIXEL_STD] * 3}
 """How a processor normalises pictures."""
 RESIDUAL_ENDS = ("o_proj.weight", "down_proj.weight", "out_proj.weight", "fc2.weight", "attn.proj.weight")
@@ -24,13 +27,26 @@ RESIDUAL_ENDS = ("o_proj.weight", "down_proj.weight", "out_proj.weight", "fc2.we
 class TinyModel(ABC):
     """One tiny model. Shape letters: B pictures, N visual tokens.
 
-    ``token`` is the side of a visual token in pixels, ``span`` the number of position ids that a picture takes. The
-    rotary pairs of the language model turn by the id on each axis, ``sections`` pairs per axis, with base ``theta``.
+    ``size`` is the side of a picture or frame in pixels, ``layers`` and ``vision_layers`` the depth of the language
+    model and of the tower. ``token`` is the side of a visual token in pixels, ``span`` the number of position ids that
+    a picture or clip takes. The rotary pairs of the language model turn by the id on each axis, ``sections`` pairs per
+    axis, with base ``theta``.
     """
 
     name: ClassVar[str]
     vocabulary: ClassVar[Vocabulary]
     architecture: ClassVar[type[PreTrainedModel]]
+    size: ClassVar[int] = IMAGE_SIZE
+    layers: ClassVar[int] = 16
+    vision_layers: ClassVar[int] = 4
+    kinds: ClassVar[tuple[str, ...]]
+    """Kinds of questions, in the order in which batches number them."""
+    longest: ClassVar[int]
+    """Words of the longest question and tokens of its answer, without the end token."""
+    tasks: ClassVar[tuple[str, ...]]
+    """Tasks of the held-out benchmark."""
+    conditions: ClassVar[dict[str, dict[str, str]]] = {"accuracy": {}}
+    """Tables of the card: the name of each and the benchmark's options that it is measured with."""
     token: ClassVar[int]
     span: ClassVar[int]
     theta: ClassVar[float]
@@ -41,7 +57,7 @@ class TinyModel(ABC):
     @property
     def grid(self) -> int:
         """Visual tokens along the side of a whole picture."""
-        return IMAGE_SIZE // self.token
+        return self.size // self.token
 
     @property
     def recipe(self) -> Path:
@@ -62,10 +78,26 @@ class TinyModel(ABC):
             if weight.ndim == 2 and "embed" not in name:
                 nn.init.normal_(weight, std=0.8 * weight.shape[1] ** -0.5)
             if name.endswith(RESIDUAL_ENDS):
-                weight.mul_((2 * (LAYERS if "language_model" in name else VISION_LAYERS)) ** -0.5)
+                weight.mul_((2 * (self.layers if "language_model" in name else self.vision_layers)) ** -0.5)
         model.model.language_model.embed_tokens.weight.normal_(std=0.5)
         self.start_tower(model)
         return model
+
+    @abstractmethod
+    def new_heads(self) -> nn.Module:
+        """What training adds to the model and export drops."""
+
+    @abstractmethod
+    def draw(self, stage: TrainingStage, size: int, rng: np.random.Generator, seed: int) -> dict[str, Tensor]:
+        """A training batch of ``size`` pictures or clips; ``seed`` is the recipe's, for what all batches share.
+
+        It holds what the tower reads (``pixels``), labels of patches and of visual tokens (``token_...``), the
+        ``cells`` that the visual tokens fill, and where the stage asks questions, their slots (`nuwa.tiny.data`).
+        """
+
+    @abstractmethod
+    def place_loss(self, heads: Any, visual: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """How well states (B, N, d) of the visual tokens inside the language model tell where they are, and when."""
 
     @abstractmethod
     def config(self) -> PreTrainedConfig:
@@ -78,7 +110,7 @@ class TinyModel(ABC):
             "vocab_size": len(words.tokens),
             "hidden_size": WIDTH,
             "intermediate_size": MLP_WIDTH,
-            "num_hidden_layers": LAYERS,
+            "num_hidden_layers": self.layers,
             "num_attention_heads": HEADS,
             "num_key_value_heads": HEADS,
             "max_position_embeddings": 1024,
@@ -91,10 +123,10 @@ class TinyModel(ABC):
         """Initialise what is special about the tower, in place and without gradients."""
 
     @abstractmethod
-    def encode(self, model: Network, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def encode(self, model: Network, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
         """The tower on ``batch["pixels"]`` (B, S, S, 3) in [0, 1].
 
-        Returns states (B, P, dv) of the patches in raster order, and one state (B, dv) of the whole picture.
+        Returns states (B, P, dv) of the patches in raster order, and one state (B, dv) of the whole picture, if any.
         """
 
     @abstractmethod
@@ -122,3 +154,13 @@ class TinyModel(ABC):
     @abstractmethod
     def save_processor(self, folder: Path) -> None:
         """Save what prepares pictures beside the weights."""
+
+
+def fourier_table(grid: int, harmonics: int) -> Tensor:
+    """(grid * grid, 4 x harmonics) waves over rows and columns that close on themselves."""
+    cells, waves = torch.arange(grid**2), torch.arange(1, harmonics + 1)
+    columns = []
+    for axis in (cells // grid, cells % grid):
+        angle = 2 * math.pi * axis[:, None] * waves / grid
+        columns += [angle.sin() * 1.2 / waves.sqrt(), angle.cos() * 1.2 / waves.sqrt()]
+    return torch.cat(columns, 1)

@@ -1,4 +1,4 @@
-"""Accuracy of a saved tiny model on held-out scenes, loaded and asked as `launch.py` does."""
+"""Accuracy of a saved tiny model on held-out scenes or clips, loaded and asked as `launch.py` does."""
 
 from collections import defaultdict
 from pathlib import Path
@@ -7,13 +7,15 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
+from nuwa.benchmarks.clips import Clips
 from nuwa.benchmarks.scenes import Scenes
 from nuwa.config import build
 from nuwa.models.loading import LoadedModel
 from nuwa.pruners.catalogue import conf_folder
+from nuwa.scenes.clips import CLIP_KINDS
 
-RIGHT = {"vqa": "vqa/exact_match", "vg": "vg/acc@0.5"}
-"""The metric of each task that is 1 for a right answer."""
+RIGHT = {"vg": "vg/acc@0.5"}
+"""The metric of a task that is 1 for a right answer, where it is not its ``exact_match``."""
 
 
 def load_tiny(folder: Path, name: str) -> LoadedModel:
@@ -23,15 +25,19 @@ def load_tiny(folder: Path, name: str) -> LoadedModel:
 
 
 @torch.no_grad()
-def evaluate(folder: Path, name: str, task: str, count: int) -> dict[str, list[bool]]:
-    """Which greedy answers of the checkpoint in ``folder`` are right: all of ``task`` first, then kind by kind."""
-    scenes, loaded = Scenes(count, (task,)), load_tiny(folder, name)
+def evaluate(folder: Path, name: str, task: str, count: int, **options: Any) -> dict[str, list[bool]]:
+    """Which greedy answers of the checkpoint in ``folder`` are right: all of ``task`` first, then kind by kind.
+
+    ``options`` are the benchmark's.
+    """
+    held_out = (Clips if task in CLIP_KINDS else Scenes)(count, (task,), **options)
+    loaded, metric = load_tiny(folder, name), RIGHT.get(task, f"{task}/exact_match")
     right: dict[str, list[bool]] = defaultdict(list)
-    samples = [scenes[index] for index in range(count)]
+    samples = [held_out[index] for index in range(count)]
     for batch in (samples[start : start + 20] for start in range(0, count, 20)):
         inputs = loaded.encode(batch)
-        ids = loaded.model.generate(**inputs, max_new_tokens=scenes.max_new_tokens(task), do_sample=False)
+        ids = loaded.model.generate(**inputs, max_new_tokens=held_out.max_new_tokens(task), do_sample=False)
         for sample, text in zip(batch, loaded.decode(ids, inputs["input_ids"].shape[1]), strict=True):
-            scores = scenes.score(sample, loaded.in_unit_frame(text, sample.images[0]))
-            right[sample.meta["kind"]].append(bool(scores[RIGHT[task]]))
+            text = loaded.in_unit_frame(text, sample.images[0]) if sample.images else text
+            right[sample.meta["kind"]].append(bool(held_out.score(sample, text)[metric]))
     return {task: [hit for hits in right.values() for hit in hits], **dict(sorted(right.items()))}

@@ -18,7 +18,7 @@ from transformers import GenerationConfig
 from nuwa.command import argument, command
 from nuwa.models.checkpoint import WEIGHTS
 from nuwa.tiny.base import TinyModel
-from nuwa.tiny.evaluate import RIGHT, evaluate
+from nuwa.tiny.evaluate import evaluate
 from nuwa.tiny.shipped import TINY_MODELS
 
 
@@ -83,11 +83,16 @@ def main(options: Namespace) -> None:
     notes = options.notes.read_text() if options.notes else "None."
     steps = export_weights(tiny, run / "last.ckpt", out)
     shutil.copyfile(run / "log.csv", out / "train_log.csv")
-    right = [pair for task in RIGHT for pair in evaluate(out, tiny.name, task, options.questions).items()]
-    table, size = accuracy_table(right), (out / "model.safetensors").stat().st_size
-    print(table)
+    tables = {}
+    for name, how in tiny.conditions.items():
+        right = [
+            pair for task in tiny.tasks for pair in evaluate(out, tiny.name, task, options.questions, **how).items()
+        ]
+        tables[name] = accuracy_table(right)
+        print(name, tables[name], sep="\n")
+    size = (out / "model.safetensors").stat().st_size
     card = Template(Path(__file__).with_name(f"card_{tiny.name}.md").read_text())
-    values = {"accuracy": table, "steps": steps, "notes": notes.strip(), "megabytes": f"{size / 1e6:.1f}"}
+    values = tables | {"steps": str(steps), "notes": notes.strip(), "megabytes": f"{size / 1e6:.1f}"}
     (out / "README.md").write_text(card.substitute(values))
 
 

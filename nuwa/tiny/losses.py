@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from nuwa.scenes.scene import COLORS, IMAGE_SIZE, SHAPE_SIZES, SHAPES
 from nuwa.tiny.base import VISION_WIDTH, WIDTH
-from nuwa.tiny.data import CAPTION_WORDS, TrainingBatch
+from nuwa.tiny.data import TrainingBatch
 from nuwa.tiny.vocabulary import CONTENT_WORDS, Vocabulary
 
 CLASSES = (len(COLORS) + 1, len(SHAPES) + 1, len(SHAPE_SIZES) + 1)  # class 0 is background
@@ -17,22 +17,31 @@ BOX_SCALE = 16.0  # pixels; unit of the distances to a box's sides
 ALIGNMENT_SCALE = 12.0
 ANSWER_WEIGHT, FORMAT_WEIGHT = 2.0, 0.1  # an answer word and a bracket, comma or end token; numbers weigh 1
 
+CAPTION_WORDS = (*COLORS, *SHAPES)
+
 Metrics = dict[str, Tensor]
 
 
 class TrainingHeads(nn.Module):
-    """What training adds to the model and export drops: patch head, caption matching, position and naming heads."""
+    """What training adds to every model and export drops: patch head and naming head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch = nn.Sequential(nn.LayerNorm(VISION_WIDTH), nn.Linear(VISION_WIDTH, sum(CLASSES) + 4))
+        self.names = nn.Sequential(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, sum(CLASSES)))
+
+
+class PictureHeads(TrainingHeads):
+    """Caption matching and position head."""
 
     def __init__(self) -> None:
         super().__init__()
         embedding = 64
-        self.patch = nn.Sequential(nn.LayerNorm(VISION_WIDTH), nn.Linear(VISION_WIDTH, sum(CLASSES) + 4))
         self.image = nn.Linear(VISION_WIDTH, embedding, bias=False)
         self.words = nn.Linear(len(CAPTION_WORDS), embedding, bias=False)
         self.caption = nn.Linear(embedding, embedding, bias=False)
         self.scale = nn.Parameter(torch.tensor(math.log(10.0)))
         self.position = nn.Sequential(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 2 + 4))
-        self.names = nn.Sequential(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, sum(CLASSES)))
 
     def embed_captions(self, counts: Tensor) -> Tensor:
         """Unit vectors (K, e) of captions given as word counts (K, W): mean word vector, GELU, linear."""
@@ -67,7 +76,7 @@ def naming_loss(heads: TrainingHeads, visual: Tensor, batch: TrainingBatch) -> T
     return _naming(heads.names(visual).float().split(CLASSES, -1), batch["token_classes"])
 
 
-def caption_loss(heads: TrainingHeads, summary: Tensor, batch: TrainingBatch) -> tuple[Tensor, Metrics]:
+def caption_loss(heads: PictureHeads, summary: Tensor, batch: TrainingBatch) -> tuple[Tensor, Metrics]:
     """InfoNCE of pictures' states (B, d) against their captions, the other captions and the text-only negatives."""
     counts = torch.cat([batch["captions"], batch["negatives"]])
     image = F.normalize(heads.image(summary).float(), dim=-1)
@@ -83,14 +92,14 @@ class Answers:
     """The K answer tokens of a batch: their ids ``targets`` (K,) and what kinds of token they are.
 
     ``number`` (K,): a coordinate of a box, ``word`` (K,): a word that answers; the rest only gives the form.
-    ``relation`` (K,): of a relation question. Counts and coordinates may share tokens.
+    ``kind`` (K,): of its question. Counts and coordinates may share tokens.
     """
 
     def __init__(self, batch: TrainingBatch, words: Vocabulary):
         chosen = batch["targets"] >= 0
         self.targets = batch["targets"][chosen]
-        boxed, self.relation = (batch[name][..., None].expand_as(chosen)[chosen] for name in ("boxed", "relation"))
-        form = [words.ids[token] for token in (words.eos, words.comma, words.closing, words.opening)]
+        boxed, self.kind = (batch[name][..., None].expand_as(chosen)[chosen] for name in ("boxed", "kind"))
+        form = [words.ids[token] for token in (words.eos, *words.marks)]
         meant = ~torch.isin(self.targets, torch.tensor(form))
         self.number, self.word = boxed & meant, ~boxed & meant
         self.first, self.bins = words.ids[words.numbers[0]], len(words.numbers)
@@ -108,8 +117,8 @@ class Answers:
         weight = torch.where(self.number, 1.0, torch.where(self.word, ANSWER_WEIGHT, FORMAT_WEIGHT))
         return (torch.where(self.number, spread, plain) * weight).sum() / weight.sum()
 
-    def metrics(self, logits: Tensor) -> Metrics:
-        """Teacher-forced accuracy of words (all; of relation questions) and of boxes at IoU 0.5."""
+    def metrics(self, logits: Tensor, kinds: Sequence[str]) -> Metrics:
+        """Teacher-forced accuracy of words (all; by kind of question) and of boxes at IoU 0.5."""
         guess = logits.argmax(-1)
         right = (guess == self.targets).float()
         found, true = ((ids[self.number] - self.first).view(-1, 4).float() for ids in (guess, self.targets))
@@ -117,12 +126,12 @@ class Answers:
         overlap = edges.clamp(min=0).prod(1)
         areas = sum((box[:, 2:] - box[:, :2]).clamp(min=0).prod(1) for box in (found, true))
         hit = overlap / (areas - overlap).clamp(min=1e-6) > 0.5
-        relation = right[self.word & self.relation].mean()
-        return {"vqa": right[self.word].mean(), "relation": relation, "vg": hit.float().mean()}
+        by_kind = {kind: right[self.word & (self.kind == number)].mean() for number, kind in enumerate(kinds)}
+        return {"vqa": right[self.word].mean(), "vg": hit.float().mean(), **by_kind}
 
 
 def position_loss(
-    heads: TrainingHeads, visual: Tensor, cells: Tensor, grid: int, batch: TrainingBatch
+    heads: PictureHeads, visual: Tensor, cells: Tensor, grid: int, batch: TrainingBatch
 ) -> tuple[Tensor, Metrics]:
     """Absolute centre of a token and absolute box, read from image states (B, N, d) inside the language model.
 

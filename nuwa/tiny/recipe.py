@@ -6,20 +6,22 @@ from pathlib import Path
 
 import yaml
 
+from nuwa.scenes.scene import IMAGE_SIZE
+
 
 @dataclass(frozen=True)
 class TrainingStage:
-    """One stage of the recipe; see the comments in recipe_llava.yaml."""
+    """One stage of the recipe; see the comments in recipe_llava.yaml. Clips have one size and five objects."""
 
     name: str
     steps: int
-    size: int
-    objects: tuple[int, int]
     batch: int
     questions: int
     lr: tuple[float, float]
     vision_lr: float
     weights: dict[str, float]
+    size: int = IMAGE_SIZE
+    objects: tuple[int, int] = (3, 7)
     grounding: float = 0.0
     mix: dict[str, float] = field(default_factory=dict)
 

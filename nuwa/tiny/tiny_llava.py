@@ -19,14 +19,15 @@ from transformers import (
 )
 
 from nuwa.scenes.scene import IMAGE_SIZE
-from nuwa.tiny.base import PIXELS, VISION_HEADS, VISION_LAYERS, VISION_WIDTH, TinyModel
+from nuwa.tiny.base import PIXELS, VISION_HEADS, VISION_WIDTH, fourier_table
 from nuwa.tiny.layers import PATCH_SIDE, Network, attend, cut_patches, project_heads, window_cells
+from nuwa.tiny.pictures import TinyPictureModel
 from nuwa.tiny.vocabulary import LLAVA, llava_tokenizer
 
 GRID = IMAGE_SIZE // PATCH_SIDE
 
 
-class TinyLlava(TinyModel):
+class TinyLlava(TinyPictureModel):
     """LLaVA-1.5's architecture: CLS token, absolute position table, one visual token per patch, 1-D ids."""
 
     name = "llava"
@@ -44,7 +45,7 @@ class TinyLlava(TinyModel):
         vision = CLIPVisionConfig(
             hidden_size=VISION_WIDTH,
             intermediate_size=4 * VISION_WIDTH,
-            num_hidden_layers=VISION_LAYERS,
+            num_hidden_layers=self.vision_layers,
             num_attention_heads=VISION_HEADS,
             image_size=IMAGE_SIZE,
             patch_size=PATCH_SIDE,
@@ -71,7 +72,7 @@ class TinyLlava(TinyModel):
         embed.patch_embedding.weight.normal_(std=(3 * PATCH_SIDE * PATCH_SIDE) ** -0.5)
         table = embed.position_embedding.weight
         table.normal_(std=0.02)
-        table[1:, : VISION_WIDTH // 2] += _fourier_table(harmonics=VISION_WIDTH // 8)
+        table[1:, : VISION_WIDTH // 2] += fourier_table(GRID, harmonics=VISION_WIDTH // 8)
 
     def encode(self, model: Network, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         tower, patches = model.model.vision_tower, cut_patches(batch["pixels"])
@@ -111,13 +112,3 @@ class TinyLlava(TinyModel):
         )
         processor.save_pretrained(folder)
         image.save_pretrained(folder)
-
-
-def _fourier_table(harmonics: int) -> Tensor:
-    """(576, 4 x harmonics) waves over rows and columns that close on themselves."""
-    cells, waves = torch.arange(GRID**2), torch.arange(1, harmonics + 1)
-    columns = []
-    for axis in (cells // GRID, cells % GRID):
-        angle = 2 * math.pi * axis[:, None] * waves / GRID
-        columns += [angle.sin() * 1.2 / waves.sqrt(), angle.cos() * 1.2 / waves.sqrt()]
-    return torch.cat(columns, 1)

@@ -4,6 +4,7 @@ Its tower sees places only relative to each other (2-D rotary positions), so tha
 the three-axis position ids of the language model.
 """
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,22 +15,23 @@ from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTe
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from nuwa.scenes.scene import IMAGE_SIZE
-from nuwa.tiny.base import PIXELS, VISION_HEADS, VISION_LAYERS, VISION_WIDTH, WIDTH, TinyModel
+from nuwa.tiny.base import PIXELS, VISION_HEADS, VISION_WIDTH, WIDTH
 from nuwa.tiny.layers import PATCH_SIDE, Network, apply_rope, attend, cut_patches, rms_norm, waves
-from nuwa.tiny.vocabulary import QWEN, qwen_tokenizer
+from nuwa.tiny.pictures import TinyPictureModel
+from nuwa.tiny.vocabulary import QWEN, chat_tokenizer
 
 MERGE = 2
 WINDOW = 24  # pixels; divides a picture of 96 and a training window of 48
 FULL_ATTENTION = (1, 3)
 
 
-class TinyQwen(TinyModel):
+class TinyQwen(TinyPictureModel):
     """Qwen2.5-VL's architecture: no CLS token, window attention, four patches per visual token, M-RoPE."""
 
     name = "qwen"
     vocabulary = QWEN
     architecture = Qwen2_5_VLForConditionalGeneration
-    tokenizer = staticmethod(qwen_tokenizer)
+    tokenizer = staticmethod(partial(chat_tokenizer, QWEN))
     token = PATCH_SIDE * MERGE
     span = IMAGE_SIZE // token
     # Rotary pairs of time, height and width. Rows are read from two pairs of 0.35 and 0.21 radians per step, columns
@@ -39,7 +41,7 @@ class TinyQwen(TinyModel):
 
     def config(self) -> Qwen2_5_VLConfig:
         vision = Qwen2_5_VLVisionConfig(
-            depth=VISION_LAYERS,
+            depth=self.vision_layers,
             hidden_size=VISION_WIDTH,
             intermediate_size=256,
             num_heads=VISION_HEADS,

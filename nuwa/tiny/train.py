@@ -20,17 +20,15 @@ from torch import Tensor
 from nuwa.command import argument, command
 from nuwa.tiny.base import TinyModel
 from nuwa.tiny.data import TrainingBatch, draw_batches
-from nuwa.tiny.layers import window_cells
+from nuwa.tiny.layers import Network
 from nuwa.tiny.losses import (
     Answers,
     AttentionSupervision,
     Metrics,
-    TrainingHeads,
     alignment_loss,
     caption_loss,
     naming_loss,
     patch_loss,
-    position_loss,
 )
 from nuwa.tiny.packed import packed_forward
 from nuwa.tiny.recipe import Recipe, TrainingStage
@@ -50,7 +48,7 @@ class Training(lightning.LightningModule):
         self.automatic_optimization = False
         self.tiny, self.recipe = tiny, recipe
         self.model = tiny.build_model(recipe.seed)
-        self.heads = TrainingHeads()
+        self.heads: Network = tiny.new_heads()
 
     def train_dataloader(self) -> Iterator[TrainingBatch]:
         """Batches from the step that the run has reached."""
@@ -89,10 +87,15 @@ class Training(lightning.LightningModule):
         return {name: value.detach() for name, value in {"loss": loss, **losses, **metrics}.items()}
 
     def _losses(self, batch: TrainingBatch, stage: TrainingStage) -> tuple[Metrics, Metrics]:
-        patches, summary = self.tiny.encode(self.model, batch)
-        patch, patch_metrics = patch_loss(self.heads, patches, batch)
-        caption, caption_metrics = caption_loss(self.heads, summary, batch)
-        losses, metrics = {"patch": patch, "caption": caption}, patch_metrics | caption_metrics
+        with torch.set_grad_enabled(stage.vision_lr > 0):
+            patches, summary = self.tiny.encode(self.model, batch)
+        losses: Metrics = {}
+        metrics: Metrics = {}
+        if stage.vision_lr > 0:
+            losses["patch"], metrics = patch_loss(self.heads, patches, batch)
+        if summary is not None:
+            losses["caption"], more_metrics = caption_loss(self.heads, summary, batch)
+            metrics |= more_metrics
         if stage.questions:
             visual = self.tiny.project(self.model, patches)
             more_losses, more_metrics = self._language_losses(batch, visual, stage)
@@ -101,22 +104,21 @@ class Training(lightning.LightningModule):
 
     def _language_losses(self, batch: TrainingBatch, visual: Tensor, stage: TrainingStage) -> tuple[Metrics, Metrics]:
         tiny, recipe, words = self.tiny, self.recipe, self.tiny.vocabulary
-        cells = window_cells(stage.size // tiny.token, batch["origin"], tiny.grid)
         attention = AttentionSupervision(batch, recipe.attention_layers, words)
         taps = (recipe.position_tap, recipe.align_tap)
-        text, states = packed_forward(tiny, self.model, visual, cells, batch["ids"], taps, attention)
+        text, states = packed_forward(tiny, self.model, visual, batch["cells"], batch["ids"], taps, attention)
         answers = Answers(batch, words)
         logits = self.model.lm_head(text[batch["targets"].flatten(1) >= 0]).float()
         image = slice(len(words.before), len(words.before) + visual.shape[1])
         seen = states[recipe.position_tap][:, image]
-        position, place = position_loss(self.heads, seen, cells, tiny.grid, batch)
+        position, place = tiny.place_loss(self.heads, seen, batch)
         losses = {"answer": answers.loss(logits, recipe.number_sigma), "position": position, **attention.means()}
         if "naming" in stage.weights:
             losses["naming"] = naming_loss(self.heads, seen, batch)
         if "align" in stage.weights:
             middle = states[recipe.align_tap]
             losses["align"] = alignment_loss(middle[:, image], middle[:, image.stop :], batch)
-        return losses, answers.metrics(logits.detach()) | place
+        return losses, answers.metrics(logits.detach(), tiny.kinds) | place
 
 
 def train(

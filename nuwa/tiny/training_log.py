@@ -13,6 +13,7 @@ LOG_EVERY = 20
 LOGGED = (
     "loss", "answer", "vqa", "relation", "vg", "patch", "caption", "patch_color", "patch_shape", "patch_side_px",
     "caption_top1", "position", "position_cells", "attend_words", "attend_nouns", "attend_objects", "align", "naming",
+    "frame", "row", "column", "appearance", "motion", "direction", "order", "moment", "change", "count", "presence",
 )  # fmt: skip
 
 

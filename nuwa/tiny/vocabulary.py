@@ -6,6 +6,7 @@ from functools import cached_property
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from nuwa.scenes.clips import DIRECTIONS, FRAMES
 from nuwa.scenes.questions import EXTREMES, MAX_COUNT, PLURALS, Question
 from nuwa.scenes.scene import COLORS, IMAGE_SIZE, SHAPE_SIZES, SHAPES
 
@@ -17,6 +18,10 @@ _GRAMMAR = (
     "is", "there", "what", "color", "shape", "the", "how", "many", "are", "where", "object", "objects", "left", "right",
     "of", "above", "below", "yes", "no",
 )  # fmt: skip
+_CLIP_GRAMMAR = (
+    "which", "way", "does", "move", "what", "comes", "first", "or", "when", "appear", "how", "often", "color",
+    "changes", "yes", "no",
+)  # fmt: skip
 _COUNTS = tuple(str(n) for n in range(MAX_COUNT + 1))
 
 
@@ -26,7 +31,7 @@ class Vocabulary:
 
     ``before`` and ``lead`` stand before and after the picture, ``cue`` between a question and its answer. ``space``
     marks tokens that begin a word. A box is ``opening`` number ``comma`` number ... ``closing``; ``numbers`` run from 0
-    to the picture's whole side.
+    to the picture's whole side. A model that is not asked for boxes has none of these marks.
     """
 
     tokens: tuple[str, ...]
@@ -36,16 +41,21 @@ class Vocabulary:
     before: tuple[str, ...]
     lead: tuple[str, ...]
     cue: tuple[str, ...]
-    opening: str
-    comma: str
-    closing: str
     numbers: tuple[str, ...]
     space: str
+    opening: str = ""
+    comma: str = ""
+    closing: str = ""
 
     @cached_property
     def ids(self) -> dict[str, int]:
         """Token -> id."""
         return {token: index for index, token in enumerate(self.tokens)}
+
+    @property
+    def marks(self) -> list[str]:
+        """The pieces of a box that are no numbers."""
+        return [mark for mark in (self.opening, self.comma, self.closing) if mark]
 
     @property
     def prefix(self) -> list[int]:
@@ -124,7 +134,25 @@ def _qwen() -> Vocabulary:
     )
 
 
-LLAVA, QWEN = _llava(), _qwen()
+def _video() -> Vocabulary:
+    """The chat template of LLaVA-OneVision word by word; answers are words."""
+    special = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<unk>", "<image>", "<video>")
+    numbers = tuple(str(i) for i in range(FRAMES))
+    words = dict.fromkeys(["user", "assistant", *_CLIP_GRAMMAR, *COLORS, *DIRECTIONS])
+    return Vocabulary(
+        tokens=(*special, *words, "?", *numbers),
+        pad="<|endoftext|>",
+        eos="<|im_end|>",
+        image="<video>",
+        before=("<|im_start|>", "user"),
+        lead=(),
+        cue=("<|im_end|>", "<|im_start|>", "assistant"),
+        numbers=numbers,
+        space="",
+    )
+
+
+LLAVA, QWEN, ONEVISION = _llava(), _qwen(), _video()
 
 
 def llava_tokenizer() -> PreTrainedTokenizerFast:
@@ -144,16 +172,15 @@ def llava_tokenizer() -> PreTrainedTokenizerFast:
     return _fast(core, LLAVA, bos_token="<s>")
 
 
-def qwen_tokenizer() -> PreTrainedTokenizerFast:
+def chat_tokenizer(words: Vocabulary) -> PreTrainedTokenizerFast:
     """Word-level tokenizer that puts nothing in front; answers (one word, or the pieces of a box) decode as written."""
-    core = Tokenizer(models.WordLevel(QWEN.ids, unk_token="<unk>"))
+    core = Tokenizer(models.WordLevel(words.ids, unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Split(Regex(r"\s+"), "removed"), pre_tokenizers.Split(Regex(r"[?.]"), "isolated")]
     )
     core.decoder = decoders.Fuse()
-    pieces = [AddedToken(piece, normalized=False) for piece in (QWEN.opening, QWEN.comma, QWEN.closing)]
-    core.add_tokens(pieces)
-    return _fast(core, QWEN)
+    core.add_tokens([AddedToken(mark, normalized=False) for mark in words.marks])
+    return _fast(core, words)
 
 
 def _fast(core: Tokenizer, words: Vocabulary, **first: str) -> PreTrainedTokenizerFast:

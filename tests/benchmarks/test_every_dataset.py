@@ -10,6 +10,7 @@ import sys
 import pytest
 from helpers.jobs import CONF, ROOT
 from helpers.published import ONE_OF_A_KIND, SETS, picture, write_set
+from helpers.published_videos import VIDEO_SETS, write_video_set
 from omegaconf import OmegaConf
 
 from nuwa.evaluation.journal import JOURNAL, read_rows
@@ -23,14 +24,23 @@ FIXED = (
     "pruner=nuwa", "budget=avg64", "baseline=skip", "logger=none", "callbacks=none", "trainer=cpu", "limit=3",
     "generation.max_new_tokens=2", "trainer.batch_size=2",
 )  # fmt: skip
-KINDS = ("local", "nuwa_qwen_refcoco", "scenes", *ONE_OF_A_KIND)
+KINDS = ("local", "nuwa_qwen_refcoco", "scenes", "clips", *ONE_OF_A_KIND, *VIDEO_SETS)
 HEADLINES = {"mme": "mme/total_score", "mmmu_val": "mmmu/acc", "refcoco_test": "refcoco/ACC@0.5", "mmvet": None}
+HEADLINES |= {"egoschema": None, "mvbench": "mvbench/accuracy"}
 HEADLINES |= {"refcoco_grounding_test": "refcoco_grounding/ACC@0.5"}
+TASKS = {"mvbench": ("dataset.tasks=[action_antonym,action_sequence,episodic_reasoning]",)}
 PICTURES = {"mmmu_val": {1, 2, 3}, "seedbench": {1, 2}}
+GENERATED = ("scenes", "clips")
 SEVERAL = ("model=llava_1_5_random", "model.layers=4", "model.hidden_size=64", "model.intermediate_size=64")
 """For samples of several pictures, which tiny_llava has no positions for."""
-WHOLE_GROUPS = {"mme": 2, "mmbench_en_dev": 2, "hallusion_bench_image": 2}
-"""How many of three samples are whole groups of two."""
+VIDEOS = (
+    "model=llava_onevision_random", "model.layers=2", "model.hidden_size=64", "model.intermediate_size=64",
+    "model.image_size=84", "frames.count=2", "pruner=visionzip", "budget=ratio25",
+)  # fmt: skip
+MODELS = dict.fromkeys(PICTURES, SEVERAL) | dict.fromkeys(VIDEO_SETS, VIDEOS) | {"clips": ("model=tiny_video",)}
+COUNTS = dict.fromkeys(("mme", "mmbench_en_dev", "hallusion_bench_image"), 2)
+COUNTS |= dict.fromkeys(("egoschema", "egoschema_subset", "longvideobench_val"), 2)
+"""How many samples a limit of three takes: whole groups of two, or all that there are."""
 
 
 def write_local(folder):
@@ -78,17 +88,22 @@ def test_a_limited_run_that_is_killed_and_resumed(name, launch, tmp_path):
     data = tmp_path / "data"
     data.mkdir()
     arguments = [f"dataset={name}"]
-    if name != "scenes":
+    if name not in GENERATED:
         write = {"local": write_local, "nuwa_qwen_refcoco": write_records}.get(name)
-        write(data) if write else write_set(name, data, 9)
+        if name in VIDEO_SETS:
+            write_video_set(name, data)
+        else:
+            write(data) if write else write_set(name, data, 9)
         arguments.append(f"dataset.path={data}")
-    status, folder = launch(*arguments, *(SEVERAL if name in PICTURES else ()))
-    result, count = read_result(folder), WHOLE_GROUPS.get(name, 3)
+    status, folder = launch(*arguments, *MODELS.get(name, ()), *TASKS.get(name, ()))
+    result, count = read_result(folder), COUNTS.get(name, 3)
     assert (status, result["status"], result["n"], result["n_failed"]) == (0, "done", count, 0), result.get("reason")
     assert result["dataset"] == name
     rows, content = read_rows(folder / JOURNAL), (folder / JOURNAL).read_bytes()
     assert len(rows) == count and all(row["status"] == "ok" and row["kept"] for row in rows)
-    assert set(result["metrics"]) == set(result["standard_errors"]) and (result["metrics"] or name == "mmvet")
+    assert set(result["metrics"]) == set(result["standard_errors"]) and (
+        result["metrics"] or name in ("egoschema", "mmvet")
+    )
     headline = next(iter(result["metrics"]), None)
     assert headline == HEADLINES.get(name, headline)
     assert {len(row["kept"]) for row in rows} == PICTURES.get(name, {1})
@@ -102,4 +117,4 @@ def test_a_limited_run_that_is_killed_and_resumed(name, launch, tmp_path):
 
 
 def test_every_published_set_has_made_up_rows():
-    assert {*SETS, "local", "nuwa_qwen_refcoco", "scenes"} == set(NAMES)
+    assert {*SETS, *VIDEO_SETS, "local", "nuwa_qwen_refcoco", *GENERATED} == set(NAMES)

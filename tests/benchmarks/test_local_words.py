@@ -48,7 +48,7 @@ def test_a_run_says_which_words_the_model_does_not_know(shapes):
     result = run(shapes, "model=tiny_qwen", "limit=3", "dataset.vqa_prompt='{question} Answer briefly .'")
     assert result["warning"] == (
         "2 of 3 prompts hold words that tiny_qwen does not know (Answer, briefly); "
-        "ask in its own (dataset.prompt, or dataset.vqa_prompt and vg_prompt)"
+        "ask in its own words (dataset.prompt, or dataset.vqa_prompt and vg_prompt)"
     )
 
 

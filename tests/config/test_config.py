@@ -117,6 +117,7 @@ def test_a_pruner_made_in_python_has_the_same_checks(options, message):
         "position=pesp",  # what native means for this pruner
         "pruner.d_thresh=280",
         "generation.temperature=0.3",  # nothing is drawn
+        "frames=uniform8",  # there is no video
     ],
 )
 def test_key_ignores_what_does_not_change_a_result(override):
@@ -193,6 +194,25 @@ def test_key_follows_the_pictures_that_a_file_names(tmp_path):
     assert len(keys) == 2
     (tmp_path / "b.png").write_bytes(b"nobody names it")
     assert run_key(compose("dataset=local", f"dataset.path={tmp_path / 'data.jsonl'}")) in keys
+
+
+def test_key_follows_the_frames_of_videos(tmp_path):
+    """The usual ones are not named: keys of pictures stay what they were. A folder of frames counts as its files do."""
+    rows = tmp_path / "data.jsonl"
+    rows.write_text('{"video": "clip", "question": "?", "answer": "yes"}')
+    (tmp_path / "clip").mkdir()
+
+    def key(*overrides):
+        return run_key(compose("dataset=local", f"dataset.path={rows}", *overrides))
+
+    plain = key()
+    assert key("frames.count=32") == plain == key("frames=fps2_max32", "frames.fps=null")
+    others = [key(one) for one in ("frames=uniform8", "frames=fps2_max32", "frames.time=constant")]
+    (tmp_path / "clip/1.png").write_bytes(b"one")
+    with_frame = key()
+    (tmp_path / "clip/1.png").write_bytes(b"two!")
+    assert len({plain, *others, with_frame, key()}) == 6
+    assert len(key("frames.count=0")) == 12  # refused later, with its reason in a folder of its own
 
 
 def test_key_follows_the_words_that_a_judge_is_asked_with(tmp_path):

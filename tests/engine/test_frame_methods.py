@@ -75,6 +75,13 @@ def test_counts_come_near_the_budget_and_ids_are_the_tokens_own(name):
     assert torch.equal(state.tables[0].ids[:, 0, mine], start[:, None] + place)
 
 
+def test_the_port_of_vidcom2_meets_a_budget_exactly():
+    """The engine counts."""
+    pruner = nuwa.load_pruner("vidcom2", Budget(ratio=0.3), variant="vllm")
+    _, (image,), _ = read(pruner, together(row(4, 0)))
+    assert not pruner.counts_by_itself and image.per_layer == [43] * 6
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_keeping_all_of_a_video_changes_nothing(name):
     given = together(row(3, 0))

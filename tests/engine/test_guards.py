@@ -180,7 +180,7 @@ def test_a_call_of_the_language_model_alone_is_no_prompt_with_images(model, inpu
         assert torch.equal(found, expected)
 
 
-def test_videos_are_refused_where_a_family_reads_none(model):
+def test_videos_are_refused(model):
     with nuwa.prune(model, KeepAll()), pytest.raises(SessionError, match="videos are not pruned in llava models"):
         model(input_ids=torch.tensor([[1, 8]]), pixel_values_videos=torch.zeros(1, 2, 3, 32, 32))
 

@@ -188,6 +188,45 @@ class TestTaps:
         at_once = recording.features(1, torch.arange(12))
         torch.testing.assert_close(at_once, videos[1][:12], atol=1e-6, rtol=0)
 
+    def test_frames_of_next_video_are_pooled_before_the_projector(self):
+        clips = Clips("llava_next_video")
+        model, given = clips.model("eager"), clips.videos(0, 1)
+        kinds = (*self.KINDS, "reader_keys", "cls_feature")
+        taps = {kind: Tap(kind, 0.5) if kind == "hidden_mean" else Tap(kind) for kind in kinds}
+        family = adapter_for(model).kinds["video"]
+        with torch.no_grad(), family.record(list(taps.values()), given) as recording:
+            videos = model.model.get_video_features(**given).pooler_output
+        with torch.no_grad():
+            tower = model.model.vision_tower
+            eager = tower(given["pixel_values_videos"][1], output_attentions=True, output_hidden_states=True)
+        layer, reader = tower.encoder.layers[-2], tower.encoder.layers[-1]
+        expected = {
+            "cls_attention": eager.attentions[-2][:, :, 0, 1:].mT,
+            "received_attention": eager.attentions[-2].mean((1, 2))[:, 1:, None],
+            "keys": layer.self_attn.k_proj(layer.layer_norm1(eager.hidden_states[-3]))[:, 1:],
+            "hidden_mean": torch.stack(eager.hidden_states[2:]).mean(0)[:, 1:],
+            "states": eager.hidden_states[-2][:, 1:],
+        }
+        keys = reader.self_attn.k_proj(reader.layer_norm1(eager.hidden_states[-2]))
+
+        def pooled(values):
+            return values.unflatten(0, (2, 2, 2, 2)).mean((1, 3)).flatten(0, 1)
+
+        for frame in range(3):
+            rows = torch.arange(4) + 4 * frame
+            for kind, values in expected.items():
+                got = recording.view(taps[kind], 1, rows)
+                got = got.T if kind == "cls_attention" else got.view(4, -1)
+                torch.testing.assert_close(got, pooled(values[frame]), atol=1e-5, rtol=0)
+            features = recording.features(1, rows)
+            torch.testing.assert_close(features, pooled(eager.hidden_states[-2][frame, 1:]), atol=1e-5, rtol=0)
+            torch.testing.assert_close(family.project(features), videos[1][rows], atol=1e-5, rtol=0)
+            got = recording.view(taps["reader_keys"], 1, rows)
+            torch.testing.assert_close(got, torch.cat([keys[frame, :1], pooled(keys[frame, 1:])]), atol=1e-5, rtol=0)
+            got = recording.view(taps["cls_feature"], 1, rows)
+            torch.testing.assert_close(got, eager.hidden_states[-2][frame, :1], atol=1e-5, rtol=0)
+        assert recording.view(taps["reader_keys"], 1, torch.arange(12)) is None
+
     @pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen2_vl"])
     def test_frames_of_qwen_are_pictures(self, name):
         """Frames are independent in the tower: each gives what it gives as a picture."""

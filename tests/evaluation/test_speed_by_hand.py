@@ -59,7 +59,9 @@ def adapter(axes=1):
     def encode_images(pixel_values):
         return projector(projector(pixel_values))
 
-    return SimpleNamespace(model=Model(), axes=axes, projector=projector, encode_images=encode_images)
+    made = SimpleNamespace(model=Model(), axes=axes, projector=projector, encode_images=encode_images)
+    made.kinds, made.pixels_at = {"image": made}, "pixel_values"
+    return made
 
 
 INPUTS = {
@@ -86,6 +88,17 @@ def test_a_round_by_hand(ticks):
     assert [step["position_ids"].tolist() for step in steps] == [[[2], [3]], [[3], [4]], [[4], [5]], [[5], [6]]]
     assert all(step["input_ids"].tolist() == [[5], [5]] for step in steps)
     assert all(step["use_cache"] and step["logits_to_keep"] == 1 and step["past_key_values"].layers for step in steps)
+
+
+def test_pictures_and_videos_are_encoded_by_their_own(ticks):
+    """Each encoder gets the inputs that it names; the model gets the others."""
+    family = adapter()
+    video = SimpleNamespace(pixels_at="pixel_values_videos", encode_images=lambda pixel_values_videos, grid: grid + 1)
+    family.kinds = {"image": family, "video": video}
+    speed._round(family, INPUTS | {"pixel_values_videos": torch.zeros(3), "grid": torch.ones(2)}, Clock(CPU), 1)
+    prompt = family.model.told[0]
+    assert {kind: x.tolist() for kind, x in prompt["mm_encoder_outputs"].items()} == {"image": [1.0], "video": [2, 2]}
+    assert "grid" in prompt and not {"pixel_values", "pixel_values_videos"} & set(prompt)
 
 
 def test_steps_under_mrope_have_ids_on_three_axes():
@@ -133,7 +146,8 @@ class Album:
     def __getitem__(self, index):
         if index == 0:
             raise SampleError("broken")
-        return Sample(str(index), "vqa", ("picture",) if index > 1 else (), "?", "yes")
+        pictures, videos = ("picture",) * (index in (2, 3)), ("video",) * (index == 4)
+        return Sample(str(index), "vqa", pictures, "?", "yes", videos=videos)
 
 
 def test_batches_repeat_the_samples_and_warm_up_rounds_do_not_count(monkeypatch):

@@ -12,6 +12,8 @@ from transformers import (
     CLIPVisionConfig,
     LlavaNextConfig,
     LlavaNextForConditionalGeneration,
+    LlavaNextVideoConfig,
+    LlavaNextVideoForConditionalGeneration,
     LlavaOnevisionConfig,
     LlavaOnevisionForConditionalGeneration,
     Qwen2Config,
@@ -50,6 +52,19 @@ class LlavaNext(Family):
         for i, (number, count) in enumerate(zip(numbers, crops, strict=True)):
             values[i, :count] = pixels(count, seed=number, side=self.side * 4)
         return {"pixel_values": values, "image_sizes": torch.tensor(sizes)}
+
+
+class LlavaNextVideo(LlavaNext):
+    """LLaVA-NeXT-Video: as LLaVA-NeXT, and videos."""
+
+    name = "llava_next_video"
+
+    @staticmethod
+    @cache
+    def model(attention: str = "sdpa", dtype: torch.dtype = torch.float32):
+        model = random_llava_next_video().to(dtype)
+        model.set_attn_implementation(attention)
+        return model
 
 
 class LlavaOnevision(LlavaNext):
@@ -146,6 +161,24 @@ def random_llava_next(attention: str = "sdpa", dtype: torch.dtype = torch.float3
         model.model.vision_tower.embeddings.class_embedding.normal_()
         model.model.image_newline.normal_()
     return model.eval().to(dtype)
+
+
+def random_llava_next_video():
+    """As LLaVA-NeXT's: frames of 4x4 patches, pooled to 2x2."""
+    torch.manual_seed(0)
+    config = LlavaNextVideoConfig(
+        vision_config=small_tower(image_size=16, projection_dim=16),
+        text_config=small_text(),
+        image_token_index=IMAGE,
+        video_token_index=3,
+        image_grid_pinpoints=[list(pinpoint) for pinpoint in LlavaNext.pinpoints],
+    )
+    config._attn_implementation = "eager"
+    model = boosted(LlavaNextVideoForConditionalGeneration(config), 3.0)
+    with torch.no_grad():
+        model.model.vision_tower.embeddings.class_embedding.normal_()
+        model.model.image_newline.normal_()
+    return model.eval()
 
 
 def random_onevision(attention: str = "sdpa", dtype: torch.dtype = torch.float32):

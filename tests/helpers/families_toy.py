@@ -17,6 +17,7 @@ TOY = {
 NAMES = {
     "llava": ("llava_1_5_random", 56),
     "llava_next": ("llava_next_random", 56),
+    "llava_next_video": ("llava_next_video_random", 56),
     "llava_onevision": ("llava_onevision_random", 58),  # not a multiple of the patch, as the real 384 px are none
     "gemma3": ("gemma3_random", 224),
     "idefics3": ("idefics3_random", 56),

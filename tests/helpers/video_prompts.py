@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from helpers.families import FAMILIES
 from helpers.families_qwen import MERGE, PATCH, patches
+from helpers.families_tiles import LlavaNextVideo
 from helpers.support import VOCABULARY, batch, pixels
 from torch import Tensor
 
@@ -17,14 +18,15 @@ PARTS = {
     "two": (2, "video", 3, "video", 6),
 }
 """Prompts: text lengths, pictures and videos."""
-NAMES = ("llava_onevision", "qwen2_5_vl", "qwen2_vl")
+FILMED = FAMILIES | {"llava_next_video": LlavaNextVideo()}
+NAMES = ("llava_onevision", "llava_next_video", "qwen2_5_vl", "qwen2_vl")
 
 
 class Clips:
     """A family and videos of ``frames`` frames (temporal patches of Qwen's), which differ from each other."""
 
     def __init__(self, name: str, frames: int = 3) -> None:
-        self.family, self.frames = FAMILIES[name], frames
+        self.family, self.frames = FILMED[name], frames
         self.packed = name.startswith("qwen")
         self.grid = (3, 2) if self.packed else (2, 2)
 
@@ -34,7 +36,7 @@ class Clips:
     @property
     def tokens(self) -> int:
         """Placeholders of a video: a newline closes OneVision's."""
-        return self.frames * self.grid[0] * self.grid[1] + (not self.packed)
+        return self.frames * self.grid[0] * self.grid[1] + (self.family.name == "llava_onevision")
 
     def videos(self, *seeds: int) -> dict[str, Tensor]:
         """What the model takes for videos, one for each seed."""

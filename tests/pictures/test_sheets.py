@@ -108,10 +108,10 @@ def test_a_sample_with_a_picture_and_a_video():
 
 
 def test_a_plan_and_a_video_become_a_trace():
-    """Two frames of a video in one of tokens, as Qwen reads them: the first is shown."""
+    """Two frames of a video in one of tokens, as Qwen reads them: the first is shown, and a last one alone."""
     layout = ImageLayout.single((2, 3), frames=2)
     members = torch.full((12,), -1).index_fill(0, torch.tensor([0, 6]), 0)
     plan = ImagePlan("v", layout, Schedule(1), members=members, extras={"segment": torch.arange(12) // 6})
-    trace = video_trace(video(4), plan, [])
+    trace = video_trace(video(3), plan, [])
     assert (trace.times, trace.grid, trace.segments) == ([0.0, 1.0], (2, 3), [0, 1])
     assert trace.cells[1] == list(range(6, 12)) and trace.into == members.tolist()

@@ -26,7 +26,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextMod
 
 import nuwa
 from nuwa.models import adapter_for
-from nuwa.pruning.flops import ModelShape, llm_flops
+from nuwa.pruning.flops import ModelShape, flashvid_flops, llm_flops
 
 PART = re.compile(r"(?!.*vision).*\.layers\.(\d+)\.(?:self_attn|mlp)(?:\.(\w+_proj))?")
 BATCHED = torch.ops.aten.bmm
@@ -99,3 +99,20 @@ def test_a_pruned_model_counts_what_its_report_says(name):
         assert (
             sum(layer[f"{part}_proj"] for part in ("gate", "up", "down")) == 6 * s * shape.hidden * shape.intermediate
         )
+
+
+ONEVISION = ModelShape(layers=28, hidden=3584, intermediate=18944, kv_heads=4, head_dim=128, vision_hidden=1152)
+FRAMES, CELLS = 32, 196
+
+
+@pytest.mark.parametrize(
+    ("per_layer", "printed"),
+    [
+        ([FRAMES * CELLS] * 28, 113.4),
+        ([FRAMES * 49] * 28, 22.4),
+        ([1.25 * 0.1 * FRAMES * CELLS] * 20 + [0.3 * 1.25 * 0.1 * FRAMES * CELLS] * 8, 8.6),
+    ],
+    ids=["vanilla", "fastvid at 25 %", "flashvid at 10 %"],
+)
+def test_flashvids_formula_gives_its_printed_tflops(per_layer, printed):
+    assert round(flashvid_flops(per_layer, ONEVISION) / 1e12, 1) == printed

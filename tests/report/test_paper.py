@@ -203,7 +203,9 @@ def test_costs_of_any_model():
     quartiles = {"median": 2.5, "q1": 2.4, "q3": 2.6}
     probe = {
         "batch": 1, "speedup": {"prefill_ms": quartiles}, "theoretical_prefill_speedup": 5.0, "reached": 0.5,
-        "variants": {"vanilla": {"prefill_ms": {"median": 100}}, "pruned": {"prefill_ms": {"median": 40}}},
+        "variants": {"vanilla": {"prefill_ms": {"median": 100}, "encode_ms": {"median": 30}},
+                     "pruned": {"prefill_ms": {"median": 40}, "encode_ms": {"median": 35}}},
+        "compression_ms": {"median": 4},
     }  # fmt: skip
     common = {"dataset": "scenes", "model": "llava_1_5_7b_random", "environment": {"device": "cpu"}}
     runs = [result("none", {}, **common), result("nuwa", {}, average=64, speed=[probe], **common)]
@@ -217,6 +219,30 @@ def test_costs_of_any_model():
     assert costs(runs, "table5") == []
     larger = result("none", {}, **common | {"dataset": "gqa"}, llm_tflops=11.52)
     assert ours in costs([*runs, larger])  # other images, other costs
+
+
+def test_costs_of_videos_are_counted_as_their_paper_does():
+    quartiles = {"median": 2.0, "q1": 1.9, "q3": 2.1}
+    times = {"prefill_ms": {"median": 133.0}, "encode_ms": {"median": 840.0}, "ttft_ms": {"median": 980.0}}
+    probe = {
+        "batch": 1, "speedup": {"prefill_ms": {**quartiles, "median": 9.0}, "ttft_ms": quartiles}, "reached": 0.5,
+        "theoretical_prefill_speedup": 9.0, "compression_ms": {"median": 60.0},
+        "variants": {"vanilla": {**times, "encode_ms": {"median": 785.0}}, "pruned": times},
+    }  # fmt: skip
+    common = {"dataset": "clips", "model": "llava_onevision_7b_random", "environment": {"device": "cuda"}}
+    runs = [
+        result("none", {}, flashvid_tflops=113.43, **common),
+        result("flashvid", {}, ratio=0.1, flashvid_tflops=8.73, speed=[probe], **common),
+    ]
+    rows = {row["method"]: row for row in costs(runs, "flashvid_efficiency")}
+    assert rows["flashvid"]["TFLOPs left, %"] == f"{100 * 8.73 / 113.43:.2f} / {100 * 8.6 / 113.4:.2f}"
+    assert rows["flashvid"]["first token speed-up"] == f"2.00 (1.90 to 2.10) / {2005.8 / 978.3:.2f}"
+    ours = {
+        column: cell(runs, "flashvid_efficiency", "flashvid", "10%", column)
+        for column in ("tflops", "vision_encode_ms", "compress_ms", "llm_forward_ms", "prefill_total_ms", "ttft_ms")
+    }
+    assert [value.ours for value in ours.values()] == [8.73, 785.0, 60.0, 133.0, 193.0, 980.0]
+    assert not ours["tflops"].outside and [value.judged for value in ours.values()] == [True] + 5 * [False]
 
 
 def test_costs_of_pictures_of_several_sizes():

@@ -167,3 +167,13 @@ def test_methods_on_different_data_say_so():
     for run, name in zip(runs, ("easy", "hard"), strict=True):
         run["config"] |= {"dataset": {"name": name}}
     assert [row["dataset"] for row in rows_of(runs)] == ["easy", "hard"]
+
+
+def test_no_error_is_zero_and_every_row_has_its_key():
+    """Where all samples agree a bootstrap sees no spread: the interval stands there, or nothing if there is none."""
+    sure = result("nuwa", 1.0) | {"run_key": "0123456789ab", "intervals": {"vqa/exact_match": [0.72, 1.0]}}
+    sure["standard_errors"] |= {"vqa/exact_match": 0.0, "vg/acc@0.5": 0.0}
+    section = runs_section(runs_of([sure]), "")
+    (shown,) = section.texts(section.rows)
+    assert (shown["vqa/exact_match"], shown["vg/acc@0.5"]) == ("1.000 [0.720, 1.000]", "0.500")
+    assert shown["run"] == "0123456789ab" and section.columns[-1] == "run"

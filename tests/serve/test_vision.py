@@ -29,6 +29,7 @@ CASES = [
     ("tiny_qwen", Served(pruner="visionzip", average=36, position="rpme_1d")),
     ("tiny_qwen", Served(pruner="pooling", ratio=0.3, position="median")),
     ("tiny_qwen", Served(pruner="grid", average=30, position="pesp")),
+    ("tiny_qwen", Served(pruner="vidcom2", options={"variant": "vllm"}, ratio=0.25)),
     ("tiny_qwen", Served()),
 ]
 

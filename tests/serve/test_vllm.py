@@ -5,12 +5,14 @@ By name, in an environment with vLLM (docs/serving.md): pytest -m vllm -n0 tests
 
 import os
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 from helpers.jobs import compose
 
 from nuwa import prune
 from nuwa.benchmarks.scenes import Scenes
+from nuwa.config import build, typed
 from nuwa.samples import Sample
 from nuwa.serve.engine import engine_once
 from nuwa.serve.job import served_job
@@ -102,6 +104,29 @@ def test_two_pictures_and_what_is_refused_in_between(own):
     assert engine.answer(prompts, 32) == expected
     placeholders = [answer.prompt_token_ids.count(job.family.placeholder_id) for answer in engine.llm.generate(prompts)]
     assert placeholders == [36 + 35] * 16  # of 12 x 12 and of 14 x 10 tokens, a quarter
+
+
+@pytest.mark.parametrize(("rate", "mrope", "placed"), [(None, True, True), (0.5, False, True), (0.5, True, False)])
+def test_switches_that_do_not_fit_are_refused(rate, mrope, placed):
+    from vllm.config.multimodal import MultiModalConfig
+
+    from nuwa.serve.vllm.model import check_switches
+
+    pictures = MultiModalConfig(video_pruning_rate=rate)
+    model = SimpleNamespace(get_multimodal_config=lambda: pictures, uses_mrope=mrope)
+    with pytest.raises(ValueError, match="nuwa serve --print"):
+        check_switches(SimpleNamespace(model_config=model), placed)
+
+
+def test_a_family_without_a_tiny_model(own, tmp_path):
+    """Qwen2-VL's architecture with random weights, saved as a checkpoint."""
+    drawn = build(typed(compose("model=qwen2_vl_random", "model.layers=4", "model.hidden_size=128"), "model"))
+    for part in (drawn.model, drawn.tokenizer, drawn.pictures.pil):
+        part.save_pretrained(tmp_path)
+    checkpoint = ("model=qwen2_vl_2b", f"model.path={tmp_path}", "model.max_pixels=12544")
+    job = served_job(compose(*checkpoint, "pruner=divprune", "budget=ratio25", "position=pesp"))
+    samples, engine = scenes(8), engine_once(job, SMALL | {"max_model_len": 1024})
+    assert engine.answer(engine.prompts(samples), 32) == own(job, samples)
 
 
 def test_vllm_without_the_plugin_reads_tiny_llava(own):

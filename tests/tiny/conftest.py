@@ -1,21 +1,15 @@
 """One thread for the tests of the tiny model: its matrices are small, and waiting threads cost more than they save."""
 
-from functools import cache
-
 import pytest
 import torch
 
-from nuwa.tiny import data
+from nuwa.tiny import pictures
 
 
 @pytest.fixture(autouse=True)
-def one_bank(monkeypatch):
-    """Draw a small bank of captions once: it is a function of its seed and its size."""
-    monkeypatch.setattr(data, "CAPTIONS", 256)
-    monkeypatch.setattr(data, "caption_bank", BANK)
-
-
-BANK = cache(data.caption_bank)
+def small_bank(monkeypatch):
+    """Draw a small bank of captions."""
+    monkeypatch.setattr(pictures, "CAPTIONS", 256)
 
 
 @pytest.fixture(autouse=True)

@@ -7,6 +7,7 @@ faster the prefill is. Both models are timed in turn in one process (``probe=spe
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from nuwa.evaluation.runs import Run
@@ -17,21 +18,43 @@ from nuwa.report.tables.formats import TableRow
 
 Wholes = dict[tuple[str, str, str], float]
 """FLOPs of unpruned runs, by `_same_images`."""
-FLOPS, PREFILL = "llm_tflops", "prefill_ms_a100"
 COST_LEGEND = (
-    "percent of the unpruned model's LLM TFLOPs, ours / paper; prefill speed-up, ours (quartiles) / paper; promised: "
-    "the ratio of FLOPs, text included; reached: the share of it that was measured"
+    "percent of the unpruned model's LLM TFLOPs, ours / paper; speed-up of prefill or first token, ours (quartiles) / "
+    "paper; promised: the ratio of the prefill's FLOPs, text included; reached: the share of it that was measured"
+)
+
+
+@dataclass(frozen=True)
+class _Costs:
+    """What a table prints: ``flops``, counted as our ``counted``, and a time, sped up as our ``part`` is."""
+
+    flops: str
+    counted: str
+    time: str
+    part: str
+    title: str
+
+
+_TABLES = (
+    _Costs("llm_tflops", "llm_tflops", "prefill_ms_a100", "prefill_ms", "prefill speed-up"),
+    _Costs("tflops", "flashvid_tflops", "ttft_ms", "ttft_ms", "first token speed-up"),
 )
 
 
 def cost_rows(table: PaperTable, runs: Iterable[Run]) -> list[TableRow]:
-    """Every printed row for each model that has runs of it; none for a table without FLOPs."""
-    if FLOPS not in table.columns:
+    """Every printed row for each model that has pruned runs of it; none for a table without FLOPs."""
+    costs = next((costs for costs in _TABLES if costs.flops in table.columns), None)
+    if costs is None:
         return []
     runs = with_image_tokens(runs)
-    unpruned = [run for run in runs if run.method == "none"]
-    wholes = {_same_images(run): run.llm_tflops for run in unpruned if run.llm_tflops is not None}
-    return [_row(table, model, wholes, *match) for model, own in matches(table, runs).items() for match in own]
+    flops = {_same_images(run): getattr(run, costs.counted) for run in runs if run.method == "none"}
+    wholes = {images: count for images, count in flops.items() if count is not None}
+    found = {
+        model: own
+        for model, own in matches(table, runs).items()
+        if any(run is not None and run.method != "none" for *_, run in own)
+    }
+    return [_row(table, costs, model, wholes, *match) for model, own in found.items() for match in own]
 
 
 def _same_images(run: Run) -> tuple[str, str, str]:
@@ -39,30 +62,32 @@ def _same_images(run: Run) -> tuple[str, str, str]:
     return run.choices.model, run.choices.dataset, run.choices.rest
 
 
-def _row(table: PaperTable, model: str, wholes: Wholes, row: PrintedRow, pruner: str, run: Run | None) -> TableRow:
-    left = (MISSING if pruner else NO_METHOD) if run is None else _left(run, wholes)
+def _row(
+    table: PaperTable, costs: _Costs, model: str, wholes: Wholes, row: PrintedRow, pruner: str, run: Run | None
+) -> TableRow:
+    left = (MISSING if pruner else NO_METHOD) if run is None else _left(run, costs, wholes)
     probe = {} if run is None else run.probe
     unpruned = table.unpruned[row.model].cells
     return {
         "model": model,
         "method": label(row, pruner),
         "tokens": row.tokens,
-        "TFLOPs left, %": f"{left} / {100 * row.cells[FLOPS] / unpruned[FLOPS]:.2f}",
-        "prefill speed-up": f"{_speed_up(probe)} / {unpruned[PREFILL] / row.cells[PREFILL]:.2f}",
+        "TFLOPs left, %": f"{left} / {100 * row.cells[costs.flops] / unpruned[costs.flops]:.2f}",
+        costs.title: f"{_speed_up(probe, costs.part)} / {unpruned[costs.time] / row.cells[costs.time]:.2f}",
         "promised": f"{probe['theoretical_prefill_speedup']:.2f}" if "speedup" in probe else "",
         "reached": f"{probe['reached']:.0%}" if "speedup" in probe else "",
         "device": "" if run is None else run.environment.get("device", ""),
     }
 
 
-def _left(run: Run, wholes: Wholes) -> str:
+def _left(run: Run, costs: _Costs, wholes: Wholes) -> str:
     """FLOPs in percent of the unpruned run's; the status of a run where one of them is not known."""
-    whole = wholes.get(_same_images(run))
-    return f"{100 * run.llm_tflops / whole:.2f}" if whole and run.llm_tflops is not None else run.status
+    whole, own = wholes.get(_same_images(run)), getattr(run, costs.counted)
+    return f"{100 * own / whole:.2f}" if whole and own is not None else run.status
 
 
-def _speed_up(probe: Mapping[str, Any]) -> str:
+def _speed_up(probe: Mapping[str, Any], part: str) -> str:
     if "speedup" not in probe:
         return "1" if probe else "not measured"
-    found = probe["speedup"]["prefill_ms"]
+    found = probe["speedup"][part]
     return f"{found['median']:.2f} ({found['q1']:.2f} to {found['q3']:.2f})"

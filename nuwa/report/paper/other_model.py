@@ -5,16 +5,16 @@ A tiny model has no GQA and no RefCOCO, but it answers questions and finds boxes
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 
 from nuwa.evaluation.runs import Run
 from nuwa.evaluation.scores import RunScore
-from nuwa.report.paper.matching import DONE, MISSING, NO_METHOD, RANDOM_WEIGHTS, matches, model_name, with_image_tokens
+from nuwa.report.paper.matching import MISSING, NO_METHOD, RANDOM_WEIGHTS, matches, model_name, with_image_tokens
 from nuwa.report.paper.printed import PaperTable, PrintedRow, mean_share, printed_benchmark
 from nuwa.report.paper.side_by_side import label
 from nuwa.report.tables.formats import TableRow
 
-TASK_NAMES = {"vqa": "questions", "vg": "boxes"}
+TASK_NAMES = {"vqa": "questions", "vg": "boxes", "video": "videos"}
 RETENTION_LEGEND = (
     "another model than the paper's: percent of its unpruned score [95 %] / of the paper's (mean over columns); "
     "missing: no run, none here: no such method"
@@ -23,25 +23,32 @@ RETENTION_LEGEND = (
 
 def retention_rows(table: PaperTable, runs: Iterable[Run]) -> list[TableRow]:
     """Every printed row for each model that has runs of it, with metrics that are those of tasks."""
-    if not any(printed_benchmark(column).task for column in table.columns):
+    tasks = {printed_benchmark(column).task for column in table.columns} - {""}
+    if not tasks:
         return []
     named = {model_name(model) for model in table.models}
-    others = [run for run in with_image_tokens(runs) if run.choices.model not in named and _says_something(run)]
+    others = [run for run in with_image_tokens(runs) if run.choices.model not in named and _says_something(run, tasks)]
     return [_row(table, model, *match) for model, own in matches(table, others).items() for match in own]
 
 
-def _says_something(run: Run) -> bool:
-    """Whether a run says something about a task: a score that means something, or why there is none."""
-    return not run.choices.model.endswith(RANDOM_WEIGHTS) and (not run.done or bool(run.headlines.keys() & TASK_NAMES))
+def _says_something(run: Run, tasks: Set[str]) -> bool:
+    """Whether a run says something about a table's tasks: a score on videos or pictures, as these are, or why not."""
+    known = run.headlines.keys() & TASK_NAMES.keys()
+    alike = bool(known) and ("video" in known) == ("video" in tasks)
+    return not run.choices.model.endswith(RANDOM_WEIGHTS) and (not run.done or alike)
 
 
 def _row(table: PaperTable, model: str, row: PrintedRow, pruner: str, run: Run | None) -> TableRow:
     state = (MISSING if pruner else NO_METHOD) if run is None else run.status
     cells: TableRow = {"model": model, "method": label(row, pruner), "tokens": row.tokens}
+    if len(table.models) > 1:
+        cells["paper's model"] = row.model
     for task, name in TASK_NAMES.items():
         columns = [column for column in table.columns if printed_benchmark(column).task == task]
         paper = mean_share(row, table.unpruned[row.model], columns)
-        ours = _ours(run, task) if run is not None and state == DONE else state if columns or run else ""
+        ours = state if columns or (run and not run.done) else ""
+        if run is not None and run.done:
+            ours = _ours(run, task) if columns or task in run.headlines else ""
         cells[name] = f"{ours} / {'' if paper is None else f'{paper:.1f}'}".strip(" /")
     if run is None:
         return cells | {"n": None, "run": "", "reason": ""}

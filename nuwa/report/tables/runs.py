@@ -65,7 +65,7 @@ class RunsTable:
 
     def choices(self, run: Run) -> TableRow:
         """The method of a run, and its choices as far as runs differ in them."""
-        flat = _flat(run)
+        flat = flat_choices(run)
         return {"method": run.method} | {name: _plain(flat.get(key)) for key, name in self.columns.items()}
 
     def _value(self, run: Run, choice: str) -> str:
@@ -80,11 +80,11 @@ class RunsTable:
                 shown = self._score(RunScore(group[value], metric)) if value in group else ""
                 row[f"{metric}, {value}" if value else metric] = shown
         row |= _shared([self._unread(run) | self._costs(run) for run in group.values()])
-        return row | _outcome(first)
+        return row | _outcome(first) | {"run": " / ".join(run.run_key for run in group.values())}
 
     def _rank(self, run: Run) -> tuple:
         """Sorts runs: numbers by size, texts by letter, missing values first."""
-        values = map(_flat(run).get, self.columns)
+        values = map(flat_choices(run).get, self.columns)
         ranks = [(0, v, "") if isinstance(v, int | float) else (v is not None, 0, str(v)) for v in values]
         return run.method != "none", run.method, ranks
 
@@ -103,13 +103,13 @@ class RunsTable:
         return {f"{score.task} unread": f"{score.unread:.1%}" if score.unread else "" for score in scores}
 
     def _score(self, score: RunScore) -> str:
-        """A metric with its standard error, or its 95 % interval if it has one."""
+        """A metric with its standard error; or with its 95 % interval, as where all samples agree: no error is 0."""
         if score.value is None:
             return ""
-        if self.full and score.interval:
+        if score.interval and (self.full or not score.error):
             low, high = score.interval
             return f"{score.value:.3f} [{low:.3f}, {high:.3f}]"
-        return f"{score.value:.3f}" + ("" if score.error is None else f" ±{score.error:.3f}")
+        return f"{score.value:.3f}" + (f" ±{score.error:.3f}" if score.error else "")
 
     def _costs(self, run: Run) -> TableRow:
         other: TableRow = {"metric MFLOPs": run.metric_mflops}
@@ -124,7 +124,7 @@ def runs_section(runs: Sequence[Run], title: str, full: bool = False, choice: st
     table = RunsTable(runs, full)
     rows = table.beside(choice) if choice else table.rows()
     all_done = all(row["status"] == "done" for row in rows)
-    columns = filled_columns(rows, hidden=("run", "reason", "status") if all_done else ("run", "reason"))
+    columns = filled_columns(rows, hidden=("reason", "status") if all_done else ("reason",))
     warnings = [f"{run.run_key}: {run.warning}" for run in runs if run.warning]
     return Section(title, rows, columns, [*_reasons(rows), *warnings], number_formats=NUMBER_FORMATS)
 
@@ -168,7 +168,7 @@ def _choice_columns(runs: Sequence[Run]) -> dict[str, str]:
     """
     seen: dict[tuple[str, str, str], set[str]] = {}
     for run in runs:
-        flat = _flat(run)
+        flat = flat_choices(run)
         for key, value in flat.items():
             named = "" if key.endswith(".name") else flat.get(f"{key.split('.')[0]}.name", "")
             method = "" if key.split(".")[0] in SHARED_GROUPS else run.method
@@ -184,7 +184,7 @@ def _short(key: str) -> str:
     return group if option in ("average", "strategy", "kind", "source", "name") else option
 
 
-def _flat(run: Run) -> dict[str, Any]:
+def flat_choices(run: Run) -> dict[str, Any]:
     """The choices of a run as ``group.option`` -> value."""
     flat: dict[str, Any] = {"protocol": run.protocol} if run.done else {}
     for group in CHOICE_GROUPS:

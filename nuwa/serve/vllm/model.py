@@ -28,7 +28,7 @@ from nuwa.serve.vision import TAKEN, Vision, tower_alone
 from nuwa.serve.vllm import LLAMA
 from nuwa.serve.vllm.processing import DummyPictures, PictureInfo, PictureProcessing
 
-DECODERS = {"llama": LLAMA, "qwen2": "Qwen2ForCausalLM", "qwen2_5_vl_text": "Qwen2ForCausalLM"}
+DECODERS = {"llama": LLAMA} | dict.fromkeys(("qwen2", "qwen2_vl_text", "qwen2_5_vl_text"), "Qwen2ForCausalLM")
 """vLLM's architecture of each text model."""
 INPUTS = ("pixel_values", "image_grid_thw")
 """What the tower takes."""
@@ -69,6 +69,7 @@ class NuwaForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsPP, Su
         family = family_of(config)
         check_served(served, family)
         self.placed = places_ids(served, family)
+        check_switches(vllm_config, self.placed)
         text = config.text_config
         if text.model_type not in DECODERS:
             raise ValueError(f"text model {text.model_type}: vLLM is told of {', '.join(DECODERS)} only")
@@ -143,6 +144,19 @@ class NuwaForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsPP, Su
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
         """Take the weights of a checkpoint, by the names of any transformers."""
         return AutoWeightsLoader(self).load_weights(weights, mapper=self.hf_to_vllm_mapper)
+
+
+def check_switches(vllm_config: VllmConfig, placed: bool) -> None:
+    """Refuse to run where vLLM would not ask for the ids of pictures' tokens, or would ask though none are placed.
+
+    Raises:
+        ValueError: the rate of video pruning or the rotary embedding of the text model says otherwise.
+    """
+    config = vllm_config.model_config
+    asked = config.get_multimodal_config().is_multimodal_pruning_enabled()
+    if asked != placed or (placed and not config.uses_mrope):
+        way = "with --video-pruning-rate 0.5 and an mrope_section" if placed else "without --video-pruning-rate"
+        raise ValueError(f"{CONFIG_KEY}.position: this is served {way}; nuwa serve --print writes the whole line")
 
 
 def _joined(values: Tensor | Sequence[Tensor]) -> Tensor:
