@@ -1,6 +1,6 @@
 """What each method's choice costs, as a share of a vanilla prefill at LLaVA-1.5's shapes, as Markdown.
 
-    python experiments/speed/methods.py [--repeats 9] [--threads 1] [--methods fastv,dart]
+    python experiments/speed/methods.py [--repeats 9] [--threads 1] [--methods fastv,dart] [--video]
 
 576 visual tokens, 95 of text, an average budget of 64; for every method
 
@@ -12,6 +12,8 @@
   as the Nüwa paper counts them).
 - rows, 7B: FLOPs at 7B shapes of the key projections that attention rows are recomputed with, likewise.
 - together, 7B: the sum, marked where it is above 5 %.
+
+With ``--video``: see `video_shapes.py`.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from unittest import mock
 
 import torch
 from transformers import CLIPConfig
+from video_shapes import video_table
 
 import nuwa
 from nuwa.engine import llm, session
@@ -153,8 +156,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--warmup", type=int, default=2)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--methods", default="", help="names, separated by commas; all by default")
+    parser.add_argument("--video", action="store_true", help="a video of LLaVA-OneVision-7B's shapes")
+    parser.add_argument("--device", default="cpu", help="with --video: cuda runs in bfloat16")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
+    if options.video:
+        print(video_table(options.methods, options.device, options.repeats))
+        return
     names = [name for name in options.methods.split(",") if name] or [n for n in method_names() if n != "none"]
     shares, lengths = measure(names, options.warmup, options.repeats)
     rows = []

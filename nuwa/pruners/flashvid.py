@@ -51,8 +51,9 @@ def adts(features: Tensor, weight: Tensor, picks: int, again: bool = False) -> T
     least = torch.full_like(weight, math.inf)
     while len(order) < picks:
         least = torch.minimum(least, (1 - similarity_to(direction, order[-1])) * weight)
-        taken = torch.cat(order, -1)
-        order.append((least if again else least.scatter(-1, taken, -math.inf)).argmax(-1, keepdim=True))
+        if not again:
+            least = least.scatter(-1, order[-1], -math.inf)
+        order.append(least.argmax(-1, keepdim=True))
     return torch.cat(order, -1) if order else weight.new_zeros(len(weight), 0, dtype=torch.long)
 
 

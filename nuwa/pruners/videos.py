@@ -150,7 +150,9 @@ def first_of_frames(order: Tensor, counts: Sequence[int], n_tokens: int) -> tupl
             [False, False]]))
     """
     device = order.device
-    taken = torch.arange(order.shape[1], device=device) < torch.tensor(counts, device=device)[:, None]
-    chosen = (order + n_tokens * torch.arange(len(order), device=device)[:, None])[taken]
+    frame = torch.tensor([frame for frame, count in enumerate(counts) for _ in range(count)], dtype=torch.long)
+    rank = torch.tensor([rank for count in counts for rank in range(count)], dtype=torch.long)
+    frame, rank = frame.to(device), rank.to(device)
+    chosen = order[frame, rank] + n_tokens * frame
     left = torch.ones(len(order) * n_tokens, dtype=torch.bool, device=device).index_fill(0, chosen, False)
     return chosen, left.view(len(order), n_tokens)

@@ -110,7 +110,8 @@ def clusters_of_frames(
     size = torch.tensor(own, device=device)[:, None]
     label = (label + size.cumsum(0) - size).masked_fill(label < 0, -1)
     slots = slots.scatter(0, number.flatten(), label.flatten())
-    return number.gather(1, peaks)[torch.arange(peaks.shape[1], device=device) < size], slots
+    real = [row * peaks.shape[1] + rank for row, count in enumerate(own) for rank in range(count)]
+    return number.gather(1, peaks).flatten()[torch.tensor(real, device=device)], slots
 
 
 def cluster_means(points: Tensor, member: Tensor, clusters: int) -> Tensor:

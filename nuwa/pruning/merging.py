@@ -34,7 +34,8 @@ def member_counts(members: Tensor, kept: int) -> Tensor:
     >>> member_counts(torch.tensor([1, 0, -1, 0, 0]), 3).tolist()
     [3, 1, 1]
     """
-    return members[members >= 0].bincount(minlength=kept).clamp(min=1)
+    counts = torch.zeros(kept + 1, dtype=torch.long, device=members.device)  # the last one, of those that are gone
+    return counts.scatter_add(0, members.masked_fill(members < 0, kept), torch.ones_like(members))[:kept].clamp(min=1)
 
 
 def soft_members(weights: Tensor, keep: Tensor) -> dict[str, Tensor]:

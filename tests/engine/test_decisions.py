@@ -101,6 +101,7 @@ def went_into(context, place, row=0):
         (merged(sizes=torch.ones(1, 64)), r"sizes are \(1, 64\), not \(1, 16\)"),
         (merged(sizes=torch.zeros(1, 16)), "image .*: sizes must be positive numbers, not 0"),
         (merged(sizes=torch.full((1, 16), float("nan"))), "image .*: sizes must be positive numbers, not nan"),
+        (merged(shares=torch.ones(1, 16)), r"shares are \(1, 16\), not \(1, 64\)"),
         (merged(weights=torch.ones(1, 64, 16)), r"weights are \(1, 64, 16\), not \(1, 16, 64\)"),
     ],
 )

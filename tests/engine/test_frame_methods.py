@@ -115,3 +115,19 @@ def test_a_method_for_videos_before_one_inside_the_llm(vision):
     entering, staying = (len(kept) for _, kept, _ in image.stages)
     assert 36 <= staying < entering < 144
     assert abs(image.per_layer[0] + 5 * image.per_layer[1] - 6 * 0.4 * 144) <= 12
+
+
+def test_composed_joins_a_stage_for_videos_and_one_inside_the_llm():
+    """FlashVID's vision stage as by itself, then PyramidDrop's three; of PruneVid's tokens FastV keeps a share."""
+    given = together(row(4, 0), row(3, 1))
+    pruner = nuwa.load_pruner("composed", Budget(ratio=0.25), vision="flashvid", llm="pyramiddrop")
+    _, images, state = read(pruner, given)
+    for image, frames in zip(images, (4, 3), strict=True):
+        assert image.per_layer == pruner.schedule(CELLS * frames, 6).per_layer(6) and len(set(image.per_layer)) > 2
+    entering = pruner.schedule(CELLS * 4, 6).vision
+    alone = nuwa.load_pruner("flashvid", Budget(average=entering), inner_keep=1.0)
+    assert read(alone, together(row(4, 0)))[1][0].stages[0][1] == images[0].stages[0][1]
+    assert "tree" in state.prompt.rows[0][0].extras
+    shares = nuwa.load_pruner("composed", Budget(ratio=0.25), vision="prunevid", llm="fastv")
+    _, (image,), _ = read(shares, together(row(4, 0)))
+    assert 0 < image.per_layer[-1] < image.per_layer[0] <= shares.schedule(CELLS * 4, 6).vision

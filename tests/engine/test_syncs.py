@@ -25,12 +25,14 @@ GPU = torch.device("cuda:0")
 PREFILL, DECODE = 8, 0
 """Synchronising operations that the engine may add to those of an unpruned model."""
 OWN = {"sparsevlm": 7, "sparsevlm_plus": 4, "cdpruner": 1, "ivc_prune": 1, "occamtoken": 1, "vlm_pruner": 2}
-OWN |= {"prunesid": 12, "transprune": 3, "holitom": 2}
+OWN |= {"prunesid": 12, "transprune": 3, "holitom": 2, "fastvid": 4, "flashvid": 4, "prunevid": 19}
 """How often methods read the device by themselves; the others never do.
 
 SparseVLM has as many raters as the question makes it (once for all, and once for each stage), and like CDPruner, which
 picks as many tokens as are planned, reads the planned numbers. PruneSID's groups and the batches of VLM-Pruner end
 when their values say so. HoliTom reads the planned numbers, and what stands still in every video.
+FastVID and FlashVID read once in each of four videos, PruneVid twice, and as often inside the LLM, where it reads what
+is planned and the question's length besides.
 """
 OPERATIONS = 149
 """What Nüwa may add to the operations of one prompt."""

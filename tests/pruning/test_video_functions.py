@@ -10,6 +10,8 @@ from helpers.golden_cases import noise
 
 from nuwa.pruning.cuts import frame_similarity, segment_numbers
 from nuwa.pruning.density import density_clusters
+from nuwa.pruning.merging import merge_alike
+from nuwa.pruning.selection import top_of_each_group
 from nuwa.pruning.trees import best_before, roots
 
 
@@ -105,3 +107,21 @@ def test_roots_are_found_by_climbing(frames):
         while linked.flatten()[at]:
             at = int(parent.flatten()[at])
         assert int(roots(parent, linked).flatten()[start]) == at
+
+
+def test_shares_are_weights_of_tokens_that_went_into_one_each():
+    values, members = noise(2, 9, 4), torch.randint(-1, 3, (2, 9), generator=torch.Generator().manual_seed(3))
+    shares, keep = noise(2, 9, seed=7), torch.tensor([[0, 4, 8]]).expand(2, -1)
+    weights = torch.where(members[:, None] == torch.arange(3)[:, None], shares[:, None], 0)
+    merged = merge_alike(values, keep, members, shares=shares)
+    torch.testing.assert_close(merged, merge_alike(values, keep, None, weights))
+
+
+def test_the_best_of_each_group():
+    score, group = noise(40), torch.randint(5, (40,), generator=torch.Generator().manual_seed(2))
+    keep = torch.tensor([3, 0, 100, 1, 2])
+    marked = top_of_each_group(score, group, keep)
+    for number in range(5):
+        mine = [i for i in range(40) if group[i] == number]
+        best = sorted(mine, key=lambda i: -float(score[i]))[: int(keep[number])]
+        assert sorted(best) == [i for i in mine if marked[i]]
