@@ -44,6 +44,7 @@ from nuwa.pruning.positions import STRATEGIES
 _ATTACHED, _ENCODED, _COPY = "_nuwa_session", "_nuwa_encoded", "__deepcopy__"
 _about: ContextVar[tuple[Any, Sequence[str] | None, Sequence[str] | None] | None] = ContextVar("about", default=None)
 _drafts: ContextVar[int] = ContextVar("drafts", default=0)
+_encodes: ContextVar[bool] = ContextVar("encodes", default=False)
 
 
 class PruningSession:
@@ -177,8 +178,14 @@ class PruningSession:
 
         @functools.wraps(original)
         def get_features(*args: Any, **kwargs: Any) -> Any:
-            with self._encoding:  # what is read off tower and projector has to be this call's
-                output, encoded = self._encode(family, original, signature.bind(*args, **kwargs).arguments)
+            if _encodes.get():  # Qwen3-VL encodes videos by its method for pictures
+                return original(*args, **kwargs)
+            token = _encodes.set(True)
+            try:
+                with self._encoding:  # what is read off tower and projector has to be this call's
+                    output, encoded = self._encode(family, original, signature.bind(*args, **kwargs).arguments)
+            finally:
+                _encodes.reset(token)
             call = current_call.get()
             if call is not None:
                 call.images[family.kind] = encoded

@@ -22,27 +22,27 @@ from nuwa.pruning.layout import Grid, ImageLayout
 if TYPE_CHECKING:
     from nuwa.models.base import GenerativeModel
 
-POOL, NEWLINE = "video_pool", "video_newline"
+_POOL, _NEWLINE = "video_pool", "video_newline"
 """Where a config of OneVision holds them."""
 
 
 def lay_out_frames(model: GenerativeModel, pool: str, newline: str) -> None:
     """Let a model of OneVision's class pool frames and put newlines in another way than its own, here and in copies."""
     if (pool, newline) != ("bilinear", "one"):
-        setattr(model.config, POOL, pool)
-        setattr(model.config, NEWLINE, newline)
+        setattr(model.config, _POOL, pool)
+        setattr(model.config, _NEWLINE, newline)
         model.get_submodule("model").__class__ = _model_class()
 
 
 def newline_of(config: Any) -> str:
     """Where the newlines of a video stand, one of `nuwa.pruning.layout.NEWLINES`."""
-    return getattr(config, NEWLINE, "one")
+    return getattr(config, _NEWLINE, "one")
 
 
 def frame_grid(config: Any) -> Grid:
     """The grid of a frame's tokens."""
     side = config.vision_config.image_size // config.vision_config.patch_size
-    half = side // 2 if getattr(config, POOL, "bilinear") == "average" else math.ceil(side / 2)
+    half = side // 2 if getattr(config, _POOL, "bilinear") == "average" else math.ceil(side / 2)
     return half, half
 
 
@@ -50,7 +50,7 @@ def pool_frames(config: Any, frames: Tensor) -> Tensor:
     """Values of frames (F, N, D) pooled as the model pools features: (F, cells, D)."""
     side = config.vision_config.image_size // config.vision_config.patch_size
     square, (height, width) = frames.mT.unflatten(2, (side, side)), frame_grid(config)
-    if getattr(config, POOL, "bilinear") == "average":
+    if getattr(config, _POOL, "bilinear") == "average":
         return avg_pool2d(square, 2).flatten(2).mT
     return torch.nn.functional.interpolate(square, (height, width), mode="bilinear").flatten(2).mT
 

@@ -104,7 +104,7 @@ class LoadedModel:
         for_model = {name: value for name, value in inputs.items() if name not in self.pictures.counts}
         if self.videos is not None and videos:
             shown = self.videos.encode(videos)
-            filmed, for_model = iter(self.videos.texts(shown, len(videos))), for_model | shown
+            filmed, for_model = iter(self.videos.texts(shown, videos)), for_model | shown
         rows = [
             self._token_ids(sample, [[next(texts) for _ in sample.images], [next(filmed) for _ in sample.videos]])
             for sample in samples

@@ -109,7 +109,8 @@ class ModelOptions(PictureOptions, BoxOptions, ABC):
         if videos is not None and videos.placeholder not in tokenizer.get_vocab():
             videos = None  # trained without
         if videos is not None:
-            shown = self.image.replace(self.kind.placeholder, videos.placeholder)  # what wraps a picture wraps a video
+            around = self.image if videos.wrapped else self.kind.placeholder
+            shown = around.replace(self.kind.placeholder, videos.placeholder)
         prompt = PromptFormat(self.prompt, self.image_joiner, self.image_end, self.image, shown, self.turn)
         name = self.name or str(source)
         parts = model.eval(), tokenizer, pictures, prompt, self.family, name, self, videos, self.text_after_video

@@ -30,7 +30,7 @@ from nuwa.models.processors import (
 from nuwa.models.random_configs import ROPE, Sizes, SpecialTokens
 from nuwa.models.tiles import placeholder_runs
 from nuwa.models.towers import LayerRun, Recording
-from nuwa.models.video_processors import NativeVideos
+from nuwa.models.video_processors import NativeVideos, TimedVideos
 from nuwa.pruning.layout import ImageLayout
 from nuwa.pruning.scores import CHUNK, Heads, received_attention, rotate, softmax_rows
 
@@ -111,13 +111,13 @@ class QwenVL(Family):
 
     axes = 3
     placeholder = "<|image_pad|>"
-    video_placeholder: ClassVar[str | None] = "<|video_pad|>"
+    video_placeholder: ClassVar[str] = "<|video_pad|>"
     projector_at, tower_layers_at = "visual.merger", "visual.blocks"
     tower_sizes = ("hidden_size", "depth", "patch_size", "spatial_merge_size")
     special = SpecialTokens.chat("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
     half = torch.bfloat16
-    timed: ClassVar[bool] = False
-    """Whether the model is told the seconds between the frames of a video."""
+    videos: ClassVar[type[NativeVideos]] = NativeVideos
+    video_options: ClassVar[tuple[str, ...]] = ("video_min_pixels", "video_max_pixels", "text_after_video")
 
     @classmethod
     def random_parts(cls, tokenizer: PreTrainedTokenizerFast, sizes: Sizes) -> dict[str, Any]:
@@ -138,8 +138,7 @@ class QwenVL(Family):
     def pictures(cls, config: PreTrainedConfig, source: Source, options: PictureOptions) -> NativeProcessor:
         from transformers import Qwen2_5_VLProcessor, Qwen2VLImageProcessorPil
 
-        frames = () if cls.video_placeholder is None else ("video_min_pixels", "video_max_pixels", "text_after_video")
-        options.require_only(cls.model_type, "min_pixels", "max_pixels", "jpeg_quality", *frames)
+        options.require_only(cls.model_type, "min_pixels", "max_pixels", "jpeg_quality", *cls.video_options)
         if options.jpeg_quality is not None and not 1 <= options.jpeg_quality <= 100:
             raise ModelError(f"model.jpeg_quality={options.jpeg_quality} must be in 1 to 100")
         vision = config.vision_config
@@ -155,16 +154,14 @@ class QwenVL(Family):
     @classmethod
     def video_processor(
         cls, config: PreTrainedConfig, pictures: PictureProcessor, options: PictureOptions
-    ) -> NativeVideos | None:
-        if cls.video_placeholder is None:
-            return None
+    ) -> NativeVideos:
         token = (pictures.pil.patch_size * pictures.pil.merge_size) ** 2
         least, most = options.video_min_pixels or 128 * token, options.video_max_pixels or 768 * token
         if not 0 < least <= most:
             raise ModelError(
                 f"model.video_min_pixels={least} must be positive and at most model.video_max_pixels={most}"
             )
-        return NativeVideos(pictures, cls.video_placeholder, (least, most), cls.timed)
+        return cls.videos(pictures, cls.video_placeholder, (least, most))
 
     @property
     def vision_width(self) -> int:
@@ -243,9 +240,13 @@ def vision_sizes(sizes: Sizes) -> dict[str, int]:
 
 
 class InterleavedQwenVL(QwenVL):
-    """From Qwen3-VL on: patches of 16 pixels, normalised by halves; M-RoPE whose axes take turns."""
+    """From Qwen3-VL on: patches of 16 pixels, normalised by halves; M-RoPE whose axes take turns.
 
-    video_placeholder = None
+    A video is a run of placeholders for every two frames, with a text in front that says when: it stays, as all text.
+    """
+
+    videos = TimedVideos
+    video_options = ("video_min_pixels", "video_max_pixels")
 
     @classmethod
     def random_parts(cls, tokenizer: PreTrainedTokenizerFast, sizes: Sizes) -> dict[str, Any]:

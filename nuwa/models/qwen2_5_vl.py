@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from nuwa.models.qwen import QwenRecording, QwenVL, vision_sizes
 from nuwa.models.random_configs import Sizes
+from nuwa.models.video_processors import PacedVideos
 from nuwa.pruning.layout import window_order
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class Qwen2_5_VL(QwenVL):
 
     model_type = "qwen2_5_vl"
     architecture = "Qwen2_5_VLForConditionalGeneration"
-    timed = True
+    videos = PacedVideos
 
     @classmethod
     def random_config(cls, tokenizer: PreTrainedTokenizerFast, sizes: Sizes) -> PreTrainedConfig:

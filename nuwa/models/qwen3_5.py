@@ -29,7 +29,7 @@ FULL, LINEAR = "full_attention", "linear_attention"
 
 
 class Qwen3_5(InterleavedQwenVL):
-    """`Qwen3_5ForConditionalGeneration`, for images.
+    """`Qwen3_5ForConditionalGeneration`.
 
     Raises:
         ValueError: a config none of whose layers has full attention.

@@ -24,7 +24,7 @@ PLANE = "deepstack_{}"
 
 
 class Qwen3VL(InterleavedQwenVL):
-    """`Qwen3VLForConditionalGeneration`, for images.
+    """`Qwen3VLForConditionalGeneration`.
 
     Raises:
         ValueError: a config whose last plane would be added behind the last layer.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Qwen3VLMoe(Qwen3VL):
-    """`Qwen3VLMoeForConditionalGeneration`, for images.
+    """`Qwen3VLMoeForConditionalGeneration`.
 
     Raises:
         ValueError: as `Qwen3VL`, and for a config some of whose layers have no experts.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from PIL import Image
@@ -29,7 +29,12 @@ def pixel_values(frames: Sequence[Image.Image], pil: Any) -> Tensor:
 
 
 class VideoProcessor(ABC):
-    """Turns videos into the inputs of one family, with the settings of what does so with ``pictures``."""
+    """Turns videos into the inputs of one family, with the settings of what does so with ``pictures``.
+
+    ``wrapped``: what a prompt puts around a picture it puts around a video.
+    """
+
+    wrapped: ClassVar[bool] = True
 
     def __init__(self, pictures: PictureProcessor, placeholder: str) -> None:
         self.pil, self.placeholder = pictures.pil, placeholder
@@ -68,8 +73,8 @@ class VideoProcessor(ABC):
         """The inputs for videos, from the pixel values of each."""
 
     @abstractmethod
-    def texts(self, inputs: Mapping[str, Tensor], count: int) -> list[str]:
-        """What stands in a prompt for each of ``count`` videos, given their `encode`."""
+    def texts(self, inputs: Mapping[str, Tensor], videos: Sequence[Video]) -> list[str]:
+        """What stands in a prompt for each of the videos, given their `encode`."""
 
 
 class FrameProcessor(VideoProcessor):
@@ -111,21 +116,19 @@ class FrameProcessor(VideoProcessor):
             )
         return {"pixel_values_videos": torch.stack(list(pixels))}
 
-    def texts(self, inputs: Mapping[str, Tensor], count: int) -> list[str]:
-        frames = inputs["pixel_values_videos"].shape[1]
-        return [self.placeholder * self.layout(frames).n_tokens] * count
+    def texts(self, inputs: Mapping[str, Tensor], videos: Sequence[Video]) -> list[str]:
+        return [self.placeholder * self.layout(len(video.frames)).n_tokens for video in videos]
 
 
 class NativeVideos(VideoProcessor):
     """Qwen: frames keep their shape, ``pixel_values_videos`` (P, D) and ``video_grid_thw`` (M, 3) in patches.
 
     Two frames make one patch; of an odd number the last one is repeated. Areas of a frame are between ``limits``.
-    ``timed``: the model is told how many seconds a pair of frames spans, ``second_per_grid_ts`` (M,).
     """
 
-    def __init__(self, pictures: PictureProcessor, placeholder: str, limits: tuple[int, int], timed: bool) -> None:
+    def __init__(self, pictures: PictureProcessor, placeholder: str, limits: tuple[int, int]) -> None:
         super().__init__(pictures, placeholder)
-        self.limits, self.timed = limits, timed
+        self.limits = limits
 
     def check(self, video: Video) -> None:
         super().check(video)
@@ -150,13 +153,35 @@ class NativeVideos(VideoProcessor):
         side = self.pil.patch_size
         grids = [[len(one), one.shape[3] // side, one.shape[4] // side] for one in pixels]
         packed = torch.cat([cut_to_patches(one, side, self.pil.merge_size) for one in pixels])
-        inputs = {"pixel_values_videos": packed, "video_grid_thw": torch.tensor(grids)}
-        steps = torch.tensor([self.pil.temporal_patch_size * frame_step(video) for video in videos])
-        return inputs | {"second_per_grid_ts": steps} if self.timed else inputs
+        return {"pixel_values_videos": packed, "video_grid_thw": torch.tensor(grids)}
 
-    def texts(self, inputs: Mapping[str, Tensor], count: int) -> list[str]:
+    def texts(self, inputs: Mapping[str, Tensor], videos: Sequence[Video]) -> list[str]:
         counts = inputs["video_grid_thw"].prod(1) // self.pil.merge_size**2
         return [self.placeholder * tokens for tokens in counts.tolist()]
+
+
+class PacedVideos(NativeVideos):
+    """Qwen2.5-VL: its model is told how many seconds a pair of frames spans, ``second_per_grid_ts`` (M,)."""
+
+    def collate(self, videos: Sequence[Video], pixels: Sequence[Tensor]) -> dict[str, Tensor]:
+        steps = [self.pil.temporal_patch_size * frame_step(video) for video in videos]
+        return super().collate(videos, pixels) | {"second_per_grid_ts": torch.tensor(steps)}
+
+
+class TimedVideos(NativeVideos):
+    """From Qwen3-VL on: the time of every pair of frames stands in front of its placeholders, as text."""
+
+    wrapped = False
+
+    def texts(self, inputs: Mapping[str, Tensor], videos: Sequence[Video]) -> list[str]:
+        pair, cells = self.pil.temporal_patch_size, inputs["video_grid_thw"][:, 1:].prod(1) // self.pil.merge_size**2
+        texts = []
+        for video, tokens in zip(videos, cells.tolist(), strict=True):
+            times = [*video.times, *video.times[-1:] * (-len(video.times) % pair)]
+            middles = [(first + last) / 2 for first, last in zip(times[::pair], times[pair - 1 :: pair], strict=True)]
+            frame = f"<|vision_start|>{self.placeholder * tokens}<|vision_end|>"
+            texts.append("".join(f"<{time:.1f} seconds>{frame}" for time in middles))
+        return texts
 
 
 def frame_step(video: Video) -> float:

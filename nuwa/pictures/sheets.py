@@ -29,7 +29,7 @@ def contact_sheet(trace: VideoTrace, heading: Sequence[Sequence[Phrase]]) -> Ima
     strips = [time_strip(trace, shown)]
     colours = merged_colours(trace)
     strips += [stage_strip(trace, shown, number, colours) for number in range(len(trace.stages))]
-    width = max(strip.width for strip in strips)
+    width = max(4 * SIDE, *(strip.width for strip in strips))  # of one frame there is room for words
     captions = [f"{len(shown)} of {len(trace.video.frames)} frames" + (trace.video.note and f" ({trace.video.note})")]
     captions += [stage_caption(trace, number) for number in range(len(trace.stages))]
     rows = [row for said, strip in zip(captions, strips, strict=True) for row in (line(said, width), strip)]

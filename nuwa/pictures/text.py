@@ -30,7 +30,7 @@ class Phrase:
 
 @cache
 def font() -> ImageFont.FreeTypeFont:
-    """DejaVu Sans without its rarer scripts and hints: Latin, Greek, Cyrillic, signs; Pillow's has English letters only."""
+    """DejaVu Sans, as far as Latin, Greek, Cyrillic and signs go; Pillow's own font has English letters only."""
     return ImageFont.truetype(FONT_FILE, TEXT_SIZE)
 
 

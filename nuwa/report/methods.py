@@ -40,7 +40,7 @@ VIDEOS = """
 
 A method for pictures sees a video frame by frame, and keeps as many tokens of each; a stage inside the LLM sees all of
 it. The methods below are shown all frames at once. To them a picture is a video of one frame, of which `dycoke`, `evs`,
-`frame_drop` and `temporal_pool` keep everything. A budget is the video's: `budget.ratio=0.1` lets a tenth of all its
+`frame_drop` and `temporal_pool` keep everything. A budget is the video's: `budget=ratio10` lets a tenth of all its
 tokens enter a layer on average, and what a method with a stage inside the LLM spends there, it saves before. What is
 whole in a method, a first frame (`evs`), one frame of four (`dycoke`), every frame that stays (`frame_drop`,
 `temporal_pool`), can make it miss the budget; a still video can leave `holitom` fewer tokens than it may keep. A run

@@ -132,20 +132,17 @@ def chat_template(options: Checkpoint, folder: Path) -> str:
     head, tail = options.prompt.split("{images}{text}")
     file = folder / "tokenizer_config.json"
     bos = json.loads(file.read_text(encoding="utf-8")).get("bos_token") if file.is_file() else None
-    picture = (
-        f"{_said(options.image_joiner, 'not loop.first')}{_said(options.image)}{_said(options.image_end, 'loop.last')}"
-    )
+    between, behind = _said(options.image_joiner, "not loop.first"), _said(options.image_end, "loop.last")
+    picture = f"{between}{_said(options.image)}{behind}"
     parts = "{%% for part in message['content'] if part['type'] == '%s' %%}%s{%% endfor %%}"
     turn = parts % ("image", picture) + parts % ("text", "{{ part['text'] }}")
-    one = (
-        "{% if messages | length > 1 %}{{ raise_exception('this model knows one turn: send one message') }}{% endif %}"
-    )
+    one = "{% if messages | length > 1 %}{{ raise_exception('one turn only: send one message') }}{% endif %}"
     return f"{one}{_said((bos or '') + head)}{{% for message in messages %}}{turn}{{% endfor %}}{_said(tail)}"
 
 
 def _said(text: str, when: str = "true") -> str:
     """A text in a template, which would lose line breaks of its own."""
-    return f"{{{{ {json.dumps(text)} if {when} }}}}"
+    return f"{{{{ {json.dumps(text, ensure_ascii=False)} if {when} }}}}"
 
 
 def check_vllm() -> None:

@@ -19,7 +19,7 @@ PARTS = {
 }
 """Prompts: text lengths, pictures and videos."""
 FILMED = FAMILIES | {"llava_next_video": LlavaNextVideo()}
-NAMES = ("llava_onevision", "llava_next_video", "qwen2_5_vl", "qwen2_vl")
+NAMES = ("llava_onevision", "llava_next_video", "qwen2_5_vl", "qwen2_vl", "qwen3_vl")
 
 
 class Clips:
@@ -61,10 +61,18 @@ class Clips:
             if part == "image":
                 ids += self.family.picture_ids(0)
             elif part == "video":
-                ids += [*self.family.before, *[VIDEO] * self.tokens, *self.family.after]
+                ids += self.video_ids()
             else:
                 ids += [8 + (7 * place + 3 * k) % (VOCABULARY - 8) for k in range(part)]
         return ids
+
+    def video_ids(self) -> list[int]:
+        """What stands in a prompt for a video; from Qwen3-VL on a run for every frame, each behind its time."""
+        start, end = self.family.before, self.family.after
+        if self.family.name != "qwen3_vl":
+            return [*start, *[VIDEO] * self.tokens, *end]
+        cells = [VIDEO] * (self.tokens // self.frames)
+        return [token for frame in range(self.frames) for token in (20 + frame, *start, *cells, *end)]
 
     def inputs(self, *names: str, seed: int = 0) -> dict[str, Tensor]:
         """A batch of prompts, padded on the left; videos are numbered from ``seed`` on."""

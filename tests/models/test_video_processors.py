@@ -14,7 +14,9 @@ from nuwa.models.prompts import PromptError
 from nuwa.models.video_processors import FrameProcessor, frame_step
 from nuwa.samples import Sample, SampleError, Video, visual_ids
 
-FAMILIES = ("llava_next_video", "llava_onevision", "qwen2_5_vl", "qwen2_vl")
+WRAPPED = ("llava_next_video", "llava_onevision", "qwen2_5_vl", "qwen2_vl")
+"""Families that put around a video what they put around a picture."""
+FAMILIES = (*WRAPPED, "qwen3_vl", "qwen3_5")
 SMALL = {"video_min_pixels": 784, "video_max_pixels": 784 * 16}
 
 
@@ -48,7 +50,7 @@ def test_placeholders_are_as_many_as_the_models_features(family):
     assert [int((row == token).sum()) for row in batch["input_ids"]] == [len(one) for one in features]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", WRAPPED)
 def test_pictures_come_first_unless_the_text_places_them(family):
     model, film = loaded(family), video(2)
     texts = {
@@ -72,6 +74,23 @@ def test_pictures_come_first_unless_the_text_places_them(family):
         kinds = torch.stack([batch["input_ids"] == number for number in model.placeholders.values()])
         assert torch.equal(batch["mm_token_type_ids"], kinds[0].long() + 2 * kinds[1])
     assert model.remark(rows[2]) == "<image> places 1 picture(s); <video> places 2 video(s)"
+
+
+@pytest.mark.parametrize("family", ["qwen3_vl", "qwen3_5"])
+@torch.no_grad()
+def test_qwen3_reads_the_time_of_every_pair_of_frames(family):
+    model, end = loaded(family), "<|vision_end|>"
+    film = Video(video(5, width=64, height=64).frames, (0.0, 0.5, 1.0, 2.0, 7.25))
+    batch = model.encode([sample("a", "<video> why?", film)])
+    cells = 4  # of 32 x 32 pixels
+    frame = "<|vision_start|>" + cells * "<|video_pad|>" + end
+    times = ("0.2", "1.5", "7.2")  # a quarter of a second is rounded to even
+    whole = "".join(f"<{time} seconds>{frame}" for time in times)
+    assert f"user\n{whole} why?" in model.tokenizer.decode(batch["input_ids"][0])
+    with nuwa.prune(model.model, nuwa.load_pruner("none")) as session:
+        found = model.model(**batch).logits
+    assert session.report().images[0].n_tokens == 3 * cells
+    assert torch.equal(found, model.model(**batch).logits)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

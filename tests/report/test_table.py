@@ -162,6 +162,14 @@ def test_choices_of_one_model_and_of_one_name_stay_apart():
     assert ("small", "float32", "0", "1") in choices and ("small", "float32", "1", "0") in choices
 
 
+def test_runs_on_other_frames_of_videos_say_in_what_they_differ():
+    runs = [result("nuwa", 0.9), result("nuwa", 0.5)]
+    for run, count in zip(runs, (8, 32), strict=True):
+        run["config"] |= {"dataset": {"name": "videomme", "frames": {"count": count, "fps": None, "time": "absolute"}}}
+    rows = rows_of(runs)
+    assert [row["frames.count"] for row in rows] == ["8", "32"] and not {"frames.time", "seed"} & set(rows[0])
+
+
 def test_methods_on_different_data_say_so():
     runs = [result("none", 0.9), result("nuwa", 0.5)]
     for run, name in zip(runs, ("easy", "hard"), strict=True):

@@ -180,17 +180,19 @@ def _choice_columns(runs: Sequence[Run]) -> dict[str, str]:
 
 def _short(key: str) -> str:
     """``pruner.d_thresh`` -> ``d_thresh``, but ``budget.average`` -> ``budget``: what a reader looks for."""
-    group, _, option = key.rpartition(".")
-    return group if option in ("average", "strategy", "kind", "source", "name") else option
+    group, _, option = key.partition(".")
+    return group if option in ("", "average", "strategy", "kind", "source", "name") else option
 
 
 def flat_choices(run: Run) -> dict[str, Any]:
-    """The choices of a run as ``group.option`` -> value."""
+    """The choices of a run as ``group.option`` -> value, of a data set's frames as ``dataset.frames.option``."""
     flat: dict[str, Any] = {"protocol": run.protocol} if run.done else {}
     for group in CHOICE_GROUPS:
         value = run.config.get(group)
         if isinstance(value, dict):
-            flat |= {f"{group}.{key}": item for key, item in value.items() if key != "_target_"}
+            for key, item in value.items():
+                parts = {f".{part}": one for part, one in item.items()} if isinstance(item, dict) else {"": item}
+                flat |= {f"{group}.{key}{part}": one for part, one in parts.items() if key != "_target_"}
         elif value is not None:
             flat[group] = value
     return flat
