@@ -76,17 +76,22 @@ class ScreenSpot(HubBenchmark):
     def score_document(self, doc: Doc, text: str) -> Scores:
         """Whether the point lies in the box, its edges included, as a whole and for its kind of target.
 
-        A point with a number above 1 is in pixels of the picture.
+        ``screenspot_v2_pixels/*`` takes a point with a number above 1 for pixels of the picture. lmms-eval does so
+        where a row says how large its picture is, which the published rows do not.
         """
-        point, (x0, y0, x1, y1) = parse_point(text), doc["bbox"]
-        right = 0.0
-        if point is not None:
-            x, y = point
-            if max(point) > 1:
-                x, y = x / doc["image_width"], y / doc["image_height"]
-            right = float(x0 <= x <= x1 and y0 <= y <= y1)
-        whole, kind = "screenspot_v2/accuracy", doc["data_type"].lower()
-        return {whole: right, f"{whole}/{kind}": right, "screenspot_v2/parsed": float(point is not None)}
+        point, kind = parse_point(text), doc["data_type"].lower()
+        scaled = point
+        if point is not None and max(point) > 1:
+            scaled = point[0] / doc["image_width"], point[1] / doc["image_height"]
+        scores: Scores = {}
+        for name, place in ((self.task, point), (f"{self.task}_pixels", scaled)):
+            right = float(place is not None and _inside(place, doc["bbox"]))
+            scores |= {f"{name}/accuracy": right, f"{name}/accuracy/{kind}": right}
+        return scores | {f"{self.task}/parsed": float(point is not None)}
 
     def numbers(self, means: Scores) -> Scores:
         return headline_first(means)
+
+
+def _inside(point: Point, box: Sequence[float]) -> bool:
+    return box[0] <= point[0] <= box[2] and box[1] <= point[1] <= box[3]

@@ -57,9 +57,7 @@ class VStar(HubBenchmark):
     """Attributes of one thing, or how two stand to each other (``category``). The row's number is its id."""
 
     task: ClassVar = "vstar_bench"
-    columns: ClassVar = {
-        "text": column.text, "label": column.letter, "category": column.text,
-    }  # fmt: skip
+    columns: ClassVar = {"text": column.text, "label": column.letter, "category": column.text}
     slots: ClassVar = ("question",)
     scored: ClassVar = ("label", "category")
 

@@ -14,6 +14,7 @@ from PIL import Image
 from nuwa.benchmarks.answers import edit_distance
 from nuwa.benchmarks.cv_bench import CVBench
 from nuwa.benchmarks.hallusion import HallusionBench
+from nuwa.benchmarks.ocrbench import OCRBench
 from nuwa.benchmarks.refcoco_grounding import RefCOCOGrounding, parse_json_boxes
 from nuwa.benchmarks.screenspot import ScreenSpot, fractions
 from nuwa.benchmarks.vstar import VStar, on_lines
@@ -52,9 +53,12 @@ NUMBERS = {
     },
     "cv_bench_2d": {"cv_bench_acc": "cv_bench/accuracy", "ade20k_2d": "cv_bench/accuracy/ADE20K"},
     "screenspot_v2": {
-        "screenspot_v2_action_acc": "screenspot_v2/accuracy",
-        "screenspot_v2_text_acc": "screenspot_v2/accuracy/text",
-        "screenspot_v2_icon_acc": "screenspot_v2/accuracy/icon",
+        "action": "screenspot_v2/accuracy",
+        "text": "screenspot_v2/accuracy/text",
+        "icon": "screenspot_v2/accuracy/icon",
+        "pixels_action": "screenspot_v2_pixels/accuracy",
+        "pixels_text": "screenspot_v2_pixels/accuracy/text",
+        "pixels_icon": "screenspot_v2_pixels/accuracy/icon",
     },
     "hallusion_bench_image": {name: f"hallusion_judge_free/{name}" for name in ("aAcc", "fAcc", "qAcc")},
     "refcoco_grounding_test": {
@@ -139,7 +143,9 @@ def test_boxes_of_screens_are_fractions(box):
         fractions(box)
 
 
-def test_rows_that_ask_nothing_sensible(tmp_path):
+def test_rows_that_ask_nothing_sensible():
+    with pytest.raises(ValueError, match="must not be blank"):
+        OCRBench.columns["answer"](["STOP", " "])
     with pytest.raises(SampleError, match=r"letter of one of 2 choices, not '\(C\)'"):
         CVBench.unloaded({}).document({"answer": "(C)", "choices": ["a", "b"]}, 0, [(8, 8)])
     with pytest.raises(SampleError, match="no picture; the split image"):
