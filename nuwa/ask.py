@@ -1,6 +1,7 @@
-"""One picture: what the unpruned and the pruned model answer, how fast, and which tokens were kept.
+"""One picture or video: what the unpruned and the pruned model answer, how fast, and which tokens were kept.
 
     nuwa ask --image a.jpg "Is there a dog?" model=llava_1_5_7b pruner=nuwa budget=64
+    nuwa ask --video a.mp4 "What happens?" model=llava_onevision_7b frames=uniform8 pruner=vidcom2 budget=0.25
     nuwa ask --image a.jpg model=llava_1_5_7b          # questions are typed one by one; they go on with the cache
 
 Choices are those of ``nuwa run``.
@@ -15,11 +16,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from omegaconf import DictConfig
 from PIL import Image
 
 from nuwa import prune
 from nuwa.benchmarks.images import read_image
 from nuwa.benchmarks.scoring import parse_box
+from nuwa.benchmarks.videos import read_video
 from nuwa.chat import Answer, Chat
 from nuwa.command import argument, command, plain_text
 from nuwa.config import ConfigError
@@ -31,26 +34,49 @@ from nuwa.overrides import compose_job
 from nuwa.pictures.captions import title_lines
 from nuwa.pictures.drawing import Boxes, draw_decisions, file_name
 from nuwa.samples import Sample
+from nuwa.schema import FramesConfig
 
-ASK_GROUPS = ("model", "pruner", "budget", "position", "calibration", "coordinates", "seed", "trainer")
+ASK_GROUPS = ("model", "pruner", "budget", "position", "calibration", "coordinates", "frames", "seed", "trainer")
 """What of a run's choices has a meaning here."""
 _OVERRIDE = re.compile(r"[+~]{0,2}[\w./]+=|~[\w./]+$")
 
 
-def prepare(overrides: Sequence[str]) -> tuple[LoadedModel, PruningSession]:
-    """The model of some choices, and a session with their method.
+def config_of(overrides: Sequence[str]) -> DictConfig:
+    """The config of some choices.
 
     Raises:
-        ValueError: a choice that is unknown, impossible, or without a meaning for one picture.
+        ConfigError: a choice that is unknown, or without a meaning for one picture.
     """
     for override in overrides:
         if re.split(r"[.=/]", override.lstrip("+~"))[0] not in ASK_GROUPS:
-            raise ConfigError(f"{override}: about one picture, choose {', '.join(ASK_GROUPS)}")
-    cfg = compose_job(overrides)
+            raise ConfigError(f"{override}: about one picture or video, choose {', '.join(ASK_GROUPS)}")
+    return compose_job(overrides)
+
+
+def prepare(cfg: DictConfig) -> tuple[LoadedModel, PruningSession]:
+    """The model of a config, and a session with its method.
+
+    Raises:
+        ValueError: a choice that is impossible.
+    """
     parts = check(cfg)
     _check_budget(parts)
     loaded = load_once(parts.model)
     return loaded, prune(loaded.model, parts.pruner, **pruning_options(cfg))
+
+
+def read_visuals(images: Sequence[Path], videos: Sequence[Path], cfg: DictConfig) -> Sample:
+    """A question yet to be asked about files.
+
+    Raises:
+        ValueError: one of them cannot be read; the message names it.
+    """
+    frames = FramesConfig(**cfg.frames)
+    shown = [read_image(path.parent, path.name) for path in images]
+    filmed = [read_video(path.parent, path.name, frames) for path in videos]
+    for note in filter(None, (video.note for video in filmed)):
+        print(note)
+    return Sample.ask("?", *shown, videos=filmed)
 
 
 def _check_budget(parts: Parts) -> None:
@@ -106,9 +132,10 @@ def hold(chats: dict[str, Chat], questions: Iterable[str]) -> tuple[str, str]:
 
 
 @command(
-    "One picture: the unpruned and the pruned answer, their times, and which tokens were kept.",
+    "One picture or video: the unpruned and the pruned answer, their times, and which tokens were kept.",
     argument("words", nargs="*", metavar="question | choice", help="questions in quotes; choices as in nuwa run"),
-    argument("--image", type=Path, action="append", required=True, help="a picture's file; again for several"),
+    argument("--image", type=Path, action="append", default=[], help="a picture's file; again for several"),
+    argument("--video", type=Path, action="append", default=[], help="a video, or a folder of frames (extra video)"),
     argument("--tokens", type=int, default=128, help="how many new tokens an answer may have (128)"),
     argument("--out", type=Path, default=Path("outputs/ask"), help="folder of the picture of kept tokens"),
 )
@@ -116,10 +143,14 @@ def main(options: Namespace) -> None:
     """Ask, print answers, times, tokens and the path of the picture."""
     if options.tokens < 1:
         raise ArgumentError(None, f"--tokens {options.tokens}: must be at least 1")
+    files = [*options.image, *options.video]
+    if not files:
+        raise ArgumentError(None, "needs --image or --video")
     overrides = [word for word in options.words if _OVERRIDE.match(word)]
     questions = [word for word in options.words if word not in overrides]
-    shown = Sample.ask("?", *(read_image(path.parent, path.name) for path in options.image))
-    loaded, session = prepare(overrides)
+    cfg = config_of(overrides)
+    shown = read_visuals(options.image, options.video, cfg)
+    loaded, session = prepare(cfg)
     Chat(loaded, shown, most_tokens=1).ask("?")  # the first call of a process is slow, whoever makes it
     method = f"{session.pruner.name}, {session.strategy.upper()}"
     chats = {
@@ -130,7 +161,7 @@ def main(options: Namespace) -> None:
     print(session.report())
     options.out.mkdir(parents=True, exist_ok=True)
     for number, picture in enumerate(draw_kept(session, loaded, replace(shown, text=question), answer)):
-        path = options.out / f"{file_name(f'{options.image[number].stem} {method} {question}')}.png"
+        path = options.out / f"{file_name(f'{files[number].stem} {method} {question}')}.png"
         picture.save(path)
         print(f"kept tokens: {path}")
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from nuwa import Budget, list_pruners, load_pruner, prune
-from nuwa.ask import draw_kept, prepare
+from nuwa.ask import config_of, draw_kept, prepare
 from nuwa.benchmarks.images import read_image
 from nuwa.chat import Chat
 from nuwa.command import BAD_INPUT, argument, command
@@ -104,7 +104,7 @@ def main(options: Namespace) -> None:
     for choice in options.choices:
         if not choice.startswith(("model", "trainer")):
             raise ConfigError(f"{choice}: methods, budgets and positions are chosen on the page; give model=<name>")
-    loaded, _ = prepare(options.choices)
+    loaded, _ = prepare(config_of(options.choices))
     page = build_page(loaded)
     page.launch(server_name=options.host, server_port=options.port, share=False, max_file_size=LARGEST_FILE)
 

@@ -61,8 +61,8 @@ def as_python(cfg: DictConfig, pruner: Pruner) -> str:
     benchmark = find_target(dataset.pop("_target_"), "dataset")
     imports = {f"from {benchmark.__module__} import {benchmark.__name__}"}
     session = {name: value for name, value in pruning_options(cfg).items() if value not in ("native", "merged", None)}
-    if "coordinates" in session:
-        imports.add("from nuwa.pruning.coordinates import Coordinates")
+    records = [type(value) for value in (*session.values(), *dataset.values()) if is_dataclass(value)]
+    imports |= {f"from {kind.__module__} import {kind.__name__}" for kind in records}
     blocked = cfg.blocking.source is not None
     if blocked:
         imports.add("from nuwa.engine.blocking import configured_block")

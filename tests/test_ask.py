@@ -8,6 +8,7 @@ from PIL import Image
 
 import nuwa
 from nuwa import ask
+from nuwa.benchmarks.clips import Clips
 from nuwa.benchmarks.scenes import Scenes
 from nuwa.chat import Chat
 
@@ -51,19 +52,25 @@ def test_questions_are_read_from_the_input(picture, capsys, monkeypatch):
     [
         (("--image", "away.png", "what ?"), "away.png does not exist"),
         (("--image", "notes.txt", "what ?"), "notes.txt"),
-        (("dataset=gqa",), "dataset=gqa: about one picture, choose model, pruner"),
+        (("dataset=gqa",), "dataset=gqa: about one picture or video, choose model, pruner"),
         (("model=magic",), "model/magic"),
         (("pruner=magic",), "pruner/magic"),
         (("budget=9999",), "budget.average=9999"),
         (("pruner=prumerge", "pruner.adaptive=true"), "give budget=full and pruner.fence"),
         (("model.path=/no/such/folder",), "/no/such/folder"),
+        (("--video", "away.mp4", "what ?"), "away.mp4 does not exist"),
+        (("--video", "notes.txt", "what ?"), "notes.txt"),
+        (("frames.count=0", "--video", "frames", "model=tiny_video", "what ?"), "frames.count"),
+        (("--video", "frames", "what ?"), "llava models take no videos"),
         (("<image> <image> ?",), "2 <image> placeholders"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
 def test_wrong_input_is_one_line(arguments, says, picture, capsys):
     Path("notes.txt").write_text("no picture")
-    given = arguments if "--image" in arguments else ("--image", picture, *arguments)
+    Path("frames").mkdir()
+    SCENES[1].images[0].save("frames/1.png")
+    given = arguments if "--image" in arguments or "--video" in arguments else ("--image", picture, *arguments)
     assert ask.main([*given]) == 1
     said = capsys.readouterr().err.splitlines()
     assert says in said[-1] and said[-1].startswith("error: ")
@@ -75,7 +82,29 @@ def test_nothing_asked(picture, capsys, monkeypatch):
     assert "no question was asked" in capsys.readouterr().err
 
 
-def test_no_tokens_is_wrong_usage(picture, capsys):
+@pytest.mark.parametrize(
+    ("arguments", "says"), [(("--image", "a.png", "--tokens", "0"), "--tokens 0"), (("what ?",), "--image or --video")]
+)
+def test_wrong_usage(arguments, says, capsys):
     with pytest.raises(SystemExit) as left:
-        ask.main(["--image", picture, "--tokens", "0"])
-    assert left.value.code == 2 and "--tokens 0" in capsys.readouterr().err
+        ask.main([*arguments])
+    assert left.value.code == 2 and says in capsys.readouterr().err
+
+
+def test_a_video_is_asked_about(tmp_path, monkeypatch, capsys):
+    """Its frames as files; the answers are those of the clip itself."""
+    monkeypatch.chdir(tmp_path)
+    sample = Clips(samples=1)[0]
+    (video,) = sample.videos
+    for number, frame in enumerate(video.frames):
+        Path("clip").mkdir(exist_ok=True)
+        frame.save(f"clip/{number}.png")
+    count = f"frames.count={len(video.frames)}"
+    assert ask.main([sample.text, "--video", "clip", "model=tiny_video", "pruner=visionzip", "budget=0.25", count]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    start = lines.index(sample.text)
+    loaded = nuwa.load_model("tiny_video", device="cpu")
+    session = nuwa.prune(loaded.model, nuwa.load_pruner("visionzip", nuwa.Budget(ratio=0.25)))
+    for row, chat in ((1, Chat(loaded, sample)), (2, Chat(loaded, sample, session))):
+        assert f" {chat.ask(sample.text).text}    [" in lines[start + row]
+    assert Path(lines[-1].removeprefix("kept tokens: ")).is_file()

@@ -5,10 +5,12 @@ from helpers.jobs import CONF, compose, small
 from hydra import compose as compose_here
 from hydra import initialize_config_dir
 from omegaconf import open_dict
+from PIL import Image
 
 from nuwa import export
 from nuwa.config import register, run_key
 from nuwa.evaluation.journal import read_answers
+from nuwa.evaluation.recorded import config_of_run, pruner_of_run
 from nuwa.evaluation.run import run_job
 
 RUNS = [
@@ -28,6 +30,17 @@ def test_the_lines_find_the_same_answers(overrides, tmp_path):
     code = (tmp_path / "again" / f"{folder.name}.py").read_text(encoding="utf-8")
     exec(compile(code, "again.py", "exec"), {"print": lambda *words: printed.append(words)})
     assert printed and dict(printed) == {row["id"]: row["prediction"] for row in read_answers(folder)}
+
+
+def test_options_that_are_records_are_imported(tmp_path):
+    """As the frames of ``dataset=local``."""
+    Image.new("RGB", (96, 96), "red").save(tmp_path / "a.png")
+    (tmp_path / "data.jsonl").write_text('{"image": "a.png", "question": "is it red ?", "answer": "yes"}')
+    local = ("dataset=local", f"dataset.path={tmp_path}", "baseline=skip", "callbacks=none", "logger=none")
+    folder = run_job(compose("model=tiny_llava", "frames=uniform8", *local, f"paths.outputs={tmp_path / 'out'}"))
+    code, printed = export.as_python(config_of_run(folder)[0], pruner_of_run(folder)), []
+    exec(compile(code, "again.py", "exec"), {"print": lambda *words: printed.append(words)})
+    assert printed == [(row["id"], row["prediction"]) for row in read_answers(folder)] and "Config(count=8" in code
 
 
 @pytest.mark.parametrize("overrides", RUNS, ids=lambda overrides: overrides[0])
