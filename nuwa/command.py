@@ -18,6 +18,7 @@ BAD_INPUT: tuple[type[Exception], ...] = (ValueError, OSError)
 COMMANDS = {
     "run": ("nuwa.launch", "run one job, or a sweep of jobs with -m, and print a table"),
     "ask": ("nuwa.ask", "questions about one picture: pruned and unpruned answers, times, and what was kept"),
+    "demo": ("nuwa.demo", "the same on a web page: upload, choose methods, budgets and positions, side by side"),
     "report": ("nuwa.report", "tables and plots of runs, alone or beside the papers' printed numbers"),
     "compare": ("nuwa.report.compare", "runs on the same samples, in pairs, with p-values"),
     "retention": ("nuwa.report.retention", "what runs retain of the unpruned model, as a mean over benchmarks"),

@@ -13,6 +13,7 @@ from PIL import Image
 from nuwa.command import COMMANDS
 from nuwa.config import BUILT, typed
 from nuwa.engine.blocking import layer_range
+from nuwa.overrides import for_hydra
 from nuwa.pruners.catalogue import method_names
 
 DOCUMENTS = [
@@ -36,11 +37,12 @@ def commands(start: str) -> list[str]:
 @pytest.mark.parametrize("command", commands("python launch.py") + commands("nuwa run"))
 def test_launch_commands_compose(command):
     words = shlex.split(command)[2:]
-    overrides = [word for word in words if "=" in word and not word.startswith(("hydra/", "hydra."))]
+    overrides = [word for word in words if "=" in word and not word.startswith(("hydra/", "hydra.", "+hydra."))]
     if "-m" in words:  # the first point of a sweep
         assert words[0] == "-m", "hydra wants -m before the overrides"
         overrides = [f"{key}={values.split(',')[0]}" for key, _, values in (word.partition("=") for word in overrides)]
-    cfg = compose(*(word for word in overrides if "<" not in word and not word.startswith("pruner=loudest")))
+    kept = [word for word in overrides if "<" not in word and not word.startswith("pruner=loudest")]
+    cfg = compose(*for_hydra(kept))
     for group in BUILT:
         typed(cfg, group)
 

@@ -2,17 +2,22 @@
 
 import json
 import os
+import platform
 import random
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from helpers.jobs import ROOT, SMALL
 
 from nuwa.evaluation.journal import JOURNAL
 from nuwa.evaluation.result import RESULT
+from nuwa.evaluation.run import LOCK
+from nuwa.launch import name_lost_jobs
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 KILLED = ("pruner=nuwa,visionzip,random", "position=perc,pesp", "budget=avg64,avg128", "dataset.samples=20")
@@ -81,12 +86,65 @@ def one_by_one(tmp_path_factory):
     return found(outputs)
 
 
+LAUNCHERS = [
+    ("joblib", ["hydra.launcher.n_jobs=2"]),
+    ("submitit_local", ["hydra.launcher.timeout_min=5"]),
+    ("ray", ["+hydra.launcher.ray.init.num_cpus=2"]),
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("launcher", "options"),
-    [("joblib", ["hydra.launcher.n_jobs=2"]), ("submitit_local", ["hydra.launcher.timeout_min=5"])],
-)
+@pytest.mark.parametrize(("launcher", "options"), LAUNCHERS)
 def test_jobs_side_by_side_find_the_same(launcher, options, one_by_one, tmp_path):
     pytest.importorskip(f"hydra_plugins.hydra_{launcher.split('_')[0]}_launcher")
     assert sweep(tmp_path / "outputs", *TOY, f"hydra/launcher={launcher}", *options).wait() == 0
     assert len(one_by_one) == 3 and found(tmp_path / "outputs") == one_by_one
+
+
+def worker_of(outputs):
+    """The process that holds the lock of a run, once some rows are on disk."""
+    while rows(outputs) < 4:
+        time.sleep(0.02)
+    while True:
+        for files in Path("/proc").glob("[0-9]*/fd"):
+            with suppress(OSError):
+                if any(file.readlink().match(f"{outputs}/main/*/{LOCK}") for file in files.iterdir()):
+                    return int(files.parent.name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("launcher", "options"), LAUNCHERS)
+def test_the_job_of_a_killed_worker_is_done_elsewhere_or_named(launcher, options, tmp_path):
+    pytest.importorskip(f"hydra_plugins.hydra_{launcher.split('_')[0]}_launcher")
+    outputs, long = tmp_path / "outputs", (*TOY, "dataset.samples=40")
+    command = [sys.executable, str(ROOT / "launch.py"), "-m", *long, f"hydra/launcher={launcher}", *options]
+    command.append(f"paths.outputs={outputs}")
+    with (tmp_path / "log").open("w+") as log:
+        process = subprocess.Popen(command, env=ENVIRONMENT, cwd=tmp_path, stdout=log, stderr=log)
+        killed = worker_of(outputs)
+        os.kill(killed, signal.SIGKILL)
+        status = process.wait()
+        log.seek(0)
+        said = log.read()
+    if launcher == "ray":  # it starts the job again in another worker
+        assert status == 0
+    else:
+        assert status == 1 and f"error: process {killed} on " in said and "pruner.d_thresh=" in said
+        assert sweep(outputs, *long, f"hydra/launcher={launcher}", *options).wait() == 0
+    assert not list(tmp_path.glob(".nuwa-*"))
+    whole = tmp_path / "whole"
+    assert sweep(whole, *long).wait() == 0 and len(found(whole)) == 3
+    assert found(outputs) == found(whole)
+
+
+def test_lost_jobs_are_named(tmp_path, capsys):
+    (tmp_path / f"{platform.node()}-{os.getpid()}").write_text("seed=1")
+    (tmp_path / f"{platform.node()}-999999999").write_text("seed=2 pruner=nuwa")
+    (tmp_path / "another-host-1").write_text("seed=3")
+    name_lost_jobs(tmp_path)
+    said = capsys.readouterr().err.splitlines()
+    assert [line.partition("job ")[2] for line in said] == [
+        "seed=3; the same command goes on from there",
+        "seed=2 pruner=nuwa; the same command goes on from there",
+    ]
+    assert "process 1 on another-host was lost" in said[0]

@@ -30,7 +30,7 @@ def clip_and_question(seed: int, index: int, kind: str) -> tuple[Clip, Question]
 
 @dataclass(eq=False)
 class Clips(Benchmark):
-    """``samples`` questions about held-out clips of 8 frames, one a second, the ``tasks`` taking turns.
+    """``samples`` questions about held-out clips of 8 seconds, ``repeats`` frames in each, the ``tasks`` in turns.
 
     Sample i is a pure function of ``(seed, i)`` and its task. ``frame_order`` shows the frames as they are, last first,
     or shuffled, with the times of a video in order; questions and answers stay, so that it tells which answers come
@@ -43,6 +43,7 @@ class Clips(Benchmark):
     frame_order: str = "forward"
     prompt: str = "{question}"
     max_tokens: Positive = 4
+    repeats: Positive = 1
     name: str = "clips"
 
     def __post_init__(self) -> None:
@@ -65,8 +66,8 @@ class Clips(Benchmark):
         if not 0 <= index < self.samples:
             raise IndexError(index)
         clip, question = clip_and_question(self.seed, index, self._task(index))
-        frames = tuple(Image.fromarray(clip.frames[frame]) for frame in self._order(index))
-        video = Video(frames, tuple(float(second) for second in range(FRAMES)))
+        frames = tuple(Image.fromarray(clip.frames[frame]) for frame in self._order(index) for _ in range(self.repeats))
+        video = Video(frames, tuple(place / self.repeats for place in range(len(frames))))
         text = self.prompt.replace("{question}", question.text)
         return Sample(
             self.sample_id(index), question.kind, (), text, (question.answer,), {"kind": question.kind}, videos=(video,)

@@ -70,36 +70,32 @@ def decode(file: Path, options: FramesConfig) -> tuple[list[Image.Image], list[f
     if not found:
         raise ValueError(f"not one of {contents.promised} promised frames can be decoded")
     frames, moments = zip(*(found[number] for number in indices), strict=True)
-    seconds = [
-        number / rate if at is None or contents.times is None else at
-        for number, at in zip(indices, moments, strict=True)
-    ]
+    if contents.times is None or None in moments:
+        moments = tuple(number / rate for number in indices)
     note = f"{total} of {contents.promised} promised frames" if total < contents.promised else ""
-    return list(frames), [at - seconds[0] for at in seconds], note
+    return list(frames), [at - moments[0] for at in moments], note
 
 
 def look_through(file: Path) -> Contents:
     """Read all packets of a file's video."""
     with _opened(file) as (av, container, stream):
         packets = []
-        try:
+        with suppress(av.error.InvalidDataError):  # cut off within a packet
             for packet in container.demux(stream):
                 if packet.size:
                     packets.append((packet.pts, packet.dts, packet.is_keyframe))
-        except av.error.InvalidDataError:
-            pass  # cut off within a packet
         rate = float(stream.average_rate or stream.guessed_rate or ASSUMED_RATE)
-        promised = stream.frames
-        if not promised:  # such a head tells the length of the whole, of which the sound may be a little longer
-            by_length = round(rate * (container.duration or 0) / av.time_base)
-            promised = by_length if by_length - len(packets) > rate else 0
-    stored_without_times = "avi" in container.format.name  # they are made up, in the order of storing
+        length = (container.duration or 0) / av.time_base
+        total, promised = len(packets), stream.frames or round(rate * length)
+        if not stream.frames and promised - total <= rate:  # the length is that of the sound, too
+            promised = total
+        makes_up_times = "avi" in container.format.name  # in the order of storing
     times = sorted(shown for shown, _, _ in packets if shown is not None)
-    if stored_without_times or len(set(times)) < len(packets):
-        return Contents(len(packets), None, [], [], rate, max(promised, len(packets)))
+    if makes_up_times or len(set(times)) < total:
+        return Contents(total, None, [], [], rate, max(promised, total))
     keys = sorted((bisect_left(times, shown), shown if at is None else at) for shown, at, key in packets if key)
     numbers, places = [number for number, _ in keys], [place for _, place in keys]
-    return Contents(len(packets), times, numbers, places, rate, max(promised, len(packets)))
+    return Contents(total, times, numbers, places, rate, max(promised, total))
 
 
 def decoded(file: Path, indices: Sequence[int], contents: Contents | None) -> dict[int, Shown]:

@@ -49,6 +49,12 @@ def test_frames_in_another_order_keep_question_and_answer():
     assert orders["shuffled"].videos[0].times == orders["forward"].videos[0].times
 
 
+def test_repeated_frames_share_a_second():
+    once, thrice = Clips(1)[0], Clips(1, repeats=3)[0]
+    assert all(np.array_equal(frames_of(thrice)[i], frames_of(once)[i // 3]) for i in range(24))
+    assert thrice.videos[0].times[:4] == (0.0, 1 / 3, 2 / 3, 1.0)
+
+
 def test_clips_are_not_those_of_training():
     """Training draws its clips with another last word in the seed."""
     held_out = frames_of(Clips(1)[0])

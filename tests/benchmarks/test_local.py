@@ -267,7 +267,7 @@ def test_impossible_options_are_named(folder, options, key):
 
 
 def test_shipped_config_asks_as_lmms_eval_does(folder):
-    question, expression = benchmark("local", write(folder, QUESTION, EXPRESSION))
+    question, expression = benchmark("local", write(folder, QUESTION, EXPRESSION), "model=llava_1_5_random")
     golden = json.loads((ROOT / "tests/golden/scoring/real_refcoco_nuwa.json").read_text(encoding="utf-8"))
     prompt, answer = golden["samples"][0]["prompt"], golden["samples"][0]["doc"]["answer"]
     assert expression.text == prompt.replace(answer, "left dog")
@@ -278,7 +278,7 @@ def test_shipped_config_asks_as_lmms_eval_does(folder):
 def test_real_photos_become_a_folder_and_score_as_lmms_eval(tmp_path):
     script = ROOT / "experiments/real_photos.py"
     subprocess.run([sys.executable, script, REAL, tmp_path / "photos"], check=True)
-    local = benchmark("local", tmp_path / "photos", "dataset.ignore_punctuation=false")
+    local = benchmark("local", tmp_path / "photos", "dataset.ignore_punctuation=false", "model=llava_1_5_random")
     samples = {sample.id: sample for sample in local}
     assert len(samples) == 82 and {sample.task for sample in samples.values()} == {"vqa", "vg"}
     golden = ROOT / "tests/golden/scoring"

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Set
 
 from nuwa.evaluation.runs import Run
 from nuwa.evaluation.scores import RunScore
-from nuwa.report.paper.matching import MISSING, NO_METHOD, RANDOM_WEIGHTS, matches, model_name, with_image_tokens
+from nuwa.report.paper.matching import DONE, MISSING, NO_METHOD, RANDOM_WEIGHTS, matches, model_name, with_image_tokens
 from nuwa.report.paper.printed import PaperTable, PrintedRow, mean_share, printed_benchmark
 from nuwa.report.paper.side_by_side import label
 from nuwa.report.tables.formats import TableRow
@@ -43,12 +43,13 @@ def _row(table: PaperTable, model: str, row: PrintedRow, pruner: str, run: Run |
     cells: TableRow = {"model": model, "method": label(row, pruner), "tokens": row.tokens}
     if len(table.models) > 1:
         cells["paper's model"] = row.model
+    tasks = [printed_benchmark(column).task for column in table.columns]
     for task, name in TASK_NAMES.items():
-        columns = [column for column in table.columns if printed_benchmark(column).task == task]
+        if ("video" in tasks) != (task == "video"):
+            continue
+        columns = [column for column, own in zip(table.columns, tasks, strict=True) if own == task]
         paper = mean_share(row, table.unpruned[row.model], columns)
-        ours = state if columns or (run and not run.done) else ""
-        if run is not None and run.done:
-            ours = _ours(run, task) if columns or task in run.headlines else ""
+        ours = _ours(run, task) if run is not None and state == DONE else state if columns or run else ""
         cells[name] = f"{ours} / {'' if paper is None else f'{paper:.1f}'}".strip(" /")
     if run is None:
         return cells | {"n": None, "run": "", "reason": ""}
