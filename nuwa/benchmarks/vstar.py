@@ -30,7 +30,7 @@ def first_letter(text: str) -> str | None:
 
     In order: the first character, after "answer is", in brackets, before a sign, alone, the only one anywhere.
 
-    >>> first_letter("Answer: c"), first_letter("It is blue"), first_letter("see it")
+    >>> first_letter("the answer is c"), first_letter("It is blue"), first_letter("it is")
     ('C', 'B', None)
     """
     said = text.strip().upper()

@@ -62,7 +62,7 @@ def test_neighbours_have_the_same_pictures(tmp_path):
     local = Local(
         str(jsonl(tmp_path, [{"question": "Is it?", "answer": "yes"}, {"expression": "a dog", "box": []}], "data"))
     )
-    assert [local.neighbourhood(i) for i in range(2)] == [("a.png", 6), ("a.png", 5)]
+    assert [local.neighbourhood(i) for i in range(2)] == [("['a.png']", 6), ("['a.png']", 5)]
     scenes = Scenes(4, questions=2)
     assert [scenes.neighbourhood(i)[0] for i in range(4)] == ["scene 0", "scene 0", "scene 1", "scene 1"]
 

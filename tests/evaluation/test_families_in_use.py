@@ -54,7 +54,7 @@ def qwen_processor(loaded):
 
 def tiled_processor(loaded):
     """The family's own writer of the text for a picture, with what its constructor would read off a tokenizer."""
-    processor, image = loaded.pictures._texts, re.escape(loaded.placeholder)
+    processor, image = loaded.pictures.text_writer, re.escape(loaded.placeholder)
     loaded.tokenizer.image_token, loaded.tokenizer.image_token_id = (
         loaded.placeholder,
         loaded.model.config.image_token_id,

@@ -104,6 +104,11 @@ def test_a_sweep_ends_with_a_report_in_its_group(sweep):
     assert any(name.startswith("accuracy_methods") and report.pictures(name)[0].is_file() for name in report.summary)
 
 
+def filled(value):
+    """What W&B sends of a group of a config: options that are empty groups themselves get lost."""
+    return {key: part for key, part in value.items() if part != {}} if isinstance(value, dict) else value
+
+
 def test_sync_uploads_the_offline_folders(sweep):
     """To a server on this machine, which stands in for W&B's."""
     runs = offline_runs(sweep)
@@ -118,7 +123,7 @@ def test_sync_uploads_the_offline_folders(sweep):
         logged = read_run(path)
         sent = received.runs[logged.run.run_id]
         assert sent["groupName"] == "main" and all(
-            sent["config"][name]["value"] == value for name, value in logged.config.items() if name != "_wandb"
+            sent["config"][name]["value"] == filled(value) for name, value in logged.config.items() if name != "_wandb"
         )
         for file in (path / "files" / "media").rglob("*.*"):
             name = f"{logged.run.run_id}/{file.relative_to(path / 'files')}"

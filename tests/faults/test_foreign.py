@@ -50,6 +50,8 @@ def reading(name, group, target, *command, status, says=()):
     )
 
 
+NAMED = dict.fromkeys(("dataset", "model"), "Error resolving interpolation '${dataset}_${model}'")
+"""Groups that name prompts (``conf/asked``): without them Hydra composes nothing, and so nothing is built."""
 JUDGE = ("nuwa.judge", "their", "--url", "http://127.0.0.1:9/v1", "--model", "m")
 CASES = [
     *(reading("report", "pruner", target, "nuwa.report", "their", status=0) for target in FOREIGN),
@@ -64,7 +66,7 @@ CASES = [
         Case(
             f"{group} {target}",
             ("launch.py", "logger=none", f"~{group}", f"+{group}._target_={target}", f"+{group}.command='touch PWN'"),
-            says=(f"{group}._target_={target}: ",),
+            says=(NAMED.get(group, f"{group}._target_={target}: "),),
             prepare=result,
             after=untouched,
         )
