@@ -12,6 +12,7 @@ from torch.nn.functional import interpolate
 import nuwa
 from nuwa.models import adapter_for
 from nuwa.models.llava_video import put_newlines
+from nuwa.models.loading import load_model
 from nuwa.pruning.budget import Budget
 from nuwa.pruning.layout import NEWLINES, ImageLayout
 
@@ -102,3 +103,20 @@ def test_the_files_of_llava_video():
         InstantiationException, match=r"model\.video_pool=max is unknown; choose one of bilinear, average"
     ):
         toy("llava_onevision", video_pool="max")
+
+
+@torch.no_grad()
+def test_a_converted_folder_answers_as_the_model_it_was_made_of(tmp_path):
+    """A conversion gives OneVision's class and config; the options of `conf/model` say how frames are laid out."""
+    made = model_of("average", "grid")
+    plain = toy("llava_onevision", image_size=70)
+    converted = copy.deepcopy(plain.model)
+    converted.load_state_dict(made.model.state_dict())
+    for part in (converted, plain.tokenizer, plain.pictures.pil):
+        part.save_pretrained(tmp_path)
+    layout = {"family": "llava_onevision", "video_pool": "average", "video_newline": "grid"}
+    loaded = load_model(path=str(tmp_path), prompt=made.prompt.template, image=made.prompt.image, **layout)
+    batch = loaded.encode([sample("a", "what?", video(3))])
+    expected = made.encode([sample("a", "what?", video(3))])
+    assert all(torch.equal(batch[name], expected[name]) for name in expected)
+    assert torch.equal(loaded.model(**batch).logits, made.model(**expected).logits)
