@@ -214,6 +214,7 @@ def _context(
         project=adapter.project,
         views=group[0].pieces,
         frames=group[0].view.frames,
+        axes=adapter.axes,
         questions=None if questions is None else [questions[piece.image] for piece in group],
         embed=adapter.embed,
         source=adapter.model.name_or_path or "",

@@ -79,14 +79,14 @@ class Tap:
 class VisionContext:
     """What a vision-stage method may look at: B views of one grid (of any images), tokens in raster order.
 
-    ``features`` (B, N, D): the features at which tokens are kept or merged (LLaVA: before the projector).
-    ``project`` maps features to the LLM's width. ``taps`` holds what the method asked for, by the names it gave; a tap
-    that the tower does not have is missing. ``ids`` names each view (the sample's id, for later views of an image their
-    number as well), the only source of randomness together with the method's seed. ``views`` is how many each
-    picture or frame has. A view shows one frame or, with the tiling `FramesTogether`, all ``frames`` of a video: its
-    grid is then (frames * height, width), and token ``frame * height * width + cell`` is that cell of that frame.
-    ``questions``: what is asked about each view's image, None where the session does not know. ``embed`` gives the
-    LLM's embeddings (m, H) of token ids (m,), and ``source`` is where the model was loaded from, if
+    ``features`` (B, N, D): the features at which tokens are kept or merged (LLaVA: before the projector). ``project``
+    maps features to the LLM's width. ``taps`` holds what the method asked for, by the names it gave; a tap that the
+    tower does not have is missing. ``ids`` names each view (the sample's id, for later views of an image their number
+    as well), the only source of randomness together with the method's seed. ``axes`` are those of the LLM's position
+    ids. ``views`` is how many each picture or frame has. A view shows one frame or, with the tiling `FramesTogether`,
+    all ``frames`` of a video: its grid is then (frames * height, width), and token ``frame * height * width + cell`` is
+    that cell of that frame. ``questions``: what is asked about each view's image, None where the session does not know.
+    ``embed`` gives the LLM's embeddings (m, H) of token ids (m,), and ``source`` is where the model was loaded from, if
     anywhere.
     """
 
@@ -97,6 +97,7 @@ class VisionContext:
     project: Callable[[Tensor], Tensor]
     views: int = 1
     frames: int = 1
+    axes: int = 1
     questions: Sequence[str] | None = None
     embed: Callable[[Tensor], Tensor] | None = None
     source: str = ""

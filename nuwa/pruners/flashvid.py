@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import ClassVar, Literal
 
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nuwa.pruners.base import LLMContext, MethodInfo, Tap, require
+from nuwa.pruners.base import LLMContext, MethodInfo, Tap, VisionContext, VisionDecision, require
 from nuwa.pruners.divprune import nearest_similarity, similarity_to
 from nuwa.pruners.videos import TwoStageVideo, VideoTokens, clusters_of_groups, first_of_frames, spaced
 from nuwa.pruning.cuts import frame_similarity, segment_numbers
@@ -62,11 +62,12 @@ class FlashVID(TwoStageVideo):
     """Attention and diversity choose ``alpha`` of a frame's tokens, trees and clusters become the others.
 
     Frames that are less similar than ``cut_below`` end a segment, and there are ``segments`` or more. ADTS weighs a
-    token by its received attention and, with ``relevance``, by its product with the segment's mean (the authors' v2; on
-    Qwen v1, which is without, and 4 segments). Tokens whose cosine is ``link_above`` or more form trees. From
-    ``inner_layer`` (a fraction of the depth) on about ``inner_keep`` of the tokens stay, 1: all; the number that enters
-    follows from the budget, in the authors' settings 1.25 of it (Qwen3: 28/36 and 0.1). Where a budget of 0.8 or more
-    would let more enter than there are, all enter, and the inner stage spends it (the release fails there).
+    token by its received attention and, with ``relevance``, by its product with the segment's mean (the authors' v2; v1
+    is without). None: as the authors on the model, 8 segments and v2, under M-RoPE (Qwen) 4 and v1. Tokens whose cosine
+    is ``link_above`` or more form trees. From ``inner_layer`` (a fraction of the depth) on about ``inner_keep`` of the
+    tokens stay, 1: all; the number that enters follows from the budget, in the authors' settings 1.25 of it (Qwen3:
+    28/36 and 0.1). Where a budget of 0.8 or more would let more enter than there are, all enter, and the inner stage
+    spends it (the release fails there).
 
     The paper's trees are plain means, the strongest links count where so many tokens linked that a budget could not be
     spent, and a frame's tokens go to clusters but for those that ADTS chose. The numbers of clusters add up to the
@@ -78,8 +79,8 @@ class FlashVID(TwoStageVideo):
 
     alpha: float = 0.7
     cut_below: float = 0.9
-    segments: int = 8
-    relevance: bool = True
+    segments: int | None = None
+    relevance: bool | None = None
     link_above: float = 0.8
     inner_layer: float = 20 / 28
     inner_keep: float = 0.3
@@ -101,13 +102,26 @@ class FlashVID(TwoStageVideo):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(0 < self.alpha <= 1, "alpha", "in (0, 1]", self.alpha)
-        require(self.segments >= 1, "segments", "1 or more", self.segments)
+        require(self.segments is None or self.segments >= 1, "segments", "null or 1 or more", self.segments)
 
     @property
     def counts_by_itself(self) -> bool:
         return self.variant == "release"
 
+    def prune_vision(self, context: VisionContext, keep: int) -> VisionDecision:
+        return super(FlashVID, self.on(context.axes)).prune_vision(context, keep)
+
+    def on(self, axes: int) -> FlashVID:
+        """The method with what is None set as its authors did on models whose position ids have so many ``axes``."""
+        segments, relevance = (8, True) if axes == 1 else (4, False)
+        return replace(
+            self,
+            segments=segments if self.segments is None else self.segments,
+            relevance=relevance if self.relevance is None else self.relevance,
+        )
+
     def compress(self, features: Tensor, taps: Mapping[str, Tensor], keep: int) -> VideoTokens:
+        assert self.segments is not None  # `on` has set it
         attention = taps["attention"].float().mean(0).view(features.shape[:2])
         segment = segment_numbers(frame_similarity(features.float().mean(1)), self.cut_below, self.segments)
         frames = len(features)

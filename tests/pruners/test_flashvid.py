@@ -226,6 +226,26 @@ def test_a_full_budget_keeps_all():
     assert torch.equal(FlashVID().prune_vision(context, 27).keep, torch.arange(27)[None])
 
 
+def test_the_authors_settings_go_with_the_model():
+    """v2 and 8 segments on one axis of ids, v1 and 4 segments under M-RoPE; what is set stays."""
+    moving = noise(1, 20, 16) + 0.3 * noise(9, 20, 16, seed=3)  # trees reach through all frames of a segment
+    one, three = video(moving, 9), video(moving, 9)
+    three.axes = 3
+    found = {
+        name: FlashVID(cut_below=-1.0, **options).prune_vision(context, 45).keep.tolist()
+        for name, context, options in (
+            ("llava", one, {}),
+            ("v2", three, {"segments": 8, "relevance": True}),
+            ("qwen", three, {}),
+            ("v1", one, {"segments": 4, "relevance": False}),
+            ("segments", three, {"relevance": True}),
+            ("weight", three, {"segments": 8}),
+        )
+    }
+    assert found["llava"] == found["v2"] and found["qwen"] == found["v1"]
+    assert found["qwen"] not in (found["segments"], found["weight"], found["llava"])
+
+
 @pytest.mark.parametrize("options", [{"alpha": 0}, {"inner_keep": 0}, {"inner_layer": 1}, {"segments": 0}])
 def test_options_out_of_range_are_named(options):
     with pytest.raises(ValueError, match=rf"pruner.{next(iter(options))} must be"):
