@@ -1,4 +1,4 @@
-"""The documentation site: what its build makes of Markdown that was written for GitHub. `.ci/run` builds it, strictly."""
+"""The documentation site: what its build makes of Markdown written for GitHub. `.ci/run` builds it, strictly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `mkdocs build` does besides: documents from outside docs/, pages made from the methods, a site without the net."""
+"""What `mkdocs build` does besides: documents from outside docs/, pages about methods, and nothing from the net."""
 
 from __future__ import annotations
 
