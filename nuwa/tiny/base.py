@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
+from nuwa.benchmarks.base import Benchmark
 from nuwa.scenes.scene import IMAGE_SIZE
 from nuwa.tiny.layers import PIXEL_MEAN, PIXEL_STD, Network
 from nuwa.tiny.recipe import TrainingStage
@@ -43,13 +44,15 @@ class TinyModel(ABC):
     """Kinds of questions, in the order in which batches number them."""
     longest: ClassVar[int]
     """Words of the longest question and tokens of its answer, without the end token."""
+    benchmark: ClassVar[type[Benchmark]]
+    """What the model is asked about pictures or clips that training never draws."""
     tasks: ClassVar[tuple[str, ...]]
-    """Tasks of the held-out benchmark."""
+    """Tasks of the benchmark."""
     conditions: ClassVar[dict[str, dict[str, str]]] = {"accuracy": {}}
     """Tables of the card: the name of each and the benchmark's options that it is measured with."""
     token: ClassVar[int]
-    span: ClassVar[int]
-    theta: ClassVar[float]
+    span: int
+    theta: float
     sections: ClassVar[tuple[int, ...]]
     tokenizer: ClassVar[Callable[[], PreTrainedTokenizerFast]]
     """Makes the tokenizer that is exported."""
