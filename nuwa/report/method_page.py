@@ -62,7 +62,7 @@ def method_page(name: str) -> str:
     parts = [
         f"# {name}\n\n{head_comment(file)}\n\n{markdown_text(told, ['', name])}",
         f"## What it does\n\n{what_it_does(kind)}",
-        f"## Options\n\n`conf/pruner/{name}.yaml`: as `pruner.<key>=<value>`, or as arguments of `nuwa.load_pruner`.\n\n"
+        f"## Options\n\n`conf/pruner/{name}.yaml`: `pruner.<key>=<value>`, or arguments of `nuwa.load_pruner`.\n\n"
         f"```yaml\n{file}```",
         f"## What a budget becomes\n\n`count @layer` from a layer on; the budget is the mean over layers.\n\n"
         f"{markdown_text(budget_rows(name), ['model', 'budget', 'visual tokens in the LLM'])}",
