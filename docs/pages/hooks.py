@@ -13,7 +13,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 from nuwa.pruners.catalogue import method_names
-from nuwa.report.method_facts import GROUPS, group_of
+from nuwa.report.method_facts import METHOD_GROUPS, group_of
 from nuwa.report.method_page import method_page
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,7 +46,7 @@ def on_config(config: MkDocsConfig) -> None:
     for name in method_names():
         groups[group_of(name)].append(f"methods/{name}.md")
     (methods,) = (section["Methods"] for section in config.nav if "Methods" in section)
-    methods += [{title: groups[group]} for group, title in GROUPS.items()]
+    methods += [{title: groups[group]} for group, title in METHOD_GROUPS.items()]
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

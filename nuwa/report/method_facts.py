@@ -35,7 +35,7 @@ BUDGET_SETTINGS = (
     Setting("Qwen", "Qwen2.5-VL-7B", Tower("qwen2_5_vl", {}), 1000, 28, (0.75, 0.5, 0.25)),
 )
 STAGES = {(True, True): "both", (True, False): "vision", (False, True): "LLM", (False, False): "none"}
-GROUPS = {
+METHOD_GROUPS = {
     "vision": "Before the LLM",
     "LLM": "Inside the LLM",
     "both": "Before and inside the LLM",
@@ -74,7 +74,7 @@ def publication_year(info: MethodInfo) -> str:
 
 
 def group_of(name: str) -> str:
-    """The key of ``GROUPS`` under which a list has a method."""
+    """The key of ``METHOD_GROUPS`` under which a list has a method."""
     kind, options = find_method(name)
     if issubclass(kind, VideoPruner):
         return "videos"

@@ -13,7 +13,7 @@ from nuwa.pruners.base import MethodInfo
 from nuwa.pruners.catalogue import find_method, method_names
 from nuwa.pruning.budget import Budget
 from nuwa.pruning.tiling import FramesTogether
-from nuwa.report.method_facts import GROUPS, group_of, publication_year
+from nuwa.report.method_facts import METHOD_GROUPS, group_of, publication_year
 from nuwa.report.method_page import example_code, example_commands, method_page
 from nuwa.report.methods import page
 
@@ -71,7 +71,7 @@ def test_what_the_authors_call_64_and_what_choosing_costs():
 
 def test_every_method_has_a_group_and_those_of_a_paper_a_year():
     groups = {name: group_of(name) for name in method_names()}
-    assert set(groups.values()) == set(GROUPS)
+    assert set(groups.values()) == set(METHOD_GROUPS)
     some = {
         "nuwa": "both",
         "composed": "both",
