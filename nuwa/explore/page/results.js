@@ -34,15 +34,14 @@
 
   /* The samples behind a difference: those that run `a` gets right and run `b` wrong. */
   function lostSamples(a, b, metric) {
-    const task = metric.split("/")[0];
-    return {a: a.run, b: b.run, task, dataset: b.dataset, verdict: "a_right_b_wrong"};
+    return {a: a.run, b: b.run, task: metric.split("/")[0], verdict: "a_right_b_wrong"};
   }
 
   /* Where a run fails: the samples that its unpruned run gets right, or all its wrong ones where there is none. */
   function failures(run, runs, metric) {
     const whole = runs.get(run.unpruned);
     if (whole && whole !== run) return lostSamples(whole, run, metric);
-    return {a: run.run, task: metric.split("/")[0], dataset: run.dataset, verdict: "wrong"};
+    return {a: run.run, task: metric.split("/")[0], verdict: "wrong"};
   }
 
   function runsFilter(results) {
