@@ -22,7 +22,6 @@ from nuwa.report.sides import comparable
 from nuwa.report.tables.runs import RunsTable
 from nuwa.report.tables.speeds import device_of
 
-MEGABYTE = 2**20
 _NAMED = {"budget.average", "budget.ratio", "position.strategy", "model.name", "dataset.name"}
 """Choices that have a column of their own in every row (`Choices.flat`)."""
 
@@ -32,7 +31,7 @@ def results_of(folders: Sequence[Path]) -> dict[str, Any]:
 
     - ``runs``: a row for each (`_row`), the unpruned one first, whatever became of it.
     - ``headlines``: the metrics that count, and ``metrics``: all of them.
-    - ``fronts``: for each model, data set, headline and cost, what every run keeps of the unpruned run's score (`_front`).
+    - ``fronts``: of each model, data set, headline and cost, what runs keep of the unpruned one's score (`_fronts`).
     - ``tests``: for each group of runs on the same samples, and each headline, the tests of every two (`_tests`).
     """
     table = RunsTable(collect(folders))
@@ -50,15 +49,14 @@ def results_of(folders: Sequence[Path]) -> dict[str, Any]:
 def _row(run: Run, table: RunsTable) -> dict[str, Any]:
     """A run: its choices, those in which runs of its method differ, scores and retentions, costs, and what went wrong.
 
-    Scores and retentions are ``[value, low, high]`` with the 95 % interval, by metric; times are in ms, by cost.
+    Scores and retentions are ``[value, low, high]`` with the 95 % interval, by metric; ``kv`` in bytes, times in ms, by cost.
     """
     words = run.choices.flat if run.config else dict.fromkeys(run.choices.flat, "")  # cut short: nothing is known
     other = {name for key, name in table.columns.items() if key not in _NAMED}
     scores = [RunScore(run, name) for name in run.metrics]
-    cache_bytes = run.kv_cache_bytes
     return {
         "run": run.run_key,
-        "name": run.choices.title.removesuffix(f" {run.choices.dataset}") if run.config else run.run_key,
+        "name": _name(run),
         **words,
         "method": run.method,
         "differs": {name: value for name, value in table.choices(run).items() if name in other},
@@ -67,7 +65,7 @@ def _row(run: Run, table: RunsTable) -> dict[str, Any]:
         "kept": {score.metric: list(score.retained.values()) for score in scores if score.retained},
         "tokens": run.tokens_entering,
         "tflops": run.llm_tflops,
-        "kv": None if cache_bytes is None else cache_bytes / MEGABYTE,
+        "kv": run.kv_cache_bytes,
         "device": device_of(run) if run.times else "",
         "times": {by: run.times[name] for by, name in TIMES.items() if name in run.times},
         "n": run.n,
@@ -75,6 +73,12 @@ def _row(run: Run, table: RunsTable) -> dict[str, Any]:
         "status": run.status,
         "remark": run.reason or run.warning,
     }
+
+
+def _name(run: Run) -> str:
+    if run.method == "none":
+        return "unpruned"
+    return run.choices.title.removesuffix(f" {run.choices.dataset}") if run.config else run.run_key
 
 
 def _with_interval(score: RunScore) -> list[float]:

@@ -51,7 +51,7 @@ def test_a_row_for_each_run(results):
     for name, wrong in WRONG.items():
         value, low, high = found[name]["scores"][METRIC]
         assert value == pytest.approx(1 - len(wrong) / N) and low <= value <= high and low < high
-        assert found[name]["tokens"] == (TOKENS[name] or 576) and found[name]["kv"] == 9 / 2**20
+        assert found[name]["tokens"] == (TOKENS[name] or 576) and found[name]["kv"] == 9
     assert found["nuwa"]["name"] == "nuwa 64 pesp"
     assert {key: found["nuwa"][key] for key in ("method", "budget", "position", "dataset", "model")} == {
         "method": "nuwa", "budget": "64 tokens", "position": "pesp", "dataset": "gqa", "model": "llava_1_5_7b",

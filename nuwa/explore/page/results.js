@@ -25,7 +25,7 @@
 
   /* A choice among things with a title, in the URL under `name`: the one that is chosen, and its element. */
   function choice(name, label, titles) {
-    const select = el("select", {change: () => state.set({[name]: select.value})});
+    const select = el("select", {name, change: () => state.set({[name]: select.value})});
     select.append(...titles.map((title) => el("option", {value: title}, title)));
     const current = () => (titles.includes(state.get(name)) ? state.get(name) : titles[0]);
     const show = () => { select.value = current(); };

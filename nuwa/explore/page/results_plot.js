@@ -43,8 +43,8 @@
   function scales(points, width) {
     const [least, most] = d3.extent(points, (point) => point.cost), low = d3.min(points, (point) => point.low);
     const x = d3.scaleLog().domain([least / 1.25, most * 1.1]).range([MARGIN.left, width - MARGIN.right]);
-    const y = d3.scaleLinear().domain([low < 0.5 ? 0 : low, d3.max(points, (point) => point.high)])
-      .range([HEIGHT - MARGIN.bottom, MARGIN.top]).nice();
+    const y = d3.scaleLinear().domain([low < 0.5 ? 0 : low - 0.02, d3.max(points, (point) => point.high) + 0.02])
+      .range([HEIGHT - MARGIN.bottom, MARGIN.top]);
     return {x, y};
   }
 
@@ -73,10 +73,16 @@
       ...positions.map((position) => entry(plain, position, `positions: ${position}`)));
   }
 
-  const described = (point, cost) => [
-    point.run.method === "none" ? "unpruned" : point.run.name,
+  /* What a run itself spends, where it was counted or timed in that run. */
+  function amount(run, by) {
+    const spent = by in run ? run[by] : run.times[by], unit = {tokens: "", tflops: " TFLOPs", kv: " MB"}[by] ?? " ms";
+    return spent === null || spent === undefined ? "" : `${format.number(by === "kv" ? spent / 2 ** 20 : spent)}${unit}, `;
+  }
+
+  const described = (point, by) => [
+    point.run.name,
     `keeps ${format.interval([point.kept, point.low, point.high], format.percent)}`,
-    `${cost}: ${format.number(point.cost)} of the unpruned model's`,
+    `${COSTS[by]}: ${amount(point.run, by)}${format.number(point.cost)} of the unpruned model's`,
     ...(point.front ? ["on the front: none costs less and keeps as much"] : []),
   ];
 
@@ -131,9 +137,9 @@
       const line = d3.line((point) => x(point.cost), (point) => y(point.kept)).curve(d3.curveStepAfter);
       svg.append("path").attr("class", "r-front").attr("d", line(best));
       drawPoints(svg, place(shown, x, y), y, looks, {
-        words: (point) => described(point, COSTS[front.by]),
+        words: (point) => described(point, front.by),
         open: (point) => context.go(failures(point.run, context.runs, front.metric)),
-        tell: (point) => tell(point, point ? described(point, COSTS[front.by]) : []),
+        tell: (point) => tell(point, point ? described(point, front.by) : []),
       });
       return svg.node();
     }

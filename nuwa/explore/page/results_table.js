@@ -33,7 +33,7 @@
         {...scored(metric, "scores", metric, format.score), minor: true})),
       number("tokens", (run) => run.tokens),
       number("LLM TFLOPs", (run) => run.tflops),
-      number("KV cache, MB", (run) => run.kv),
+      number("KV cache, MB", (run) => run.kv && run.kv / 2 ** 20),
       ...devices.flatMap((device) => Object.entries(TIMES).map(([by, title]) => (
         number(title + (devices.length > 1 ? ` on ${devices.indexOf(device) + 1}` : ""), (run) => (run.device === device ? run.times[by] : null))))),
       number("samples", (run) => run.n),
