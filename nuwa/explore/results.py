@@ -49,7 +49,7 @@ def results_of(folders: Sequence[Path]) -> dict[str, Any]:
 def _row(run: Run, table: RunsTable) -> dict[str, Any]:
     """A run: its choices, those in which runs of its method differ, scores and retentions, costs, and what went wrong.
 
-    Scores and retentions are ``[value, low, high]`` with the 95 % interval, by metric; ``kv`` in bytes, times in ms, by cost.
+    Scores and retentions are ``[value, low, high]`` with the 95 % interval, by metric; ``kv`` is in bytes, times in ms.
     """
     words = run.choices.flat if run.config else dict.fromkeys(run.choices.flat, "")  # cut short: nothing is known
     other = {name for key, name in table.columns.items() if key not in _NAMED}
