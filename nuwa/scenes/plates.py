@@ -15,7 +15,7 @@ from nuwa.scenes.questions import Question
 from nuwa.scenes.scene import COLORS, draw_background, prominence
 
 PLATES_SIZE = 64  # pixels a side
-DIGITS = ("75557", "26227", "71747", "71717", "55711", "74717", "74757", "71111", "75757", "75717")
+GLYPHS = ("75557", "26227", "71747", "71717", "55711", "74717", "74757", "71111", "75757", "75717")
 """Five rows of three pixels each, an octal digit a row."""
 GLYPH_ROWS, GLYPH_COLUMNS = 5, 3
 PLACES = 3
@@ -23,7 +23,7 @@ PLACES = 3
 SCALES = {"small": 1, "medium": 2, "large": 3}
 """Sizes of plates, and the side of a glyph's pixel in pixels of the picture."""
 MAX_PLATES = 4
-SPOT_TRIES = 30
+PLATE_TRIES = 30
 
 Box = tuple[int, int, int, int]
 
@@ -88,7 +88,7 @@ def _free_spots(rng: np.random.Generator, sizes: list[str]) -> list[Box]:
     for scale in (SCALES[size] for size in sizes):
         width = (PLACES * (GLYPH_COLUMNS + 1) - 1) * scale + 2 * _margin(scale)
         height = GLYPH_ROWS * scale + 2 * _margin(scale)
-        for _ in range(SPOT_TRIES):
+        for _ in range(PLATE_TRIES):
             x, y = int(rng.integers(PLATES_SIZE - width + 1)), int(rng.integers(PLATES_SIZE - height + 1))
             box = (x, y, x + width, y + height)
             if all(box[0] > b[2] or b[0] > box[2] or box[1] > b[3] or b[1] > box[3] for b in boxes):
@@ -116,7 +116,7 @@ def _paint(rng: np.random.Generator, canvas: np.ndarray, color: str, number: str
 
 def digit_mask(digit: str, scale: int) -> np.ndarray:
     """Boolean (5 x scale, 3 x scale) mask of a digit."""
-    rows = np.array([[int(row) >> shift & 1 for shift in (2, 1, 0)] for row in DIGITS[int(digit)]], bool)
+    rows = np.array([[int(row) >> shift & 1 for shift in (2, 1, 0)] for row in GLYPHS[int(digit)]], bool)
     return rows.repeat(scale, 0).repeat(scale, 1)
 
 

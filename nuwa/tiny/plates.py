@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nuwa.benchmarks.plates import Plates
 from nuwa.scenes.plates import (
-    DIGITS,
+    GLYPHS,
     MAX_PLATES,
     PLACES,
     PLATE_KINDS,
@@ -27,7 +27,7 @@ from nuwa.tiny.layers import PATCH_SIDE
 from nuwa.tiny.losses import CAPTION_WORDS, Metrics, PictureHeads, position_loss
 from nuwa.tiny.recipe import TrainingStage
 
-CLASSES = (len(COLORS) + 1, len(DIGITS) + 1, PLACES + 1, len(SCALES) + 1)
+PLATE_CLASSES = (len(COLORS) + 1, len(GLYPHS) + 1, PLACES + 1, len(SCALES) + 1)
 """What a patch shows: the colour of its plate, a digit, its place in the number, and the plate's size; 0 = none."""
 DIGIT_COVERED = 0.15  # share of a patch that a digit must cover for the patch to show it
 
@@ -42,7 +42,7 @@ class TinyPlateModel(TinyModel):
     size = PLATES_SIZE
 
     def new_heads(self) -> PictureHeads:
-        return PictureHeads(CLASSES)
+        return PictureHeads(PLATE_CLASSES)
 
     def draw(self, stage: TrainingStage, size: int, rng: np.random.Generator, seed: int) -> TrainingBatch:
         scenes = [draw_plates(rng) for _ in range(size)]
@@ -63,7 +63,7 @@ class TinyPlateModel(TinyModel):
 
 
 def _label_patches(scene: PlateScene) -> dict[str, np.ndarray]:
-    """Per patch: its plate (0 = none), what it shows (`CLASSES`), and the distances to the sides of the plate."""
+    """Per patch: its plate (0 = none), what it shows (`PLATE_CLASSES`), and the distances to the sides of the plate."""
     plates = scene.plates
     owner, sides = own_cells([plate.box for plate in plates], PLATES_SIZE, PATCH_SIDE, COVERED)
     digits = [plate.digit_box(place) for plate in plates for place in range(PLACES)]

@@ -109,7 +109,7 @@ class LlavaNetwork(TinyModel):
         )
         processor = LlavaProcessor(
             image_processor=image,
-            tokenizer=self.tokenizer(),
+            tokenizer=type(self).tokenizer(),
             patch_size=PATCH_SIDE,
             vision_feature_select_strategy="default",
             num_additional_image_tokens=1,

@@ -4,14 +4,14 @@ from functools import partial
 
 from nuwa.tiny.plates import TinyPlateModel
 from nuwa.tiny.tiny_llava import LlavaNetwork
-from nuwa.tiny.vocabulary import TEXT, llava_tokenizer
+from nuwa.tiny.vocabulary import READER, llava_tokenizer
 
 
 class TinyText(LlavaNetwork, TinyPlateModel):
     """It is asked about plates with numbers."""
 
     name = "text"
-    vocabulary = TEXT
+    vocabulary = READER
     layers = 8
     vision_layers = 3
-    tokenizer = staticmethod(partial(llava_tokenizer, TEXT))
+    tokenizer = staticmethod(partial(llava_tokenizer, READER))

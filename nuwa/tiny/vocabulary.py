@@ -162,7 +162,7 @@ def _video() -> Vocabulary:
     )
 
 
-def _text() -> Vocabulary:
+def _reader() -> Vocabulary:
     """A picture is ``<image>``; a number is spelled digit by digit."""
     special = ("<pad>", "<s>", "</s>", "<unk>", "<image>")
     numbers = tuple(str(digit) for digit in range(10))
@@ -180,7 +180,7 @@ def _text() -> Vocabulary:
     )
 
 
-LLAVA, QWEN, ONEVISION, TEXT = _llava(), _qwen(), _video(), _text()
+LLAVA, QWEN, ONEVISION, READER = _llava(), _qwen(), _video(), _reader()
 
 
 def llava_tokenizer(words: Vocabulary) -> PreTrainedTokenizerFast:

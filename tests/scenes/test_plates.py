@@ -27,15 +27,10 @@ def glyphs():
 
 
 def read(picture, size):
-    """The number on a plate cut out of a picture: pixels unlike the corner are ink; blank rows and columns part digits."""
-    ink = np.abs(picture - picture[0, 0]).sum(-1) > 0.6
-    rows, columns = np.flatnonzero(ink.any(1)), np.flatnonzero(ink.any(0))
-    scale = SCALES[size]
-    middle = slice(rows[0] + scale // 2, rows[-1] + 1, scale)
-    shown = ["".join(".#"[int(pixel)] for pixel in row) for row in ink[middle]]
-    # a digit that is narrow in its cell (1, 7) may leave the outer columns blank: cells are found from the plate's middle
-    first = round((picture.shape[1] - 11 * scale) / 2)
-    assert columns[0] >= first
+    """The number on a plate cut out of a picture: what is unlike the corner is ink; cells count from the middle."""
+    ink, scale = np.abs(picture - picture[0, 0]).sum(-1) > 0.6, SCALES[size]
+    rows, first = np.flatnonzero(ink.any(1)), round((picture.shape[1] - 11 * scale) / 2)
+    shown = ["".join(".#"[int(pixel)] for pixel in row) for row in ink[rows[0] + scale // 2 : rows[-1] + 1 : scale]]
     cells = [first + digit * 4 * scale for digit in range(3)]
     cut = [tuple(row[cell + scale // 2 : cell + 3 * scale : scale] for row in shown) for cell in cells]
     return "".join(glyphs()[digit] for digit in cut)
