@@ -13,7 +13,7 @@ from pathlib import Path
 from nuwa.command import argument, command
 from nuwa.explore.folder import INDEX_NAME, prepare_folder, write_data
 from nuwa.explore.samples import Plain, labels_of, plain_run, plain_sample, read_runs, sample_sets
-from nuwa.explore.tracing import CHUNK, SetWriter
+from nuwa.explore.tracing import SAMPLES_A_FILE, SetWriter
 
 
 def write_explorer(root: Path, out: Path, count: int, keys: list[str]) -> None:
@@ -35,7 +35,7 @@ def write_explorer(root: Path, out: Path, count: int, keys: list[str]) -> None:
         for place, name in enumerate(one.ids):
             samples.append(plain_sample(one, name) | {"set": number, "number": place} | writer.shown.get(name, {}))
     remarks += [f"{run['label']} {run['key']}: no tokens are shown, {run['reason']}" for run in runs if run["reason"]]
-    shown = {"name": str(root), "sets": [{"name": one.name} for one in sets], "notes": remarks, "chunk": CHUNK}
+    shown = {"name": str(root), "sets": [{"name": one.name} for one in sets], "notes": remarks, "chunk": SAMPLES_A_FILE}
     write_data(out, INDEX_NAME, shown | {"runs": runs, "samples": samples})
 
 

@@ -22,8 +22,8 @@ from nuwa.pictures.traces import VideoTrace, trace_decisions
 from nuwa.samples import Sample
 from nuwa.schema import Engine
 
-CHUNK = 50
-"""Samples in a file of decisions."""
+SAMPLES_A_FILE = 50
+"""How many samples have their decisions in one file."""
 
 
 class SetWriter:
@@ -56,9 +56,9 @@ class SetWriter:
         label, decisions = run.run.choices.title, dict[str, Plain]()
         for name in track(ids, f"{label} ({run.run.choices.model})", console=Console(stderr=True)):
             decisions[name] = self._decide(run.rows.get(name), again, places.get(name))
-        for first in range(0, len(ids), CHUNK):
-            chunk = {name: decisions[name] for name in ids[first : first + CHUNK]}
-            write_data(self.out, f"{key}-{first // CHUNK}", chunk)
+        for first in range(0, len(ids), SAMPLES_A_FILE):
+            chunk = {name: decisions[name] for name in ids[first : first + SAMPLES_A_FILE]}
+            write_data(self.out, f"{key}-{first // SAMPLES_A_FILE}", chunk)
 
     def _decide(self, row: Row | None, again: ReopenedRun, place: int | None) -> Plain:
         """What is decided about a sample's pictures, or the reason why that is not known."""
