@@ -14,6 +14,7 @@ from nuwa.benchmarks.scoring import box_iou
 from nuwa.evaluation.journal import JOURNAL, Row, read_rows
 from nuwa.evaluation.result import RESULT
 from nuwa.evaluation.runs import Run, find_runs
+from nuwa.options import ConfigError
 from nuwa.pictures.captions import shortened, target_text
 from nuwa.pictures.drawing import Boxes, boxes_of
 from nuwa.report.failures import is_right
@@ -167,5 +168,8 @@ def _target(target: Any, boxes: Boxes) -> str:
 
 def _box_tasks(found: SampleSet) -> Collection[str]:
     """The tasks whose answers are boxes in fractions of a picture."""
-    target = found.runs[0].run.config["dataset"]["_target_"]
-    return find_target(target, "dataset").unit_box_tasks
+    options = found.runs[0].run.config.get("dataset") or {}
+    try:
+        return find_target(options.get("_target_"), "dataset").unit_box_tasks
+    except ConfigError:  # of a package that this machine does not have
+        return ()

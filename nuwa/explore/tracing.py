@@ -40,7 +40,7 @@ class SetWriter:
 
     def write(self) -> None:
         """Run by run, those of one model after each other, so that it is loaded once."""
-        for run in sorted(self.found.runs, key=lambda one: json.dumps(one.run.config["model"], sort_keys=True)):
+        for run in sorted(self.found.runs, key=lambda one: json.dumps(one.run.config.get("model"), sort_keys=True)):
             try:
                 check_engine(run.folder)
                 with reopened(run.folder) as again:
