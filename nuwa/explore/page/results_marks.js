@@ -2,14 +2,13 @@
 /* Marks of runs: colour and shape are the method's, what stands inside is the position strategy's. */
 (() => {
   const {el} = explorer;
-  const SHAPES = [d3.symbolCircle, d3.symbolSquare, d3.symbolTriangle, d3.symbolDiamond, d3.symbolCross, d3.symbolWye,
-                  d3.symbolStar];
-  const COLOURS = d3.schemeTableau10.slice(0, 9), AREA = 90;
+  const SHAPES = [d3.symbolCircle, d3.symbolSquare, d3.symbolTriangle, d3.symbolDiamond, d3.symbolCross], AREA = 90;
+  const COLOURS = d3.schemeTableau10.slice(0, 9); // without the grey
   /* null: the mark is full; "": it is empty */
   const INSIDE = {pesp: null, perc: "", rpme: "M-2,0A2,2,0,1,1,2,0A2,2,0,1,1,-2,0", rpme_1d: "M-6,0H6", median: "M0,-6V6"};
   const OTHER = "M-4,-4L4,4M-4,4L4,-4";
 
-  /* {method: {colour, shape}}; no two methods have both in common. */
+  /* {method: {colour, shape}}; no two methods have both in common, up to 45. */
   function looksOf(runs) {
     const methods = d3.sort(new Set(runs.map((run) => run.method))).filter((method) => method !== "none");
     const looks = methods.map((method, place) => (
@@ -20,7 +19,8 @@
   function drawMark(group, look, position) {
     const inside = position in INSIDE ? INSIDE[position] : OTHER;
     const line = (path) => group.append("path").attr("d", path).attr("stroke", look.colour).attr("stroke-width", 1.6);
-    line(d3.symbol(look.shape, AREA)()).attr("class", "r-mark").attr("fill", inside === null ? look.colour : "var(--ground)");
+    const fill = inside === null ? look.colour : "var(--ground)";
+    line(d3.symbol(look.shape, AREA)()).attr("class", "r-mark").attr("fill", fill);
     if (inside) line(inside).attr("fill", "none");
   }
 

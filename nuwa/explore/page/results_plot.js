@@ -37,7 +37,8 @@
     const steps = d3.range(points.length).map((number) => APART * Math.ceil(number / 2) * (number % 2 ? 1 : -1));
     const found = [];
     for (const point of points) {
-      const top = y(point.kept), places = steps.map((step) => x(point.cost) + step).filter((left) => left > MARGIN.left);
+      const top = y(point.kept), inside = (left) => left > x.range()[0] && left < x.range()[1];
+      const places = steps.map((step) => x(point.cost) + step).filter(inside);
       const free = (left) => found.every((other) => Math.hypot(left - other.left, top - other.top) > APART);
       found.push({...point, top, left: places.find(free) ?? x(point.cost)});
     }

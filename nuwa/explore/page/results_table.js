@@ -24,9 +24,9 @@
 
   /* Times of several devices stand in several columns. */
   function timed(runs) {
-    const devices = devicesOf(runs);
+    const devices = devicesOf(runs), named = (title, place) => (devices.length > 1 ? `${title} on ${place + 1}` : title);
     return devices.flatMap((device, place) => Object.entries(TIMES).map(([by, title]) => (
-      number(title + (devices.length > 1 ? ` on ${place + 1}` : ""), (run) => (run.device === device ? run.times[by] : null)))));
+      number(named(title, place), (run) => (run.device === device ? run.times[by] : null)))));
   }
 
   function columnsOf({runs, headlines, metrics}) {
@@ -77,7 +77,8 @@
   function heading(column, sort) {
     const ways = column.right ? [`-${column.title}`, column.title] : [column.title, `-${column.title}`];
     const next = ways[ways.indexOf(sort) + 1], click = () => state.set({"r.sort": next});
-    const [order, mark] = {[column.title]: ["ascending", " ▲"], [`-${column.title}`]: ["descending", " ▼"]}[sort] ?? [null, ""];
+    const orders = {[column.title]: ["ascending", " ▲"], [`-${column.title}`]: ["descending", " ▼"]};
+    const [order, mark] = orders[sort] ?? [null, ""];
     return el("th", {scope: "col", "aria-sort": order, class: column.right && "number"},
       el("button", {click}, column.title + mark));
   }
@@ -94,14 +95,18 @@
       state.set({"r.columns": [...names].join(";")});
     }
 
+    function option(title, checked) {
+      return el("label", {}, el("input", {type: "checkbox", checked, change: () => toggle(title)}), title);
+    }
+
     function show(runs) {
-      const names = toggled(), visible = columns.filter((column) => shownAtFirst(column, all) !== names.has(column.title));
+      const names = toggled(), shown = (column) => shownAtFirst(column, all) !== names.has(column.title);
+      const visible = columns.filter(shown);
       const sort = state.get("r.sort"), by = columns.find((column) => [column.title, `-${column.title}`].includes(sort));
       const rows = by ? sorted(runs, by, sort !== by.title) : runs;
       head.replaceChildren(el("tr", {}, ...visible.map((column) => heading(column, sort))));
       body.replaceChildren(...rows.map((run) => el("tr", {}, ...visible.map((column) => cell(run, column, context)))));
-      menu.replaceChildren(...columns.map((column) => el("label", {},
-        el("input", {type: "checkbox", checked: visible.includes(column), change: () => toggle(column.title)}), column.title)));
+      menu.replaceChildren(...columns.map((column) => option(column.title, visible.includes(column))));
     }
 
     const devices = devicesOf(all).map((device, place, some) => (some.length > 1 ? `${place + 1}: ${device}` : device));

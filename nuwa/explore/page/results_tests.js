@@ -22,7 +22,7 @@
   function matrix(entry, chosen, {runs, go}) {
     const tests = new Map(entry.pairs.map((test) => [test.pair.join(), test]));
     const all = entry.runs.map((key, place) => ({place, run: runs.get(key)})).filter(({run}) => chosen.has(run));
-    if (all.length > MOST) return el("p", {}, `${all.length} runs: choose at most ${MOST} above to see their tests.`);
+    if (all.length > MOST) return el("p", {}, `${all.length} runs: choose at most ${MOST} of them, by words above.`);
     const heads = all.map(({place, run}) => el("th", {scope: "col", class: "number", title: run.name}, `${place + 1}`));
     const rows = all.map((row) => el("tr", {},
       el("th", {scope: "row"}, `${row.place + 1} ${row.run.name}`),
