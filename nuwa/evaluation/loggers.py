@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -28,8 +28,8 @@ START_SECONDS = 30
 STAGING = "WANDB_DATA_DIR"
 RUNNING = "running"
 """What the names of numbers begin with that are logged while a run works."""
-COSTS = ("n", "n_failed", "tokens_entering", "tokens_leaving", "llm_tflops", "metric_mflops", "kv_cache_bytes")
-TIMES = ("seconds_per_sample", "answering_seconds", "job_seconds", "peak_memory_mb", "peak_gpu_memory_mb")
+_COSTS = ("n", "n_failed", "tokens_entering", "tokens_leaving", "llm_tflops", "metric_mflops", "kv_cache_bytes")
+_TIMES = ("seconds_per_sample", "answering_seconds", "job_seconds", "peak_memory_mb", "peak_gpu_memory_mb")
 """Numbers of a result, and of its timings, that are compared between runs."""
 
 
@@ -44,7 +44,7 @@ def run_logger(cfg: DictConfig, folder: Path, key: str) -> Iterator[Logger | Non
         with wandb_run(cfg.logger, folder, **about) as run:
             yield None if run is None else WandbLogger(experiment=run)
         return
-    makers = {
+    makers: dict[LoggerKind, Callable[..., Logger]] = {
         LoggerKind.csv: partial(CSVLogger, flush_logs_every_n_steps=1),
         LoggerKind.tensorboard: partial(TensorBoardLogger, default_hp_metric=False),
     }
@@ -168,8 +168,8 @@ def flat_summary(result: dict[str, Any]) -> dict[str, float]:
 
     How the answers were read and how long a model took to load are none: tables have the first, result.json the second.
     """
-    found = {name: result[name] for name in COSTS if result.get(name) is not None} | result["metrics"]
+    found = {name: result[name] for name in _COSTS if result.get(name) is not None} | result["metrics"]
     kept = {name: value for name, value in result.get("retention", {}).items() if not name.endswith("/parsed")}
     found |= {f"retention/{name}": value["value"] for name, value in kept.items()}
-    found |= {f"timings/{name}": result["timings"][name] for name in TIMES if result["timings"].get(name) is not None}
+    found |= {f"timings/{name}": result["timings"][name] for name in _TIMES if result["timings"].get(name) is not None}
     return found | {f"speed/{name}": value for name, value in Run.of(result).times.items()}

@@ -34,7 +34,7 @@ class RunningScores:
 
     def add(self, rows: Iterable[Row]) -> None:
         """Count answered rows."""
-        alone = []
+        alone: list[Row] = []
         for row in rows:
             (self.grouped if "group" in row.get("meta", {}) else alone).append(row)
         _count(self.totals, self.benchmark.units(alone))

@@ -1,5 +1,6 @@
 """Every logger gets the numbers. W&B works offline, can be synced, and never costs a result."""
 
+import json
 import os
 import signal
 import subprocess
@@ -101,6 +102,9 @@ def test_a_sweep_ends_with_a_report_in_its_group(sweep):
     }
     for cell in cells:
         assert cell["value"] == read_result(sweep / "main" / cell["run"])["metrics"][cell["metric"]]
+    assert report.config["methods"] == ["none", "nuwa"] and report.config["positions"] == ["pesp"]
+    (chart,) = (name for name in report.summary if name.startswith("charts/tflops"))
+    assert "Nüwa, PESP" in json.loads(report.pictures(chart)[0].read_text())["data"][1]["name"]
     assert any(name.startswith("accuracy_methods") and report.pictures(name)[0].is_file() for name in report.summary)
 
 

@@ -72,7 +72,7 @@ def test_every_logger_holds_the_numbers_of_the_result(logged, kind):
     wanted |= {name: result[name] for name in ("n", "n_failed", "tokens_entering", "llm_tflops", "kv_cache_bytes")}
     wanted |= {"timings/seconds_per_sample": result["timings"]["seconds_per_sample"]}
     assert {name: last[name] for name in wanted} == pytest.approx(wanted, rel=1e-6)  # TensorBoard has float32
-    assert not [name for name in last if "load_seconds" in name or name.startswith("retention") and "parsed" in name]
+    assert not [name for name in last if "load_seconds" in name or (name.startswith("retention") and "parsed" in name)]
 
 
 def test_loggers_agree(logged):
