@@ -10,7 +10,7 @@ import copy
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from PIL import Image
@@ -20,7 +20,7 @@ from nuwa.engine.tower import run_tower
 from nuwa.engine.vision import content_ids, plan_images
 from nuwa.models import family_class
 from nuwa.models.base import Family
-from nuwa.models.processors import PictureOptions
+from nuwa.models.processors import NativeProcessor, PictureOptions
 from nuwa.pruning.layout import ImageLayout
 from nuwa.serve.positions import ids_taken, kept_ids
 from nuwa.serve.settings import Served, check_served, kept_count
@@ -56,9 +56,21 @@ class Pictures:
         """Width and height of a picture of as many tokens as one can have."""
         if self.family.grid is not None:
             return (self.family.config.vision_config.image_size,) * 2
-        unit = self.processor.pil.patch_size * self.processor.pil.merge_size
-        side = math.isqrt(self.processor.pil.size["longest_edge"]) // unit * unit
+        side = math.isqrt(self.processor.pil.size["longest_edge"]) // self._unit * self._unit
         return side, side
+
+    def taken(self, image: Image.Image) -> int:
+        """How many ids a picture takes up, by its size."""
+        grid = self.family.grid
+        if grid is None:
+            wide, high = cast(NativeProcessor, self.processor).resized(image)
+            grid = high // self._unit, wide // self._unit
+        return ids_taken(grid, self.family.axes)
+
+    @property
+    def _unit(self) -> int:
+        """Side of a token in pixels, where pictures keep their shape."""
+        return self.processor.pil.patch_size * self.processor.pil.merge_size
 
     def encode(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
         """Inputs of ``get_image_features`` for M pictures, with `COUNT` and `TAKEN`, (M,) each.
@@ -100,7 +112,9 @@ class Vision:
 
     @torch.no_grad()
     def encode(self, inputs: Mapping[str, Any]) -> list[tuple[Tensor, Tensor]]:
-        """Of each picture, the features (K, H) that enter the LLM and their ids (2, K), from where it begins.
+        """Of each picture, the features that enter the LLM and their ids (2, K), from where it begins.
+
+        Features are (K, H), and (K, (1 + P) H) where the family has P further planes of them.
 
         ``inputs`` are the arguments of ``get_image_features``.
         """
@@ -110,7 +124,9 @@ class Vision:
         seen = run_tower(family, family.encode_images, arguments, taps, smaller, share=False, cache=None)
         layouts: list[ImageLayout] = family.layouts(seen.images, arguments)
         names = content_ids(family.pixels(arguments))
-        plans = plan_images(pruner, family, seen.images, layouts, names, seen.recording, smaller)
+        plans = plan_images(pruner, family, seen.images, layouts, names, seen.recording, smaller, planes=seen.planes)
         kept = [slice(None) if plan.keep is None else plan.keep.to(seen.images[0].device) for plan in plans]
         ids = [kept_ids(plan, self.strategy, family.axes) for plan in plans]
-        return [(image[stay], here) for image, stay, here in zip(seen.images, kept, ids, strict=True)]
+        planes = zip(seen.images, *seen.planes, strict=True)
+        features = [torch.cat([plane[stay] for plane in mine], 1) for mine, stay in zip(planes, kept, strict=True)]
+        return list(zip(features, ids, strict=True))

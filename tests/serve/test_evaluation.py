@@ -99,6 +99,16 @@ def test_another_version_of_vllm_is_refused(monkeypatch):
         check.check(compose(*JOB))
 
 
+def test_a_vllm_that_leaves_the_plugin_out_is_refused(monkeypatch):
+    monkeypatch.setattr("nuwa.serve.job.packages_distributions", lambda: {"vllm": ["vllm"]})
+    monkeypatch.setattr("nuwa.serve.job.version", lambda name: "0.32.0")
+    monkeypatch.setenv("VLLM_PLUGINS", "lora_filesystem_resolver")
+    with pytest.raises(ConfigError, match="VLLM_PLUGINS=lora_filesystem_resolver leaves this plugin out"):
+        check.check(compose(*JOB))
+    monkeypatch.setenv("VLLM_PLUGINS", "lora_filesystem_resolver,nuwa")
+    check.check(compose(*JOB))
+
+
 def test_what_is_served_is_no_further_argument():
     with pytest.raises(ConfigError, match=r"trainer\.vllm\.hf_overrides"):
         with_wishes({}, {"hf_overrides": {}}, "trainer.vllm")

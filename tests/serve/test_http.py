@@ -74,7 +74,7 @@ def test_good_requests_are_answered_and_bad_ones_named(address):
     turns = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "no"}] * 2
     bad = {
         "cannot identify image": {"content": [broken, text]},
-        "a prompt of 1167 tokens before pruning": {"content": [picture, picture, text]},
+        "a prompt that takes 1167 positions before pruning": {"content": [picture, picture, text]},
         "The model `nothing` does not exist": {"content": [picture, text], "model": "nothing"},
         "send one message": {"messages": turns},
     }

@@ -16,26 +16,28 @@ from vllm.model_executor.models.interfaces import (
     SupportsMRoPE,
     SupportsMultiModal,
     SupportsMultiModalPruning,
-    SupportsPP,
 )
 from vllm.model_executor.models.utils import AutoWeightsLoader, WeightsMapper, init_vllm_registered_model, maybe_prefix
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from nuwa.models import family_of
+from nuwa.models.base import Family
 from nuwa.serve.positions import PictureSpan, place_ids, prompt_ids, with_ids, without_ids
-from nuwa.serve.settings import CONFIG_KEY, Served, check_served, places_ids
+from nuwa.serve.settings import CONFIG_KEY, Served, check_served, overrides, places_ids
 from nuwa.serve.vision import TAKEN, Vision, tower_alone
-from nuwa.serve.vllm import LLAMA
+from nuwa.serve.vllm import LLAMA, QWEN3
 from nuwa.serve.vllm.processing import DummyPictures, PictureInfo, PictureProcessing
 
-DECODERS = {"llama": LLAMA} | dict.fromkeys(("qwen2", "qwen2_vl_text", "qwen2_5_vl_text"), "Qwen2ForCausalLM")
+TEXT_MODELS = {"llama": LLAMA, "qwen3_vl_text": QWEN3} | dict.fromkeys(
+    ("qwen2", "qwen2_vl_text", "qwen2_5_vl_text"), "Qwen2ForCausalLM"
+)
 """vLLM's architecture of each text model."""
 INPUTS = ("pixel_values", "image_grid_thw")
 """What the tower takes."""
 
 
 @MULTIMODAL_REGISTRY.register_processor(PictureProcessing, info=PictureInfo, dummy_inputs=DummyPictures)
-class NuwaForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsPP, SupportsMRoPE, SupportsMultiModalPruning):
+class NuwaForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsMRoPE, SupportsMultiModalPruning):
     """A model of a supported family under a pruner.
 
     Raises:
@@ -69,10 +71,11 @@ class NuwaForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsPP, Su
         family = family_of(config)
         check_served(served, family)
         self.placed = places_ids(served, family)
-        check_switches(vllm_config, self.placed)
+        check_switches(vllm_config, served, family)
+        check_engine(vllm_config)
         text = config.text_config
-        if text.model_type not in DECODERS:
-            raise ValueError(f"text model {text.model_type}: vLLM is told of {', '.join(DECODERS)} only")
+        if text.model_type not in TEXT_MODELS:
+            raise ValueError(f"text model {text.model_type}: vLLM is told of {', '.join(TEXT_MODELS)} only")
         own: Any = self  # with vLLM's methods, which mypy does not see
         own.configure_mm_token_handling(text.vocab_size, [config.image_token_id])
         with own._mark_tower_model(vllm_config, "image"):
@@ -82,13 +85,15 @@ class NuwaForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsPP, Su
             self.language_model: Any = init_vllm_registered_model(
                 vllm_config,
                 hf_config=text,
-                architectures=[DECODERS[text.model_type]],
+                architectures=[TEXT_MODELS[text.model_type]],
                 prefix=maybe_prefix(prefix, "language_model"),
             )
-        self.make_empty_intermediate_tensors = self.language_model.make_empty_intermediate_tensors
+        most = vllm_config.scheduler_config.max_num_batched_tokens
+        planes = torch.zeros(most, family.planes, text.hidden_size) if family.planes else None
+        self.register_buffer("planes", planes, persistent=False)  # in one place, as compiled graphs want their inputs
 
     def embed_multimodal(self, **kwargs: Any) -> list[Tensor]:
-        """The tokens (K, H) that stay of each picture, with their ids where these are placed (`with_ids`)."""
+        """The tokens that stay of each picture (`Vision.encode`), with their ids where these are placed (`with_ids`)."""
         if kwargs.get("pixel_values") is None:
             return []
         weight = next(self.vision.parameters())
@@ -125,6 +130,25 @@ class NuwaForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsPP, Su
         due = (tokens[num_computed_tokens:] == self.config.image_token_id).nonzero()[: kept.shape[1], 0]
         return [features for features, _ in pairs], place_ids(ids, due + num_computed_tokens, kept), ahead
 
+    def embed_input_ids(
+        self,
+        input_ids: Tensor,
+        multimodal_embeddings: Sequence[Tensor] | None = None,
+        *,
+        is_multimodal: Tensor | None = None,
+    ) -> Tensor:
+        """Embeddings (N, H) of a step's tokens; further planes of pictures' tokens are laid by for `forward`."""
+        pictures = list(multimodal_embeddings or ())
+        if self.planes is not None:
+            planes = self.planes[: len(input_ids)].zero_()
+            if pictures:
+                planes[is_multimodal] = torch.cat([p[:, planes.shape[2] :] for p in pictures]).view(
+                    -1, *planes.shape[1:]
+                )
+            pictures = [p[:, : planes.shape[2]] for p in pictures]
+        own: Any = super()
+        return own.embed_input_ids(input_ids, pictures, is_multimodal=is_multimodal)
+
     def forward(
         self,
         input_ids: Tensor | None,
@@ -134,8 +158,8 @@ class NuwaForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsPP, Su
         **kwargs: Any,
     ) -> Any:
         """The decoder's states."""
-        embeds = None if intermediate_tensors is not None else inputs_embeds
-        return self.language_model.model(input_ids, positions, intermediate_tensors, inputs_embeds=embeds)
+        planes = {} if self.planes is None else {"planes": self.planes[: positions.shape[-1]]}
+        return self.language_model.model(input_ids, positions, None, inputs_embeds=inputs_embeds, **planes)
 
     def compute_logits(self, hidden_states: Tensor) -> Tensor | None:
         """The head."""
@@ -146,17 +170,38 @@ class NuwaForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsPP, Su
         return AutoWeightsLoader(self).load_weights(weights, mapper=self.hf_to_vllm_mapper)
 
 
-def check_switches(vllm_config: VllmConfig, placed: bool) -> None:
+def check_switches(vllm_config: VllmConfig, served: Served, family: Family) -> None:
     """Refuse to run where vLLM would not ask for the ids of pictures' tokens, or would ask though none are placed.
 
     Raises:
         ValueError: the rate of video pruning or the rotary embedding of the text model says otherwise.
     """
-    config = vllm_config.model_config
+    config, placed = vllm_config.model_config, places_ids(served, family)
     asked = config.get_multimodal_config().is_multimodal_pruning_enabled()
-    if asked != placed or (placed and not config.uses_mrope):
-        way = "with --video-pruning-rate 0.5 and an mrope_section" if placed else "without --video-pruning-rate"
+    rope = overrides(served, family).get("text_config", {}).get("rope_parameters", {})
+    turned = rope.items() <= config.hf_config.text_config.rope_parameters.items()
+    if asked != placed or (placed and not (config.uses_mrope and turned)):
+        way = f"with --video-pruning-rate 0.5 {rope or ''}" if placed else "without --video-pruning-rate"
         raise ValueError(f"{CONFIG_KEY}.position: this is served {way}; nuwa serve --print writes the whole line")
+
+
+def check_engine(vllm_config: VllmConfig) -> None:
+    """Refuse what an engine can be asked for and what nobody has shown to leave the answers as they are.
+
+    Raises:
+        ValueError: one of it is asked for.
+    """
+    parallel = vllm_config.parallel_config
+    wishes = {
+        "--quantization": vllm_config.quant_config is not None,
+        "--speculative-config": vllm_config.speculative_config is not None,
+        "--kv-transfer-config or --kv-offloading-size": vllm_config.kv_transfer_config is not None,
+        "--ec-transfer-config": vllm_config.ec_transfer_config is not None,
+        "--enable-dbo": parallel.use_ubatching,
+    }
+    for wish, asked in wishes.items():
+        if asked:
+            raise ValueError(f"{wish}: a pruned model is not served with it; leave it out")
 
 
 def _joined(values: Tensor | Sequence[Tensor]) -> Tensor:

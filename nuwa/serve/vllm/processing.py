@@ -17,6 +17,7 @@ from vllm.multimodal.processing import (
 )
 
 from nuwa.models.checkpoint import find_folder
+from nuwa.serve.positions import PictureSpan, prompt_ids
 from nuwa.serve.settings import CONFIG_KEY, Served, places_ids
 from nuwa.serve.vision import COUNT, TAKEN, Pictures
 
@@ -67,8 +68,8 @@ class PictureProcessing(BaseMultiModalProcessor[PictureInfo]):
         """As vLLM's.
 
         Raises:
-            ValueError: what vLLM does not look at, as the tokens that left are none to it: the ids behind the pictures
-                are more than the model has, or the prompt ends with a picture, and the next id would not be known.
+            ValueError: what vLLM does not look at, as the tokens that left are none to it: the ids of the prompt are
+                more than the model has, or the prompt ends with a picture, and the next id would not be known.
         """
         made = super().apply(inputs, timing_ctx)
         family, ids = self.info.pictures.family, made["prompt_token_ids"]
@@ -76,12 +77,15 @@ class PictureProcessing(BaseMultiModalProcessor[PictureInfo]):
             return made
         if ids[-1:] == [family.config.image_token_id]:
             raise ValueError("the prompt ends with a picture; put the question, or the assistant's turn, behind it")
-        pictures = made["mm_placeholders"].get("image", [])
-        whole = family.shape.image_tokens
-        length = len(ids) if whole is None else len(ids) + sum(whole - picture.length for picture in pictures)
+        images = [image for items in inputs.mm_data_items.values() for image in items.get_all()]
+        if any(image is None for image in images):
+            raise ValueError("a picture was named by its uuid alone; send the picture, too")
+        held = zip(made["mm_placeholders"].get("image", []), map(self.info.pictures.taken, images), strict=True)
+        spans = [PictureSpan(place.offset, place.length, taken) for place, taken in held]
+        _, following = prompt_ids(len(ids), spans, placed=True)
         longest = self.info.get_hf_config().text_config.max_position_embeddings
-        if length > longest:
-            raise ValueError(f"a prompt of {length} tokens before pruning, and the model has {longest} positions")
+        if following > longest:
+            raise ValueError(f"a prompt that takes {following} positions before pruning, and the model has {longest}")
         return made
 
     def _call_hf_processor(self, hf_data: Mapping[str, Any], hf_kwargs: Mapping[str, object]) -> BatchFeature:
