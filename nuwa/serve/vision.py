@@ -21,7 +21,7 @@ from nuwa.engine.vision import content_ids, plan_images
 from nuwa.models import family_class
 from nuwa.models.base import Family
 from nuwa.models.processors import NativeProcessor, PictureOptions
-from nuwa.pruning.layout import ImageLayout
+from nuwa.pruning.layout import Grid, ImageLayout
 from nuwa.serve.positions import ids_taken, kept_ids
 from nuwa.serve.settings import Served, check_served, kept_count
 
@@ -59,13 +59,17 @@ class Pictures:
         side = math.isqrt(self.processor.pil.size["longest_edge"]) // self._unit * self._unit
         return side, side
 
-    def taken(self, image: Image.Image) -> int:
-        """How many ids a picture takes up, by its size."""
-        grid = self.family.grid
-        if grid is None:
-            wide, high = cast(NativeProcessor, self.processor).resized(image)
-            grid = high // self._unit, wide // self._unit
-        return ids_taken(grid, self.family.axes)
+    def grid(self, image: Image.Image) -> Grid:
+        """The tokens of a picture before any leave, by its size.
+
+        Raises:
+            nuwa.samples.SampleError: a picture has no pixels, or an impossible shape.
+        """
+        self.processor.check(image)
+        if self.family.grid is not None:
+            return self.family.grid
+        wide, high = cast(NativeProcessor, self.processor).resized(image)
+        return high // self._unit, wide // self._unit
 
     @property
     def _unit(self) -> int:
@@ -103,21 +107,46 @@ def tower_alone(config: PreTrainedConfig, attention: str, dtype: torch.dtype) ->
     return model.eval()
 
 
+def in_groups(sizes: Sequence[int], most: int) -> list[list[int]]:
+    """Numbers of things that follow each other, whose sizes add up to at most ``most``; a larger one is alone.
+
+    >>> in_groups([3, 4, 9, 1, 1], most=7)
+    [[0, 1], [2], [3, 4]]
+    """
+    groups: list[list[int]] = []
+    room = 0
+    for number, size in enumerate(sizes):
+        if size > room or not groups:
+            groups.append([])
+            room = most
+        groups[-1].append(number)
+        room -= size
+    return groups
+
+
 class Vision:
-    """Encodes and prunes pictures with the tower and projector of ``model``, which has no LLM (`tower_alone`)."""
+    """Encodes and prunes pictures with the tower and projector of ``model``, which has no LLM (`tower_alone`).
 
-    def __init__(self, config: PreTrainedConfig, served: Served, model: GenerativeModel) -> None:
+    At once it takes as many pictures as have ``most`` tokens, before any leave: an engine counts those that stay.
+    """
+
+    def __init__(self, config: PreTrainedConfig, served: Served, model: GenerativeModel, most: int) -> None:
         self.family: Family = family_class(config.model_type)(config, model)
-        self.pruner, self.strategy = served.method(), served.strategy(self.family.axes)
+        self.pruner, self.strategy, self.most = served.method(), served.strategy(self.family.axes), most
 
-    @torch.no_grad()
     def encode(self, inputs: Mapping[str, Any]) -> list[tuple[Tensor, Tensor]]:
         """Of each picture, the features that enter the LLM and their ids (2, K), from where it begins.
 
-        Features are (K, H), and (K, (1 + P) H) where the family has P further planes of them.
-
-        ``inputs`` are the arguments of ``get_image_features``.
+        Features are (K, H), and (K, (1 + P) H) where the family has P further planes of them. ``inputs`` are the
+        arguments of ``get_image_features``.
         """
+        unseen = [torch.empty(0)] * len(self.family.pixels(inputs))
+        sizes = [layout.n_tokens for layout in self.family.layouts(unseen, inputs)]
+        groups = in_groups(sizes, self.most)
+        return [kept for group in groups for kept in self._encode(self.family.select_images(inputs, group))]
+
+    @torch.no_grad()
+    def _encode(self, inputs: Mapping[str, Any]) -> list[tuple[Tensor, Tensor]]:
         family, pruner = self.family, self.pruner
         arguments, taps = family.prepare(dict(inputs)), list(pruner.taps.values())
         smaller = pruner.image_grid(family.grid, family.shape.layers)

@@ -12,7 +12,7 @@ from nuwa.config import build, typed
 from nuwa.models.base import remove_hooks
 from nuwa.pruning.budget import Budget
 from nuwa.samples import Sample
-from nuwa.serve.positions import PictureSpan, place_ids, prompt_ids
+from nuwa.serve.positions import PictureSpan, ids_taken, place_ids, prompt_ids
 from nuwa.serve.settings import Served, places_ids
 from nuwa.serve.vision import COUNT, TAKEN, Pictures, Vision, tower_alone
 
@@ -86,6 +86,7 @@ def entering(loaded, session, inputs):
 @pytest.mark.parametrize(("name", "served"), CASES)
 def test_an_engine_gets_what_a_session_lets_in(models, sample, tmp_path, name, served):
     loaded = models(name)
+    most = 1 if served.pruner == "divprune" else 2048  # tokens at once: one picture, or both
     pruner = load_pruner(served.pruner, Budget(served.average, served.ratio), seed=served.seed, **served.options or {})
     session = prune(loaded.model, pruner, served.position)
     hidden, (cos, sin) = entering(loaded, session, loaded.encode([sample]))
@@ -97,8 +98,10 @@ def test_an_engine_gets_what_a_session_lets_in(models, sample, tmp_path, name, s
     loaded.pictures.pil.save_pretrained(tmp_path)
     pictures = Pictures(config, served, tmp_path)
     inputs = pictures.encode(sample.images)
-    assert inputs[TAKEN].tolist() == [pictures.taken(image) for image in sample.images]
-    encoded = Vision(config, served, tower).encode({key: inputs[key] for key in inputs if key not in (COUNT, TAKEN)})
+    assert inputs[TAKEN].tolist() == [ids_taken(pictures.grid(image), family.axes) for image in sample.images]
+    encoded = Vision(config, served, tower, most).encode(
+        {key: inputs[key] for key in inputs if key not in (COUNT, TAKEN)}
+    )
 
     ids = loaded.prompt_ids(sample).tolist()
     tokens, spans = [], []

@@ -126,6 +126,9 @@ def test_two_pictures_and_what_is_refused_in_between(own, job_of, family, kept):
     ends = dict(prompts[0], prompt_token_ids=prompts[0]["prompt_token_ids"][:3] + [job.family.placeholder_id] * 2)
     with pytest.raises(ValueError, match="the prompt ends with a picture"):
         engine.answer([prompts[0], ends], 32)
+    places = dict(prompts[1], prompt_token_ids=[job.family.placeholder_id, *prompts[1]["prompt_token_ids"]])
+    with pytest.raises(ValueError, match="the prompt has places for 3 pictures, and 2 came"):
+        engine.answer([places], 32)
     with pytest.raises(ValueError, match="mm_processor_kwargs"):
         engine.answer([dict(prompts[0], mm_processor_kwargs={"do_resize": False})], 32)
     assert engine.answer(prompts, 32) == expected

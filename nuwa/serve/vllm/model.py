@@ -44,6 +44,7 @@ class NuwaForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsMRoPE,
         ValueError: what `check_served` refuses, or a text model that vLLM is not told of here.
     """
 
+    planes: Tensor | None
     hf_to_vllm_mapper = WeightsMapper(
         orig_to_new_prefix={
             "model.vision_tower.": "vision.model.vision_tower.",
@@ -80,7 +81,8 @@ class NuwaForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsMRoPE,
         own.configure_mm_token_handling(text.vocab_size, [config.image_token_id])
         with own._mark_tower_model(vllm_config, "image"):
             self.vision = tower_alone(config, served.attention, vllm_config.model_config.dtype)
-        self._side = Vision(config, served, self.vision)
+        most = vllm_config.scheduler_config.max_num_batched_tokens
+        self._side = Vision(config, served, self.vision, most)
         with own._mark_language_model(vllm_config):
             self.language_model: Any = init_vllm_registered_model(
                 vllm_config,
@@ -88,12 +90,11 @@ class NuwaForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsMRoPE,
                 architectures=[TEXT_MODELS[text.model_type]],
                 prefix=maybe_prefix(prefix, "language_model"),
             )
-        most = vllm_config.scheduler_config.max_num_batched_tokens
         planes = torch.zeros(most, family.planes, text.hidden_size) if family.planes else None
         self.register_buffer("planes", planes, persistent=False)  # in one place, as compiled graphs want their inputs
 
     def embed_multimodal(self, **kwargs: Any) -> list[Tensor]:
-        """The tokens that stay of each picture (`Vision.encode`), with their ids where these are placed (`with_ids`)."""
+        """The tokens of each picture that stay (`Vision.encode`), where ids are placed with them (`with_ids`)."""
         if kwargs.get("pixel_values") is None:
             return []
         weight = next(self.vision.parameters())
@@ -140,12 +141,10 @@ class NuwaForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsMRoPE,
         """Embeddings (N, H) of a step's tokens; further planes of pictures' tokens are laid by for `forward`."""
         pictures = list(multimodal_embeddings or ())
         if self.planes is not None:
-            planes = self.planes[: len(input_ids)].zero_()
+            planes, width = self.planes[: len(input_ids)].zero_(), self.planes.shape[2]
             if pictures:
-                planes[is_multimodal] = torch.cat([p[:, planes.shape[2] :] for p in pictures]).view(
-                    -1, *planes.shape[1:]
-                )
-            pictures = [p[:, : planes.shape[2]] for p in pictures]
+                planes[is_multimodal] = torch.cat([seen[:, width:].unflatten(1, (-1, width)) for seen in pictures])
+            pictures = [seen[:, :width] for seen in pictures]
         own: Any = super()
         return own.embed_input_ids(input_ids, pictures, is_multimodal=is_multimodal)
 
