@@ -59,3 +59,10 @@ def test_what_a_browser_would_fetch_is_found(page):
 
 def test_links_and_local_files_are_not_fetched():
     assert not links.fetched('<a href="https://a.b">x</a><script src="assets/a.js"></script><link href="b.css">')
+
+
+def test_names_in_tables_lead_to_their_pages():
+    text = "| `nuwa` `grid` | [`grid`](x) |\nand `nuwa`"
+    assert links.linked_names(text, {"nuwa": "m/nuwa.md", "grid": "m/grid.md"}) == (
+        "| [`nuwa`](m/nuwa.md) [`grid`](m/grid.md) | [`grid`](x) |\nand `nuwa`"
+    )

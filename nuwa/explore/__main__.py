@@ -11,7 +11,9 @@ from argparse import Namespace
 from pathlib import Path
 
 from nuwa.command import argument, command
+from nuwa.evaluation.runs import find_runs
 from nuwa.explore.folder import INDEX_NAME, prepare_folder, write_data
+from nuwa.explore.results import results_of
 from nuwa.explore.samples import Plain, labels_of, plain_run, plain_sample, read_runs, sample_sets
 
 
@@ -30,6 +32,8 @@ def write_explorer(root: Path, out: Path, count: int, keys: list[str]) -> None:
         runs += [plain_run(run, label, number, out) for run, label in zip(one.runs, labels_of(one.runs), strict=True)]
         samples += [plain_sample(one, name) | {"set": number, "number": n} for n, name in enumerate(one.ids)]
     shown = {"name": str(root), "sets": [{"name": one.name} for one in sets], "notes": remarks}
+    folders = [folder for folder in find_runs(root) if folder.name.startswith(tuple(keys or [""]))]
+    write_data(out, "results", results_of(folders))
     write_data(out, INDEX_NAME, shown | {"runs": runs, "samples": samples})
 
 
