@@ -141,7 +141,7 @@ def test_two_pictures_and_what_is_refused_in_between(own, job_of, family, kept):
     [("pesp", None, [0, 16, 0]), ("pesp", 0.5, None), ("pesp", 0.5, [16, 0, 0]), ("perc", 0.5, [0, 16, 0])],
 )
 def test_switches_that_do_not_fit_are_refused(position, rate, section):
-    from nuwa.serve.vllm.model import check_switches
+    from nuwa.serve.vllm.checks import check_switches
 
     job = served_job(compose(*LLAVA, "pruner=visionzip", f"position={position}"))
     arguments = job.arguments() | {"video_pruning_rate": rate}
@@ -154,13 +154,14 @@ WISHES = {
     "--speculative-config": {"speculative_config": {"method": "ngram", "num_speculative_tokens": 2}},
     "--kv-transfer-config": {"kv_transfer_config": {"kv_connector": "ExampleConnector", "kv_role": "kv_both"}},
     "--quantization": {"quantization": "fp8_per_tensor", "dtype": "bfloat16"},
+    "--enable-lora": {"enable_lora": True},
     "Pipeline parallelism": {"pipeline_parallel_size": 2},
 }
 
 
 @pytest.mark.parametrize("reason", WISHES)
 def test_what_nobody_has_shown_to_be_right_is_refused(reason):
-    from nuwa.serve.vllm.model import check_engine
+    from nuwa.serve.vllm.checks import check_engine
 
     arguments = served_job(compose(*LLAVA, "pruner=visionzip", "position=perc")).arguments()
     check_engine(engine_config(arguments))

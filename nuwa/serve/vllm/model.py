@@ -21,14 +21,14 @@ from vllm.model_executor.models.utils import AutoWeightsLoader, WeightsMapper, i
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from nuwa.models import family_of
-from nuwa.models.base import Family
 from nuwa.serve.positions import PictureSpan, place_ids, prompt_ids, with_ids, without_ids
-from nuwa.serve.settings import CONFIG_KEY, Served, check_served, overrides, places_ids
+from nuwa.serve.settings import CONFIG_KEY, Served, check_served, places_ids
 from nuwa.serve.vision import TAKEN, Vision, tower_alone
 from nuwa.serve.vllm import LLAMA, QWEN3
+from nuwa.serve.vllm.checks import check_engine, check_switches
 from nuwa.serve.vllm.processing import DummyPictures, PictureInfo, PictureProcessing
 
-TEXT_MODELS = {"llama": LLAMA, "qwen3_vl_text": QWEN3} | dict.fromkeys(
+DECODERS = {"llama": LLAMA, "qwen3_vl_text": QWEN3} | dict.fromkeys(
     ("qwen2", "qwen2_vl_text", "qwen2_5_vl_text"), "Qwen2ForCausalLM"
 )
 """vLLM's architecture of each text model."""
@@ -75,8 +75,8 @@ class NuwaForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsMRoPE,
         check_switches(vllm_config, served, family)
         check_engine(vllm_config)
         text = config.text_config
-        if text.model_type not in TEXT_MODELS:
-            raise ValueError(f"text model {text.model_type}: vLLM is told of {', '.join(TEXT_MODELS)} only")
+        if text.model_type not in DECODERS:
+            raise ValueError(f"text model {text.model_type}: vLLM is told of {', '.join(DECODERS)} only")
         own: Any = self  # with vLLM's methods, which mypy does not see
         own.configure_mm_token_handling(text.vocab_size, [config.image_token_id])
         with own._mark_tower_model(vllm_config, "image"):
@@ -87,7 +87,7 @@ class NuwaForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsMRoPE,
             self.language_model: Any = init_vllm_registered_model(
                 vllm_config,
                 hf_config=text,
-                architectures=[TEXT_MODELS[text.model_type]],
+                architectures=[DECODERS[text.model_type]],
                 prefix=maybe_prefix(prefix, "language_model"),
             )
         planes = torch.zeros(most, family.planes, text.hidden_size) if family.planes else None
@@ -167,40 +167,6 @@ class NuwaForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsMRoPE,
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
         """Take the weights of a checkpoint, by the names of any transformers."""
         return AutoWeightsLoader(self).load_weights(weights, mapper=self.hf_to_vllm_mapper)
-
-
-def check_switches(vllm_config: VllmConfig, served: Served, family: Family) -> None:
-    """Refuse to run where vLLM would not ask for the ids of pictures' tokens, or would ask though none are placed.
-
-    Raises:
-        ValueError: the rate of video pruning or the rotary embedding of the text model says otherwise.
-    """
-    config, placed = vllm_config.model_config, places_ids(served, family)
-    asked = config.get_multimodal_config().is_multimodal_pruning_enabled()
-    rope = overrides(served, family).get("text_config", {}).get("rope_parameters", {})
-    turned = rope.items() <= config.hf_config.text_config.rope_parameters.items()
-    if asked != placed or (placed and not (config.uses_mrope and turned)):
-        way = f"with --video-pruning-rate 0.5 {rope or ''}" if placed else "without --video-pruning-rate"
-        raise ValueError(f"{CONFIG_KEY}.position: this is served {way}; nuwa serve --print writes the whole line")
-
-
-def check_engine(vllm_config: VllmConfig) -> None:
-    """Refuse what an engine can be asked for and what nobody has shown to leave the answers as they are.
-
-    Raises:
-        ValueError: one of it is asked for.
-    """
-    parallel = vllm_config.parallel_config
-    wishes = {
-        "--quantization": vllm_config.quant_config is not None,
-        "--speculative-config": vllm_config.speculative_config is not None,
-        "--kv-transfer-config or --kv-offloading-size": vllm_config.kv_transfer_config is not None,
-        "--ec-transfer-config": vllm_config.ec_transfer_config is not None,
-        "--enable-dbo": parallel.use_ubatching,
-    }
-    for wish, asked in wishes.items():
-        if asked:
-            raise ValueError(f"{wish}: a pruned model is not served with it; leave it out")
 
 
 def _joined(values: Tensor | Sequence[Tensor]) -> Tensor:
