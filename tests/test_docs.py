@@ -22,7 +22,7 @@ from nuwa.pruners.catalogue import method_names
 DOCUMENTS = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
-    *sorted(ROOT.glob("docs/*.md")),
+    *sorted(ROOT.glob("docs/**/*.md")),
     *sorted(ROOT.glob("experiments/**/*.md")),
 ]
 ONLY_IN_CONTRIBUTING = ("pruner=loudest", "position=centre")
