@@ -6,6 +6,7 @@ import importlib.util
 
 import pytest
 from helpers.jobs import ROOT
+from PIL import Image
 
 
 def page_maker(name):
@@ -87,3 +88,10 @@ def test_figures_show_the_ids_that_the_paper_defines():
     assert ids["pesp"] == [0, 1, 2, 5, 8, 9, 12, 13, 19, 20, 21]
     assert ids["perc"] == list(range(11))
     assert ids["rpme"] == [0, 1, 2, 3, 11, 12, 17, 18, 19, 20, 21]
+
+
+def test_pictures_of_examples_are_held_out_ones():
+    """If this fails: python docs/pages/figures.py"""
+    for name, picture in figures.examples().items():
+        file = Image.open(ROOT / "docs" / "example" / name)
+        assert file.mode == picture.mode and file.tobytes() == picture.tobytes(), name

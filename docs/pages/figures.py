@@ -1,6 +1,6 @@
-"""The figures of docs/concepts.md, drawn from what the package computes: python docs/pages/figures.py
+"""The figures of docs/concepts.md and the pictures of the examples: python docs/pages/figures.py
 
-A test compares the files in docs/figures with what this draws.
+Figures are drawn from what the package computes. A test compares the files with what this makes.
 """
 
 from __future__ import annotations
@@ -8,7 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from PIL import Image
 
+from nuwa.config import build, typed
+from nuwa.overrides import compose_job
 from nuwa.pictures.canvas import KEPT, MOVED
 from nuwa.pictures.text import FAINT, INK
 from nuwa.pruners.catalogue import find_method
@@ -16,7 +19,7 @@ from nuwa.pruning.budget import Budget
 from nuwa.pruning.positions import remap
 from nuwa.report.method_facts import shown_counts
 
-FOLDER = Path(__file__).resolve().parents[1] / "figures"
+DOCS = Path(__file__).resolve().parents[1]
 EMPTY, TEXT = "#E8E8E8", "#9A9A9A"
 PATCHES, LAYERS, BUDGET = 576, 32, 64
 """LLaVA-1.5-7B, and the budget of the figures."""
@@ -124,9 +127,20 @@ def positions() -> str:
     return svg(640, 365, parts)
 
 
+def examples() -> dict[str, Image.Image]:
+    """A held-out scene, and the frames of a held-out clip."""
+    scenes, clips = (
+        build(typed(compose_job(choices), "dataset"))
+        for choices in (["dataset=scenes"], ["model=tiny_video", "dataset=clips"])
+    )
+    (clip,) = clips[0].videos
+    return {"scene.png": scenes[13].images[0]} | {f"clip/{at}.png": frame for at, frame in enumerate(clip.frames)}
+
+
 DRAWN = {"stages.svg": stages, "budgets.svg": budgets, "positions.svg": positions}
 
 if __name__ == "__main__":
-    FOLDER.mkdir(exist_ok=True)
     for name, draw in DRAWN.items():
-        (FOLDER / name).write_text(draw(), encoding="utf-8")
+        (DOCS / "figures" / name).write_text(draw(), encoding="utf-8")
+    for name, picture in examples().items():
+        picture.save(DOCS / "example" / name, optimize=True)
