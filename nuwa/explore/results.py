@@ -5,6 +5,7 @@ The numbers are those of `nuwa report`, `nuwa choose` and `nuwa compare`, made b
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
@@ -19,7 +20,7 @@ from nuwa.report.choose import COUNTS, TIMES, Timed, beside_unpruned, costs_of, 
 from nuwa.report.compare import HOLM, Sweep
 from nuwa.report.figures.points import error_interval, grouped
 from nuwa.report.sides import comparable
-from nuwa.report.tables.runs import RunsTable
+from nuwa.report.tables.runs import SHARED_GROUPS, RunsTable
 from nuwa.report.tables.speeds import device_of
 
 _NAMED = {"budget.average", "budget.ratio", "position.strategy", "model.name", "dataset.name"}
@@ -86,22 +87,35 @@ def _with_interval(score: RunScore) -> list[float]:
     return [value, *(score.interval or error_interval(value, score.error or 0.0))]
 
 
+def _titles(runs: Sequence[Run]) -> list[str]:
+    """What each run's samples are called: model, data set, what else of `SHARED_GROUPS` differs, the key if need be."""
+    table = RunsTable(runs)
+    differs = [name for key, name in table.columns.items() if key not in _NAMED and key.split(".")[0] in SHARED_GROUPS]
+    titles = []
+    for run in runs:
+        choices = table.choices(run)
+        words = [f"{name} {choices[name]}" for name in differs if choices[name] is not None]
+        titles.append(", ".join([run.choices.model, run.choices.dataset, *words]))
+    twins = Counter(titles)
+    return [f"{title} ({run.run_key})" if twins[title] > 1 else title for title, run in zip(titles, runs, strict=True)]
+
+
 def _fronts(sweep: Sweep) -> Iterator[dict[str, Any]]:
     """What runs keep of their unpruned run's headlines, against each of their costs."""
-    whole_runs = {run.run_key: run for run in sweep.runs}
-    for name, runs in beside_unpruned(sweep.runs).items():
-        whole = whole_runs[name]
+    groups, runs_by_key = beside_unpruned(sweep.runs), {run.run_key: run for run in sweep.runs}
+    for name, title in zip(groups, _titles([runs_by_key[name] for name in groups]), strict=True):
+        whole = runs_by_key[name]
         for metric in whole.headlines.values():
-            named = {"model": whole.model, "dataset": whole.dataset, "metric": metric}
-            kept = cache(partial(_kept, sweep, runs, whole, metric))
-            for by, device, costs in _costs(runs, whole, sweep.runs):
+            kept = cache(partial(_kept, sweep, groups[name], whole, metric))
+            for by, device, costs in _costs(groups[name], whole, sweep.runs):
+                named = {"title": title, "metric": metric, "by": by, "device": device}
                 try:
                     options, samples = kept(frozenset(costs))
                 except (ValueError, OSError) as error:  # nothing right without pruning, or answers are not there
-                    yield named | {"by": by, "device": device, "points": [], "note": str(error)}
+                    yield named | {"points": [], "note": str(error)}
                 else:
-                    points = _front([replace(one, cost=costs[one.run.run_key]) for one in options])
-                    yield named | {"by": by, "device": device, "points": points, "samples": samples}
+                    points = _points([replace(one, cost=costs[one.run.run_key]) for one in options])
+                    yield named | {"points": points, "samples": samples}
 
 
 def _kept(sweep: Sweep, runs: Sequence[Run], whole: Run, metric: str, keys: frozenset[str]) -> tuple[list[Timed], int]:
@@ -123,7 +137,7 @@ def _costs(runs: Sequence[Run], whole: Run, every: Sequence[Run]) -> Iterator[tu
             yield by, device, costs
 
 
-def _front(options: Sequence[Timed]) -> list[dict[str, Any]]:
+def _points(options: Sequence[Timed]) -> list[dict[str, Any]]:
     """Each run's cost, what it keeps with its 95 % interval, and whether no other one beats it (`front`)."""
     best = {option.run.run_key for option in front(options)}
     return [
@@ -138,9 +152,9 @@ def _tests(sweep: Sweep) -> Iterator[dict[str, Any]]:
 
     ``p`` is corrected for all tests of a headline, which ``note`` says.
     """
-    for group in comparable(sweep.runs):
-        runs = RunsTable(group).runs
-        named = {"model": runs[0].model, "dataset": runs[0].dataset, "runs": [run.run_key for run in runs]}
+    groups = [RunsTable(group).runs for group in comparable(sweep.runs)]
+    for runs, title in zip(groups, _titles([group[0] for group in groups]), strict=True):
+        named = {"title": title, "runs": [run.run_key for run in runs]}
         try:
             found, note = sweep.tests(runs), "no sample was answered by two of these runs"
         except (ValueError, OSError) as error:
