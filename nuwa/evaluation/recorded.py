@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig
 
+from nuwa.config import completed
 from nuwa.evaluation.check import Parts, build_pruner, check
 from nuwa.evaluation.reading import content_of
 from nuwa.evaluation.result import RESULT
 from nuwa.evaluation.runs import Run
-from nuwa.options import ConfigError
 from nuwa.pruners.base import Pruner
-from nuwa.schema import Config
 
 
 def config_of_run(folder: Path) -> tuple[DictConfig, Run]:
@@ -66,20 +62,6 @@ def pruner_of_file(path: Path) -> Pruner:
     if not isinstance(content, dict) or set(content) != {"pruner", "budget", "seed"}:
         raise ValueError(f"{path}: no saved method; it has to hold pruner, budget and seed, as Pruner.save writes them")
     return build_pruner(completed(content, path))
-
-
-def completed(content: Mapping[str, Any], origin: Path) -> DictConfig:
-    """A config that was read from ``origin``, with what it does not say.
-
-    Raises:
-        ConfigError: it is none of this version.
-    """
-    try:
-        cfg = OmegaConf.merge(OmegaConf.structured(Config), content)
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"{origin} holds no config of this version ({error})") from error
-    assert isinstance(cfg, DictConfig)
-    return cfg
 
 
 def _fitted(pruner: Pruner, run: Run) -> Pruner:
