@@ -52,7 +52,7 @@ def panel_of(name: str, cfg: DictConfig, row: dict[str, Any]) -> tuple[Image.Ima
     loaded, benchmark = load_once(parts.model), parts.benchmark
     index = next(index for index in range(len(benchmark)) if benchmark.sample_id(index) == row["id"])
     sample = benchmark[index]
-    boxes = boxes_of(benchmark, sample, row)
+    boxes = boxes_of(benchmark.unit_box_tasks, row)
     with prune(loaded.model, parts.pruner, cfg.position.strategy) as session:
         (trace,) = trace_decisions(session, loaded, sample)
     view, stages = trace.views[0], trace.stages

@@ -26,6 +26,7 @@ COMMANDS = {
     "choose": ("nuwa.report.choose", "the cheapest way of pruning that loses at most so much, and how sure that is"),
     "failures": ("nuwa.report.failures", "samples that one run answers and another one does not"),
     "pictures": ("nuwa.report.pictures", "draw which tokens a run kept"),
+    "explore": ("nuwa.explore", "a page, opened from disk, with every sample, answer and token of runs"),
     "export": ("nuwa.export", "a run as a config file and as lines of Python that find the same answers"),
     "serve": ("nuwa.serve", "an OpenAI-compatible server (vLLM) with a pruned model"),
     "judge": ("nuwa.judge", "mark MM-Vet answers that were saved without a judge"),

@@ -107,4 +107,5 @@ def test_a_video_is_asked_about(tmp_path, monkeypatch, capsys):
     session = nuwa.prune(loaded.model, nuwa.load_pruner("visionzip", nuwa.Budget(ratio=0.25)))
     for row, chat in ((1, Chat(loaded, sample)), (2, Chat(loaded, sample, session))):
         assert f" {chat.ask(sample.text).text}    [" in lines[start + row]
+    assert any(line.startswith("visionzip, position ids perc, 1 video of ") for line in lines)
     assert Path(lines[-1].removeprefix("kept tokens: ")).is_file()

@@ -22,7 +22,7 @@ from nuwa.pruning.segments import Prompt, Segment
 
 @dataclass
 class ImageReport:
-    """One image of the last call.
+    """One image of the last call, or one video of several ``frames``.
 
     ``stages``: (layer, kept, positions) for every layer at which tokens left, layer 0 being what entered the LLM;
     ``kept`` are token indices in the order the LLM saw them, ``positions`` their ids on the first axis. ``asked``: the
@@ -37,6 +37,7 @@ class ImageReport:
     stages: list[tuple[int, list[int], list[int]]]
     extras: dict[str, Tensor]
     asked: tuple[int, ...] = ()
+    frames: int = 1
 
 
 @dataclass(repr=False)
@@ -53,6 +54,7 @@ class Report:
     images_seen: int = 0
     mask_bytes: int = 0
     _unpruned: int = 0
+    _videos: int = 0
     _sums: dict[tuple, Tensor] = field(default_factory=dict)
     _last: tuple[Prompt, list[Segment]] | None = None
     _images: list[ImageReport] | None = None
@@ -69,6 +71,7 @@ class Report:
             self._sums[key] = self._sums[key] + counts if key in self._sums else counts
             self.images_seen += len(plans)
             self._unpruned += sum(plan.layout.n_tokens for plan in plans)
+            self._videos += sum(plan.layout.frames > 1 for plan in plans)
             self.mask_bytes = max(self.mask_bytes, mask_bytes)
             self._last, self._images = (prompt, list(segments)), None
 
@@ -126,10 +129,15 @@ class Report:
             runs.append(f"{count:.4g} in layers {layer}-{last}" if last > layer else f"{count:.4g} in layer {layer}")
             layer = last + 1
         return (
-            f"{self.method}, position ids {self.position}, {self.images_seen} images of {whole:.4g} visual tokens\n"
+            f"{self.method}, position ids {self.position}, {self._seen()} of {whole:.4g} visual tokens\n"
             f"{', '.join(runs)}: {average_entering(counts):.4g} on average\n"
             f"{self.flops_share:.1%} of their FLOPs in the LLM, {self.cache_share:.1%} of their KV cache{self._moved()}"
         )
+
+    def _seen(self) -> str:
+        """How many images, and how many videos."""
+        counts = {"image": self.images_seen - self._videos, "video": self._videos}
+        return " and ".join(f"{count} {what}{'s' * (count > 1)}" for what, count in counts.items() if count)
 
     def _moved(self) -> str:
         """A line about stages that act at other layers than the method asked for, if any do."""
@@ -174,5 +182,5 @@ def image_reports(prompt: Prompt, segments: list[Segment], layers: int) -> list[
             size, grid = plan.layout.n_tokens, plan.layout.views[0].grid
             place = plan.id, row // prompt.expanded, size, grid
             seen = per_layer, list(stages.values()), plan.extras, plan.schedule.asked
-            reports.append(ImageReport(*place, *seen))
+            reports.append(ImageReport(*place, *seen, plan.layout.frames))
     return reports

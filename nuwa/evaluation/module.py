@@ -150,6 +150,7 @@ class Evaluation(lightning.LightningModule):
             "scores": {name: float(value) for name, value in scores.items()},
             "kept": [[[layer, len(kept)] for layer, kept, _ in image.stages] for image in images],
             "image_tokens": [image.n_tokens for image in images],
+            **({"frames": frames} if max(frames := [image.frames for image in images], default=1) > 1 else {}),
             "meta": dict(sample.meta),
             "status": "ok",
         }

@@ -2,22 +2,26 @@
 
 Samples are drawn with replacement within their task, so that every resample holds as many of each task as the data
 does. Samples that are scored together (``meta["group"]``: the questions to one picture, the rotations of one question)
-are drawn together. A retention compares two runs on the same samples, which both get in every resample (paired).
+are drawn together. A retention compares two runs on the same samples, which both get in every resample (paired). Where
+all samples agree, a bootstrap has no width; Wilson's interval takes its place.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from math import sqrt
+from math import copysign, sqrt
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nuwa.benchmarks.base import Benchmark
+from nuwa.benchmarks.base import Benchmark, mean_scores
 from nuwa.evaluation.journal import Row
 
 Indices = NDArray[np.int64]
 RESAMPLES = 500
+SAME = 1e-12
+"""How far rounding may move apart the ratios of resamples that agree."""
 
 
 def wilson(successes: float, total: float, z: float = 1.96) -> tuple[float, float]:
@@ -84,6 +88,7 @@ def retention(
     """Every metric divided by the unpruned run's, over the samples that both answered.
 
     Returns ``value``, ``low`` and ``high`` (95 % interval) by metric. A metric that is 0 without pruning is left out.
+    An interval has no width where the rows are the unpruned run's in all that they say, kept tokens included.
     """
     ratios = resampled_ratios(rows, baseline, benchmark, seed)
     return {name: {"value": value, **interval(draws)} for name, (value, draws) in ratios.items()}
@@ -92,7 +97,10 @@ def retention(
 def resampled_ratios(
     rows: Sequence[Row], baseline: Sequence[Row], benchmark: Benchmark, seed: int = 0
 ) -> dict[str, tuple[float, list[float]]]:
-    """Every metric's retention, and its values over resamples in which both runs have the same samples."""
+    """Every metric's retention, and its values over resamples in which both runs have the same samples.
+
+    Where no resample differs, which a retention of 0 or 100 % may mean, the values are those of `unanimous_ratios`.
+    """
     rows, pairs = answered_by_both(rows, baseline)
     if not rows:
         return {}
@@ -106,7 +114,38 @@ def resampled_ratios(
         for name in draws:
             if theirs.get(name) and name in ours:
                 draws[name].append(ours[name] / theirs[name])
+    if rows != pairs:
+        for name, ratios in draws.items():
+            if ratios and np.ptp(ratios) < SAME:
+                draws[name] = unanimous_ratios(ratios[0], full[name], _groups_behind(name, tasks, benchmark), seed)
     return {name: (values[name] / full[name], ratios) for name, ratios in draws.items() if ratios}
+
+
+def unanimous_ratios(ratio: float, full: float, groups: int, seed: int = 0) -> list[float]:
+    """What a retention may be that no resample of ``groups`` moves from ``ratio``, as values like those of resamples.
+
+    Two runs that never differ in n pairs differ in less than Wilson's bound for 0 of n. This is the score interval of
+    a difference between paired shares (Tango 1998, with no discordant pair); relative to the unpruned run's metric
+    ``full``, its quantiles are the values. A metric in points (above 1) moves by the bound itself.
+
+    >>> values = unanimous_ratios(0.0, 0.5, groups=96)
+    >>> f"{min(values)}, {np.quantile(values, 0.975):.3f}, {wilson(0, 96)[1] / 0.5:.3f}"
+    '0.0, 0.077, 0.077'
+    """
+    last = RESAMPLES - 1
+    scores = [NormalDist().inv_cdf(min(max(place, 0.5), last - 0.5) / last) for place in range(RESAMPLES)]
+    moved = [copysign(wilson(0, groups, abs(z))[1], z) / min(1.0, full) for z in scores]
+    values = np.clip(ratio + np.array(moved), 0.0, 1 / full if full <= 1 else np.inf)
+    return np.random.default_rng([seed, groups]).permutation(values).tolist()
+
+
+def _groups_behind(name: str, tasks: list[list[list[Row]]], benchmark: Benchmark) -> int:
+    """How many groups have a part in the number ``name``: a unit whose mean changes it."""
+    units = [benchmark.units(group) for groups in tasks for group in groups]
+    means = mean_scores(unit for group in units for unit in group)
+    number = benchmark.numbers(means)[name]
+    parts = {part for part, mean in means.items() if benchmark.numbers(means | {part: mean / 2 or 0.5})[name] != number}
+    return sum(any(not parts.isdisjoint(unit) for unit in group) for group in units)
 
 
 def answered_by_both(rows: Sequence[Row], others: Sequence[Row]) -> tuple[list[Row], list[Row]]:

@@ -50,7 +50,8 @@ def costs(rows: Sequence[Row], pruner: Pruner, shape: ModelShape, value_bytes: i
     """What the visual tokens of an image cost, as measured: means over all images of the rows.
 
     ``llm_tflops`` and ``metric_mflops`` follow the Nüwa paper (Appendix C, Table 4), ``flashvid_tflops`` FlashVID's
-    table of run times; visual tokens only.
+    table of run times; visual tokens only. What choosing costs is counted for pictures: among videos there is no
+    ``metric_mflops``, since methods see them frame by frame, in segments, or whole.
     """
     stages = [stages for row in rows for stages in row["kept"]]
     images = [Schedule(first[1], tuple(map(tuple, later))).per_layer(shape.layers) for first, *later in stages]
@@ -58,13 +59,15 @@ def costs(rows: Sequence[Row], pruner: Pruner, shape: ModelShape, value_bytes: i
         return {}
     per_layer = [sum(counts) / len(images) for counts in zip(*images, strict=True)]
     tokens = [count for row in rows for count in row["image_tokens"]]
-    return {
+    found = {
         "tokens_per_layer": per_layer,
         "tokens_entering": average_entering(per_layer),
         "tokens_leaving": average_leaving(per_layer),
         "tokens_per_image": sum(tokens) / len(tokens),
         "llm_tflops": sum(llm_flops(image, shape) for image in images) / len(images) / 1e12,
         "flashvid_tflops": sum(flashvid_flops(image, shape) for image in images) / len(images) / 1e12,
-        "metric_mflops": sum(pruner.metric_flops(count, shape) for count in tokens) / len(tokens) / 1e6,
         "kv_cache_bytes": kv_cache_bytes(per_layer, shape, value_bytes),
     }
+    if not any("frames" in row for row in rows):
+        found["metric_mflops"] = sum(pruner.metric_flops(count, shape) for count in tokens) / len(tokens) / 1e6
+    return found

@@ -29,13 +29,13 @@ _LONGEST = 400
 
 def title_lines(method: str, question: str, row: Mapping[str, Any], is_box: bool) -> list[list[Phrase]]:
     """The method, the question, and the answer with a tick, a cross or its score; the target where it is no box."""
-    answer = [Phrase("answer", FAINT), Phrase(_cut(row["prediction"]) or "(empty)", INK, _verdict(row))]
+    answer = [Phrase("answer", FAINT), Phrase(shortened(row["prediction"]) or "(empty)", INK, _verdict(row))]
     score = _first_score(row)
     if score is not None and score not in (0, 1):
         answer.append(Phrase(f"score {score:.2f}", FAINT))
     if not is_box and row.get("target"):
-        answer += [Phrase("   expected", FAINT), Phrase(_cut(_spelt(row["target"])))]
-    return [[Phrase(method, FAINT)], [Phrase(_cut(question))], answer]
+        answer += [Phrase("   expected", FAINT), Phrase(shortened(target_text(row["target"])))]
+    return [[Phrase(method, FAINT)], [Phrase(shortened(question))], answer]
 
 
 def legend(views: Sequence[ViewTrace], boxes: set[str], ids: bool, coordinates: bool = False) -> list[Phrase]:
@@ -78,7 +78,7 @@ def _verdict(row: Mapping[str, Any]) -> Symbol | None:
     return tick if score == 1 else cross if score == 0 else None
 
 
-def _spelt(target: Any) -> str:
+def target_text(target: Any) -> str:
     """A target as text: of several accepted answers the first ones."""
     if isinstance(target, Mapping):
         target = next((target[name] for name in ("answer", "answers") if name in target), "")
@@ -87,7 +87,8 @@ def _spelt(target: Any) -> str:
     return str(target)
 
 
-def _cut(text: str) -> str:
+def shortened(text: str) -> str:
+    """The beginning of a text that is too long to be shown."""
     return text if len(text) <= _LONGEST else text[:_LONGEST] + " ..."
 
 

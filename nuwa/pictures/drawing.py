@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -47,7 +47,7 @@ def sample_pictures(
 
     With ``ids``, also where the tokens are by their position ids, under every strategy.
     """
-    boxes = boxes_of(benchmark, sample, row)
+    boxes = boxes_of(benchmark.unit_box_tasks, row)
     method = f"{session.pruner.name}, {session.strategy.upper()}"
     heading = title_lines(method, sample.expression or sample.text, row, is_box="true" in boxes)
     return draw_decisions(session, loaded, sample, boxes, heading, ids)
@@ -156,11 +156,11 @@ def id_moves(trace: ImageTrace, strategy: str) -> list[tuple[Location, Location 
     return list(zip(map(places.__getitem__, stage.kept), there, strict=True))
 
 
-def boxes_of(benchmark: Benchmark, sample: Sample, row: Mapping[str, Any]) -> Boxes:
-    """The true box of a sample whose task is a box, and the one that its journal row names."""
-    if sample.task not in benchmark.unit_box_tasks or not isinstance(sample.target, list | tuple):
+def boxes_of(tasks: Collection[str], row: Mapping[str, Any]) -> Boxes:
+    """The true box of a journal row whose task is one of ``tasks``, whose answers are boxes, and the answered one."""
+    if row["task"] not in tasks or not isinstance(row["target"], list | tuple):
         return {}
-    x0, y0, x1, y1 = sample.target
+    x0, y0, x1, y1 = row["target"]
     boxes: Boxes = {"true": (x0, y0, x1, y1)}
     said = parse_box(row.get("scored", row["prediction"]))
     return boxes if said is None else boxes | {"predicted": said}

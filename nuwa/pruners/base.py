@@ -262,7 +262,7 @@ class Pruner:
         raise NotImplementedError
 
     def metric_flops(self, n_tokens: int, shape: ModelShape) -> float:
-        """FLOPs spent on deciding, by the paper's formulas (Appendix C, Table 4)."""
+        """FLOPs spent on deciding about a picture, by the paper's formulas (Appendix C, Table 4)."""
         return 0.0
 
 

@@ -74,6 +74,59 @@ def test_retention_is_paired():
     assert same == {"value": 1.0, "low": 1.0, "high": 1.0}  # an unpaired interval would have a width
 
 
+def score_bound(n, wrong_way):
+    """Where Tango's score statistic of a paired difference d reaches 1.96, if none of ``n`` pairs differs: bisection.
+
+    Such a difference is likeliest where the pairs differ one way only, each with probability d: variance n d (1 - d).
+    """
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        far = n * middle > 1.96 * (n * middle * (1 - middle)) ** 0.5
+        low, high = (low, middle) if far else (middle, high)
+    return wrong_way * low
+
+
+@pytest.mark.parametrize("n", [12, 60, 2000])
+def test_runs_that_never_differ_may_differ_elsewhere(n):
+    """All answers as without pruning, half of them right: the bound of a difference, over the unpruned half."""
+    full, pruned = rows([1, 0] * (n // 2)), [row | {"kept": [[[0, 9]]]} for row in rows([1, 0] * (n // 2))]
+    found = retention(pruned, full, MEANS)["vqa/m"]
+    assert found["value"] == 1.0
+    assert found["low"] == pytest.approx(max(0, 1 + score_bound(n, -1) / 0.5), abs=1e-3)
+    assert found["high"] == pytest.approx(1 + min(score_bound(n, 1), 0.5) / 0.5, abs=1e-3)
+    lost = (1 - found["low"]) * 0.5
+    assert (1 - lost) ** n < 0.05  # the chance that a larger loss shows in none of the pairs
+
+
+def test_nothing_right_may_be_little_right():
+    full = rows([1, 1, 1, 0] * 15)
+    found = retention(rows([0] * 60), full, MEANS)["vqa/m"]
+    assert found["value"] == found["low"] == 0.0
+    assert found["high"] == pytest.approx(wilson(0, 60)[1] / 0.75, abs=1e-3)
+
+
+def test_all_right_cannot_be_more():
+    full, pruned = rows([1] * 30), [row | {"prediction": "other words"} for row in rows([1] * 30)]
+    assert retention(pruned, full, MEANS)["vqa/m"]["high"] == 1.0
+    assert retention(pruned, full, MEANS)["vqa/m"]["low"] == pytest.approx(1 - wilson(0, 30)[1], abs=1e-3)
+
+
+def test_only_the_groups_behind_a_number_bound_it():
+    """F1 of one category of twenty answers, and of all forty; a picture's two questions count once."""
+    truth = [{"answer": ("yes", "no")[i % 2], "category": "ab"[i < 20]} for i in range(40)]
+    full = [
+        {"id": str(i), "task": "pope", "target": doc, "prediction": doc["answer"], "scores": {"pope/accuracy": 1.0}}
+        for i, doc in enumerate(truth)
+    ]
+    pruned = [row | {"kept": [[[0, 9]]]} for row in full]
+    found = retention(pruned, full, POPE.unloaded({"yes_ratio_of": "prediction"}))
+    assert found["pope/f1_score/a"]["low"] == pytest.approx(1 - wilson(0, 20)[1], abs=1e-3)
+    assert found["pope/f1_score"]["low"] == pytest.approx(1 - wilson(0, 40)[1], abs=1e-3)
+    grouped = retention(together([1] * 40, 2), [row | {"kept": []} for row in together([1] * 40, 2)], MEANS)
+    assert grouped["vqa/m"]["low"] == pytest.approx(1 - wilson(0, 20)[1], abs=1e-3)
+
+
 def test_retention_uses_common_samples_and_skips_zero_baselines():
     """Of the unpruned run's four samples only the two that the other answered count: 1/2 over 1/2, not over 3/4."""
     assert retention(rows([1, 0]), rows([1, 0, 1, 1]), MEANS)["vqa/m"]["value"] == 1.0

@@ -33,6 +33,13 @@ def test_costs_are_means_over_images_not_rows():
     assert found["kv_cache_bytes"] == 2 * 2 * 3 * 2 * (42.5 + 42.5 + 38.5 + 38.5)
 
 
+def test_choosing_in_a_video_has_no_count():
+    """A formula for one picture of all frames' tokens would be off by the number of frames, or its square."""
+    filmed = [{"kept": [[[0, 100]]], "image_tokens": [576], "frames": [8]}]
+    assert "metric_mflops" not in costs(filmed, PRUNER, SHAPE, value_bytes=2)
+    assert "metric_mflops" not in costs([*ROWS, *filmed], PRUNER, SHAPE, value_bytes=2)
+
+
 def test_costs_without_images():
     assert costs([{"kept": [], "image_tokens": []}], PRUNER, SHAPE, value_bytes=2) == {}
 

@@ -80,6 +80,7 @@ def test_what_a_run_says_of_its_videos(job):
     assert "of 200 promised frames" in rows["cut"]["notes"][0] and "2 frames a second" in rows["two"]["notes"][0]
     assert result["warning"] == f"2 of 7 samples have a note on their video, the first: {rows['cut']['notes'][0]}"
     assert rows["two"]["meta"] == {"video": ["a.mp4", "clip"]}
+    assert rows["both"]["frames"] == [1, 3] and "frames" not in rows["picture"] and "metric_mflops" not in result
 
 
 def test_a_video_is_decoded_once_and_a_sweep_takes_its_features_from_disk(job, monkeypatch):

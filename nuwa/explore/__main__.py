@@ -1,0 +1,53 @@
+"""A folder that shows every decision of runs in a browser, from disk: samples, answers, tokens, results.
+
+nuwa explore outputs/main                      # outputs/main/explorer/index.html
+nuwa explore outputs/main --samples 1000 --out shown
+"""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+from nuwa.command import argument, command
+from nuwa.explore.folder import INDEX_NAME, prepare_folder, write_data
+from nuwa.explore.samples import Plain, labels_of, plain_run, plain_sample, read_runs, sample_sets
+
+
+def write_explorer(root: Path, out: Path, count: int, keys: list[str]) -> None:
+    """The explorer of the runs below ``root``, in the folder ``out``.
+
+    Raises:
+        ValueError: there is nothing to show, or the folder is in use.
+    """
+    found, remarks = read_runs(root, keys)
+    sets = sample_sets(found, count)
+    prepare_folder(out)
+    runs: list[Plain] = []
+    samples: list[Plain] = []
+    for number, one in enumerate(sets):
+        runs += [plain_run(run, label, number, out) for run, label in zip(one.runs, labels_of(one.runs), strict=True)]
+        samples += [plain_sample(one, name) | {"set": number, "number": n} for n, name in enumerate(one.ids)]
+    shown = {"name": str(root), "sets": [{"name": one.name} for one in sets], "notes": remarks}
+    write_data(out, INDEX_NAME, shown | {"runs": runs, "samples": samples})
+
+
+@command(
+    "A folder that shows every decision of runs in a browser, opened from disk.",
+    argument("root", type=Path, help="outputs/<name>"),
+    argument("--out", type=Path, help="the folder to write, by default `explorer` below the runs"),
+    argument("--samples", type=int, default=200, help="how many of the first samples of each data set (200)"),
+    argument("--runs", nargs="+", default=[], metavar="KEY", help="only these runs; a key's beginning is enough"),
+)
+def main(options: Namespace) -> None:
+    """Write the folder and print where it is."""
+    if options.samples < 1:
+        raise ValueError(f"--samples {options.samples}: must be at least 1")
+    out = options.out or options.root / "explorer"
+    write_explorer(options.root, out, options.samples, options.runs)
+    print(out / "index.html")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

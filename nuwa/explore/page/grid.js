@@ -1,0 +1,67 @@
+"use strict";
+/* The grid of samples. Cards are made as they are scrolled to. */
+(() => {
+  const {state, el} = explorer, MORE = 60;
+  let index = null, shown = [];
+
+  const more = new IntersectionObserver((entries) => entries.some((entry) => entry.isIntersecting) && append());
+
+  function mark(letter, answer) {
+    const right = explorer.rightness(answer), [name, sign] = right === null
+      ? ["none", "–"] : right ? ["right", "✓"] : ["wrong", "✗"];
+    const said = {none: answer?.failed ? "failed" : "no answer", right: "right", wrong: "wrong"}[name];
+    return el("span", {class: `mark ${name}`, title: `${letter.toUpperCase()}: ${said}`},
+      letter.toUpperCase(), el("span", {"aria-hidden": "true"}, sign), el("span", {class: "unseen"}, ` ${said}`));
+  }
+
+  function card(sample) {
+    const runs = Object.entries(explorer.chosenRuns(index));
+    const marks = runs.map(([letter, run]) => mark(letter, sample.answers[run.key]));
+    const picture = sample.thumbnail
+      ? el("img", {src: sample.thumbnail, loading: "lazy", decoding: "async", alt: ""})
+      : el("span", {class: "nothing"}, "no picture");
+    const open = () => state.set({sample: sample.id}, {push: true});
+    const button = el("button", {type: "button", class: "card", "data-sample": sample.id, click: open},
+      picture, el("span", {class: "marks"}, ...marks), el("span", {class: "question"}, sample.question || sample.id));
+    return el("div", {role: "listitem"}, button);
+  }
+
+  function append() {
+    const grid = document.getElementById("grid"), there = grid.children.length;
+    more.disconnect();
+    grid.append(...shown.slice(there, there + MORE).map(card));
+    if (grid.children.length < shown.length) more.observe(grid.lastElementChild);
+  }
+
+  function showGrid() {
+    shown = explorer.chosenSamples(index);
+    const all = index.samples.filter((sample) => sample.set === explorer.chosenSet(index)).length;
+    document.getElementById("found").textContent = `${shown.length} of ${all} samples`;
+    document.getElementById("grid").replaceChildren();
+    append();
+  }
+
+  function showNotes() {
+    const notes = document.getElementById("notes");
+    notes.hidden = !index.notes.length;
+    notes.querySelector("summary").textContent = `${index.notes.length} remarks`;
+    notes.querySelector("ul").replaceChildren(...index.notes.map((note) => el("li", {}, note)));
+  }
+
+  function update() {
+    explorer.showFilters(index);
+    showGrid();
+    const sample = index.samples.find((one) => one.set === explorer.chosenSet(index) && one.id === state.get("sample"));
+    document.getElementById("browse").hidden = Boolean(sample);
+    document.getElementById("sample").hidden = !sample;
+    if (explorer.showSample) explorer.showSample(index, sample, shown);
+  }
+
+  explorer.showSamples = (given) => {
+    index = given;
+    showNotes();
+    update();
+    const mine = new Set(["sample", ...explorer.filterNames]);
+    window.addEventListener("statechange", (event) => event.detail.some((name) => mine.has(name)) && update());
+  };
+})();
