@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig
 
 from nuwa import prune
 from nuwa.benchmarks.base import Benchmark
+from nuwa.config import completed
 from nuwa.engine.blocking import configured_block
 from nuwa.engine.session import PruningSession
 from nuwa.evaluation.check import build_pruner, check, pruning_options
@@ -23,9 +22,7 @@ from nuwa.evaluation.reading import content_of
 from nuwa.evaluation.result import RESULT
 from nuwa.evaluation.runs import Run
 from nuwa.models.loaded import LoadedModel
-from nuwa.options import ConfigError
 from nuwa.pruners.base import Pruner
-from nuwa.schema import Config
 
 
 @dataclass(frozen=True)
@@ -91,20 +88,6 @@ def pruner_of_file(path: Path) -> Pruner:
     if not isinstance(content, dict) or set(content) != {"pruner", "budget", "seed"}:
         raise ValueError(f"{path}: no saved method; it has to hold pruner, budget and seed, as Pruner.save writes them")
     return build_pruner(completed(content, path))
-
-
-def completed(content: Mapping[str, Any], origin: Path) -> DictConfig:
-    """A config that was read from ``origin``, with what it does not say.
-
-    Raises:
-        ConfigError: it is none of this version.
-    """
-    try:
-        cfg = OmegaConf.merge(OmegaConf.structured(Config), content)
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"{origin} holds no config of this version ({error})") from error
-    assert isinstance(cfg, DictConfig)
-    return cfg
 
 
 def _fitted(pruner: Pruner, run: Run) -> Pruner:

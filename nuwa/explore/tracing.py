@@ -42,7 +42,7 @@ class SetWriter:
         """Run by run, those of one model after each other, so that it is loaded once."""
         for run in sorted(self.found.runs, key=lambda one: json.dumps(one.run.config.get("model"), sort_keys=True)):
             try:
-                check_engine(run.folder)
+                check_session_engine(run.folder)
                 with reopened(run.folder) as again:
                     self._write_run(run, again)
             except BAD_INPUT as error:
@@ -100,7 +100,7 @@ class SetWriter:
                 continue  # as the run's own row says
 
 
-def check_engine(folder: Path) -> None:
+def check_session_engine(folder: Path) -> None:
     """Refuse a run whose decisions were made elsewhere.
 
     Raises:
