@@ -83,14 +83,19 @@ def test_what_is_around_it(table):
 
 
 def test_options_and_tasks_stay_apart():
-    """Six tasks of one metric are six columns; a swept option has one of its own; points are no percent."""
-    tasks = {f"{task}/exact_match": 0.5 for task in ("order", "count", "change")}
-    clips = [result("nuwa", tasks, "clips", "tiny_video", 64, options={"d_thresh": d}) for d in (18.0, 280.0)]
+    """Tasks of one metric have a column each, many of them a table more for what is kept; points are no percent."""
+    tasks = {f"{task}/exact_match": 0.5 for task in ("order", "count", "change", "moment")}
+    kept = {"retention": {name: {"value": 0.75} for name in tasks}}
+    clips = [result("nuwa", tasks, "clips", "tiny_video", 64, options={"d_thresh": d}, **kept) for d in (18.0, 280.0)]
     mme = result("nuwa", {"mme/total_score": 1800.0}, "mme", "llava_1_5_7b", 64, standard_errors={})
-    first, second = publication_sections(runs_of([*clips, mme]))
-    assert {f"{task}, exact match" for task in ("order", "count", "change")} < set(first.columns)
-    assert [row["d_thresh"] for row in first.rows] == [18.0, 280.0]
-    assert second.rows[0]["total score"] == "1800.0" and "percent or points" in second.title
+    scores, shares, points = publication_sections(runs_of([*clips, mme]))
+    names = [f"{name.partition('/')[0]}, exact match" for name in tasks]
+    about = ["Budget", "Method", "Position ids", "d_thresh", "Tokens", "TFLOPs"]
+    assert scores.columns == about + names and shares.columns == about + [f"{name}, kept" for name in names]
+    assert [row["d_thresh"] for row in scores.rows] == [18.0, 280.0]
+    assert r"\label{tab:tiny-video-on-clips}" in scores.text("latex")
+    assert r"\label{tab:tiny-video-on-clips-kept}" in shares.text("latex")
+    assert points.rows[0]["total score"] == "1800.0" and "percent or points" in points.title
 
 
 def test_equal_numbers_are_equally_bold():

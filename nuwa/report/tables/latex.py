@@ -12,7 +12,8 @@ from nuwa.report.tables.formats import TextRow
 ESCAPES = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"}
 ESCAPES |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
 ESCAPES |= {sign: f"\\{sign}" for sign in "&%$#_{}"}
-PACKAGES = r"% needs \usepackage{booktabs, siunitx} and \sisetup{separate-uncertainty, text-series-to-math}"
+_PACKAGES = r"% needs \usepackage{booktabs, siunitx} and \sisetup{separate-uncertainty, text-series-to-math}"
+_MANY = 8  # columns that fit as they are
 _NUMBER = re.compile(r"(-?)(\d+)(?:\.(\d+))?(?: ±(\d+)(?:\.(\d+))?)?")
 
 
@@ -33,7 +34,8 @@ def latex_text(
     forms = {name: form for name in shown if (form := _number_format([row[name] for row in rows]))}
     layout = "".join(f"S[table-format={forms[name]}]" if name in forms else "l" for name in shown)
     head = " & ".join(_heading(name) for name in shown)
-    parts = [PACKAGES, r"\begin{table}", r"\centering"]
+    parts = [_PACKAGES, r"\begin{table}", r"\centering\small"]
+    parts += [r"\setlength{\tabcolsep}{3pt}"] if len(shown) > _MANY else []
     parts += [f"\\caption{{{escaped(title)}}}", f"\\label{{tab:{_key(title)}}}"]
     parts += [f"\\begin{{tabular}}{{{layout}}}", r"\toprule", f"{head} \\\\"]
     for heading, members in groupby(rows, key=lambda row: row[group] if group else ""):

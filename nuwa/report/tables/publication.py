@@ -16,31 +16,52 @@ from nuwa.report.tables.section import Section, filled_columns
 _NAMED = ("budget", "position", "model", "dataset", "limit")
 """Choices that a paper's table does not name in a column of this name."""
 
+_MANY = 3  # metrics that have room for what is kept of them
 _GIGA = 0.1
 """TFLOPs below which a table is in GFLOPs."""
 
 
 def publication_sections(runs: Sequence[Run]) -> list[Section]:
-    """The finished runs; what became of the others, and where methods were published, are notes."""
-    return [_section(own) for own in by_model_and_dataset(runs).values() if any(run.done for run in own)]
+    """The finished runs; what became of the others, and where methods were published, are notes.
+
+    What is kept of the unpruned model's scores stands beside these, or, of many scores, in a table of its own.
+    """
+    groups = [own for own in by_model_and_dataset(runs).values() if any(run.done for run in own)]
+    return [section for own in groups for section in _sections(own)]
 
 
-def _section(runs: Sequence[Run]) -> Section:
+def _sections(runs: Sequence[Run]) -> list[Section]:
     done = sorted((run for run in runs if run.done), key=_size)
-    table, columns = RunsTable(done), _columns(done)
-    rows = [_row(table, run, columns) for run in sorted(table.runs, key=_size)]
+    table, metrics = RunsTable(done), _columns(done)
+    rows = [_row(table, run, metrics) for run in sorted(table.runs, key=_size)]
     counts = sorted(run.n for run in done if run.n is not None)
-    unit = "percent" if all(column.scale == 100 for column in columns) else "percent or points"
-    said = [f"scores in {unit} ± their standard errors (none where all samples agree)"]
-    said += ["and what is kept of the unpruned model's"] if any(run.retention for run in done) else []
-    said += [f"{' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} samples"] if counts else []
+    unit = "percent" if all(metric.scale == 100 for metric in metrics) else "percent or points"
+    scores, kept = f"scores in {unit} ± their standard errors (none where all samples agree)", ""
+    if any(run.retention for run in done):
+        kept = "percent of the unpruned model's scores that is kept"
+    parts = [scores, kept] if len(metrics) > _MANY else [", and ".join(filter(None, [scores, kept]))]
     where = f"{model_label(done[0].choices.model)} on {dataset_label(done[0].choices.dataset)}"
-    ranked = [name for column in columns for name in (column.label, column.kept)]
+    samples = f"; {' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} samples" if counts else ""
+    hidden = [[metric.kept for metric in metrics], [metric.label for metric in metrics]] if len(parts) > 1 else [[]]
+    return [
+        Section(
+            f"{where}{', kept' * (part == kept)}: {part}{samples}.",
+            rows,
+            filled_columns(rows, left_out),
+            _notes(runs, done),
+            group="Budget",
+            ranked=[name for metric in metrics for name in (metric.label, metric.kept)],
+        )
+        for part, left_out in zip(parts, hidden, strict=True)
+        if part
+    ]
+
+
+def _notes(runs: Sequence[Run], done: Sequence[Run]) -> list[str]:
+    """What went wrong, and where methods were published."""
     notes = [f"{run.run_key}: {run.status}: {run.reason}" for run in runs if not run.done]
     notes += [f"{run.run_key}: {run.n_failed} samples failed" for run in done if run.n_failed]
-    notes += [f"{run.run_key}: {run.warning}" for run in done if run.warning]
-    caption = f"{where}: {', '.join(said)}."
-    return Section(caption, rows, filled_columns(rows), notes + _sources(done), group="Budget", ranked=ranked)
+    return [*notes, *(f"{run.run_key}: {run.warning}" for run in done if run.warning), *_sources(done)]
 
 
 @dataclass(frozen=True)
