@@ -104,14 +104,14 @@ def _points(run: Run) -> list[Point]:
     for score in (RunScore(run, name) for name in run.headlines.values()):
         value = run.metrics[score.metric]
         scale = 100.0 if value <= 1 else 1.0
-        low, high = score.interval or _error_interval(value, score.error or 0.0)
+        low, high = score.interval or error_interval(value, score.error or 0.0)
         panel = (run.choices.dataset, score.metric)
         seconds = run.timings.get("seconds_per_sample")
         points.append(Point(run.choices, panel, tokens, tflops, scale * value, scale * low, scale * high, seconds))
     return points
 
 
-def _error_interval(value: float, error: float) -> tuple[float, float]:
+def error_interval(value: float, error: float) -> tuple[float, float]:
     """1.96 standard errors on either side, as far as the metric goes."""
     high = value + INTERVAL * error
     return max(0.0, value - INTERVAL * error), min(1.0, high) if value <= 1 else high
