@@ -70,8 +70,9 @@ def test_a_report_of_two_machines(folders, capsys):
 
 def test_folders_that_are_no_names(folders):
     """W&B takes no absolute path as the name of a table, and no long one."""
-    write(Path(folders[0]).parent / "other", [result("none", {GQA: 0.7}, model="llava_next_7b")])
-    assert main([*folders, str(Path(folders[0]).parent / "other"), "--wandb"]) == 0
+    other = write(Path(folders[0]).parent / "other", [result("none", {GQA: 0.7}, model="llava_next_7b")])
+    (other / "run0").rename(other / "run9")
+    assert main([*folders, str(other), "--wandb"]) == 0
     (path,) = Path(folders[0]).glob("wandb/offline-run-*")
     rows = read_run(path).table("runs")  # one table, whatever the models
     assert sorted((row["method"], row["model"]) for row in rows) == [
