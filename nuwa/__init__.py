@@ -138,9 +138,11 @@ def prune(
 ) -> PruningSession:
     """A session inside which ``model`` prunes its vision tokens; after it the model is as it was.
 
+    ```python
     with nuwa.prune(model, nuwa.load_pruner("nuwa", budget=64)) as session:
         ids = model.generate(**inputs, max_new_tokens=32)
     print(session.report())  # tokens per layer, measured
+    ```
 
     Args:
         model: an unmodified transformers model of a supported family (`nuwa.models`).

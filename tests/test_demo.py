@@ -1,9 +1,9 @@
 """``nuwa demo``: what it compares, and the page itself in Chromium (by name: it needs gradio, playwright, chromium)."""
 
-import shutil
 from dataclasses import replace
 
 import pytest
+from helpers.browser import HOSTILE, chromium, unharmed
 from PIL import Image
 
 import nuwa
@@ -12,7 +12,6 @@ from nuwa.benchmarks.scenes import Scenes
 from nuwa.chat import Chat
 
 SCENE = Scenes(samples=2)[1]
-HOSTILE = "<img src=x onerror=\"document.title='owned'\"><b id=owned>**bold**</b>"
 
 
 @pytest.fixture(scope="module")
@@ -50,20 +49,14 @@ def test_what_belongs_on_the_page_is_refused(capsys, monkeypatch):
 def page(loaded, tmp_path):
     """The page in a browser, and its model, whose answers a test may write."""
     pytest.importorskip("gradio")
-    sync_api = pytest.importorskip("playwright.sync_api")
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("no chromium on the path")
     SCENE.images[0].resize((384, 384)).save(tmp_path / "scene.png")
     mine = replace(loaded)
     blocks = demo.build_page(mine)
     _, url, _ = blocks.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+    with chromium() as browser:
         tab = browser.new_page()
         tab.goto(url)
         yield tab, mine
-        browser.close()
     blocks.close()
 
 
@@ -95,7 +88,7 @@ def test_what_a_model_says_is_text(page, tmp_path, monkeypatch):
     ask(tab, tmp_path / "scene.png", HOSTILE)
     tab.get_by_text("visionzip, perc").first.wait_for(timeout=120_000)
     assert HOSTILE in [cell.strip() for cell in tab.locator("[data-testid^=cell]").all_text_contents()]
-    assert tab.title() == "Nüwa" and tab.locator("#owned").count() == 0
+    assert unharmed(tab)
 
 
 @pytest.mark.browser

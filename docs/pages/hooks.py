@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from pathlib import Path
 
-from links import fetched, link_targets, move_links, repository_path, spaced_lists, without_badges
+import pictures
+from links import fetched, link_targets, linked_names, move_links, repository_path, spaced_lists, without_badges
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+
+from nuwa.pruners.catalogue import method_names
+from nuwa.report.method_facts import METHOD_GROUPS, group_of
+from nuwa.report.method_page import method_page
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = {
@@ -26,16 +32,41 @@ DOCUMENTS = {
     "nuwa/tiny/video/README.md": "tiny_video.md",
 }
 """Documents outside docs/, by path, and their pages."""
+LISTS_OF_METHODS = ("README.md", "docs/methods.md")
 PICTURES = {".png", ".svg"}
+CAUTION = (
+    "A tiny model and one scene, or clip, with the position ids of the method's authors: a picture of what the method "
+    "does, not of how well ([where ids come in](../where_tokens_stand.md))."
+)
+
+
+def on_config(config: MkDocsConfig) -> None:
+    """Give every method its place in the navigation."""
+    groups = defaultdict(list)
+    for name in method_names():
+        groups[group_of(name)].append(f"methods/{name}.md")
+    (methods,) = (section["Methods"] for section in config.nav if "Methods" in section)
+    methods += [{title: groups[group]} for group, title in METHOD_GROUPS.items()]
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the documents from outside docs/ with their pictures."""
+    """Add the documents from outside docs/ with their pictures, and a page for every method."""
     for document, uri in DOCUMENTS.items():
         files.append(File.generated(config, uri, abs_src_path=str(ROOT / document)))
     for picture in sorted(shown_pictures()):
         files.append(File.generated(config, picture, abs_src_path=str(ROOT / picture)))
+    for name in method_names():
+        printed, kept = pictures.run_example(name)
+        files.append(File.generated(config, f"methods/{name}.webp", content=pictures.as_file(kept)))
+        files.append(File.generated(config, f"methods/{name}.md", content=site_page(name, printed)))
     return files
+
+
+def site_page(name: str, printed: str) -> str:
+    """A method's page with its picture, and what its example prints."""
+    head, rest = method_page(name).split("\n\n|", 1)
+    picture = f"[![What {name} keeps of a picture]({name}.webp)]({name}.webp)\n\n{CAUTION}"
+    return f"{head}\n\n{picture}\n\n|{rest}\nIt prints, on a laptop:\n```\n{printed}```\n"
 
 
 def shown_pictures() -> set[str]:
@@ -51,7 +82,10 @@ def shown_pictures() -> set[str]:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Make Markdown that was written for GitHub fit the site."""
     pages = {source_of(file): file.src_uri for file in files}
-    text = move_links(without_badges(markdown), source_of(page.file), pages, config.extra["repository"])
+    source = source_of(page.file)
+    text = move_links(without_badges(markdown), source, pages, config.extra["repository"])
+    if source in LISTS_OF_METHODS:
+        text = linked_names(text, {name: f"methods/{name}.md" for name in method_names()})
     return spaced_lists(text)
 
 

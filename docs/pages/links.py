@@ -39,14 +39,24 @@ def move_links(text: str, source: str, pages: Mapping[str, str], repository: str
 
     def moved(found: re.Match[str]) -> str:
         path = repository_path(found["target"] or "#", source)
-        if path is None:
-            return found[0]
         if path in pages:
             target = posixpath.relpath(pages[path], posixpath.dirname(pages[source]) or ".")
             return f"{found['text']}({target}{''.join(found['target'].partition('#')[1:])})"
+        if path is None or path.startswith("docs/"):  # a document that is missing is for MkDocs to name
+            return found[0]
         return f"{found['text']}({repository}/blob/main/{path})" if repository else found["text"][1:-1]
 
     return re.sub(_LINK, moved, text, flags=re.MULTILINE)
+
+
+def linked_names(text: str, pages: Mapping[str, str]) -> str:
+    """A text whose tables lead from a name in code to the page about it."""
+
+    def linked(found: re.Match[str]) -> str:
+        return f"[{found[0]}]({pages[found[1]]})" if found[1] in pages else found[0]
+
+    lines = text.split("\n")
+    return "\n".join(re.sub(r"`(\w+)`(?!\])", linked, line) if line.startswith("|") else line for line in lines)
 
 
 def without_badges(text: str) -> str:

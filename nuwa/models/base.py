@@ -127,6 +127,11 @@ class Family(ABC):
         """Width D of the features at which tokens are kept or merged."""
 
     @property
+    def planes(self) -> int:
+        """How many planes of features a visual token has besides its own (deepstack)."""
+        return 0
+
+    @property
     def grid(self) -> Grid | None:
         """The token grid of every image, None if images differ."""
         return None

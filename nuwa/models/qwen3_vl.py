@@ -36,9 +36,11 @@ class Qwen3VL(InterleavedQwenVL):
 
     def __init__(self, config: PreTrainedConfig, model: GenerativeModel | None = None) -> None:
         super().__init__(config, model)
-        planes, layers = len(config.vision_config.deepstack_visual_indexes), config.text_config.num_hidden_layers
-        if planes >= layers:
-            raise ValueError(f"{self.model_type} models need more layers than deepstack planes: {layers} and {planes}")
+        layers = config.text_config.num_hidden_layers
+        if self.planes >= layers:
+            raise ValueError(
+                f"{self.model_type} models need more layers than deepstack planes: {layers} and {self.planes}"
+            )
 
     @classmethod
     def random_config(cls, tokenizer: PreTrainedTokenizerFast, sizes: Sizes) -> PreTrainedConfig:
@@ -54,6 +56,10 @@ class Qwen3VL(InterleavedQwenVL):
         parts = super().random_parts(tokenizer, sizes)
         parts["vision_config"]["deepstack_visual_indexes"] = planes
         return parts
+
+    @property
+    def planes(self) -> int:
+        return len(self.config.vision_config.deepstack_visual_indexes)
 
     def companions(self, kwargs: Mapping[str, Any]) -> dict[str, Tensor]:
         planes = kwargs.get("deepstack_visual_embeds") or ()

@@ -57,6 +57,16 @@ def share(text: str) -> float:
     return value
 
 
+def beside_unpruned(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """The pruned ones of finished runs, by the run key of the unpruned run on their samples, which is among them."""
+    whole = {run.run_key for run in runs if run.method == "none"}
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        if run.baseline and run.baseline in whole - {run.run_key}:
+            groups.setdefault(run.baseline, []).append(run)
+    return groups
+
+
 def measured_costs(runs: Iterable[Run], by: str) -> dict[str, float]:
     """What runs of the same choices cost, relative to the unpruned model, by `choices_of`.
 
@@ -165,10 +175,7 @@ def main(options: Namespace) -> None:
     folders = {folder.name: folder for folder in find_runs(*options.folders)}
     runs = {name: Run.read(folder) for name, folder in folders.items()}
     done = [run for run in runs.values() if run.done]
-    groups: dict[str, list[Run]] = {}
-    for run in done:
-        if run.baseline and run.baseline != run.run_key and runs.get(run.baseline, run).method == "none":
-            groups.setdefault(run.baseline, []).append(run)
+    groups = beside_unpruned(done)
     groups = {name: own for name, own in groups.items() if options.metric in ("", *runs[name].metrics)}
     if not groups:
         place, metric = ", ".join(map(str, options.folders)), options.metric or "a score"

@@ -27,6 +27,8 @@ from nuwa.report.tables.formats import TableRow
 from nuwa.report.tables.runs import RunsTable
 from nuwa.report.tables.section import FORMS, Section
 
+Tests = dict[tuple[int, int], tuple[Comparison, float]]
+"""Comparisons of runs by the places of the two, each with its p-value corrected for all of them (Holm)."""
 FORM = {"first": ".4f", "second": ".4f", "p": ".4f", "p, Holm": ".4f"}
 HOLM = "corrected for {} tests (Holm): the chance of even one false finding among them is that of a single test"
 
@@ -97,28 +99,37 @@ class Sweep:
             raise ValueError("no two runs answered the same questions with the same model")
         return sections
 
+    def tests(self, runs: Sequence[Run]) -> dict[str, Tests]:
+        """The tests of every two runs, by their places, for each headline that two of them have."""
+        found: dict[str, dict[tuple[int, int], Comparison]] = {}
+        for i, j in combinations(range(len(runs)), 2):
+            for test in self.headlines(runs[i], runs[j]):
+                found.setdefault(test.metric, {})[i, j] = test
+        return {
+            metric: dict(
+                zip(tests, zip(tests.values(), holm([test.p for test in tests.values()]), strict=True), strict=True)
+            )
+            for metric, tests in found.items()
+        }
+
     def _matrix(self, group: Sequence[Run]) -> list[Section]:
         table = RunsTable(group)
-        found: dict[str, dict[tuple[int, int], Comparison]] = {}
-        for i, j in combinations(range(len(table.runs)), 2):
-            for test in self.headlines(table.runs[i], table.runs[j]):
-                found.setdefault(test.metric, {})[i, j] = test
-        return [self._section(metric, table, tests) for metric, tests in found.items()]
-
-    def _section(self, metric: str, table: RunsTable, tests: dict[tuple[int, int], Comparison]) -> Section:
-        corrected = dict(zip(tests, holm([test.p for test in tests.values()]), strict=True))
-        rows: list[TableRow] = []
-        for i, run in enumerate(table.runs):
-            row: TableRow = {"": i + 1} | table.choices(run)
-            for j in range(len(table.runs)):
-                pair = (min(i, j), max(i, j))
-                row[str(j + 1)] = _cell(tests[pair], i > j, corrected[pair]) if pair in tests else ""
-            rows.append(row | {"run": run.run_key})
-        title = f"{metric}: the row's run less the column's ({table.runs[0].model}, {table.runs[0].dataset})"
-        return Section(title, rows, list(rows[0]), ["in brackets p, " + HOLM.format(len(tests))])
+        return [_matrix_section(metric, table, tests) for metric, tests in self.tests(table.runs).items()]
 
 
-def _cell(test: Comparison, turned: bool, p: float) -> str:
+def _matrix_section(metric: str, table: RunsTable, tests: Tests) -> Section:
+    rows: list[TableRow] = []
+    for i, run in enumerate(table.runs):
+        row: TableRow = {"": i + 1} | table.choices(run)
+        for j in range(len(table.runs)):
+            pair = (min(i, j), max(i, j))
+            row[str(j + 1)] = _cell(*tests[pair], turned=i > j) if pair in tests else ""
+        rows.append(row | {"run": run.run_key})
+    title = f"{metric}: the row's run less the column's ({table.runs[0].model}, {table.runs[0].dataset})"
+    return Section(title, rows, list(rows[0]), ["in brackets p, " + HOLM.format(len(tests))])
+
+
+def _cell(test: Comparison, p: float, turned: bool) -> str:
     """A difference, seen from the second run where it is ``turned``, and its p-value."""
     lead = test.second - test.first if turned else test.first - test.second
     return f"{lead:+.3f} [{p:.2g}]"

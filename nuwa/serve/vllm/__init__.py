@@ -14,8 +14,8 @@ from nuwa.serve.settings import ARCHITECTURE
 
 VERSIONS = SpecifierSet(">=0.32,<0.34")
 """The versions of vLLM whose interfaces this was written for."""
-LLAMA = "NuwaLlamaForCausalLM"
-"""A Llama whose position ids may have three rows."""
+LLAMA, QWEN3 = "NuwaLlamaForCausalLM", "NuwaQwen3ForCausalLM"
+"""Decoders that take the place of vLLM's own (`nuwa.serve.vllm.decoders`)."""
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,8 @@ def register_models() -> None:
         )
         return
     ModelRegistry.register_model(ARCHITECTURE, f"nuwa.serve.vllm.model:{ARCHITECTURE}")
-    ModelRegistry.register_model(LLAMA, f"nuwa.serve.vllm.llama:{LLAMA}")
+    for decoder in (LLAMA, QWEN3):
+        ModelRegistry.register_model(decoder, f"nuwa.serve.vllm.decoders:{decoder}")
     if current_platform.is_cpu():
         _switch_placing_on()
 

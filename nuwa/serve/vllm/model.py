@@ -16,7 +16,6 @@ from vllm.model_executor.models.interfaces import (
     SupportsMRoPE,
     SupportsMultiModal,
     SupportsMultiModalPruning,
-    SupportsPP,
 )
 from vllm.model_executor.models.utils import AutoWeightsLoader, WeightsMapper, init_vllm_registered_model, maybe_prefix
 from vllm.multimodal import MULTIMODAL_REGISTRY
@@ -25,23 +24,27 @@ from nuwa.models import family_of
 from nuwa.serve.positions import PictureSpan, place_ids, prompt_ids, with_ids, without_ids
 from nuwa.serve.settings import CONFIG_KEY, Served, check_served, places_ids
 from nuwa.serve.vision import TAKEN, Vision, tower_alone
-from nuwa.serve.vllm import LLAMA
+from nuwa.serve.vllm import LLAMA, QWEN3
+from nuwa.serve.vllm.checks import check_engine, check_switches
 from nuwa.serve.vllm.processing import DummyPictures, PictureInfo, PictureProcessing
 
-DECODERS = {"llama": LLAMA} | dict.fromkeys(("qwen2", "qwen2_vl_text", "qwen2_5_vl_text"), "Qwen2ForCausalLM")
+DECODERS = {"llama": LLAMA, "qwen3_vl_text": QWEN3} | dict.fromkeys(
+    ("qwen2", "qwen2_vl_text", "qwen2_5_vl_text"), "Qwen2ForCausalLM"
+)
 """vLLM's architecture of each text model."""
 INPUTS = ("pixel_values", "image_grid_thw")
 """What the tower takes."""
 
 
 @MULTIMODAL_REGISTRY.register_processor(PictureProcessing, info=PictureInfo, dummy_inputs=DummyPictures)
-class NuwaForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsPP, SupportsMRoPE, SupportsMultiModalPruning):
+class NuwaForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsMRoPE, SupportsMultiModalPruning):
     """A model of a supported family under a pruner.
 
     Raises:
         ValueError: what `check_served` refuses, or a text model that vLLM is not told of here.
     """
 
+    planes: Tensor | None
     hf_to_vllm_mapper = WeightsMapper(
         orig_to_new_prefix={
             "model.vision_tower.": "vision.model.vision_tower.",
@@ -69,7 +72,8 @@ class NuwaForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsPP, Su
         family = family_of(config)
         check_served(served, family)
         self.placed = places_ids(served, family)
-        check_switches(vllm_config, self.placed)
+        check_switches(vllm_config, served, family)
+        check_engine(vllm_config)
         text = config.text_config
         if text.model_type not in DECODERS:
             raise ValueError(f"text model {text.model_type}: vLLM is told of {', '.join(DECODERS)} only")
@@ -77,7 +81,8 @@ class NuwaForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsPP, Su
         own.configure_mm_token_handling(text.vocab_size, [config.image_token_id])
         with own._mark_tower_model(vllm_config, "image"):
             self.vision = tower_alone(config, served.attention, vllm_config.model_config.dtype)
-        self._side = Vision(config, served, self.vision)
+        most = vllm_config.scheduler_config.max_num_batched_tokens
+        self._side = Vision(config, served, self.vision, most)
         with own._mark_language_model(vllm_config):
             self.language_model: Any = init_vllm_registered_model(
                 vllm_config,
@@ -85,10 +90,11 @@ class NuwaForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsPP, Su
                 architectures=[DECODERS[text.model_type]],
                 prefix=maybe_prefix(prefix, "language_model"),
             )
-        self.make_empty_intermediate_tensors = self.language_model.make_empty_intermediate_tensors
+        planes = torch.zeros(most, family.planes, text.hidden_size) if family.planes else None
+        self.register_buffer("planes", planes, persistent=False)  # in one place, as compiled graphs want their inputs
 
     def embed_multimodal(self, **kwargs: Any) -> list[Tensor]:
-        """The tokens (K, H) that stay of each picture, with their ids where these are placed (`with_ids`)."""
+        """The tokens of each picture that stay (`Vision.encode`), where ids are placed with them (`with_ids`)."""
         if kwargs.get("pixel_values") is None:
             return []
         weight = next(self.vision.parameters())
@@ -125,6 +131,23 @@ class NuwaForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsPP, Su
         due = (tokens[num_computed_tokens:] == self.config.image_token_id).nonzero()[: kept.shape[1], 0]
         return [features for features, _ in pairs], place_ids(ids, due + num_computed_tokens, kept), ahead
 
+    def embed_input_ids(
+        self,
+        input_ids: Tensor,
+        multimodal_embeddings: Sequence[Tensor] | None = None,
+        *,
+        is_multimodal: Tensor | None = None,
+    ) -> Tensor:
+        """Embeddings (N, H) of a step's tokens; further planes of pictures' tokens are laid by for `forward`."""
+        pictures = list(multimodal_embeddings or ())
+        if self.planes is not None:
+            planes, width = self.planes[: len(input_ids)].zero_(), self.planes.shape[2]
+            if pictures:
+                planes[is_multimodal] = torch.cat([seen[:, width:].unflatten(1, (-1, width)) for seen in pictures])
+            pictures = [seen[:, :width] for seen in pictures]
+        own: Any = super()
+        return own.embed_input_ids(input_ids, pictures, is_multimodal=is_multimodal)
+
     def forward(
         self,
         input_ids: Tensor | None,
@@ -134,8 +157,8 @@ class NuwaForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsPP, Su
         **kwargs: Any,
     ) -> Any:
         """The decoder's states."""
-        embeds = None if intermediate_tensors is not None else inputs_embeds
-        return self.language_model.model(input_ids, positions, intermediate_tensors, inputs_embeds=embeds)
+        planes = {} if self.planes is None else {"planes": self.planes[: positions.shape[-1]]}
+        return self.language_model.model(input_ids, positions, None, inputs_embeds=inputs_embeds, **planes)
 
     def compute_logits(self, hidden_states: Tensor) -> Tensor | None:
         """The head."""
@@ -144,19 +167,6 @@ class NuwaForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsPP, Su
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
         """Take the weights of a checkpoint, by the names of any transformers."""
         return AutoWeightsLoader(self).load_weights(weights, mapper=self.hf_to_vllm_mapper)
-
-
-def check_switches(vllm_config: VllmConfig, placed: bool) -> None:
-    """Refuse to run where vLLM would not ask for the ids of pictures' tokens, or would ask though none are placed.
-
-    Raises:
-        ValueError: the rate of video pruning or the rotary embedding of the text model says otherwise.
-    """
-    config = vllm_config.model_config
-    asked = config.get_multimodal_config().is_multimodal_pruning_enabled()
-    if asked != placed or (placed and not config.uses_mrope):
-        way = "with --video-pruning-rate 0.5 and an mrope_section" if placed else "without --video-pruning-rate"
-        raise ValueError(f"{CONFIG_KEY}.position: this is served {way}; nuwa serve --print writes the whole line")
 
 
 def _joined(values: Tensor | Sequence[Tensor]) -> Tensor:

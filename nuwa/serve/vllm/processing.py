@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -17,6 +18,7 @@ from vllm.multimodal.processing import (
 )
 
 from nuwa.models.checkpoint import find_folder
+from nuwa.serve.positions import ids_taken
 from nuwa.serve.settings import CONFIG_KEY, Served, places_ids
 from nuwa.serve.vision import COUNT, TAKEN, Pictures
 
@@ -47,7 +49,12 @@ class PictureInfo(BaseProcessingInfo):
         return Image.new("RGB", self.pictures.largest)
 
     def get_mm_max_tokens_per_item(self, seq_len: int, mm_counts: Mapping[str, int]) -> Mapping[str, int]:
-        return {"image": int(self.pictures.encode([self.largest])[COUNT])}
+        """As many as the tower works on: vLLM measures its memory by them."""
+        return {"image": math.prod(self.pictures.grid(self.largest))}
+
+    def taken(self, image: Image.Image) -> int:
+        """How many ids a picture takes up."""
+        return ids_taken(self.pictures.grid(image), self.pictures.family.axes)
 
 
 class DummyPictures(BaseDummyInputsBuilder[PictureInfo]):
@@ -64,25 +71,31 @@ class PictureProcessing(BaseMultiModalProcessor[PictureInfo]):
     """From the pictures of a request to inputs of the model."""
 
     def apply(self, inputs: Any, timing_ctx: Any) -> Any:
-        """As vLLM's.
+        """As vLLM's, behind `check`: what is refused later leaves traces in the cache of pictures."""
+        self.check(inputs.prompt, [image for items in inputs.mm_data_items.values() for image in items.get_all()])
+        return super().apply(inputs, timing_ctx)
+
+    def check(self, prompt: Sequence[int], images: Sequence[Image.Image | None]) -> None:
+        """Refuse what vLLM does not look at, as tokens that left are none to it.
 
         Raises:
-            ValueError: what vLLM does not look at, as the tokens that left are none to it: the ids behind the pictures
-                are more than the model has, or the prompt ends with a picture, and the next id would not be known.
+            ValueError: the prompt has another number of places for pictures; its ids are more than the model has; or it
+                ends with a picture, and the next id would not be known.
         """
-        made = super().apply(inputs, timing_ctx)
-        family, ids = self.info.pictures.family, made["prompt_token_ids"]
-        if not places_ids(self.info.served, family):
-            return made
-        if ids[-1:] == [family.config.image_token_id]:
+        token, info = self.info.pictures.family.placeholder_id, self.info
+        places = prompt.count(token)
+        if places != len(images):
+            raise ValueError(f"the prompt has places for {places} pictures, and {len(images)} came")
+        if not places_ids(info.served, info.pictures.family):
+            return
+        if prompt[-1] == token:
             raise ValueError("the prompt ends with a picture; put the question, or the assistant's turn, behind it")
-        pictures = made["mm_placeholders"].get("image", [])
-        whole = family.shape.image_tokens
-        length = len(ids) if whole is None else len(ids) + sum(whole - picture.length for picture in pictures)
-        longest = self.info.get_hf_config().text_config.max_position_embeddings
-        if length > longest:
-            raise ValueError(f"a prompt of {length} tokens before pruning, and the model has {longest} positions")
-        return made
+        if any(image is None for image in images):
+            raise ValueError("a picture was named by its uuid alone; send the picture, too")
+        taken = len(prompt) - places + sum(map(info.taken, images))
+        longest = info.get_hf_config().text_config.max_position_embeddings
+        if taken > longest:
+            raise ValueError(f"a prompt that takes {taken} positions before pruning, and the model has {longest}")
 
     def _call_hf_processor(self, hf_data: Mapping[str, Any], hf_kwargs: Mapping[str, object]) -> BatchFeature:
         if hf_kwargs:
@@ -107,7 +120,7 @@ class PictureProcessing(BaseMultiModalProcessor[PictureInfo]):
     def _get_prompt_updates(
         self, mm_items: Any, hf_processor_mm_kwargs: Mapping[str, object], out_mm_kwargs: Any
     ) -> Sequence[PromptReplacement]:
-        token = self.info.get_hf_config().image_token_id
+        token = self.info.pictures.family.placeholder_id
 
         def replacement(item: int) -> list[int]:
             return [token] * int(out_mm_kwargs["image"][item][COUNT].data)
