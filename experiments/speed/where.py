@@ -2,8 +2,8 @@
 
     python experiments/speed/where.py [--models 128x16 512x16 1024x32] [--batches 1 8 32] [--method nuwa] [--repeats 3]
 
-LLaVA-1.5's architecture with random weights: 576 visual tokens, 95 of text, an average budget of 64. A model is given by
-the width and the layers of its LLM. Seconds of the processor, so that other work on the machine counts little; medians
+LLaVA-1.5's architecture with random weights: 576 visual tokens, 95 of text, an average budget of 64. A model is given
+by the width and the layers of its LLM. Times of the processor, so that other work on the machine counts little; medians
 over rounds after one that does not count, unpruned and pruned in turn in one process. A cell is the time of a part and,
 in the pruned row, how many times faster it is. ``attention`` and ``MLP`` hold their projections, ``choosing`` all that
 the method does, ``rest`` whatever belongs to no part: Python, masks, cache, rotary embeddings, moving tokens.
@@ -38,7 +38,7 @@ Times = dict[str, float]
 
 
 def build(width: int, layers: int) -> LoadedModel:
-    """A model whose tower grows with its LLM, as LLaVA-1.5-7B's: a quarter of the width, three quarters of the layers."""
+    """A model whose tower is a quarter as wide as its LLM and has three quarters of the layers, as LLaVA-1.5-7B's."""
     tower = {"vision_hidden_size": max(64, width // 4), "vision_layers": layers * 3 // 4, "vision_heads": 4}
     sizes = {"hidden_size": width, "intermediate_size": width * 43 // 16, "layers": layers, "heads": width // 32}
     return RandomModel(prompt="{images}{text}", device="cpu", **sizes, **tower).load()
