@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 
 import pytest
 from helpers.jobs import ROOT
@@ -95,3 +96,9 @@ def test_pictures_of_examples_are_held_out_ones():
     for name, picture in figures.examples().items():
         file = Image.open(ROOT / "docs" / "example" / name)
         assert file.mode == picture.mode and file.tobytes() == picture.tobytes(), name
+
+
+def test_every_document_is_in_the_navigation():
+    """The strict build would stop at one that is not."""
+    named = re.findall(r"[ :]([\w/]+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE)
+    assert {str(path.relative_to(ROOT / "docs")) for path in ROOT.glob("docs/**/*.md")} <= set(named)

@@ -1,6 +1,6 @@
 """A report on W&B: one more run in the group of a sweep, with the scores of all runs, comparisons and plots.
 
-At the end of every sweep with ``logger=wandb``, and by ``python -m nuwa.report <folders> --wandb``.
+At the end of every sweep with ``logger=wandb``, and by ``nuwa report <folders> --wandb``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Pictures of every decision about an image, for one run or for several side by side (paper Fig. 11, 15-17).
 
-    python -m nuwa.report.pictures outputs/main/<key>                     # the first samples of a run
-    python -m nuwa.report.pictures outputs/main/<key> outputs/main/<key>  # the same samples, a row per run
+    nuwa pictures outputs/main/<key>                     # the first samples of a run
+    nuwa pictures outputs/main/<key> outputs/main/<key>  # the same samples, a row per run
 
 The runs' prompts are read again, their answers come from their journals. Of a video there is a contact
 sheet: its frames in a row, the tokens that stay of each, stage by stage, what merged in one colour, and segments.
