@@ -32,7 +32,7 @@ def write_explorer(root: Path, out: Path, count: int, keys: list[str]) -> None:
     for number, one in enumerate(sets):
         writer = SetWriter(out, number, one)
         writer.write()
-        for run, label in zip(one.runs, labels_of(one.runs), strict=True):
+        for run, label in zip(one.runs, labels_of([run.run for run in one.runs]), strict=True):
             runs.append(plain_run(run, label, number, out) | {"reason": writer.reasons.get(run.run.run_key, "")})
         for place, name in enumerate(one.ids):
             samples.append(plain_sample(one, name) | {"set": number, "number": place} | writer.shown.get(name, {}))

@@ -16,6 +16,7 @@ from nuwa.evaluation.frontier import front
 from nuwa.evaluation.runs import Run, collect
 from nuwa.evaluation.scores import RunScore
 from nuwa.evaluation.statistics import interval
+from nuwa.explore.samples import labels_of
 from nuwa.report.choose import COUNTS, TIMES, Timed, beside_unpruned, costs_of, options_for
 from nuwa.report.compare import HOLM, Sweep
 from nuwa.report.figures.points import error_interval, grouped
@@ -38,8 +39,9 @@ def results_of(folders: Sequence[Path]) -> dict[str, Any]:
     table = RunsTable(collect(folders))
     some = [run for run in table.runs if run.done]
     sweep = Sweep(folders) if len(some) > 1 else None
+    names = _names(some)
     return {
-        "runs": [_row(run, table) for run in table.runs],
+        "runs": [_row(run, names.get(run.run_key, run.run_key), table) for run in table.runs],
         "headlines": table.metrics,
         "metrics": list(dict.fromkeys([*table.metrics, *(name for run in table.runs for name in run.metrics)])),
         "fronts": [*_fronts(sweep)] if sweep else [],
@@ -47,7 +49,13 @@ def results_of(folders: Sequence[Path]) -> dict[str, Any]:
     }
 
 
-def _row(run: Run, table: RunsTable) -> dict[str, Any]:
+def _names(runs: Sequence[Run]) -> dict[str, str]:
+    """Names of runs by key, told apart within a data set as the Samples tab does."""
+    groups = grouped(runs, lambda run: run.choices.dataset).values()
+    return {run.run_key: name for group in groups for run, name in zip(group, labels_of(group), strict=True)}
+
+
+def _row(run: Run, name: str, table: RunsTable) -> dict[str, Any]:
     """A run: its choices, those in which runs of its method differ, scores and retentions, costs, and what went wrong.
 
     Scores and retentions are ``[value, low, high]`` with the 95 % interval, by metric; ``kv`` is in bytes, times in ms.
@@ -57,13 +65,13 @@ def _row(run: Run, table: RunsTable) -> dict[str, Any]:
     scores = [RunScore(run, name) for name in run.metrics]
     return {
         "run": run.run_key,
-        "name": _name(run),
+        "name": name,
         **words,
         "method": run.method,
         "differs": {name: value for name, value in table.choices(run).items() if name in other},
         "unpruned": run.baseline,
         "scores": {score.metric: _with_interval(score) for score in scores},
-        "kept": {score.metric: list(score.retained.values()) for score in scores if score.retained},
+        "kept": {s.metric: [s.retained[end] for end in ("value", "low", "high")] for s in scores if s.retained},
         "tokens": run.tokens_entering,
         "tflops": run.llm_tflops,
         "kv": run.kv_cache_bytes,
@@ -76,14 +84,8 @@ def _row(run: Run, table: RunsTable) -> dict[str, Any]:
     }
 
 
-def _name(run: Run) -> str:
-    if run.method == "none":
-        return "unpruned"
-    return run.choices.title.removesuffix(f" {run.choices.dataset}") if run.config else run.run_key
-
-
 def _with_interval(score: RunScore) -> list[float]:
-    value = float(score.value or 0.0)
+    value = score.run.metrics[score.metric]
     return [value, *(score.interval or error_interval(value, score.error or 0.0))]
 
 

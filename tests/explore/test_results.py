@@ -147,6 +147,7 @@ def test_the_same_data_asked_in_two_ways_are_two(tmp_path):
         content["config"]["seed"], content["baseline"] = seed, "none1" if seed else "none"
         write_result(tmp_path / name, content)
     results = results_of(find_runs(tmp_path))
+    assert rows(results)["nuwa1"]["name"] == "nuwa 64 pesp nuwa1"
     titles = {f"llava_1_5_7b, gqa, seed {seed}" for seed in (0, 1)}
     assert {one["title"] for one in results["fronts"]} == {one["title"] for one in results["tests"]} == titles
     assert all({p["run"] for p in one["points"]} in ({"none", "nuwa"}, {"none1", "nuwa1"}) for one in results["fronts"])

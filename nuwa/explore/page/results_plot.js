@@ -93,7 +93,7 @@
     const costOf = (front) => COSTS[front.by] + (front.device ? ` (${front.device})` : "");
     const score = choice("r.plot", "Score ", fronts.map(titleOf));
     const cost = choice("r.cost", "Cost ", d3.sort(fronts.map(costOf), (title) => title !== COSTS.tokens));
-    const drawing = el("div", {class: "r-plot"}), hint = el("div", {class: "r-hint", role: "status"});
+    const drawing = el("div", {class: "r-plot"}), hint = el("div", {class: "r-hint"});
     const note = el("p", {class: "r-note"});
     let visible = new Set();
 
