@@ -32,7 +32,7 @@ from nuwa.pruning.budget import Budget, BudgetError
 from nuwa.pruning.coordinates import Coordinates
 from nuwa.pruning.positions import STRATEGIES
 from nuwa.schema import Accelerator, Config, Engine
-from nuwa.serve.job import ServedJob, check_vllm, served_job
+from nuwa.serve.job import ServedJob, check_vllm, check_wishes, served_job
 from nuwa.targets import BUILT
 
 _RANGES = TypeAdapter(Config)
@@ -129,6 +129,7 @@ def _served(cfg: DictConfig) -> ServedJob:
         if asked:
             raise ConfigError(f"{wish}: trainer=vllm cannot give this; leave it out, or use another trainer")
     served = served_job(cfg)
+    check_wishes(cfg.trainer.vllm)
     check_vllm()
     return served
 
