@@ -7,27 +7,26 @@ with nuwa.prune(loaded.model, nuwa.load_pruner("nuwa", budget=64)) as session:
 print(loaded.decode(ids, inputs["input_ids"].shape[1]), session.report())
 
 `load_model` and `load_pruner` read ``conf/``; `prune` takes any supported model of Hugging Face, and any `Pruner`.
+Nothing heavy is imported before it is asked for: ``nuwa --help`` needs no torch.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from nuwa import pruners
-from nuwa.options import check_options
-from nuwa.pruners.base import Pruner
-from nuwa.pruners.catalogue import find_method, method_names
-from nuwa.pruning.budget import Budget
-from nuwa.samples import Sample
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from nuwa import pruners
     from nuwa.engine.feature_cache import FeatureCache
     from nuwa.engine.session import PruningSession
     from nuwa.models.loaded import LoadedModel
+    from nuwa.pruners.base import Pruner
+    from nuwa.pruning.budget import Budget
     from nuwa.pruning.coordinates import Coordinates
+    from nuwa.samples import Sample
 
 __version__ = "0.1.0"
 __all__ = [
@@ -42,6 +41,19 @@ __all__ = [
     "prune",
     "pruners",
 ]
+_HOMES = {"Budget": "nuwa.pruning.budget", "Pruner": "nuwa.pruners.base", "Sample": "nuwa.samples"}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "pruners":
+        return import_module("nuwa.pruners")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 def load_model(name: str, **options: Any) -> LoadedModel:
@@ -58,7 +70,7 @@ def load_model(name: str, **options: Any) -> LoadedModel:
         ValueError: an unknown model or option, or a checkpoint that cannot be used; the message says which.
     """
     from nuwa.config import build, check_model, typed
-    from nuwa.overrides import compose_job  # transformers takes seconds to import
+    from nuwa.overrides import compose_job
 
     cfg = compose_job([f"model={name}"])
     cfg.model = {**cfg.model, **options}
@@ -69,6 +81,8 @@ def load_model(name: str, **options: Any) -> LoadedModel:
 
 def list_pruners() -> list[str]:
     """The names that `load_pruner` knows: the files of ``conf/pruner``."""
+    from nuwa.pruners.catalogue import method_names
+
     return method_names()
 
 
@@ -96,6 +110,10 @@ def load_pruner(
     """
     if (name is None) == (run is None):
         raise ValueError("load_pruner needs the name of a method or a file, or run=<folder>: one of them")
+    from nuwa.options import check_options
+    from nuwa.pruners.catalogue import find_method
+    from nuwa.pruning.budget import Budget
+
     saved = run is not None or str(name).endswith(".yaml")
     if not saved:
         kind, defaults = find_method(str(name))
@@ -120,9 +138,11 @@ def prune(
 ) -> PruningSession:
     """A session inside which ``model`` prunes its vision tokens; after it the model is as it was.
 
+    ```python
     with nuwa.prune(model, nuwa.load_pruner("nuwa", budget=64)) as session:
         ids = model.generate(**inputs, max_new_tokens=32)
     print(session.report())  # tokens per layer, measured
+    ```
 
     Args:
         model: an unmodified transformers model of a supported family (`nuwa.models`).
@@ -144,7 +164,7 @@ def prune(
     Raises:
         ValueError: an unsupported model, an unknown choice, or a method that does not fit the model.
     """
-    from nuwa.engine.session import PruningSession  # transformers takes seconds to import
+    from nuwa.engine.session import PruningSession
 
     return PruningSession(model, pruner, position, share, cache, calibration, coordinates, deepstack)
 

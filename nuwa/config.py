@@ -9,15 +9,19 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import TypeAdapter, ValidationError
 
 from nuwa.files import fingerprint, local_path
 from nuwa.models import axes_of
-from nuwa.options import ConfigError, check_options
+from nuwa.options import ConfigError, check_options, complaint
+from nuwa.pruning.positions import STRATEGIES
 from nuwa.schema import BlockingConfig, Config, Engine, FramesConfig, PathsConfig, PositionConfig
 from nuwa.targets import BUILT, find_target
 
@@ -33,6 +37,7 @@ READ |= {f"dataset.{key}": ("",) for key in ("path", "images_folder", "videos_fo
 UNSCIENTIFIC = {"model": ("name", "device", "device_map", "turn"), "dataset": ("streaming", "judge_key_variable")}
 SAMPLING = ("temperature", "top_p")
 """Options of decoding that matter where tokens are drawn."""
+_RANGES = TypeAdapter(Config)
 
 
 def register() -> None:
@@ -68,6 +73,22 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
 def build(options: dict[str, Any], **provided: Any) -> Any:
     """Call the ``_target_`` of typed options. Hydra's instantiate would turn dataclass arguments into dicts."""
     return find_target(options["_target_"])(**{k: v for k, v in options.items() if k != "_target_"}, **provided)
+
+
+def check_ranges(cfg: DictConfig) -> None:
+    """Check the groups that are dataclasses of `nuwa.schema`.
+
+    Raises:
+        ConfigError: a value is out of its range, or no choice.
+    """
+    ours = OmegaConf.masked_copy(cfg, [option.name for option in fields(Config)])  # without Hydra's own
+    try:
+        _RANGES.validate_python(OmegaConf.to_container(ours, resolve=True))
+    except ValidationError as error:
+        raise ConfigError(complaint(error)) from error
+    known = ("native", *STRATEGIES)
+    if cfg.position.strategy not in known:
+        raise ConfigError(f"position.strategy={cfg.position.strategy}: expected one of {', '.join(known)}")
 
 
 def check_model(options: dict[str, Any]) -> None:
@@ -186,4 +207,23 @@ def baseline_of(cfg: DictConfig) -> DictConfig:
     cfg.budget.average = cfg.budget.ratio = None
     cfg.position, cfg.calibration.kind, cfg.coordinates.kind = PositionConfig(), "none", "none"
     cfg.blocking = BlockingConfig()
+    return cfg
+
+
+def normalised(cfg: DictConfig) -> DictConfig:
+    """The config as it is run: without pruning, budget, position and calibration are reset."""
+    return baseline_of(cfg) if is_baseline(cfg) else cfg
+
+
+def completed(content: Mapping[str, Any], origin: Path) -> DictConfig:
+    """A config that was read from ``origin``, with what it does not say.
+
+    Raises:
+        ConfigError: it is none of this version.
+    """
+    try:
+        cfg = OmegaConf.merge(OmegaConf.structured(Config), content)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{origin} holds no config of this version ({error})") from error
+    assert isinstance(cfg, DictConfig)
     return cfg

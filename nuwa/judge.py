@@ -1,6 +1,6 @@
 """Marks for MM-Vet answers that were saved without a judge.
 
-    python -m nuwa.judge outputs/main --url https://api.openai.com/v1 --model gpt-4-0613 --key-variable OPENAI_API_KEY
+    nuwa judge outputs/main --url https://api.openai.com/v1 --model gpt-4-0613 --key-variable OPENAI_API_KEY
 
 Every mark is on disk before the next is asked for, so a call that was cut short goes on where it was. A run whose
 answers all have marks gets its scores, in ``predictions.jsonl`` and ``result.json``; until then it has none.

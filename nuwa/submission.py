@@ -1,6 +1,6 @@
 """What the validation server of EgoSchema takes: the answers to its questions are withheld.
 
-python -m nuwa.submission outputs/main/<run> --out egoschema.json
+nuwa submission outputs/main/<run> --out egoschema.json
 """
 
 from __future__ import annotations

@@ -5,11 +5,16 @@ from __future__ import annotations
 import importlib.util
 import re
 import shlex
+from contextlib import nullcontext
+from functools import cache
+from pathlib import Path
 
 import pytest
+import torch
 from helpers.jobs import ROOT, compose
 from PIL import Image
 
+import nuwa
 from nuwa.command import COMMANDS
 from nuwa.config import BUILT, typed
 from nuwa.engine.blocking import layer_range
@@ -19,9 +24,12 @@ from nuwa.pruners.catalogue import method_names
 DOCUMENTS = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
-    *sorted(ROOT.glob("docs/*.md")),
+    ROOT / "SECURITY.md",
+    ROOT / "CHANGELOG.md",
+    *sorted(ROOT.glob("docs/**/*.md")),
     *sorted(ROOT.glob("experiments/**/*.md")),
 ]
+ONLY_IN_CONTRIBUTING = ("pruner=loudest", "position=centre")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -41,7 +49,9 @@ def test_launch_commands_compose(command):
     if "-m" in words:  # the first point of a sweep
         assert words[0] == "-m", "hydra wants -m before the overrides"
         overrides = [f"{key}={values.split(',')[0]}" for key, _, values in (word.partition("=") for word in overrides)]
-    kept = [word for word in overrides if "<" not in word and not word.startswith("pruner=loudest")]
+    kept = [
+        word for word in overrides if "<" not in word and not word.startswith(("pruner=loudest", "position=centre"))
+    ]
     cfg = compose(*for_hydra(kept))
     for group in BUILT:
         typed(cfg, group)
@@ -81,19 +91,74 @@ def test_readme_names_every_method_and_no_other():
     assert sorted(re.findall(r"`(\w+)`", " ".join(rows))) == sorted(method_names())
 
 
+@cache
+def anchors(document: Path) -> set[str]:
+    """What GitHub calls the headings of a document."""
+    text = re.sub(r"^```.*?^```", "", document.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    headings = [heading.strip().lower() for heading in re.findall(r"^#+ (.*)", text, re.MULTILINE)]
+    return {re.sub(r"[^\w\- ]", "", heading).replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_somewhere(document):
-    links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", document.read_text(encoding="utf-8"))
-    missing = [link for link in links if "://" not in link and not (document.parent / link).exists()]
+    missing = []
+    for link in re.findall(r"\]\(([^)\s]+)[^)]*\)", document.read_text(encoding="utf-8")):
+        path, _, anchor = link.partition("#")
+        target = document.parent / path if path else document
+        if "://" not in link and not (target.exists() and (not anchor or anchor in anchors(target))):
+            missing.append(link)
     assert not missing
 
 
-def test_readmes_twelve_lines_run(tmp_path, monkeypatch, capsys):
-    """As they stand, but for the checkpoint, the picture and the GPU."""
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len([line for line in code.splitlines() if line]) <= 12
+def python_blocks() -> dict[str, str]:
+    """The lines of Python that documents show, by document and first line."""
+    found = {}
+    for document in DOCUMENTS:
+        for code in re.findall(r"```python\n(.*?)```", document.read_text(encoding="utf-8"), re.DOTALL):
+            found[f"{document.relative_to(ROOT)}: {code.splitlines()[0]}"] = code
+    return found
+
+
+RUN_ELSEWHERE = {
+    "CONTRIBUTING.md": "pruners/test_worked_example.py, benchmarks/test_contributing.py, models/test_conformity.py",
+    "docs/serving.md": "asks a server, as tests/serve does (pytest -m vllm)",
+}
+BLOCKS = {name: code for name, code in python_blocks().items() if name.partition(":")[0] not in RUN_ELSEWHERE}
+
+
+@pytest.fixture
+def surroundings(tmp_path, monkeypatch):
+    """What documents take as given: a folder with a picture, a model, a method, a prompt and a further question."""
     Image.new("RGB", (96, 96), "red").save(tmp_path / "dog.jpg")
     monkeypatch.chdir(tmp_path)
-    code = code.replace("llava-hf/llava-1.5-7b-hf", str(ROOT / "nuwa" / "tiny" / "llava")).replace('.to("cuda")', "")
-    exec(compile(code, "README.md", "exec"), {})
-    assert "USER:" in capsys.readouterr().out
+    loaded = nuwa.load_model("tiny_llava")
+    inputs = loaded.encode([nuwa.Sample.ask("is there a red circle ?", Image.open("dog.jpg"))])
+    return {
+        "nuwa": nuwa,
+        "torch": torch,
+        "model": loaded.model,
+        "pruner": nuwa.load_pruner("nuwa", budget=64),
+        "layer": 12,
+        "inputs": inputs,
+        "input_ids": inputs["input_ids"],
+        "attention_mask": inputs["attention_mask"],
+        "next_question": loaded.tokenizer(" what color ?", add_special_tokens=False, return_tensors="pt").input_ids,
+    }
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_lines_of_python_run(name, surroundings):
+    """As they stand, but for the checkpoint and the GPU; those that go on inside a session, inside one."""
+    small = {'"llava-hf/llava-1.5-7b-hf"': repr(str(ROOT / "nuwa" / "tiny" / "llava")), '.to("cuda")': ""}
+    small['"llava_1_5_7b"'] = '"tiny_llava"'
+    code = BLOCKS[name]
+    for large, here in small.items():
+        code = code.replace(large, here)
+    opens = "nuwa.prune(" in code
+    with nullcontext() if opens else nuwa.prune(surroundings["model"], surroundings["pruner"]):
+        exec(compile(code, name, "exec"), surroundings)
+
+
+def test_readmes_lines_are_twelve():
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len([line for line in code.splitlines() if line]) <= 12

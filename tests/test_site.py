@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 
 import pytest
 from helpers.jobs import ROOT
+from PIL import Image
 
-spec = importlib.util.spec_from_file_location("links", ROOT / "docs" / "pages" / "links.py")
-links = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(links)
+
+def page_maker(name):
+    """A module of docs/pages, which is no package."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / "pages" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+links, figures = page_maker("links"), page_maker("figures")
 
 PAGES = {"README.md": "index.md", "docs/use.md": "use.md", "docs/a.png": "a.png", "lib/README.md": "lib/card.md"}
 
@@ -66,3 +75,30 @@ def test_names_in_tables_lead_to_their_pages():
     assert links.linked_names(text, {"nuwa": "m/nuwa.md", "grid": "m/grid.md"}) == (
         "| [`nuwa`](m/nuwa.md) [`grid`](m/grid.md) | [`grid`](x) |\nand `nuwa`"
     )
+
+
+@pytest.mark.parametrize("name", figures.DRAWN)
+def test_figures_are_up_to_date(name):
+    """If this fails: python docs/pages/figures.py"""
+    assert (ROOT / "docs" / "figures" / name).read_text(encoding="utf-8") == figures.DRAWN[name]()
+
+
+def test_figures_show_the_ids_that_the_paper_defines():
+    """Five of 16 tokens behind three of text: RPME takes an offset p to ceil(p * 15 / 10), the first to 0."""
+    ids = {strategy: figures.ids_under(strategy) for strategy in ("pesp", "perc", "rpme")}
+    assert ids["pesp"] == [0, 1, 2, 5, 8, 9, 12, 13, 19, 20, 21]
+    assert ids["perc"] == list(range(11))
+    assert ids["rpme"] == [0, 1, 2, 3, 11, 12, 17, 18, 19, 20, 21]
+
+
+def test_pictures_of_examples_are_held_out_ones():
+    """If this fails: python docs/pages/figures.py"""
+    for name, picture in figures.examples().items():
+        file = Image.open(ROOT / "docs" / "example" / name)
+        assert file.mode == picture.mode and file.tobytes() == picture.tobytes(), name
+
+
+def test_every_document_is_in_the_navigation():
+    """The strict build would stop at one that is not."""
+    named = re.findall(r"[ :]([\w/]+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE)
+    assert {str(path.relative_to(ROOT / "docs")) for path in ROOT.glob("docs/**/*.md")} <= set(named)

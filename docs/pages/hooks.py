@@ -55,7 +55,6 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         files.append(File.generated(config, uri, abs_src_path=str(ROOT / document)))
     for picture in sorted(shown_pictures()):
         files.append(File.generated(config, picture, abs_src_path=str(ROOT / picture)))
-    files.append(File.generated(config, "methods/scene.webp", content=pictures.as_file(pictures.scene())))
     for name in method_names():
         printed, kept = pictures.run_example(name)
         files.append(File.generated(config, f"methods/{name}.webp", content=pictures.as_file(kept)))

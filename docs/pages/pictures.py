@@ -7,17 +7,14 @@ from contextlib import chdir, redirect_stdout
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import patch
 
 from PIL import Image
 
 from nuwa import load_model
-from nuwa.config import build, typed
 from nuwa.engine.session import PruningSession
 from nuwa.models.loaded import LoadedModel
-from nuwa.overrides import compose_job
 from nuwa.pictures.captions import title_lines
 from nuwa.pictures.drawing import draw_trace
 from nuwa.pictures.sheets import contact_sheet
@@ -25,33 +22,8 @@ from nuwa.pictures.traces import VideoTrace, trace_decisions
 from nuwa.report.method_page import example_code
 from nuwa.samples import Sample
 
-SCENE = 13
-"""The held-out scene that the examples ask about."""
+ROOT = Path(__file__).resolve().parents[2]
 load_once = cache(load_model)
-
-
-@cache
-def sample_of(*choices: str, index: int) -> Sample:
-    """A sample of a data set."""
-    return build(typed(compose_job(choices), "dataset"))[index]
-
-
-@cache
-def scene() -> Image.Image:
-    """``scene.png`` of the examples."""
-    return sample_of("dataset=scenes", index=SCENE).images[0]
-
-
-@cache
-def example_folder() -> TemporaryDirectory:
-    """A folder with the files of the examples."""
-    folder = TemporaryDirectory()
-    scene().save(Path(folder.name, "scene.png"))
-    Path(folder.name, "clip").mkdir()
-    (video,) = sample_of("model=tiny_video", "dataset=clips", index=0).videos
-    for number, frame in enumerate(video.frames):
-        frame.save(Path(folder.name, "clip", f"{number}.png"))
-    return folder
 
 
 def as_file(image: Image.Image) -> bytes:
@@ -66,7 +38,7 @@ def run_example(name: str) -> tuple[str, Image.Image]:
     """What the example of a method's page prints, and a picture of what the method kept."""
     space: dict[str, Any] = {}
     printed = io.StringIO()
-    with chdir(example_folder().name), redirect_stdout(printed), patch("nuwa.load_model", load_once):
+    with chdir(ROOT), redirect_stdout(printed), patch("nuwa.load_model", load_once):
         exec(compile(example_code(name), name, "exec"), space)
     answer = printed.getvalue().splitlines()[0]
     return printed.getvalue(), kept_tokens(space["session"], space["loaded"], space["sample"], answer)

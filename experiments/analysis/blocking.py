@@ -15,7 +15,7 @@ from common import RESULTS, write_csv
 from matplotlib.figure import Figure
 
 from nuwa.evaluation.runs import Run
-from nuwa.report.figures.plots import COLOURS, PLOT_SETTINGS
+from nuwa.report.figures.style import COLOURS, PLOT_SETTINGS
 
 HEADLINES = ("/exact_match", "/acc@0.5")
 

@@ -19,7 +19,7 @@ from nuwa.benchmarks.base import Benchmark
 from nuwa.config import build, register
 from nuwa.evaluation.check import check
 from nuwa.models.loaded import LoadedModel
-from nuwa.report.figures.plots import COLOURS, MARKERS, PLOT_SETTINGS
+from nuwa.report.figures.style import COLOURS, MARKERS, PLOT_SETTINGS
 from nuwa.samples import Sample
 
 HERE = Path(__file__).resolve().parent

@@ -16,8 +16,8 @@ _DATASETS = {
     "videomme": _VIDEO, "egoschema": _VIDEO, "longvideobench": _VIDEO, "mvbench": _VIDEO, "clips": _VIDEO,
 }  # fmt: skip
 """By the first letters of a data set's name; every other one asks for answers."""
-_SCENES = {"exist": _HALLUCINATION, "relation": _RELATIONS}
-"""By the kind of a question about generated scenes."""
+_KINDS = {"exist": _HALLUCINATION, "relation": _RELATIONS, "read": _READING}
+"""By the kind of a question about a generated picture."""
 
 
 def ability_of(dataset: str, row: Mapping[str, Any]) -> str:
@@ -28,7 +28,7 @@ def ability_of(dataset: str, row: Mapping[str, Any]) -> str:
     >>> ability_of("scenes", {"task": "vqa", "meta": {"kind": "relation"}})
     'spatial relations'
     """
-    if dataset == "scenes":
+    if dataset in ("scenes", "plates"):
         kind = row.get("meta", {}).get("kind")
-        return _GROUNDING if row["task"] == "vg" else _SCENES.get(kind, _ANSWERING)
+        return _GROUNDING if row["task"] == "vg" else _KINDS.get(kind, _ANSWERING)
     return next((ability for name, ability in _DATASETS.items() if dataset.startswith(name)), _ANSWERING)

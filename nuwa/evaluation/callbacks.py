@@ -8,6 +8,7 @@ from typing import Any
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from nuwa.command import forgiving_output
@@ -66,7 +67,7 @@ class SampleProgress(Callback):
     def __init__(self, label: str, journal: Journal, total: int):
         forgiving_output()
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        self.progress = Progress(*columns, TextColumn("left"), TimeRemainingColumn())
+        self.progress = Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=Console(stderr=True))
         self.task = self.progress.add_task(label, total=total)
         self.journal = journal
 

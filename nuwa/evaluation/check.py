@@ -3,39 +3,31 @@
 from __future__ import annotations
 
 import sys
-import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
-from pydantic import TypeAdapter, ValidationError
+from omegaconf import DictConfig
 from transformers import AutoConfig
 
 from nuwa.benchmarks.base import Benchmark
-from nuwa.command import BAD_INPUT, print_error
-from nuwa.config import ConfigError, baseline_of, build, check_model, is_baseline, typed
+from nuwa.command import BAD_INPUT
+from nuwa.config import ConfigError, build, check_model, check_ranges, normalised, typed
 from nuwa.engine.blocking import SOURCES, layer_range
 from nuwa.engine.calibration import check_calibration, check_position
 from nuwa.engine.coordinates import check_coordinates
-from nuwa.evaluation.processes import check_sweep, current, is_shared, start
+from nuwa.evaluation.processes import current, is_shared
 from nuwa.files import PACKAGE
 from nuwa.models import family_names, family_of
 from nuwa.models.base import Family
 from nuwa.models.checkpoint import check_folder, find_folder, usable
-from nuwa.options import complaint
 from nuwa.pruners.base import Pruner
 from nuwa.pruning.budget import Budget, BudgetError
 from nuwa.pruning.coordinates import Coordinates
-from nuwa.pruning.positions import STRATEGIES
-from nuwa.schema import Accelerator, Config, Engine
+from nuwa.schema import Accelerator, Engine
 from nuwa.serve.job import ServedJob, check_vllm, check_wishes, served_job
 from nuwa.targets import BUILT
-
-_RANGES = TypeAdapter(Config)
 
 
 @dataclass
@@ -51,36 +43,6 @@ class Parts:
     served: ServedJob | None = None
 
 
-class CheckFirst(Callback):
-    """Hydra callback that refuses bad input before Hydra makes a folder for it; a sweep checks each point later.
-
-    It also starts the processes of ``trainer=ddp``.
-    """
-
-    def on_run_start(self, config: DictConfig, **kwargs: object) -> None:
-        """Check the one job."""
-        _stop_if_refused(config, check_outputs, check, start)
-
-    def on_multirun_start(self, config: DictConfig, **kwargs: object) -> None:
-        """Check what all points have in common."""
-        _stop_if_refused(config, check_outputs, check_sweep, start)
-
-
-def _stop_if_refused(config: DictConfig, *checks: Callable[[DictConfig], object]) -> None:
-    """Run ``checks``; Hydra swallows exceptions of callbacks, so a refusal ends the program here."""
-    try:
-        for one in checks:
-            one(config)
-    except BAD_INPUT as error:
-        print_error(error)
-        raise SystemExit(1) from error
-
-
-def normalised(cfg: DictConfig) -> DictConfig:
-    """The config as it is run: without pruning, budget, position and calibration are reset."""
-    return baseline_of(cfg) if is_baseline(cfg) else cfg
-
-
 def check(cfg: DictConfig) -> Parts:
     """Refuse what cannot work and build everything except the model.
 
@@ -89,7 +51,7 @@ def check(cfg: DictConfig) -> Parts:
             budget, and a MisfitError if the model lacks what the method needs.
     """
     cfg = normalised(cfg)
-    _check_ranges(cfg)
+    check_ranges(cfg)
     options = {group: typed(cfg, group) for group in BUILT}
     pruner = build_pruner(cfg)
     coordinates = pruning_options(cfg)["coordinates"]
@@ -150,27 +112,6 @@ def pruning_options(cfg: DictConfig) -> dict[str, Any]:
     }
 
 
-def check_outputs(cfg: DictConfig) -> Path:
-    """Make the folder of all runs of this name and try to write into it.
-
-    Raises:
-        ConfigError: it cannot be written, or the name leads out of ``paths.outputs``.
-    """
-    folder = Path(cfg.paths.outputs) / cfg.name
-    for key, path in (("paths.outputs", cfg.paths.outputs), ("name", cfg.name)):
-        if not path.strip() or "\0" in path:
-            raise ConfigError(f"{key}={path!r}: needs the name of a folder")
-    if cfg.name == "." or Path(cfg.name).is_absolute() or ".." in Path(cfg.name).parts:
-        raise ConfigError(f"name={cfg.name}: must be a folder below paths.outputs={cfg.paths.outputs}")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise ConfigError(f"paths.outputs={cfg.paths.outputs}: cannot write to {folder} ({error.strerror})") from error
-    return folder
-
-
 def build_pruner(cfg: DictConfig) -> Pruner:
     """The method of a config, with its budget and seed.
 
@@ -178,17 +119,6 @@ def build_pruner(cfg: DictConfig) -> Pruner:
         ConfigError: an unknown option or an impossible value.
     """
     return _build(typed(cfg, "pruner"), "pruner", budget=_budget(cfg), seed=cfg.seed)
-
-
-def _check_ranges(cfg: DictConfig) -> None:
-    ours = OmegaConf.masked_copy(cfg, [option.name for option in fields(Config)])  # without Hydra's own
-    try:
-        _RANGES.validate_python(OmegaConf.to_container(ours, resolve=True))
-    except ValidationError as error:
-        raise ConfigError(complaint(error)) from error
-    known = ("native", *STRATEGIES)
-    if cfg.position.strategy not in known:
-        raise ConfigError(f"position.strategy={cfg.position.strategy}: expected one of {', '.join(known)}")
 
 
 def _budget(cfg: DictConfig) -> Budget:

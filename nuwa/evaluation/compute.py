@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from omegaconf import DictConfig
 
@@ -45,6 +46,7 @@ from nuwa.evaluation.module import TIMINGS, Evaluation, read_timings
 from nuwa.evaluation.processes import Processes
 from nuwa.evaluation.reading import UnreadableError
 from nuwa.evaluation.result import environment
+from nuwa.evaluation.running import RunningMetrics
 from nuwa.evaluation.speed import probe_speed
 from nuwa.evaluation.summary import costs, doubts, summarise
 from nuwa.models import adapter_for
@@ -82,7 +84,7 @@ def compute(cfg: DictConfig, folder: Path, parts: Parts, baseline: Path | None, 
         with processes.together():
             if journal is None or processes.size > 1:
                 journal = Journal(part_path(folder, processes.rank), folder.name)
-            _answer(cfg, parts, loaded, journal, done, processes, engine)
+            _answer(cfg, parts, loaded, journal, done, processes, engine, logger)
         if not processes.lead:
             return {"status": "done"}
         journal = merged(folder, folder.name)
@@ -153,6 +155,7 @@ def _answer(
     done: dict[str, Row],
     processes: Processes,
     engine: Engine | None,
+    logger: Logger | None,
 ) -> None:
     """Answer this process's share of the samples that are not ``done``."""
     count = parts.benchmark.take(cfg.limit)
@@ -170,7 +173,7 @@ def _answer(
         devices=[loaded.device.index or 0] if on_gpu else 1,
         plugins=[LightningEnvironment()],  # each of several processes has a trainer of its own
         logger=False,  # the result is logged when it is there: a logger that fails must not stop the trainer
-        callbacks=_callbacks(cfg, parts, journal, count - len(done) + len(journal), processes),
+        callbacks=_callbacks(cfg, parts, journal, count - len(done) + len(journal), processes, logger),
         enable_progress_bar=False,
         enable_checkpointing=False,
         enable_model_summary=False,
@@ -196,14 +199,18 @@ def _session(cfg: DictConfig, parts: Parts, loaded: LoadedModel, stack: ExitStac
     return session
 
 
-def _callbacks(cfg: DictConfig, parts: Parts, journal: Journal, total: int, processes: Processes) -> list[Callback]:
-    """Pictures and a bar, in the first process alone: its bar counts its share of the ``total``."""
+def _callbacks(
+    cfg: DictConfig, parts: Parts, journal: Journal, total: int, processes: Processes, logger: Logger | None
+) -> list[Callback]:
+    """Running numbers, pictures and a bar, in the first process alone, about its share of the ``total``."""
     if not processes.lead:
         return []
-    callbacks: list[Callback] = [KeptTokenPictures(journal.path.parent, cfg.callbacks.pictures)]
+    share = math.ceil(total / processes.size)
+    callbacks: list[Callback] = [] if logger is None else [RunningMetrics(logger, parts.benchmark, journal, share)]
+    callbacks.append(KeptTokenPictures(journal.path.parent, cfg.callbacks.pictures))
     if cfg.callbacks.progress:
         label = f"{parts.pruner.name} {journal.run_key}" + (f" 1/{processes.size}" if processes.size > 1 else "")
-        callbacks.append(SampleProgress(label, journal, math.ceil(total / processes.size)))
+        callbacks.append(SampleProgress(label, journal, share))
     return callbacks
 
 

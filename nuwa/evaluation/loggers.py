@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,11 @@ from nuwa.schema import LoggerKind
 START_SECONDS = 30
 """How long to wait for a W&B server before the run goes on offline."""
 STAGING = "WANDB_DATA_DIR"
+RUNNING = "running"
+"""What the names of numbers begin with that are logged while a run works."""
+_COSTS = ("n", "n_failed", "tokens_entering", "tokens_leaving", "llm_tflops", "metric_mflops", "kv_cache_bytes")
+_TIMES = ("seconds_per_sample", "answering_seconds", "job_seconds", "peak_memory_mb", "peak_gpu_memory_mb")
+"""Numbers of a result, and of its timings, that are compared between runs."""
 
 
 @contextmanager
@@ -33,12 +39,15 @@ def run_logger(cfg: DictConfig, folder: Path, key: str) -> Iterator[Logger | Non
     kind = cfg.logger.kind
     if kind == LoggerKind.wandb:
         chosen = Run.of({"config": plain(cfg)}).choices
-        about = {"id": key, "name": chosen.title, "group": cfg.name, "job_type": "eval"}
+        about = {"id": key, "name": chosen.title, "group": cfg.name, "job_type": "eval", "config": told(cfg)}
         about["tags"] = [*chosen.flat.values(), *cfg.tags]
         with wandb_run(cfg.logger, folder, **about) as run:
             yield None if run is None else WandbLogger(experiment=run)
         return
-    makers = {LoggerKind.csv: CSVLogger, LoggerKind.tensorboard: TensorBoardLogger}
+    makers: dict[LoggerKind, Callable[..., Logger]] = {
+        LoggerKind.csv: partial(CSVLogger, flush_logs_every_n_steps=1),
+        LoggerKind.tensorboard: partial(TensorBoardLogger, default_hp_metric=False),
+    }
     logger, status = makers[kind](folder, name=kind.name, version="") if kind in makers else None, "failed"
     try:
         yield logger
@@ -106,21 +115,43 @@ def _staging_in(folder: Path) -> Iterator[None]:
         yield
 
 
+def told(cfg: DictConfig) -> dict[str, Any]:
+    """What a dashboard sorts and groups runs by: the words of its choices, and below ``options`` the whole config."""
+    config = plain(cfg)
+    return {**Run.of({"config": config}).choices.flat, "options": config}
+
+
+def log_running(logger: Logger, numbers: Mapping[str, float], samples: int) -> None:
+    """Numbers of a run that has answered so many ``samples``; they are called ``running/...``."""
+    named = {f"{RUNNING}/{name}": number for name, number in numbers.items()}
+    if isinstance(logger, WandbLogger):
+        axis = f"{RUNNING}/samples"
+        logger.experiment.define_metric(axis, hidden=True, summary="none")
+        for name in named:  # a dot in a name is a path to W&B; what is said twice counts once
+            logger.experiment.define_metric(name.replace(".", r"\."), step_metric=axis, summary="none")
+        logger.experiment.log(named | {axis: samples})
+    else:
+        logger.log_metrics(named, samples)
+
+
 def log_result(
     logger: Logger | None, cfg: DictConfig, result: dict[str, Any], rows: Sequence[Row], folder: Path
 ) -> None:
     """Config and metrics; on W&B also the cells, the predictions (a table and an artifact) and the run's pictures."""
     if logger is None:
         return
-    config = plain(cfg)
     with unharmed("logger: the result was not logged"):
-        told = {name: result[name] for name in ("environment", "run_key")}
-        # the words stand beside the groups of options of the same names, so that runs can be sorted by them
-        words = {f"choice/{name}": word for name, word in Run.of(result | {"config": config}).choices.flat.items()}
-        logger.log_hyperparams(config | told | words)
-        logger.log_metrics(flat_summary(result))
-        if isinstance(logger, WandbLogger):
-            _log_media(logger.experiment, cfg, result | {"config": config}, rows, folder)
+        config = told(cfg) | {name: result[name] for name in ("environment", "run_key")}
+        summary = flat_summary(result)
+        if isinstance(logger, TensorBoardLogger):
+            logger.log_hyperparams(config, summary, result["n"])
+            return
+        logger.log_hyperparams(config)
+        if isinstance(logger, WandbLogger):  # a number that is logged once would be a chart with a single dot
+            logger.experiment.summary.update(summary)
+            _log_media(logger.experiment, cfg, result | {"config": plain(cfg)}, rows, folder)
+        else:
+            logger.log_metrics(summary, result["n"])
 
 
 def _log_media(run: Any, cfg: DictConfig, result: dict[str, Any], rows: Sequence[Row], folder: Path) -> None:
@@ -133,8 +164,12 @@ def _log_media(run: Any, cfg: DictConfig, result: dict[str, Any], rows: Sequence
 
 
 def flat_summary(result: dict[str, Any]) -> dict[str, float]:
-    """The few numbers of a result that people compare between runs."""
-    names = ("n", "n_failed", "tokens_entering", "tokens_leaving", "llm_tflops", "metric_mflops", "kv_cache_bytes")
-    summary = {name: result[name] for name in names if name in result} | result["metrics"]
-    summary |= {f"retention/{name}": value["value"] for name, value in result.get("retention", {}).items()}
-    return summary | {f"timings/{name}": value for name, value in result["timings"].items() if value is not None}
+    """The few numbers of a result that people compare between runs.
+
+    How the answers were read and how long a model took to load are none: tables have the first, result.json the second.
+    """
+    found = {name: result[name] for name in _COSTS if result.get(name) is not None} | result["metrics"]
+    kept = {name: value for name, value in result.get("retention", {}).items() if not name.endswith("/parsed")}
+    found |= {f"retention/{name}": value["value"] for name, value in kept.items()}
+    found |= {f"timings/{name}": result["timings"][name] for name in _TIMES if result["timings"].get(name) is not None}
+    return found | {f"speed/{name}": value for name, value in Run.of(result).times.items()}

@@ -19,9 +19,6 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 from torch import distributed
-from torch.distributed import run as torchrun
-from torch.distributed.elastic.multiprocessing.api import SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from nuwa.config import ConfigError
 from nuwa.schema import Accelerator
@@ -171,6 +168,10 @@ def _run(count: int) -> int:
 
     The processes share the cores of the CPU, where torchrun would give each a single one.
     """
+    from torch.distributed import run as torchrun
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
     main = sys.modules["__main__"].__spec__
     program = [sys.argv[0]] if main is None else ["--module", main.name]
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // count)))

@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig
 
-from nuwa.evaluation.check import Parts, build_pruner, check
+from nuwa import prune
+from nuwa.benchmarks.base import Benchmark
+from nuwa.config import completed
+from nuwa.engine.blocking import configured_block
+from nuwa.engine.session import PruningSession
+from nuwa.evaluation.check import build_pruner, check, pruning_options
+from nuwa.evaluation.features import feature_cache
+from nuwa.evaluation.model_cache import load_once
 from nuwa.evaluation.reading import content_of
 from nuwa.evaluation.result import RESULT
 from nuwa.evaluation.runs import Run
-from nuwa.options import ConfigError
+from nuwa.models.loaded import LoadedModel
 from nuwa.pruners.base import Pruner
-from nuwa.schema import Config
+
+
+@dataclass(frozen=True)
+class ReopenedRun:
+    """An open session that decides as a run's config does today, its model, and its samples, the first ``count``."""
+
+    session: PruningSession
+    loaded: LoadedModel
+    benchmark: Benchmark
+    count: int
 
 
 def config_of_run(folder: Path) -> tuple[DictConfig, Run]:
@@ -31,16 +47,22 @@ def config_of_run(folder: Path) -> tuple[DictConfig, Run]:
     return completed(run.config, folder / RESULT), run
 
 
-def parts_of_run(folder: Path) -> tuple[DictConfig, Parts]:
-    """The config of a finished run and what it describes, as it is decided today; a fitted method as it was fitted.
+@contextmanager
+def reopened(folder: Path) -> Iterator[ReopenedRun]:
+    """A finished run, ready to read its prompts again; a fitted method as it was fitted.
 
     Raises:
         ValueError: there is no finished run, or what it describes cannot be made here.
     """
     cfg, run = config_of_run(folder)
     parts = check(cfg)
-    parts.pruner = _fitted(parts.pruner, run)
-    return cfg, parts
+    loaded = load_once(parts.model)
+    pruner, cache = _fitted(parts.pruner, run), feature_cache(cfg, loaded)
+    with (
+        prune(loaded.model, pruner, cache=cache, **pruning_options(cfg)) as session,
+        configured_block(session, **cfg.blocking),
+    ):
+        yield ReopenedRun(session, loaded, parts.benchmark, parts.benchmark.take(cfg.limit))
 
 
 def pruner_of_run(folder: Path) -> Pruner:
@@ -66,20 +88,6 @@ def pruner_of_file(path: Path) -> Pruner:
     if not isinstance(content, dict) or set(content) != {"pruner", "budget", "seed"}:
         raise ValueError(f"{path}: no saved method; it has to hold pruner, budget and seed, as Pruner.save writes them")
     return build_pruner(completed(content, path))
-
-
-def completed(content: Mapping[str, Any], origin: Path) -> DictConfig:
-    """A config that was read from ``origin``, with what it does not say.
-
-    Raises:
-        ConfigError: it is none of this version.
-    """
-    try:
-        cfg = OmegaConf.merge(OmegaConf.structured(Config), content)
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"{origin} holds no config of this version ({error})") from error
-    assert isinstance(cfg, DictConfig)
-    return cfg
 
 
 def _fitted(pruner: Pruner, run: Run) -> Pruner:

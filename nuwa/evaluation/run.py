@@ -15,10 +15,9 @@ from filelock import FileLock
 from omegaconf import DictConfig
 
 from nuwa.command import BAD_INPUT
-from nuwa.config import PROTOCOL, baseline_of, is_baseline, plain, recognised_by, run_key
-from nuwa.evaluation.check import check, check_outputs, normalised
+from nuwa.config import PROTOCOL, baseline_of, completed, is_baseline, normalised, plain, recognised_by, run_key
+from nuwa.evaluation.first import check_outputs, is_finished
 from nuwa.evaluation.processes import ProcessError, Processes, check_processes, meet
-from nuwa.evaluation.recorded import completed
 from nuwa.evaluation.result import RESULT, write_result
 from nuwa.evaluation.runs import Run
 from nuwa.evaluation.signals import follow_parent, stopping_at_once
@@ -48,10 +47,10 @@ def run_job(cfg: DictConfig) -> Path:
                 if processes.lead:  # parallel jobs share the unpruned run: the second waits, then finds it finished
                     stack.enter_context(FileLock(folder / LOCK))
         except (OSError, ProcessError) as error:
-            if not (cfg.resume and _is_finished(cfg, folder)):  # as the finished runs of others, that are only read
+            if not is_finished(cfg, folder):  # as the finished runs of others, that are only read
                 log.error("%s: failed: %s", folder, error)
                 return folder
-        if processes.share(cfg.resume and _is_finished(cfg, folder)):
+        if processes.share(is_finished(cfg, folder)):
             known = f"{recognised_by(cfg)}; resume=false computes again"
             log.info("%s: finished before, skipped%s (%s)", folder, _failures(folder), known)
             return folder
@@ -62,17 +61,6 @@ def run_job(cfg: DictConfig) -> Path:
             _record(folder, outcome)
         processes.wait()
     return folder
-
-
-def _is_finished(cfg: DictConfig, folder: Path) -> bool:
-    """Whether a run has all that was asked for: answers, comparison with the unpruned run, times of the probe.
-
-    It has not if samples failed for a reason that may pass.
-    """
-    found = Run.read(folder)
-    if not found.done or found.n_passing or (cfg.baseline == Baseline.auto and found.baseline is None):
-        return False
-    return not cfg.probe.speed or (found.speed is not None and found.config.get("probe") == plain(cfg.probe))
 
 
 def _failures(folder: Path) -> str:
@@ -97,6 +85,9 @@ def _outcome(cfg: DictConfig, folder: Path, processes: Processes) -> dict[str, A
     before = Run.read(folder)
     if before.status == "unreadable":
         log.warning("%s; computed again", before.reason)
+    from nuwa.evaluation.check import check  # skipping needs neither transformers nor Lightning: they take seconds
+    from nuwa.evaluation.compute import compute
+
     outcome: dict[str, Any] = {"run_key": folder.name, "config": plain(cfg)}
     if cfg.resume and before.judge:  # whose marks are in the journal
         outcome["judge"] = before.judge
@@ -106,8 +97,6 @@ def _outcome(cfg: DictConfig, folder: Path, processes: Processes) -> dict[str, A
             check_processes(cfg, processes)
             parts = check(cfg)
         unpruned = folder if is_baseline(cfg) else _baseline(cfg, processes)
-        from nuwa.evaluation.compute import compute  # Lightning takes seconds to import; skipping needs none of it
-
         return outcome | compute(cfg, folder, parts, unpruned, processes)
     except (BudgetError, MisfitError) as error:
         status = "unreachable" if isinstance(error, BudgetError) else "refused"

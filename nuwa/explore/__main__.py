@@ -15,6 +15,7 @@ from nuwa.evaluation.runs import find_runs
 from nuwa.explore.folder import INDEX_NAME, prepare_folder, write_data
 from nuwa.explore.results import results_of
 from nuwa.explore.samples import Plain, labels_of, plain_run, plain_sample, read_runs, sample_sets
+from nuwa.explore.tracing import SAMPLES_A_FILE, SetWriter
 
 
 def write_explorer(root: Path, out: Path, count: int, keys: list[str]) -> None:
@@ -29,9 +30,14 @@ def write_explorer(root: Path, out: Path, count: int, keys: list[str]) -> None:
     runs: list[Plain] = []
     samples: list[Plain] = []
     for number, one in enumerate(sets):
-        runs += [plain_run(run, label, number, out) for run, label in zip(one.runs, labels_of(one.runs), strict=True)]
-        samples += [plain_sample(one, name) | {"set": number, "number": n} for n, name in enumerate(one.ids)]
-    shown = {"name": str(root), "sets": [{"name": one.name} for one in sets], "notes": remarks}
+        writer = SetWriter(out, number, one)
+        writer.write()
+        for run, label in zip(one.runs, labels_of([run.run for run in one.runs]), strict=True):
+            runs.append(plain_run(run, label, number, out) | {"reason": writer.reasons.get(run.run.run_key, "")})
+        for place, name in enumerate(one.ids):
+            samples.append(plain_sample(one, name) | {"set": number, "number": place} | writer.shown.get(name, {}))
+    remarks += [f"{run['label']} {run['key']}: no tokens are shown, {run['reason']}" for run in runs if run["reason"]]
+    shown = {"name": str(root), "sets": [{"name": one.name} for one in sets], "notes": remarks, "chunk": SAMPLES_A_FILE}
     folders = [folder for folder in find_runs(root) if folder.name.startswith(tuple(keys or [""]))]
     write_data(out, "results", results_of(folders))
     write_data(out, INDEX_NAME, shown | {"runs": runs, "samples": samples})

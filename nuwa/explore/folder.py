@@ -14,7 +14,7 @@ from PIL import Image
 
 PAGE = Path(__file__).parent / "page"
 INDEX_NAME = "index"
-PICTURE_SIDE, THUMBNAIL_SIDE = 400, 144
+PICTURE_SIDE, THUMBNAIL_SIDE = 336, 144
 """Pixels of the longer side of a picture."""
 
 

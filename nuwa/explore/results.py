@@ -5,6 +5,7 @@ The numbers are those of `nuwa report`, `nuwa choose` and `nuwa compare`, made b
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
@@ -15,11 +16,12 @@ from nuwa.evaluation.frontier import front
 from nuwa.evaluation.runs import Run, collect
 from nuwa.evaluation.scores import RunScore
 from nuwa.evaluation.statistics import interval
+from nuwa.explore.samples import labels_of
 from nuwa.report.choose import COUNTS, TIMES, Timed, beside_unpruned, costs_of, options_for
 from nuwa.report.compare import HOLM, Sweep
 from nuwa.report.figures.points import error_interval, grouped
 from nuwa.report.sides import comparable
-from nuwa.report.tables.runs import RunsTable
+from nuwa.report.tables.runs import SHARED_GROUPS, RunsTable
 from nuwa.report.tables.speeds import device_of
 
 _NAMED = {"budget.average", "budget.ratio", "position.strategy", "model.name", "dataset.name"}
@@ -37,8 +39,9 @@ def results_of(folders: Sequence[Path]) -> dict[str, Any]:
     table = RunsTable(collect(folders))
     some = [run for run in table.runs if run.done]
     sweep = Sweep(folders) if len(some) > 1 else None
+    names = _names(some)
     return {
-        "runs": [_row(run, table) for run in table.runs],
+        "runs": [_row(run, names.get(run.run_key, run.run_key), table) for run in table.runs],
         "headlines": table.metrics,
         "metrics": list(dict.fromkeys([*table.metrics, *(name for run in table.runs for name in run.metrics)])),
         "fronts": [*_fronts(sweep)] if sweep else [],
@@ -46,7 +49,13 @@ def results_of(folders: Sequence[Path]) -> dict[str, Any]:
     }
 
 
-def _row(run: Run, table: RunsTable) -> dict[str, Any]:
+def _names(runs: Sequence[Run]) -> dict[str, str]:
+    """Names of runs by key, told apart within a data set as the Samples tab does."""
+    groups = grouped(runs, lambda run: run.choices.dataset).values()
+    return {run.run_key: name for group in groups for run, name in zip(group, labels_of(group), strict=True)}
+
+
+def _row(run: Run, name: str, table: RunsTable) -> dict[str, Any]:
     """A run: its choices, those in which runs of its method differ, scores and retentions, costs, and what went wrong.
 
     Scores and retentions are ``[value, low, high]`` with the 95 % interval, by metric; ``kv`` is in bytes, times in ms.
@@ -56,13 +65,13 @@ def _row(run: Run, table: RunsTable) -> dict[str, Any]:
     scores = [RunScore(run, name) for name in run.metrics]
     return {
         "run": run.run_key,
-        "name": _name(run),
+        "name": name,
         **words,
         "method": run.method,
         "differs": {name: value for name, value in table.choices(run).items() if name in other},
         "unpruned": run.baseline,
         "scores": {score.metric: _with_interval(score) for score in scores},
-        "kept": {score.metric: list(score.retained.values()) for score in scores if score.retained},
+        "kept": {s.metric: [s.retained[end] for end in ("value", "low", "high")] for s in scores if s.retained},
         "tokens": run.tokens_entering,
         "tflops": run.llm_tflops,
         "kv": run.kv_cache_bytes,
@@ -75,33 +84,40 @@ def _row(run: Run, table: RunsTable) -> dict[str, Any]:
     }
 
 
-def _name(run: Run) -> str:
-    if run.method == "none":
-        return "unpruned"
-    return run.choices.title.removesuffix(f" {run.choices.dataset}") if run.config else run.run_key
-
-
 def _with_interval(score: RunScore) -> list[float]:
-    value = float(score.value or 0.0)
+    value = score.run.metrics[score.metric]
     return [value, *(score.interval or error_interval(value, score.error or 0.0))]
+
+
+def _titles(runs: Sequence[Run]) -> list[str]:
+    """What each run's samples are called: model, data set, what else of `SHARED_GROUPS` differs, the key if need be."""
+    table = RunsTable(runs)
+    differs = [name for key, name in table.columns.items() if key not in _NAMED and key.split(".")[0] in SHARED_GROUPS]
+    titles = []
+    for run in runs:
+        choices = table.choices(run)
+        words = [f"{name} {choices[name]}" for name in differs if choices[name] is not None]
+        titles.append(", ".join([run.choices.model, run.choices.dataset, *words]))
+    twins = Counter(titles)
+    return [f"{title} ({run.run_key})" if twins[title] > 1 else title for title, run in zip(titles, runs, strict=True)]
 
 
 def _fronts(sweep: Sweep) -> Iterator[dict[str, Any]]:
     """What runs keep of their unpruned run's headlines, against each of their costs."""
-    whole_runs = {run.run_key: run for run in sweep.runs}
-    for name, runs in beside_unpruned(sweep.runs).items():
-        whole = whole_runs[name]
+    groups, runs_by_key = beside_unpruned(sweep.runs), {run.run_key: run for run in sweep.runs}
+    for name, title in zip(groups, _titles([runs_by_key[name] for name in groups]), strict=True):
+        whole = runs_by_key[name]
         for metric in whole.headlines.values():
-            named = {"model": whole.model, "dataset": whole.dataset, "metric": metric}
-            kept = cache(partial(_kept, sweep, runs, whole, metric))
-            for by, device, costs in _costs(runs, whole, sweep.runs):
+            kept = cache(partial(_kept, sweep, groups[name], whole, metric))
+            for by, device, costs in _costs(groups[name], whole, sweep.runs):
+                named = {"title": title, "metric": metric, "by": by, "device": device}
                 try:
                     options, samples = kept(frozenset(costs))
                 except (ValueError, OSError) as error:  # nothing right without pruning, or answers are not there
-                    yield named | {"by": by, "device": device, "points": [], "note": str(error)}
+                    yield named | {"points": [], "note": str(error)}
                 else:
-                    points = _front([replace(one, cost=costs[one.run.run_key]) for one in options])
-                    yield named | {"by": by, "device": device, "points": points, "samples": samples}
+                    points = _points([replace(one, cost=costs[one.run.run_key]) for one in options])
+                    yield named | {"points": points, "samples": samples}
 
 
 def _kept(sweep: Sweep, runs: Sequence[Run], whole: Run, metric: str, keys: frozenset[str]) -> tuple[list[Timed], int]:
@@ -123,7 +139,7 @@ def _costs(runs: Sequence[Run], whole: Run, every: Sequence[Run]) -> Iterator[tu
             yield by, device, costs
 
 
-def _front(options: Sequence[Timed]) -> list[dict[str, Any]]:
+def _points(options: Sequence[Timed]) -> list[dict[str, Any]]:
     """Each run's cost, what it keeps with its 95 % interval, and whether no other one beats it (`front`)."""
     best = {option.run.run_key for option in front(options)}
     return [
@@ -138,9 +154,9 @@ def _tests(sweep: Sweep) -> Iterator[dict[str, Any]]:
 
     ``p`` is corrected for all tests of a headline, which ``note`` says.
     """
-    for group in comparable(sweep.runs):
-        runs = RunsTable(group).runs
-        named = {"model": runs[0].model, "dataset": runs[0].dataset, "runs": [run.run_key for run in runs]}
+    groups = [RunsTable(group).runs for group in comparable(sweep.runs)]
+    for runs, title in zip(groups, _titles([group[0] for group in groups]), strict=True):
+        named = {"title": title, "runs": [run.run_key for run in runs]}
         try:
             found, note = sweep.tests(runs), "no sample was answered by two of these runs"
         except (ValueError, OSError) as error:

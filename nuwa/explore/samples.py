@@ -14,8 +14,9 @@ from nuwa.benchmarks.scoring import box_iou
 from nuwa.evaluation.journal import JOURNAL, Row, read_rows
 from nuwa.evaluation.result import RESULT
 from nuwa.evaluation.runs import Run, find_runs
+from nuwa.options import ConfigError
 from nuwa.pictures.captions import shortened, target_text
-from nuwa.pictures.drawing import boxes_of
+from nuwa.pictures.drawing import Boxes, boxes_of
 from nuwa.report.failures import is_right
 from nuwa.targets import find_target
 
@@ -98,17 +99,17 @@ def _data_of(run: Run) -> str:
     )
 
 
-def labels_of(runs: Sequence[RunRows]) -> list[str]:
+def labels_of(runs: Sequence[Run]) -> list[str]:
     """Method, budget and position of each run, its model where they differ, its key where that is not enough."""
-    models = {run.run.choices.model for run in runs}
+    models = {run.choices.model for run in runs}
     names = []
-    for run in (one.run for one in runs):
+    for run in runs:
         choices = run.choices
         name = "unpruned" if run.method == "none" else choices.title.removesuffix(f" {choices.dataset}")
         blocked = f"{choices.blocking[0]} blocked in {choices.blocking[1]}" if choices.blocking else ""
         names.append(" ".join(filter(None, (name, blocked, choices.model if len(models) > 1 else ""))))
     twins = Counter(names)
-    return [f"{n} {run.run.run_key}" if twins[n] > 1 else n for n, run in zip(names, runs, strict=True)]
+    return [f"{n} {run.run_key}" if twins[n] > 1 else n for n, run in zip(names, runs, strict=True)]
 
 
 def plain_run(run: RunRows, label: str, number: int, out: Path) -> Plain:
@@ -135,7 +136,7 @@ def plain_sample(found: SampleSet, name: str) -> Plain:
         "id": name,
         "task": told["task"],
         "question": told.get("prompt", ""),
-        "target": shortened(target_text(told["target"])) if told.get("target") is not None else "",
+        "target": _target(told.get("target"), boxes),
         "box": boxes.get("true"),
         "answers": {key: plain_answer(row, tasks) for key, row in rows.items()},
     }
@@ -158,7 +159,17 @@ def plain_answer(row: Row, tasks: Collection[str]) -> Plain:
     return answer
 
 
+def _target(target: Any, boxes: Boxes) -> str:
+    """What was to be answered, as text."""
+    if "true" in boxes:
+        return f"[{', '.join(f'{side:.2f}' for side in boxes['true'])}]"
+    return "" if target is None else shortened(target_text(target))
+
+
 def _box_tasks(found: SampleSet) -> Collection[str]:
     """The tasks whose answers are boxes in fractions of a picture."""
-    target = found.runs[0].run.config["dataset"]["_target_"]
-    return find_target(target, "dataset").unit_box_tasks
+    options = found.runs[0].run.config.get("dataset") or {}
+    try:
+        return find_target(options.get("_target_"), "dataset").unit_box_tasks
+    except ConfigError:  # of a package that this machine does not have
+        return ()

@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import PreTrainedTokenizerFast
 
 from nuwa.models import adapter_for, family_class
 from nuwa.models.boxes import BoxOptions, to_unit_boxes
@@ -22,6 +21,8 @@ from nuwa.models.video_processors import VideoProcessor
 from nuwa.samples import Sample, SampleError
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
     from nuwa.models.base import GenerativeModel
 
 

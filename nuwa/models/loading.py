@@ -16,9 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
-import transformers
-from transformers import PreTrainedTokenizerFast
-from transformers.utils import is_flash_attn_2_available
 
 from nuwa.models import family_class, family_names
 from nuwa.models.base import Family
@@ -29,6 +26,8 @@ from nuwa.models.processors import PictureOptions, Source
 from nuwa.models.prompts import IMAGE, PromptFormat
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
     from nuwa.models.base import GenerativeModel
 
 _DECODER = re.compile(r"^(?!.*(vision|visual|mtp)).*\blayers\.\d+\..*\.(weight|bias)$")
@@ -89,6 +88,8 @@ class ModelOptions(PictureOptions, BoxOptions, ABC):
         if place.type == "cuda" and (place.index or 0) >= cards:
             raise ModelError(f"model.device={self.device}, but this machine has {cards} CUDA devices")
         if self.attention == "flash_attention_2":
+            from transformers.utils import is_flash_attn_2_available
+
             if place.type != "cuda" or not is_flash_attn_2_available():
                 raise ModelError("model.attention=flash_attention_2 needs a CUDA device and the package flash-attn")
             if self.dtype == "float32":
@@ -135,13 +136,15 @@ class Checkpoint(ModelOptions):
 
     def load(self) -> LoadedModel:
         """The model, from its files."""
+        import transformers
+
         place, dtype, kernel = self.resolved()
         if self.device_map is not None and importlib.util.find_spec("accelerate") is None:
             raise ModelError(f"model.device_map={self.device_map} needs the package accelerate: pip install accelerate")
         folder = find_folder(self.path, self.revision)
         check_folder(folder, family_names(), self.family)
         with usable(f"{folder / 'tokenizer.json'}"):
-            tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+            tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
         settings = {"dtype": dtype or "auto", "attn_implementation": kernel, "device_map": self.device_map}
         model = _load_weights(folder, getattr(transformers, self.kind.architecture), settings)
         if self.device_map is None:

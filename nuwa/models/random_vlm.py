@@ -7,17 +7,18 @@ the sizes given (``conf/model/*_random.yaml`` names those of the 7B models).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-import transformers
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
 
 from nuwa.models import family_class
 from nuwa.models.checkpoint import ModelError
 from nuwa.models.loaded import LoadedModel
 from nuwa.models.loading import ModelOptions, flat
 from nuwa.models.random_configs import Sizes
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 BOOSTED = (
     "language_model.layers",
@@ -46,6 +47,9 @@ def build_tokenizer(family: str, vocab_size: int) -> PreTrainedTokenizerFast:
     Raises:
         ModelError: the vocabulary cannot hold all bytes and the family's special tokens.
     """
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
     special = family_class(family).special
     smallest = 256 + len(special.tokens)
     if vocab_size < smallest:
@@ -93,6 +97,8 @@ class RandomModel(ModelOptions, Sizes):
 
     def load(self) -> LoadedModel:
         """The model, its weights drawn."""
+        import transformers
+
         place, dtype, kernel = self.resolved()
         tokenizer = build_tokenizer(self.family, self.vocab_size)
         config, architecture = self.kind.random_config(tokenizer, self), getattr(transformers, self.kind.architecture)

@@ -51,7 +51,7 @@ class ViewTrace:
 
     ``collectors`` are kept patches that gathered others, ``pillars`` the kept ones that did not, None where the method
     merges nothing or sees each crop by itself. ``weights`` maps a collector to the weights (N,) with which it gathered
-    the patches.
+    the patches. ``scores`` are what the method found of all patches (N,), by name.
     """
 
     view: VisionView
@@ -59,6 +59,7 @@ class ViewTrace:
     pillars: list[int] | None = None
     collectors: list[int] | None = None
     weights: dict[int, Tensor] = field(default_factory=dict)
+    scores: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass
@@ -66,6 +67,7 @@ class ImageTrace:
     """One image of a sample: the picture, its views, its stages, the ids (C,) of its first token, and its regions.
 
     ``region`` is the side of the method's regions in patches, None where it has none; ``position`` the strategy in use.
+    ``into`` says which token each one is part of in the end: its own unless it was merged, -1 if it is gone.
     """
 
     picture: Image.Image
@@ -75,6 +77,7 @@ class ImageTrace:
     start: Tensor
     region: int | None
     position: str
+    into: list[int]
 
 
 @dataclass
@@ -82,7 +85,8 @@ class VideoTrace:
     """One video of a sample: a picture and a time for each frame of tokens, their ``grid``, and its stages.
 
     Tokens are numbers among the video's: ``cells`` has those of each frame, ``into`` says which one each of all went
-    into, -1 for one that is gone, and ``segments``, of methods that cut a video, the number of each frame's.
+    into, -1 for one that is gone, ``segments``, of methods that cut a video, the number of each frame's, and ``scores``
+    what the method found of each frame's cells.
     """
 
     video: Video
@@ -93,6 +97,7 @@ class VideoTrace:
     stages: list[StageTrace]
     into: list[int]
     segments: list[int] | None
+    scores: list[dict[str, Tensor]]
 
     def counts(self, number: int) -> list[int]:
         """How many tokens of each frame go on from a stage."""
@@ -119,12 +124,15 @@ def trace_decisions(session: PruningSession, loaded: LoadedModel, sample: Sample
         frames = view_frames(loaded.pictures, picture.size, len(plan.layout.views))
         stitched = len(session.pruner.tiling.views_to_prune(plan.layout)) == len(frames)
         views = [
-            _view_trace(view, frame, seen.get(plan.id + (f"/{number}" if number else "")) if stitched else None)
-            for number, (view, frame) in enumerate(zip(plan.layout.views, frames, strict=True))
+            _view_trace(plan, number, frame, seen.get(plan.id + (f"/{number}" if number else "")))
+            if stitched
+            else ViewTrace(plan.layout.views[number], frame)
+            for number, frame in enumerate(frames)
         ]
         region = getattr(session.pruner, "region_size", None) if getattr(session.pruner, "region", False) else None
         start = state.prompt.spans[0, :, 0, ordinal]
-        traces.append(ImageTrace(picture, plan.layout, views, stages, start, region, session.strategy))
+        into = merged_into(state.prompt, state.tables[-1], ordinal)
+        traces.append(ImageTrace(picture, plan.layout, views, stages, start, region, session.strategy, into))
     return traces
 
 
@@ -142,6 +150,7 @@ def video_trace(video: Video, plan: ImagePlan, stages: list[StageTrace]) -> Vide
         stages=stages,
         into=list(range(layout.n_tokens)) if plan.members is None else plan.members.tolist(),
         segments=None if segment is None else segment.unflatten(0, (layout.frames, -1))[:, 0].tolist(),
+        scores=[cell_scores(plan, number) for number in range(layout.frames)],
     )
 
 
@@ -177,15 +186,38 @@ def gathering_weights(decision: VisionDecision, row: int) -> Tensor | None:
     return (members == torch.arange(kept)[:, None]) / member_counts(members, kept)[:, None]
 
 
-def _view_trace(view: VisionView, frame: Box, seen: tuple[VisionDecision, int] | None) -> ViewTrace:
+def cell_scores(plan: ImagePlan, number: int) -> dict[str, Tensor]:
+    """What the vision stage noted of every cell (N,) of a view, by name: numbers, not groups or flags.
+
+    Of several views it is noted view by view, or of all together by methods that see a whole video.
+    """
+    cells, every = len(plan.layout.views[number].tokens), plan.layout.patches
+    scores = {}
+    for name, values in plan.extras.items():
+        plain, _, numbered = name.partition("/")
+        if values.is_floating_point() and len(values) == cells and number == int(numbered or 0):
+            scores[plain] = values.cpu()
+        elif values.is_floating_point() and len(values) == every and every == cells * len(plan.layout.views):
+            scores[plain] = values.cpu()[number * cells : (number + 1) * cells]
+    return scores
+
+
+def merged_into(prompt: Prompt, last: Segment, ordinal: int) -> list[int]:
+    """Of every token of the first row's image, the one that it is part of in the ``last`` stage, -1 if it is gone."""
+    owner, token = last.owner[0].cpu()[prompt.whole.image[0] == ordinal], prompt.whole.token[0]
+    return token[owner.clamp(min=0)].masked_fill(owner < 0, -1).tolist()
+
+
+def _view_trace(plan: ImagePlan, number: int, frame: Box, seen: tuple[VisionDecision, int] | None) -> ViewTrace:
+    view, scores = plan.layout.views[number], cell_scores(plan, number)
     weights = None if seen is None else gathering_weights(*seen)
     if seen is None or weights is None:
-        return ViewTrace(view, frame)
+        return ViewTrace(view, frame, scores=scores)
     decision, row = seen
     kept = decision.keep[row, : len(weights)].cpu()
     gathers = (weights.scatter(1, kept[:, None], 0) != 0).any(1)
     links = dict(zip(kept[gathers].tolist(), weights[gathers], strict=True))
-    return ViewTrace(view, frame, kept[~gathers].tolist(), list(links), links)
+    return ViewTrace(view, frame, kept[~gathers].tolist(), list(links), links, scores)
 
 
 def _stages(prompt: Prompt, segments: list[Segment], ordinal: int, position: str) -> list[StageTrace]:

@@ -9,10 +9,10 @@ Shape letters: C position axes (1, or 3 under M-RoPE), B rows, L tokens of a lef
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
-
-STRATEGIES = ("perc", "pesp", "rpme", "rpme_1d", "median")
 
 
 def remap(
@@ -39,12 +39,11 @@ def remap(
     if strategy not in STRATEGIES:
         raise ValueError(f"position.strategy must be one of {', '.join(STRATEGIES)}, not {strategy!r}")
     ids = kept.masked_fill(~valid, 0)
-    if strategy not in ("pesp", "median"):
-        spread = stretch if strategy == "rpme" else stretch_cells
+    if strategy in SPREADS:
         for ordinal in range(spans.shape[-1]):
             start, end = spans[..., ordinal, None]
             mine = valid & (image == ordinal)
-            ids = torch.where(mine, start + spread(kept - start, mine, end - start), ids)
+            ids = torch.where(mine, start + SPREADS[strategy](kept - start, mine, end - start), ids)
     return ids, next_id
 
 
@@ -105,3 +104,8 @@ def stretch_cells(offset: Tensor, mine: Tensor, reach: Tensor) -> Tensor:
     steps = sizes.flip(0).cumprod(0).flip(0) // sizes  # how many cells one step along each axis passes
     number = stretch((offset * steps).sum(0), mine, sizes.prod(0) - 1)
     return number // steps % sizes
+
+
+SPREADS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {"rpme": stretch, "rpme_1d": stretch_cells}
+"""Strategies that move an image's survivors inside its span, by a function as `stretch`."""
+STRATEGIES = ("perc", "pesp", *SPREADS, "median")

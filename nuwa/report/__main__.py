@@ -1,8 +1,8 @@
 """Tables of runs, alone or beside the papers' printed numbers.
 
-python -m nuwa.report outputs/<name> [more folders]      every run below the folders, in one table
-python -m nuwa.report outputs/<name> --expected table5   ours / paper / difference; --check: status 1 if one is off
-python -m nuwa.report --expected table5                  the printed numbers alone
+nuwa report outputs/<name> [more folders]      every run below the folders, in one table
+nuwa report outputs/<name> --expected table5   ours / paper / difference; --check: status 1 if one is off
+nuwa report --expected table5                  the printed numbers alone
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from nuwa.report.tables.section import FORMS, Section
 from nuwa.report.tables.speeds import speed_sections
 
 TASKS = ("compare", "retention", "profile", "choose", "failures", "pictures", "methods")
-"""Reports of their own, each a module: ``python -m nuwa.report profile outputs/<name>`` is ``nuwa profile ...``."""
+"""Reports of their own, each a module: ``nuwa report profile outputs/<name>`` is ``nuwa profile ...``."""
 
 
 def report_sections(runs: Sequence[Run], options: Namespace) -> list[Section]:

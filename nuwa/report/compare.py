@@ -1,8 +1,8 @@
 """Which of two runs is better, in pairs of the same samples; and which of a whole sweep.
 
-python -m nuwa.report.compare outputs/<name>/<run> outputs/<name>/<other run>    every metric of two runs
-python -m nuwa.report.compare outputs/<name> --a pruner=nuwa --b pruner=visionzip position=pesp
-python -m nuwa.report.compare outputs/<name>                                     every run with every other
+nuwa compare outputs/<name>/<run> outputs/<name>/<other run>    every metric of two runs
+nuwa compare outputs/<name> --a pruner=nuwa --b pruner=visionzip position=pesp
+nuwa compare outputs/<name>                                     every run with every other
 
 A choice that one side names holds for the other too; the runs of a pair agree in all choices that no side names.
 """

@@ -1,6 +1,6 @@
 """A report on W&B: one more run in the group of a sweep, with the scores of all runs, comparisons and plots.
 
-At the end of every sweep with ``logger=wandb``, and by ``python -m nuwa.report <folders> --wandb``.
+At the end of every sweep with ``logger=wandb``, and by ``nuwa report <folders> --wandb``.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ import hashlib
 import logging
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from nuwa.evaluation.processes import current
 from nuwa.evaluation.runs import Run, collect, find_runs
 from nuwa.evaluation.scores import scores_of
 from nuwa.evaluation.unharmed import unharmed
-from nuwa.report.figures.plots import PlotsError, write_plots
+from nuwa.report.figures.charts import charts
+from nuwa.report.figures.plots import write_plots
+from nuwa.report.figures.style import PlotsError
 from nuwa.report.tables.formats import TableRow, value_text
 from nuwa.report.tables.section import Section
 from nuwa.schema import LoggerConfig, LoggerKind
@@ -52,7 +55,8 @@ def log_report(
     names = dict.fromkeys(filter(None, (run.config.get("name") for run in runs)))
     name = "+".join(names) or folder.name
     key = hashlib.blake2b(name.encode(), digest_size=4).hexdigest()
-    about = {"id": f"report-{key}", "name": f"{name}-report", "group": name, "job_type": "report"}
+    about: dict[str, Any] = {"id": f"report-{key}", "name": f"{name}-report", "group": name, "job_type": "report"}
+    about |= {"config": overview(runs), "tags": ["report"]}
     with wandb_run(options or logged_with(runs), folder, **about) as report:
         if report is not None:
             with unharmed("logger: the report was not logged"), tempfile.TemporaryDirectory() as place:
@@ -98,12 +102,28 @@ def one_type_per_column(rows: Sequence[TableRow]) -> list[TableRow]:
 
 
 def _plots(runs: Sequence[Run], folder: Path) -> dict[str, Any]:
-    """Plots of the runs as pictures, with their files in a folder; none without data or matplotlib."""
+    """Charts to point at, and plots as pictures, with their files in a folder; none without data or their packages."""
     import wandb
 
+    shown: dict[str, Any] = {}
+    with _explained():
+        shown |= {f"charts/{name}": wandb.Plotly(chart) for name, chart in charts(runs).items()}
+    with _explained():
+        shown |= {path.stem: wandb.Image(str(path)) for path in write_plots(runs, folder) if path.suffix == ".png"}
+    return shown
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Say why there are no plots."""
     try:
-        drawn = write_plots(runs, folder)
+        yield
     except PlotsError as error:
         log.info("W&B report without plots: %s", error)
-        return {}
-    return {path.stem: wandb.Image(str(path)) for path in drawn if path.suffix == ".png"}
+
+
+def overview(runs: Sequence[Run]) -> dict[str, Any]:
+    """What a report is about, as the config of its run: every value of each choice, and the runs by their names."""
+    words = [run.choices.flat for run in runs]
+    values = {f"{name}s": sorted({own[name] for own in words}) for name in words[0]}
+    return values | {"runs": {run.run_key: run.choices.title for run in runs}}

@@ -1,6 +1,6 @@
 """Which samples one run gets right and another wrong, by task, size and place of the object, and where boxes go.
 
-    python -m nuwa.report.failures outputs/main/<key> outputs/main/<key>
+    nuwa failures outputs/main/<key> outputs/main/<key>
 
 Writes cases.csv (every sample that both answered), offsets.csv and offsets.png below the second run, or ``--out``, and
 prints tables. A sample is right when its first score is at least one half: exact match, or IoU of at least 0.5.

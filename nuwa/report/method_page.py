@@ -15,7 +15,7 @@ from nuwa.report.method_facts import BUDGET_SETTINGS, budget_counts, group_of, m
 from nuwa.report.tables.formats import TextRow, markdown_text
 
 QUESTION, CLIP_QUESTION = "what color is the triangle ?", "which way does red move ?"
-"""What the examples ask about ``scene.png`` and the frames ``clip/0.png`` to ``clip/7.png``."""
+"""What the examples ask about ``docs/example`` of a clone: a scene, and the frames of a clip."""
 _WHERE = {"vision": "before the LLM", "LLM": "inside the LLM", "both": "before and inside the LLM", "none": "nowhere"}
 _FACTS = {
     "tokens leave": "stage",
@@ -29,8 +29,8 @@ _FACTS = {
     "code": "code",
     "counts of a budget": "budget",
 }
-_IMAGE = """sample = nuwa.Sample.ask(question, Image.open("scene.png"))"""
-_VIDEO = """frames = tuple(Image.open(f"clip/{number}.png") for number in range(8))
+_IMAGE = """sample = nuwa.Sample.ask(question, Image.open("docs/example/scene.png"))"""
+_VIDEO = """frames = tuple(Image.open(f"docs/example/clip/{number}.png") for number in range(8))
 video = nuwa.samples.Video(frames, times=tuple(map(float, range(8))))
 sample = nuwa.Sample.ask(question, videos=[video])"""
 _EXAMPLE = """import nuwa
@@ -66,7 +66,8 @@ def method_page(name: str) -> str:
         f"```yaml\n{file}```",
         f"## What a budget becomes\n\n`count @layer` from a layer on; the budget is the mean over layers.\n\n"
         f"{markdown_text(budget_rows(name), ['model', 'budget', 'visual tokens in the LLM'])}",
-        f"## Use it\n\n```\n{example_commands(name)}```\n```python\n{example_code(name)}```",
+        f"## Use it\n\nIn a clone of the repository:\n```\n{example_commands(name)}```",
+        f"```python\n{example_code(name)}```",
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -98,16 +99,19 @@ def budget_rows(name: str) -> list[TextRow]:
 
 def example_commands(name: str) -> str:
     """How to run a method, and to compare it with random choice."""
+    if name == "none":
+        return "nuwa run pruner=none budget=full\n"
     video = group_of(name) == "videos"
     choices = "model=tiny_video dataset=clips " if video else ""
     budget, rival = ("ratio25", "frame_drop") if video else ("avg64", "random")
-    if name == "none":
-        return "nuwa run pruner=none budget=full\n"
     lines = [f"nuwa run {choices}pruner={name} budget={budget}"]
     if name != rival:
         lines.append(f"nuwa run -m {choices}pruner={name},{rival} budget={budget} position=perc,pesp")
-    if not video:
-        lines.append(f'nuwa ask --image scene.png "{QUESTION}" model=tiny_llava pruner={name} budget=64')
+    if video:
+        asked = f'--video docs/example/clip "{CLIP_QUESTION}" model=tiny_video frames=uniform8'
+    else:
+        asked = f'--image docs/example/scene.png "{QUESTION}" model=tiny_llava'
+    lines.append(f"nuwa ask {asked} pruner={name} budget={budget}")
     return "\n".join(lines) + "\n"
 
 

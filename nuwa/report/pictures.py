@@ -1,7 +1,7 @@
 """Pictures of every decision about an image, for one run or for several side by side (paper Fig. 11, 15-17).
 
-    python -m nuwa.report.pictures outputs/main/<key>                     # the first samples of a run
-    python -m nuwa.report.pictures outputs/main/<key> outputs/main/<key>  # the same samples, a row per run
+    nuwa pictures outputs/main/<key>                     # the first samples of a run
+    nuwa pictures outputs/main/<key> outputs/main/<key>  # the same samples, a row per run
 
 The runs' prompts are read again, their answers come from their journals. Of a video there is a contact
 sheet: its frames in a row, the tokens that stay of each, stage by stage, what merged in one colour, and segments.
@@ -16,13 +16,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from nuwa import prune
 from nuwa.command import argument, command
-from nuwa.engine.blocking import configured_block
-from nuwa.evaluation.check import pruning_options
 from nuwa.evaluation.journal import read_answers
-from nuwa.evaluation.model_cache import load_once
-from nuwa.evaluation.recorded import parts_of_run
+from nuwa.evaluation.recorded import reopened
 from nuwa.pictures.canvas import in_a_line
 from nuwa.pictures.drawing import PICTURE_FOLDER, file_name, sample_pictures
 
@@ -33,17 +29,12 @@ def run_pictures(folder: Path, count: int, ids: bool = False) -> Iterator[tuple[
     Raises:
         ValueError: the folder holds no finished run.
     """
-    cfg, parts = parts_of_run(folder)
-    loaded = load_once(parts.model)
     rows = {row["id"]: row for row in read_answers(folder)}
-    with (
-        prune(loaded.model, parts.pruner, **pruning_options(cfg)) as session,
-        configured_block(session, **cfg.blocking),
-    ):
-        for index in range(min(count, parts.benchmark.take(cfg.limit))):
-            if row := rows.get(parts.benchmark.sample_id(index)):
-                sample = parts.benchmark[index]
-                yield sample.id, list(sample_pictures(session, loaded, parts.benchmark, sample, row, ids))
+    with reopened(folder) as run:
+        for index in range(min(count, run.count)):
+            if row := rows.get(run.benchmark.sample_id(index)):
+                sample = run.benchmark[index]
+                yield sample.id, list(sample_pictures(run.session, run.loaded, run.benchmark, sample, row, ids))
 
 
 @command(

@@ -1,4 +1,4 @@
-"""Mean retention over benchmarks, as the paper prints it: python -m nuwa.report.retention outputs/<name> [more folders]
+"""Mean retention over benchmarks, as the paper prints it: nuwa retention outputs/<name> [more folders]
 
 A benchmark's retention is its headline relative to the unpruned run's, over the samples that both answered; the mean
 is over the benchmarks that runs of one method with the same choices have. Intervals (95 %) are paired bootstraps over

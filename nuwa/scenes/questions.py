@@ -63,11 +63,16 @@ def box_text(box: Sequence[float], size: int = IMAGE_SIZE) -> str:
 
 def sample_caption(scene: Scene, rng: np.random.Generator, temperature: float = 1.0) -> tuple[str, ...]:
     """Words of a caption that names one or two objects, drawn by a softmax over their prominence."""
-    scores = np.array([o.prominence for o in scene.objects]) / temperature
+    named = sample_prominent([o.prominence for o in scene.objects], rng, temperature)
+    return tuple(word for i in named for word in (scene.objects[i].color, scene.objects[i].shape))
+
+
+def sample_prominent(prominence: Sequence[float], rng: np.random.Generator, temperature: float = 1.0) -> list[int]:
+    """One or two indices, drawn by a softmax over ``prominence``."""
+    scores = np.array(prominence) / temperature
     shares = np.exp(scores - scores.max())
     number = min(len(shares), int(rng.integers(1, 3)))
-    named = rng.choice(len(shares), size=number, replace=False, p=shares / shares.sum())
-    return tuple(word for i in named for word in (scene.objects[i].color, scene.objects[i].shape))
+    return rng.choice(len(shares), size=number, replace=False, p=shares / shares.sum()).tolist()
 
 
 def _matches(objects: Sequence[SceneObject], color=None, shape=None, size=None) -> tuple[int, ...]:

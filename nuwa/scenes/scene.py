@@ -58,7 +58,7 @@ class Scene:
 def draw_scene(rng: np.random.Generator, size: int = IMAGE_SIZE, count: tuple[int, int] = (3, 7)) -> Scene:
     """Draw a scene of ``size`` x ``size`` pixels with ``count[0]`` to ``count[1]`` objects that do not overlap."""
     while True:
-        canvas = _background(rng, size)
+        canvas = draw_background(rng, size)
         placed, owner = _place_objects(rng, canvas, count)
         if len(placed) >= count[0]:
             break
@@ -113,10 +113,7 @@ def _place_objects(
 
 
 def _paint(rng, canvas, background, mask, corner: tuple[int, int], names: tuple[str, str, str]) -> SceneObject:
-    """Fill ``mask`` at ``corner`` (y, x) with a slightly varied colour and describe the object.
-
-    Its prominence: log area + contrast with what surrounds it + closeness to the centre.
-    """
+    """Fill ``mask`` at ``corner`` (y, x) with a slightly varied colour and describe the object."""
     y, x = corner
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     box = (int(x + columns[0]), int(y + rows[0]), int(x + columns[-1] + 1), int(y + rows[-1] + 1))
@@ -124,12 +121,17 @@ def _paint(rng, canvas, background, mask, corner: tuple[int, int], names: tuple[
     paint = np.clip(paint * rng.uniform(0.85, 1.08) + rng.normal(0, 0.02, 3), 0, 1).astype(np.float32)
     canvas[y : y + mask.shape[0], x : x + mask.shape[1]][mask] = paint
     around = background[max(0, y - 3) : y + mask.shape[0] + 3, max(0, x - 3) : x + mask.shape[1] + 3]
-    contrast = float(np.abs(paint - around.mean((0, 1))).mean())
-    offset = np.hypot((box[0] + box[2]) / len(canvas) - 1, (box[1] + box[3]) / len(canvas) - 1)
-    return SceneObject(*names, box, float(1.5 * np.log(mask.sum() / 200) + 5.0 * contrast - 1.5 * offset))
+    return SceneObject(*names, box, prominence(int(mask.sum()), paint, around.mean((0, 1)), box, len(canvas)))
 
 
-def _background(rng: np.random.Generator, size: int) -> np.ndarray:
+def prominence(area: int, paint: np.ndarray, around: np.ndarray, box: tuple[int, ...], size: int) -> float:
+    """How much an object of ``area`` pixels stands out: log area + contrast with what surrounds it + central place."""
+    contrast = float(np.abs(paint - around).mean())
+    offset = np.hypot((box[0] + box[2]) / size - 1, (box[1] + box[3]) / size - 1)
+    return float(1.5 * np.log(area / 200) + 5.0 * contrast - 1.5 * offset)
+
+
+def draw_background(rng: np.random.Generator, size: int) -> np.ndarray:
     """Two to five regions (wall, sky, ground) of muted colours, each with its own gradient and texture: (S, S, 3)."""
     y, x = np.mgrid[0:size, 0:size].astype(np.float32)
     seeds = rng.uniform(-0.2 * size, 1.2 * size, (rng.integers(2, 4 if size < IMAGE_SIZE else 6), 2)).astype(np.float32)

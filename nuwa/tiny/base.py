@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
+from nuwa.benchmarks.base import Benchmark
 from nuwa.scenes.scene import IMAGE_SIZE
 from nuwa.tiny.layers import PIXEL_MEAN, PIXEL_STD, Network
 from nuwa.tiny.recipe import TrainingStage
@@ -28,9 +29,8 @@ class TinyModel(ABC):
     """One tiny model. Shape letters: B pictures, N visual tokens.
 
     ``size`` is the side of a picture or frame in pixels, ``layers`` and ``vision_layers`` the depth of the language
-    model and of the tower. ``token`` is the side of a visual token in pixels, ``span`` the number of position ids that
-    a picture or clip takes. The rotary pairs of the language model turn by the id on each axis, ``sections`` pairs per
-    axis, with base ``theta``.
+    model and of the tower. ``token`` is the side of a visual token in pixels. The rotary pairs of the language model
+    turn by the id on each axis, ``sections`` pairs per axis.
     """
 
     name: ClassVar[str]
@@ -43,16 +43,26 @@ class TinyModel(ABC):
     """Kinds of questions, in the order in which batches number them."""
     longest: ClassVar[int]
     """Words of the longest question and tokens of its answer, without the end token."""
+    benchmark: ClassVar[type[Benchmark]]
+    """What the model is asked about pictures or clips that training never draws."""
     tasks: ClassVar[tuple[str, ...]]
-    """Tasks of the held-out benchmark."""
+    """Tasks of the benchmark."""
     conditions: ClassVar[dict[str, dict[str, str]]] = {"accuracy": {}}
     """Tables of the card: the name of each and the benchmark's options that it is measured with."""
     token: ClassVar[int]
-    span: ClassVar[int]
-    theta: ClassVar[float]
     sections: ClassVar[tuple[int, ...]]
     tokenizer: ClassVar[Callable[[], PreTrainedTokenizerFast]]
     """Makes the tokenizer that is exported."""
+
+    @property
+    @abstractmethod
+    def span(self) -> int:
+        """Position ids that a picture or clip takes."""
+
+    @property
+    @abstractmethod
+    def theta(self) -> float:
+        """Base of the rotary pairs."""
 
     @property
     def grid(self) -> int:

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nuwa.benchmarks.clips import Clips
 from nuwa.scenes.clips import (
     CLIP_KINDS,
     CLIP_SIZE,
@@ -54,6 +55,7 @@ class ClipHeads(TrainingHeads):
 class TinyClipModel(TinyModel):
     """A tiny model that is asked about clips of `FRAMES` frames, whose patches are pooled to tokens."""
 
+    benchmark = Clips
     kinds = tasks = tuple(CLIP_KINDS)
     longest = 8
     conditions: ClassVar[dict[str, dict[str, str]]] = {"accuracy": {}} | {

@@ -33,23 +33,35 @@ def stack(samples: Sequence[dict[str, np.ndarray]]) -> TrainingBatch:
 
 def label_cells(scene: Scene, cell: int, covered: float = COVERED) -> dict[str, np.ndarray]:
     """Per square of ``cell`` pixels: object (0 = none), its colour, shape and size, distances to its box's sides."""
-    side = len(scene.image) // cell
+    owner, sides = own_cells([item.box for item in scene.objects], len(scene.image), cell, covered)
+    names = [
+        (list(COLORS).index(item.color), SHAPES.index(item.shape), SHAPE_SIZES.index(item.size))
+        for item in scene.objects
+    ]
+    return {"owner": owner, "classes": np.array([(-1, -1, -1), *names])[owner] + 1, "sides": sides}
+
+
+def own_cells(
+    boxes: Sequence[tuple[int, int, int, int]], size: int, cell: int, covered: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which box covers most of each square of ``cell`` pixels, if it covers the share ``covered``: its number from 1.
+
+    Returns owners (N,) of the squares in raster order, 0 = none, and distances (N, 4) from a square's centre to the
+    sides of its box.
+    """
+    side = size // cell
     centers_y, centers_x = np.mgrid[0:side, 0:side] * cell + cell / 2
     best = np.full((side, side), covered)
     owner = np.zeros((side, side), np.int64)
-    classes = np.zeros((side, side, 3), np.int64)
     sides = np.zeros((side, side, 4), np.float32)
-    for index, item in enumerate(scene.objects):
-        x0, y0, x1, y1 = item.box
+    for index, (x0, y0, x1, y1) in enumerate(boxes):
         wide = np.minimum(centers_x + cell / 2, x1) - np.maximum(centers_x - cell / 2, x0)
         high = np.minimum(centers_y + cell / 2, y1) - np.maximum(centers_y - cell / 2, y0)
         cover = wide.clip(0) * high.clip(0) / cell**2
         mine = cover >= best
         best[mine], owner[mine] = cover[mine], index + 1
-        names = (list(COLORS).index(item.color), SHAPES.index(item.shape), SHAPE_SIZES.index(item.size))
-        classes[mine] = np.array(names) + 1
         sides[mine] = np.stack([centers_x - x0, centers_y - y0, x1 - centers_x, y1 - centers_y], -1)[mine]
-    return {"owner": owner.ravel(), "classes": classes.reshape(-1, 3), "sides": sides.reshape(-1, 4)}
+    return owner.ravel(), sides.reshape(-1, 4)
 
 
 def pack_questions(

@@ -7,12 +7,10 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from nuwa.benchmarks.clips import Clips
-from nuwa.benchmarks.scenes import Scenes
 from nuwa.config import build
 from nuwa.models.loading import LoadedModel
 from nuwa.pruners.catalogue import conf_folder
-from nuwa.scenes.clips import CLIP_KINDS
+from nuwa.tiny.shipped import TINY_MODELS
 
 RIGHT = {"vg": "vg/acc@0.5"}
 """The metric of a task that is 1 for a right answer, where it is not its ``exact_match``."""
@@ -26,11 +24,12 @@ def load_tiny(folder: Path, name: str) -> LoadedModel:
 
 @torch.no_grad()
 def evaluate(folder: Path, name: str, task: str, count: int, **options: Any) -> dict[str, list[bool]]:
-    """Which greedy answers of the checkpoint in ``folder`` are right: all of ``task`` first, then kind by kind.
+    """Which greedy answers of the checkpoint in ``folder`` are right: all of ``task``, then each of several kinds.
 
     ``options`` are the benchmark's.
     """
-    held_out = (Clips if task in CLIP_KINDS else Scenes)(count, (task,), **options)
+    benchmark: Any = TINY_MODELS[name].benchmark
+    held_out = benchmark(count, (task,), **options)
     loaded, metric = load_tiny(folder, name), RIGHT.get(task, f"{task}/exact_match")
     right: dict[str, list[bool]] = defaultdict(list)
     samples = [held_out[index] for index in range(count)]
@@ -40,4 +39,5 @@ def evaluate(folder: Path, name: str, task: str, count: int, **options: Any) -> 
         for sample, text in zip(batch, loaded.decode(ids, inputs["input_ids"].shape[1]), strict=True):
             text = loaded.in_unit_frame(text, sample.images[0]) if sample.images else text
             right[sample.meta["kind"]].append(bool(held_out.score(sample, text)[metric]))
-    return {task: [hit for hits in right.values() for hit in hits], **dict(sorted(right.items()))}
+    kinds = sorted(right.items()) if len(right) > 1 else ()
+    return {task: [hit for hits in right.values() for hit in hits], **dict(kinds)}

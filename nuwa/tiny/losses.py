@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nuwa.scenes.scene import COLORS, IMAGE_SIZE, SHAPE_SIZES, SHAPES
+from nuwa.scenes.scene import COLORS, SHAPE_SIZES, SHAPES
 from nuwa.tiny.base import VISION_WIDTH, WIDTH
 from nuwa.tiny.data import TrainingBatch
 from nuwa.tiny.vocabulary import CONTENT_WORDS, Vocabulary
@@ -23,19 +23,23 @@ Metrics = dict[str, Tensor]
 
 
 class TrainingHeads(nn.Module):
-    """What training adds to every model and export drops: patch head and naming head."""
+    """What training adds to every model and export drops: patch head and naming head.
 
-    def __init__(self) -> None:
+    ``classes``: of how many there are of what a patch shows; colour is the first of them.
+    """
+
+    def __init__(self, classes: Sequence[int] = CLASSES) -> None:
         super().__init__()
-        self.patch = nn.Sequential(nn.LayerNorm(VISION_WIDTH), nn.Linear(VISION_WIDTH, sum(CLASSES) + 4))
-        self.names = nn.Sequential(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, sum(CLASSES)))
+        self.classes = list(classes)
+        self.patch = nn.Sequential(nn.LayerNorm(VISION_WIDTH), nn.Linear(VISION_WIDTH, sum(classes) + 4))
+        self.names = nn.Sequential(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, sum(classes)))
 
 
 class PictureHeads(TrainingHeads):
     """Caption matching and position head."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, classes: Sequence[int] = CLASSES) -> None:
+        super().__init__(classes)
         embedding = 64
         self.image = nn.Linear(VISION_WIDTH, embedding, bias=False)
         self.words = nn.Linear(len(CAPTION_WORDS), embedding, bias=False)
@@ -50,10 +54,10 @@ class PictureHeads(TrainingHeads):
 
 
 def patch_loss(heads: TrainingHeads, patches: Tensor, batch: TrainingBatch) -> tuple[Tensor, Metrics]:
-    """Colour, shape and size of the object at every patch, and the distances to its box's sides."""
+    """What every patch shows (colour, shape and size of its object), and the distances to its box's sides."""
     outputs = heads.patch(patches).float()
     classes, front = batch["classes"], batch["owner"] > 0
-    *logits, sides = outputs.split([*CLASSES, 4], -1)
+    *logits, sides = outputs.split([*heads.classes, 4], -1)
     naming = _naming(logits, classes)
     boxes = F.smooth_l1_loss(sides[front], batch["sides"][front] / BOX_SCALE, beta=0.1)
     right = [(part.argmax(-1) == classes[..., i])[front].float().mean() for i, part in enumerate(logits[:2])]
@@ -62,7 +66,7 @@ def patch_loss(heads: TrainingHeads, patches: Tensor, batch: TrainingBatch) -> t
 
 
 def _naming(logits: Sequence[Tensor], classes: Tensor) -> Tensor:
-    """Cross-entropies of ``logits`` (B, N, K) of colour, shape and size; background counts less."""
+    """Cross-entropies of ``logits`` (B, N, K) of each of the ``classes`` (B, N, C); background counts less."""
     weight = torch.where(classes[..., 0] > 0, 1.0, 0.3)
     losses = (
         (F.cross_entropy(part.transpose(1, 2), classes[..., i], reduction="none") * weight).mean()
@@ -72,8 +76,8 @@ def _naming(logits: Sequence[Tensor], classes: Tensor) -> Tensor:
 
 
 def naming_loss(heads: TrainingHeads, visual: Tensor, batch: TrainingBatch) -> Tensor:
-    """Colour, shape and size of the object at every visual token, read from states (B, N, d) in the language model."""
-    return _naming(heads.names(visual).float().split(CLASSES, -1), batch["token_classes"])
+    """What every visual token shows (`patch_loss`), read from states (B, N, d) inside the language model."""
+    return _naming(heads.names(visual).float().split(heads.classes, -1), batch["token_classes"])
 
 
 def caption_loss(heads: PictureHeads, summary: Tensor, batch: TrainingBatch) -> tuple[Tensor, Metrics]:
@@ -131,16 +135,16 @@ class Answers:
 
 
 def position_loss(
-    heads: PictureHeads, visual: Tensor, cells: Tensor, grid: int, batch: TrainingBatch
+    heads: PictureHeads, visual: Tensor, cells: Tensor, grid: int, size: int, batch: TrainingBatch
 ) -> tuple[Tensor, Metrics]:
     """Absolute centre of a token and absolute box, read from image states (B, N, d) inside the language model.
 
-    ``cells`` (B, N): where the tokens are on the full picture's ``grid`` x ``grid``.
+    ``cells`` (B, N): where the tokens are on the full picture's ``grid`` x ``grid``, ``size`` pixels wide.
     """
     outputs, front = heads.position(visual).float(), batch["token_owner"] > 0
     centers = (torch.stack([cells % grid, cells // grid], -1) + 0.5) / grid
     before, after = batch["token_sides"].split(2, -1)
-    boxes = torch.cat([centers - before / IMAGE_SIZE, centers + after / IMAGE_SIZE], -1)
+    boxes = torch.cat([centers - before / size, centers + after / size], -1)
     place = F.smooth_l1_loss(outputs[..., :2], centers, beta=0.05)
     box = F.smooth_l1_loss(outputs[..., 2:][front], boxes[front], beta=0.05)
     return place + box, {"position_cells": (outputs[..., :2] - centers).abs().mean() * grid}

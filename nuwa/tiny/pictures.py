@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nuwa.benchmarks.scenes import Scenes
 from nuwa.scenes.questions import VG_MIX, VQA_MIX, Question, ask, sample_caption
 from nuwa.scenes.scene import Scene, draw_scene
 from nuwa.tiny.base import TinyModel
@@ -21,6 +22,7 @@ CAPTIONS, NEGATIVES = 2048, 256  # in the bank, and in a batch
 class TinyPictureModel(TinyModel):
     """A tiny model that is asked about pictures."""
 
+    benchmark = Scenes
     kinds = tuple(dict.fromkeys((*VQA_MIX, *VG_MIX)))
     tasks = ("vqa", "vg")
     longest = 16
@@ -33,7 +35,7 @@ class TinyPictureModel(TinyModel):
 
     def place_loss(self, heads: PictureHeads, visual: Tensor, batch: TrainingBatch) -> tuple[Tensor, Metrics]:
         """Absolute centre of every token and box of its object."""
-        return position_loss(heads, visual, batch["cells"], self.grid, batch)
+        return position_loss(heads, visual, batch["cells"], self.grid, self.size, batch)
 
 
 @lru_cache

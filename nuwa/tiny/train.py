@@ -93,7 +93,7 @@ class Training(lightning.LightningModule):
         metrics: Metrics = {}
         if stage.vision_lr > 0:
             losses["patch"], metrics = patch_loss(self.heads, patches, batch)
-        if summary is not None:
+        if summary is not None and "caption" in stage.weights:
             losses["caption"], more_metrics = caption_loss(self.heads, summary, batch)
             metrics |= more_metrics
         if stage.questions:

@@ -14,6 +14,7 @@ LOGGED = (
     "loss", "answer", "vqa", "relation", "vg", "patch", "caption", "patch_color", "patch_shape", "patch_side_px",
     "caption_top1", "position", "position_cells", "attend_words", "attend_nouns", "attend_objects", "align", "naming",
     "frame", "row", "column", "appearance", "motion", "direction", "order", "moment", "change", "count", "presence",
+    "read", "exist", "color",
 )  # fmt: skip
 
 

@@ -7,13 +7,15 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from transformers import PreTrainedTokenizerFast
 
 from nuwa.scenes.clips import DIRECTIONS, FRAMES
+from nuwa.scenes.plates import SCALES
 from nuwa.scenes.questions import EXTREMES, MAX_COUNT, PLURALS, Question
 from nuwa.scenes.scene import COLORS, IMAGE_SIZE, SHAPE_SIZES, SHAPES
 
 SPACE = "▁"
-CONTENT_WORDS = (
+_PICTURED = (
     *COLORS, *SHAPES, *PLURALS.values(), *SHAPE_SIZES, *EXTREMES, "left", "right", "above", "below"
 )  # fmt: skip
+CONTENT_WORDS = dict.fromkeys([*_PICTURED, *SCALES])
 _GRAMMAR = (
     "is", "there", "what", "color", "shape", "the", "how", "many", "are", "where", "object", "objects", "left", "right",
     "of", "above", "below", "yes", "no",
@@ -21,6 +23,9 @@ _GRAMMAR = (
 _CLIP_GRAMMAR = (
     "which", "way", "does", "move", "what", "comes", "first", "or", "when", "appear", "how", "often", "color",
     "changes", "yes", "no",
+)  # fmt: skip
+_PLATE_GRAMMAR = (
+    "what", "number", "is", "on", "the", "plate", "plates", "there", "a", "color", "how", "many", "are", "yes", "no",
 )  # fmt: skip
 _COUNTS = tuple(str(n) for n in range(MAX_COUNT + 1))
 
@@ -63,8 +68,13 @@ class Vocabulary:
         return [self.ids[token] for token in self.before]
 
     def encode_words(self, text: str) -> list[int]:
-        """Ids of words and marks that spaces separate; agrees with the tokenizer and is faster."""
-        return [self.ids[word] if word in self.ids else self.ids[self.space + word] for word in text.split()]
+        """Ids of words and marks that spaces separate; agrees with the tokenizer and is faster.
+
+        A number that is no token is spelled digit by digit.
+        """
+        words = [word if word in self.ids else self.space + word for word in text.split()]
+        pieces = (piece for word in words for piece in ([word] if word in self.ids else word[len(self.space) :]))
+        return [self.ids[piece] for piece in pieces]
 
     def encode_question(self, text: str) -> list[int]:
         """Ids of what stands between the picture and the answer."""
@@ -89,7 +99,7 @@ def _llava() -> Vocabulary:
     """A picture is ``<image>``, a box LLaVA text: ``[0.12,0.34,0.56,0.78]`` in fractions of the side."""
     special = ("<pad>", "<s>", "</s>", "<unk>", "<image>")
     first = ("a", "chat", "about", "one", "picture", "USER:", "ASSISTANT:")
-    words = dict.fromkeys([*first, *_GRAMMAR, *CONTENT_WORDS, *_COUNTS])
+    words = dict.fromkeys([*first, *_GRAMMAR, *_PICTURED, *_COUNTS])
     numbers = tuple(f"{i / 100:.2f}" for i in range(101))
     return Vocabulary(
         tokens=(*special, *(SPACE + word for word in words), ".", "?", SPACE + "[", ",", "]", *numbers),
@@ -115,7 +125,7 @@ def _qwen() -> Vocabulary:
     )  # fmt: skip
     first = ("system", "You", "are", "a", "helpful", "assistant", "user")
     numbers = tuple(str(i) for i in range(IMAGE_SIZE + 1))
-    words = [word for word in dict.fromkeys([*first, *_GRAMMAR, *CONTENT_WORDS]) if word not in numbers]
+    words = [word for word in dict.fromkeys([*first, *_GRAMMAR, *_PICTURED]) if word not in numbers]
     opening, closing = '```json\n[\n\t{"bbox_2d": [', '], "label": "object"}\n]\n```'
     system = ("<|im_start|>", *first[:6], ".", "<|im_end|>")
     return Vocabulary(
@@ -152,13 +162,34 @@ def _video() -> Vocabulary:
     )
 
 
-LLAVA, QWEN, ONEVISION = _llava(), _qwen(), _video()
+def _reader() -> Vocabulary:
+    """A picture is ``<image>``; a number is spelled digit by digit."""
+    special = ("<pad>", "<s>", "</s>", "<unk>", "<image>")
+    numbers = tuple(str(digit) for digit in range(10))
+    words = dict.fromkeys(["USER:", "ASSISTANT:", *_PLATE_GRAMMAR, *COLORS, *SCALES])
+    return Vocabulary(
+        tokens=(*special, *(SPACE + word for word in words), "?", *numbers),
+        pad="<pad>",
+        eos="</s>",
+        image="<image>",
+        before=("<s>", SPACE + "USER:"),
+        lead=(),
+        cue=(SPACE + "ASSISTANT:",),
+        numbers=numbers,
+        space=SPACE,
+    )
 
 
-def llava_tokenizer() -> PreTrainedTokenizerFast:
-    """Word-level tokenizer that starts every text with ``<s>`` and keeps ``[ ] , ? .`` apart from words."""
-    core = Tokenizer(models.WordLevel(LLAVA.ids, unk_token="<unk>"))
-    marks = Regex(SPACE + r"?\[|[\],?]|\.(?![0-9])")
+LLAVA, QWEN, ONEVISION, READER = _llava(), _qwen(), _video(), _reader()
+
+
+def llava_tokenizer(words: Vocabulary) -> PreTrainedTokenizerFast:
+    """Word-level tokenizer that starts every text with ``<s>``.
+
+    It keeps ``[ ] , ? .`` apart from words, and the digits of a number from each other where there are no boxes.
+    """
+    core = Tokenizer(models.WordLevel(words.ids, unk_token="<unk>"))
+    marks = Regex(SPACE + r"?\[|[\],?]|\.(?![0-9])" if words.marks else r"[?0-9]")
     core.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme="always"),
@@ -167,9 +198,9 @@ def llava_tokenizer() -> PreTrainedTokenizerFast:
         ]
     )
     core.decoder = decoders.Metaspace(replacement=SPACE, prepend_scheme="always")
-    bos = ("<s>", LLAVA.ids["<s>"])
+    bos = ("<s>", words.ids["<s>"])
     core.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[bos])
-    return _fast(core, LLAVA, bos_token="<s>")
+    return _fast(core, words, bos_token="<s>")
 
 
 def chat_tokenizer(words: Vocabulary) -> PreTrainedTokenizerFast:

@@ -24,13 +24,13 @@ FIXED = (
     "pruner=nuwa", "budget=avg64", "baseline=skip", "logger=none", "callbacks=none", "trainer=cpu", "limit=3",
     "generation.max_new_tokens=2", "trainer.batch_size=2",
 )  # fmt: skip
-KINDS = ("local", "nuwa_qwen_refcoco", "scenes", "clips", *ONE_OF_A_KIND, *VIDEO_SETS)
+KINDS = ("local", "nuwa_qwen_refcoco", "scenes", "clips", "plates", *ONE_OF_A_KIND, *VIDEO_SETS)
 HEADLINES = {"mme": "mme/total_score", "mmmu_val": "mmmu/acc", "refcoco_test": "refcoco/ACC@0.5", "mmvet": None}
 HEADLINES |= {"egoschema": None, "mvbench": "mvbench/accuracy"}
 HEADLINES |= {"refcoco_grounding_test": "refcoco_grounding/ACC@0.5"}
 TASKS = {"mvbench": ("dataset.tasks=[action_antonym,action_sequence,episodic_reasoning]",)}
 PICTURES = {"mmmu_val": {1, 2, 3}, "seedbench": {1, 2}}
-GENERATED = ("scenes", "clips")
+GENERATED = ("scenes", "clips", "plates")
 SEVERAL = ("model=llava_1_5_random", "model.layers=4", "model.hidden_size=64", "model.intermediate_size=64")
 """For samples of several pictures, which tiny_llava has no positions for."""
 VIDEOS = (
@@ -38,6 +38,7 @@ VIDEOS = (
     "model.image_size=84", "frames.count=2", "pruner=visionzip", "budget=ratio25",
 )  # fmt: skip
 MODELS = dict.fromkeys(PICTURES, SEVERAL) | dict.fromkeys(VIDEO_SETS, VIDEOS) | {"clips": ("model=tiny_video",)}
+MODELS |= {"plates": ("model=tiny_text",)}
 COUNTS = dict.fromkeys(("mme", "mmbench_en_dev", "hallusion_bench_image"), 2)
 COUNTS |= dict.fromkeys(("egoschema", "egoschema_subset", "longvideobench_val"), 2)
 """How many samples a limit of three takes: whole groups of two, or all that there are."""

@@ -1,4 +1,4 @@
-"""python -m nuwa.judge: saved MM-Vet answers get their marks from a server, once each, whatever happens in between."""
+"""nuwa judge: saved MM-Vet answers get their marks from a server, once each, whatever happens in between."""
 
 import json
 import shutil

@@ -5,7 +5,8 @@ import json
 import pytest
 from helpers.jobs import compose, small
 
-from nuwa.evaluation.check import check, check_outputs
+from nuwa.evaluation.check import check
+from nuwa.evaluation.first import check_outputs
 from nuwa.pruning.budget import BudgetError
 
 

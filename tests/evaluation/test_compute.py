@@ -120,10 +120,11 @@ def test_samples_that_are_done_are_not_asked_again(tmp_path, asked):
 def test_the_bar_counts_the_share_of_the_lead(tmp_path, rank, size, label, total):
     cfg = small(tmp_path, "callbacks=default")
     journal, parts = Journal(tmp_path / JOURNAL, "key"), check(cfg)
-    pictures, bar = compute._callbacks(cfg, parts, journal, 5, Processes(rank, size))
-    assert (bar.progress.tasks[0].description, bar.progress.tasks[0].total) == (label, total)
+    numbers, pictures, bar = compute._callbacks(cfg, parts, journal, 5, Processes(rank, size), logger=object())
+    assert (bar.progress.tasks[0].description, bar.progress.tasks[0].total, numbers.total) == (label, total, total)
     assert pictures.folder.parent == tmp_path and pictures.left == {True: 2, False: 2}
-    assert compute._callbacks(cfg, parts, journal, 5, Processes(1, 2)) == []
+    assert compute._callbacks(cfg, parts, journal, 5, Processes(1, 2), logger=None) == []
+    assert len(compute._callbacks(cfg, parts, journal, 5, Processes(0, 1), logger=None)) == 2
 
 
 def test_peak_memory(monkeypatch):

@@ -5,11 +5,13 @@ from types import SimpleNamespace
 
 import pytest
 from helpers.jobs import compose, small
-from omegaconf import OmegaConf
 
-from nuwa.config import ConfigError
+from nuwa.config import ConfigError, normalised, run_key
 from nuwa.evaluation import check as checks
-from nuwa.evaluation.check import CheckFirst, check, check_outputs, normalised
+from nuwa.evaluation import first
+from nuwa.evaluation.check import check
+from nuwa.evaluation.first import CheckFirst, check_outputs
+from nuwa.evaluation.result import write_result
 
 AUTO = ("trainer.accelerator=auto",)
 GPU = ("trainer.accelerator=gpu",)
@@ -106,26 +108,50 @@ def test_what_is_allowed(tmp_path):
 def called(monkeypatch):
     """Which checks Hydra's callback made, in their order."""
     calls = []
-    for name in ("check_outputs", "check", "check_sweep", "start"):
-        monkeypatch.setattr(checks, name, lambda config, name=name: calls.append(name))
+    for name in ("check_outputs", "check_ranges", "check", "check_sweep", "start"):
+        where = checks if name == "check" else first
+        monkeypatch.setattr(where, name, lambda config, name=name: calls.append(name))
     return calls
 
 
-def test_one_job_is_checked_before_its_folder_is_made(called):
-    CheckFirst().on_run_start(OmegaConf.create())
-    assert called == ["check_outputs", "check", "start"]
-    CheckFirst().on_multirun_start(OmegaConf.create())
-    assert called[3:] == ["check_outputs", "check_sweep", "start"]
+def test_one_job_is_checked_before_its_folder_is_made(called, tmp_path):
+    cfg = small(tmp_path, "baseline=skip")
+    CheckFirst().on_run_start(cfg)
+    assert called == ["check_outputs", "check_ranges", "check", "start"]
+    CheckFirst().on_multirun_start(cfg)
+    assert called[4:] == ["check_outputs", "check_sweep", "start"]
 
 
-def test_a_refusal_ends_the_program(called, monkeypatch, capsys):
+def test_a_finished_job_is_not_checked_in_full(called, tmp_path):
+    cfg = small(tmp_path, "baseline=skip")
+    folder = tmp_path / cfg.name / run_key(cfg)
+    folder.mkdir(parents=True)
+    write_result(folder, {"status": "done", "metrics": {}, "n": 1, "config": {}})
+    CheckFirst().on_run_start(cfg)
+    assert called == ["check_outputs", "check_ranges", "start"]
+    cfg.resume = False
+    CheckFirst().on_run_start(cfg)
+    assert called[3:] == ["check_outputs", "check_ranges", "check", "start"]
+
+
+def test_a_job_whose_files_cannot_be_read_is_refused_by_its_check(called, tmp_path, monkeypatch):
+    def unreadable(cfg):
+        raise OSError("no such disk")
+
+    monkeypatch.setattr(first, "run_key", unreadable)
+    CheckFirst().on_run_start(small(tmp_path))
+    assert "check" in called
+
+
+def test_a_refusal_ends_the_program(called, monkeypatch, capsys, tmp_path):
     def refuse(config):
         raise ConfigError("seed=x: no")
 
     monkeypatch.setattr(checks, "check", refuse)
     with pytest.raises(SystemExit) as left:
-        CheckFirst().on_run_start(OmegaConf.create())
-    assert left.value.code == 1 and capsys.readouterr().err == "error: seed=x: no\n" and called == ["check_outputs"]
+        CheckFirst().on_run_start(small(tmp_path))
+    assert left.value.code == 1 and capsys.readouterr().err == "error: seed=x: no\n"
+    assert called == ["check_outputs", "check_ranges"]
 
 
 def test_the_folder_of_runs_is_made_and_tried(tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from transformers import AutoConfig
 
 from nuwa.config import plain, run_key
-from nuwa.evaluation import compute, result, run
+from nuwa.evaluation import compute, first, result, run
 from nuwa.evaluation.journal import Journal, JournalError
 from nuwa.evaluation.processes import Processes
 from nuwa.evaluation.result import RESULT, environment, read_result, write_result
@@ -24,13 +24,14 @@ DONE = {"status": "done", "metrics": {}, "n": 1}
 
 
 def finished(tmp_path, found, **asked):
-    asked = {"baseline": run.Baseline.skip, "probe": {"speed": False}} | asked
+    asked = {"baseline": run.Baseline.skip, "probe": {"speed": False}, "resume": True} | asked
     (tmp_path / RESULT).write_text(json.dumps(DONE | {"config": {}, "reason": "none"} | found))
-    return run._is_finished(OmegaConf.create(asked), tmp_path)
+    return first.is_finished(OmegaConf.create(asked), tmp_path)
 
 
 def test_what_counts_as_finished(tmp_path):
     assert finished(tmp_path, {}) and not finished(tmp_path, {"status": "failed"})
+    assert not finished(tmp_path, {}, resume=False)
     auto = {"baseline": run.Baseline.auto}
     assert not finished(tmp_path, {}, **auto) and finished(tmp_path, {"baseline": "key"}, **auto)
     assert not finished(tmp_path, {"status": "failed", "baseline": "key"}, **auto)

@@ -1,5 +1,6 @@
 """Every logger gets the numbers. W&B works offline, can be synced, and never costs a result."""
 
+import json
 import os
 import signal
 import subprocess
@@ -66,7 +67,7 @@ def test_an_offline_run_has_everything(sweep):
         folder = logged.folder.parent.parent
         result, rows = read_result(folder), read_rows(folder / JOURNAL)
         assert (logged.run.run_id, logged.run.run_group, logged.run.job_type) == (folder.name, "main", "eval")
-        assert logged.config["pruner"] == result["config"]["pruner"] and logged.config["run_key"] == folder.name
+        assert filled(logged.config["options"]) == filled(result["config"]) and logged.config["run_key"] == folder.name
         assert logged.config["environment"]["git_commit"] == result["environment"]["git_commit"]
         for name, value in result["metrics"].items():
             assert logged.summary[name] == value
@@ -80,7 +81,7 @@ def test_an_offline_run_has_everything(sweep):
             assert {name: shown[name] for name in row["scores"]} == row["scores"]
             assert shown["correct"] == (next(iter(row["scores"].values())) == 1)
         assert logged.run.display_name.startswith(f"{result['method']} ") and result["method"] in logged.run.tags
-        words = {name: logged.config[f"choice/{name}"] for name in ("method", "position", "dataset", "model")}
+        words = {name: logged.config[name] for name in ("method", "position", "dataset", "model")}
         assert words == {name: result[name] for name in words}  # the strategy in use, never native
         (picture,) = logged.pictures("kept_tokens")
         assert Image.open(picture).tobytes() == Image.open(next(folder.glob("pictures/*.png"))).tobytes()
@@ -101,12 +102,15 @@ def test_a_sweep_ends_with_a_report_in_its_group(sweep):
     }
     for cell in cells:
         assert cell["value"] == read_result(sweep / "main" / cell["run"])["metrics"][cell["metric"]]
+    assert report.config["methods"] == ["none", "nuwa"] and report.config["positions"] == ["pesp"]
+    (chart,) = (name for name in report.summary if name.startswith("charts/tflops"))
+    assert "Nüwa, PESP" in json.loads(report.pictures(chart)[0].read_text())["data"][1]["name"]
     assert any(name.startswith("accuracy_methods") and report.pictures(name)[0].is_file() for name in report.summary)
 
 
 def filled(value):
-    """What W&B sends of a group of a config: options that are empty groups themselves get lost."""
-    return {key: part for key, part in value.items() if part != {}} if isinstance(value, dict) else value
+    """What W&B sends of a config: groups that are empty get lost."""
+    return {key: filled(part) for key, part in value.items() if part != {}} if isinstance(value, dict) else value
 
 
 def test_sync_uploads_the_offline_folders(sweep):

@@ -10,6 +10,7 @@ import pytest
 from helpers.jobs import small
 from PIL import Image
 
+from nuwa.config import plain
 from nuwa.evaluation import features, loggers
 from nuwa.evaluation.loggers import flat_summary, log_result, run_logger, wandb_run
 from nuwa.evaluation.unharmed import unharmed
@@ -18,7 +19,8 @@ from nuwa.pictures.drawing import file_name
 
 RESULT = {
     "n": 3, "n_failed": 1, "tokens_entering": 9.0, "llm_tflops": 2.0, "model": "m", "metrics": {"t/m": 0.5},
-    "retention": {"t/m": {"value": 0.9, "low": 0.8}}, "timings": {"job_seconds": 4.0, "seconds_per_sample": None},
+    "retention": {"t/m": {"value": 0.9, "low": 0.8}, "t/parsed": {"value": 1.0}},
+    "timings": {"job_seconds": 4.0, "seconds_per_sample": None, "load_seconds": 7e-5, "batch_size": 8},
     "environment": {"python": "3"}, "run_key": "key",
 }  # fmt: skip
 
@@ -42,6 +44,8 @@ def test_a_wandb_run_is_named_after_its_choices(tmp_path, monkeypatch, tags, kep
     cfg = small(tmp_path, "logger=wandb", f"tags={tags}", "pruner.d_thresh=412")
     with run_logger(cfg, tmp_path, "0123456789ab") as logger:
         assert logger is None
+    words = {"method": "nuwa", "budget": "16 tokens", "position": "pesp", "dataset": "scenes"}
+    assert told.pop("config") == {**words, "model": "llava_1_5_random", "options": plain(cfg)}
     assert told == {
         "id": "0123456789ab", "name": "nuwa 16 pesp d_thresh=412 scenes", "group": "main", "job_type": "eval",
         "tags": ["nuwa", "16 tokens", "pesp", "scenes", "llava_1_5_random", *kept],

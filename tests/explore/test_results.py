@@ -9,7 +9,7 @@ from math import comb
 import pytest
 from helpers.made_up import result, write_run
 
-from nuwa.evaluation.result import write_result
+from nuwa.evaluation.result import read_result, write_result
 from nuwa.evaluation.runs import find_runs
 from nuwa.explore.results import results_of
 from nuwa.report import choose
@@ -137,6 +137,20 @@ def test_answers_that_are_not_there_are_said(tmp_path, journal, reason):
     assert len(results["runs"]) == 2 and {len(one["points"]) for one in results["fronts"]} == {0}
     assert [one["pairs"] for one in results["tests"]] == [[]]
     assert all(reason in one["note"] for one in (*results["fronts"], *results["tests"]))
+
+
+def test_the_same_data_asked_in_two_ways_are_two(tmp_path):
+    """Their unpruned runs differ in the seed, which tells them apart on the page."""
+    for seed, name in ((0, "none"), (0, "nuwa"), (1, "none1"), (1, "nuwa1")):
+        write_run(tmp_path / name, name.rstrip("1"), 64 if "nuwa" in name else None, range(seed, 9), None)
+        content = read_result(tmp_path / name)
+        content["config"]["seed"], content["baseline"] = seed, "none1" if seed else "none"
+        write_result(tmp_path / name, content)
+    results = results_of(find_runs(tmp_path))
+    assert rows(results)["nuwa1"]["name"] == "nuwa 64 pesp nuwa1"
+    titles = {f"llava_1_5_7b, gqa, seed {seed}" for seed in (0, 1)}
+    assert {one["title"] for one in results["fronts"]} == {one["title"] for one in results["tests"]} == titles
+    assert all({p["run"] for p in one["points"]} in ({"none", "nuwa"}, {"none1", "nuwa1"}) for one in results["fronts"])
 
 
 def test_one_run_alone(tmp_path):

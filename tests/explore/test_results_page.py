@@ -154,6 +154,17 @@ def test_a_score_leads_to_its_lost_samples(results):
     assert (state(page)["b"], state(page)["verdict"]) == ("random", "a_right_b_wrong")
 
 
+def test_times_of_two_devices_stand_apart(open_page, tmp_path):
+    for run, device in zip(RUNS, (None, None, "cuda: y", None, None), strict=True):
+        write_run(tmp_path / run[0], *run, device=device)
+    assert main([str(tmp_path)]) == 0
+    page = open_page(tmp_path / "explorer" / "index.html", "#tab=results&r.sort=run")
+    assert column(page, "first token, ms on 1") == ["24", "", "", "45", "18"]
+    assert column(page, "first token, ms on 2") == ["", "", "27", "", ""]
+    texts = page.locator("select[name='r.cost'] option").all_inner_texts()
+    assert {text.split("(")[1][:4] for text in texts if "first token" in text} == {"cpu:", "cuda"}
+
+
 def test_what_a_run_says_is_text(results):
     page = results("&r.runs=hiprune")
     assert unharmed(page) and "<b id=owned>" in column(page, "remark")[0]

@@ -1,10 +1,11 @@
 """Golden cases and small contexts for the tests of pruning methods."""
 
 import json
+import lzma
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load
 
 from nuwa.pruners.base import LLMContext, VisionContext
 
@@ -15,7 +16,7 @@ class Golden:
     """One golden case: ``inputs`` by name and ``runs`` by id (see tests/golden/pruners/<name>.json)."""
 
     def __init__(self, name):
-        tensors = load_file(GOLDEN / f"{name}.safetensors")
+        tensors = load(lzma.decompress((GOLDEN / f"{name}.safetensors.xz").read_bytes()))
         manifest = json.loads((GOLDEN / f"{name}.json").read_text())
         self.inputs = {key: tensors[spec["tensor"]] for key, spec in manifest["inputs"].items()}
         self.runs = {run["id"]: run for run in manifest["runs"]}

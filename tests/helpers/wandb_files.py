@@ -78,15 +78,20 @@ def read_run(folder: Path) -> OfflineRun:
         kind = record.WhichOneof("record_type")
         if kind == "run":
             found.run = record.run
+            _update(found.config, record.run.config.update)
         elif kind in ("config", "summary"):
-            for item in getattr(record, kind).update:
-                _put(getattr(found, kind), item.nested_key or [item.key], json.loads(item.value_json))
+            _update(getattr(found, kind), getattr(record, kind).update)
         elif kind == "artifact":
             contents = record.artifact.manifest.contents
             found.artifacts[record.artifact.name] = {entry.path: Path(entry.local_path) for entry in contents}
         elif kind == "exit":
             found.exit_code = record.exit.exit_code
     return found
+
+
+def _update(tree: dict[str, Any], items: Any) -> None:
+    for item in items:
+        _put(tree, item.nested_key or [item.key], json.loads(item.value_json))
 
 
 def _put(tree: dict[str, Any], keys: list[str], value: Any) -> None:

@@ -42,7 +42,8 @@ def trace_of(frames=3, **changed):
     into[7] = into[13] = 1
     stages = [StageTrace(0, [0, 1, 2, 8], {}), StageTrace(4, [1, 8], {})]
     shown = video(frames)
-    fields = {"stages": stages, "into": into, "segments": [0, 0, *[1] * (frames - 2)]} | changed
+    cuts = [0, 0, *[1] * (frames - 2)]
+    fields = {"stages": stages, "into": into, "segments": cuts, "scores": [{}] * frames} | changed
     return VideoTrace(shown, list(shown.frames), list(shown.times), (2, 3), cells, **fields)
 
 

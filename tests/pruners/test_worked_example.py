@@ -1,4 +1,4 @@
-"""CONTRIBUTING's methods, done as it says: two new files each, and everything finds them."""
+"""CONTRIBUTING's methods and position strategy, done as it says, and everything finds them."""
 
 import json
 import re
@@ -34,7 +34,23 @@ def clone(tmp_path_factory):
     for name, content in files:
         assert content.count("\n") <= 25
         (folder / name).write_text(content, encoding="utf-8")
+    add_position(folder)
     return folder
+
+
+def add_position(folder):
+    """CONTRIBUTING's strategy: a function, a line, a file."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    text = text.split("## A new position strategy")[1].split("\n## ")[0]
+    function, yaml = re.findall(r"^```\w+\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    (line,) = re.findall(r'`("centre": centre)`', text)
+    module = folder / "nuwa" / "pruning" / "positions.py"
+    code = module.read_text(encoding="utf-8")
+    for before, new in [("def stretch_cells", f"{function}\n\n"), ('"rpme": stretch', f"{line}, ")]:
+        assert code.count(before) == 1
+        code = code.replace(before, new + before)
+    module.write_text(code, encoding="utf-8")
+    (folder / "conf" / "position" / "centre.yaml").write_text(yaml, encoding="utf-8")
 
 
 SCRIPT = """
@@ -43,6 +59,11 @@ import nuwa, nuwa.report.methods as methods
 print(nuwa.__file__, type(nuwa.load_pruner("loudest", budget=20, power=2.0)))
 print(nuwa.load_pruner("composed", vision="loudest", llm="nearest"))
 print(methods.page())
+import torch
+from nuwa.pruning.positions import remap
+kept, image = torch.tensor([[[0, 3, 5, 6, 9]]]), torch.tensor([[-1, 0, 0, 0, -1]])  # a picture of the ids 1 to 8
+spans = torch.tensor([1, 8])[:, None, None, None]
+print("centre", remap("centre", kept, image, image < 1, spans, torch.tensor([[10]])))
 import pytest
 some = "(loudest or nearest) and (llava or qwen2_5_vl) and not (llava_ or beam)"
 chosen = ["tests/engine/test_methods.py", "-k", some]
@@ -56,7 +77,7 @@ sys.exit(failed or launch.main())
 def test_two_files_are_enough(clone, tmp_path):
     """One process, because importing transformers is what takes time here."""
     small = [choice for choice in SMALL if not choice.startswith("budget")]
-    choices = ["pruner=loudest,nearest,random", "budget.average=24", "baseline=skip", "limit=1"]
+    choices = ["pruner=loudest,nearest,random", "budget.average=24", "position=centre", "baseline=skip", "limit=1"]
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, "-m", *small, *choices, f"paths.outputs={tmp_path}"],
         cwd=clone,
@@ -71,6 +92,8 @@ def test_two_files_are_enough(clone, tmp_path):
     assert "nuwa.pruners.loudest.Loudest" in found  # load_pruner, and as a part of a composition
     assert "| `loudest` | vision | feature norm |" in found  # the table of methods
     assert "| `nearest` | LLM | cosine with the last prompt token |" in found
+    assert "centre (tensor([[[0, 3, 4, 5, 9]]]), tensor([[10]]))" in found  # five places are left over: two before
     assert int(re.search(r"\n(\d+) passed", found)[1]) >= 20, found  # the matrix, on two of its families
-    jobs = [json.loads(path.read_text())["config"]["pruner"] for path in tmp_path.glob("main/*/result.json")]
-    assert sorted(job["_target_"].split(".")[-1] for job in jobs) == ["Loudest", "Nearest", "RandomPruner"]
+    jobs = [json.loads(path.read_text())["config"] for path in tmp_path.glob("main/*/result.json")]
+    assert {job["position"]["strategy"] for job in jobs} == {"centre"}
+    assert sorted(job["pruner"]["_target_"].split(".")[-1] for job in jobs) == ["Loudest", "Nearest", "RandomPruner"]

@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import plotly.io
 import pytest
 from helpers.made_up import result, runs_of, write
 from helpers.wandb_files import read_run
@@ -87,6 +88,24 @@ def test_no_run_no_report(folders, tmp_path, monkeypatch, capsys):
     assert main([folders[0], "--wandb"]) == 1 and "not on W&B" in capsys.readouterr().err
 
 
-def test_without_matplotlib(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    assert log_report(runs_of([result("none", {GQA: 0.62})]), [], tmp_path)
+@pytest.mark.parametrize(("missing", "left"), [("matplotlib", "charts/"), ("plotly", "accuracy_")])
+def test_without_a_package_the_other_draws(tmp_path, monkeypatch, missing, left):
+    monkeypatch.setitem(sys.modules, missing, None)
+    assert log_report(runs_of([result("none", {GQA: 0.62}), result("nuwa", {GQA: 0.5}, average=64)]), [], tmp_path)
+    (path,) = tmp_path.glob("wandb/offline-run-*")
+    assert {name[: len(left)] for name in read_run(path).summary if "llava_1_5_7b" in name} == {left}
+
+
+def test_what_a_report_is_about(folders):
+    """Its config has the values of every choice; its charts are files that plotly reads back."""
+    assert main([*folders, "--wandb"]) == 0
+    (path,) = Path(folders[0]).glob("wandb/offline-run-*")
+    report = read_run(path)
+    assert {name: report.config[name] for name in ("methods", "budgets", "positions", "datasets", "models")} == {
+        "methods": ["none", "nuwa"], "budgets": ["128 tokens", "64 tokens", "all tokens"], "positions": ["pesp"],
+        "datasets": ["gqa"], "models": ["llava_1_5_7b"],
+    }  # fmt: skip
+    assert sorted(report.config["runs"].values()) == ["none all pesp gqa", "nuwa 128 pesp gqa", "nuwa 64 pesp gqa"]
+    figure = plotly.io.from_json(report.pictures("charts/tokens_llava_1_5_7b")[0].read_text())
+    lines = {trace.name: list(zip(trace.x, trace.y, strict=True)) for trace in figure.data}
+    assert lines == {"Unpruned": [(576, 62)], "Nüwa, PESP": [(64, pytest.approx(58.3)), (128, 50)]}

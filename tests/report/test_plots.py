@@ -7,8 +7,10 @@ from helpers.made_up import result, runs_of, write
 
 from nuwa.report.__main__ import main
 from nuwa.report.figures import points as points_module
-from nuwa.report.figures.plots import COLOURS, PlotsError, _figure, _plots, looks, write_plots
+from nuwa.report.figures.charts import charts
+from nuwa.report.figures.plots import _figure, _plots, write_plots
 from nuwa.report.figures.points import METHOD_PARTS, varied_points
+from nuwa.report.figures.style import COLOURS, PlotsError, looks
 
 
 def points_of(results):
@@ -80,19 +82,19 @@ def drawn(runs, name):
     chosen, draw = next((chosen, draw) for plot, chosen, draw in _plots(points) if plot == name)
     pytest.importorskip("matplotlib")
     figure = _figure(chosen, whole, draw, "")
-    return next(axes for axes in figure.axes if "vqa/exact_match, percent" in (axes.get_xlabel(), axes.get_ylabel()))
+    return next(axes for axes in figure.axes if axes.get_title() == "scenes: questions, exact match")
 
 
 def test_what_is_drawn(runs):
     vqa = drawn(runs, "accuracy_tokens")
     lines = {container.get_label(): container.lines[0].get_xydata().tolist() for container in vqa.containers}
-    assert lines["fastv, pesp"] == [[64, 16], [128, 32], [192, 48]]
-    assert lines["nuwa, pesp"] == [[64, 80], [128, 80]]
+    assert lines["FastV, PESP"] == [[64, 16], [128, 32], [192, 48]]
+    assert lines["Nüwa, PESP"] == [[64, 80], [128, 80]]
     assert [line.get_ydata() for line in vqa.lines if line.get_label() == "unpruned"] == [[90, 90]]
     curve = drawn(runs, "d_thresh").containers[0]
     assert curve.lines[0].get_xdata().tolist() == [18, 148, 280]
     ours, at_random = (c for c in drawn(runs, "ablation").containers if len(c) == 2)
-    assert [bar.get_height() for bar in ours] == [80, 80] and ours.get_label() == "nuwa, pesp, 128 tokens"
+    assert [bar.get_height() for bar in ours] == [80, 80] and ours.get_label() == "Nüwa, PESP, 128 tokens"
     assert at_random[0].get_hatch() == "//"
     assert drawn(runs, "accuracy_tflops").get_xscale() == "log"
 
@@ -102,8 +104,8 @@ def test_a_method_has_one_colour_and_its_ids_a_filling(runs):
     runs = [run | {"llm_tflops": run["llm_tflops"] / 1000} for run in [*runs, scenes("fastv", 64, position="rpme")]]
     axes = drawn(runs, "accuracy_tflops")
     looks = {container.get_label(): container.lines[0] for container in axes.containers}
-    native, stretched = looks["fastv, pesp"], looks["fastv, rpme"]
-    assert native.get_color() == stretched.get_color() != looks["nuwa, pesp"].get_color()
+    native, stretched = looks["FastV, PESP"], looks["FastV, RPME"]
+    assert native.get_color() == stretched.get_color() != looks["Nüwa, PESP"].get_color()
     assert (native.get_fillstyle(), stretched.get_fillstyle()) == ("full", "none")
     assert axes.get_xlabel().startswith("LLM GFLOPs") and native.get_xdata().tolist() == [0.64, 1.28, 1.92]
     tokens = drawn(runs, "accuracy_tokens")
@@ -117,32 +119,40 @@ def test_one_budget_is_a_row_of_dots_by_method():
     for method, (renumbered, original) in values.items():
         runs += [scenes(method, 64, renumbered, position="perc"), scenes(method, 64, original, position="pesp")]
     axes = drawn(runs, "accuracy_methods")
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["fastv", "visionzip", "nuwa"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["FastV", "VisionZip", "Nüwa"]
     dots = {container.get_label(): container.lines[0] for container in axes.containers}
-    assert set(dots) == {"perc", "pesp"} and dots["perc"].get_color() != dots["pesp"].get_color()
-    assert sorted(dots["pesp"].get_xdata()) == [50, 60, 80] and sorted(dots["perc"].get_xdata()) == [10, 20, 30]
-    places = dict(zip(dots["pesp"].get_xdata(), dots["pesp"].get_ydata(), strict=True))
+    assert set(dots) == {"PERC", "PESP"} and dots["PERC"].get_color() != dots["PESP"].get_color()
+    assert sorted(dots["PESP"].get_xdata()) == [50, 60, 80] and sorted(dots["PERC"].get_xdata()) == [10, 20, 30]
+    places = dict(zip(dots["PESP"].get_xdata(), dots["PESP"].get_ydata(), strict=True))
     assert [round(places[value]) for value in (50, 60, 80)] == [0, 1, 2]
     points = points_of(runs)
     assert not any(chosen for name, chosen, _ in _plots(points) if name in ("accuracy_tokens", "accuracy_tflops"))
 
 
-@pytest.mark.parametrize("count", [3, 7, 33])
-def test_colours_do_not_repeat(count):
-    pytest.importorskip("matplotlib")
-    assert len({str(look["color"]) for look in looks(count)}) == count
+def test_lines_stand_in_the_order_of_their_results(runs):
+    """In the legend, too; and the axis says what its numbers are."""
+    axes = drawn(runs, "accuracy_tokens")
+    assert [container.get_label() for container in axes.containers] == ["Nüwa, PESP", "FastV, PESP"]
+    assert axes.get_ylabel() == "percent"
 
 
-def test_colours_are_told_apart():
+def test_colours_do_not_repeat():
+    drawn_as = [*looks(279)]
+    assert len({look["color"] for look in drawn_as[:31]}) == 31
+    assert len({(look["color"], look["marker"]) for look in drawn_as}) == 279
+
+
+@pytest.mark.parametrize(("count", "gap"), [(7, 0.1), (31, 0.045)])
+def test_colours_are_told_apart(count, gap):
     """Any two differ in lightness or hue as seen without red-green vision (Machado 2009, deuteranopia)."""
     seen = []
-    for colour in COLOURS:
+    for colour in COLOURS[:count]:
         r, g, b = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
         seen.append(
             (0.367 * r + 0.861 * g - 0.228 * b, 0.280 * r + 0.673 * g + 0.047 * b, -0.012 * r + 0.043 * g + 0.969 * b)
         )
     gaps = [sum((a - b) ** 2 for a, b in zip(x, y, strict=True)) ** 0.5 for i, x in enumerate(seen) for y in seen[:i]]
-    assert min(gaps) > 0.1
+    assert min(gaps) > gap
 
 
 def test_files(runs, tmp_path, capsys):
@@ -166,6 +176,38 @@ def test_without_matplotlib(runs, tmp_path, monkeypatch, capsys):
     with pytest.raises(PlotsError, match=r"\[plots\]"):
         write_plots(runs_of(runs), tmp_path)
     assert main([str(write(tmp_path / "runs", runs))]) == 0  # tables need none
+
+
+def shown(figure):
+    """Names in the order of a chart's legend, and by name what its points are in the panel of questions."""
+    row = [note.text for note in figure.layout.annotations].index("scenes: questions, exact match") + 1
+    axis = f"x{row if row > 1 else ''}"
+    own = [trace for trace in figure.data if trace.xaxis == axis]
+    points = {trace.name: [*zip(trace.x, trace.y, strict=True)] for trace in own}
+    return [trace.name for trace in figure.data if trace.showlegend], points, own[0]
+
+
+def test_charts_over_several_budgets(runs):
+    timed = [run | {"timings": {"seconds_per_sample": 0.5}} for run in runs]
+    found = charts(runs_of(timed))
+    assert set(found) == {f"{cost}_tiny_llava" for cost in ("tokens", "tflops", "seconds")}
+    legend, points, unpruned = shown(found["tokens_tiny_llava"])
+    assert legend == ["Unpruned", "Nüwa, PESP", "FastV, PESP"]
+    assert points["FastV, PESP"] == [(64, pytest.approx(16)), (128, pytest.approx(32)), (192, pytest.approx(48))]
+    assert points["Unpruned"] == [(576, pytest.approx(90))] and unpruned.error_y.array == pytest.approx([1.96])
+    assert unpruned.text[0] == "none all pesp scenes"
+    assert shown(found["seconds_tiny_llava"])[1]["Unpruned"] == [(0.5, pytest.approx(90))]
+    assert "seconds_tiny_llava" not in charts(runs_of(runs))
+
+
+def test_a_chart_of_one_budget():
+    runs = [scenes("none", value=0.9), scenes("fastv", 64, 0.2), scenes("nuwa", 64, 0.7, position="perc")]
+    found = charts(runs_of(runs))
+    assert set(found) == {"methods_tiny_llava", "tflops_tiny_llava"}
+    _, points, _ = shown(found["methods_tiny_llava"])
+    assert points == {"PESP": [(pytest.approx(20), "FastV")], "PERC": [(pytest.approx(70), "Nüwa")]}
+    assert found["methods_tiny_llava"].layout.yaxis.categoryarray == ("FastV", "Nüwa")
+    assert charts(runs_of([scenes("nuwa", 64, status="failed")])) == {}
 
 
 def test_nothing_to_plot(tmp_path):

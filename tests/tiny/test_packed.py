@@ -32,7 +32,7 @@ def own_inputs(tiny, model, pixels, ids):
     """What transformers' forward takes: placeholders and pixels as the model's own processor gives them."""
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     values = ((pixels - 0.5) / 0.25).permute(0, 3, 1, 2)
-    if tiny.name == "llava":
+    if tiny.name in ("llava", "text"):
         return inputs | {"pixel_values": values}
     if tiny.name == "video":
         return inputs | {"pixel_values_videos": values[None]}

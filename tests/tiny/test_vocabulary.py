@@ -6,6 +6,7 @@ from omegaconf import OmegaConf
 
 from nuwa.pruners.catalogue import conf_folder
 from nuwa.scenes.clips import CLIP_KINDS, ask_clip, draw_clip
+from nuwa.scenes.plates import PLATE_KINDS, ask_plates, draw_plates
 from nuwa.scenes.questions import ask
 from nuwa.scenes.scene import draw_scene
 from nuwa.tiny.shipped import TINY_MODELS
@@ -28,7 +29,7 @@ def words(tiny):
 
 @pytest.fixture
 def questions(tiny):
-    return list(clip_questions() if tiny.name == "video" else some_questions())
+    return list({"video": clip_questions, "text": plate_questions}.get(tiny.name, some_questions)())
 
 
 def some_questions():
@@ -43,6 +44,13 @@ def clip_questions():
         rng = np.random.default_rng([2, index, 7])
         clip = draw_clip(rng)
         yield from filter(None, (ask_clip(clip, rng, kind) for kind in CLIP_KINDS))
+
+
+def plate_questions():
+    for index in range(60):
+        rng = np.random.default_rng([2, index, 7])
+        scene = draw_plates(rng, unseen=True)
+        yield from (ask_plates(scene, rng, kind) for kind in PLATE_KINDS)
 
 
 def test_configured_prompt_is_the_one_trained_with(tiny, words, tokenizer, questions):
@@ -81,6 +89,14 @@ def test_a_box_is_nine_tokens_in_the_frame_of_its_family(name, text):
     assert len(ids) == 9
     assert tokenizer.decode(ids) == text
     assert tokenizer(text, add_special_tokens=False)["input_ids"] == ids
+
+
+def test_a_number_is_spelled_digit_by_digit():
+    text = TINY_MODELS["text"]
+    ids = text.vocabulary.encode_words("0472")
+    assert ids == [text.vocabulary.ids[digit] for digit in "0472"]
+    assert text.tokenizer()("0472", add_special_tokens=False)["input_ids"] == ids
+    assert text.tokenizer().decode(ids) == "0472"
 
 
 def test_llava_text_of_a_box_is_the_answer():

@@ -5,9 +5,10 @@
   const narrowing = ["method", "budget", "position", "model"];
   explorer.filterNames = ["dataset", "task", "verdict", "iou", "q", ...narrowing, ...letters];
 
-  function select(label, name, options, chosen, changed) {
+  function select(label, name, options, chosen, changed, said = label) {
     const choices = options.map(([value, text]) => el("option", {value, selected: value === chosen}, text));
-    return el("label", {}, el("span", {}, label), el("select", {name, change: (event) => changed(event.target.value)}, ...choices));
+    const change = (event) => changed(event.target.value);
+    return el("label", {}, el("span", {}, label), el("select", {name, change, "aria-label": said}, ...choices));
   }
 
   function unique(values) {
@@ -31,7 +32,7 @@
         const keys = letters.map((each) => [each, each === letter ? value : runs[each]?.key]);
         state.set(Object.fromEntries(keys));
       };
-      return select(letter.toUpperCase(), letter, options, runs[letter]?.key ?? "", changed);
+      return select(letter.toUpperCase(), letter, options, runs[letter]?.key ?? "", changed, `Run ${letter.toUpperCase()}`);
     });
   }
 

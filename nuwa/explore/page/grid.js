@@ -2,7 +2,7 @@
 /* The grid of samples. Cards are made as they are scrolled to. */
 (() => {
   const {state, el} = explorer, MORE = 60;
-  let index = null, shown = [];
+  let index = null, shown = [], scrolled = 0;
 
   const more = new IntersectionObserver((entries) => entries.some((entry) => entry.isIntersecting) && append());
 
@@ -10,7 +10,7 @@
     const right = explorer.rightness(answer), [name, sign] = right === null
       ? ["none", "–"] : right ? ["right", "✓"] : ["wrong", "✗"];
     const said = {none: answer?.failed ? "failed" : "no answer", right: "right", wrong: "wrong"}[name];
-    return el("span", {class: `mark ${name}`, title: `${letter.toUpperCase()}: ${said}`},
+    return el("span", {class: `mark ${name}`, title: `${letter.toUpperCase()} ${said}`.trim()},
       letter.toUpperCase(), el("span", {"aria-hidden": "true"}, sign), el("span", {class: "unseen"}, ` ${said}`));
   }
 
@@ -48,20 +48,42 @@
     notes.querySelector("ul").replaceChildren(...index.notes.map((note) => el("li", {}, note)));
   }
 
-  function update() {
-    explorer.showFilters(index);
-    showGrid();
-    const sample = index.samples.find((one) => one.set === explorer.chosenSet(index) && one.id === state.get("sample"));
-    document.getElementById("browse").hidden = Boolean(sample);
+  function sampleAt(id) {
+    return id && index.samples.find((one) => one.set === explorer.chosenSet(index) && one.id === id);
+  }
+
+  /* The grid, or one sample in its place; the grid stays as it was scrolled. */
+  function showOne() {
+    const sample = sampleAt(state.get("sample")), browse = document.getElementById("browse"), left = browse.hidden;
+    if (sample && !left) scrolled = window.scrollY;
+    browse.hidden = Boolean(sample);
     document.getElementById("sample").hidden = !sample;
-    if (explorer.showSample) explorer.showSample(index, sample, shown);
+    document.getElementById("samples").classList.toggle("one", Boolean(sample));
+    if (!sample && left) window.scrollTo(0, scrolled);
+    explorer.showSample(index, sample, shown);
+  }
+
+  function openAt(place) {
+    if (shown[place]) state.set({sample: shown[place].id});
+  }
+
+  function openBeside(by) {
+    const sample = sampleAt(state.get("sample"));
+    if (sample) openAt(shown.indexOf(sample) + by);
   }
 
   explorer.showSamples = (given) => {
     index = given;
     showNotes();
-    update();
-    const mine = new Set(["sample", ...explorer.filterNames]);
-    window.addEventListener("statechange", (event) => event.detail.some((name) => mine.has(name)) && update());
+    explorer.showFilters(index);
+    showGrid();
+    showOne();
+    window.addEventListener("statechange", ({detail}) => {
+      const filtered = detail.some((name) => explorer.filterNames.includes(name));
+      if (filtered) explorer.showFilters(index);
+      if (filtered) showGrid();
+      if (filtered || detail.includes("sample")) showOne();
+    });
   };
+  Object.assign(explorer, {mark, openAt, openBeside});
 })();

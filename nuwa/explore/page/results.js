@@ -23,8 +23,9 @@
     return words.toLowerCase().split(/\s+/).filter(Boolean).every((word) => word.split("|").some(found));
   }
 
-  /* A choice among things with a title, in the URL under `name`: the one that is chosen, and its element. */
-  function choice(name, label, titles) {
+  /* A choice among titles, in the URL under `name`: the one that is chosen, and its element. */
+  function choice(name, label, all) {
+    const titles = [...new Set(all)];
     const select = el("select", {name, change: () => state.set({[name]: select.value})});
     select.append(...titles.map((title) => el("option", {value: title}, title)));
     const current = () => (titles.includes(state.get(name)) ? state.get(name) : titles[0]);
@@ -45,8 +46,8 @@
   }
 
   function runsFilter(results) {
-    const input = el("input", {type: "search", placeholder: "nuwa|visionzip pesp", input: () => state.set({"r.runs": input.value})});
-    const found = el("output");
+    const change = () => state.set({"r.runs": input.value}), found = el("output");
+    const input = el("input", {type: "search", placeholder: "nuwa|visionzip pesp", input: change});
     const show = (runs) => {
       if (input.value !== state.get("r.runs")) input.value = state.get("r.runs");
       found.textContent = `${runs.length} of ${results.runs.length} runs`;

@@ -4,10 +4,13 @@
   const {el, state} = explorer, {failures, format} = explorer.results;
   const TIMES = {ttft: "first token, ms", prefill: "prefill, ms", decode: "decode, ms/token"};
 
+  /* A column: title, value(run) to sort by, text(run) to show; `metric` of a score, `right` of numbers. */
   const text = (title, value) => ({title, value, text: (run) => String(value(run) ?? "")});
-  const number = (title, value) => ({
-    title, value, right: true, text: (run) => (value(run) === null || value(run) === undefined ? "" : format.number(value(run))),
-  });
+
+  function number(title, value) {
+    const known = (run) => value(run) !== null && value(run) !== undefined;
+    return {title, value, right: true, text: (run) => (known(run) ? format.number(value(run)) : "")};
+  }
 
   function scored(title, group, metric, one) {
     const found = (run) => run[group][metric];
@@ -19,32 +22,37 @@
     return [...new Set(runs.map((run) => run.device).filter(Boolean))];
   }
 
-  /* All columns; times of several devices stand in several. Those that say nothing (of one value, or of a metric that is no headline) are hidden at first. */
+  /* Times of several devices stand in several columns. */
+  function timed(runs) {
+    const devices = devicesOf(runs), named = (title, place) => (devices.length > 1 ? `${title} on ${place + 1}` : title);
+    return devices.flatMap((device, place) => Object.entries(TIMES).map(([by, title]) => (
+      number(named(title, place), (run) => (run.device === device ? run.times[by] : null)))));
+  }
+
   function columnsOf({runs, headlines, metrics}) {
     const differs = [...new Set(runs.flatMap((run) => Object.keys(run.differs)))];
-    const devices = devicesOf(runs);
-    const names = ["method", "budget", "position", "model", "dataset"];
+    const minor = metrics.filter((metric) => !headlines.includes(metric));
     const columns = [
-      ...names.map((name) => text(name, (run) => run[name])),
+      ...["method", "budget", "position", "model", "dataset"].map((name) => text(name, (run) => run[name])),
       ...differs.map((name) => text(name, (run) => run.differs[name])),
       ...headlines.map((metric) => scored(metric, "scores", metric, format.score)),
       ...headlines.map((metric) => scored(`${metric} kept`, "kept", metric, format.percent)),
-      ...metrics.filter((metric) => !headlines.includes(metric)).map((metric) => (
-        {...scored(metric, "scores", metric, format.score), minor: true})),
+      ...minor.map((metric) => ({...scored(metric, "scores", metric, format.score), minor: true})),
       number("tokens", (run) => run.tokens),
       number("LLM TFLOPs", (run) => run.tflops),
       number("KV cache, MB", (run) => run.kv && run.kv / 2 ** 20),
-      ...devices.flatMap((device) => Object.entries(TIMES).map(([by, title]) => (
-        number(title + (devices.length > 1 ? ` on ${devices.indexOf(device) + 1}` : ""), (run) => (run.device === device ? run.times[by] : null))))),
+      ...timed(runs),
       number("samples", (run) => run.n),
       number("failed", (run) => run.failed),
-      text("status", (run) => run.status),
-      text("remark", (run) => run.remark),
-      text("run", (run) => run.run),
+      ...["status", "remark", "run"].map((name) => text(name, (run) => run[name])),
     ];
-    const varied = (column) => new Set(runs.map(column.text)).size > 1 || runs.length < 2;
-    return columns.filter((column) => runs.some((run) => column.text(run) !== ""))
-      .map((column) => ({...column, shown: column.title === "method" || (!column.minor && varied(column))}));
+    return columns.filter((column) => runs.some((run) => column.text(run) !== ""));
+  }
+
+  /* Columns that say nothing (one value for all runs, a metric that is no headline) are hidden at first. */
+  function shownAtFirst(column, runs) {
+    const varied = new Set(runs.map(column.text)).size > 1 || runs.length < 2;
+    return column.title === "method" || (varied && !column.minor);
   }
 
   function compare(one, other) {
@@ -53,27 +61,33 @@
   }
 
   /* Runs by a column; those that lack it come last in either direction. */
-  function sorted(runs, column, down) {
-    const known = runs.filter((run) => (column.value(run) ?? "") !== "");
-    known.sort((one, other) => (down ? -1 : 1) * compare(column.value(one), column.value(other)));
-    return [...known, ...runs.filter((run) => !known.includes(run))];
+  function sorted(runs, {value, text: shown}, down) {
+    const known = runs.filter((run) => shown(run) !== "");
+    known.sort((one, other) => (down ? -1 : 1) * compare(value(one), value(other)));
+    return [...known, ...runs.filter((run) => shown(run) === "")];
   }
 
-  function cell(run, column, context) {
-    const words = column.text(run);
-    if (!column.metric || !words) return el("td", {class: column.right && "number"}, words);
-    const link = el("button", {class: "r-link", title: "samples that were lost",
-                               click: () => context.go(failures(run, context.runs, column.metric))}, words);
-    return el("td", {class: "number"}, link);
+  function cell(run, column, {go, runs}) {
+    const words = column.text(run), click = () => go(failures(run, runs, column.metric));
+    const linked = column.metric && words;
+    return el("td", {class: column.right && "number"},
+      linked ? el("button", {class: "r-link", title: "samples that were lost", click}, words) : words);
   }
 
-  /* r.columns names the columns that are not as at first, r.sort the column, with "-" before it from high to low. */
+  function heading(column, sort) {
+    const ways = column.right ? [`-${column.title}`, column.title] : [column.title, `-${column.title}`];
+    const next = ways[ways.indexOf(sort) + 1], click = () => state.set({"r.sort": next});
+    const orders = {[column.title]: ["ascending", " ▲"], [`-${column.title}`]: ["descending", " ▼"]};
+    const [order, mark] = orders[sort] ?? [null, ""];
+    return el("th", {scope: "col", "aria-sort": order, class: column.right && "number"},
+      el("button", {click}, column.title + mark));
+  }
+
+  /* r.columns names the columns that are not as at first; r.sort the column, with "-" before it from high to low. */
   function table(context) {
-    const columns = columnsOf(context.results);
-    const toggled = () => new Set(state.get("r.columns").split(";").filter(Boolean));
-    const shown = () => columns.filter((column) => column.shown !== toggled().has(column.title));
-    const devices = devicesOf(context.results.runs).map((device, place, all) => (all.length > 1 ? `${place + 1}: ${device}` : device));
+    const all = context.results.runs, columns = columnsOf(context.results);
     const body = el("tbody"), head = el("thead"), menu = el("div", {class: "r-menu"});
+    const toggled = () => new Set(state.get("r.columns").split(";").filter(Boolean));
 
     function toggle(title) {
       const names = toggled();
@@ -81,31 +95,26 @@
       state.set({"r.columns": [...names].join(";")});
     }
 
-    function sortBy(column, sort) {
-      const steps = column.right ? [`-${column.title}`, column.title] : [column.title, `-${column.title}`];
-      state.set({"r.sort": steps[steps.indexOf(sort) + 1]});
-    }
-
-    function heading(column, sort) {
-      const way = {[column.title]: "ascending", [`-${column.title}`]: "descending"}[sort];
-      const mark = {ascending: " ▲", descending: " ▼"}[way] ?? "";
-      return el("th", {scope: "col", "aria-sort": way, class: column.right && "number"},
-        el("button", {click: () => sortBy(column, sort)}, column.title + mark));
+    function option(title, checked) {
+      return el("label", {}, el("input", {type: "checkbox", checked, change: () => toggle(title)}), title);
     }
 
     function show(runs) {
-      const sort = state.get("r.sort"), by = columns.find((column) => sort.replace(/^-/, "") === column.title);
-      const rows = by ? sorted(runs, by, sort.startsWith("-")) : runs, visible = shown();
+      const names = toggled(), shown = (column) => shownAtFirst(column, all) !== names.has(column.title);
+      const visible = columns.filter(shown);
+      const sort = state.get("r.sort"), by = columns.find((column) => [column.title, `-${column.title}`].includes(sort));
+      const rows = by ? sorted(runs, by, sort !== by.title) : runs;
       head.replaceChildren(el("tr", {}, ...visible.map((column) => heading(column, sort))));
       body.replaceChildren(...rows.map((run) => el("tr", {}, ...visible.map((column) => cell(run, column, context)))));
-      menu.replaceChildren(...columns.map((column) => el("label", {}, el("input", {
-        type: "checkbox", checked: visible.includes(column), change: () => toggle(column.title)}), column.title)));
+      menu.replaceChildren(...columns.map((column) => option(column.title, visible.includes(column))));
     }
+
+    const devices = devicesOf(all).map((device, place, some) => (some.length > 1 ? `${place + 1}: ${device}` : device));
+    const times = devices.length ? ` Times are medians at batch size 1 (${devices.join("; ")}).` : "";
+    const note = "Scores, and what is kept of the unpruned model's, with 95 % intervals. A score leads to its lost samples.";
     const scroller = el("div", {class: "r-scroll", tabindex: 0, role: "region", "aria-label": "Table of runs"},
       el("table", {}, head, body));
-    const element = el("section", {class: "r-panel"}, el("h2", {}, "Runs"),
-      el("p", {class: "r-note"}, "Scores and what is kept of the unpruned model's, with 95 % intervals. A score leads to its lost samples."),
-      devices.length ? el("p", {class: "r-note"}, `Times are medians at batch size 1; ${devices.join("; ")}.`) : null,
+    const element = el("section", {}, el("h2", {}, "Runs"), el("p", {class: "r-note"}, note + times),
       el("details", {}, el("summary", {}, "Columns"), menu), scroller);
     return {element, show};
   }

@@ -31,6 +31,7 @@
     const index = await explorer.load("index");
     document.getElementById("name").textContent = index.name;
     document.title = `${index.name} · Nüwa explorer`;
+    document.getElementById("panel").open = !window.matchMedia("(max-width: 48rem)").matches;
     showTab();
     explorer.showSamples(index);
     await showResults();

@@ -8,7 +8,7 @@ from math import nan
 from pathlib import Path
 from typing import Any
 
-from nuwa.report.figures.plots import PLOT_SETTINGS, looks, require_matplotlib, write_figure
+from nuwa.report.figures.style import PLOT_SETTINGS, looks, require_package, write_figure
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ def write_profile(rows: Mapping[str, Mapping[str, Kept]], folder: Path) -> list[
     """The figure as PNG and SVG; ``rows`` are what methods keep by ability.
 
     Raises:
-        nuwa.report.figures.plots.PlotsError: matplotlib is not installed.
+        nuwa.report.figures.style.PlotsError: matplotlib is not installed.
     """
-    matplotlib = require_matplotlib("--plot")
+    matplotlib = require_package("matplotlib", "--plot")
     with matplotlib.rc_context(PLOT_SETTINGS):
         return write_figure(_figure(rows), folder / "profile")
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from nuwa.evaluation.frontier import front
 from nuwa.evaluation.statistics import interval
-from nuwa.report.figures.plots import PLOT_SETTINGS, looks, require_matplotlib, write_figure
 from nuwa.report.figures.points import grouped
+from nuwa.report.figures.style import PLOT_SETTINGS, looks, require_package, write_figure
 
 if TYPE_CHECKING:
     from nuwa.report.choose import Timed
@@ -20,9 +20,9 @@ def write_front(options: Sequence[Timed], asked: Namespace) -> list[Path]:
     """The plot as PNG and SVG in the folder ``asked.plot``.
 
     Raises:
-        nuwa.report.figures.plots.PlotsError: matplotlib is not installed.
+        nuwa.report.figures.style.PlotsError: matplotlib is not installed.
     """
-    matplotlib = require_matplotlib("--plot")
+    matplotlib = require_package("matplotlib", "--plot")
     with matplotlib.rc_context(PLOT_SETTINGS):
         whole = options[-1].run
         name = f"front_{asked.by}_{whole.model}_{whole.dataset}_{asked.metric.replace('/', '_')}"

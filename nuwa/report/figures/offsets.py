@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nuwa.report.figures.plots import COLOURS, PLOT_SETTINGS
+from nuwa.report.figures.style import COLOURS, PLOT_SETTINGS
 
 Moves = Sequence[tuple[float, float]]
 """Predicted minus true centres (dx, dy) in fractions of the picture; nan where an answer holds no box."""

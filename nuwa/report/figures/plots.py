@@ -1,40 +1,44 @@
 """Plots of runs, PNG and SVG: accuracy against tokens and TFLOPs, the d_thresh curve, the ablation's bars.
 
-Few colours are Okabe and Ito's, which stay apart with any kind of colour vision; markers differ as well. Over several
-budgets a method is a line of one colour and marker, whose filling and dashes tell the position ids; at one budget it is
-a row of dots, coloured by the position ids.
+Over several budgets a method is a line of one colour and marker, whose filling and dashes tell the position ids; at
+one budget it is a row of dots, coloured by the position ids.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from nuwa.evaluation.runs import Run
-from nuwa.report.figures.points import METHOD_PARTS, Point, grouped, points_of, varied_points
+from nuwa.report.figures.points import (
+    METHOD_PARTS,
+    Point,
+    grouped,
+    panel_label,
+    points_of,
+    pruned_points,
+    varied_points,
+)
+from nuwa.report.figures.style import (
+    COLOURS,
+    IDS,
+    MARKERS,
+    PLOT_SETTINGS,
+    PlotsError,
+    looks,
+    require_package,
+    write_figure,
+)  # fmt: skip
+from nuwa.report.labels import method_label, model_label
 
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
-IDS = {
-    "pesp": ("full", "-", "#0072B2"), "rpme": ("none", "--", "#009E73"), "perc": ("left", ":", "#D55E00"),
-    "rpme_1d": ("bottom", (0, (4, 1, 1, 1)), "#56B4E9"), "median": ("top", (0, (1, 2)), "#E69F00"),
-    "native": ("right", "-.", "#000000"),
-}  # fmt: skip
-"""Filling of the marker, dashes of the line and colour of the dot, by position strategy; the last if it is unknown."""
-ASIDE = 1.6  # points between methods at one place
+ASIDE, SPREAD = 1.6, 16  # points between methods at one place at most, and between the outermost
 GIGA = 0.1  # TFLOPs below which an axis is in GFLOPs
 PANELS = 4  # in a row
-PLOT_SETTINGS: dict[Any, Any] = {
-    "svg.hashsalt": "nuwa", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False,
-}  # fmt: skip
 Drawing = Callable[[Any, Sequence[Point]], None]
-
-
-class PlotsError(ValueError):
-    """Plots cannot be made."""
 
 
 def write_plots(runs: Iterable[Run], folder: Path) -> list[Path]:
@@ -43,35 +47,25 @@ def write_plots(runs: Iterable[Run], folder: Path) -> list[Path]:
     Raises:
         PlotsError: matplotlib is not installed, or no run has anything to plot.
     """
-    matplotlib = require_matplotlib("--plots")
+    matplotlib = require_package("matplotlib", "--plots")
     written = []
     with matplotlib.rc_context(PLOT_SETTINGS):
         for model, points in grouped(points_of(runs), lambda point: point.choices.model).items():
             whole = [point for point in points if point.choices.method == "none"]
             for name, chosen, draw in _plots(points):
                 if chosen:
-                    figure = _figure(chosen, whole, draw, f"{model}, bars: 95 %")
+                    figure = _figure(chosen, whole, draw, f"{model_label(model)} (bars: 95 % intervals)")
                     written += write_figure(figure, folder / f"{name}_{model}")
     if not written:
         raise PlotsError("--plots: no finished run to plot")
     return written
 
 
-def require_matplotlib(option: str) -> Any:
-    """matplotlib, or a PlotsError that says how to install it for ``option``."""
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise PlotsError(f'{option} needs matplotlib: pip install -c constraints.txt -e ".[plots]"') from error
-    return matplotlib
-
-
 def _plots(points: Sequence[Point]) -> list[tuple[str, list[Point], Drawing]]:
     """Names of plots, the points they show and how they are drawn."""
-    pruned = [point for point in points if point.varied() and point.choices.method != "none"]
+    pruned, has_lines = pruned_points(points)
     styles = _styles(pruned)
-    lines = grouped(pruned, lambda point: (point.method, point.panel)).values()
-    several, one = (pruned, []) if any(len(line) > 1 for line in lines) else ([], pruned)
+    several, one = (pruned, []) if has_lines else ([], pruned)
     return [
         ("accuracy_methods", one, _dots),
         ("accuracy_tokens", several, partial(_lines, styles=styles, cost="tokens")),
@@ -82,22 +76,16 @@ def _plots(points: Sequence[Point]) -> list[tuple[str, list[Point], Drawing]]:
 
 
 def _styles(points: Sequence[Point]) -> dict[str, dict[str, Any]]:
-    """How each method with its position ids is drawn, the same in all panels."""
+    """How each method with its position ids is drawn, the same in all panels; those that reach most come first."""
     methods = sorted({point.choices.method for point in points})
     by_method = dict(zip(methods, looks(len(methods)), strict=True))
-    ids = {point.method: point.choices for point in sorted(points, key=lambda point: point.method)}
+    lines = grouped(points, lambda point: point.method)
+    order = sorted(lines, key=lambda name: (-mean(point.value for point in lines[name]), name))
+    ids = {name: lines[name][0].choices for name in order}
     return {
         name: by_method[choices.method] | dict(zip(("fillstyle", "linestyle"), IDS[choices.strategy], strict=False))
         for name, choices in ids.items()
     }
-
-
-def looks(count: int) -> Iterator[dict[str, Any]]:
-    """Colours that do not repeat, with markers that differ between neighbours."""
-    from matplotlib import colormaps
-
-    colours = COLOURS[:count] if count <= len(COLOURS) else colormaps["turbo"].resampled(count)(range(count))
-    return ({"color": colour, "marker": marker} for colour, marker in zip(colours, itertools.cycle(MARKERS)))
 
 
 def _figure(points: Sequence[Point], whole: Sequence[Point], draw: Drawing, caption: str) -> Any:
@@ -107,8 +95,8 @@ def _figure(points: Sequence[Point], whole: Sequence[Point], draw: Drawing, capt
     panels = grouped(points, lambda point: point.panel)
     columns = min(len(panels), PANELS)
     rows = -(-len(panels) // columns)
-    named = len({point.choices.method for point in points}) if draw is _dots else 0
-    figure = Figure(figsize=(4.2 * columns + 1.6, max(3.4, 0.36 * named + 1) * rows), layout="constrained")
+    named = 0.36 * len({p.choices.method for p in points}) if draw is _dots else 0.17 * len({p.method for p in points})
+    figure = Figure(figsize=(4.2 * columns + 1.6, max(3.4, named + 1) * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False).flatten()
     for axes in grid[len(panels) :]:
         axes.set_visible(False)
@@ -118,9 +106,8 @@ def _figure(points: Sequence[Point], whole: Sequence[Point], draw: Drawing, capt
                 mark = axes.axvline if draw is _dots else axes.axhline
                 mark(point.value, color="#000000", linestyle="--", linewidth=1, label="unpruned")
         draw(axes, own)
-        axes.set_title(panel[0], fontsize=9)
-        shares = max(point.value for point in own) <= 100
-        label, limits = f"{panel[1]}, {'percent' if shares else 'points'}", (-3, 103) if shares else (0, None)
+        axes.set_title(panel_label(panel), fontsize=9)
+        label, limits = ("percent", (-3, 103)) if max(point.value for point in own) <= 100 else ("points", (0, None))
         axes.set(**({"xlabel": label, "xlim": limits} if draw is _dots else {"ylabel": label, "ylim": limits}))
     entries = {label: handle for axes in grid for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(entries.values(), entries.keys(), loc="outside right center", fontsize=8, frameon=False)
@@ -134,7 +121,7 @@ def _dots(axes: Any, own: Sequence[Point]) -> None:
     for point in own:
         best[point.choices.method] = max(best.get(point.choices.method, 0.0), point.value)
     rows = {method: row for row, method in enumerate(sorted(best, key=best.__getitem__))}
-    strategies = grouped(own, lambda point: ", ".join(point.method.split(", ")[1:]))
+    strategies = grouped(own, lambda point: point.position)
     for number, (name, some) in enumerate(sorted(strategies.items())):
         aside = 0.6 * ((number + 0.5) / len(strategies) - 0.5)
         filling, _, colour = IDS[some[0].choices.strategy]
@@ -145,7 +132,7 @@ def _dots(axes: Any, own: Sequence[Point]) -> None:
             **{"fmt": MARKERS[number % len(MARKERS)], "fillstyle": filling, "color": colour, "label": name},
             **{"capsize": 2, "elinewidth": 0.8, "markersize": 5},
         )
-    axes.set_yticks(list(rows.values()), list(rows))
+    axes.set_yticks(list(rows.values()), [*map(method_label, rows)])
     axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.grid(axis="y", linewidth=0.3)
 
@@ -154,10 +141,12 @@ def _lines(axes: Any, own: Sequence[Point], styles: dict, cost: str) -> None:
     """One line per method over what it cost."""
     unit = 1000 if cost == "tflops" and max(point.tflops for point in own) < GIGA else 1
     lines = grouped(own, lambda point: point.method)
-    for method, line in sorted(lines.items()):
-        line = sorted(line, key=lambda point: getattr(point, cost))
-        aside = ASIDE * (list(styles).index(method) - (len(styles) - 1) / 2) if cost == "tokens" else 0.0
-        _errorbar(axes, [unit * getattr(point, cost) for point in line], line, aside, label=method, **styles[method])
+    step = min(ASIDE, SPREAD / len(styles)) if cost == "tokens" else 0.0
+    for place, (method, style) in enumerate(styles.items()):
+        if method in lines:
+            line = sorted(lines[method], key=lambda point: getattr(point, cost))
+            where = [unit * getattr(point, cost) for point in line]
+            _errorbar(axes, where, line, step * (place - (len(styles) - 1) / 2), label=method, **style)
     if cost == "tflops":
         _log_ticks(axes)
         axes.set_xlabel(f"LLM {'TFLOPs' if unit == 1 else 'GFLOPs'} on visual tokens")
@@ -223,12 +212,3 @@ def _bars(axes: Any, own: Sequence[Point]) -> None:
                 label=name + (", stage 2 random" if at_random else ""),
             )
     axes.set_xticks(list(places.values()), list(names.values()))
-
-
-def write_figure(figure: Any, stem: Path) -> list[Path]:
-    """Both formats; the same numbers give the same bytes."""
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    paths = [stem.with_name(f"{stem.name}.{form}") for form in ("png", "svg")]
-    for path, metadata in zip(paths, ({"Software": None}, {"Date": None}), strict=True):
-        figure.savefig(path, dpi=150, metadata=metadata)
-    return paths

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from nuwa.evaluation.choices import Choices
 from nuwa.evaluation.runs import Run
 from nuwa.evaluation.scores import RunScore
+from nuwa.report.labels import dataset_label, method_label, metric_label, position_label
 
 METHOD_PARTS = ("region", "pillar", "random")
 Item = TypeVar("Item")
@@ -21,6 +22,8 @@ INTERVAL = 1.96  # standard errors on either side: 95 %
 class Point:
     """One run's headline in percent, its 95 % interval from ``low`` to ``high``, and what it cost.
 
+    ``tokens`` enter a layer on average, ``seconds`` were measured for each sample.
+
     Over several seeds: their mean, and 1.96 of their standard deviations on either side.
     """
 
@@ -31,6 +34,7 @@ class Point:
     value: float
     low: float
     high: float
+    seconds: float | None = None
 
     @property
     def errors(self) -> tuple[float, float]:
@@ -39,8 +43,13 @@ class Point:
 
     @property
     def method(self) -> str:
-        """The method with its position strategy, and whatever else of these is not as usual."""
-        return ", ".join([self.choices.method, self.choices.strategy, *self.choices.extras])
+        """The method with its `position`."""
+        return f"{method_label(self.choices.method)}, {self.position}"
+
+    @property
+    def position(self) -> str:
+        """The position strategy, and what else of this kind is not as usual."""
+        return ", ".join([position_label(self.choices.strategy), *self.choices.extras])
 
     def varied(self, *names: str) -> bool:
         """Whether the method has all these options, and every other as its config file says."""
@@ -50,6 +59,23 @@ class Point:
     def values(self, *names: str) -> tuple[Any, ...]:
         """What the method's options are set to."""
         return tuple(self.choices.options[name] for name in names)
+
+
+def panel_label(panel: tuple[str, str]) -> str:
+    """A data set and what was measured on it.
+
+    >>> panel_label(("refcoco_testA", "refcoco/ACC@0.5"))
+    'RefCOCO testA: accuracy at IoU 0.5'
+    """
+    dataset, metric = panel
+    return f"{dataset_label(dataset)}: {metric_label(metric)}"
+
+
+def pruned_points(points: Iterable[Point]) -> tuple[list[Point], bool]:
+    """Points of pruned runs with the options of their config files, and whether any method has several budgets."""
+    pruned = [point for point in points if point.varied() and point.choices.method != "none"]
+    lines = grouped(pruned, lambda point: (point.method, point.panel)).values()
+    return pruned, any(len(line) > 1 for line in lines)
 
 
 def points_of(runs: Iterable[Run]) -> list[Point]:
@@ -80,7 +106,8 @@ def _points(run: Run) -> list[Point]:
         scale = 100.0 if value <= 1 else 1.0
         low, high = score.interval or error_interval(value, score.error or 0.0)
         panel = (run.choices.dataset, score.metric)
-        points.append(Point(run.choices, panel, tokens, tflops, scale * value, scale * low, scale * high))
+        seconds = run.timings.get("seconds_per_sample")
+        points.append(Point(run.choices, panel, tokens, tflops, scale * value, scale * low, scale * high, seconds))
     return points
 
 
@@ -97,7 +124,9 @@ def _merged(group: Sequence[Point]) -> Point:
         return first
     tokens, tflops, value = (mean(getattr(point, name) for point in group) for name in ("tokens", "tflops", "value"))
     error = INTERVAL * stdev(point.value for point in group)
-    return Point(first.choices, first.panel, tokens, tflops, value, value - error, value + error)
+    seconds = [point.seconds for point in group if point.seconds is not None]
+    spent = mean(seconds) if seconds else None
+    return Point(first.choices, first.panel, tokens, tflops, value, value - error, value + error, spent)
 
 
 def grouped(points: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:

@@ -1,0 +1,97 @@
+"use strict";
+/* What a trace (nuwa/explore/decisions.py) says of single tokens. Pure functions: a trace, no DOM.
+
+   A cell is a place in a view's grid, row by row; a token is a number among its image's. Layer -1 is before pruning. */
+explorer.tokens = (() => {
+  function unpack(values) {
+    if (!values || Array.isArray(values)) return values;
+    const whole = [];
+    for (let at = 0; at < values.runs.length; at += 3) {
+      const [first, step, count] = values.runs.slice(at, at + 3);
+      for (let n = 0; n < count; n += 1) whole.push(first + n * step);
+    }
+    return whole;
+  }
+
+  /* A trace with its lists written out, and with where each token stands: place[token] = [view, cell]. */
+  function ready(trace) {
+    if (trace.place) return trace;
+    trace.into = unpack(trace.into);
+    trace.place = new Map();
+    trace.views.forEach((view, number) => {
+      view.cells = unpack(view.cells);
+      view.cells.forEach((token, cell) => trace.place.set(token, [number, cell]));
+      view.links ??= {};
+      view.pillars &&= new Set(view.pillars);
+    });
+    for (const stage of trace.stages) {
+      stage.there = trace.left.map((_, token) => token).filter((token) => isThere(trace, token, stage.layer));
+      for (const name of Object.keys(stage.ids)) stage.ids[name] = stage.ids[name].map(unpack);
+    }
+    return trace;
+  }
+
+  function isThere(trace, token, layer) {
+    return layer < 0 || trace.left[token] < 0 || trace.left[token] > layer;
+  }
+
+  function count(trace, layer) {
+    return trace.left.filter((_, token) => isThere(trace, token, layer)).length;
+  }
+
+  function roleAt(trace, number, cell) {
+    const view = trace.views[number], token = view.cells[cell], into = trace.into[token];
+    if (into !== token && into >= 0) return "merged";
+    if (trace.left[token] === 0) return "dropped";
+    if (trace.always.includes(token)) return "always";
+    if (view.links[cell]) return "collector";
+    return view.pillars?.has(cell) ? "pillar" : "kept";
+  }
+
+  function stageAt(trace, layer) {
+    return trace.stages.findLast((stage) => stage.layer <= Math.max(layer, 0)) ?? trace.stages[0];
+  }
+
+  /* {strategy: ids by axis} of a token that is there, else null. */
+  function idsAt(trace, token, layer) {
+    const stage = stageAt(trace, layer), at = stage.there.indexOf(token);
+    if (at < 0) return null;
+    return Object.fromEntries(Object.entries(stage.ids).map(([name, axes]) => [name, axes.map((axis) => axis[at])]));
+  }
+
+  /* [view, row, column] of the cell whose own ids these are, or null. */
+  function placeOfIds(trace, ids) {
+    if (!trace.start || !ids) return null;
+    const offset = ids.map((id, axis) => id - trace.start[axis]);
+    if (offset.length === 1) {
+      const place = trace.place.get(offset[0]);
+      return place ? [place[0], ...rowColumn(trace.views[place[0]], place[1])] : null;
+    }
+    const [rows, columns] = trace.views[0].grid, [row, column] = offset.slice(-2);
+    return row >= 0 && row < rows && column >= 0 && column < columns ? [0, row, column] : null;
+  }
+
+  function rowColumn(view, cell) {
+    return [Math.floor(cell / view.grid[1]), cell % view.grid[1]];
+  }
+
+  /* How many cells score more, from 1 on. */
+  function rank(scores, cell) {
+    return 1 + scores.filter((score) => score > scores[cell]).length;
+  }
+
+  /* The cell under a point of the picture (fractions of it), -1 where the view does not show it. */
+  function cellAt(view, x, y) {
+    const [x0, y0, x1, y1] = view.frame, [rows, columns] = view.grid;
+    const column = Math.floor(((x - x0) / (x1 - x0)) * columns), row = Math.floor(((y - y0) / (y1 - y0)) * rows);
+    return row < 0 || row >= rows || column < 0 || column >= columns ? -1 : row * columns + column;
+  }
+
+  /* The middle of a cell, as a point of the picture. */
+  function pointOf(view, cell) {
+    const [x0, y0, x1, y1] = view.frame, [row, column] = rowColumn(view, cell);
+    return [x0 + ((column + 0.5) / view.grid[1]) * (x1 - x0), y0 + ((row + 0.5) / view.grid[0]) * (y1 - y0)];
+  }
+
+  return {ready, isThere, count, roleAt, stageAt, idsAt, placeOfIds, rowColumn, rank, cellAt, pointOf};
+})();
