@@ -157,6 +157,7 @@ WISHES = {
     "--kv-transfer-config": {"kv_transfer_config": {"kv_connector": "ExampleConnector", "kv_role": "kv_both"}},
     "--quantization": {"quantization": "fp8_per_tensor", "dtype": "bfloat16"},
     "--enable-lora": {"enable_lora": True},
+    "--enable-mm-embeds": {"enable_mm_embeds": True},
     "Pipeline parallelism": {"pipeline_parallel_size": 2},
 }
 
