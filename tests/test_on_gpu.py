@@ -32,7 +32,7 @@ def test_the_whole_script_rehearses_every_part(tmp_path):
     done = subprocess.run(command, cwd=ROOT, env=HERE, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     parts = {path.stem for path in tmp_path.glob("*.json")}
-    assert parts == {"laws", "ceilings", "llava", "overhead", "profile", "qwen", "throughput", "training"}
+    assert parts == {"laws", "ceilings", "llava", "overhead", "profile", "qwen", "video", "throughput", "training"}
     laws = json.loads((tmp_path / "laws.json").read_text())["rows"]
     assert [row["keep-all"] for row in laws if row["method"] == "none"] == ["equal"]
     assert all(row["cached"] == "same tokens" for row in laws if row["method"] != "none")

@@ -35,6 +35,7 @@ from nuwa.report.tables.formats import markdown_text
 from nuwa.schema import ProbeConfig
 
 METHODS = ("nuwa", "visionzip", "fastv", "divprune", "sparsevlm")
+VIDEO_METHODS = ("flashvid", "fastvid", "visionzip", "random", "fastv")
 TINY_LLM = ("model.layers=16", "model.hidden_size=64", "model.intermediate_size=128", "model.heads=4")
 CUDA = torch.cuda.is_available()
 
@@ -44,6 +45,7 @@ class Part:
 
     def __init__(self, name: str, out: Path, small: bool) -> None:
         self.name, self.out, self.small = name, out, small
+        self.rows: list[dict[str, Any]] = []
         device = torch.cuda.get_device_name() if CUDA else f"CPU, {torch.get_num_threads()} thread(s)"
         when = time.strftime("%Y-%m-%d %H:%M", time.gmtime())
         self.place = {"device": device, "torch": torch.__version__, "date": when, "small": small}
@@ -52,6 +54,11 @@ class Part:
         """The part so far."""
         text = json.dumps({"part": self.name, **self.place, "rows": rows}, indent=1)
         (self.out / f"{self.name}.json").write_text(text + "\n")
+
+    def add(self, row: dict[str, Any]) -> None:
+        """One more row."""
+        self.rows.append(row)
+        self.write(self.rows)
 
     def report(self, rows: Sequence[dict[str, str]]) -> None:
         """The part's table, printed and added to the report."""
@@ -65,11 +72,9 @@ class Part:
 
 def run_laws(part: Part) -> None:
     """Keep-all, rows alone, cached, the choice of the CPU: by family, method, dtype and kernel."""
-    found = []
     for row in laws(small=part.small):
-        found.append(row)
-        part.write(found)
-    part.report(found)
+        part.add(row)
+    part.report(part.rows)
 
 
 def measure_ceilings(small: bool) -> dict[str, float]:
@@ -107,13 +112,12 @@ def run_ceilings(part: Part) -> None:
     )
 
 
-def probe(part: Part, methods: Iterable[str], batches: list[int], *overrides: str) -> list[dict[str, Any]]:
+def probe(part: Part, methods: Iterable[str], batches: list[int], *overrides: str) -> None:
     """The speed probe of every method on one model, beside the floor that the device's ceilings set for a prefill."""
     ceiling = measure_ceilings(part.small)
     options = ProbeConfig(
         speed=True, batch_sizes=batches, new_tokens=2 if part.small else 8, warmup=1, repeats=2 if part.small else 5
     )
-    found = []
     for method in methods:
         cfg = compose("unused", f"pruner={method}", *overrides)
         parts = check(cfg)
@@ -124,9 +128,7 @@ def probe(part: Part, methods: Iterable[str], batches: list[int], *overrides: st
             flops = entry["batch"] * llm_flops([entry["prompt_tokens"]] * shape.layers, shape)
             pruned = flops / entry.get("theoretical_prefill_speedup", 1)
             floor = 1000 * max(pruned / ceiling["flops"], weights / ceiling["bytes"])
-            found.append({"method": method, "overrides": list(overrides), "prefill_floor_ms": floor, **entry})
-            part.write(found)
-    return found
+            part.add({"method": method, "overrides": list(overrides), "prefill_floor_ms": floor, **entry})
 
 
 def times(entry: dict[str, Any]) -> dict[str, str]:
@@ -142,6 +144,7 @@ def times(entry: dict[str, Any]) -> dict[str, str]:
         "batch": str(entry["batch"]),
         "prompt": str(entry["prompt_tokens"]),
         "encode, ms": both("encode_ms"),
+        "compress, ms": f"{entry['compression_ms']['median']:.1f}",
         "prefill, ms": both("prefill_ms"),
         "TTFT, ms": both("ttft_ms"),
         "decode, ms": both("decode_ms_per_token", 2),
@@ -158,7 +161,8 @@ def run_llava(part: Part) -> None:
     sizes = TINY_LLM if part.small else ()
     model = ("model=llava_1_5_random",) if part.small else ("model=llava_1_5_7b_random", "model.dtype=bfloat16")
     methods, batches = (("nuwa", "fastv"), [1, 2]) if part.small else (METHODS, [1, 8, 32])
-    part.report([times(entry) for entry in probe(part, methods, batches, *model, *sizes, "budget=avg64")])
+    probe(part, methods, batches, *model, *sizes, "budget=avg64")
+    part.report([times(entry) for entry in part.rows])
 
 
 def run_qwen(part: Part) -> None:
@@ -166,12 +170,22 @@ def run_qwen(part: Part) -> None:
     sizes = TINY_LLM if part.small else ()
     model = ("model=qwen2_5_vl_random",) if part.small else ("model=qwen2_5_vl_7b_random", "model.dtype=bfloat16")
     sides, batches = ((112, 168), [1]) if part.small else ((560, 1120), [1, 8])
-    found = []
     for side in sides:
         chosen = (*model, *sizes, "budget=ratio25", f"dataset.picture_side={side}")
-        found += probe(part, ("nuwa", "visionzip", "fastv")[: 1 if part.small else 3], batches, *chosen)
-    part.write(found)
-    part.report([times(entry) for entry in found])
+        probe(part, ("nuwa", "visionzip", "fastv")[: 1 if part.small else 3], batches, *chosen)
+    part.report([times(entry) for entry in part.rows])
+
+
+def run_video(part: Part) -> None:
+    """LLaVA-OneVision-7B's shapes, 32 frames, a tenth and a quarter of the tokens; unpruned / pruned."""
+    sizes = TINY_LLM if part.small else ()
+    model = (
+        ("model=llava_onevision_random",) if part.small else ("model=llava_onevision_7b_random", "model.dtype=bfloat16")
+    )
+    clips, methods = ("dataset=clips", f"dataset.repeats={1 if part.small else 4}"), VIDEO_METHODS
+    for budget in ("ratio10", "ratio25"):
+        probe(part, methods[: 2 if part.small else None], [1], *model, *sizes, *clips, f"budget={budget}")
+    part.report([{"budget": entry["overrides"][-1].partition("=")[2], **times(entry)} for entry in part.rows])
 
 
 def run_overhead(part: Part) -> None:
@@ -231,7 +245,7 @@ def run_throughput(part: Part) -> None:
 
 def run_training(part: Part) -> None:
     """Steps a second of the tiny models' recipes within the time that is left."""
-    limit, rows = (20 if part.small else 25), []
+    limit, rows = (20 if part.small else 16), []
     for name in ("llava",) if part.small else ("llava", "qwen"):
         with tempfile.TemporaryDirectory() as folder:
             command = ["-m", "nuwa.tiny.train", name, "--out", folder, "--accelerator", "gpu" if CUDA else "cpu"]
@@ -254,6 +268,7 @@ PARTS = {
     "overhead": run_overhead,
     "profile": run_profile,
     "qwen": run_qwen,
+    "video": run_video,
     "throughput": run_throughput,
     "training": run_training,
 }

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What a GPU shows, in nine minutes: laws, 7B times, the engine's overhead, throughput, a minute of training.
+# What a GPU shows, in nine minutes: laws, 7B times, the engine's overhead, videos, throughput, steps of training.
 #   bash experiments/speed/on_gpu.sh [FOLDER]            on a CUDA machine; wheels in .whl/ are installed first
 #   bash experiments/speed/on_gpu.sh FOLDER --small      the rehearsal: toy sizes, any machine
 # Every part writes FOLDER/<part>.json and a piece of FOLDER/report.md as it goes, and may fail or run out of its time
@@ -21,12 +21,13 @@ while read -r part seconds; do
     { echo "== $part failed with exit status $?" | tee -a "$out/report.md"; failed=1; }
 done <<'PARTS'
 laws 70
-ceilings 20
-llava 170
+ceilings 15
+llava 160
 overhead 40
-profile 30
-qwen 80
-throughput 60
-training 60
+profile 25
+qwen 70
+video 75
+throughput 45
+training 40
 PARTS
 exit $failed

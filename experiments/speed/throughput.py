@@ -6,7 +6,8 @@
 Both do the same work in this process in turn, on the same loaded model: read the pictures, answer, score. One by one,
 the model runs plainly (`none`) or in a session (other methods), without any of the shortcuts; the evaluation is a whole
 job of `launch.py`, journal and confidence intervals included. With ``--sweep``, the sweep of d_thresh from an empty
-cache, with the cache of vision features and without it, the unpruned run done before. Medians, and all repeats.
+cache, with the caches (vision features, encoded batches) and without them, the unpruned run left out; and how many
+times its first point the whole sweep costs, by the clock and by the processor. Medians, and all repeats.
 """
 
 from __future__ import annotations
@@ -90,25 +91,36 @@ def compare(method: str, questions: int, options: argparse.Namespace) -> str:
 
 
 def sweep(options: argparse.Namespace) -> None:
-    """The jobs of the sweep with and without a cache, in turn; each time from nothing."""
+    """The jobs of the sweep with and without caches, in turn; each time from nothing."""
     times: dict[str, list[float]] = {"0": [], "4": []}
+    prices: list[str] = []
     for number in range(options.repeats + 1):
         found = {}
         for gigabytes, seconds in times.items():
             with tempfile.TemporaryDirectory() as outputs:
-                start, journals = time.perf_counter(), []
+                marks, journals = [_clocks()], []
                 for threshold in options.sweep:
                     chosen = [f"trainer.cache_gb={gigabytes}", f"dataset.samples={options.samples}", *options.overrides]
                     folder = run_job(compose(outputs, f"pruner.d_thresh={threshold}", *chosen))
                     journals.append((folder / JOURNAL).read_bytes())
+                    marks.append(_clocks())
                 if number:
-                    seconds.append(time.perf_counter() - start)
+                    start, first, end = marks[0], marks[1], marks[-1]
+                    seconds.append(end[0] - start[0])
+                    clock, processor = ((end[i] - start[i]) / (first[i] - start[i]) for i in (0, 1))
+                    prices += [f"{clock:.2f} ({processor:.2f})"] if gigabytes != "0" else []
                 found[gigabytes] = journals
         print(f"journals equal byte for byte: {found['0'] == found['4']}")
     gain = [before / after for before, after in zip(times["0"], times["4"], strict=True)]
-    print(f"without {spell(times['0'])} s, with the cache {spell(times['4'])} s")
+    print(f"without {spell(times['0'])} s, with the caches {spell(times['4'])} s")
     ratio = f"{statistics.median(gain):.2f} times as fast ({spell(gain)})"
+    print(f"with the caches, all of it costs its first point times (of the processor): {', '.join(prices)}")
     print(f"d_thresh sweep {options.sweep}, {options.samples} samples: {ratio}")
+
+
+def _clocks() -> tuple[float, float]:
+    """Seconds of the clock and of the processor."""
+    return time.perf_counter(), time.process_time()
 
 
 def spell(values: Sequence[float]) -> str:

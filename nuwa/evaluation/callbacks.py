@@ -57,7 +57,8 @@ class KeptTokenPictures(Callback):
             for number, picture in enumerate(islice(pictures, left)):
                 self.left[kind] -= 1
                 self.folder.mkdir(exist_ok=True)
-                picture.save(self.folder / f"{file_name(sample.id)}-{number}.png")
+                # a quarter of the time for a file a third larger: a sheet takes 0.14 s otherwise
+                picture.save(self.folder / f"{file_name(sample.id)}-{number}.png", compress_level=1)
         self.left[kind] = min(self.left[kind], left - 1)  # what fails is not tried with every sample
 
 

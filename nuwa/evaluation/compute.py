@@ -26,7 +26,7 @@ from nuwa.evaluation.callbacks import KeptTokenPictures, SampleProgress
 from nuwa.evaluation.check import Parts, fits, pruning_options
 from nuwa.evaluation.data import EvaluationData
 from nuwa.evaluation.engine import EngineEvaluation
-from nuwa.evaluation.features import feature_cache
+from nuwa.evaluation.features import batches_key, feature_cache
 from nuwa.evaluation.fitting import compare_with_run, fit_budget
 from nuwa.evaluation.journal import (
     JOURNAL,
@@ -165,7 +165,8 @@ def _answer(
         logging.getLogger(name).setLevel(logging.ERROR)
     record = cfg.on_error == OnError.record
     portions = (cfg.trainer.batch_size, cfg.trainer.num_workers, record, processes.rank, processes.size)
-    ahead = (None if engine else loaded.encode), cfg.trainer.prefetch
+    whole = engine is None and not done and processes.size == 1
+    ahead = (None if engine else loaded.encode), cfg.trainer.prefetch, batches_key(cfg, loaded) if whole else ""
     data = EvaluationData(parts.benchmark, count, done, *portions, *ahead)
     on_gpu = loaded.device.type == "cuda"
     trainer = Trainer(

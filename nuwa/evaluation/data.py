@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from nuwa.benchmarks.base import Benchmark, SourceError
+from nuwa.evaluation.batch_cache import BatchesOnce
 from nuwa.evaluation.journal import Row
 from nuwa.evaluation.prefetch import Prefetched
 from nuwa.models.prompts import PromptError
@@ -106,7 +107,7 @@ class EvaluationData(lightning.LightningDataModule):
     that cannot be read is a batch of its own; without ``record`` it ends the run. Process ``rank`` of ``size`` gets
     every ``size``-th of the batches that are left to do, so that each batch is computed once, cut as for one process.
     ``workers`` processes read pictures ahead. ``encode`` makes the tensors of up to ``ahead`` batches while the model
-    is busy with an earlier one.
+    is busy with an earlier one. The next run with the same ``key`` finds them in memory.
     """
 
     def __init__(
@@ -121,15 +122,16 @@ class EvaluationData(lightning.LightningDataModule):
         size: int = 1,
         encode: Callable[[Sequence[Sample]], dict[str, torch.Tensor]] | None = None,
         ahead: int = 0,
+        key: str = "",
     ):
         super().__init__()
         self.loader = DataLoader(Samples(benchmark, count, done), batch_size=None, num_workers=workers)
         self.batch_size, self.record, self.rank, self.size = batch_size, record, rank, size
-        self.encode, self.ahead = encode, ahead
+        self.encode, self.ahead, self.key = encode, ahead, key
 
     def test_dataloader(self) -> Iterable[Batch]:
         """Batches of samples, with their tensors if there is an ``encode``."""
-        return Prefetched(self._left(), self._encoded, self.ahead)
+        return BatchesOnce(self.key, Prefetched(self._left(), self._encoded, self.ahead))
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Samples are pictures and text; `LoadedModel.encode` moves their tensors."""

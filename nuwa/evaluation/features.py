@@ -1,4 +1,4 @@
-"""The cache of vision features that jobs on the same pictures share."""
+"""What jobs on the same pictures share: a cache of vision features on disk, and encoded batches in memory."""
 
 from __future__ import annotations
 
@@ -24,9 +24,7 @@ def feature_cache(cfg: DictConfig, loaded: LoadedModel) -> FeatureCache | None:
     Jobs share features if they have the same model (from the hub: the same snapshot), data, packages, device (on CPUs:
     the instructions that torch uses), kernel, threads and code of this package.
     """
-    gigabytes = cfg.trainer.cache_gb
-    if gigabytes is None:
-        gigabytes = CPU_GIGABYTES if loaded.device.type == "cpu" else 0
+    gigabytes = _gigabytes(cfg, loaded)
     if not gigabytes:
         return None
     chosen = choices(cfg)
@@ -36,3 +34,20 @@ def feature_cache(cfg: DictConfig, loaded: LoadedModel) -> FeatureCache | None:
     known["cpu"] = torch.backends.cpu.get_cpu_capability()
     space = json.dumps([model, chosen["dataset"], known, code], sort_keys=True, default=str)
     return FeatureCache(Path(cfg.paths.features), space, int(gigabytes * GIGABYTE))
+
+
+def batches_key(cfg: DictConfig, loaded: LoadedModel) -> str:
+    """What the encoded batches of a job depend on; empty where there is no cache, so that none are kept."""
+    if not _gigabytes(cfg, loaded):
+        return ""
+    chosen = choices(cfg)
+    samples = {name: chosen.get(name) for name in ("model", "dataset", "frames", "limit")}
+    place = loaded.model.name_or_path, str(loaded.device), str(loaded.model.dtype)
+    return json.dumps([samples, place, cfg.trainer.batch_size], sort_keys=True, default=str)
+
+
+def _gigabytes(cfg: DictConfig, loaded: LoadedModel) -> float:
+    """How much the caches may hold."""
+    if cfg.trainer.cache_gb is not None:
+        return cfg.trainer.cache_gb
+    return CPU_GIGABYTES if loaded.device.type == "cpu" else 0

@@ -72,12 +72,14 @@ def _picture_of(name: str, pictures: Mapping[str, Any]) -> Any | None:
     return pictures.get(f"{file_name(name)}-0")
 
 
-def _one_size(paths: Sequence[Path]) -> list[Image.Image]:
-    """Pictures on white sheets of one size: W&B shows others distorted."""
-    pictures = [Image.open(path).convert("RGB") for path in paths]
-    width = max((picture.width for picture in pictures), default=0)
-    height = max((picture.height for picture in pictures), default=0)
-    sheets = [Image.new("RGB", (width, height), "white") for _ in pictures]
-    for sheet, picture in zip(sheets, pictures, strict=True):
-        sheet.paste(picture, (0, 0))
+def _one_size(paths: Sequence[Path]) -> list[str | Image.Image]:
+    """Pictures of one size, W&B shows others distorted: the largest as files, smaller ones on white sheets."""
+    pictures = [Image.open(path) for path in paths]
+    width, height = (max((picture.size[axis] for picture in pictures), default=0) for axis in (0, 1))
+    sheets: list[str | Image.Image] = []
+    for path, picture in zip(paths, pictures, strict=True):
+        sheets.append(str(path))  # as it is, which costs no encoding
+        if picture.size != (width, height):
+            sheets[-1] = sheet = Image.new("RGB", (width, height), "white")
+            sheet.paste(picture, (0, 0))
     return sheets

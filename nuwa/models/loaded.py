@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -65,12 +66,12 @@ class LoadedModel:
         if generation is not None and generation.pad_token_id is None:
             generation.pad_token_id = self.pad_id
 
-    @property
+    @cached_property
     def placeholder(self) -> str:
         """The token that stands for one visual token in a prompt."""
         return family_class(self.family).placeholder
 
-    @property
+    @cached_property
     def placeholders(self) -> dict[str, int]:
         """The tokens that stand for one visual token of a picture, and of a video where the model takes videos."""
         tokens = [self.placeholder] if self.videos is None else [self.placeholder, self.videos.placeholder]
@@ -197,7 +198,11 @@ class LoadedModel:
     def control_tokens(self, sample: Sample) -> list[str]:
         """What a sample's question holds that the tokenizer would take for a token of control; it is put as text."""
         question, pictured = self.question(sample), {*self._marks, *self.placeholders}
-        return [token for token in self.tokenizer.all_special_tokens if token in question and token not in pictured]
+        return [token for token in self._control if token in question and token not in pictured]
+
+    @cached_property
+    def _control(self) -> list[str]:
+        return self.tokenizer.all_special_tokens
 
     @property
     def _marks(self) -> tuple[str, ...]:

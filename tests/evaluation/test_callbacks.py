@@ -13,7 +13,7 @@ class Picture:
     def __init__(self, trace):
         self.trace = trace
 
-    def save(self, path):
+    def save(self, path, **how):
         path.write_text(self.trace)
 
 

@@ -196,20 +196,21 @@ def test_the_commit_of_the_code(tmp_path, monkeypatch):
         )
         return done.stdout.strip()
 
-    assert result._commit() is None
+    commit = result._commit.__wrapped__  # found once in a process
+    assert commit() is None
     git("init")
     (tmp_path / "notes").write_text("")
     git("add", "notes")
     git("commit", "-m", "x")
-    assert result._commit() is None  # an installed copy inside another repository
+    assert commit() is None  # an installed copy inside another repository
     git("add", ".")
     git("commit", "-m", "x")
     (tmp_path / "notes").write_text("outside the package")
-    assert result._commit() == git("rev-parse", "HEAD")
+    assert commit() == git("rev-parse", "HEAD")
     file.write_text("edited")
-    assert result._commit() == git("rev-parse", "HEAD") + "-dirty"
+    assert commit() == git("rev-parse", "HEAD") + "-dirty"
     monkeypatch.setattr("subprocess.run", lambda *given, **named: (_ for _ in ()).throw(FileNotFoundError("git")))
-    assert result._commit() is None
+    assert commit() is None
 
 
 def test_the_environment_names_the_device(monkeypatch):

@@ -177,6 +177,9 @@ def test_what_wandb_gets_to_show(tmp_path, monkeypatch):
     assert {sheet.size for sheet, _ in shown} == {(30, 40)}  # of one size, or W&B distorts them
     assert shown[1][0].getpixel((0, 39)) == (255, 0, 0) and shown[1][0].getpixel((29, 0)) == (255, 255, 255)
     assert logged[2]["predictions"][1][0][0] == shown[0]
+    cfg.callbacks.pictures = 1
+    loggers._log_media(run, cfg, RESULT | {"config": {}}, rows, tmp_path)
+    assert logged[4]["kept_tokens"] == [(str(tmp_path / "pictures" / f"{drawn}.png"), drawn)]  # the file as it is
 
 
 def test_a_score_is_right_wrong_or_neither():

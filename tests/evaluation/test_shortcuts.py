@@ -6,19 +6,26 @@ import json
 import multiprocessing
 import threading
 import time
+from dataclasses import replace
 
 import pytest
+import torch
 from helpers.jobs import small
+from PIL import Image
 
 from nuwa.benchmarks.base import Benchmark
 from nuwa.benchmarks.scenes import Scenes
 from nuwa.config import build
+from nuwa.evaluation import batch_cache
+from nuwa.evaluation.batch_cache import BatchesOnce
 from nuwa.evaluation.check import check
-from nuwa.evaluation.data import computing_order
+from nuwa.evaluation.data import Batch, Failure, computing_order
 from nuwa.evaluation.features import feature_cache
 from nuwa.evaluation.journal import JOURNAL
 from nuwa.evaluation.prefetch import Prefetched
 from nuwa.evaluation.run import run_job
+from nuwa.models.loaded import LoadedModel
+from nuwa.samples import Sample
 
 ASKED = ("dataset.samples=8", "dataset.questions=4", "trainer.batch_size=3", "budget.average=24",
          "generation.max_new_tokens=3", "baseline=skip")  # fmt: skip
@@ -81,6 +88,61 @@ def test_another_snapshot_of_a_checkpoint_or_another_processor_shares_no_feature
     monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "older")
     folders.append(feature_cache(cfg, loaded).folder)
     assert folders[0] == folders[1] and len({*folders}) == 3
+
+
+@pytest.fixture
+def encoded(monkeypatch):
+    """How many batches were made into tensors, from a process that keeps none."""
+    monkeypatch.setattr(batch_cache, "_kept", {})
+    counted, encode = [], LoadedModel.encode
+    monkeypatch.setattr(
+        LoadedModel, "encode", lambda self, samples: counted.append(len(samples)) or encode(self, samples)
+    )
+    return counted
+
+
+def test_the_next_job_on_the_same_samples_encodes_none_of_them(tmp_path, encoded):
+    points = [f"pruner.d_thresh={d}" for d in (18, 412)]
+    without = [job(tmp_path / "a", point, "trainer.cache_gb=0")[0] for point in points]
+    assert sum(encoded) == 16
+    encoded.clear()
+    assert [job(tmp_path / "b", point)[0] for point in points] == without and sum(encoded) == 8
+    for other in ("limit=7", "trainer.batch_size=2", "dataset.seed=1", "model.dtype=bfloat16", "trainer.cache_gb=0"):
+        encoded.clear()
+        text = job(tmp_path / other, points[0], other)[0]
+        assert sum(encoded) == (7 if other == "limit=7" else 8)
+        assert job(tmp_path / other / "again", points[0], other)[0] == text
+
+
+def test_a_job_that_goes_on_reads_its_own_samples(tmp_path, encoded):
+    whole, rows, _ = job(tmp_path / "a")
+    folder = run_job(small(tmp_path / "b", *ASKED))
+    lines = whole.splitlines(keepends=True)
+    (folder / JOURNAL).write_bytes(b"".join(lines[:3]))
+    (folder / "result.json").unlink()
+    encoded.clear()
+    assert job(tmp_path / "b")[1] == rows and sum(encoded) == 5
+
+
+def test_batches_are_kept_when_all_were_read_and_fit(monkeypatch):
+    monkeypatch.setattr(batch_cache, "_kept", {})
+    picture, tensors = Image.new("RGB", (4, 4)), {"pixel_values": torch.zeros(10)}
+    sample = Sample("a", "vqa", (picture,), "", None)
+    good = Batch(0, [sample], tensors)
+
+    def kept(key, *batches):
+        assert list(BatchesOnce(key, batches)) == list(batches)
+        return list(BatchesOnce(key, [])) == list(batches)
+
+    assert kept("one", good, good) and list(BatchesOnce("one", [])) == [good, good]
+    assert not kept("", good)
+    assert not kept("failed", good, Batch(1, [sample, Failure("b", "torn")], tensors))
+    assert not kept("unusable", Batch(0, [sample]))
+    assert not kept("video", Batch(0, [replace(sample, videos=(None,))], tensors))
+    next(iter(BatchesOnce("interrupted", [good, good])))
+    assert list(BatchesOnce("interrupted", [good])) == [good]
+    monkeypatch.setattr(batch_cache, "LIMIT", 4 * 4 * 3 + 4 * 10)
+    assert kept("fits", good) and not kept("large", good, good)
 
 
 class Worded(Benchmark):
