@@ -94,10 +94,13 @@ def plot_layers(
             for key, members in lines.items():
                 number = names.index(key)
                 axes.errorbar(
-                    [row["layer"] for row in members], [row["mean"] for row in members],
-                    [row["error"] for row in members], color=COLOURS[number % len(COLOURS)],
-                    marker=MARKERS[number % len(MARKERS)], markersize=4, linewidth=1.2, label=" → ".join(map(in_words, key)),
-                )  # fmt: skip
+                    *([row[column] for row in members] for column in ("layer", "mean", "error")),
+                    color=COLOURS[number % len(COLOURS)],
+                    marker=MARKERS[number % len(MARKERS)],
+                    markersize=4,
+                    linewidth=1.2,
+                    label=" → ".join(map(in_words, key)),
+                )
             axes.set_title(", ".join(map(in_words, title)), fontsize=9)
             axes.set(xlabel="layer", ylabel=ylabel if isinstance(ylabel, str) else ylabel[title[0]])
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
