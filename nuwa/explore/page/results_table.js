@@ -85,8 +85,10 @@
 
   function noteOf(runs) {
     const devices = devicesOf(runs).map((device, place, all) => (all.length > 1 ? `${place + 1}: ${device}` : device));
-    const times = devices.length ? ` Times are medians at batch size 1 (${devices.join("; ")}).` : "";
-    return `Scores, and what is kept of the unpruned model's, with 95 % intervals. A score leads to its lost samples.${times}`;
+    const scores = "Scores, and what is kept of the unpruned model's, with 95 % intervals. A score leads to its lost samples.";
+    const times = `Times are medians at batch size 1 (${devices.join("; ")}). A machine is not always equally fast: below, ` +
+      "each run's times are relative to the unpruned model's, timed beside it.";
+    return devices.length ? `${scores} ${times}` : scores;
   }
 
   /* r.columns names the columns that are not as at first; r.sort the column, with "-" before it from high to low. */
