@@ -67,7 +67,8 @@ def test_what_a_browser_would_fetch_is_found(page):
 
 
 def test_links_and_local_files_are_not_fetched():
-    assert not links.fetched('<a href="https://a.b">x</a><script src="assets/a.js"></script><link href="b.css">')
+    page = '<a href="https://a.b">x</a><script src="assets/a.js"></script><link href="b.css">'
+    assert not links.fetched(page + '<link rel="canonical" href="http://127.0.0.1:8000/index.html">')
 
 
 def test_names_in_tables_lead_to_their_pages():

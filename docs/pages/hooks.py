@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from pathlib import Path
 
-import pictures
 from links import fetched, link_targets, linked_names, move_links, repository_path, spaced_lists, without_badges
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+from pictures import run_example
 
 from nuwa.pruners.catalogue import method_names
 from nuwa.report.method_facts import METHOD_GROUPS, group_of
@@ -56,8 +56,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for picture in sorted(shown_pictures()):
         files.append(File.generated(config, picture, abs_src_path=str(ROOT / picture)))
     for name in method_names():
-        printed, kept = pictures.run_example(name)
-        files.append(File.generated(config, f"methods/{name}.webp", content=pictures.as_file(kept)))
+        printed, kept = run_example(name)
+        files.append(File.generated(config, f"methods/{name}.webp", content=kept))
         files.append(File.generated(config, f"methods/{name}.md", content=site_page(name, printed)))
     return files
 

@@ -13,7 +13,11 @@ _CODE = r"^(?P<fence>```+).*?^(?P=fence)|`[^`\n]+`"
 _LINK = rf"(?ms:{_CODE})|(?P<text>!?\[(?:[^\[\]]|\[[^\]]*\])*\])\((?P<target>[^)\s]+)\)"
 _BADGE = r"\[!\[[^\]]*\]\(https?://[^)]*\)\]\([^)]*\)\n?"
 _ITEM = r"([-*]|\d+\.) "
-_REMOTE = r"""<(?:script|img|iframe)\b[^>]*\bsrc=["']?(?:https?:)?//[^>]*|<link\b[^>]*\bhref=["']?(?:https?:)?//[^>]*"""
+_ABROAD = r"""=["']?(?:https?:)?//[^>]*"""
+_REMOTE = (
+    rf"<(?:script|img|iframe)\b[^>]*\bsrc{_ABROAD}"
+    rf"|<link\b(?![^>]*\brel=[\"']?(?:canonical|prev|next)\b)[^>]*\bhref{_ABROAD}"
+)
 
 
 def link_targets(text: str) -> list[str]:

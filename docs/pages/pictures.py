@@ -34,14 +34,15 @@ def as_file(image: Image.Image) -> bytes:
 
 
 @cache
-def run_example(name: str) -> tuple[str, Image.Image]:
-    """What the example of a method's page prints, and a picture of what the method kept."""
+def run_example(name: str) -> tuple[str, bytes]:
+    """What the example of a method's page prints, and a picture of what the method kept, as a file."""
     space: dict[str, Any] = {}
     printed = io.StringIO()
     with chdir(ROOT), redirect_stdout(printed), patch("nuwa.load_model", load_once):
         exec(compile(example_code(name), name, "exec"), space)
     answer = printed.getvalue().splitlines()[0]
-    return printed.getvalue(), kept_tokens(space["session"], space["loaded"], space["sample"], answer)
+    kept = kept_tokens(space["session"], space["loaded"], space["sample"], answer)
+    return printed.getvalue(), as_file(kept)
 
 
 def kept_tokens(session: PruningSession, loaded: LoadedModel, sample: Sample, answer: str) -> Image.Image:

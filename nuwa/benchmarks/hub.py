@@ -46,7 +46,9 @@ class HubBenchmark(Benchmark):
     Args:
         name: of the data set, in tables.
         hub: ids on the hub; the first that can be loaded is used (they moved in 2025).
-        config, split, revision: the hub's names; a revision pins the data.
+        config: the hub's name of a subset.
+        split: the hub's name of a part.
+        revision: a commit of the hub, which pins the data.
         path: a local copy: a folder of parquet, or jsonl and pictures.
         streaming: read parquet where it lies instead of downloading and converting it first.
         prompt: the user's turn, with slots.

@@ -37,7 +37,8 @@ def write_explorer(root: Path, out: Path, count: int, keys: list[str]) -> None:
         for place, name in enumerate(one.ids):
             samples.append(plain_sample(one, name) | {"set": number, "number": place} | writer.shown.get(name, {}))
     remarks += [f"{run['label']} {run['key']}: no tokens are shown, {run['reason']}" for run in runs if run["reason"]]
-    shown = {"name": str(root), "sets": [{"name": one.name} for one in sets], "notes": remarks, "chunk": SAMPLES_A_FILE}
+    data = [{"name": one.name, "total": one.total} for one in sets]
+    shown = {"name": str(root), "sets": data, "notes": remarks, "chunk": SAMPLES_A_FILE}
     folders = [folder for folder in find_runs(root) if folder.name.startswith(tuple(keys or [""]))]
     write_data(out, "results", results_of(folders))
     write_data(out, INDEX_NAME, shown | {"runs": runs, "samples": samples})

@@ -24,7 +24,7 @@ def prepare_folder(out: Path) -> None:
     Raises:
         ValueError: it holds something else.
     """
-    if out.exists() and any(out.iterdir()) and not (out / "data" / f"{INDEX_NAME}.js").is_file():
+    if out.exists() and any(out.iterdir()) and not (out / "page" / "app.js").is_file():
         raise ValueError(f"--out {out}: it holds something else than an explorer; name another folder")
     for name in ("data", "pictures", "page"):
         shutil.rmtree(out / name, ignore_errors=True)

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from nuwa.benchmarks.scoring import box_iou
@@ -40,11 +41,12 @@ class RunRows:
 
 @dataclass(frozen=True)
 class SampleSet:
-    """Runs on the same data, and the ids of the samples that are shown of it."""
+    """Runs on the same data, the ids of the samples that are shown, and of how many they are the first."""
 
     name: str
     runs: list[RunRows]
     ids: list[str]
+    total: int
 
 
 def read_runs(root: Path, keys: Collection[str] = ()) -> tuple[list[RunRows], list[str]]:
@@ -86,7 +88,7 @@ def sample_sets(runs: Iterable[RunRows], count: int) -> list[SampleSet]:
         name = " ".join(filter(None, (choices.dataset, choices.split)))
         twins = sum(one.name.partition(" #")[0] == name for one in sets)
         ids = list(dict.fromkeys(name for run in members for name in run.rows))
-        sets.append(SampleSet(f"{name} #{twins + 1}" if twins else name, members, ids[:count]))
+        sets.append(SampleSet(f"{name} #{twins + 1}" if twins else name, members, ids[:count], len(ids)))
     return sets
 
 
@@ -115,6 +117,7 @@ def labels_of(runs: Sequence[Run]) -> list[str]:
 def plain_run(run: RunRows, label: str, number: int, out: Path) -> Plain:
     """A run for the page that lies in ``out``; ``number`` is that of its sample set."""
     flat, key = run.run.choices.flat, run.run.run_key
+    export = f"nuwa export {quote(str(run.folder))} --out again"
     return {
         "key": key,
         "label": label,
@@ -122,7 +125,7 @@ def plain_run(run: RunRows, label: str, number: int, out: Path) -> Plain:
         **{name: flat[name] for name in ("method", "model", "budget", "position")},
         "layers": len(run.run.tokens_per_layer),
         "result": Path(os.path.relpath(run.folder / RESULT, out)).as_posix(),
-        "command": f"nuwa export {run.folder} --out again && nuwa run --config-dir=again --config-name={key}",
+        "command": f"{export} && nuwa run --config-dir=again --config-name={key}",
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -29,8 +29,8 @@ SAMPLES_A_FILE = 50
 class SetWriter:
     """Writes pictures and decisions of one set of samples, the ``number``-th of an explorer.
 
-    ``shown`` is what the page is told of each sample's pictures, by id; ``reasons``, by key, why a run's decisions are
-    not there.
+    ``shown`` is what only the data set knows of each sample, by id: its pictures, and what is to be found in them.
+    ``reasons``, by key, says why a run's decisions are not there.
     """
 
     def __init__(self, out: Path, number: int, found: SampleSet) -> None:
@@ -52,13 +52,13 @@ class SetWriter:
                 self._write_pictures(run.folder)
 
     def _write_run(self, run: RunRows, again: ReopenedRun) -> None:
-        places, ids, key = sample_places(again.benchmark, again.count), self.found.ids, run.run.run_key
-        label, decisions = run.run.choices.title, dict[str, Plain]()
-        for name in track(ids, f"{label} ({run.run.choices.model})", console=Console(stderr=True)):
+        places, ids, choices = sample_places(again.benchmark, again.count), self.found.ids, run.run.choices
+        title, decisions = f"{choices.title} ({choices.model})", dict[str, Plain]()
+        for number, name in enumerate(track(ids, title, console=Console(stderr=True))):
             decisions[name] = self._decide(run.rows.get(name), again, places.get(name))
-        for first in range(0, len(ids), SAMPLES_A_FILE):
-            chunk = {name: decisions[name] for name in ids[first : first + SAMPLES_A_FILE]}
-            write_data(self.out, f"{key}-{first // SAMPLES_A_FILE}", chunk)
+            if len(decisions) == SAMPLES_A_FILE or number + 1 == len(ids):
+                write_data(self.out, f"{run.run.run_key}-{number // SAMPLES_A_FILE}", decisions)
+                decisions = {}
 
     def _decide(self, row: Row | None, again: ReopenedRun, place: int | None) -> Plain:
         """What is decided about a sample's pictures, or the reason why that is not known."""
@@ -82,6 +82,8 @@ class SetWriter:
         paths = [write_picture(self.out, f"{stem}-{n}", image, PICTURE_SIDE) for n, image in enumerate(pictures)]
         small = write_picture(self.out, f"{stem}-small", pictures[0], THUMBNAIL_SIDE)
         self.shown[sample.id] = {"thumbnail": small, "pictures": paths}
+        if sample.expression is not None:  # the prompt around it is the same for all
+            self.shown[sample.id]["title"] = sample.expression
 
     def _write_pictures(self, folder: Path) -> None:
         """The pictures of samples that no run's model could be asked about, as far as the data are here."""
@@ -131,8 +133,19 @@ def decisions_about(sample: Sample, row: Mapping, again: ReopenedRun) -> Plain:
     firsts = first_pictures(sample)
     shown = [trace.video if isinstance(trace, VideoTrace) else trace.picture for trace in traces]
     plain = [plain_trace(trace, firsts[id(visual)]) for trace, visual in zip(traces, shown, strict=True)]
-    differs = row.get("kept", counts) != counts
-    return {"images": plain} | ({"differs": f"the run kept {row['kept']}, today it keeps {counts}"} if differs else {})
+    before = row.get("kept", counts)
+    said = f"the run kept {counts_text(before)}; today it keeps {counts_text(counts)}"
+    return {"images": plain} | ({} if before == counts else {"differs": said})
+
+
+def counts_text(images: Sequence[Sequence[Sequence[int]]]) -> str:
+    """How many tokens of each image go on from which layer.
+
+    >>> counts_text([[[0, 112], [8, 16]], [[0, 64]]])
+    '112 tokens from layer 0, 16 from layer 8 and 64 tokens from layer 0'
+    """
+    stages = ([f"{count} from layer {layer}" for layer, count in image] for image in images)
+    return " and ".join(", ".join(one).replace(" ", " tokens ", 1) for one in stages)
 
 
 def first_pictures(sample: Sample) -> dict[int, int]:

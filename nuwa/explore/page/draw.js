@@ -129,7 +129,7 @@
     const links = view.links[cell] ?? (role === "merged" ? targetOf(pen, token) : []);
     context.strokeStyle = colour("link");
     for (let at = 0; at < links.length; at += 2) {
-      context.lineWidth = Math.max(1.5, (8 * links[at + 1]) / Math.max(links[1], 1));
+      context.lineWidth = Math.max(1.5, ((side / 4) * links[at + 1]) / Math.max(links[1], 1));
       line(context, middle(pen, cell), middle(pen, links[at]));
     }
     const there = tokens.placeOfIds(trace, tokens.idsAt(trace, token, layer)?.[position]);

@@ -136,7 +136,7 @@
       el("button", {type: "button", "aria-label": "previous sample", disabled: at < 1, click: open(at - 1)}, "←"),
       el("button", {type: "button", "aria-label": "next sample", disabled: at + 1 >= samples.length, click: open(at + 1)}, "→"),
       el("span", {}, at < 0 ? "not among the filtered" : `${at + 1} of ${samples.length}`),
-      el("h2", {}, sample.question || sample.id));
+      el("h2", {}, sample.title || sample.question || sample.id));
   };
 
   function slider(label, name, bounds, value, said) {

@@ -2,7 +2,7 @@
 /* The grid of samples. Cards are made as they are scrolled to. */
 (() => {
   const {state, el} = explorer, MORE = 60;
-  let index = null, shown = [], scrolled = 0;
+  let index = null, shown = [], scrolled = 0, opened;
 
   const more = new IntersectionObserver((entries) => entries.some((entry) => entry.isIntersecting) && append());
 
@@ -22,7 +22,7 @@
       : el("span", {class: "nothing"}, "no picture");
     const open = () => state.set({sample: sample.id}, {push: true});
     const button = el("button", {type: "button", class: "card", "data-sample": sample.id, click: open},
-      picture, el("span", {class: "marks"}, ...marks), el("span", {class: "question"}, sample.question || sample.id));
+      picture, el("span", {class: "marks"}, ...marks), el("span", {class: "question"}, sample.title || sample.question || sample.id));
     return el("div", {role: "listitem"}, button);
   }
 
@@ -35,8 +35,9 @@
 
   function showGrid() {
     shown = explorer.chosenSamples(index);
-    const all = index.samples.filter((sample) => sample.set === explorer.chosenSet(index)).length;
-    document.getElementById("found").textContent = `${shown.length} of ${all} samples`;
+    const set = explorer.chosenSet(index), all = index.samples.filter((sample) => sample.set === set).length;
+    const more = index.sets[set].total > all ? `, the first of ${index.sets[set].total}: nuwa explore --samples shows more` : "";
+    document.getElementById("found").textContent = `${shown.length} of ${all} samples${more}`;
     document.getElementById("grid").replaceChildren();
     append();
   }
@@ -59,8 +60,14 @@
     browse.hidden = Boolean(sample);
     document.getElementById("sample").hidden = !sample;
     document.getElementById("samples").classList.toggle("one", Boolean(sample));
-    if (!sample && left) window.scrollTo(0, scrolled);
+    if (!sample && left) returnTo(opened);
+    opened = sample?.id;
     explorer.showSample(index, sample, shown);
+  }
+
+  function returnTo(id) {
+    window.scrollTo(0, scrolled);
+    [...document.querySelectorAll(".card")].find((one) => one.dataset.sample === id)?.focus({preventScroll: true});
   }
 
   function openAt(place) {

@@ -97,11 +97,11 @@
     state.set({pin: text === state.get("pin") ? "" : text});
   }
 
-  async function viewPanel(parts, trace, number) {
+  async function viewPanel(parts, trace, number, views) {
     const view = trace.views[number], image = await picture(parts.sample.pictures[view.picture]);
     const [rows, columns] = view.grid, label = `${parts.run.label}, ${rows} by ${columns} tokens; arrow keys choose one`;
     const canvas = el("canvas", {tabindex: 0, role: "img", "aria-label": label}), told = el("div", {class: "token"});
-    const panel = {...parts, views: trace.views, view, canvas, told};
+    const panel = {...parts, views, view, canvas, told};
     panel.draw = () => {
       explorer.drawView(canvas, trace, number, image, look(panel));
       const where = pointIn(panel), cell = where ? tokens.cellAt(view, ...where) : -1;
@@ -121,10 +121,10 @@
   /* All panels of a run, and what is to be said about them. */
   async function panelsOf(index, letter, run, sample) {
     const parts = {letter, run, sample, answer: sample.answers[run.key]};
-    const trace = await traceOf(index, run, sample), made = [];
-    for (const image of trace.images ?? []) {
-      tokens.ready(image);
-      for (const number of image.views.keys()) made.push(await viewPanel(parts, image, number));
+    const trace = await traceOf(index, run, sample), made = [], images = trace.images ?? [];
+    const views = images.flatMap((image) => tokens.ready(image).views);
+    for (const image of images) {
+      for (const number of image.views.keys()) made.push(await viewPanel(parts, image, number, views));
     }
     if (!made.length) for (const path of sample.pictures ?? []) made.push(await plainPanel(parts, path));
     return {...parts, trace, panels: made};
@@ -133,9 +133,10 @@
   function caption({letter, run, trace, answer}) {
     const counts = el("span", {class: "counts"});
     const count = () => {
-      const images = trace.images ?? [], whole = images.reduce((sum, image) => sum + image.tokens, 0);
-      const there = images.reduce((sum, image) => sum + tokens.count(image, layer()), 0);
-      counts.textContent = images.length ? `${there} of ${whole} tokens` : "";
+      const images = trace.images ?? [], sum = (of) => images.reduce((total, image) => total + of(image), 0);
+      const newlines = sum((image) => image.tokens - image.place.size), whole = sum((image) => image.tokens);
+      const among = newlines ? `, ${sum((image) => tokens.count(image, layer(), false))} newlines among them` : "";
+      counts.textContent = images.length ? `${sum((image) => tokens.count(image, layer()))} of ${whole} tokens${among}` : "";
     };
     const remark = trace.reason ?? trace.differs;
     const told = remark ? el("p", {class: "remark"}, trace.reason ? `No tokens are shown: ${remark}` : remark) : null;

@@ -1,7 +1,7 @@
 "use strict";
 /* The two tabs, and what is shown first. */
 (() => {
-  const {state} = explorer, tabs = ["samples", "results"];
+  const {state} = explorer, tabs = ["samples", "results"], narrow = window.matchMedia("(max-width: 48rem)");
 
   function showTab() {
     const chosen = tabs.includes(state.get("tab")) ? state.get("tab") : "samples";
@@ -23,15 +23,21 @@
     if (window.showResults) window.showResults(document.getElementById("results"), await explorer.load("results"), go);
   }
 
+  /* Folded on a phone, where the grid comes first. */
+  function foldFilters() {
+    document.getElementById("panel").open = !narrow.matches;
+  }
+
   for (const name of tabs) {
     document.getElementById(`tab-${name}`).addEventListener("click", () => state.set({tab: name}, {push: true}));
   }
+  narrow.addEventListener("change", foldFilters);
   window.addEventListener("statechange", showTab);
   window.addEventListener("DOMContentLoaded", async () => {
     const index = await explorer.load("index");
     document.getElementById("name").textContent = index.name;
     document.title = `${index.name} · Nüwa explorer`;
-    document.getElementById("panel").open = !window.matchMedia("(max-width: 48rem)").matches;
+    foldFilters();
     showTab();
     explorer.showSamples(index);
     await showResults();

@@ -35,8 +35,9 @@ explorer.tokens = (() => {
     return layer < 0 || trace.left[token] < 0 || trace.left[token] > layer;
   }
 
-  function count(trace, layer) {
-    return trace.left.filter((_, token) => isThere(trace, token, layer)).length;
+  /* How many tokens are there, or, of those without a cell (newlines, which follow cells), how many. */
+  function count(trace, layer, all = true) {
+    return trace.left.filter((_, token) => isThere(trace, token, layer) && (all || !trace.place.has(token))).length;
   }
 
   function roleAt(trace, number, cell) {
