@@ -22,7 +22,7 @@ from nuwa.evaluation.runs import Run, collect
 from nuwa.evaluation.signals import stopping_at_once
 from nuwa.overrides import for_hydra
 from nuwa.pruners.catalogue import conf_folder
-from nuwa.report.tables.runs import runs_section
+from nuwa.report.tables.runs import runs_sections
 from nuwa.report.tables.speeds import speed_sections
 
 STOPPED = {128 + signal.SIGINT: "interrupted", 128 + signal.SIGTERM: "stopped by SIGTERM"}
@@ -34,7 +34,7 @@ def show_runs(folders: list[Path]) -> None:
     named = [(folder, Run.read(folder).baseline) for folder in folders]
     baselines = [folder.parent / baseline for folder, baseline in named if baseline is not None]
     runs = collect([*baselines, *folders])
-    for section in (runs_section(runs, str(folders[0].parent)), *speed_sections(runs)):
+    for section in (*runs_sections(runs, str(folders[0].parent)), *speed_sections(runs)):
         section.show("table")
     print(f"again, also as Markdown or CSV: nuwa report {folders[0].parent}")
 

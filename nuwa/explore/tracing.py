@@ -48,8 +48,8 @@ class SetWriter:
             except BAD_INPUT as error:
                 self.reasons[run.run.run_key] = str(error)
         for run in self.found.runs:
-            if len(self.shown) < len(self.found.ids):
-                self._write_pictures(run.folder)
+            if len(self.shown) == len(self.found.ids) or self._write_pictures(run.folder):
+                break
 
     def _write_run(self, run: RunRows, again: ReopenedRun) -> None:
         places, ids, choices = sample_places(again.benchmark, again.count), self.found.ids, run.run.choices
@@ -85,19 +85,20 @@ class SetWriter:
         if sample.expression is not None:  # the prompt around it is the same for all
             self.shown[sample.id]["title"] = sample.expression
 
-    def _write_pictures(self, folder: Path) -> None:
-        """The pictures of samples that no run's model could be asked about, as far as the data are here."""
+    def _write_pictures(self, folder: Path) -> bool:
+        """The pictures of samples that no run's model could be asked about; whether a run's data are here."""
         try:
             benchmark: Benchmark = build(typed(config_of_run(folder)[0], "dataset"))
             places = sample_places(benchmark, len(benchmark))
         except BAD_INPUT:
-            return  # `reasons` has it
+            return False  # `reasons` has it
         for name in self.found.ids:
             try:
                 if name in places and name not in self.shown:
                     self._show(benchmark[places[name]])
             except BAD_INPUT:
                 continue  # as the run's own row says
+        return True
 
 
 def check_session_engine(folder: Path) -> None:

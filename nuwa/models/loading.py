@@ -10,7 +10,8 @@ import importlib.util
 import re
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
@@ -168,10 +169,25 @@ load_model = flat(Checkpoint)
 """The ``_target_`` of checkpoints in ``conf/model``."""
 
 
+@contextmanager
+def _vanishing_bars() -> Iterator[None]:
+    """Let a bar of transformers' leave the terminal when it is full; where there is no terminal, show none."""
+    from transformers.utils.logging import set_tqdm_hook
+
+    def vanishing(factory: Callable[..., Any], given: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        return factory(*given, **named | {"leave": False, "disable": None})
+
+    before = set_tqdm_hook(vanishing)
+    try:
+        yield
+    finally:
+        set_tqdm_hook(before)
+
+
 def _load_weights(folder: Path, architecture: Any, settings: dict[str, Any]) -> GenerativeModel:
     """Load a checkpoint, refusing one whose keys leave parts of the model at their random start."""
     report_all = {"output_loading_info": True, "ignore_mismatched_sizes": True}  # to name tensors, not to accept them
-    with usable(f"{folder} (config.json, {WEIGHTS})"):
+    with usable(f"{folder} (config.json, {WEIGHTS})"), _vanishing_bars():
         model, report = architecture.from_pretrained(
             folder, use_safetensors=True, local_files_only=True, **report_all, **settings
         )

@@ -19,7 +19,8 @@ from nuwa.report.dashboard import log_report
 from nuwa.report.figures.plots import write_plots
 from nuwa.report.paper.printed import load_table, table_names
 from nuwa.report.paper.sections import paper_sections, printed_section
-from nuwa.report.tables.runs import runs_section
+from nuwa.report.tables.publication import publication_sections
+from nuwa.report.tables.runs import runs_section, runs_sections
 from nuwa.report.tables.section import FORMS, Section
 from nuwa.report.tables.speeds import speed_sections
 
@@ -36,11 +37,20 @@ def report_sections(runs: Sequence[Run], options: Namespace) -> list[Section]:
     names = options.expected.split(",")
     tables = [load_table(name) for name in (table_names() if names == ["all"] else names) if name]
     if not tables:
-        title = ", ".join(map(str, options.folders))
-        return [runs_section(runs, title, options.full, options.beside), *speed_sections(runs)]
+        return [*_runs_sections(runs, options), *speed_sections(runs)]
     if not runs:
         return [printed_section(table) for table in tables]
     return [section for table in tables for section in paper_sections(table, runs)]
+
+
+def _runs_sections(runs: Sequence[Run], options: Namespace) -> list[Section]:
+    """A table for each model and data set; for a spreadsheet one of all, for LaTeX in a paper's words."""
+    title = ", ".join(map(str, options.folders))
+    if options.format == "csv":
+        return [runs_section(runs, title, options.full, options.beside)]
+    if options.format == "latex" and not (options.full or options.beside):
+        return publication_sections(runs) or [runs_section(runs, title)]
+    return runs_sections(runs, title, options.full, options.beside)
 
 
 @command(
@@ -67,7 +77,8 @@ def main(options: Namespace) -> int:
         section.show(options.format)
     for path in write_plots(runs, options.plots) if options.plots else ():
         print(f"wrote {path}", file=sys.stderr)
-    if options.wandb and not log_report(runs, sections, folders[0]):
+    whole = Namespace(**vars(options) | {"format": "csv"})  # a dashboard sorts and filters by itself
+    if options.wandb and not log_report(runs, report_sections(runs, whole), folders[0]):
         raise ValueError("the report is not on W&B")
     off = [section.title for section in sections if section.fails] if options.check else []
     for title in off:

@@ -72,15 +72,15 @@ def dataset_label(dataset: str) -> str:
     return " ".join(_WORDS.get(word, word) for word in dataset.split("_"))
 
 
-def metric_label(metric: str) -> str:
-    """Written out, of a data set with several tasks with its task.
+def metric_label(metric: str, dataset: str) -> str:
+    """Written out, with its task where that is not the data set itself.
 
-    >>> metric_label("gqa/exact_match"), metric_label("vg/acc@0.5"), metric_label("mme/total_score")
-    ('exact match', 'grounding, accuracy at IoU 0.5', 'total score')
+    >>> metric_label("gqa/exact_match", "gqa"), metric_label("vg/acc@0.5", "scenes")
+    ('exact match', 'grounding, accuracy at IoU 0.5')
     """
     task, _, score = metric.partition("/")
     written = _METRICS.get(score.lower(), score.replace("_", " "))
-    return f"{_TASKS[task]}, {written}" if task in _TASKS else written
+    return written if task in dataset else f"{_TASKS.get(task, task.replace('_', ' '))}, {written}"
 
 
 def _word(word: str) -> str:

@@ -51,11 +51,15 @@ def test_files_that_cannot_be_finished_cost_a_warning(logger, tmp_path, monkeypa
 def sweep(tmp_path_factory):
     """The outputs of a sweep of two points and its unpruned run, logged offline by another process."""
     outputs = tmp_path_factory.mktemp("outputs")
-    command = [sys.executable, str(ROOT / "launch.py"), "-m", *SMALL, *WANDB, SWEEP, f"paths.outputs={outputs}"]
+    given = [*SMALL, *WANDB, "callbacks.progress=true", SWEEP, f"paths.outputs={outputs}"]
+    command = [sys.executable, str(ROOT / "launch.py"), "-m", *given]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("WANDB")}
     environment |= {"PYTHONPATH": str(ROOT), "HOME": str(outputs / "home")}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"{outputs}/main") and "unpruned run first" not in done.stdout  # tables alone
+    assert "Launching 2 jobs" in done.stderr and "2/2" in done.stderr
+    assert "Images sizes" not in done.stderr
     assert not (outputs / "home" / ".local").exists()  # wandb keeps its copies below the runs
     return outputs
 

@@ -98,8 +98,12 @@ def test_the_page_lies_beside_the_data(outputs):
 
 
 def test_samples_and_runs_are_chosen(outputs):
-    index, _ = explored(outputs, "--samples", "2")
-    assert len(index["samples"]) == 2 and len(index["runs"]) == 3
+    """Over what an interrupted call has left."""
+    explored(outputs)
+    (outputs / "explorer" / "data" / "index.js").unlink()
+    index, chunks = explored(outputs, "--samples", "2")
+    assert len(index["samples"]) == 2 and index["sets"][0]["total"] == 6 and len(index["runs"]) == 3
+    assert [len(decisions) for decisions in chunks.values()] == [2, 2, 2]
     key = index["runs"][1]["key"]
     index, chunks = explored(outputs, "--runs", key[:6])
     assert [run["key"] for run in index["runs"]] == [key] == list(chunks) and len(index["samples"]) == 6

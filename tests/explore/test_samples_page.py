@@ -213,14 +213,18 @@ def test_a_phone_has_room_for_it(opened, outputs):
 
 
 def test_what_is_hostile_stays_text(open_page, tmp_path):
-    Image.new("RGB", (40, 30), "red").save(tmp_path / 'it\'s "a" <b>.png')
-    row = {"id": HOSTILE, "image": 'it\'s "a" <b>.png', "question": HOSTILE, "answer": HOSTILE}
+    """Of a sample with two pictures, a token of the second is told alone."""
+    names = ['it\'s "a" <b>.png', "other.png"]
+    for name in names:
+        Image.new("RGB", (40, 30), "red").save(tmp_path / name)
+    row = {"id": HOSTILE, "image": names, "question": HOSTILE, "answer": HOSTILE}
     (tmp_path / "data.jsonl").write_text(json.dumps(row) + "\n")
     local = ("dataset=local", "dataset.samples=null", f"dataset.path={tmp_path}", "baseline=skip", "name=local")
     root = run_job(small(tmp_path / "out", *local)).parent
     assert main([str(root)]) == 0
     page = open_page(root / "explorer" / "index.html")
     page.locator(".card").click()
-    page.locator("canvas").hover(position={"x": 5, "y": 100})
+    page.locator("canvas").nth(1).hover(position={"x": 5, "y": 100})
     page.locator("figure dl").wait_for()
+    assert [bool(said) for said in page.locator(".token").all_inner_texts()] == [False, True]
     assert HOSTILE.split("\u2028")[0] in page.locator("aside").inner_text() and unharmed(page)

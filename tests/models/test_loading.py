@@ -1,6 +1,7 @@
 """Loading: weights are those of the checkpoint, the picture path is LLaVA's, batches are right."""
 
 import copy
+import io
 import json
 import warnings
 from pathlib import Path
@@ -234,3 +235,15 @@ def test_any_image_mode_becomes_rgb(small, mode):
     if mode in ("I;16", "I", "F"):
         assert np.array_equal(np.asarray(converted)[..., 0], np.asarray(grey))
     assert small.encode([sample("a", image)])["pixel_values"].shape == (1, 3, 56, 56)
+
+
+@pytest.mark.parametrize("watched", [True, False])
+def test_the_bar_of_loading_leaves_nothing_on_the_terminal(watched, monkeypatch):
+    """On a terminal it comes and goes; elsewhere nobody would see it."""
+    screen = io.StringIO()
+    screen.isatty = lambda: watched
+    monkeypatch.setattr("sys.stderr", screen)
+    instantiate(compose("model=tiny_llava").model)
+    written = screen.getvalue()
+    assert ("Loading weights" in written) == watched and "\n" not in written
+    assert not written.split("\r")[-1].strip()

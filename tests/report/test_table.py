@@ -3,15 +3,18 @@
 import csv
 import io
 import json
+import re
 
 import pytest
-from helpers.made_up import row, runs_of
+from helpers.made_up import result as made_up
+from helpers.made_up import row, runs_of, write
 
 from nuwa.evaluation.result import write_result
 from nuwa.evaluation.runs import collect, find_runs
 from nuwa.report.__main__ import main
-from nuwa.report.tables.formats import latex_text, markdown_text
-from nuwa.report.tables.runs import runs_section
+from nuwa.report.tables.formats import markdown_text
+from nuwa.report.tables.latex import latex_text
+from nuwa.report.tables.runs import runs_section, runs_sections
 
 
 def rows_of(results, **options):
@@ -185,3 +188,59 @@ def test_no_error_is_zero_and_every_row_has_its_key():
     (shown,) = section.texts(section.rows)
     assert (shown["vqa/exact_match"], shown["vg/acc@0.5"]) == ("1.000 [0.720, 1.000]", "0.500")
     assert shown["run"] == "0123456789ab" and section.columns[-1] == "run"
+
+
+@pytest.fixture
+def several():
+    """Two models and two data sets, with position ids in one model's runs alone."""
+    metrics = {"vqa/exact_match": 0.8, "vg/acc@0.5": 0.5}
+    kept = {name: {"value": 0.9, "low": 0.812, "high": 1.0} for name in metrics}
+    places = [("small", "scenes"), ("small", "gqa"), ("large", "scenes")]
+    runs = [
+        made_up(method, metrics, dataset, model, average, retention=kept, run_key=f"{number}{average or 0:011d}")
+        for number, (model, dataset) in enumerate(places)
+        for method, average in (("none", None), ("nuwa", 64), ("nuwa", 128))
+    ]
+    options = {"position": "perc", "retention": kept, "run_key": "3" * 12}
+    return [*runs, made_up("nuwa", metrics, "scenes", "large", 64, **options)]
+
+
+def test_every_model_and_data_set_has_a_table(several):
+    sections = runs_sections(runs_of(several), "outputs/main")
+    titles = ["outputs/main: small, scenes", "outputs/main: small, gqa", "outputs/main: large, scenes"]
+    assert [section.title for section in sections] == titles
+    assert [len(section.rows) for section in sections] == [3, 3, 4]
+    assert not any({"model", "dataset"} & set(section.columns) for section in sections)
+    assert ["position" in section.columns for section in sections] == [False, False, True]
+    assert [section.keys for section in sections] == [2, 2, 3]
+    beside = runs_sections(runs_of(several), "main", choice="model")
+    assert [section.title for section in beside] == ["main: scenes", "main: gqa"]
+    assert "vqa/exact_match, large" in beside[0].columns
+    by_ids = runs_sections(runs_of(several), "main", choice="position")
+    assert ["vqa/exact_match, perc" in section.columns for section in by_ids] == [False, False, True]
+    with pytest.raises(ValueError, match="--beside seed: runs differ in"):
+        runs_sections(runs_of(several), "main", choice="seed")
+
+
+def test_a_spreadsheet_gets_one_table(several, tmp_path, capsys):
+    assert main([str(write(tmp_path, several)), "--format", "csv"]) == 0
+    rows = [*csv.DictReader(io.StringIO(capsys.readouterr().out))]
+    assert len(rows) == len(several) and {row["model"] for row in rows} == {"small", "large"}
+
+
+@pytest.mark.parametrize("columns", [80, 100, 120, 200])
+def test_no_cell_is_broken_on_a_terminal(several, tmp_path, capsys, monkeypatch, columns):
+    """Each row is a line, in tables one below the other that all begin with what it is about."""
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as on a terminal
+    monkeypatch.setenv("COLUMNS", str(columns))
+    folder = write(tmp_path, several)
+    capsys.readouterr()
+    assert main([str(folder)]) == 0
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
+    assert max(map(len, lines)) <= columns
+    body = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if line.startswith("│")]
+    assert all(cells[0] in ("none", "nuwa") for cells in body)
+    shown = {cell for cells in body for cell in cells}
+    assert {"0.800 ±0.010", "90.0% [81.2%, 100.0%]", "3" * 12} <= shown
+    blocks = len(body) / len(several)
+    assert blocks == int(blocks) and (blocks > 1) == (columns < 200)

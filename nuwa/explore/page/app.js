@@ -23,7 +23,7 @@ window.explorer = (() => {
     return new Promise((resolve, reject) => {
       const script = el("script", {src: `data/${encodeURIComponent(name)}.js`});
       script.onload = () => resolve(values.get(name));
-      script.onerror = () => reject(new Error(`data/${name}.js is missing: write the folder again`));
+      script.onerror = () => reject(new Error(`data/${name}.js is missing: nuwa explore has not finished this folder`));
       document.head.append(script);
     });
   }

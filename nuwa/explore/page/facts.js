@@ -161,14 +161,15 @@
 
   explorer.layerText = (layer) => (layer < 0 ? "before pruning" : `entering layer ${layer}`);
 
-  explorer.sampleTools = ({index}, groups) => {
+  explorer.sampleTools = ({index}, several, fits) => {
     const last = Math.max(0, ...Object.values(explorer.chosenRuns(index)).map((run) => run.layers - 1));
     const swiped = state.get("view") === "swipe", mode = () => state.set({view: swiped ? null : "swipe"});
     return el("div", {class: "tools"},
       slider("Layer", "layer", {min: -1, max: last, step: 1}, explorer.layer(), explorer.layerText),
       slider("Fade", "fade", {min: 0, max: 100, step: 5}, Number(state.get("fade") || explorer.usualFade), (value) => `${value} %`),
       ...toggles(),
-      groups.length > 1 ? el("button", {type: "button", "aria-pressed": String(swiped), click: mode}, "Swipe A | B") : null,
+      several ? el("button", {type: "button", "aria-pressed": String(fits && swiped), disabled: !fits, click: mode,
+        title: fits ? null : "A and B see different parts of the picture"}, "Swipe A | B") : null,
       legend());
   };
 

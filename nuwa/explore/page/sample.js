@@ -181,6 +181,12 @@
     return el("div", {class: "panels filmed"}, figure);
   }
 
+  /* Whether two runs show the same parts of the same pictures, so that one can lie on the other. */
+  function alike([first, second]) {
+    const frames = (group) => JSON.stringify(group?.panels.map(({view}) => [view?.picture, view?.frame]));
+    return frames(first) === frames(second);
+  }
+
   async function showSample(index, sample, samples) {
     const article = document.getElementById("sample");
     current = sample ? {index, sample, samples} : null;
@@ -190,8 +196,8 @@
     const groups = await Promise.all(runs.map(([letter, run]) => panelsOf(index, letter, run, sample)));
     if (current !== asked) return undefined; // another sample was opened meanwhile
     panels = groups.flatMap((group) => group.panels);
-    const swiped = state.get("view") === "swipe" && groups.length > 1;
-    const body = el("div", {class: "middle"}, explorer.sampleTools(current, groups), swiped ? swipe(groups) : sideBySide(groups));
+    const fits = alike(groups), shownAs = fits && state.get("view") === "swipe" ? swipe : sideBySide;
+    const body = el("div", {class: "middle"}, explorer.sampleTools(current, groups.length > 1, fits), shownAs(groups));
     article.replaceChildren(explorer.sampleHead(current), el("div", {class: "parts"}, body, explorer.sampleSide(current)));
     panels.forEach((panel) => panel.draw());
     return undefined;

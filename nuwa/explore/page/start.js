@@ -23,6 +23,10 @@
     if (window.showResults) window.showResults(document.getElementById("results"), await explorer.load("results"), go);
   }
 
+  function complain(error) {
+    document.getElementById("found").textContent = error.message;
+  }
+
   /* Folded on a phone, where the grid comes first. */
   function foldFilters() {
     document.getElementById("panel").open = !narrow.matches;
@@ -34,7 +38,8 @@
   narrow.addEventListener("change", foldFilters);
   window.addEventListener("statechange", showTab);
   window.addEventListener("DOMContentLoaded", async () => {
-    const index = await explorer.load("index");
+    const index = await explorer.load("index").catch(complain);
+    if (!index) return;
     document.getElementById("name").textContent = index.name;
     document.title = `${index.name} · Nüwa explorer`;
     foldFilters();

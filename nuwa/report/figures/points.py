@@ -68,7 +68,7 @@ def panel_label(panel: tuple[str, str]) -> str:
     'RefCOCO testA: accuracy at IoU 0.5'
     """
     dataset, metric = panel
-    return f"{dataset_label(dataset)}: {metric_label(metric)}"
+    return f"{dataset_label(dataset)}: {metric_label(metric, dataset)}"
 
 
 def pruned_points(points: Iterable[Point]) -> tuple[list[Point], bool]:

@@ -1,12 +1,13 @@
-"""Rows as a table: for a terminal, Markdown, LaTeX, CSV."""
+"""Rows as a table: for a terminal, Markdown, CSV; for papers, `nuwa.report.tables.latex`."""
 
 from __future__ import annotations
 
 import csv
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -19,9 +20,7 @@ TableRow = dict[str, CellValue]
 TextRow = dict[str, str]
 LOG_WIDTH = 160  # a log file has room
 _NUMBERS = re.compile(r"[-+]?\d[-+\d.e ±,%\[\]]*")
-LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"}
-LATEX |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
-LATEX |= {sign: f"\\{sign}" for sign in "&%$#_{}"}
+WIDEST = 40  # characters before a cell is folded
 
 
 def value_text(value: CellValue, form: str = "") -> str:
@@ -35,19 +34,50 @@ def value_text(value: CellValue, form: str = "") -> str:
     return format(value, form or ("g" if isinstance(value, float) else ""))
 
 
-def print_text(rows: Sequence[TextRow], columns: Sequence[str], title: str, notes: Sequence[str] = ()) -> None:
-    """Print a table on the terminal, the notes below it."""
+def print_text(
+    rows: Sequence[TextRow], columns: Sequence[str], title: str, notes: Sequence[str] = (), keys: int = 1
+) -> None:
+    """Print a table on the terminal, the notes below it.
+
+    What is too wide comes as several tables one below the other, each with the first ``keys`` columns.
+    """
     console = Console()
     if not console.is_terminal:
         console = Console(width=LOG_WIDTH)
-    table = Table(title=Text(plain_text(title)), title_justify="left")
-    for name in columns:
-        table.add_column(Text(plain_text(name)), overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(row[name]) for name in columns))  # Text: brackets are not markup
-    console.print(table)
+    widths = {name: _width(name, [row[name] for row in rows]) for name in columns}
+    for number, shown in enumerate(column_blocks(widths, keys, console.width)):
+        table = Table(title=Text(plain_text(title)) if number == 0 else None, title_justify="left")
+        fits = sum(widths[name] for name in shown) < console.width
+        for name in shown:
+            table.add_column(Text(plain_text(name)), overflow="fold", width=widths[name] - 3 if fits else None)
+        for row in rows:
+            table.add_row(*(Text(row[name]) for name in shown))  # Text: brackets are not markup
+        console.print(table)
     for note in notes:
         console.print(Text(plain_text(note)), soft_wrap=True)
+
+
+def column_blocks(widths: Mapping[str, int], keys: int, width: int) -> list[list[str]]:
+    """Columns of so many characters in portions that fit into ``width``, each with the first ``keys`` of them.
+
+    >>> column_blocks({"method": 9, "tokens": 9, "score": 9, "n": 4}, 1, 20)
+    [['method', 'tokens'], ['method', 'score'], ['method', 'n']]
+    """
+    first, rest = list(widths)[:keys], list(widths)[keys:]
+    room = width - 1 - sum(widths[name] for name in first)
+    portions, left = [first], room
+    for name in rest:
+        if widths[name] > left and len(portions[-1]) > keys:
+            portions, left = [*portions, first], room
+        portions[-1] = [*portions[-1], name]
+        left -= widths[name]
+    return portions
+
+
+def _width(name: str, cells: Sequence[str]) -> int:
+    """The characters of a column with its margins and a border; a heading may break between its words."""
+    longest = max(map(cell_len, [*name.split(), *(line for cell in cells for line in cell.split("\n"))]), default=0)
+    return min(longest, WIDEST) + 3
 
 
 def markdown_text(rows: Sequence[TextRow], columns: Sequence[str], notes: Sequence[str] = ()) -> str:
@@ -67,18 +97,6 @@ def markdown_text(rows: Sequence[TextRow], columns: Sequence[str], notes: Sequen
 def _one_line(text: str) -> str:
     """Text that no page takes for HTML."""
     return plain_text(text).replace("&", "&amp;").replace("<", "&lt;").replace("\n", " ")
-
-
-def latex_text(rows: Sequence[TextRow], columns: Sequence[str], notes: Sequence[str] = ()) -> str:
-    """A tabular with booktabs rules, the notes as comments below it."""
-    lines = [" & ".join(map(_escaped, columns)), *(" & ".join(_escaped(row[name]) for name in columns) for row in rows)]
-    head, *body = (f"{line} \\\\" for line in lines)
-    parts = [f"\\begin{{tabular}}{{{'l' * len(columns)}}}", "\\toprule", head, "\\midrule", *body, "\\bottomrule"]
-    return "\n".join([*parts, "\\end{tabular}", *(f"% {plain_text(note)}".replace("\n", " ") for note in notes)])
-
-
-def _escaped(text: str) -> str:
-    return "".join(LATEX.get(sign, sign) for sign in plain_text(text).replace("\n", " "))
 
 
 def csv_text(rows: Sequence[TextRow]) -> str:

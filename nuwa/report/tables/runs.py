@@ -126,7 +126,28 @@ def runs_section(runs: Sequence[Run], title: str, full: bool = False, choice: st
     all_done = all(row["status"] == "done" for row in rows)
     columns = filled_columns(rows, hidden=("reason", "status") if all_done else ("reason",))
     warnings = [f"{run.run_key}: {run.warning}" for run in runs if run.warning]
-    return Section(title, rows, columns, [*_reasons(rows), *warnings], number_formats=NUMBER_FORMATS)
+    keys = sum(name in columns for name in table.choices(table.runs[0]) if name != choice)
+    return Section(title, rows, columns, [*_reasons(rows), *warnings], number_formats=NUMBER_FORMATS, keys=keys)
+
+
+def runs_sections(runs: Sequence[Run], title: str, full: bool = False, choice: str = "") -> list[Section]:
+    """A table for each model and data set; the values of the ``choice`` side by side wherever runs differ in it."""
+    groups = by_model_and_dataset(runs, choice)
+    varied = {group: choice in _choice_columns(own).values() for group, own in groups.items()}
+    if choice and not any(varied.values()):  # runs differ in it between tables only, or nowhere
+        return [runs_section(runs, title, full, choice)]
+    named = {group: f"{title}: {', '.join(filter(None, group))}".removesuffix(": ") for group in groups}
+    return [runs_section(own, named[group], full, choice if varied[group] else "") for group, own in groups.items()]
+
+
+def by_model_and_dataset(runs: Sequence[Run], together: str = "") -> dict[tuple[str, str], list[Run]]:
+    """Runs that can stand in one table; those that differ in ``together``, ``model`` or ``dataset``, do so, too."""
+    groups: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        model, dataset = run.choices.model, run.choices.dataset
+        key = "" if together == "model" else model, "" if together == "dataset" else dataset
+        groups.setdefault(key, []).append(run)
+    return groups
 
 
 def _outcome(run: Run) -> TableRow:

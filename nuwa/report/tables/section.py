@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from nuwa.command import plain_text
-from nuwa.report.tables.formats import TableRow, TextRow, csv_text, latex_text, markdown_text, print_text, value_text
+from nuwa.report.tables.formats import TableRow, TextRow, csv_text, markdown_text, print_text, value_text
+from nuwa.report.tables.latex import latex_text
 
 FORMS = ("table", "markdown", "csv", "latex")
 
@@ -15,7 +16,8 @@ FORMS = ("table", "markdown", "csv", "latex")
 class Section:
     """One table: ``columns`` of ``rows``; as CSV every column of ``all_rows``, or of ``rows`` if there are none.
 
-    ``number_formats`` says how the numbers of a column are written, e.g. ``.1f``.
+    ``number_formats`` says how the numbers of a column are written, e.g. ``.1f``. The first ``keys`` columns say what a
+    row is about. ``group`` and ``ranked`` are those of `nuwa.report.tables.latex.latex_text`.
     """
 
     title: str
@@ -25,11 +27,14 @@ class Section:
     all_rows: Sequence[TableRow] = ()
     number_formats: Mapping[str, str] = field(default_factory=dict)
     fails: bool = False
+    keys: int = 1
+    group: str = ""
+    ranked: Sequence[str] = ()
 
     def show(self, form: str) -> None:
         """Print it in one of `FORMS`."""
         if form == "table":
-            print_text(self.texts(self.rows), self.columns, self.title, self.remarks)
+            print_text(self.texts(self.rows), self.columns, self.title, self.remarks, self.keys)
         else:
             print(self.text(form))
 
@@ -40,7 +45,7 @@ class Section:
         rows = self.texts(self.rows)
         if form == "markdown":
             return f"**{plain_text(self.title)}**\n\n{markdown_text(rows, self.columns, self.remarks)}"
-        return f"% {plain_text(self.title)}\n{latex_text(rows, self.columns, self.remarks)}"
+        return latex_text(rows, self.columns, self.remarks, self.title, self.group, self.ranked)
 
     def texts(self, rows: Sequence[TableRow]) -> list[TextRow]:
         """Rows as they are printed."""
