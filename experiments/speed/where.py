@@ -126,7 +126,8 @@ def compare(loaded: LoadedModel, batch: int, method: str, repeats: int) -> list[
         for name, rounds in found.items()
     }
     for name, mine in times.items():
-        cells = {part: _spell(mine[part], times["none"][part] if name == method else None) for part in mine}
+        before = times["none"] | {"choosing": 0} if name == method else {}
+        cells = {part: _spell(mine[part], before.get(part)) for part in mine}
         reached = times["none"]["prefill"] / mine["prefill"] / promised
         rows.append(
             {
