@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from lightning import LightningModule, Trainer
@@ -71,30 +71,33 @@ class RunningMetrics(Callback):
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count what was answered before."""
         if len(self.journal):
-            self.scores.add(answered(self.journal.rows))
+            self._unharmed(lambda: self.scores.add(answered(self.journal.rows)))
         self.logged, self.at = len(self.journal), time.perf_counter()
 
     def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
         """Count a batch, and log if it is time for it."""
         assert isinstance(pl_module, Evaluation)
-        self.scores.add(row for _, _, row in pl_module.reports)
+        self._unharmed(lambda: self.scores.add(row for _, _, row in pl_module.reports))
         if len(self.journal) - self.logged >= self.total / POINTS:
-            self._log()
+            self._unharmed(self._log)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the last batches, if there are any left."""
         if len(self.journal) > self.logged:
-            self._log()
+            self._unharmed(self._log)
 
     def _log(self) -> None:
-        """A point; a logger that fails once is not asked again."""
         samples, now = len(self.journal), time.perf_counter()
         found = self.scores.numbers()
         headlines = {name: found[name] for name in Run(metrics=found).headlines.values()}
         rate = (samples - self.logged) / (now - self.at)
         self.logged, self.at = samples, now
+        log_running(self.logger, {"samples_per_second": rate, **headlines}, samples)
+
+    def _unharmed(self, work: Callable[[], None]) -> None:
+        """Do something for the logger; the first error ends all of it, and never the run."""
         if self.working:
             self.working = False
             with unharmed("logger: nothing more is logged while the run works"):
-                log_running(self.logger, {"samples_per_second": rate, **headlines}, samples)
+                work()
                 self.working = True

@@ -135,14 +135,12 @@ class Journal(list):
     rows = property(list)
 
 
-def worked(monkeypatch, before, batches, log, total):
+def worked(monkeypatch, before, batches, log, total, units=lambda rows: [row["scores"] for row in rows]):
     """A run of batches of rows after those of an earlier process."""
     monkeypatch.setattr(running, "log_running", log)
     monkeypatch.setattr(running, "Evaluation", SimpleNamespace)
     journal = Journal(before)
-    benchmark = SimpleNamespace(
-        units=lambda rows: [row["scores"] for row in rows], numbers=lambda means: dict(reversed(means.items()))
-    )
+    benchmark = SimpleNamespace(units=units, numbers=dict)
     callback = RunningMetrics(None, benchmark, journal, total)
     callback.on_test_start(None, None)
     for batch in batches:
@@ -178,4 +176,12 @@ def test_a_logger_that_fails_is_asked_once(monkeypatch, caplog):
     worked(monkeypatch, [], [rows_of(1)] * 3, broken, 3)
     assert len(asked) == 1 and caplog.messages == [
         "logger: nothing more is logged while the run works (OSError: No space left on device); the answers stand"
+    ]
+
+
+def test_a_benchmark_that_cannot_count_yet_costs_the_curves_alone(monkeypatch, caplog):
+    points = []
+    worked(monkeypatch, [], [rows_of(1)] * 3, points.append, 3, units=lambda rows: [rows[0]["missing"]])
+    assert not points and [message.partition(" (")[2] for message in caplog.messages] == [
+        "KeyError: 'missing'); the answers stand"
     ]

@@ -103,6 +103,8 @@ def test_equal_numbers_are_equally_bold():
     layout, _, body = read(latex_text(rows, ["m", "v"], ranked=["v"]))
     assert [cells[1] for cells in body] == [r"\bfseries 2.0", r"\bfseries 2.0", underlined("-10.0"), ""]
     assert layout == "lS[table-format=-2.1]"
+    _, _, body = read(latex_text([{"v": "2.0 ±0.5"}, {"v": "2.0 ±0.1"}, {"v": "1.0"}], ["v"], ranked=["v"]))
+    assert [cells[0] for cells in body] == [r"\bfseries 2.0 \pm 0.5", r"\bfseries 2.0 \pm 0.1", underlined("1.0")]
     assert r"\bfseries" not in latex_text(rows[:1], ["m", "v"], ranked=["v"])  # nothing to compare with
 
 

@@ -61,23 +61,28 @@ def _heading(name: str) -> str:
 
 
 def _cells(
-    row: TextRow, columns: Sequence[str], forms: Mapping[str, str], marks: Mapping[str, Sequence[str]]
+    row: TextRow, columns: Sequence[str], forms: Mapping[str, str], marks: Mapping[str, Sequence[float]]
 ) -> list[str]:
     return [_number(row[name], marks.get(name, ())) if name in forms else escaped(row[name]) for name in columns]
 
 
-def _number(text: str, ranks: Sequence[str]) -> str:
+def _number(text: str, ranks: Sequence[float]) -> str:
     """A number as siunitx reads it, marked if it is the first or second of ``ranks``."""
-    number = text.replace("±", r"\pm ")
-    if ranks[:1] == [text]:
+    number, value = text.replace("±", r"\pm "), _value(text) if text else None
+    if value in ranks[:1]:
         return f"\\bfseries {number}"
-    return f"{{\\underline{{\\num{{{number}}}}}}}" if text in ranks[1:2] else number
+    return f"{{\\underline{{\\num{{{number}}}}}}}" if value in ranks[1:2] else number
 
 
-def _ranks(texts: Sequence[str]) -> list[str]:
+def _ranks(texts: Sequence[str]) -> list[float]:
     """Different numbers, the largest first; none where there is nothing to compare."""
-    values = {text: float(text.split(" ")[0]) for text in texts if text}
-    return sorted(values, key=lambda text: -values[text]) if len(values) > 1 else []
+    values = {_value(text) for text in texts if text}
+    return sorted(values, reverse=True) if len(values) > 1 else []
+
+
+def _value(text: str) -> float:
+    """The number without its error."""
+    return float(text.split(" ")[0])
 
 
 def _number_format(texts: Sequence[str]) -> str:

@@ -15,7 +15,6 @@ from nuwa.report.tables.section import Section, filled_columns
 
 _NAMED = ("budget", "position", "model", "dataset", "limit")
 """Choices that a paper's table does not name in a column of this name."""
-
 _MANY = 3  # metrics that have room for what is kept of them
 _GIGA = 0.1
 """TFLOPs below which a table is in GFLOPs."""
@@ -80,7 +79,10 @@ class _Column:
 def _columns(runs: Sequence[Run]) -> list[_Column]:
     dataset = runs[0].choices.dataset
     largest = {name: max(run.metrics.get(name, 0) for run in runs) for name in headlines(runs)}
-    return [_Column(name, metric_label(name, dataset), 100 if top <= 1 else 1) for name, top in largest.items()]
+    labels = {name: metric_label(name, dataset) for name in largest}
+    if len(set(labels.values())) < len(labels):  # no two may share a column
+        labels = dict(zip(labels, labels, strict=True))
+    return [_Column(name, labels[name], 100 if top <= 1 else 1) for name, top in largest.items()]
 
 
 def _row(table: RunsTable, run: Run, columns: Sequence[_Column]) -> TableRow:
@@ -105,10 +107,11 @@ def _percent(value: float | None, error: float | None, scale: float) -> CellValu
     return f"{scale * value:.1f}" + (f" ±{scale * error:.1f}" if error else "")
 
 
-def _size(run: Run) -> tuple[bool, float]:
+def _size(run: Run) -> tuple[bool, float, str]:
     """Sorts budgets from large to small, the unpruned run first."""
     choices = run.choices
-    return run.method != "none", -(choices.average or (choices.ratio or 1) * (run.tokens_per_image or 1))
+    tokens = choices.average or (choices.ratio or 1) * (run.tokens_per_image or 1)
+    return run.method != "none", -tokens, choices.budget
 
 
 def _sources(runs: Sequence[Run]) -> list[str]:
