@@ -33,7 +33,7 @@ def for_hydra(overrides: Sequence[str]) -> list[str]:
     """Overrides as Hydra takes them: a budget given as a number is ``budget.average``, below 1 ``budget.ratio``.
 
     Raises:
-        ConfigError: a group is left without a choice, for which Hydra has a traceback only.
+        ConfigError: a group is left without a choice, or budgets of several kinds are one list; Hydra has a traceback.
 
     >>> for_hydra(["pruner=nuwa", "budget=64,128"])
     ['pruner=nuwa', 'budget.average=64,128', 'budget.ratio=null']
@@ -49,10 +49,17 @@ def for_hydra(overrides: Sequence[str]) -> list[str]:
 
 def _budget(choice: str) -> list[str]:
     """Numbers as what they mean; names as they are."""
-    with suppress(ValueError):
-        numbers = [float(number) for number in choice.split(",")]
-        if all(number >= 1 for number in numbers):
-            return [f"budget.average={choice}", "budget.ratio=null"]
-        if all(number < 1 for number in numbers):
-            return [f"budget.ratio={choice}", "budget.average=null"]
-    return [f"budget={choice}"]
+    words, numbers = choice.split(","), []
+    for word in words:
+        with suppress(ValueError):
+            numbers.append(float(word))
+    if not numbers:
+        return [f"budget={choice}"]
+    if len(numbers) == len(words) and all(number >= 1 for number in numbers):
+        return [f"budget.average={choice}", "budget.ratio=null"]
+    if len(numbers) == len(words) and all(number < 1 for number in numbers):
+        return [f"budget.ratio={choice}", "budget.average=null"]
+    raise ConfigError(
+        f"budget={choice}: tokens, shares below 1 and names do not mix in one list; "
+        "give budget=64,128 or budget=0.25,0.5 or names, budget=avg64,ratio25"
+    )

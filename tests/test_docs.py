@@ -15,6 +15,7 @@ from helpers.jobs import ROOT, compose
 from PIL import Image
 
 import nuwa
+from nuwa.ask import main as ask
 from nuwa.command import COMMANDS
 from nuwa.config import BUILT, typed
 from nuwa.engine.blocking import layer_range
@@ -126,6 +127,17 @@ def test_links_lead_somewhere(document):
         if "://" not in link and not (target.exists() and (not anchor or anchor in anchors(target))):
             missing.append(link)
     assert not missing
+
+
+def test_the_answers_of_get_started(tmp_path, monkeypatch, capsys):
+    """Its questions about the scene, asked; each box that it quotes is an answer."""
+    text = (ROOT / "docs" / "get_started.md").read_text(encoding="utf-8")
+    quoted = re.findall(r"`(\[[\d.,]+\])`", text)
+    monkeypatch.chdir(ROOT)
+    for line in re.findall(r"^nuwa ask (.*)", text, re.MULTILINE):
+        assert ask([*shlex.split(line), "--out", str(tmp_path)]) == 0
+    answers = capsys.readouterr().out
+    assert len(quoted) == 3 and all(f" {answer} " in answers for answer in quoted)
 
 
 def python_blocks() -> dict[str, str]:

@@ -30,6 +30,9 @@ DOCUMENTS = {
     "nuwa/tiny/llava/README.md": "tiny_llava.md",
     "nuwa/tiny/qwen/README.md": "tiny_qwen.md",
     "nuwa/tiny/video/README.md": "tiny_video.md",
+} | {
+    file.relative_to(ROOT).as_posix(): f"speed_results/{file.name}"
+    for file in sorted(ROOT.glob("experiments/speed/results/*.md"))
 }
 """Documents outside docs/, by path, and their pages."""
 LISTS_OF_METHODS = ("README.md", "docs/methods.md")

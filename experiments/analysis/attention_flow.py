@@ -29,7 +29,7 @@ def main(overrides: list[str]) -> None:
         rows = [row for row in average(records, KEYS) if row["per"] in per]
         print(write_csv(f"{name}_{model}", rows))
         shown = [row for row in rows if (row["source"], row["target"]) in SHOWN]
-        print(plot_layers(f"{name}_{model}", shown, ("task", "per"), ("source", "target"), label))
+        print(plot_layers(name, model, shown, ("task", "per"), ("source", "target"), label))
 
 
 if __name__ == "__main__":

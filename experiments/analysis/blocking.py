@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 from nuwa.evaluation.runs import Run
 from nuwa.report.figures.style import COLOURS, PLOT_SETTINGS
+from nuwa.report.labels import metric_label, model_label
 
 HEADLINES = ("/exact_match", "/acc@0.5")
 
@@ -58,11 +59,14 @@ def plot(rows: list[dict], name: str) -> Path:
             for row in rows:
                 if row["blocked"] == "nothing":
                     axes.axhline(row[metric], color="black", linestyle="--", linewidth=1, label="nothing")
-            axes.set(title=metric, xlabel="blocked quarter of the layers", ylim=(0, 1))
+            axes.set(
+                title=metric_label(metric, rows[0]["dataset"]), xlabel="blocked quarter of the layers", ylim=(0, 1)
+            )
             axes.set_xticks(range(len(parts)), parts)
+        figure.suptitle(f"{model_label(rows[0]['model'])} (bars: ±1 standard error)", fontsize=9)
         figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", fontsize=8, frameon=False)
         path = RESULTS / f"{name}.png"
-        figure.savefig(path, dpi=110, metadata={"Software": None})
+        figure.savefig(path, dpi=110, metadata={"Software": None}, pil_kwargs={"optimize": True})
     return path
 
 

@@ -20,6 +20,7 @@ from nuwa.config import build, register
 from nuwa.evaluation.check import check
 from nuwa.models.loaded import LoadedModel
 from nuwa.report.figures.style import COLOURS, MARKERS, PLOT_SETTINGS
+from nuwa.report.labels import model_label
 from nuwa.samples import Sample
 
 HERE = Path(__file__).resolve().parent
@@ -27,6 +28,17 @@ RESULTS = HERE / "results"
 SAMPLES = "dataset.samples=48"
 """Half of them questions, half referring expressions; said again on the command line, another number wins."""
 Measure = Callable[[LoadedModel, Benchmark, Sample], list[Record]]
+
+WORDS = {
+    "vqa": "questions", "vg": "grounding", "token": "per token", "group": "per group", "llm": "LLM",
+    "vae": "attention entropy (Eq. 1)", "vae_all": "attention entropy, all tokens", "occ": "cohesion (Eq. 2)",
+}  # fmt: skip
+"""What panels and lines are called."""
+
+
+def in_words(key: str) -> str:
+    """A key as a reader says it."""
+    return WORDS.get(key, key)
 
 
 def parts_of(overrides: Sequence[str]) -> tuple[LoadedModel, Benchmark, int]:
@@ -59,11 +71,16 @@ def write_csv(name: str, rows: Iterable[dict[str, Any]]) -> Path:
 
 
 def plot_layers(
-    name: str, rows: Iterable[dict[str, Any]], panel: Sequence[str], line: Sequence[str], ylabel: str | dict[str, str]
+    analysis: str,
+    model: str,
+    rows: Iterable[dict[str, Any]],
+    panel: Sequence[str],
+    line: Sequence[str],
+    ylabel: str | dict[str, str],
 ) -> Path:
     """Lines of ``mean`` over ``layer`` with bars of one standard error, a panel per value of ``panel``.
 
-    ``ylabel``: one for all panels, or by the first key of a panel.
+    ``ylabel``: one for all panels, or by the first key of a panel; shares are drawn from 0 to 1.
     """
     panels: dict[tuple, dict[tuple, list[dict]]] = {}
     for row in rows:
@@ -77,20 +94,28 @@ def plot_layers(
             for key, members in lines.items():
                 number = names.index(key)
                 axes.errorbar(
-                    [row["layer"] for row in members], [row["mean"] for row in members],
-                    [row["error"] for row in members], color=COLOURS[number % len(COLOURS)],
-                    marker=MARKERS[number % len(MARKERS)], markersize=4, linewidth=1.2, label=" → ".join(map(str, key)),
-                )  # fmt: skip
-            axes.set(title=" ".join(map(str, title)), xlabel="layer")
-            axes.set_ylabel(ylabel if isinstance(ylabel, str) else ylabel[title[0]])
+                    *([row[column] for row in members] for column in ("layer", "mean", "error")),
+                    color=COLOURS[number % len(COLOURS)],
+                    marker=MARKERS[number % len(MARKERS)],
+                    markersize=4,
+                    linewidth=1.2,
+                    label=" → ".join(map(in_words, key)),
+                )
+            axes.set_title(", ".join(map(in_words, title)), fontsize=9)
+            axes.set(xlabel="layer", ylabel=ylabel if isinstance(ylabel, str) else ylabel[title[0]])
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-            axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
+            if axes.get_ylabel().startswith("share"):
+                axes.set_ylim(-0.03, 1.03)
+            else:
+                axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
         handles = {
             label: handle for axes in grid for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
         }
         figure.legend(handles.values(), handles.keys(), loc="outside right center", fontsize=8, frameon=False)
-        figure.suptitle(name.replace("_", " "), fontsize=9)
+        figure.suptitle(
+            f"{analysis.replace('_', ' ').capitalize()}, {model_label(model)} (bars: ±1 standard error)", fontsize=9
+        )
         RESULTS.mkdir(exist_ok=True)
-        path = RESULTS / f"{name}.png"
-        figure.savefig(path, dpi=110, metadata={"Software": None})
+        path = RESULTS / f"{analysis}_{model}.png"
+        figure.savefig(path, dpi=110, metadata={"Software": None}, pil_kwargs={"optimize": True})
     return path

@@ -21,7 +21,7 @@ def main(overrides: list[str]) -> None:
     model, records = survey(lambda loaded, benchmark, sample: registers(loaded, sample), overrides)
     rows = average(records, ("task", "measure", "layer"))
     print(write_csv(f"registers_{model}", rows))
-    print(plot_layers(f"registers_{model}", rows, ("task",), ("measure",), "share of the same three"))
+    print(plot_layers("registers", model, rows, ("task",), ("measure",), "share of the same three"))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ def main(overrides: list[str]) -> None:
     without = Counter(entry["reason"] for entry in records if entry["measure"] == "no_occ")
     rows = average([r for r in records if r["measure"] != "no_occ"], ("measure", "part", "layer"))
     print(write_csv(f"spatial_structure_{model}", rows))
-    print(plot_layers(f"spatial_structure_{model}", rows, ("measure",), ("part",), LABELS))
+    print(plot_layers("spatial_structure", model, rows, ("measure",), ("part",), LABELS))
     for reason, count in without.items():
         print(f"no cohesion for {count} views: {reason}")
 

@@ -21,7 +21,7 @@ def main(overrides: list[str]) -> None:
     model, records = survey(text_relation, overrides)
     rows = average(records, ("task", "measure", "layer"))
     print(write_csv(f"text_alignment_{model}", rows))
-    print(plot_layers(f"text_alignment_{model}", rows, ("task",), ("measure",), "cosine with the text"))
+    print(plot_layers("text_alignment", model, rows, ("task",), ("measure",), "cosine with the text"))
 
 
 if __name__ == "__main__":

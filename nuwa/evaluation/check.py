@@ -26,7 +26,7 @@ from nuwa.pruners.base import Pruner
 from nuwa.pruning.budget import Budget, BudgetError
 from nuwa.pruning.coordinates import Coordinates
 from nuwa.schema import Accelerator, Engine
-from nuwa.serve.job import ServedJob, check_vllm, served_job
+from nuwa.serve.job import ServedJob, check_vllm, check_wishes, served_job
 from nuwa.targets import BUILT
 
 
@@ -91,6 +91,7 @@ def _served(cfg: DictConfig) -> ServedJob:
         if asked:
             raise ConfigError(f"{wish}: trainer=vllm cannot give this; leave it out, or use another trainer")
     served = served_job(cfg)
+    check_wishes(cfg.trainer.vllm)
     check_vllm()
     return served
 

@@ -6,6 +6,7 @@ A video is a picture of one view a frame. Whole numbers in long rising rows are 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isfinite
 
 import torch
 from torch import Tensor
@@ -103,9 +104,13 @@ def heaviest_links(weights: Tensor) -> list[int]:
     return [number for patch, weight in pairs if weight > 0 for number in (patch, weight)]
 
 
-def _rounded(values: Sequence[float]) -> list[float]:
-    """Numbers with three digits."""
-    return [float(f"{value:.3g}") for value in values]
+def _rounded(values: Sequence[float]) -> list[float | None]:
+    """Numbers with three digits; None for what JSON has no number for.
+
+    >>> _rounded([0.12345, float("-inf")])
+    [0.123, None]
+    """
+    return [float(f"{value:.3g}") if isfinite(value) else None for value in values]
 
 
 def packed(values: list[int]) -> list[int] | dict[str, list[int]]:

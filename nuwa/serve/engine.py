@@ -13,7 +13,7 @@ from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerFast
 
 from nuwa.models.loaded import LoadedModel
 from nuwa.samples import Sample, SampleError
-from nuwa.serve.job import ServedJob, with_wishes
+from nuwa.serve.job import ServedJob
 
 if TYPE_CHECKING:
     from vllm import LLM
@@ -33,18 +33,13 @@ def without_weights(job: ServedJob) -> LoadedModel:
 
 
 class Engine:
-    """A served job; ``wishes`` are further arguments of ``vllm.LLM``.
-
-    Raises:
-        ConfigError: a wish is not free.
-    """
+    """A served job; ``wishes`` are further arguments of ``vllm.LLM``."""
 
     def __init__(self, job: ServedJob, wishes: Mapping[str, Any]) -> None:
-        arguments = with_wishes(job.arguments(), wishes, "trainer.vllm")
         from vllm import LLM
 
         self.loaded = without_weights(job)
-        self.llm: LLM = LLM(**arguments)
+        self.llm: LLM = LLM(**job.arguments() | dict(wishes))
 
     def prompts(self, samples: Sequence[Sample]) -> list[dict[str, Any]]:
         """What vLLM is asked: token ids with one placeholder for each picture, and the pictures.

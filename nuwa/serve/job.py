@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
@@ -27,7 +27,14 @@ from nuwa.serve.vllm import VERSIONS
 from nuwa.targets import find_target
 
 FIXED = ("model", "hf_overrides", "video_pruning_rate", "model_impl")
-"""Arguments of the engine that say what is served; the others are free."""
+"""Arguments of a server that say what is served; the others are free."""
+FREE = (
+    *("max_model_len", "max_num_seqs", "max_num_batched_tokens", "enable_chunked_prefill", "async_scheduling"),
+    *("gpu_memory_utilization", "kv_cache_memory_bytes", "num_gpu_blocks_override", "block_size", "cpu_offload_gb"),
+    *("enable_prefix_caching", "mm_processor_cache_gb", "tensor_parallel_size", "distributed_executor_backend"),
+    *("enforce_eager", "compilation_config", "disable_log_stats"),
+)
+"""Arguments of an engine that are no part of a run's key: they are about memory and time, not about answers."""
 
 
 @dataclass(frozen=True)
@@ -174,13 +181,12 @@ def check_free(flags: Sequence[str]) -> None:
             raise ConfigError(f"--vllm {flag}: is said by model, pruner, budget and position")
 
 
-def with_wishes(arguments: dict[str, Any], wishes: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """Arguments of the engine with those of a person, which config ``key`` holds.
+def check_wishes(wishes: Iterable[str]) -> None:
+    """Refuse further arguments of an evaluation's engine that answers may depend on.
 
     Raises:
-        ConfigError: one of them is not free.
+        ConfigError: one of them is not in `FREE`.
     """
-    taken = [name for name in wishes if name in FIXED]
-    if taken:
-        raise ConfigError(f"{key}.{taken[0]}: is said by model, pruner, budget and position")
-    return arguments | dict(wishes)
+    others = [name for name in wishes if name not in FREE]
+    if others:
+        raise ConfigError(f"trainer.vllm.{others[0]}: answers may depend on it; what is free: {', '.join(FREE)}")

@@ -16,6 +16,7 @@ from nuwa import load_pruner
 from nuwa.engine.calibration import check_calibration, check_position
 from nuwa.engine.vision import schedule_for
 from nuwa.models.base import Family
+from nuwa.models.processors import PictureOptions
 from nuwa.options import ConfigError, check_options
 from nuwa.pruners.base import MisfitError, Pruner
 from nuwa.pruners.catalogue import method_of_class
@@ -58,11 +59,15 @@ class Served:
         """The settings in a model's config.
 
         Raises:
-            ConfigError: there are none, or one is unknown or of the wrong type.
+            ConfigError: there are none, one is unknown or of the wrong type, or a pruner has no budget.
         """
         if not isinstance(value, Mapping):
             raise ConfigError(f"{CONFIG_KEY}={value!r}: a served model has its settings there; nuwa serve --print")
-        return cls(**check_options(cls, value, CONFIG_KEY))
+        served = cls(**check_options(cls, value, CONFIG_KEY))
+        if served.pruner != cls.pruner and not value.keys() & {"average", "ratio"}:
+            raise ConfigError(f"{CONFIG_KEY}.average: pruner {served.pruner} needs a budget (null: all tokens stay)")
+        check_options(PictureOptions, served.pictures or {}, f"{CONFIG_KEY}.pictures")
+        return served
 
     @classmethod
     def of(cls, pruner: Pruner, position: str, pictures: Mapping[str, Any], attention: str) -> Served:
@@ -100,8 +105,10 @@ class Served:
         return method.position_on(axes, self.position) if method.prunes_vision else "pesp"
 
     def as_dict(self) -> dict[str, Any]:
-        """What is written into a model's config: all that differs from the defaults."""
-        return {key: value for key, value in asdict(self).items() if value != asdict(Served())[key]}
+        """What is written into a model's config: all that differs from the defaults, and the budget."""
+        usual = asdict(Served())
+        told = {key: value for key, value in asdict(self).items() if value != usual[key]}
+        return told if self.pruner == Served.pruner or self.ratio is not None else {"average": self.average} | told
 
 
 def places_ids(served: Served, family: Family) -> bool:

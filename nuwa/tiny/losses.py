@@ -1,7 +1,7 @@
 """Losses of the tiny models: answers, captions, and the auxiliary supervisions whose heads are dropped at export."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,11 @@ ANSWER_WEIGHT, FORMAT_WEIGHT = 2.0, 0.1  # an answer word and a bracket, comma o
 CAPTION_WORDS = (*COLORS, *SHAPES)
 
 Metrics = dict[str, Tensor]
+
+
+def count_words(caption: Iterable[str]) -> Tensor:
+    """How often a caption has each of the caption words: (W,)."""
+    return torch.tensor([CAPTION_WORDS.index(word) for word in caption]).bincount(minlength=len(CAPTION_WORDS)).float()
 
 
 class TrainingHeads(nn.Module):

@@ -12,7 +12,7 @@ from nuwa.scenes.scene import Scene, draw_scene
 from nuwa.tiny.base import TinyModel
 from nuwa.tiny.data import BANK, TrainingBatch, label_cells, pack_questions, stack
 from nuwa.tiny.layers import PATCH_SIDE, window_cells
-from nuwa.tiny.losses import CAPTION_WORDS, Metrics, PictureHeads, position_loss
+from nuwa.tiny.losses import Metrics, PictureHeads, count_words, position_loss
 from nuwa.tiny.recipe import TrainingStage
 
 MAX_OBJECTS = 7
@@ -42,12 +42,7 @@ class TinyPictureModel(TinyModel):
 def caption_bank(seed: int, size: int) -> Tensor:
     """Word counts (size, W) of captions of random scenes: text-only negatives for the contrastive loss."""
     rng = np.random.default_rng([seed, 0, BANK])
-    return torch.stack([_caption(draw_scene(rng), rng) for _ in range(size)])
-
-
-def _caption(scene: Scene, rng: np.random.Generator) -> Tensor:
-    words = [CAPTION_WORDS.index(word) for word in sample_caption(scene, rng)]
-    return torch.tensor(words).bincount(minlength=len(CAPTION_WORDS)).float()
+    return torch.stack([count_words(sample_caption(draw_scene(rng), rng)) for _ in range(size)])
 
 
 def build_batch(
@@ -65,7 +60,7 @@ def build_batch(
     batch["pixels"] = torch.from_numpy(np.stack([scene.image for scene in scenes])).float() / 255
     batch["cells"] = window_cells(stage.size // tiny.token, torch.from_numpy(origins), tiny.grid)
     batch["roll"] = torch.from_numpy(rng.integers(0, tiny.grid, (size, 2)))
-    batch["captions"] = torch.stack([_caption(scene, rng) for scene in scenes])
+    batch["captions"] = torch.stack([count_words(sample_caption(scene, rng)) for scene in scenes])
     batch["negatives"] = bank[torch.from_numpy(rng.choice(len(bank), NEGATIVES, replace=False))]
     if stage.questions:
         places = zip(scenes, origins * tiny.token, strict=True)

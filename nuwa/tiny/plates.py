@@ -1,6 +1,5 @@
 """What a model that reads is taught: pictures of plates with captions and packed questions."""
 
-from collections.abc import Iterable
 from itertools import combinations
 
 import numpy as np
@@ -24,7 +23,7 @@ from nuwa.scenes.scene import COLORS
 from nuwa.tiny.base import TinyModel
 from nuwa.tiny.data import COVERED, TrainingBatch, own_cells, pack_questions, stack
 from nuwa.tiny.layers import PATCH_SIDE
-from nuwa.tiny.losses import CAPTION_WORDS, Metrics, PictureHeads, position_loss
+from nuwa.tiny.losses import Metrics, PictureHeads, count_words, position_loss
 from nuwa.tiny.recipe import TrainingStage
 
 PLATE_CLASSES = (len(COLORS) + 1, len(GLYPHS) + 1, PLACES + 1, len(SCALES) + 1)
@@ -37,7 +36,7 @@ class TinyPlateModel(TinyModel):
 
     benchmark = Plates
     kinds = tuple(PLATE_KINDS)
-    tasks = ("read_small", "read_medium", "read_large", "vqa")
+    tasks = Plates.tasks
     longest = 8 + PLACES
     size = PLATES_SIZE
 
@@ -51,8 +50,8 @@ class TinyPlateModel(TinyModel):
         batch["pixels"] = torch.from_numpy(np.stack([scene.image for scene in scenes])).float() / 255
         batch["cells"] = torch.arange(self.grid**2).expand(size, -1)
         batch["roll"] = torch.zeros(size, 2, dtype=torch.long)
-        batch["captions"] = torch.stack([_caption(_named(scene, rng)) for scene in scenes])
-        batch["negatives"] = torch.stack([_caption(named) for n in (1, 2) for named in combinations(COLORS, n)])
+        batch["captions"] = torch.stack([count_words(_named(scene, rng)) for scene in scenes])
+        batch["negatives"] = torch.stack([count_words(named) for n in (1, 2) for named in combinations(COLORS, n)])
         if stage.questions:
             batch |= stack([_ask(self, scene, rng, stage) for scene in scenes])
         return batch
@@ -77,11 +76,6 @@ def _label_patches(scene: PlateScene) -> dict[str, np.ndarray]:
 def _named(scene: PlateScene, rng: np.random.Generator) -> list[str]:
     """Colours of the plates that a caption names."""
     return [scene.plates[i].color for i in sample_prominent([plate.prominence for plate in scene.plates], rng)]
-
-
-def _caption(colors: Iterable[str]) -> Tensor:
-    words = torch.tensor([CAPTION_WORDS.index(color) for color in colors])
-    return words.bincount(minlength=len(CAPTION_WORDS)).float()
 
 
 def _ask(tiny: TinyModel, scene: PlateScene, rng: np.random.Generator, stage: TrainingStage) -> dict[str, np.ndarray]:

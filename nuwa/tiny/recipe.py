@@ -11,7 +11,10 @@ from nuwa.scenes.scene import IMAGE_SIZE
 
 @dataclass(frozen=True)
 class TrainingStage:
-    """One stage of the recipe; see the comments in recipe_llava.yaml. Clips have one size and five objects."""
+    """One stage of the recipe; see the comments in recipe_llava.yaml.
+
+    ``size``, ``objects`` and ``grounding`` are for scenes: clips and plates have one size and numbers of their own.
+    """
 
     name: str
     steps: int

@@ -57,7 +57,8 @@ def test_the_words_of_a_data_set_are_the_models():
     for model in ("tiny_llava", "tiny_llava_unaligned", "tiny_qwen"):
         asked = compose("dataset=local", f"model={model}").dataset
         assert (asked.vqa_prompt, asked.vg_prompt) == ("{question}", "where is the {expression} ?")
-    assert compose("dataset=local", "model=tiny_video").dataset.vqa_prompt == "{question}"
+    for model in ("tiny_video", "tiny_text"):
+        assert compose("dataset=local", f"model={model}").dataset.vqa_prompt == "{question}"
     assert compose("dataset=local", "model=llava_1_5_7b").dataset.vqa_prompt == long
     mine = compose("dataset=local", "model=tiny_llava", "dataset.vqa_prompt='{question} .'").dataset
     assert (mine.vqa_prompt, mine.vg_prompt) == ("{question} .", "where is the {expression} ?")

@@ -18,7 +18,7 @@ def test_a_number_is_a_budget(typed, budget):
 
 
 def test_numbers_of_a_sweep():
-    assert for_hydra(["budget=64,0.5", "-m", "a=b"]) == ["budget=64,0.5", "-m", "a=b"]  # refused by Hydra, by name
+    assert for_hydra(["budget=avg64,ratio25", "-m", "a=b"]) == ["budget=avg64,ratio25", "-m", "a=b"]
     assert for_hydra(["budget=0.25,.5"]) == ["budget.ratio=0.25,.5", "budget.average=null"]
 
 
@@ -28,7 +28,8 @@ def test_numbers_of_a_sweep():
         ("pruner=", "pruner=: nothing is chosen"),
         ("model=null", "model=null: nothing is chosen"),
         ("pruner=magic", "pruner/magic"),
-        ("budget=64,0.5", "budget=64,0.5"),
+        ("budget=64,0.5", "budget=64,0.5: tokens, shares below 1 and names do not mix"),
+        ("budget=64,avg128", "budget=64,avg128: tokens, shares below 1 and names do not mix"),
         ("pruner.d_tresh=1", "d_tresh"),
         ("limit=many", "limit"),
         ("a b", "a b"),

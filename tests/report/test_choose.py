@@ -112,4 +112,4 @@ def test_the_plot(runs, tmp_path, capsys):
     names = sorted(path.name for path in (tmp_path / "plots").iterdir())
     assert names == [f"front_ttft_llava_1_5_7b_gqa_gqa_exact_match.{form}" for form in ("png", "svg")]
     drawn = (tmp_path / "plots" / names[1]).read_text(encoding="utf-8")
-    assert "2.0% lost" in drawn and "fastv" in drawn
+    assert "2.0% lost" in drawn and "FastV" in drawn

@@ -89,7 +89,7 @@ def test_values_of_a_choice_side_by_side(capsys):
     results = [run("fastv", 0.5, "native"), run("fastv", 0.25, "rpme"), run("nuwa", 0.1, "rpme", **failed)]
     rows = rows_of([run("none", 0.9, "native"), *results], full=True, choice="position")
     assert [row["method"] for row in rows] == ["none", "fastv", "nuwa"]
-    assert (rows[1]["vqa/exact_match, native"], rows[1]["vg/acc@0.5, rpme"]) == ("0.500 ±0.010", "0.125 ±0.020")
+    assert (rows[1]["vqa/exact_match, pesp"], rows[1]["vg/acc@0.5, rpme"]) == ("0.500 ±0.010", "0.125 ±0.020")
     assert rows[0]["vqa/exact_match, rpme"] == "" and rows[1]["tokens"] == "64.0" and rows[1]["LLM TFLOPs"] == "0.6476"
     assert (rows[2]["status"], rows[2]["reason"], rows[2]["vqa/exact_match, rpme"]) == ("refused", "no", "")
     with pytest.raises(ValueError, match="--beside budget: runs differ in position only"):

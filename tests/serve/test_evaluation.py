@@ -12,7 +12,6 @@ from nuwa.evaluation.run import run_job
 from nuwa.evaluation.runs import Run
 from nuwa.options import ConfigError
 from nuwa.serve.engine import Engine, without_weights
-from nuwa.serve.job import with_wishes
 
 JOB = ("trainer=vllm", "pruner=visionzip", "logger=none", "callbacks.progress=false", "limit=6", "baseline=skip")
 
@@ -103,6 +102,8 @@ REFUSED = {
     "trainer.devices=2": ["trainer.devices=2"],
     "blocking.source=vision": ["blocking=vision_to_vision"],
     "pruner nuwa has an LLM stage": ["pruner=nuwa"],
+    "trainer.vllm.hf_overrides: answers may depend on it": ["+trainer.vllm.hf_overrides={}"],
+    "trainer.vllm.dtype: answers may depend on it": ["+trainer.vllm.dtype=bfloat16"],
     "vllm is not installed here": [],
 }
 
@@ -129,11 +130,6 @@ def test_a_vllm_that_leaves_the_plugin_out_is_refused(monkeypatch):
         check.check(compose(*JOB))
     monkeypatch.setenv("VLLM_PLUGINS", "lora_filesystem_resolver,nuwa")
     check.check(compose(*JOB))
-
-
-def test_what_is_served_is_no_further_argument():
-    with pytest.raises(ConfigError, match=r"trainer\.vllm\.hf_overrides"):
-        with_wishes({}, {"hf_overrides": {}}, "trainer.vllm")
 
 
 def test_who_answers_is_a_choice_of_a_run():

@@ -122,7 +122,8 @@ def test_good_requests_are_answered_and_bad_ones_named(served):
     alone = {"content": samples[0].text}
     with ThreadPoolExecutor(32) as pool:
         answers = list(pool.map(lambda request: ask(**request), [*good[:32], *bad.values(), large, alone, *good[32:]]))
-    assert answers[:32] + answers[-32:] == expected
+    half = "\ufffd"  # of a letter that random weights did not finish: a stream keeps it back
+    assert [said.rstrip(half) for said in answers[:32] + answers[-32:]] == [said.rstrip(half) for said in expected]
     for reason, said in zip(bad, answers[32 : 32 + len(bad)], strict=True):
         assert said.startswith("40") and reason in said
     assert not any("Error" in said for said in answers[32 + len(bad) : -32])

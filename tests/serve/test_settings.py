@@ -97,10 +97,25 @@ def test_settings_make_the_same_pruner_again():
     assert read.position == "pesp"  # native, on a model with three axes
 
 
-@pytest.mark.parametrize("value", [None, {"pruner": "visionzip", "bugdet": 64}, {"average": "many"}])
-def test_settings_by_hand_are_checked(value):
-    with pytest.raises(ConfigError, match="nuwa"):
-        Served.read(value)
+BY_HAND = {
+    "nuwa=None": None,
+    "nuwa.bugdet: unknown": {"pruner": "visionzip", "bugdet": 64},
+    "nuwa.average=many": {"average": "many"},
+    "nuwa.average: pruner visionzip needs a budget": {"pruner": "visionzip"},
+    "nuwa.pictures.image_frame=padd": {"pictures": {"image_frame": "padd"}},
+    "nuwa.pictures.frame: unknown": {"pictures": {"frame": "pad"}},
+}
+
+
+@pytest.mark.parametrize("reason", BY_HAND)
+def test_settings_by_hand_are_checked(reason):
+    with pytest.raises(ConfigError, match=reason):
+        Served.read(BY_HAND[reason])
+
+
+def test_a_budget_of_all_tokens_is_written_down():
+    told = served_job(compose("pruner=visionzip", "budget=full")).arguments()["hf_overrides"]["nuwa"]
+    assert told["average"] is None and Served.read(told).average is None
 
 
 def test_a_method_without_a_file_is_refused():

@@ -123,6 +123,8 @@ def test_two_pictures_and_what_is_refused_in_between(own, job_of, family, kept):
         for one, two in pairwise(first)
     ]
     expected, prompts = own(job, pairs), engine.prompts(pairs)
+    for image in prompts[0]["multi_modal_data"]["image"]:
+        image.putalpha(128)  # dropped, and not laid on white
     ends = dict(prompts[0], prompt_token_ids=prompts[0]["prompt_token_ids"][:3] + [job.family.placeholder_id] * 2)
     with pytest.raises(ValueError, match="the prompt ends with a picture"):
         engine.answer([prompts[0], ends], 32)
@@ -155,6 +157,7 @@ WISHES = {
     "--kv-transfer-config": {"kv_transfer_config": {"kv_connector": "ExampleConnector", "kv_role": "kv_both"}},
     "--quantization": {"quantization": "fp8_per_tensor", "dtype": "bfloat16"},
     "--enable-lora": {"enable_lora": True},
+    "--enable-mm-embeds": {"enable_mm_embeds": True},
     "Pipeline parallelism": {"pipeline_parallel_size": 2},
 }
 

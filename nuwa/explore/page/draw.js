@@ -60,7 +60,7 @@
   function drawScores(pen) {
     const scores = Object.values(pen.view.scores)[0];
     if (!scores) return;
-    const sorted = [...scores].sort((a, b) => a - b), {context} = pen;
+    const sorted = Float64Array.from(scores).sort(), {context} = pen;
     context.fillStyle = colour("moved");
     scores.forEach((score, cell) => {
       context.globalAlpha = 0.8 * (sorted.indexOf(score) / Math.max(1, sorted.length - 1)) ** 2;

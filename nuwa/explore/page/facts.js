@@ -47,7 +47,7 @@
 
   function scoreRows(view, cell) {
     const rows = Object.entries(view.scores).map(([name, scores]) =>
-      [name, `${scores[cell]}, rank ${tokens.rank(scores, cell)} of ${scores.length}`]);
+      [name, Number.isFinite(scores[cell]) ? `${scores[cell]}, rank ${tokens.rank(scores, cell)} of ${scores.length}` : "no number"]);
     return rows.length ? rows : [["score", "none noted by this method"]];
   }
 

@@ -83,10 +83,16 @@
       el("button", {click}, column.title + mark));
   }
 
+  function noteOf(runs) {
+    const devices = devicesOf(runs).map((device, place, all) => (all.length > 1 ? `${place + 1}: ${device}` : device));
+    const times = devices.length ? ` Times are medians at batch size 1 (${devices.join("; ")}).` : "";
+    return `Scores, and what is kept of the unpruned model's, with 95 % intervals. A score leads to its lost samples.${times}`;
+  }
+
   /* r.columns names the columns that are not as at first; r.sort the column, with "-" before it from high to low. */
   function table(context) {
     const all = context.results.runs, columns = columnsOf(context.results);
-    const body = el("tbody"), head = el("thead"), menu = el("div", {class: "r-menu"});
+    const body = el("tbody"), head = el("thead");
     const toggled = () => new Set(state.get("r.columns").split(";").filter(Boolean));
 
     function toggle(title) {
@@ -95,8 +101,14 @@
       state.set({"r.columns": [...names].join(";")});
     }
 
-    function option(title, checked) {
-      return el("label", {}, el("input", {type: "checkbox", checked, change: () => toggle(title)}), title);
+    const boxes = columns.map(({title}) => el("input", {type: "checkbox", change: () => toggle(title)}));
+    const menu = el("div", {class: "r-menu"}, ...columns.map(({title}, place) => el("label", {}, boxes[place], title)));
+
+    /* New headings, the focus on the same as before. */
+    function showHead(visible, sort) {
+      const place = [...head.querySelectorAll("button")].indexOf(document.activeElement);
+      head.replaceChildren(el("tr", {}, ...visible.map((column) => heading(column, sort))));
+      head.querySelectorAll("button")[place]?.focus();
     }
 
     function show(runs) {
@@ -104,17 +116,14 @@
       const visible = columns.filter(shown);
       const sort = state.get("r.sort"), by = columns.find((column) => [column.title, `-${column.title}`].includes(sort));
       const rows = by ? sorted(runs, by, sort !== by.title) : runs;
-      head.replaceChildren(el("tr", {}, ...visible.map((column) => heading(column, sort))));
+      showHead(visible, sort);
       body.replaceChildren(...rows.map((run) => el("tr", {}, ...visible.map((column) => cell(run, column, context)))));
-      menu.replaceChildren(...columns.map((column) => option(column.title, visible.includes(column))));
+      boxes.forEach((box, place) => { box.checked = visible.includes(columns[place]); });
     }
 
-    const devices = devicesOf(all).map((device, place, some) => (some.length > 1 ? `${place + 1}: ${device}` : device));
-    const times = devices.length ? ` Times are medians at batch size 1 (${devices.join("; ")}).` : "";
-    const note = "Scores, and what is kept of the unpruned model's, with 95 % intervals. A score leads to its lost samples.";
     const scroller = el("div", {class: "r-scroll", tabindex: 0, role: "region", "aria-label": "Table of runs"},
       el("table", {}, head, body));
-    const element = el("section", {}, el("h2", {}, "Runs"), el("p", {class: "r-note"}, note + times),
+    const element = el("section", {}, el("h2", {}, "Runs"), el("p", {class: "r-note"}, noteOf(all)),
       el("details", {}, el("summary", {}, "Columns"), menu), scroller);
     return {element, show};
   }

@@ -22,6 +22,7 @@ explorer.tokens = (() => {
       view.cells = unpack(view.cells);
       view.cells.forEach((token, cell) => trace.place.set(token, [number, cell]));
       view.links ??= {};
+      for (const name of Object.keys(view.scores)) view.scores[name] = view.scores[name].map((score) => score ?? -Infinity);
       view.pillars &&= new Set(view.pillars);
     });
     for (const stage of trace.stages) {

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from nuwa.evaluation.frontier import front
 from nuwa.evaluation.statistics import interval
-from nuwa.report.figures.points import grouped
+from nuwa.report.figures.points import grouped, panel_label
 from nuwa.report.figures.style import PLOT_SETTINGS, looks, require_package, write_figure
+from nuwa.report.labels import method_label, model_label, position_label
 
 if TYPE_CHECKING:
     from nuwa.report.choose import Timed
@@ -39,20 +40,23 @@ def _figure(options: Sequence[Timed], asked: Namespace) -> Any:
     axes.axhline(100 * (1 - asked.loss), color="#000000", linestyle=":", linewidth=1, label=f"{asked.loss:.1%} lost")
     axes.plot([whole.cost], [100 * whole.keeps], "*", color="#000000", markersize=9, label="unpruned")
     methods = grouped([one for one in options if one.run.method != "none"], lambda one: one.run.method)
-    for (method, own), look in zip(sorted(methods.items()), looks(len(methods)), strict=True):
+    order = sorted(methods, key=lambda method: -max(one.keeps for one in methods[method]))
+    for method, look in zip(order, looks(len(methods)), strict=True):
+        own = methods[method]
         spread = [[100 * abs(one.keeps - end) for end in interval(one.draws).values()] for one in own]
         axes.errorbar(
             [one.cost for one in own],
             [100 * one.keeps for one in own],
             list(zip(*spread, strict=True)),
-            linestyle="none", capsize=2, elinewidth=0.6, markersize=5, label=method, **look,
+            linestyle="none", capsize=2, elinewidth=0.6, markersize=5, label=method_label(method), **look,
         )  # fmt: skip
     for one in best:
         if one.run.method != "none":
-            label = " ".join([one.run.choices.budget.removesuffix(" tokens"), one.run.position])
+            label = f"{one.run.choices.budget.removesuffix(' tokens')} {position_label(one.run.position)}"
             axes.annotate(label, (one.cost, 100 * one.keeps), (4, -10), textcoords="offset points", fontsize=7)
     axes.set_xlabel(f"{asked.by}, relative to the unpruned model")
-    axes.set_ylabel(f"{asked.metric} kept, percent (bars: 95 %)")
-    axes.set_title(f"{whole.run.model}, {whole.run.dataset}", fontsize=9)
+    axes.set_ylabel("kept, percent (bars: 95 % intervals)")
+    panel = whole.run.dataset, asked.metric
+    axes.set_title(f"{model_label(whole.run.model)}, {panel_label(panel)}", fontsize=9)
     figure.legend(loc="outside right center", fontsize=8, frameon=False)
     return figure

@@ -206,7 +206,10 @@ def _short(key: str) -> str:
 
 
 def flat_choices(run: Run) -> dict[str, Any]:
-    """The choices of a run as ``group.option`` -> value, of a data set's frames as ``dataset.frames.option``."""
+    """The choices of a run as ``group.option`` -> value, of a data set's frames as ``dataset.frames.option``.
+
+    The position strategy is the one in use, whatever is native to the method.
+    """
     flat: dict[str, Any] = {"protocol": run.protocol} if run.done else {}
     for group in CHOICE_GROUPS:
         value = run.config.get(group)
@@ -216,7 +219,7 @@ def flat_choices(run: Run) -> dict[str, Any]:
                 flat |= {f"{group}.{key}{part}": one for part, one in parts.items() if key != "_target_"}
         elif value is not None:
             flat[group] = value
-    return flat
+    return flat | ({"position.strategy": run.choices.strategy} if "position.strategy" in flat else {})
 
 
 def _plain(value: Any) -> CellValue:

@@ -38,6 +38,7 @@ def check_engine(vllm_config: VllmConfig) -> None:
         "--speculative-config": vllm_config.speculative_config is not None,
         "--kv-transfer-config or --kv-offloading-size": vllm_config.kv_transfer_config is not None,
         "--ec-transfer-config": vllm_config.ec_transfer_config is not None,
+        "--enable-mm-embeds": vllm_config.model_config.get_multimodal_config().enable_mm_embeds,
         "--enable-dbo": vllm_config.parallel_config.use_ubatching,
     }
     for wish, asked in wishes.items():

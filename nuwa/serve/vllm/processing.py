@@ -10,6 +10,7 @@ from typing import Any
 from PIL import Image
 from transformers import BatchFeature
 from vllm.multimodal.inputs import MultiModalFieldConfig
+from vllm.multimodal.parse import MultiModalDataParser
 from vllm.multimodal.processing import (
     BaseDummyInputsBuilder,
     BaseMultiModalProcessor,
@@ -18,9 +19,20 @@ from vllm.multimodal.processing import (
 )
 
 from nuwa.models.checkpoint import find_folder
+from nuwa.samples import to_rgb
 from nuwa.serve.positions import ids_taken
 from nuwa.serve.settings import CONFIG_KEY, Served, places_ids
 from nuwa.serve.vision import COUNT, TAKEN, Pictures
+
+
+class PictureParser(MultiModalDataParser):
+    """Makes pictures RGB as the project does: vLLM lays transparent ones on white, and clips grey of 16 bits."""
+
+    def _parse_image_data(self, data: Any) -> Any:
+        images = [data] if isinstance(data, Image.Image) else data
+        if isinstance(images, Sequence):
+            images = [to_rgb(image) if isinstance(image, Image.Image) else image for image in images]
+        return super()._parse_image_data(images)
 
 
 class PictureInfo(BaseProcessingInfo):
@@ -36,6 +48,12 @@ class PictureInfo(BaseProcessingInfo):
         """What prepares pictures."""
         folder = find_folder(self.model_id, self.ctx.model_config.revision)
         return Pictures(self.get_hf_config(), self.served, folder)
+
+    def get_data_parser(self) -> MultiModalDataParser:
+        return PictureParser(
+            expected_hidden_size=self._get_expected_hidden_size(),
+            allow_missing_mm_embeddings=self.allow_missing_mm_embeddings,
+        )
 
     def get_supported_mm_limits(self) -> Mapping[str, int | None]:
         return {"image": None}
