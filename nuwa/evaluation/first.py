@@ -12,6 +12,7 @@ from pathlib import Path
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from nuwa.command import BAD_INPUT, print_error
 from nuwa.config import ConfigError, check_ranges, normalised, plain, run_key
@@ -47,7 +48,7 @@ def _stop_if_refused(config: DictConfig, *checks: Callable[[DictConfig], object]
 
 def _check_unfinished(cfg: DictConfig) -> None:
     """Check a job in full if it has something left to do."""
-    with suppress(*BAD_INPUT):  # what is wrong with it is said below
+    with suppress(*BAD_INPUT, OmegaConfBaseException):  # what is wrong with it is said below
         job = normalised(cfg)
         if is_finished(job, Path(job.paths.outputs) / job.name / run_key(job)):
             return
