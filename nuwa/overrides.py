@@ -14,7 +14,7 @@ from nuwa.config import ConfigError, register
 from nuwa.pruners.catalogue import conf_folder
 from nuwa.targets import BUILT
 
-LEFT_OUT = tuple(f"~{group}" for group in BUILT)
+OMISSIONS = tuple(f"~{group}" for group in BUILT)
 """Overrides that leave a job without a part that it cannot do without."""
 
 
@@ -46,7 +46,7 @@ def for_hydra(overrides: Sequence[str]) -> list[str]:
     for override in overrides:
         group, equals, choice = override.partition("=")
         emptied = equals and choice in ("", "null", "None") and (conf_folder() / group).is_dir()
-        if emptied or override in LEFT_OUT:
+        if emptied or override in OMISSIONS:
             group = group.lstrip("~")
             raise ConfigError(f"{override}: nothing is chosen; give {group}=<name>, one of the files of conf/{group}")
         spelt += _budget(choice) if group == "budget" else [override]
