@@ -121,7 +121,8 @@
 
     function noteOf({points, samples, note: reason}) {
       if (reason) return reason;
-      return `${samples} samples that all ${points.length} runs answered; bars: 95 %; line: the front, which no run beats.`;
+      const marks = "bars: 95 %; line: the front, which no run beats; equal points stand side by side";
+      return `${samples} samples that all ${points.length} runs answered; ${marks}.`;
     }
 
     function draw() {
