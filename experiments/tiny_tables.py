@@ -4,7 +4,7 @@
 
 Runs every job of these tables on tiny_llava and generated scenes (those that several tables share once), then writes
 experiments/results/tiny/: README.md, runs.csv and plots/. Called again it computes what is missing and writes the page
-anew. A job that fails leaves its reason on the page. About half an hour on two idle cores.
+anew. A job that fails leaves its reason on the page. About a quarter of an hour on one core.
 """
 
 from __future__ import annotations

@@ -77,3 +77,16 @@ def test_a_run_that_was_cut_short_is_named():
         (section,) = paper_sections("table6", runs)
         assert "abc: 7 samples computed, no result yet" in section.remarks
         assert any(row["method"] == "nuwa" and row["tokens"] == "64" for row in section.rows)
+
+
+def test_unread_answers_are_those_of_the_rows():
+    """A run of another printed table is not named below this one."""
+    common = {"dataset": "scenes", "model": "tiny_llava"}
+    scores = {"vqa/exact_match": 0.9, "vqa/parsed": 0.75}
+    runs = [
+        result("none", {"vqa/exact_match": 0.9}, **common),
+        result("nuwa", scores, average=64, run_key="here", **common),
+        result("nuwa", scores, average=100, run_key="elsewhere", **common),
+    ]
+    (section,) = paper_sections("table7", runs)
+    assert section.remarks[1:] == ["answers that could not be read: nuwa vqa 25.0% (here)"]

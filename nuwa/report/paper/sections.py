@@ -19,16 +19,17 @@ def paper_sections(table: PaperTable, runs: Sequence[Run]) -> list[Section]:
     values = match_paper(table, runs)
     others, costs = retention_rows(table, runs), cost_rows(table, runs)
     touched = any(value.state not in (MISSING, NO_METHOD) for value in values)
-    unknown = [f"{run.run_key}: {run.reason}" for run in runs if not run.config] + _unread(runs)
+    unknown = [f"{run.run_key}: {run.reason}" for run in runs if not run.config]
     sections = []
     if touched or not (others or costs):
-        rows, notes = wide_rows(table, values), [PAPER_LEGEND, *remarks(values), *unknown]
+        rows, notes = wide_rows(table, values), [PAPER_LEGEND, *remarks(values), *unknown, *_unread(runs)]
         all_rows, columns = long_rows(table, values), filled_columns(rows)
         sections.append(Section(heading(table), rows, columns, notes, all_rows, fails=failed(values)))
     for rows, legend in ((others, RETENTION_LEGEND), (costs, COST_LEGEND)):
         if rows:
             reasons = [f"{r['method']} {r['tokens']}: {r['run']}: {r['reason']}" for r in rows if r.get("reason")]
-            sections.append(_other_section(table, rows, [legend, *reasons, *unknown], fails=not touched))
+            shown = _unread([run for run in runs if run.run_key in {row.get("run") for row in rows}])
+            sections.append(_other_section(table, rows, [legend, *reasons, *unknown, *shown], fails=not touched))
     return sections
 
 
