@@ -12,10 +12,6 @@ from omegaconf.errors import OmegaConfBaseException
 
 from nuwa.config import ConfigError, register
 from nuwa.pruners.catalogue import conf_folder
-from nuwa.targets import BUILT
-
-OMISSIONS = tuple(f"~{group}" for group in BUILT)
-"""Overrides that leave a job without a part that it cannot do without."""
 
 
 def compose_job(overrides: Sequence[str]) -> DictConfig:
@@ -45,9 +41,7 @@ def for_hydra(overrides: Sequence[str]) -> list[str]:
     spelt: list[str] = []
     for override in overrides:
         group, equals, choice = override.partition("=")
-        emptied = equals and choice in ("", "null", "None") and (conf_folder() / group).is_dir()
-        if emptied or override in OMISSIONS:
-            group = group.lstrip("~")
+        if equals and choice in ("", "null", "None") and (conf_folder() / group).is_dir():
             raise ConfigError(f"{override}: nothing is chosen; give {group}=<name>, one of the files of conf/{group}")
         spelt += _budget(choice) if group == "budget" else [override]
     return spelt
