@@ -153,7 +153,6 @@ def test_site_packages_that_may_not_be_written(tmp_path):
     package = tmp_path / "site/nuwa"
     shutil.copytree(ROOT / "nuwa", package, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ROOT / "conf", package / "conf")
-    shutil.copy(ROOT / "launch.py", package)
     for path in [*package.rglob("*"), package, package.parent]:
         path.chmod(0o555 if path.is_dir() else 0o444)
     (tmp_path / "work").mkdir()
