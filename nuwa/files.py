@@ -30,12 +30,14 @@ def fingerprint(path: Path, suffixes: tuple[str, ...] = ("",), without: Collecti
     """A digest of the names and contents of a local file or folder; None if there is no such file.
 
     In a folder, files count whose names end in one of ``suffixes``, except hidden ones and those in the folders
-    ``without``. With a ``.jsonl`` file, the files beside and below it that its rows name count too, and all that
-    folders hold which they name.
+    ``without``. The files at or below the folder that the rows of its ``.jsonl`` files name count in any case, hidden
+    or behind a link, and all that folders hold which they name; of a single ``.jsonl`` file they count as well.
     """
     if not path.exists():
         return None
-    root, files = (path, _below(path, without)) if path.is_dir() else (path.parent, [path.name, *_named_in(path)])
+    root, files = (path, set(_below(path, without))) if path.is_dir() else (path.parent, {path.name})
+    for rows in root.glob("*.jsonl") if path.is_dir() else [path]:
+        files |= _named_in(rows, without)
     start = f"{root}{os.sep}"
     digest = hashlib.blake2b(digest_size=8)
     contents = content_digests(sorted(start + name for name in files if name.endswith(suffixes)))
@@ -53,17 +55,27 @@ def _below(folder: Path, without: Collection[Path]) -> Iterator[str]:
         yield from (start + name for name in files if name[0] != ".")
 
 
-def _named_in(file: Path) -> set[str]:
+def _named_in(file: Path, without: Collection[Path]) -> set[str]:
     """The files that the rows of a ``.jsonl`` file name, by their paths from its folder; broken rows are skipped."""
     found: set[str] = set()
-    for line in file.read_bytes().splitlines() if file.suffix == ".jsonl" else ():
-        with suppress(ValueError, RecursionError):
-            found |= set(map(os.path.normpath, _texts(json.loads(line))))
-    named = {name for name in found if not name.startswith((os.sep, os.pardir))} - {file.name, os.curdir}
+    with suppress(OSError):
+        for line in file.read_bytes().splitlines() if file.suffix == ".jsonl" and file.is_file() else ():
+            with suppress(ValueError, RecursionError):
+                found |= set(map(os.path.normpath, _texts(json.loads(line))))
+    named = {name for text in found for name in _from(file.parent, text)} - {file.name, os.curdir}
     start = f"{file.parent}{os.sep}"
     folders = {name for name in named if os.path.isdir(start + name)}  # noqa: PTH112 (a Path for each takes seconds)
-    below = {f"{name}{os.sep}{inside}" for name in folders for inside in _below(file.parent / name, ())}
+    read = {name for name in folders if (file.parent / name).resolve() not in without}
+    below = {f"{name}{os.sep}{inside}" for name in read for inside in _below(file.parent / name, without)}
     return named - folders | below
+
+
+def _from(folder: Path, name: str) -> list[str]:
+    """The path that leads from a folder to what its rows name, if that is inside."""
+    if not name.startswith((os.sep, os.pardir)):
+        return [name]
+    ways = (os.path.relpath(place / name, place) for place in (folder, folder.resolve()))
+    return [way for way in ways if not way.startswith(os.pardir)][:1]
 
 
 def _texts(value: Any) -> Iterator[str]:

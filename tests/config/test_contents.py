@@ -127,3 +127,35 @@ def test_rows_name_files_below_their_folder_only(tmp_path):
     assert fingerprint(rows) == key
     (tmp_path / "data/a.png").write_text("2")
     assert fingerprint(rows) != key
+
+
+@pytest.mark.parametrize("said", ["folder/a.png", "{}/folder/a.png", "../data/folder/a.png", ".a.png", "now/a.png"])
+@pytest.mark.parametrize("chosen", ["", "data.jsonl"])
+def test_what_rows_name_counts_however_they_spell_it(said, chosen, tmp_path):
+    data = tmp_path / "data"
+    for place in ("folder", "other", "outputs"):
+        (data / place).mkdir(parents=True)
+    (data / "now").symlink_to("folder")
+    name = said.format(data)
+    (data / "data.jsonl").write_text(f'{{"image": "{name}", "answer": "outputs"}}')
+    (data / name).write_text("1")
+    (tmp_path / "link").symlink_to(data)
+    path, without = tmp_path / "link" / chosen, [data / "outputs"]
+    key = fingerprint(path, without=without)
+    (data / "outputs/result").write_text("1")
+    assert fingerprint(path, without=without) == key
+    (data / name).write_text("2")
+    assert fingerprint(path, without=without) != key
+
+
+def test_a_link_to_another_folder_is_other_data(tmp_path):
+    data, keys = tmp_path / "data", []
+    for place in ("one", "two"):
+        (data / place).mkdir(parents=True)
+        (data / place / "a.png").write_text(place)
+    (data / "data.jsonl").write_text('{"image": "now/a.png"}')
+    for place in ("one", "two"):
+        (data / "now").unlink(missing_ok=True)
+        (data / "now").symlink_to(place)
+        keys.append(fingerprint(data))
+    assert keys[0] != keys[1]
