@@ -113,6 +113,12 @@ def test_texts_are_no_numbers():
     assert layout == "lS[table-format=1]" and head == [r"{a\_b}", "{n}"] and body[1] == [r"50\%", ""]
 
 
+def test_no_text_is_an_option_of_the_line_before():
+    for text, written in (("[2pt] a", "{[}2pt] a"), ("*a", "{*}a")):
+        _, _, body = read(latex_text([{"m": "b"}, {"m": text}], ["m"]))
+        assert body == [["b"], [written]]
+
+
 def test_the_command(tmp_path, capsys):
     folder = str(write(tmp_path, RUNS))
     assert main([folder, "--format", "latex"]) == 0

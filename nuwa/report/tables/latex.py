@@ -11,6 +11,7 @@ from nuwa.report.tables.formats import TextRow
 
 ESCAPES = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"}
 ESCAPES |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
+ESCAPES |= {sign: f"{{{sign}}}" for sign in "[*"}  # which the end of the line before would take for its option
 ESCAPES |= {sign: f"\\{sign}" for sign in "&%$#_{}"}
 _PACKAGES = r"% needs \usepackage{booktabs, siunitx} and \sisetup{separate-uncertainty, text-series-to-math}"
 _MANY = 8  # columns that fit as they are
