@@ -1,4 +1,4 @@
-"""What methods retain of each ability: a panel for each, a dot with its interval for each method, whose name stands at its left."""
+"""What methods retain of each ability: a panel for each, a dot with its interval for each method."""
 
 from __future__ import annotations
 
@@ -48,7 +48,9 @@ def _figure(rows: Mapping[str, Mapping[str, Kept]]) -> Any:
         shown = [(-place, kept[ability]) for place, kept in enumerate(rows.values()) if ability in kept]
         values = [100 * one.value for _, one in shown]
         spread = [[100 * (one.value - one.low) for _, one in shown], [100 * (one.high - one.value) for _, one in shown]]
-        axes.errorbar(values, [place for place, _ in shown], xerr=spread, fmt="o", color=COLOURS[0], capsize=2, markersize=4)
+        axes.errorbar(
+            values, [place for place, _ in shown], xerr=spread, fmt="o", color=COLOURS[0], capsize=2, markersize=4
+        )
         axes.set_title(ability, fontsize=9)
         axes.grid(axis="y", linewidth=0.3)
     panels[0].set_yticks([-place for place in range(len(rows))], list(rows))
