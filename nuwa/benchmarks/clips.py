@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from nuwa.benchmarks.base import Benchmark, BenchmarkError, Scores, mean_scores, require_slot
-from nuwa.benchmarks.scenes import HELD_OUT
+from nuwa.benchmarks.base import BenchmarkError, Scores, mean_scores
+from nuwa.benchmarks.generated import HELD_OUT, Generated
 from nuwa.benchmarks.scoring import exact_match
 from nuwa.samples import Sample, Video
 from nuwa.scenes.clips import CLIP_KINDS, FRAMES, Clip, ask_clip, draw_clip
@@ -29,7 +29,7 @@ def clip_and_question(seed: int, index: int, kind: str) -> tuple[Clip, Question]
 
 
 @dataclass(eq=False)
-class Clips(Benchmark):
+class Clips(Generated):
     """``samples`` questions about held-out clips of 8 seconds, ``repeats`` frames in each, the ``tasks`` in turns.
 
     Sample i is a pure function of ``(seed, i)`` and its task. ``frame_order`` shows the frames as they are, last first,
@@ -46,26 +46,16 @@ class Clips(Benchmark):
     repeats: Positive = 1
     name: str = "clips"
 
+    known_tasks = tuple(CLIP_KINDS)
+    kind = "clip"
+
     def __post_init__(self) -> None:
-        if not self.tasks or not set(self.tasks) <= set(CLIP_KINDS):
-            raise BenchmarkError(f"dataset.tasks={list(self.tasks)}: choose from {', '.join(CLIP_KINDS)}")
+        super().__post_init__()
         if self.frame_order not in FRAME_ORDERS:
             raise BenchmarkError(f"dataset.frame_order={self.frame_order}: choose from {', '.join(FRAME_ORDERS)}")
-        for key, least in (("samples", 1), ("seed", 0)):
-            if getattr(self, key) < least:
-                raise BenchmarkError(f"dataset.{key}={getattr(self, key)} must be at least {least}")
-        require_slot("prompt", self.prompt, "{question}")
 
-    def __len__(self) -> int:
-        return self.samples
-
-    def sample_id(self, index: int) -> str:
-        return f"clip-{self.seed}-{index}-{self._task(index)}"
-
-    def __getitem__(self, index: int) -> Sample:
-        if not 0 <= index < self.samples:
-            raise IndexError(index)
-        clip, question = clip_and_question(self.seed, index, self._task(index))
+    def draw(self, index: int) -> Sample:
+        clip, question = clip_and_question(self.seed, index, self.task_of(index))
         frames = tuple(Image.fromarray(clip.frames[frame]) for frame in self._order(index) for _ in range(self.repeats))
         video = Video(frames, tuple(place / self.repeats for place in range(len(frames))))
         text = self.prompt.replace("{question}", question.text)
@@ -84,9 +74,6 @@ class Clips(Benchmark):
 
     def max_new_tokens(self, task: str) -> int:
         return self.max_tokens
-
-    def _task(self, index: int) -> str:
-        return self.tasks[index % len(self.tasks)]
 
     def _order(self, index: int) -> list[int]:
         if self.frame_order == "shuffled":

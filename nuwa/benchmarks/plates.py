@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
-from PIL import Image
 
-from nuwa.benchmarks.base import Benchmark, BenchmarkError, Scores, require_slot
-from nuwa.benchmarks.scenes import HELD_OUT, LARGEST
+from nuwa.benchmarks.base import Scores
+from nuwa.benchmarks.generated import HELD_OUT, LARGEST, Generated, enlarged
 from nuwa.benchmarks.scoring import exact_match
 from nuwa.samples import Sample
 from nuwa.scenes.plates import PLATE_KINDS, PLATES_SIZE, SCALES, PlateScene, ask_plates, draw_plates
@@ -32,7 +32,7 @@ def plates_and_question(seed: int, index: int, kind: str, size: str | None) -> t
 
 
 @dataclass(eq=False)
-class Plates(Benchmark):
+class Plates(Generated):
     """``samples`` questions, each about a held-out picture of its own, whose numbers training never shows.
 
     The ``tasks`` take turns: ``read_small``, ``read_medium`` and ``read_large`` ask for the number on a plate of that
@@ -49,31 +49,16 @@ class Plates(Benchmark):
     picture_side: int = PLATES_SIZE
     name: str = "plates"
 
-    def __post_init__(self) -> None:
-        if not self.tasks or not set(self.tasks) <= set(_TASKS):
-            raise BenchmarkError(f"dataset.tasks={list(self.tasks)}: choose from {', '.join(_TASKS)}")
-        for key, least in (("samples", 1), ("seed", 0), ("picture_side", 1)):
-            if getattr(self, key) < least:
-                raise BenchmarkError(f"dataset.{key}={getattr(self, key)} must be at least {least}")
-        if self.picture_side > LARGEST:
-            raise BenchmarkError(f"dataset.picture_side={self.picture_side} must be at most {LARGEST}")
-        require_slot("prompt", self.prompt, "{question}")
+    known_tasks = _TASKS
+    kind = "plates"
+    least: ClassVar = {**Generated.least, "picture_side": 1}
+    most: ClassVar = {"picture_side": LARGEST}
 
-    def __len__(self) -> int:
-        return self.samples
-
-    def sample_id(self, index: int) -> str:
-        return f"plates-{self.seed}-{index}-{self._task(index)}"
-
-    def __getitem__(self, index: int) -> Sample:
-        if not 0 <= index < self.samples:
-            raise IndexError(index)
-        task, turn = self._task(index), index // len(self.tasks)
+    def draw(self, index: int) -> Sample:
+        task, turn = self.task_of(index), index // len(self.tasks)
         kind = "read" if task in _SIZES else _WITHOUT_READING[turn % len(_WITHOUT_READING)]
         scene, question = plates_and_question(self.seed, index, kind, _SIZES.get(task))
-        side = (self.picture_side, self.picture_side)
-        picture = Image.fromarray(scene.image).resize(side, Image.Resampling.NEAREST)
-        text = self.prompt.replace("{question}", question.text)
+        picture, text = enlarged(scene.image, self.picture_side), self.prompt.replace("{question}", question.text)
         return Sample(self.sample_id(index), task, (picture,), text, (question.answer,), {"kind": kind})
 
     def score(self, sample: Sample, prediction: str) -> Scores:
@@ -81,6 +66,3 @@ class Plates(Benchmark):
 
     def max_new_tokens(self, task: str) -> int:
         return self.max_tokens
-
-    def _task(self, index: int) -> str:
-        return self.tasks[index % len(self.tasks)]

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import ClassVar
 
 import numpy as np
-from PIL import Image
 
-from nuwa.benchmarks.base import Benchmark, BenchmarkError, Scores, require_slot
+from nuwa.benchmarks.base import Scores
+from nuwa.benchmarks.generated import HELD_OUT, LARGEST, Generated, enlarged
 from nuwa.benchmarks.scoring import exact_match, grounding_scores
 from nuwa.samples import Sample
 from nuwa.scenes.questions import Question, ask
 from nuwa.scenes.scene import IMAGE_SIZE, Scene, draw_scene
 from nuwa.schema import Positive
 
-HELD_OUT = 7
-"""Third word of every seed here; training never draws from it (`nuwa.scenes.scene`)."""
 _TASKS = ("vqa", "vg")
 _TRIES = 20
 """How often a further question about a scene is drawn, as most scenes do not allow questions of every kind."""
@@ -37,11 +36,8 @@ def scene_and_questions(seed: int, number: int, tasks: tuple[str, ...]) -> tuple
             return scene, questions
 
 
-LARGEST = 8192  # pixels a side
-
-
 @dataclass(eq=False)
-class Scenes(Benchmark):
+class Scenes(Generated):
     """``samples`` questions about held-out scenes, the tasks taking turns, so that one job measures both.
 
     ``questions`` in a row are about the same scene. Sample i is a pure function of ``(seed, i, questions)`` and
@@ -60,38 +56,23 @@ class Scenes(Benchmark):
     questions: int = 1
     name: str = "scenes"
 
-    def __post_init__(self) -> None:
-        if not self.tasks or not set(self.tasks) <= set(_TASKS):
-            raise BenchmarkError(f"dataset.tasks={list(self.tasks)}: choose from {', '.join(_TASKS)}")
-        for key, least in (("samples", 1), ("seed", 0), ("picture_side", 1), ("questions", 1)):
-            if getattr(self, key) < least:
-                raise BenchmarkError(f"dataset.{key}={getattr(self, key)} must be at least {least}")
-        if self.picture_side > LARGEST:
-            raise BenchmarkError(f"dataset.picture_side={self.picture_side} must be at most {LARGEST}")
-        require_slot("vqa_prompt", self.vqa_prompt, "{question}")
-        require_slot("vg_prompt", self.vg_prompt, "{question}")
+    known_tasks = _TASKS
+    kind = "scene"
+    prompts = ("vqa_prompt", "vg_prompt")
+    least: ClassVar = {**Generated.least, "picture_side": 1, "questions": 1}
+    most: ClassVar = {"picture_side": LARGEST}
 
-    def __len__(self) -> int:
-        return self.samples
-
-    def sample_id(self, index: int) -> str:
-        return f"scene-{self.seed}-{index}-{self._task(index)}"
-
-    def __getitem__(self, index: int) -> Sample:
-        if not 0 <= index < self.samples:
-            raise IndexError(index)
+    def draw(self, index: int) -> Sample:
         number, place = divmod(index, self.questions)
-        task, first = self._task(index), number * self.questions
-        asked = tuple(self._task(first + later) for later in range(self.questions))
+        task, first = self.task_of(index), number * self.questions
+        asked = tuple(self.task_of(first + later) for later in range(self.questions))
         scene, questions = scene_and_questions(self.seed, number, asked)
         question = questions[place]
         box = question.box
         target = (question.answer,) if box is None else tuple(value / IMAGE_SIZE for value in box)
         text = (self.vqa_prompt if task == "vqa" else self.vg_prompt).replace("{question}", question.text)
         meta = {"kind": question.kind, "objects": len(scene.objects)}
-        side = (self.picture_side, self.picture_side)
-        picture = Image.fromarray(scene.image).resize(side, Image.Resampling.NEAREST)
-        return Sample(self.sample_id(index), task, (picture,), text, target, meta)
+        return Sample(self.sample_id(index), task, (enlarged(scene.image, self.picture_side),), text, target, meta)
 
     def neighbourhood(self, index: int) -> tuple[str, int]:
         return f"scene {index // self.questions}", 0
@@ -103,6 +84,3 @@ class Scenes(Benchmark):
 
     def max_new_tokens(self, task: str) -> int:
         return self.vqa_max_new_tokens if task == "vqa" else self.vg_max_new_tokens
-
-    def _task(self, index: int) -> str:
-        return self.tasks[index % len(self.tasks)]

@@ -16,10 +16,10 @@ from pathlib import Path
 
 from nuwa.benchmarks.abilities import ABILITIES, ability_of
 from nuwa.command import argument, command
-from nuwa.evaluation.choices import Choices
 from nuwa.evaluation.pairs import Benchmarked, mean_retention
 from nuwa.evaluation.runs import Run, find_runs
 from nuwa.report.figures.abilities import Kept, write_profile
+from nuwa.report.labels import method_label, model_label, position_label
 from nuwa.report.retention import benchmark_parts, parts_by_method, row_choices, table_of
 from nuwa.report.tables.formats import TableRow
 from nuwa.report.tables.section import FORMS, Section, filled_columns
@@ -73,9 +73,7 @@ def profile_section(found: Sequence[Profile]) -> Section:
     for one in found:
         cells: TableRow = {ability: str(one.kept[ability]) if ability in one.kept else "" for ability in asked}
         rows.append(table.choices(one.run) | cells)
-    counts = ", ".join(
-        f"{ability} {max(p.kept[ability].samples for p in found if ability in p.kept)}" for ability in asked
-    )
+    counts = ", ".join(f"{ability} {_most(found, ability)}" for ability in asked)
     title = "retained of the unpruned model, by ability [95 % interval]"
     return Section(title, rows, filled_columns(rows), [f"samples: {counts}"])
 
@@ -84,10 +82,17 @@ def _most(found: Sequence[Profile], ability: str) -> int:
     return max(one.kept[ability].samples for one in found if ability in one.kept)
 
 
-def named(run: Run) -> str:
-    """A method and its choices in a legend."""
-    choices = Choices.of(run.config, run.method, run.position, run.protocol)
-    return " ".join([choices.model, *choices.title.split(" ")[:-1]]).strip()
+def named(found: Sequence[Profile]) -> dict[str, dict[str, Kept]]:
+    """What is retained by method and its choices in words, with the model where there are several."""
+    several = len({one.run.choices.model for one in found}) > 1
+    rows: dict[str, dict[str, Kept]] = {}
+    for one in found:
+        choices = one.run.choices
+        method, *others = choices.title.split(" ")[:-1]
+        words = [position_label(word) if word == choices.strategy else word for word in others]
+        name = " ".join([*[model_label(choices.model)] * several, method_label(method), *words])
+        rows[f"{name} ({one.run.run_key})" if name in rows else name] = one.kept
+    return rows
 
 
 @command(
@@ -103,7 +108,7 @@ def main(options: Namespace) -> None:
         raise ValueError(f"no finished run beside its unpruned run below {', '.join(map(str, options.folders))}")
     profile_section(found).show(options.format)
     if options.plot:
-        for path in write_profile({named(one.run): one.kept for one in found}, options.plot):
+        for path in write_profile(named(found), options.plot):
             print(f"wrote {path}", file=sys.stderr)
 
 

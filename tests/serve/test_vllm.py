@@ -174,12 +174,12 @@ def test_what_nobody_has_shown_to_be_right_is_refused(reason):
 
 def test_vllm_without_the_plugin_reads_tiny_llava(own):
     """Last, as it ends the engine of the test before."""
-    pytest.importorskip("torchvision", reason="vLLM's own LLaVA imports it, and PyPI's wants CUDA")
+    pytest.importorskip("torchvision", reason="vLLM's own LLaVA imports it; with tests/serve/stand_in: .ci/serving")
     from vllm import LLM
 
     job, samples = served_job(compose("model=tiny_llava", "pruner=none")), scenes(16)
     engine = engine_once(job, SMALL)
     prompts, expected = engine.prompts(samples), own(job, samples)
     engine.close()
-    engine.llm = LLM(str(job.folder), dtype="float32", **SMALL)
+    engine.llm = LLM(str(job.folder), dtype="float32", mm_processor_kwargs={"backend": "pil"}, **SMALL)
     assert engine.answer(prompts, 32) == expected

@@ -8,7 +8,7 @@ from math import nan
 from pathlib import Path
 from typing import Any
 
-from nuwa.report.figures.style import PLOT_SETTINGS, looks, require_package, write_figure
+from nuwa.report.figures.style import COLOURS, PLOT_SETTINGS, require_package, write_figure
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,12 @@ def _figure(rows: Mapping[str, Mapping[str, Kept]]) -> Any:
     panels = figure.subplots(1, len(abilities), sharey=True, squeeze=False)[0]
     for axes, ability in zip(panels, abilities, strict=True):
         axes.axvline(100, color="#000000", linestyle="--", linewidth=1)
-        for place, ((_, kept), look) in enumerate(zip(rows.items(), looks(len(rows)), strict=True)):
-            if ability in kept:
-                one = kept[ability]
-                spread = [[100 * (one.value - one.low)], [100 * (one.high - one.value)]]
-                axes.errorbar([100 * one.value], [-place], xerr=spread, capsize=2, elinewidth=0.8, markersize=5, **look)
+        shown = [(-place, kept[ability]) for place, kept in enumerate(rows.values()) if ability in kept]
+        values = [100 * one.value for _, one in shown]
+        spread = [[100 * (one.value - one.low) for _, one in shown], [100 * (one.high - one.value) for _, one in shown]]
+        axes.errorbar(
+            values, [place for place, _ in shown], xerr=spread, fmt="o", color=COLOURS[0], capsize=2, markersize=4
+        )
         axes.set_title(ability, fontsize=9)
         axes.grid(axis="y", linewidth=0.3)
     panels[0].set_yticks([-place for place in range(len(rows))], list(rows))
