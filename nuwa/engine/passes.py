@@ -37,7 +37,9 @@ def read_images(rules: Rules, call: Call, kwargs: dict[str, Any]) -> dict[str, A
     family, input_ids = rules.family, call.input_ids
     images, *beside = call.images.values()
     assert input_ids is not None  # the call is about images
+    guards.check_window(family)
     embeddings, cache = kwargs["inputs_embeds"], _cache_for(family, kwargs)
+    guards.check_not_packed(kwargs.get("position_ids"), call.numbered and call.mask is None, cache is not None, family)
     device = embeddings.device
     conversation = _earlier(family, cache, call.mask, len(embeddings), device)
     guards.check_later_images(rules.calibration, later=conversation is not None)
@@ -62,6 +64,8 @@ def read_images(rules: Rules, call: Call, kwargs: dict[str, Any]) -> dict[str, A
         family.companions(kwargs),
     )
     guards.check_checkpointing(family.layers if stages else ())
+    if stages:
+        guards.check_text(rules.pruner, prompt)
     guards.check_cache(cache, family, alike=not stages and rules.calibration == "none")
     given = call.mask is not None
     step = Step(rules.calibration, before, length, valid[:, asked:], given, prompt, [segment], images, stages)
@@ -86,10 +90,10 @@ def read_text_behind(
     inputs = kwargs["inputs_embeds"]
     batch, queries = inputs.shape[:2]
     behind = conversation.behind(cache)
-    flat = torch.is_tensor(call.mask) and call.mask.dim() == 2
-    # what generate makes for a static cache is about the tokens that are cached: it says no more than the tables do
-    mask = call.mask if flat or not isinstance(cache, StaticCache) else None
-    new = _mask(mask, batch, conversation.length, behind + queries, inputs.device)
+    mask, read = call.mask, conversation.length
+    if isinstance(cache, StaticCache):
+        mask = _of_last_query(mask, read + behind + queries)
+    new = _mask(mask, batch, read, behind + queries, inputs.device)
     tables, length, given = conversation.tables, conversation.length, mask is not None
     call.step = step = Step(rules.calibration, tables, length, new, given, conversation.prompt)
     if given and queries > 1:

@@ -25,7 +25,7 @@ from torch import nn
 from nuwa.engine import guards
 from nuwa.engine.arguments import arguments_of, cache_of
 from nuwa.engine.calibration import check_calibration, check_position
-from nuwa.engine.call import Call, EncodedImages, Rules, current_call, prompt_of
+from nuwa.engine.call import Call, EncodedImages, Rules, busy, current_call, prompt_of
 from nuwa.engine.conversation import conversation_of
 from nuwa.engine.coordinates import check_coordinates
 from nuwa.engine.copies import copy_without
@@ -149,6 +149,8 @@ class PruningSession:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        if self.adapter.multimodal.__dict__.get(_ATTACHED) is not self:
+            return  # detached before
         while any(thread.is_alive() for thread in self._running - {threading.current_thread()}):
             time.sleep(0.001)
         self._running.clear()
@@ -196,6 +198,8 @@ class PruningSession:
 
     def _encode(self, family: Family, original: Any, arguments: dict[str, Any]) -> tuple[Any, EncodedImages]:
         """The output of the original encoder with the features that a method made, and what it decided."""
+        if self.pruner.prunes_vision:
+            guards.check_feature_choice(arguments, family.config)
         arguments = family.prepare(arguments)
         smaller = self.pruner.image_grid(family.grid, family.shape.layers)
         taps = list(self.pruner.taps.values())
@@ -237,6 +241,7 @@ class PruningSession:
 
     def _enter_multimodal(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         """Open a call; with images if some come with it (generated image tokens are not images)."""
+        guards.check_not_deciding(self.adapter.language_model, busy.get())
         given, drafts = arguments_of(module, args, kwargs), _drafts.get()
         _drafts.set(0)
         call = Call(module, given.get("attention_mask"), given.get("position_ids") is not None)
@@ -269,6 +274,7 @@ class PruningSession:
         if call is not None and call.step is not None and call.step.prefixes:
             return None
         if call is None or call.step is not None:  # called alone, or a call was interrupted
+            guards.check_not_deciding(module, busy.get())
             call = Call(module, kwargs.get("attention_mask"))
             current_call.set(call)
         cache = cache_of(kwargs)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nuwa.engine.call import deciding
 from nuwa.engine.coordinates import on_top, reserve
 from nuwa.engine.decisions import kept_cells, merged_cells
 from nuwa.models.base import Family
@@ -107,7 +108,8 @@ def plan_images(
     kept: dict[tuple[int, int], Tensor] = {}
     for group in groups.values():
         context = _context(pruner, adapter, plans, group, questions)
-        decision = pruner.prune_vision(context, group[0].planned)
+        with deciding(adapter):
+            decision = pruner.prune_vision(context, group[0].planned)
         every = kept_cells(pruner, context, decision, group[0].planned)
         merged, projected = merged_cells(pruner, context, decision, every), decision.projected
         if decision.features is not None:
