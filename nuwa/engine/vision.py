@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from nuwa.engine.coordinates import on_top, reserve
+from nuwa.engine.decision_cache import DecisionCache
 from nuwa.engine.decisions import kept_cells, merged_cells
 from nuwa.models.base import Family
 from nuwa.models.towers import Recording
@@ -84,12 +85,13 @@ def plan_images(
     questions: Sequence[str] | None = None,
     coordinates: Coordinates | None = None,
     planes: Sequence[list[Tensor]] = (),
+    decisions: DecisionCache | None = None,
 ) -> list[ImagePlan]:
     """Decide on every image. ``images`` (n_tokens, H) are replaced in the list where a method made new features.
 
     In every one of the ``planes`` they merge as the features did. ``encoded``: the grid of the smaller images that the
     vision tower saw, None where it saw the whole ones. ``questions``: what is asked about each image. ``coordinates``:
-    what stays in any case.
+    what stays in any case. ``decisions``: where they are kept for other jobs.
 
     Raises:
         nuwa.pruning.budget.BudgetError: the method cannot reach its budget on an image of this size.
@@ -107,7 +109,8 @@ def plan_images(
     kept: dict[tuple[int, int], Tensor] = {}
     for group in groups.values():
         context = _context(pruner, adapter, plans, group, questions)
-        decision = pruner.prune_vision(context, group[0].planned)
+        views = [(piece.image, piece.view.tokens) for piece in group]
+        decision = (decisions or DecisionCache()).decide(pruner, context, group[0].planned, views)
         every = kept_cells(pruner, context, decision, group[0].planned)
         merged, projected = merged_cells(pruner, context, decision, every), decision.projected
         if decision.features is not None:
