@@ -45,6 +45,10 @@ class DecisionCache:
         return decision
 
 
+NOT_KEPT = DecisionCache()
+"""Asks methods every time."""
+
+
 def _tensors(decision: VisionDecision) -> dict[str, Tensor]:
     extras = {_EXTRAS + name: values for name, values in decision.extras.items()}
     own = {field.name: getattr(decision, field.name) for field in fields(decision) if field.name != "extras"}
