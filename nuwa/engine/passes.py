@@ -5,6 +5,7 @@ Shape letters: B rows (prompts), L tokens of the call, D width.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -26,7 +27,7 @@ from nuwa.engine.conversation import (
 from nuwa.engine.prefix import layers_to_watch, run_prefixes, split_prefixes
 from nuwa.models.base import Family
 from nuwa.pruning.entering import first_segment, read_prompt
-from nuwa.pruning.segments import Prompt, at_layer, model_ids
+from nuwa.pruning.segments import Prompt, Segment, at_layer, model_ids
 
 
 def read_images(rules: Rules, call: Call, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -50,21 +51,15 @@ def read_images(rules: Rules, call: Call, kwargs: dict[str, Any]) -> dict[str, A
     ids = ids + length if length and kwargs.get("position_ids") is None else ids
     behind = images.behind(input_ids, call.drafts, beside)
     asked = valid.shape[1] - behind
-    plans = {kind: one.plans for kind, one in call.images.items()}
-    for kind, mine in plans.items():
-        rules.kinds[kind].check_prompt(input_ids[:, :asked], [plan.layout.n_tokens for plan in mine])
-    asked_ids = input_ids[:, :asked].to(device)
-    placeholders = {kind: asked_ids == one.placeholder_id for kind, one in rules.kinds.items()}
     before = () if conversation is None else tuple(conversation.tables)
-    prompt = read_prompt(placeholders, valid[:, :asked], ids[..., :asked], plans, before, call.numbered)
-    guards.check_cells(rules.strategy, prompt)
+    prompt = _prompt(rules, call, input_ids[:, :asked], valid[:, :asked], ids[..., :asked], before)
     segment, stages, companions = (
         first_segment(prompt, rules.strategy, device),
         prompt.stages(),
         family.companions(kwargs),
     )
-    guards.check_checkpointing(family.layers if stages else ())
     if stages:
+        guards.check_checkpointing(family.layers)
         guards.check_text(rules.pruner, prompt)
     guards.check_cache(cache, family, alike=not stages and rules.calibration == "none")
     given = call.mask is not None
@@ -81,6 +76,20 @@ def read_images(rules: Rules, call: Call, kwargs: dict[str, Any]) -> dict[str, A
         _open(cache, conversation, step, prompt)
     kwargs = with_cache(family.language_model, family.with_companions(kwargs, step.companions), cache)
     return kwargs | _inputs_of(step, family, inputs.shape[1]) | {"inputs_embeds": inputs}
+
+
+def _prompt(
+    rules: Rules, call: Call, input_ids: Tensor, valid: Tensor, ids: Tensor, before: Sequence[Segment]
+) -> Prompt:
+    """The prompt of a call, of whose ``input_ids``, ``valid`` (B, L) and position ids (C, B, L) none is an answer yet."""
+    plans = {kind: one.plans for kind, one in call.images.items()}
+    for kind, mine in plans.items():
+        rules.kinds[kind].check_prompt(input_ids, [plan.layout.n_tokens for plan in mine])
+    input_ids = input_ids.to(valid.device)
+    placeholders = {kind: input_ids == one.placeholder_id for kind, one in rules.kinds.items()}
+    prompt = read_prompt(placeholders, valid, ids, plans, before, call.numbered)
+    guards.check_cells(rules.strategy, prompt)
+    return prompt
 
 
 def read_text_behind(

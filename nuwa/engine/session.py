@@ -25,7 +25,7 @@ from torch import nn
 from nuwa.engine import guards
 from nuwa.engine.arguments import arguments_of, cache_of
 from nuwa.engine.calibration import check_calibration, check_position
-from nuwa.engine.call import Call, EncodedImages, Rules, busy, current_call, prompt_of
+from nuwa.engine.call import Call, EncodedImages, Rules, busy, current_call, deciding, prompt_of
 from nuwa.engine.conversation import conversation_of
 from nuwa.engine.coordinates import check_coordinates
 from nuwa.engine.copies import copy_without
@@ -210,7 +210,8 @@ class PruningSession:
         names, questions = self._image_metadata(family, arguments, len(images))
         seeing = seen.recording, smaller, questions, self.coordinates, planes if self.merges_planes else ()
         decisions = DecisionCache(self.cache, seen.key)
-        plans = plan_images(self.pruner, family, images, layouts, names, *seeing, decisions=decisions)
+        with deciding(family):
+            plans = plan_images(self.pruner, family, images, layouts, names, *seeing, decisions=decisions)
         output.pooler_output = family.join(images, output.pooler_output)
         if planes:
             output[family.planes_at] = planes

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nuwa.engine.call import deciding
 from nuwa.engine.coordinates import on_top, reserve
 from nuwa.engine.decision_cache import NOT_KEPT, DecisionCache
 from nuwa.engine.decisions import kept_cells, merged_cells
@@ -111,8 +110,7 @@ def plan_images(
     for group in groups.values():
         context = _context(pruner, adapter, plans, group, questions)
         views = [(piece.image, piece.view.tokens) for piece in group]
-        with deciding(adapter):
-            decision = decisions.decide(pruner, context, group[0].planned, views)
+        decision = decisions.decide(pruner, context, group[0].planned, views)
         every = kept_cells(pruner, context, decision, group[0].planned)
         merged = merged_cells(pruner, context, decision, every)
         projected = decision.projected if decision.features is None else adapter.project(decision.features)
