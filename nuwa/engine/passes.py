@@ -81,7 +81,7 @@ def read_images(rules: Rules, call: Call, kwargs: dict[str, Any]) -> dict[str, A
 def _prompt(
     rules: Rules, call: Call, input_ids: Tensor, valid: Tensor, ids: Tensor, before: Sequence[Segment]
 ) -> Prompt:
-    """The prompt of a call, of whose ``input_ids``, ``valid`` (B, L) and position ids (C, B, L) none is an answer yet."""
+    """The prompt of a call: of ``input_ids``, ``valid`` (B, L) and position ids (C, B, L) no token is an answer yet."""
     plans = {kind: one.plans for kind, one in call.images.items()}
     for kind, mine in plans.items():
         rules.kinds[kind].check_prompt(input_ids, [plan.layout.n_tokens for plan in mine])
