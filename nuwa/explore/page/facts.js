@@ -49,8 +49,9 @@
 
   function scoreRows({scored}, cell) {
     const rows = scored.map(({values, rank, among, ...which}) => {
-      const score = values[cell], said = `${Number(score).toPrecision(3)}, rank ${rank(score)} of ${among}`;
-      return [explorer.scoreName(which), score !== null ? said : which.layer < 0 ? "no number" : "none: it had left"];
+      const score = values[cell], early = which.layer < 0, none = early ? "no number" : "none: it had left";
+      const said = `${Number(score).toPrecision(3)}, rank ${rank(score)} of ${among}`;
+      return [early ? which.name : explorer.scoreName(which), score === null ? none : said];
     });
     return rows.length ? rows : [["score", "none noted by this method"]];
   }
