@@ -11,6 +11,7 @@ from typing import Any
 
 from nuwa.engine.about import About, content_ids
 from nuwa.engine.call import EncodedImages, Rules, current_call
+from nuwa.engine.decision_cache import DecisionCache
 from nuwa.engine.tower import run_tower
 from nuwa.engine.vision import plan_images
 from nuwa.models.base import Family
@@ -66,7 +67,8 @@ def _encode(
     names, questions = (given and (given[-count:] if last else given[:count]) for given in about.told())
     names = content_ids(family.pixels(arguments)) if names is None else names
     seeing = seen.recording, smaller, questions, rules.coordinates, planes if rules.merges_planes else ()
-    plans = plan_images(pruner, family, images, layouts, names, *seeing)
+    decisions = DecisionCache(rules.cache, seen.key)
+    plans = plan_images(pruner, family, images, layouts, names, *seeing, decisions=decisions)
     output.pooler_output = family.join(images, output.pooler_output)
     if planes:
         output[family.planes_at] = planes
