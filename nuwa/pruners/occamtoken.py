@@ -169,6 +169,7 @@ class OccamToken(Pruner):
                 here = here.scatter(1, last[:, None], 1.0 + here.amax(1, keepdim=True))
             score = torch.where(mine, here, score)
             stays |= mine & (here >= torch.minimum(self.lambda2 * measure, (here * mine).amax(1, keepdim=True)))
+        context.scores["score"] = score
         return stays if self.adaptive else context.top_k(score, keep)
 
     def metric_flops(self, n_tokens: int, shape: ModelShape) -> float:

@@ -45,14 +45,18 @@
     return said.join("   ");
   }
 
-  function scoreRows(view, cell) {
-    const rows = Object.entries(view.scores).map(([name, scores]) =>
-      [name, Number.isFinite(scores[cell]) ? `${scores[cell]}, rank ${tokens.rank(scores, cell)} of ${scores.length}` : "no number"]);
+  explorer.scoreName = ({name, layer}) => `${name}, ${layer < 0 ? "before the LLM" : `layer ${layer}`}`;
+
+  function scoreRows({scored}, cell) {
+    const rows = scored.map(({values, rank, among, ...which}) => {
+      const score = values[cell], said = `${Number(score).toPrecision(3)}, rank ${rank(score)} of ${among}`;
+      return [explorer.scoreName(which), score !== null ? said : which.layer < 0 ? "no number" : "none: it had left"];
+    });
     return rows.length ? rows : [["score", "none noted by this method"]];
   }
 
   explorer.tokenFacts = (trace, number, cell, layer, run) => {
-    const view = trace.views[number], token = view.cells[cell], role = tokens.roleAt(trace, number, cell);
+    const view = trace.views[number], token = view.cells[cell], role = tokens.roleAt(trace, number, cell, layer);
     const merged = role === "merged" ? ` (${placeOf(trace, trace.into[token])})` : "";
     return facts([
       ["token", `${token}: ${placeOf(trace, token)}`],

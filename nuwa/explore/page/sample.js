@@ -130,13 +130,20 @@
     return {...parts, trace, panels: made};
   }
 
+  function scoreText(view) {
+    const scored = view && tokens.scoredAt(view, layer());
+    return scored ? `coloured by ${explorer.scoreName(scored)}` : "no scores noted";
+  }
+
   function caption({letter, run, trace, answer}) {
     const counts = el("span", {class: "counts"});
     const count = () => {
       const images = trace.images ?? [], sum = (of) => images.reduce((total, image) => total + of(image), 0);
       const newlines = sum((image) => image.tokens - image.place.size), whole = sum((image) => image.tokens);
-      const among = newlines ? `, ${sum((image) => tokens.count(image, layer(), false))} newlines among them` : "";
-      counts.textContent = images.length ? `${sum((image) => tokens.count(image, layer()))} of ${whole} tokens${among}` : "";
+      const few = newlines && sum((image) => tokens.count(image, layer(), false));
+      const among = newlines ? `, ${few} newline${few === 1 ? "" : "s"} among them` : "";
+      const scored = shown().has("scores") ? `, ${scoreText(images[0]?.views[0])}` : "";
+      counts.textContent = images.length ? `${sum((image) => tokens.count(image, layer()))} of ${whole} tokens${among}${scored}` : "";
     };
     const remark = trace.reason ?? trace.differs;
     const told = remark ? el("p", {class: "remark"}, trace.reason ? `No tokens are shown: ${remark}` : remark) : null;
