@@ -30,9 +30,9 @@ class DecisionCache:
         """`Pruner.prune_vision`, or what it gave for the same views before.
 
         ``views``: the number of each view's image in the call, and which of the image's tokens (N,) it shows. A method
-        without a `Pruner.vision_key` is asked every time.
+        without a `Pruner.vision_key` is asked every time, and so is one whose ``prune_vision`` is watched (traces).
         """
-        if self.cache is None or not pruner.vision_key:
+        if self.cache is None or not pruner.vision_key or "prune_vision" in vars(pruner):
             return pruner.prune_vision(context, keep)
         shown = [(image, tensor_digest(tokens, context.grid)) for image, tokens in views]
         told = context.frames, context.views, context.ids, context.questions

@@ -45,13 +45,6 @@ class VisionPiece:
         return self.pieces, self.view.grid, self.view.frames, self.planned, self.features.shape, tuple(self.taps)
 
 
-def content_ids(images: Sequence[Tensor]) -> list[str]:
-    """Names for images without one: the sum of an image's bits times their places, computed on its device."""
-    flat = [pixels.detach().float().flatten().view(torch.int32) for pixels in images]
-    sums = [(torch.arange(1, len(bits) + 1, device=bits.device) * bits).sum() for bits in flat]
-    return [f"{total % 2**64:016x}" for total in (torch.stack(sums).tolist() if sums else [])]
-
-
 def schedule_for(pruner: Pruner, n_tokens: int, shape: ModelShape) -> tuple[Schedule, bool]:
     """The counts for an image of ``n_tokens``, and whether it is too small for the budget.
 

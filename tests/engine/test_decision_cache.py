@@ -110,6 +110,15 @@ def test_a_method_of_another_package_decides_every_time(asked, tmp_path):
     assert asked == {"Fixed": 2} and Fixed(20).vision_key == ""
 
 
+def test_what_watches_a_method_sees_every_decision(tmp_path):
+    cache, pruner, seen = FeatureCache(tmp_path, "space", 10**8), nuwa.load_pruner("composed", budget=16), []
+    own = pruner.prune_vision
+    logits(pruner, cache=cache)
+    vars(pruner)["prune_vision"] = lambda context, keep: seen.append(keep) or own(context, keep)
+    logits(pruner, cache=cache)
+    assert len(seen) == 1
+
+
 def test_a_composed_method_shares_its_vision_part(asked, tmp_path):
     cache, found = FeatureCache(tmp_path, "space", 10**8), []
     for llm, position in (("fastv", "pesp"), ("pyramiddrop", "pesp"), ("pyramiddrop", "perc")):
