@@ -126,6 +126,13 @@ def _compare_metric(name: str, pairs: Sequence[tuple[Row, Row]], seed: int) -> C
     return Comparison(name, len(pairs), float(first), float(second), p, test)
 
 
+def rows_behind(metric: str, rows: Sequence[Row], benchmark: Benchmark) -> list[Row]:
+    """The rows that a metric is made of: those of its task, or of a part of it (``task/metric/part``)."""
+    task, *parts = metric.split("/")
+    own = [row for row in rows if row["task"] == task]
+    return [row for row in own if metric in benchmark.metrics([row])] if len(parts) > 1 else own
+
+
 def mean_retention(parts: Sequence[Benchmarked], seed: int = 0) -> dict[str, float]:
     """Mean over benchmarks of headline / unpruned headline, as the paper prints it, with a 95 % interval.
 

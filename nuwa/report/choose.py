@@ -20,7 +20,8 @@ from typing import Any
 
 from nuwa.command import argument, command
 from nuwa.evaluation.frontier import Option, cheapest, front, sureness
-from nuwa.evaluation.journal import Row, read_answers
+from nuwa.evaluation.journal import read_answers
+from nuwa.evaluation.pairs import rows_behind
 from nuwa.evaluation.runs import Run, find_runs
 from nuwa.evaluation.statistics import interval, resampled_ratios
 from nuwa.report.figures.fronts import write_front
@@ -112,12 +113,15 @@ def options_for(
         ValueError: no sample was answered by all of them, or the metric is 0 without pruning.
     """
     chosen = [run for run in runs if run.run_key in costs]
-    answers = {run.run_key: _by_id(read_answers(folders[run.run_key]), metric) for run in (*chosen, whole)}
+    config = whole.config["dataset"]
+    benchmark = find_target(config.get("_target_"), "dataset").unloaded(config)
+    answers = {
+        run.run_key: {row["id"]: row for row in rows_behind(metric, read_answers(folders[run.run_key]), benchmark)}
+        for run in (*chosen, whole)
+    }
     common = sorted(set.intersection(*(set(rows) for rows in answers.values())))
     if not common:
         raise ValueError(f"{metric}: no sample was answered by all runs of {whole.model} on {whole.dataset}")
-    config = whole.config["dataset"]
-    benchmark = find_target(config.get("_target_"), "dataset").unloaded(config)
     unpruned, options = [answers[whole.run_key][name] for name in common], []
     for run in (*chosen, whole):
         kept = resampled_ratios([answers[run.run_key][name] for name in common], unpruned, benchmark)
@@ -126,11 +130,6 @@ def options_for(
         value, draws = kept[metric]
         options.append(Timed(costs[run.run_key], value, tuple(draws), folders[run.run_key], run))
     return options, len(common)
-
-
-def _by_id(rows: Iterable[Row], metric: str) -> dict[str, Row]:
-    """The rows of a metric's task, by sample."""
-    return {row["id"]: row for row in rows if row["task"] == metric.partition("/")[0]}
 
 
 def choice_section(options: Sequence[Timed], asked: Namespace, samples: int, every: bool = False) -> Section:

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import random
+import shutil
 
 import pytest
 from helpers.made_up import write_run
@@ -105,6 +106,26 @@ def test_nothing_stays_within_the_loss(runs, capsys):
     assert "no method stays within the loss" in capsys.readouterr().out
     assert main([str(runs), "--loss", "2%", "--by", "tokens"]) == 0
     assert f"nuwa export {runs / 'fastv'}" in capsys.readouterr().out.replace("\n", "")
+
+
+def test_a_part_of_a_score_is_judged_by_its_own_samples(runs, capsys):
+    """Half of the samples are small; FastV loses two of them, Nüwa none."""
+    for method, small in (("none", []), ("nuwa", []), ("fastv", [3, 5])):
+        path = runs / method / JOURNAL
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        for number, row in enumerate(rows):
+            row["scores"] |= {f"gqa/exact_match/{'small' if number % 2 else 'large'}": float(number not in small)}
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        content = json.loads((runs / method / "result.json").read_text())
+        content["metrics"]["gqa/exact_match/small"] = 1.0
+        write_result(runs / method, content)
+    for other in ("visionzip", "divprune", "random"):
+        shutil.rmtree(runs / other)
+    asked = ("--metric", "gqa/exact_match/small", "--by", "tokens", "--loss")
+    assert chosen(capsys, runs, *asked, "1%")[1] == "nuwa"
+    rows, best = chosen(capsys, runs, *asked, "2%", "--all")
+    assert best == "nuwa" and rows["fastv"]["loss"].startswith("2.0%")
+    assert main([str(runs), *asked, "2%"]) == 0 and "100 samples that all 3" in capsys.readouterr().out
 
 
 def test_the_plot(runs, tmp_path, capsys):
