@@ -128,6 +128,27 @@ def test_a_part_of_a_score_is_judged_by_its_own_samples(runs, capsys):
     assert main([str(runs), *asked, "2%"]) == 0 and "100 samples that all 3" in capsys.readouterr().out
 
 
+def test_a_copy_that_was_cut_short_hides_nothing(runs, tmp_path, capsys):
+    whole = chosen(capsys, runs, "--by", "tokens")
+    for name in ("nuwa", "none"):
+        (tmp_path / "out" / "z" / name).mkdir(parents=True)
+        shutil.copy(runs / name / JOURNAL, tmp_path / "out" / "z" / name)
+    assert chosen(capsys, runs, "--by", "tokens") == whole
+
+
+def test_seeds_are_told_apart(runs, tmp_path, capsys):
+    for method in ("none", "nuwa"):
+        shutil.copytree(runs / method, runs / f"{method}1")
+        content = json.loads((runs / method / "result.json").read_text()) | {"baseline": "none1"}
+        content["config"]["seed"] = 1
+        write_result(runs / f"{method}1", content | {"run_key": f"{method}1"})
+    assert main([str(runs), "--by", "tokens", "--plot", str(tmp_path / "plots")]) == 0
+    said = capsys.readouterr().out
+    assert all(f"llava_1_5_7b, gqa, seed {seed}: gqa/exact_match" in said for seed in (0, 1))
+    named = {path.name for path in (tmp_path / "plots").glob("*.png")}
+    assert named == {f"front_tokens_llava_1_5_7b_gqa_seed_{seed}_gqa_exact_match.png" for seed in (0, 1)}
+
+
 def test_the_plot(runs, tmp_path, capsys):
     assert main([str(runs), "--by", "ttft", "--plot", str(tmp_path / "plots")]) == 0
     names = sorted(path.name for path in (tmp_path / "plots").iterdir())
