@@ -128,7 +128,7 @@ def test_parts_in_the_figure(plates, tmp_path):
 
 def test_a_copy_of_a_run_counts_once(runs, capsys):
     once = table(capsys, runs)
-    shutil.copytree(runs / "scenes-nuwa", runs / "copied" / "scenes-nuwa")
+    shutil.copytree(runs / "scenes-nuwa", runs / "z" / "scenes-nuwa")
     assert table(capsys, runs) == once
 
 
