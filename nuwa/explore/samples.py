@@ -153,7 +153,7 @@ def plain_answer(row: Row, tasks: Collection[str]) -> Plain:
     answer = {
         "text": shortened(row["prediction"]),
         "scores": row["scores"],
-        "right": is_right(row),
+        "right": is_right(row) if row["scores"] else None,
         "kept": row.get("kept", []),
     }
     if "true" in boxes:

@@ -28,7 +28,7 @@ _METRICS = {
     "center_acc": "centre in box", "f1_score": "F1", "anls": "ANLS", "aacc": "accuracy",
     "circular": "circular accuracy", "vanilla": "accuracy",
 }  # fmt: skip
-_TASKS = {"vqa": "questions", "vg": "grounding"}
+_TASKS = {"vqa": "questions", "vg": "grounding", "read": "reading"}
 
 
 def method_label(method: str) -> str:
@@ -77,9 +77,12 @@ def metric_label(metric: str, dataset: str) -> str:
 
     >>> metric_label("gqa/exact_match", "gqa"), metric_label("vg/acc@0.5", "scenes")
     ('exact match', 'grounding, accuracy at IoU 0.5')
+    >>> metric_label("read/exact_match/small", "plates")
+    'reading, exact match, small'
     """
-    task, _, score = metric.partition("/")
-    written = _METRICS.get(score.lower(), score.replace("_", " "))
+    task, _, rest = metric.partition("/")
+    score, *parts = rest.split("/")
+    written = ", ".join([_METRICS.get(score.lower(), score.replace("_", " ")), *parts])
     return written if task in dataset else f"{_TASKS.get(task, task.replace('_', ' '))}, {written}"
 
 
