@@ -29,6 +29,7 @@ from nuwa.engine.call import Call, EncodedImages, Rules, current_call, prompt_of
 from nuwa.engine.conversation import conversation_of
 from nuwa.engine.coordinates import check_coordinates
 from nuwa.engine.copies import copy_without
+from nuwa.engine.decision_cache import DecisionCache
 from nuwa.engine.feature_cache import FeatureCache
 from nuwa.engine.llm import enter_layer, leave_block
 from nuwa.engine.passes import end_pass, in_whole_frame, read_images, read_text_behind
@@ -204,7 +205,8 @@ class PruningSession:
         layouts = family.layouts(images, arguments)
         names, questions = self._image_metadata(family, arguments, len(images))
         seeing = seen.recording, smaller, questions, self.coordinates, planes if self.merges_planes else ()
-        plans = plan_images(self.pruner, family, images, layouts, names, *seeing)
+        decisions = DecisionCache(self.cache, seen.key)
+        plans = plan_images(self.pruner, family, images, layouts, names, *seeing, decisions=decisions)
         output.pooler_output = family.join(images, output.pooler_output)
         if planes:
             output[family.planes_at] = planes

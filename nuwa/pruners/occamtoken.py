@@ -75,6 +75,7 @@ class OccamToken(Pruner):
     adaptive: bool = False
 
     name: ClassVar[str] = "occamtoken"
+    behind_vision: ClassVar[Set[str]] = frozenset({"budget", "lambda2", "layer"})
     needs: ClassVar[Set[str]] = {"attention"}
     native_position: ClassVar[str] = "perc"
     info: ClassVar[MethodInfo] = MethodInfo(
