@@ -15,10 +15,10 @@ from nuwa.evaluation.frontier import front
 from nuwa.evaluation.runs import Run, collect
 from nuwa.evaluation.scores import RunScore
 from nuwa.evaluation.statistics import interval
-from nuwa.explore.samples import labels_of
 from nuwa.report.choose import COUNTS, TIMES, Timed, beside_unpruned, costs_of, options_for
 from nuwa.report.compare import HOLM, Sweep
 from nuwa.report.figures.points import error_interval, grouped
+from nuwa.report.labels import labels_of
 from nuwa.report.sides import OWN_WORDS, comparable, sample_titles
 from nuwa.report.tables.runs import RunsTable
 from nuwa.report.tables.speeds import device_of

@@ -25,6 +25,7 @@ from nuwa.evaluation.pairs import same_samples
 from nuwa.evaluation.runs import Run
 from nuwa.evaluation.scores import parts_of
 from nuwa.report.figures.offsets import Moves, plot_offsets
+from nuwa.report.labels import labels_of
 from nuwa.report.tables.formats import csv_text, value_text
 
 OUTCOMES = ("both", "only first", "only second", "neither")
@@ -179,25 +180,16 @@ def print_table(rows: Sequence[dict]) -> None:
     print("\n".join(lines), "\n")
 
 
-def labels(folders: Sequence[Path]) -> list[str]:
-    """Method, budget and position of each run, and the options by which runs of one method differ.
+def _finished(folder: Path) -> Run:
+    """The run in a folder.
 
     Raises:
-        ValueError: a folder holds no finished run.
+        ValueError: it is not finished, or there is none.
     """
-    runs = [Run.read(folder) for folder in folders]
-    for folder, run in zip(folders, runs, strict=True):
-        if not run.done:
-            raise ValueError(f"{folder}: no finished run ({run.status}: {run.reason})")
-    options = [run.config.get("pruner") or {} for run in runs]
-    one_method = len({run.method for run in runs}) == 1
-    told = [key for key in options[0] if one_method and len({str(o.get(key)) for o in options}) > 1]
-    names = []
-    for run, own in zip(runs, options, strict=True):
-        budget = run.config.get("budget") or {}
-        parts = (run.method, budget.get("average") or budget.get("ratio"), run.position)
-        names.append(" ".join([str(part) for part in parts if part is not None] + [f"{k}={own.get(k)}" for k in told]))
-    return names
+    run = Run.read(folder)
+    if not run.done:
+        raise ValueError(f"{folder}: no finished run ({run.status}: {run.reason})")
+    return run
 
 
 @command(
@@ -207,7 +199,7 @@ def labels(folders: Sequence[Path]) -> list[str]:
 )
 def main(given: Namespace) -> None:
     """Compare, write, print."""
-    names = labels(given.runs)
+    names = labels_of([_finished(folder) for folder in given.runs])
     cases = failure_cases(*map(read_answers, given.runs))
     out = given.out or given.runs[1] / "failures"
     out.mkdir(parents=True, exist_ok=True)

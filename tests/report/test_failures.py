@@ -3,12 +3,11 @@
 import csv
 import json
 import math
-from pathlib import Path
 
 import pytest
 
 from nuwa.evaluation.journal import answered
-from nuwa.report.failures import count_outcomes, failure_cases, is_right, labels, main, mean_offsets, place_of, thirds
+from nuwa.report.failures import count_outcomes, failure_cases, is_right, main, mean_offsets, place_of, thirds
 
 SQUARE = [0.1, 0.1, 0.3, 0.3]
 
@@ -85,9 +84,9 @@ def test_what_is_right():
 def write_run(folder, rows, status="done", method=None, **options):
     folder.mkdir()
     (folder / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    config = {"budget": {"average": 64, "ratio": None}, "pruner": options}
+    config = {"budget": {"average": 64.0, "ratio": None}, "pruner": options}
     result = {"status": status, "method": method or folder.name, "position": "pesp", "config": config}
-    result |= {"metrics": {}, "n": len(rows), "reason": "none"}
+    result |= {"metrics": {}, "n": len(rows), "reason": "none", "run_key": folder.name}
     (folder / "result.json").write_text(json.dumps(result))
     return str(folder)
 
@@ -113,9 +112,13 @@ def test_outcomes_by_part():
     ]
 
 
-def test_runs_of_one_method_are_told_apart(tmp_path):
-    runs = [write_run(tmp_path / name, FIRST, method="nuwa", region=name == "a", d_thresh=280) for name in "ab"]
-    assert labels(list(map(Path, runs))) == ["nuwa 64 pesp region=True", "nuwa 64 pesp region=False"]
+def test_runs_of_one_method_are_told_apart(tmp_path, capsys):
+    """By what differs from the method's file, else by their keys."""
+    runs = [write_run(tmp_path / name, FIRST, method="nuwa", region=name == "a") for name in "ab"]
+    assert main(runs) == 0
+    assert "first: nuwa 64 pesp   second: nuwa 64 pesp region=False   5 samples" in capsys.readouterr().out
+    assert main([runs[0], write_run(tmp_path / "c", FIRST, method="nuwa", region=True)]) == 0
+    assert "first: nuwa 64 pesp a   second: nuwa 64 pesp c" in capsys.readouterr().out
 
 
 def test_command(tmp_path, capsys):

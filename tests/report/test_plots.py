@@ -223,6 +223,9 @@ def test_a_chart_of_one_budget():
     _, points, _ = shown(found["methods_tiny_llava"])
     assert points == {"PESP": [(pytest.approx(20), "FastV")], "PERC": [(pytest.approx(70), "Nüwa")]}
     assert found["methods_tiny_llava"].layout.yaxis.categoryarray == ("FastV", "Nüwa")
+    layout = found["methods_tiny_llava"].layout
+    axes = [layout.xaxis, layout.xaxis2]  # the same limits, whatever the values
+    assert {(axis.title.text, *axis.range) for axis in axes} == {("percent, budget 64 tokens", -3, 103)}
     assert charts(runs_of([scenes("nuwa", 64, status="failed")])) == {}
 
 

@@ -73,10 +73,11 @@ def panel_label(panel: tuple[str, str]) -> str:
     return f"{dataset_label(dataset)}: {metric_label(metric, dataset)}"
 
 
-def score_label(points: Sequence[Point], at_a_budget: bool) -> str:
-    """What an axis of scores counts; with the budget that all points have, where no other axis says it."""
-    unit, budgets = "percent" if max(point.value for point in points) <= 100 else "points", budgets_of(points)
-    return f"{unit}, budget {budgets.pop()}" if at_a_budget and len(budgets) == 1 else unit
+def score_axis(points: Sequence[Point], at_a_budget: bool) -> tuple[str, tuple[float, float | None]]:
+    """What an axis of scores counts, and its limits; with the budget of all points, where no other axis says it."""
+    shares, budgets = max(point.value for point in points) <= 100, budgets_of(points)
+    unit, limits = ("percent", (-3, 103)) if shares else ("points", (0, None))
+    return f"{unit}, budget {budgets.pop()}" if at_a_budget and len(budgets) == 1 else unit, limits
 
 
 def row_label(points: Sequence[Point]) -> Callable[[Point], str]:
