@@ -193,3 +193,32 @@ def test_families_of_three_axes_pack_by_the_ids_of_text():
     for given in (ids, ids.expand(4, 1, -1)):
         with pytest.raises(SessionError, match="packed into a row"):
             run(family.model(), inputs, Fixed(3), use_cache=False, position_ids=given)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["llava", "gemma3"])
+def test_guidance_is_that_of_two_loops_by_hand(name):
+    """The other prompt of classifier-free guidance is the last token alone, which shows no image."""
+    family = FAMILIES[name]
+    model, inputs, scale = family.model(), family.inputs("middle"), 1.7
+    ours = generate(model, inputs, Fixed(3, (2, 4)), "perc", guidance_scale=scale)
+    length, other = inputs["input_ids"].shape[1], inputs["input_ids"][:, -1:]
+    with nuwa.prune(model, Fixed(3, (2, 4)), "perc"):
+        out, mask = model(**inputs, use_cache=True), inputs["attention_mask"]
+        for step in range(8):
+            asked, unasked = (x[:, -1].log_softmax(-1) for x in (out.logits, model(input_ids=other).logits))
+            word = (scale * (asked - unasked) + unasked).argmax(-1, keepdim=True)
+            assert torch.equal(ours[:, length + step : length + step + 1], word)
+            other, mask = torch.cat([other, word], 1), torch.cat([mask, torch.ones_like(word)], 1)
+            out = model(input_ids=word, attention_mask=mask, past_key_values=cache_of(out))
+
+
+@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl", "gemma3"])
+def test_autocast(name):
+    family = FAMILIES[name]
+    model, inputs = family.model(), family.inputs("middle", "two")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        plain = run(model, inputs)
+        assert torch.equal(run(model, inputs, nuwa.load_pruner("none")), plain)
+        ours = generate(model, inputs, Fixed(3, (2, 4)), "perc")
+        assert torch.equal(ours, generate(model, inputs, Fixed(3, (2, 4)), "perc", use_cache=False))
