@@ -58,11 +58,11 @@ class Rules:
     kinds: Mapping[str, Family]
     pruner: Pruner
     strategy: str
-    share: bool
-    cache: FeatureCache | None
-    calibration: str
-    coordinates: Coordinates | None
-    merges_planes: bool
+    share: bool = False
+    cache: FeatureCache | None = None
+    calibration: str = "none"
+    coordinates: Coordinates | None = None
+    merges_planes: bool = True
 
 
 @dataclass
