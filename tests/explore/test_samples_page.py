@@ -258,12 +258,16 @@ def test_what_is_hostile_stays_text(open_page, tmp_path):
     for name in names:
         Image.new("RGB", (40, 30), "red").save(tmp_path / name)
     row = {"id": HOSTILE, "image": names, "question": HOSTILE, "answer": HOSTILE}
-    (tmp_path / "data.jsonl").write_text(json.dumps(row) + "\n")
+    boxed = {"id": "boxed", "image": names[0], "expression": "dog", "box": [1, 2, 30, 20]}
+    (tmp_path / "data.jsonl").write_text(f"{json.dumps(row)}\n{json.dumps(boxed)}\n")
     local = ("dataset=local", "dataset.samples=null", f"dataset.path={tmp_path}", "baseline=skip", "name=local")
     root = run_job(small(tmp_path / "out", *local)).parent
     assert main([str(root)]) == 0
     page = open_page(root / "explorer" / "index.html")
-    page.locator(".card").click()
+    page.locator(".card", has_text="dog").click()  # of two tasks
+    assert "vg/miou" in page.locator("aside").inner_text() and "vg_padded/miou" in page.locator("aside").inner_text()
+    page.keyboard.press("Escape")
+    page.locator(".card", has_text="owned").click()
     page.locator("canvas").nth(1).hover(position={"x": 5, "y": 100})
     page.locator("figure dl").wait_for()
     assert [bool(said) for said in page.locator(".token").all_inner_texts()] == [False, True]

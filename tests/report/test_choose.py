@@ -11,6 +11,7 @@ from helpers.made_up import write_run
 from nuwa.evaluation.journal import JOURNAL
 from nuwa.evaluation.result import write_result
 from nuwa.report.choose import main
+from nuwa.report.figures import fronts
 
 N = 200
 # method, tokens, wrong samples, time relative to the unpruned model
@@ -113,3 +114,17 @@ def test_the_plot(runs, tmp_path, capsys):
     assert names == [f"front_ttft_llava_1_5_7b_gqa_gqa_exact_match.{form}" for form in ("png", "svg")]
     drawn = (tmp_path / "plots" / names[1]).read_text(encoding="utf-8")
     assert "2.0% lost" in drawn and "FastV" in drawn
+
+
+def test_methods_that_keep_as_many_tokens_stand_side_by_side(runs, tmp_path, monkeypatch):
+    """In the order of the legend, near their cost, and nothing outside the axes."""
+    drawn = []
+    write_run(runs / "prumerge", "prumerge", 64, range(9), 0.5)
+    monkeypatch.setattr(fronts, "write_figure", lambda figure, stem: drawn.append(figure) or [stem])
+    assert main([str(runs), "--by", "tokens", "--plot", str(tmp_path)]) == 0
+    (axes,) = drawn[0].axes
+    dots = [dot for container in axes.containers for dot in container.lines[0].get_xydata().tolist()]
+    at_64 = [x for x, _ in dots if abs(x / (64 / 576) - 1) < 0.1]
+    assert len(at_64) == len(set(at_64)) == 2 and axes.get_xscale() == "log"
+    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+    assert all(left < x < right and low < y < high for x, y in dots)

@@ -125,8 +125,16 @@ def test_one_budget_is_a_row_of_dots_by_method():
     assert sorted(dots["PESP"].get_xdata()) == [50, 60, 80] and sorted(dots["PERC"].get_xdata()) == [10, 20, 30]
     places = dict(zip(dots["PESP"].get_xdata(), dots["PESP"].get_ydata(), strict=True))
     assert [round(places[value]) for value in (50, 60, 80)] == [0, 1, 2]
+    assert axes.get_xlabel() == "percent, budget 64 tokens"
     points = points_of(runs)
     assert not any(chosen for name, chosen, _ in _plots(points) if name in ("accuracy_tokens", "accuracy_tflops"))
+
+
+def test_methods_at_a_budget_each_say_which():
+    runs = [scenes("none", value=0.9), scenes("fastv", 64, 0.5), scenes("nuwa", 128, 0.8, position="perc")]
+    axes = drawn([*runs, scenes("nuwa", 64, 0.7)], "accuracy_methods")
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert names == ["FastV, 64 tokens", "Nüwa, 64 tokens", "Nüwa, 128 tokens"] and axes.get_xlabel() == "percent"
 
 
 def test_lines_stand_in_the_order_of_their_results(runs):

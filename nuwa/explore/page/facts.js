@@ -49,8 +49,9 @@
 
   function scoreRows({scored}, cell) {
     const rows = scored.map(({values, rank, among, ...which}) => {
-      const score = values[cell], said = `${Number(score).toPrecision(3)}, rank ${rank(score)} of ${among}`;
-      return [explorer.scoreName(which), score !== null ? said : which.layer < 0 ? "no number" : "none: it had left"];
+      const score = values[cell], early = which.layer < 0, none = early ? "no number" : "none: it had left";
+      const said = `${Number(score).toPrecision(3)}, rank ${rank(score)} of ${among}`;
+      return [early ? which.name : explorer.scoreName(which), score === null ? none : said];
     });
     return rows.length ? rows : [["score", "none noted by this method"]];
   }
@@ -69,8 +70,11 @@
     ]);
   };
 
-  function scoresText(answer) {
-    return Object.entries(answer.scores).map(([name, score]) => `${name.split("/").slice(1).join("/")} ${+score.toFixed(3)}`).join(", ");
+  /* With their tasks where there are several. */
+  function scoresText({scores}) {
+    const tasks = new Set(Object.keys(scores).map((name) => name.split("/")[0]));
+    const said = (name) => (tasks.size > 1 ? name : name.split("/").slice(1).join("/"));
+    return Object.entries(scores).map(([name, score]) => `${said(name)} ${+score.toFixed(3)}`).join(", ");
   }
 
   function answerRow(index, sample, run) {
@@ -127,7 +131,7 @@
     const runs = Object.entries(explorer.chosenRuns(index)), all = index.runs.filter((run) => run.set === sample.set);
     const layers = layerBars(runs, sample);
     return el("aside", {"aria-label": "Answers and runs"},
-      facts([["question", sample.question], ["target", sample.target || "–"], ["sample", sample.id], ["task", sample.task]]),
+      facts(["question", "target", "id", "task"].map((name) => [name === "id" ? "sample" : name, sample[name] || "–"])),
       el("h3", {}, "Answers"), el("table", {}, ...all.map((run) => answerRow(index, sample, run))),
       ...(layers.length ? [el("h3", {}, "Tokens per layer"), ...layers] : []),
       el("h3", {}, "Runs again"), ...runs.map(([letter, run]) => runFacts(letter, run)));

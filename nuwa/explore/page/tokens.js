@@ -13,19 +13,19 @@ explorer.tokens = (() => {
     return whole;
   }
 
-  /* A trace with its lists written out, and with where each token stands: place[token] = [view, cell]. */
+  /* A trace with its lists written out, with where each token stands, place[token] = [view, cell], and with what was
+     found of the cells of each view, scored = [{name, layer, values, ...ranking}]; layer -1 is before the LLM. */
   function ready(trace) {
     if (trace.place) return trace;
     trace.into = unpack(trace.into);
     trace.place = new Map();
+    const inside = trace.stages.flatMap(({layer, scores}) => Object.entries(scores).map(([name, all]) => [{name, layer, ...ranking(all)}, all]));
     trace.views.forEach((view, number) => {
       view.cells = unpack(view.cells);
       view.cells.forEach((token, cell) => trace.place.set(token, [number, cell]));
       view.links ??= {};
-      view.scored = Object.entries(view.scores).map(([name, values]) => ranked(name, -1, values, values));
-      for (const {layer, scores} of trace.stages) {
-        for (const [name, all] of Object.entries(scores)) view.scored.push(ranked(name, layer, view.cells.map((token) => all[token]), all));
-      }
+      const before = Object.entries(view.scores).map(([name, values]) => ({name, layer: -1, values, ...ranking(values)}));
+      view.scored = before.concat(inside.map(([scored, all]) => ({...scored, values: view.cells.map((token) => all[token])})));
       view.pillars &&= new Set(view.pillars);
     });
     for (const stage of trace.stages) {
@@ -35,16 +35,16 @@ explorer.tokens = (() => {
     return trace;
   }
 
-  /* Scores of a view's cells, null where there is none, among all that were compared; `layer` -1 is before the LLM.
-     share: of how many others a score is higher, from 0 to 1. */
-  function ranked(name, layer, values, all) {
+  /* Where a score stands among `all` that were compared, of which some are null: its rank, from 1 on, and the share of
+     the others that are lower. */
+  function ranking(all) {
     const sorted = Float64Array.from(all.filter((value) => value !== null)).sort(), below = new Map(), upTo = new Map();
     sorted.forEach((value, place) => {
       if (!below.has(value)) below.set(value, place);
       upTo.set(value, place + 1);
     });
     const share = (value) => below.get(value) / Math.max(1, sorted.length - 1);
-    return {name, layer, values, among: sorted.length, share, rank: (value) => sorted.length - upTo.get(value) + 1};
+    return {among: sorted.length, share, rank: (value) => sorted.length - upTo.get(value) + 1};
   }
 
   /* The scores by which tokens left last on entry of a layer, or that they leave by first; undefined where there are none. */

@@ -42,7 +42,7 @@ def _figure(rows: Mapping[str, Mapping[str, Kept]]) -> Any:
 
     abilities = list(dict.fromkeys(ability for kept in rows.values() for ability in kept))
     figure = Figure(figsize=(2.3 * len(abilities) + 2.2, 0.34 * len(rows) + 1.2), layout="constrained")
-    panels = figure.subplots(1, len(abilities), sharey=True, squeeze=False)[0]
+    panels = figure.subplots(1, len(abilities), sharex=True, sharey=True, squeeze=False)[0]
     for axes, ability in zip(panels, abilities, strict=True):
         axes.axvline(100, color="#000000", linestyle="--", linewidth=1)
         shown = [(-place, kept[ability]) for place, kept in enumerate(rows.values()) if ability in kept]

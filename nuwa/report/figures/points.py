@@ -71,6 +71,23 @@ def panel_label(panel: tuple[str, str]) -> str:
     return f"{dataset_label(dataset)}: {metric_label(metric, dataset)}"
 
 
+def score_label(points: Sequence[Point], at_a_budget: bool) -> str:
+    """What an axis of scores counts; with the budget that all points have, where no other axis says it."""
+    unit, budgets = "percent" if max(point.value for point in points) <= 100 else "points", budgets_of(points)
+    return f"{unit}, budget {budgets.pop()}" if at_a_budget and len(budgets) == 1 else unit
+
+
+def row_label(points: Sequence[Point]) -> Callable[[Point], str]:
+    """What a point's row is called: its method, with its budget where the points have several."""
+    several = len(budgets_of(points)) > 1
+    return lambda point: method_label(point.choices.method) + (f", {point.choices.budget}" if several else "")
+
+
+def budgets_of(points: Iterable[Point]) -> set[str]:
+    """What the methods may keep."""
+    return {point.choices.budget for point in points}
+
+
 def pruned_points(points: Iterable[Point]) -> tuple[list[Point], bool]:
     """Points of pruned runs with the options of their config files, and whether any method has several budgets."""
     pruned = [point for point in points if point.varied() and point.choices.method != "none"]
