@@ -20,8 +20,8 @@ from nuwa.pruning.budget import BudgetError
 from nuwa.pruning.flops import ModelShape
 from nuwa.pruning.layout import VisionView
 from nuwa.pruning.merging import merge_alike
+from nuwa.pruning.prompt import ImagePlan
 from nuwa.pruning.schedules import Schedule
-from nuwa.pruning.segments import ImagePlan
 
 FEW = 64
 """Images of this size may stay whole where a method cannot reach its share: 8 x 8 tokens, 224 pixels of Qwen's."""
