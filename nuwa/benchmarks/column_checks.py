@@ -79,11 +79,18 @@ def texts(value: object) -> list[str]:
 
 
 def accepted(value: object) -> tuple[str, ...]:
-    """One or several accepted answers as texts; numbers count as answers too."""
+    """One or several accepted answers as texts, one of which says something; finite numbers count as answers too.
+
+    >>> accepted("yes"), accepted([3.0, 0.5, 7])
+    (('yes',), ('3', '0.5', '7'))
+    """
     answers = value if isinstance(value, list) else [value]
-    if not answers or not all(isinstance(one, (str, int, float)) and not isinstance(one, bool) for one in answers):
+    if not answers or not all(isinstance(one, str) or _is_number(one) for one in answers):
         raise TypeError("must be a text or a list of texts")
-    return tuple(string(str(one)) for one in answers)
+    words = tuple(string(f"{one:.0f}" if isinstance(one, float) and one.is_integer() else str(one)) for one in answers)
+    if not any(map(str.strip, words)):
+        raise ValueError("must not be blank")
+    return words
 
 
 def identifier(value: object) -> str:
@@ -111,6 +118,11 @@ def integer(value: object) -> int:
 def four_numbers(value: object) -> list[float]:
     """Four finite numbers; a whole number beyond the range of floats is none."""
     numbers = value if isinstance(value, list) else []
-    if len(numbers) != 4 or not all(type(one) in (int, float) and abs(one) <= sys.float_info.max for one in numbers):
+    if len(numbers) != 4 or not all(map(_is_number, numbers)):
         raise TypeError("must be four numbers")
     return numbers
+
+
+def _is_number(value: object) -> bool:
+    """Whether it is a finite number, within the range of floats."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max

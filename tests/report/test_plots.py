@@ -52,7 +52,15 @@ def test_points(runs):
 def test_seeds_become_one_point():
     runs = [scenes("nuwa", 64, v, run_key=str(v), seed=seed) for seed, v in enumerate((0.5, 0.6, 0.7))]
     point = next(p for p in points_of(runs) if p.panel[1] == "vqa/exact_match")
-    assert point.value == pytest.approx(60) and point.errors == (pytest.approx(19.6), pytest.approx(19.6))
+    both = (19.6**2 + 1.96**2) ** 0.5  # 1.96 of their standard deviation, 10, and of a standard error, 1
+    assert point.value == pytest.approx(60) and point.errors == (pytest.approx(both), pytest.approx(both))
+
+
+def test_seeds_that_agree_are_no_surer_than_one():
+    """A method that draws nothing gives the same with every seed; its samples are as few as before."""
+    runs = [scenes("grid", 64, 0.99, run_key=str(seed), seed=seed) for seed in range(3)]
+    point, single = (next(p for p in points_of(some) if p.panel[1] == "vqa/exact_match") for some in (runs, runs[:1]))
+    assert point.errors == pytest.approx(single.errors) and single.errors == pytest.approx((1.96, 1.0))
 
 
 def test_runs_without_costs_are_not_shown(runs):
@@ -215,6 +223,9 @@ def test_a_chart_of_one_budget():
     _, points, _ = shown(found["methods_tiny_llava"])
     assert points == {"PESP": [(pytest.approx(20), "FastV")], "PERC": [(pytest.approx(70), "Nüwa")]}
     assert found["methods_tiny_llava"].layout.yaxis.categoryarray == ("FastV", "Nüwa")
+    layout = found["methods_tiny_llava"].layout
+    axes = [layout.xaxis, layout.xaxis2]  # the same limits, whatever the values
+    assert {(axis.title.text, *axis.range) for axis in axes} == {("percent, budget 64 tokens", -3, 103)}
     assert charts(runs_of([scenes("nuwa", 64, status="failed")])) == {}
 
 

@@ -8,7 +8,7 @@ from statistics import mean
 from typing import Any
 
 from nuwa.evaluation.runs import Run
-from nuwa.report.figures.points import Point, grouped, panel_label, points_of, pruned_points, row_label, score_label
+from nuwa.report.figures.points import Point, grouped, panel_label, points_of, pruned_points, row_label, score_axis
 from nuwa.report.figures.style import IDS, looks, require_package
 from nuwa.report.labels import model_label
 
@@ -23,7 +23,7 @@ _SYMBOLS = {
     "o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "v": "triangle-down", "P": "cross", "X": "x",
     "<": "triangle-left", ">": "triangle-right", "*": "star",
 }  # fmt: skip
-_GAP = 90  # pixels between panels
+_GAP = 110  # pixels between panels
 _WHOLE = {"color": "#000000", "marker": "*"}
 
 
@@ -105,8 +105,8 @@ def _panels(model: str, points: Sequence[Point], traces: Sequence, place: Any, s
                 **style,
             )
             figure.add_trace(trace, row=row, col=1)
-        label = score_label([point for point in points if point.panel == panel], at_a_budget=scores_on == "x")
-        figure.update_layout({f"{scores_on}axis{row if row > 1 else ''}": {"title": label}})
+        label, limits = score_axis([point for point in points if point.panel == panel], at_a_budget=scores_on == "x")
+        figure.update_layout({f"{scores_on}axis{row if row > 1 else ''}": {"title": label, "range": limits}})
     title = f"{model_label(model)} (bars: 95 % intervals)"
     return figure.update_layout(title=title, height=height, template="plotly_white")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,8 +29,7 @@ def write_front(options: Sequence[Timed], asked: Namespace) -> list[Path]:
     """
     matplotlib = require_package("matplotlib", "--plot")
     with matplotlib.rc_context(PLOT_SETTINGS):
-        whole = options[-1].run
-        name = f"front_{asked.by}_{whole.model}_{whole.dataset}_{asked.metric.replace('/', '_')}"
+        name = re.sub(r"[^\w@.-]+", "_", f"front_{asked.by}_{asked.title}_{asked.metric}")
         return write_figure(_figure(options, asked), asked.plot / name)
 
 
@@ -64,7 +64,8 @@ def _figure(options: Sequence[Timed], asked: Namespace) -> Any:
     aside = "; equal ones side by side" if asked.by == "tokens" else ""
     axes.set_xlabel(f"{asked.by}, relative to the unpruned model{aside}")
     axes.set_ylabel("kept, percent (bars: 95 % intervals)")
-    panel = whole.run.dataset, asked.metric
-    axes.set_title(f"{model_label(whole.run.model)}, {panel_label(panel)}", fontsize=9)
+    told = asked.title.split(", ")[2:]  # what else tells this unpruned run from others
+    panel = panel_label((whole.run.dataset, asked.metric))
+    axes.set_title(", ".join([model_label(whole.run.model), *told, panel]), fontsize=9)
     figure.legend(loc="outside right center", fontsize=8, frameon=False)
     return figure

@@ -22,7 +22,7 @@ from nuwa.report.figures.points import (
     points_of,
     pruned_points,
     row_label,
-    score_label,
+    score_axis,
     varied_points,
 )
 from nuwa.report.figures.style import (
@@ -110,8 +110,7 @@ def _figure(points: Sequence[Point], whole: Sequence[Point], draw: Drawing, capt
                 mark(point.value, color="#000000", linestyle="--", linewidth=1, label="unpruned")
         draw(axes, own)
         axes.set_title(panel_label(panel), fontsize=9)
-        limits = (-3, 103) if max(point.value for point in own) <= 100 else (0, None)
-        label = score_label(own, at_a_budget=draw is _dots)
+        label, limits = score_axis(own, at_a_budget=draw is _dots)
         axes.set(**({"xlabel": label, "xlim": limits} if draw is _dots else {"ylabel": label, "ylim": limits}))
     entries = {label: handle for axes in grid for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(entries.values(), entries.keys(), loc="outside right center", fontsize=8, frameon=False)
