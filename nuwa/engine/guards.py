@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, StaticCache
 
 from nuwa.models.base import Family
-from nuwa.pruning.segments import Prompt
+from nuwa.pruning.prompt import Prompt
 
 
 class SessionError(RuntimeError):
