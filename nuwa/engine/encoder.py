@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import Any
 
+from nuwa.engine import guards
 from nuwa.engine.about import About, content_ids
-from nuwa.engine.call import EncodedImages, Rules, current_call
+from nuwa.engine.call import EncodedImages, Rules, current_call, deciding
 from nuwa.engine.tower import run_tower
 from nuwa.engine.vision import plan_images
 from nuwa.models.base import Family
@@ -55,6 +56,8 @@ def _encode(
     rules: Rules, about: About, family: Family, original: Callable[..., Any], arguments: dict[str, Any]
 ) -> tuple[Any, EncodedImages]:
     """The output of the original encoder with the features that a method made, and what it decided."""
+    if rules.pruner.prunes_vision:
+        guards.check_feature_choice(arguments, family.config)
     arguments = family.prepare(arguments)
     seen = run_tower(rules, family, original, arguments)
     output, count = seen.output, len(seen.images)
@@ -62,7 +65,8 @@ def _encode(
     last = family.kind == "video"  # of a call's images these come last
     names, questions = (given and (given[-count:] if last else given[:count]) for given in about.told())
     names = content_ids(family.pixels(arguments)) if names is None else names
-    plans = plan_images(rules, family, seen, names, questions)
+    with deciding(family):
+        plans = plan_images(rules, family, seen, names, questions)
     output.pooler_output = family.join(seen.images, output.pooler_output)
     if seen.planes:
         output[family.planes_at] = seen.planes

@@ -238,8 +238,10 @@ class Pruner:
 
         Raises:
             BudgetError: the method cannot reach the budget.
+            ValueError: stages that the model or the method does not have.
         """
         schedule = (self.max_schedule if most else self.schedule)(n_tokens, shape.layers)
+        schedule.check(self.name, shape.layers, self.prunes_llm)
         behind = int("previous" in self.needs)
         reads = self.needs & {"previous", "attention"}
         if shape.attention is None or not reads or not schedule.llm:

@@ -113,6 +113,11 @@ class Prompt:
             ids, next_id = ids + first[..., None], next_id + first
         return replace(part, start=start, columns=part.columns | {"ids": ids}, next_id=next_id), places
 
+    def choose_rows(self, rows: Tensor) -> Prompt:
+        """Some of the rows (M,), in any order and number."""
+        whole, plans = self.whole.choose_rows(rows, self.whole.length), [self.rows[row] for row in rows.tolist()]
+        return replace(self, whole=whole, rows=plans, spans=self.spans[:, :, rows], expanded=1)
+
     def is_whole_prompt(self, segment: Segment) -> bool:
         """Whether every token of a segment stands where it stood: a row can be repacked though the longest is not."""
         whole = self.whole
