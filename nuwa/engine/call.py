@@ -23,7 +23,8 @@ from nuwa.pruners.base import LLMContext, LLMDecision, Pruner
 from nuwa.pruning.calibration import biased, distance_bias
 from nuwa.pruning.coordinates import Coordinates
 from nuwa.pruning.masks import gather_tokens
-from nuwa.pruning.segments import ImagePlan, Keys, Prompt, Segment, at_layer
+from nuwa.pruning.prompt import ImagePlan, Prompt
+from nuwa.pruning.segments import Keys, Segment, at_layer
 
 
 @dataclass
@@ -59,11 +60,11 @@ class Rules:
     kinds: Mapping[str, Family]
     pruner: Pruner
     strategy: str
-    share: bool
-    cache: FeatureCache | None
-    calibration: str
-    coordinates: Coordinates | None
-    merges_planes: bool
+    share: bool = False
+    cache: FeatureCache | None = None
+    calibration: str = "none"
+    coordinates: Coordinates | None = None
+    merges_planes: bool = True
 
 
 @dataclass

@@ -19,7 +19,8 @@ from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
 
 from nuwa.engine.guards import SessionError
-from nuwa.pruning.segments import Prompt, Segment, at_layer
+from nuwa.pruning.prompt import Prompt
+from nuwa.pruning.segments import Segment, at_layer
 
 
 @dataclass

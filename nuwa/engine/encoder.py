@@ -12,7 +12,6 @@ from typing import Any
 from nuwa.engine import guards
 from nuwa.engine.about import About, content_ids
 from nuwa.engine.call import EncodedImages, Rules, current_call, deciding
-from nuwa.engine.decision_cache import DecisionCache
 from nuwa.engine.tower import run_tower
 from nuwa.engine.vision import plan_images
 from nuwa.models.base import Family
@@ -58,24 +57,18 @@ def _encode(
     rules: Rules, about: About, family: Family, original: Callable[..., Any], arguments: dict[str, Any]
 ) -> tuple[Any, EncodedImages]:
     """The output of the original encoder with the features that a method made, and what it decided."""
-    pruner = rules.pruner
-    if pruner.prunes_vision:
+    if rules.pruner.prunes_vision:
         guards.check_feature_choice(arguments, family.config)
     arguments = family.prepare(arguments)
-    smaller = pruner.image_grid(family.grid, family.shape.layers)
-    taps = list(pruner.taps.values())
-    seen = run_tower(family, original, arguments, taps, smaller, rules.share, rules.cache)
-    images, output, planes = seen.images, seen.output, seen.planes
-    layouts, count = family.layouts(images, arguments), len(images)
+    seen = run_tower(rules, family, original, arguments)
+    output, count = seen.output, len(seen.images)
     about.check(count, exact=len(rules.kinds) == 1)
     last = family.kind == "video"  # of a call's images these come last
     names, questions = (given and (given[-count:] if last else given[:count]) for given in about.told())
     names = content_ids(family.pixels(arguments)) if names is None else names
-    seeing = seen.recording, smaller, questions, rules.coordinates, planes if rules.merges_planes else ()
-    decisions = DecisionCache(rules.cache, seen.key)
     with deciding(family):
-        plans = plan_images(pruner, family, images, layouts, names, *seeing, decisions=decisions)
-    output.pooler_output = family.join(images, output.pooler_output)
-    if planes:
-        output[family.planes_at] = planes
+        plans = plan_images(rules, family, seen, names, questions)
+    output.pooler_output = family.join(seen.images, output.pooler_output)
+    if seen.planes:
+        output[family.planes_at] = seen.planes
     return output, EncodedImages(plans)

@@ -15,7 +15,7 @@ from transformers import DynamicCache, StaticCache
 
 from nuwa.models.base import Family
 from nuwa.pruners.base import Pruner
-from nuwa.pruning.segments import Prompt
+from nuwa.pruning.prompt import Prompt
 
 
 class SessionError(RuntimeError):

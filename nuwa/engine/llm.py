@@ -24,8 +24,9 @@ from nuwa.pruners.base import LLMContext, LLMDecision
 from nuwa.pruning.followers import add_followers
 from nuwa.pruning.masks import gather_tokens
 from nuwa.pruning.merging import merge_alike
+from nuwa.pruning.prompt import Prompt
 from nuwa.pruning.scores import llm_attention_rows, llm_keys, llm_values, rotary_kernel, transition_weights
-from nuwa.pruning.segments import Keys, Prompt, Segment, at_layer
+from nuwa.pruning.segments import Keys, Segment, at_layer
 
 
 def enter_layer(

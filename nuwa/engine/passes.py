@@ -27,7 +27,8 @@ from nuwa.engine.conversation import (
 from nuwa.engine.prefix import layers_to_watch, run_prefixes, split_prefixes
 from nuwa.models.base import Family
 from nuwa.pruning.entering import first_segment, read_prompt
-from nuwa.pruning.segments import Prompt, Segment, at_layer, model_ids
+from nuwa.pruning.prompt import Prompt
+from nuwa.pruning.segments import Segment, at_layer, model_ids
 
 
 def read_images(rules: Rules, call: Call, kwargs: dict[str, Any]) -> dict[str, Any]:
