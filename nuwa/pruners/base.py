@@ -19,7 +19,8 @@ from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from nuwa.pruners.contexts import LLMContext, LLMDecision, Tap, Tower, VisionContext, VisionDecision
+from nuwa.pruners.contexts import LLMContext, LLMDecision, VisionContext, VisionDecision
+from nuwa.pruners.tower import Tap, Tower
 from nuwa.pruning.budget import Budget, BudgetError, Dial
 from nuwa.pruning.flops import ModelShape
 from nuwa.pruning.layout import Grid
