@@ -17,7 +17,8 @@ from nuwa.engine.vision import plan_images
 from nuwa.models.base import Family
 
 _ENCODED = "_nuwa_encoded"
-_encodes: ContextVar[bool] = ContextVar("encodes", default=False)
+_encoding: ContextVar[tuple[threading.Lock, ...]] = ContextVar("encoding", default=())
+"""The locks of the sessions that encode in this thread: one may, while a method of another decides."""
 
 
 def pruning_encoder(rules: Rules, about: About, family: Family, running: threading.Lock) -> Callable[..., Any]:
@@ -30,14 +31,14 @@ def pruning_encoder(rules: Rules, about: About, family: Family, running: threadi
 
     @functools.wraps(original)
     def get_features(*args: Any, **kwargs: Any) -> Any:
-        if _encodes.get():  # Qwen3-VL encodes videos by its method for pictures
+        if running in _encoding.get():  # Qwen3-VL encodes videos by its method for pictures
             return original(*args, **kwargs)
-        token = _encodes.set(True)
+        token = _encoding.set((*_encoding.get(), running))
         try:
             with running:  # what is read off tower and projector has to be this call's
                 output, encoded = _encode(rules, about, family, original, signature.bind(*args, **kwargs).arguments)
         finally:
-            _encodes.reset(token)
+            _encoding.reset(token)
         call = current_call.get()
         if call is not None:
             call.images[family.kind] = encoded

@@ -114,9 +114,11 @@ def test_a_method_that_calls_its_own_model_is_refused_and_another_models_is_anot
         Asking.call = {stage: lambda called=called: called(input_ids=text)}
         with pytest.raises(SessionError, match="a method called the model while it decides"):
             run(model, TWO, Asking(3, (2,)))
-    with nuwa.prune(other, Fixed(2)):
-        Asking.call = {stage: lambda: other(**TWO)}
+    within, said = run(other, TWO, Fixed(2)), []
+    with nuwa.prune(other, Fixed(2), "pesp"):
+        Asking.call = {stage: lambda: said.append(other(**TWO).logits)}
         assert torch.equal(run(model, TWO, Asking(3, (2,))), expected)
+    assert said and all(torch.equal(logits, within) for logits in said)
     assert torch.equal(run(model, TWO, Fixed(3, (2,))), expected)
 
 
