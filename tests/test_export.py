@@ -9,7 +9,7 @@ from PIL import Image
 
 from nuwa import export
 from nuwa.config import register, run_key
-from nuwa.evaluation.journal import read_answers
+from nuwa.evaluation.answers import read_answers
 from nuwa.evaluation.recorded import config_of_run, pruner_of_run
 from nuwa.evaluation.run import run_job
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
+from math import isfinite
 from reprlib import Repr
 from typing import Any
 
@@ -79,11 +80,21 @@ def texts(value: object) -> list[str]:
 
 
 def accepted(value: object) -> tuple[str, ...]:
-    """One or several accepted answers as texts; numbers count as answers too."""
+    """One or several accepted answers as texts, one of which says something; finite numbers count as answers too.
+
+    >>> accepted(3.0), accepted(["3", 2.5])
+    (('3',), ('3', '2.5'))
+    """
     answers = value if isinstance(value, list) else [value]
-    if not answers or not all(isinstance(one, (str, int, float)) and not isinstance(one, bool) for one in answers):
+    if not all(isinstance(one, (str, int, float)) and not isinstance(one, bool) for one in answers):
         raise TypeError("must be a text or a list of texts")
-    return tuple(string(str(one)) for one in answers)
+    if any(isinstance(one, float) and not isfinite(one) for one in answers):  # a table's missing cell is NaN
+        raise ValueError("must be a text or a finite number")
+    # a table whose column has missing cells turns whole numbers into floats
+    texts = [str(int(one) if isinstance(one, float) and one.is_integer() else one) for one in answers]
+    if not any(map(str.strip, texts)):
+        raise TypeError("must be a text or a list of texts")
+    return tuple(map(string, texts))
 
 
 def identifier(value: object) -> str:

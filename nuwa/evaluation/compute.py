@@ -22,6 +22,7 @@ from nuwa import prune
 from nuwa.config import PROTOCOL, decoding, is_baseline, plain
 from nuwa.engine.blocking import configured_block
 from nuwa.engine.session import PruningSession
+from nuwa.evaluation.answers import read_answers
 from nuwa.evaluation.callbacks import KeptTokenPictures, SampleProgress
 from nuwa.evaluation.check import Parts, fits, pruning_options
 from nuwa.evaluation.data import EvaluationData
@@ -38,7 +39,6 @@ from nuwa.evaluation.journal import (
     answered,
     merged,
     part_path,
-    read_answers,
 )
 from nuwa.evaluation.loggers import log_result, run_logger
 from nuwa.evaluation.model_cache import load_once

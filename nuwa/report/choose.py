@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from nuwa.command import argument, command
+from nuwa.evaluation.answers import read_answers
 from nuwa.evaluation.frontier import Option, cheapest, front, sureness
-from nuwa.evaluation.journal import Row, read_answers
-from nuwa.evaluation.runs import Run, find_runs
+from nuwa.evaluation.journal import Row
+from nuwa.evaluation.runs import Run, by_key, find_runs
 from nuwa.evaluation.statistics import interval, resampled_ratios
 from nuwa.report.figures.fronts import write_front
 from nuwa.report.tables.formats import TableRow
@@ -172,8 +173,9 @@ def how_to_use(chosen: Timed | None) -> list[str]:
 )
 def main(options: Namespace) -> None:
     """Print one table for each model and data set; 1 if there is nothing to choose from."""
-    folders = {folder.name: folder for folder in find_runs(*options.folders)}
-    runs = {name: Run.read(folder) for name, folder in folders.items()}
+    found = by_key(find_runs(*options.folders))
+    folders = {key: folder for key, (folder, _) in found.items()}
+    runs = {key: run for key, (_, run) in found.items()}
     done = [run for run in runs.values() if run.done]
     groups = beside_unpruned(done)
     groups = {name: own for name, own in groups.items() if options.metric in ("", *runs[name].metrics)}

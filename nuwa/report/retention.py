@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from nuwa.command import argument, command
-from nuwa.evaluation.journal import read_answers
+from nuwa.evaluation.answers import read_answers
 from nuwa.evaluation.pairs import Benchmarked, mean_retention
-from nuwa.evaluation.runs import Run, find_runs
+from nuwa.evaluation.runs import Run, by_key, find_runs
 from nuwa.report.tables.formats import TableRow
 from nuwa.report.tables.runs import CHOICE_GROUPS, RunsTable
 from nuwa.report.tables.section import FORMS, Section, filled_columns
@@ -44,14 +44,13 @@ def benchmark_parts(folder: Path, run: Run, baseline: Path) -> Iterator[tuple[st
 def parts_by_method(folders: Sequence[Path], parts_of: PartsOf) -> dict[str, list[tuple[str, Path, Benchmarked]]]:
     """What ``parts_of`` finds in every finished run beside its unpruned one, with its folder, by `row_choices`."""
     rows: dict[str, list[tuple[str, Path, Benchmarked]]] = {}
-    elsewhere = {folder.name: folder for folder in folders}  # runs may come from several machines
-    for folder in folders:
-        run = Run.read(folder)
-        if not run.done or run.baseline in (None, folder.name):
+    found = by_key(folders)
+    for folder, run in found.values():
+        if not run.done or run.baseline in (None, run.run_key):
             continue
         baseline = folder.parent / str(run.baseline)
-        if not baseline.is_dir():
-            baseline = elsewhere.get(baseline.name, baseline)
+        if not baseline.is_dir():  # runs may come from several machines
+            baseline = found.get(baseline.name, (baseline,))[0]
         own = rows.setdefault(row_choices(run), [])
         own += [(name, folder, part) for name, part in parts_of(folder, run, baseline)]
     return rows
