@@ -30,7 +30,7 @@ from nuwa.engine.session import PruningSession
 from nuwa.evaluation.check import Parts, check, fits, pruning_options
 from nuwa.evaluation.model_cache import load_once
 from nuwa.models.loaded import LoadedModel
-from nuwa.overrides import compose_job
+from nuwa.overrides import check_groups, compose_job
 from nuwa.pictures.captions import title_lines
 from nuwa.pictures.drawing import Boxes, draw_decisions, file_name
 from nuwa.samples import Sample
@@ -47,9 +47,7 @@ def config_of(overrides: Sequence[str]) -> DictConfig:
     Raises:
         ConfigError: a choice that is unknown, or without a meaning for one picture.
     """
-    for override in overrides:
-        if re.split(r"[.=/]", override.lstrip("+~"))[0] not in ASK_GROUPS:
-            raise ConfigError(f"{override}: about one picture or video, choose {', '.join(ASK_GROUPS)}")
+    check_groups(overrides, ASK_GROUPS, "about one picture or video")
     return compose_job(overrides)
 
 

@@ -33,6 +33,17 @@ def compose_job(overrides: Sequence[str]) -> DictConfig:
         raise ConfigError(" ".join(f"{error} {reason}".split())) from error
 
 
+def check_groups(overrides: Sequence[str], known: Sequence[str], where: str) -> None:
+    """Refuse overrides of what has no meaning ``where`` they are given.
+
+    Raises:
+        ConfigError: one is of a group or key that is not ``known``.
+    """
+    for override in overrides:
+        if re.split(r"[.=/]", override.lstrip("+~"))[0] not in known:
+            raise ConfigError(f"{override}: {where}, choose {', '.join(known)}")
+
+
 def for_hydra(overrides: Sequence[str]) -> list[str]:
     """Overrides as Hydra takes them: a budget given as a number is ``budget.average``, below 1 ``budget.ratio``.
 

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import json
 import sys
-from argparse import Namespace
+from argparse import ArgumentTypeError, Namespace
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,10 +53,11 @@ def share(text: str) -> float:
     >>> share("2%"), share("0.1")
     (0.02, 0.1)
     """
-    value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    if not 0 <= value < 1:
-        raise ValueError(text)
-    return value
+    with suppress(ValueError):
+        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+        if 0 <= value < 1:
+            return value
+    raise ArgumentTypeError(f"{text!r} is no share below 1; give 2% or 0.02")
 
 
 def beside_unpruned(runs: Sequence[Run]) -> dict[str, list[Run]]:

@@ -70,20 +70,24 @@ def table_of(choices: Sequence[str]) -> RunsTable:
 def mean_rows(folders: Sequence[Path], wanted: Sequence[str] = ()) -> list[TableRow]:
     """One row for each method and its choices; ``wanted`` names the benchmarks that count (none: all).
 
+    Of a data set with several tasks, ``scenes`` names all and ``scenes vg`` one.
+
     Raises:
         ValueError: two runs of one row have the same benchmark, or one of ``wanted`` is in no run.
     """
     rows: dict[str, dict[str, Benchmarked]] = {}
+    there: dict[str, set[str]] = {}  # what each benchmark may be called
     for choices, found in parts_by_method(folders, benchmark_parts).items():
         places: dict[str, Path] = {}
         for name, folder, part in found:
             if places.setdefault(name, folder).name != folder.name:
                 raise ValueError(f"{places[name]} and {folder} are both {name}; name the one that counts")
-            if not wanted or name in wanted:
+            there[name] = {name, name.partition(" ")[0]}
+            if not wanted or there[name] & {*wanted}:
                 rows.setdefault(choices, {})[name] = part
     names = list(dict.fromkeys(name for own in rows.values() for name in own))
-    if lacking := [name for name in wanted if name not in names]:
-        raise ValueError(f"no run of {', '.join(lacking)}; there is {', '.join(names) or 'none'}")
+    if lacking := [name for name in wanted if name not in set().union(*there.values())]:
+        raise ValueError(f"no run of {', '.join(lacking)}; there is {', '.join(there) or 'none'}")
     table = table_of([*rows])
     return [table.choices(run) | _numbers(rows[row_choices(run)], names) for run in table.runs]
 

@@ -220,3 +220,8 @@ def test_the_published_tasks_are_benchmarks_of_their_own(tmp_path, capsys):
     (found,) = printed(capsys, tmp_path).values()
     shares = [numbers(found[cell])[0] for cell in ("scenes vqa", "scenes vg", "mean retention")]
     assert found["benchmarks"] == "2" and shares == pytest.approx([0.5, 0.75, 0.625], abs=6e-4)
+    for wanted, count in (("scenes", "2"), ("scenes vg", "1")):
+        (found,) = printed(capsys, tmp_path, "--benchmarks", wanted).values()
+        assert found["benchmarks"] == count
+    assert main([str(tmp_path), "--benchmarks", "vg"]) == 1
+    assert "no run of vg; there is scenes vqa, scenes vg" in capsys.readouterr().err
