@@ -137,7 +137,7 @@ def _baseline(cfg: DictConfig, processes: Processes) -> Path | None:
     found = Run.read(folder)
     if cfg.baseline == Baseline.auto and processes.share(found.n_passing > 0 or not holds_all(folder, found)):
         # recomputing a sweep must not recompute what its points share, once for each; what is lost has to be
-        unpruned.resume = (folder / JOURNAL).exists()
+        unpruned.resume = not found.done or (folder / JOURNAL).exists()
         log.info("unpruned run first: %s", folder)
         run_job(unpruned)
     return folder if holds_all(folder, Run.read(folder)) else None
