@@ -27,7 +27,7 @@ from nuwa.chat import Answer, Chat
 from nuwa.command import argument, command, plain_text
 from nuwa.config import ConfigError
 from nuwa.engine.session import PruningSession
-from nuwa.evaluation.check import Parts, check, fits, pruning_options
+from nuwa.evaluation.check import check, check_fitted, pruning_options
 from nuwa.evaluation.model_cache import load_once
 from nuwa.models.loaded import LoadedModel
 from nuwa.overrides import check_groups, compose_job
@@ -60,7 +60,7 @@ def prepare(cfg: DictConfig) -> tuple[LoadedModel, PruningSession]:
     if cfg.trainer.engine == Engine.vllm:
         raise ConfigError("trainer=vllm: the model itself answers here; leave it out, or start nuwa serve")
     parts = check(cfg)
-    _check_budget(parts)
+    check_fitted(parts.pruner)
     loaded = load_once(parts.model)
     return loaded, prune(loaded.model, parts.pruner, **pruning_options(cfg))
 
@@ -77,15 +77,6 @@ def read_visuals(images: Sequence[Path], videos: Sequence[Path], cfg: DictConfig
     for note in filter(None, (video.note for video in filmed)):
         print(note)
     return Sample.ask("?", *shown, videos=filmed)
-
-
-def _check_budget(parts: Parts) -> None:
-    dial = parts.pruner.dial
-    if dial is not None and fits(parts.pruner):
-        raise ConfigError(
-            f"budget: pruner {parts.pruner.name} lets every picture decide, and its budget is met on a data set; "
-            f"with one picture give budget=full and pruner.{dial.option}"
-        )
 
 
 def draw_kept(session: PruningSession, loaded: LoadedModel, sample: Sample, answer: str) -> list[Image.Image]:

@@ -77,7 +77,7 @@ def build_page(loaded: LoadedModel) -> gradio.Blocks:
         gr.Markdown(f"# What stays of a picture\n{loaded.name}, unpruned and pruned")
         with gr.Row():
             with gr.Column(scale=1):
-                picture = gr.Image(type="filepath", label="picture", sources=["upload", "clipboard"])
+                picture = gr.Image(type="filepath", image_mode=None, label="picture", sources=["upload", "clipboard"])
                 question = gr.Textbox(label="question", value="what is in the picture ?")
                 budget = gr.Number(label="tokens on average, or below 1 a share of them", value=64)
                 methods = gr.Dropdown(list_pruners(), value=["nuwa", "visionzip"], multiselect=True, label="methods")

@@ -14,11 +14,12 @@ from typing import Any
 from lmms_eval.api.model import lmms
 from lmms_eval.models.registry_v2 import ModelManifest
 from omegaconf import DictConfig
+from PIL import Image
 from tqdm import tqdm
 
 import nuwa
 from nuwa.config import SAMPLING, build
-from nuwa.evaluation.check import check
+from nuwa.evaluation.check import check, check_fitted
 from nuwa.overrides import compose_job
 from nuwa.pruners.catalogue import conf_folder
 from nuwa.samples import Sample, visual_ids
@@ -29,12 +30,16 @@ LIKE = "llava_1_5_7b"
 
 
 def compose(
-    pretrained: str, pruner: str, budget: float | None, position: str, options: dict[str, Any], like: str = LIKE
+    pretrained: str, pruner: str, budget: float | str | None, position: str, options: dict[str, Any], like: str = LIKE
 ) -> DictConfig:
-    """The config of a launch.py job on a model of ``conf/model``, or on a checkpoint of the form of ``like``."""
+    """The config of a launch.py job on a model of ``conf/model``, or on a checkpoint of the form of ``like``.
+
+    Raises:
+        ConfigError: a choice that is impossible, or a pruner without a budget.
+    """
     known = (conf_folder() / "model" / f"{pretrained}.yaml").is_file()
     model = [f"model={pretrained}"] if known else [f"model={like}", f"model.path={pretrained}"]
-    given = [f"pruner={pruner}", f"position.strategy={position}", f"budget.average={budget or 'null'}"]
+    given = [f"pruner={pruner}", f"position.strategy={position}", f"budget={'full' if pruner == 'none' else budget}"]
     return compose_job([*model, *given, *(f"pruner.{key}={value}" for key, value in options.items())])
 
 
@@ -43,7 +48,8 @@ class NuwaModel(lmms):
 
     Args:
         pretrained: a name in ``conf/model``, or a folder or hub id of the family and prompt of ``like``, such a name.
-        pruner: a name in ``conf/pruner``; ``budget`` its mean visual tokens per LLM layer, ``position`` as in ``conf``.
+        pruner: a name in ``conf/pruner``; all but ``none`` need a ``budget``: mean visual tokens per LLM layer, a share
+            of them below 1, or a name in ``conf/budget``. ``position`` as in ``conf``.
         batch_size, device, max_batch_size: as lmms-eval passes them; the first is a number.
         options: fields of the pruner, e.g. ``d_thresh=280``.
     """
@@ -52,7 +58,7 @@ class NuwaModel(lmms):
         self,
         pretrained: str,
         pruner: str = "nuwa",
-        budget: float | None = None,
+        budget: float | str | None = None,
         position: str = "native",
         batch_size: int | str = 1,
         device: str | None = None,
@@ -64,6 +70,7 @@ class NuwaModel(lmms):
         if not str(batch_size).isdecimal():
             raise ValueError(f"batch_size={batch_size}: the nuwa model needs a number")
         parts = check(compose(pretrained, pruner, budget, position, options, like))
+        check_fitted(parts.pruner)
         self.loaded = build(parts.model | ({"device": device} if device else {}))
         self.session = nuwa.prune(self.loaded.model, parts.pruner, position=position)
         self.batch_size = int(batch_size)
@@ -97,6 +104,9 @@ class NuwaModel(lmms):
 
     def _sample(self, context: str, settings: dict, pictures: Any, number: Any, task: str, split: str) -> Sample:
         images = pictures(self.task_dict[task][split][number]) or []
+        for image in images:
+            if not isinstance(image, Image.Image):
+                raise ValueError(f"task {task} shows a {type(image).__name__}: the nuwa model is shown pictures only")
         return Sample(f"{task}-{number}", task, tuple(images), context, None)
 
     def loglikelihood(self, requests: list) -> list:

@@ -81,7 +81,13 @@ def visual_ids(samples: Sequence[Sample]) -> list[str] | None:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any PIL mode to 8-bit RGB. Alpha is dropped, as LLaVA does; 16-bit grey is scaled, which PIL alone would clip."""
+    """Any PIL mode to 8-bit RGB: alpha is dropped, as LLaVA does; 16-bit grey is scaled, which PIL alone would clip.
+
+    A colour that a PNG calls transparent is dropped as such, too: transformers 5.24 lays it on white, 5.19 does not.
+    """
     if image.mode == "I" or image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) // 256).astype(np.uint8))
-    return image if image.mode == "RGB" else image.convert("RGB")
+    if image.mode != "RGB" or "transparency" in image.info:
+        image = image.convert("RGB")
+        image.info.pop("transparency", None)
+    return image

@@ -43,10 +43,28 @@ def test_settings_of_a_task(bridge):
     assert warm == {"max_new_tokens": 1024, "do_sample": True, "num_beams": 2, "temperature": 0.2}
     cfg = bridge.compose("some/checkpoint", "nuwa", 64, "perc", {"d_thresh": 18})
     assert (cfg.model.path, cfg.pruner.d_thresh, cfg.budget.average) == ("some/checkpoint", 18, 64)
-    cfg = bridge.compose("some/checkpoint", "nuwa", None, "perc", {}, like="qwen2_5_vl_7b")
+    cfg = bridge.compose("some/checkpoint", "nuwa", 0.25, "perc", {}, like="qwen2_5_vl_7b")
     assert (cfg.model.path, cfg.model.family) == ("some/checkpoint", "qwen2_5_vl")
+    assert (cfg.budget.average, cfg.budget.ratio) == (None, 0.25)
+    assert bridge.compose("tiny_llava", "none", None, "native", {}).budget.average is None
 
 
-def test_a_batch_size_that_is_no_number(bridge):
-    with pytest.raises(ValueError, match="batch_size=auto: the nuwa model needs a number"):
-        bridge.NuwaModel(pretrained="tiny_llava", batch_size="auto")
+REFUSED = {
+    "batch_size=auto: the nuwa model needs a number": {"batch_size": "auto"},
+    "budget=None: nothing is chosen": {},
+    "budget.ratio must be in": {"budget": 0},
+    "pruner prumerge lets every picture decide": {"pruner": "prumerge", "adaptive": True, "budget": 64},
+}
+
+
+@pytest.mark.parametrize("reason", REFUSED)
+def test_what_would_not_be_pruned_as_asked_is_refused(bridge, reason):
+    with pytest.raises(ValueError, match=reason):
+        bridge.NuwaModel(pretrained="tiny_llava", **REFUSED[reason])
+
+
+def test_a_video_is_refused_by_name(bridge):
+    model = bridge.NuwaModel(pretrained="tiny_llava", budget=64, device="cpu")
+    model.task_dict = {"films": {"test": [None]}}
+    with pytest.raises(ValueError, match="task films shows a str: the nuwa model is shown pictures only"):
+        model.generate_until([SimpleNamespace(args=(QUESTION, {}, lambda doc: ["a.mp4"], 0, "films", "test"))])

@@ -32,7 +32,7 @@ from transformers import CLIPConfig
 from video_shapes import video_table
 
 import nuwa
-from nuwa.engine import llm, session
+from nuwa.engine import encoder, llm
 from nuwa.models.prompts import IMAGE
 from nuwa.models.random_vlm import RandomModel
 from nuwa.pruners.catalogue import method_names
@@ -100,7 +100,7 @@ def watch_prefill(model, inputs, pruner: nuwa.pruners.Pruner) -> Watch:
     """One pruned prefill, with what the method spent."""
     watch = Watch()
     rows = {name: watch.noted(getattr(llm, name)) for name in ("llm_attention_rows", "llm_keys")}
-    vision = mock.patch.object(session, "plan_images", watch.timed(session.plan_images))
+    vision = mock.patch.object(encoder, "plan_images", watch.timed(encoder.plan_images))
     inside = mock.patch.object(pruner, "prune_llm", watch.timed(pruner.prune_llm))
     with mock.patch.multiple(llm, **rows), vision, inside, nuwa.prune(model, pruner):
         model(**inputs)

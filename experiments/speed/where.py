@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 import nuwa
-from nuwa.engine import session
+from nuwa.engine import encoder
 from nuwa.engine.arguments import cache_of, with_cache
 from nuwa.models import adapter_for
 from nuwa.models.loaded import LoadedModel
@@ -84,8 +84,8 @@ class Watch:
             for part, module in parts:
                 stack.enter_context(mock.patch.object(module, "forward", self.timed(part, module.forward)))
             stack.enter_context(mock.patch.object(pruner, "prune_llm", self.timed("choosing", pruner.prune_llm)))
-            choose = self.timed("choosing", session.plan_images)
-            stack.enter_context(mock.patch.object(session, "plan_images", choose))
+            choose = self.timed("choosing", encoder.plan_images)
+            stack.enter_context(mock.patch.object(encoder, "plan_images", choose))
             yield
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from math import isfinite
 from reprlib import Repr
 from typing import Any
 
@@ -82,19 +81,16 @@ def texts(value: object) -> list[str]:
 def accepted(value: object) -> tuple[str, ...]:
     """One or several accepted answers as texts, one of which says something; finite numbers count as answers too.
 
-    >>> accepted(3.0), accepted(["3", 2.5])
-    (('3',), ('3', '2.5'))
+    >>> accepted("yes"), accepted([3.0, 0.5, 7])
+    (('yes',), ('3', '0.5', '7'))
     """
     answers = value if isinstance(value, list) else [value]
-    if not all(isinstance(one, (str, int, float)) and not isinstance(one, bool) for one in answers):
+    if not answers or not all(isinstance(one, str) or _is_number(one) for one in answers):
         raise TypeError("must be a text or a list of texts")
-    if any(isinstance(one, float) and not isfinite(one) for one in answers):  # a table's missing cell is NaN
-        raise ValueError("must be a text or a finite number")
-    # a table whose column has missing cells turns whole numbers into floats
-    texts = [str(int(one) if isinstance(one, float) and one.is_integer() else one) for one in answers]
-    if not any(map(str.strip, texts)):
-        raise TypeError("must be a text or a list of texts")
-    return tuple(map(string, texts))
+    words = tuple(string(f"{one:.0f}" if isinstance(one, float) and one.is_integer() else str(one)) for one in answers)
+    if not any(map(str.strip, words)):
+        raise ValueError("must not be blank")
+    return words
 
 
 def identifier(value: object) -> str:
@@ -122,6 +118,11 @@ def integer(value: object) -> int:
 def four_numbers(value: object) -> list[float]:
     """Four finite numbers; a whole number beyond the range of floats is none."""
     numbers = value if isinstance(value, list) else []
-    if len(numbers) != 4 or not all(type(one) in (int, float) and abs(one) <= sys.float_info.max for one in numbers):
+    if len(numbers) != 4 or not all(map(_is_number, numbers)):
         raise TypeError("must be four numbers")
     return numbers
+
+
+def _is_number(value: object) -> bool:
+    """Whether it is a finite number, within the range of floats."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -33,7 +34,8 @@ class Declared(HubBenchmark):
         same_picture: a column whose equal values mean equal pictures; those rows are computed together.
 
     Raises:
-        BenchmarkError: the metric is unknown, or the prompt gives the answer away; and as `HubBenchmark`.
+        BenchmarkError: the metric is unknown, the name is no word, or the prompt gives the answer away; and as
+            `HubBenchmark`.
     """
 
     metric: str
@@ -44,6 +46,8 @@ class Declared(HubBenchmark):
     same_picture: str | None = None
 
     def __post_init__(self) -> None:
+        if not re.fullmatch(r"[^/\s]+", self.name):
+            raise BenchmarkError(f"dataset.name={self.name!r} leads the metrics' names: give a word without a slash")
         if self.metric not in METRICS:
             raise BenchmarkError(f"dataset.metric={self.metric} is unknown; choose one of {', '.join(METRICS)}")
         asked = slots_of(self.prompt)

@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
+from nuwa.benchmarks.column_checks import shown
 from nuwa.samples import PassingError, SampleError, to_rgb
 
 HARMLESS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF", "TGA", "ICO")
@@ -18,16 +19,16 @@ _STORED_SIZE = "stored size"
 
 
 def stored_image(value: object, folder: Path | None) -> Image.Image:
-    """A picture as the hub stores it (``{"bytes", "path"}``) or as a file name below ``folder``.
+    """A picture as the hub stores it (``{"bytes", "path"}``), as its bytes, or as a file name below ``folder``.
 
     Raises:
         SampleError: it is neither, or not a whole picture.
     """
-    content, name = (value.get("bytes"), value.get("path")) if isinstance(value, Mapping) else (None, value)
-    if content is not None:
-        return _decoded(io.BytesIO(content), f"image {name}" if name else "image")
+    content, name = (value.get("bytes"), value.get("path")) if isinstance(value, Mapping) else (value, value)
+    if isinstance(content, bytes):
+        return _decoded(io.BytesIO(content), f"image {name}" if isinstance(name, str) and name else "image")
     if not isinstance(name, str) or not name or folder is None:
-        raise SampleError(f"a picture must be its bytes or a file name, not {value!r}")
+        raise SampleError(f"a picture must be its bytes or a file name, not {shown(value)}")
     return read_image(folder, name)
 
 
@@ -52,7 +53,9 @@ def located(folder: Path, name: str, what: str) -> Path:
         file = (folder / name).resolve()
         exists = file.is_file() or (what == "video" and file.is_dir())
     except (OSError, ValueError, RuntimeError) as error:  # a RuntimeError where links lead in a circle
-        raise SampleError(f"{what} {name!r} can be no file: {error}") from error
+        raise SampleError(
+            f"{what} {shown(name)} can be no file: {getattr(error, 'strerror', None) or error}"
+        ) from error
     if not file.is_relative_to(folder.resolve()):
         raise SampleError(f"{what} {name} leads outside the folder {folder}")
     if not exists:
@@ -84,7 +87,8 @@ def decoding_of(what: str) -> Iterator[None]:
         yield
     except Exception as error:  # decoders raise many kinds of errors on broken files
         passing = isinstance(error, OSError) and error.errno is not None  # the disk's, not the decoder's
-        raise (PassingError if passing else SampleError)(f"{what} cannot be read: {error}") from error
+        said = "it is no picture of a known kind" if isinstance(error, UnidentifiedImageError) else error
+        raise (PassingError if passing else SampleError)(f"{what} cannot be read: {said}") from error
 
 
 @contextmanager

@@ -8,13 +8,13 @@ A row is one JSON object per line::
 
 ``image`` is a file relative to the folder, a list of files, or an empty list; ``video`` the same, or a folder of
 frames; a question may have both. ``answer`` is a string or a list of accepted strings; ``box`` is in pixels; ``id`` is
-optional.
+optional. A column that is null is none.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -23,7 +23,7 @@ from nuwa.benchmarks.base import Benchmark, BenchmarkError, Scores, require_slot
 from nuwa.benchmarks.column_checks import checked, wording
 from nuwa.benchmarks.decoding import require_decoder
 from nuwa.benchmarks.images import about_turned, read_image
-from nuwa.benchmarks.jsonl import read_jsonl
+from nuwa.benchmarks.jsonl import JsonRow, read_jsonl
 from nuwa.benchmarks.scoring import Box, exact_match, grounding_scores, in_both_frames, unit_box
 from nuwa.benchmarks.videos import read_video
 from nuwa.samples import Sample, SampleError
@@ -65,7 +65,7 @@ class Local(Benchmark):
         require_slot("vqa_prompt", self.vqa_prompt, "{question}")
         require_slot("vg_prompt", self.vg_prompt, "{expression}")
         self.file = find_jsonl(self.path)
-        self.rows = read_jsonl(self.file)[: self.samples]
+        self.rows = [_without_nulls(row) for row in read_jsonl(self.file)[: self.samples]]
         self._check_rows()
         if any("video" in row.content for row in self.rows):
             require_decoder()
@@ -157,6 +157,11 @@ class Local(Benchmark):
                 f"dataset.path: no row of {self.file} can be used; line {row.line}: {row.error}. A row is "
                 f"image (or video) + question + answer, or image + expression + box"
             )
+
+
+def _without_nulls(row: JsonRow) -> JsonRow:
+    """Tables of rows of both kinds fill up their columns with nulls."""
+    return replace(row, content={name: value for name, value in row.content.items() if value is not None})
 
 
 def find_jsonl(path: str | None) -> Path:

@@ -89,6 +89,8 @@ class JsonRows(Rows):
 
     def __init__(self, file: Path, folder: Path | None = None):
         self.rows = read_jsonl(file) if file.suffix == ".jsonl" else read_json_list(file)
+        if self.rows and all(row.error for row in self.rows):
+            raise ValueError(f"line {self.rows[0].line} {self.rows[0].error}")
         self.source, self.folder = str(file), folder or file.parent
         self.columns = list(dict.fromkeys(str(column) for row in self.rows for column in row.content))
 

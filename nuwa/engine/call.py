@@ -15,10 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from nuwa.engine.calibration import key_bias
+from nuwa.engine.feature_cache import FeatureCache
 from nuwa.engine.prefix import Split
 from nuwa.models.base import Family
 from nuwa.pruners.base import LLMContext, LLMDecision, Pruner
 from nuwa.pruning.calibration import biased, distance_bias
+from nuwa.pruning.coordinates import Coordinates
 from nuwa.pruning.masks import gather_tokens
 from nuwa.pruning.segments import ImagePlan, Keys, Prompt, Segment, at_layer
 
@@ -57,7 +59,9 @@ class Rules:
     pruner: Pruner
     strategy: str
     share: bool
+    cache: FeatureCache | None
     calibration: str
+    coordinates: Coordinates | None
     merges_planes: bool
 
 

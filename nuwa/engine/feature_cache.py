@@ -1,4 +1,4 @@
-"""A cache of vision features on disk, for jobs of a sweep that differ only in what comes after the tower."""
+"""A cache of vision features and decisions on disk, for jobs of a sweep that differ in what comes after them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 import math
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from glob import glob
 from pathlib import Path
@@ -24,14 +24,22 @@ _ENTRIES = "[0-9a-f]" * 16 + f"/*{_ENDING}"
 GIGABYTE = 2**30
 
 
+def tensor_digest(values: Tensor, size: Sequence[int]) -> str:
+    """A name for a tensor, bit by bit, and for a ``size`` that goes with it."""
+    bits = values.detach().cpu().contiguous()
+    digest = hashlib.blake2b(f"{bits.dtype} {tuple(bits.shape)} {tuple(size)}".encode(), digest_size=16)
+    digest.update(bits.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
 class FeatureCache:
     """A folder of at most ``limit`` bytes that may be deleted at any time. Entries come back bit by bit.
 
-    ``space`` names all that the features depend on besides the images: model, precision, machine. To make room, entries
-    of other spaces are deleted, the least recently used space first. Entries of the own space stay, and so do all other
-    files in the folder; what then does not fit is not kept. Several processes may share the folder. ``hits`` and
-    ``misses`` count loads. ``refused`` is the size in bytes of the smallest entry that did not fit: none of that size
-    or more is tried again.
+    ``space`` names all that they depend on besides images and methods: model, precision, machine, files. To make room,
+    entries of other spaces are deleted, the least recently used space first. Entries of the own space stay, and so do
+    all other files in the folder; what then does not fit is not kept. Several processes may share the folder. ``hits``
+    and ``misses`` count loads. ``refused`` is the size in bytes of the smallest entry that did not fit: none of that
+    size or more is tried again.
     """
 
     def __init__(self, folder: Path, space: str, limit: int) -> None:

@@ -1,4 +1,4 @@
-"""Attaches a pruner to a model and keeps masks, cache and positions in step. The only place that sets hooks.
+"""Attaches a pruner to a model and keeps masks, cache and positions in step.
 
 The vision stage keeps the shape of the image features, so the processor, the placeholder checks and ``generate`` work
 on the original prompt. Tokens really leave in a pre-hook of the language model, before layer 0, and in pre-hooks of
@@ -9,11 +9,10 @@ session. Unmodified transformers 5.19 and later.
 from __future__ import annotations
 
 import functools
-import inspect
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any
@@ -21,30 +20,28 @@ from typing import Any
 import torch
 import transformers
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from nuwa.engine import guards
+from nuwa.engine.about import About
 from nuwa.engine.arguments import arguments_of, cache_of
+from nuwa.engine.attachment import Attachment, session_on
 from nuwa.engine.calibration import check_calibration, check_position
-from nuwa.engine.call import Call, EncodedImages, Rules, current_call, prompt_of
+from nuwa.engine.call import Call, Rules, current_call, prompt_of
 from nuwa.engine.conversation import conversation_of
 from nuwa.engine.coordinates import check_coordinates
-from nuwa.engine.copies import copy_without
+from nuwa.engine.encoder import encoded_in, pruning_encoder
 from nuwa.engine.feature_cache import FeatureCache
 from nuwa.engine.llm import enter_layer, leave_block
 from nuwa.engine.passes import end_pass, in_whole_frame, read_images, read_text_behind
 from nuwa.engine.report import Report
-from nuwa.engine.tower import run_tower
-from nuwa.engine.vision import content_ids, plan_images
 from nuwa.models import adapter_for
-from nuwa.models.base import DEEPSTACK, Family, remove_hooks
+from nuwa.models.base import DEEPSTACK
 from nuwa.pruners.base import Pruner
 from nuwa.pruning.coordinates import Coordinates
 from nuwa.pruning.positions import STRATEGIES
 
-_ATTACHED, _ENCODED, _COPY = "_nuwa_session", "_nuwa_encoded", "__deepcopy__"
-_about: ContextVar[tuple[Any, Sequence[str] | None, Sequence[str] | None] | None] = ContextVar("about", default=None)
 _drafts: ContextVar[int] = ContextVar("drafts", default=0)
-_encodes: ContextVar[bool] = ContextVar("encodes", default=False)
 
 
 class PruningSession:
@@ -71,69 +68,66 @@ class PruningSession:
         coordinates: Coordinates | None = None,
         deepstack: str = DEEPSTACK[0],
     ) -> None:
-        self.share, self.cache, self.merges_planes = share, cache, deepstack == DEEPSTACK[0]
         self.adapter = adapter_for(model)
         self.adapter.check_deepstack(deepstack)
-        self._kinds = self.adapter.kinds
-        self.pruner = pruner
+        self.pruner, self.share = pruner, share
         self.strategy = pruner.position_on(self.adapter.axes, position)
         if self.strategy not in STRATEGIES:
             raise ValueError(f"position={position!r} is unknown; choose native, {', '.join(STRATEGIES)}")
         pruner.check_tower(self.adapter.tower)
         shape, config = self.adapter.shape, self.adapter.language_model.config
-        kernel, self.calibration = getattr(config, "_attn_implementation", None), pruner.calibration_of(calibration)
+        kernel, calibration = getattr(config, "_attn_implementation", None), pruner.calibration_of(calibration)
         pruner.check_llm(shape)
         check_position(self.strategy, pruner)
-        check_calibration(self.calibration, pruner, kernel, shape.attention is not None)
+        check_calibration(calibration, pruner, kernel, shape.attention is not None)
         check_coordinates(coordinates, pruner, self.adapter.grid, shape.layers)
         if coordinates is not None and coordinates.kind == "ivc":
             coordinates = replace(coordinates, frequencies=self.adapter.frequencies)
-        self.coordinates = coordinates
         if shape.image_tokens is not None:
             pruner.schedule_on(shape.image_tokens, shape)
+        self._rules = Rules(
+            family=self.adapter,
+            kinds=self.adapter.kinds,
+            pruner=pruner,
+            strategy=self.strategy,
+            share=share,
+            cache=cache,
+            calibration=calibration,
+            coordinates=coordinates,
+            merges_planes=deepstack == DEEPSTACK[0],
+        )
         self._report, self._embedded = Report(pruner.name, self.strategy, shape), False
-        self._handles: list[Any] = []
-        self._replaced: dict[str, Any] = {}
+        self._about = About()
+        self._attachment: Attachment | None = None
         self._running: set[threading.Thread] = set()
-        self._encoding = threading.Lock()
 
-    @contextmanager
-    def about(self, ids: Sequence[str] | None = None, questions: Sequence[str] | None = None) -> Iterator[None]:
+    def about(
+        self, ids: Sequence[str] | None = None, questions: Sequence[str] | None = None
+    ) -> AbstractContextManager[None]:
         """Inside it, the calls of this thread are about images named ``ids``: pictures in batch order, then videos.
 
         Names seed methods that draw at random; unnamed images are named by their pixels. ``questions`` are what is
         asked about each image; few methods read it, and these refuse to do without.
         """
-        token = _about.set((self, ids, questions))
-        try:
-            yield
-        finally:
-            _about.reset(token)
+        return self._about.telling(ids, questions)
 
     def report(self) -> Report:
         """Tokens per layer over every image so far, and details of the last call with images."""
         return self._report
 
-    @property
-    def _rules(self) -> Rules:
-        rules = self.pruner, self.strategy, self.share, self.calibration, self.merges_planes
-        return Rules(self.adapter, self._kinds, *rules)
-
     def __enter__(self) -> PruningSession:
-        model, owner, language_model = self.adapter.model, self.adapter.multimodal, self.adapter.language_model
-        if _ATTACHED in owner.__dict__:
-            raise guards.SessionError(
-                "this model already has a pruning session; leave it before entering another (one that is lost, with "
-                "nuwa.detach(model))"
-            )
         guards.warn_of_version(transformers.__version__)
-        encoders = {family.encoder: self._wrap_encoder(family) for family in self._kinds.values()}
-        self._replaced = {name: own for name, own in owner.__dict__.items() if name in encoders}
-        owner.__dict__.update({_ATTACHED: self, **encoders})
-        model.__dict__[_COPY] = self._copy_model
+        rules, encoding = self._rules, threading.Lock()
+        encoders = {each.encoder: pruning_encoder(rules, self._about, each, encoding) for each in rules.kinds.values()}
+        self._attachment = Attachment(self, self.adapter.model, self.adapter.multimodal, encoders)
+        self._attachment.handles = self._set_hooks()
+        return self
+
+    def _set_hooks(self) -> list[RemovableHandle]:
+        model, owner, language_model = self.adapter.model, self.adapter.multimodal, self.adapter.language_model
         eager = torch.compiler.disable  # what surrounds the hooks of a compiled model is compiled, they are not
         leave_text = eager(self._leave_language_model)
-        self._handles = [
+        handles = [
             model.register_forward_pre_hook(eager(self._enter_model), with_kwargs=True),
             owner.register_forward_pre_hook(eager(self._enter_multimodal), with_kwargs=True),
             owner.register_forward_hook(eager(self._leave_multimodal), always_call=True),
@@ -142,93 +136,20 @@ class PruningSession:
         ]
         for index, layer in enumerate(self.adapter.layers):
             hook = eager(functools.partial(self._enter_layer, index))
-            self._handles.append(layer.register_forward_pre_hook(hook, with_kwargs=True))
+            handles.append(layer.register_forward_pre_hook(hook, with_kwargs=True))
             for block in ("self_attn", "mlp") if "transitions" in self.pruner.needs else ():
                 leave = functools.partial(self._leave_block, index)
-                self._handles.append(layer.get_submodule(block).register_forward_hook(leave, with_kwargs=True))
-        return self
+                handles.append(layer.get_submodule(block).register_forward_hook(leave, with_kwargs=True))
+        return handles
 
     def __exit__(self, *exception: object) -> None:
         while any(thread.is_alive() for thread in self._running - {threading.current_thread()}):
             time.sleep(0.001)
         self._running.clear()
-        remove_hooks(self._handles)
-        self._detach(self.adapter.model, self.adapter.multimodal)
-        self._handles = []
+        if self._attachment is not None:
+            self._attachment.remove()
+            self._attachment = None
         guards.warn_of_embeddings(self._embedded, self._report.images_seen)
-
-    def _detach(self, model: nn.Module, owner: nn.Module) -> None:
-        del model.__dict__[_COPY], owner.__dict__[_ATTACHED]
-        for family in self._kinds.values():
-            del owner.__dict__[family.encoder]
-        owner.__dict__.update(self._replaced)
-
-    def _copy_model(self, memo: dict[int, Any]) -> nn.Module:
-        """A deep copy of the model without this session."""
-        twin = copy_without(self.adapter.model, self._handles, self, memo)
-        self._detach(twin, twin.get_submodule("model"))
-        return twin
-
-    # Vision stage
-
-    def _wrap_encoder(self, family: Family) -> Any:
-        original = family.encode_images
-        # generate() reads the signature of this function to know which inputs belong to the images
-        signature = inspect.signature(original)
-
-        @functools.wraps(original)
-        def get_features(*args: Any, **kwargs: Any) -> Any:
-            if _encodes.get():  # Qwen3-VL encodes videos by its method for pictures
-                return original(*args, **kwargs)
-            token = _encodes.set(True)
-            try:
-                with self._encoding:  # what is read off tower and projector has to be this call's
-                    output, encoded = self._encode(family, original, signature.bind(*args, **kwargs).arguments)
-            finally:
-                _encodes.reset(token)
-            call = current_call.get()
-            if call is not None:
-                call.images[family.kind] = encoded
-            output[_ENCODED] = encoded  # an entry, no attribute: what moves outputs to a device makes new ones
-            return output
-
-        return get_features
-
-    def _encode(self, family: Family, original: Any, arguments: dict[str, Any]) -> tuple[Any, EncodedImages]:
-        """The output of the original encoder with the features that a method made, and what it decided."""
-        arguments = family.prepare(arguments)
-        smaller = self.pruner.image_grid(family.grid, family.shape.layers)
-        taps = list(self.pruner.taps.values())
-        seen = run_tower(family, original, arguments, taps, smaller, self.share, self.cache)
-        images, output, planes = seen.images, seen.output, seen.planes
-        layouts = family.layouts(images, arguments)
-        names, questions = self._image_metadata(family, arguments, len(images))
-        seeing = seen.recording, smaller, questions, self.coordinates, planes if self.merges_planes else ()
-        plans = plan_images(self.pruner, family, images, layouts, names, *seeing)
-        output.pooler_output = family.join(images, output.pooler_output)
-        if planes:
-            output[family.planes_at] = planes
-        return output, EncodedImages(plans)
-
-    def _image_metadata(
-        self, family: Family, arguments: dict[str, Any], count: int
-    ) -> tuple[Sequence[str], Sequence[str] | None]:
-        """The names of the images of this call, and what is asked about them."""
-        self._check_about(count, exact=len(self._kinds) == 1)
-        last = family.kind == "video"  # of a call's images these come last
-        names, questions = (given and (given[-count:] if last else given[:count]) for given in self._told())
-        return content_ids(family.pixels(arguments)) if names is None else names, questions
-
-    def _told(self) -> tuple[Sequence[str] | None, Sequence[str] | None]:
-        """What `about` said of this call: names and questions."""
-        about = _about.get()
-        return about[1:] if about is not None and about[0] is self else (None, None)
-
-    def _check_about(self, count: int, exact: bool = True) -> None:
-        for name, given in zip(("ids", "questions"), self._told(), strict=True):
-            guards.check_count(name, given, count, exact)
-
-    # Hooks
 
     def _enter_model(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         """Note how many of a prompt's tokens are drafts: assisted decoding asks for the logits of one more."""
@@ -247,14 +168,14 @@ class PruningSession:
         guards.check_no_videos(given, self.adapter)
         self._embedded |= given.get("input_ids") is None
         outputs = given.get("mm_encoder_outputs") or {}
-        encoded = {kind: outputs[kind] for kind in self._kinds if outputs.get(kind) is not None}
-        if encoded or any(given.get(family.pixels_at) is not None for family in self._kinds.values()):
-            call.images = {kind: output.get(_ENCODED) for kind, output in encoded.items()}
-            guards.check_images(given, ours=None not in call.images.values())
+        images = {kind: encoded_in(outputs[kind]) for kind in self._rules.kinds if outputs.get(kind) is not None}
+        if images or any(given.get(family.pixels_at) is not None for family in self._rules.kinds.values()):
+            guards.check_images(given, ours=None not in images.values())
+            call.images = {kind: one for kind, one in images.items() if one is not None}
             call.input_ids, call.drafts = given["input_ids"], drafts
         else:
             least = 1 if conversation is None else conversation.smallest_image
-            ids = [family.placeholder_id for family in self._kinds.values()]
+            ids = [family.placeholder_id for family in self._rules.kinds.values()]
             guards.check_no_placeholders(given.get("input_ids"), ids, least)
         self._running.add(threading.current_thread())
         current_call.set(call)
@@ -276,7 +197,7 @@ class PruningSession:
         if conversation is not None:
             conversation.check()
         if call.images:
-            self._check_about(sum(len(one.plans) for one in call.images.values()))
+            self._about.check(sum(len(one.plans) for one in call.images.values()))
             return args, read_images(self._rules, call, kwargs)
         if conversation is None or cache is None:
             return None
@@ -317,6 +238,6 @@ class PruningSession:
 
 def end_session(model: nn.Module) -> None:
     """Close the session that is open on a model, if there is one."""
-    session = adapter_for(model).multimodal.__dict__.get(_ATTACHED)
+    session = session_on(adapter_for(model).multimodal)
     if session is not None:
         session.__exit__()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from nuwa.engine.feature_cache import FeatureCache
+from nuwa.engine.feature_cache import FeatureCache, tensor_digest
 from nuwa.models.base import FOUND, Family
 from nuwa.models.towers import Recording
 from nuwa.pruners.base import Tap
@@ -25,7 +24,8 @@ _PLAIN, _STACKED, _PLANE = (str, int, float, list, tuple), "images", "plane {} i
 class Encoded:
     """What a call of ``get_image_features`` gave: its output, each image's features (n_tokens, H), and the taps.
 
-    ``planes``: the same of the family's other planes of features, one list of images each.
+    ``planes``: the same of the family's other planes of features, one list of images each. ``key`` names all this,
+    given the model; it is empty without a cache.
 
     ``pooler_output`` of the output holds the images as a list, or as a tensor where the model returns one.
     """
@@ -34,14 +34,7 @@ class Encoded:
     images: list[Tensor]
     recording: Recording
     planes: list[list[Tensor]]
-
-
-def pixel_digest(pixels: Tensor, size: Sequence[int]) -> str:
-    """A name for what the tower is shown of an image: its pixels, bit by bit, and its ``size``."""
-    bits = pixels.detach().cpu().contiguous()
-    digest = hashlib.blake2b(f"{bits.dtype} {tuple(bits.shape)} {tuple(size)}".encode(), digest_size=16)
-    digest.update(bits.view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    key: str
 
 
 def run_tower(
@@ -62,7 +55,7 @@ def run_tower(
     owners, key = list(range(count)), ""
     if share or cache is not None:
         pairs = zip(adapter.pixels(arguments), adapter.sizes(arguments), strict=True)
-        digests = [pixel_digest(*pair) for pair in pairs]
+        digests = [tensor_digest(*pair) for pair in pairs]
         if share:
             distinct = list(dict.fromkeys(digests))
             owners = [distinct.index(digest) for digest in digests]
@@ -89,7 +82,7 @@ def run_tower(
     recording.expand_to(owners)
     images = adapter.split(output.pooler_output, arguments)
     images, *planes = ([plane[owner] for owner in owners] for plane in (images, *_planes(adapter, output)))
-    return Encoded(output, images, recording, planes)
+    return Encoded(output, images, recording, planes, f"{key}\n{owners}" if key else "")
 
 
 def _planes(family: Family, output: Any) -> list[Sequence[Tensor]]:

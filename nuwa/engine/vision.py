@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from nuwa.engine.coordinates import on_top, reserve
+from nuwa.engine.decision_cache import NOT_KEPT, DecisionCache
 from nuwa.engine.decisions import kept_cells, merged_cells
 from nuwa.models.base import Family
 from nuwa.models.towers import Recording
@@ -42,13 +43,6 @@ class VisionPiece:
     def kind(self) -> tuple:
         """Pieces of one kind can share one call of a method."""
         return self.pieces, self.view.grid, self.view.frames, self.planned, self.features.shape, tuple(self.taps)
-
-
-def content_ids(images: Sequence[Tensor]) -> list[str]:
-    """Names for images without one: the sum of an image's bits times their places, computed on its device."""
-    flat = [pixels.detach().float().flatten().view(torch.int32) for pixels in images]
-    sums = [(torch.arange(1, len(bits) + 1, device=bits.device) * bits).sum() for bits in flat]
-    return [f"{total % 2**64:016x}" for total in (torch.stack(sums).tolist() if sums else [])]
 
 
 def schedule_for(pruner: Pruner, n_tokens: int, shape: ModelShape) -> tuple[Schedule, bool]:
@@ -84,12 +78,13 @@ def plan_images(
     questions: Sequence[str] | None = None,
     coordinates: Coordinates | None = None,
     planes: Sequence[list[Tensor]] = (),
+    decisions: DecisionCache = NOT_KEPT,
 ) -> list[ImagePlan]:
     """Decide on every image. ``images`` (n_tokens, H) are replaced in the list where a method made new features.
 
     In every one of the ``planes`` they merge as the features did. ``encoded``: the grid of the smaller images that the
     vision tower saw, None where it saw the whole ones. ``questions``: what is asked about each image. ``coordinates``:
-    what stays in any case.
+    what stays in any case. ``decisions``: where they are kept for other jobs.
 
     Raises:
         nuwa.pruning.budget.BudgetError: the method cannot reach its budget on an image of this size.
@@ -107,17 +102,15 @@ def plan_images(
     kept: dict[tuple[int, int], Tensor] = {}
     for group in groups.values():
         context = _context(pruner, adapter, plans, group, questions)
-        decision = pruner.prune_vision(context, group[0].planned)
+        views = [(piece.image, piece.view.tokens) for piece in group]
+        decision = decisions.decide(pruner, context, group[0].planned, views)
         every = kept_cells(pruner, context, decision, group[0].planned)
-        merged, projected = merged_cells(pruner, context, decision, every), decision.projected
-        if decision.features is not None:
-            projected = adapter.project(decision.features)
+        merged = merged_cells(pruner, context, decision, every)
+        projected = decision.projected if decision.features is None else adapter.project(decision.features)
         for row, (piece, cells) in enumerate(zip(group, every, strict=True)):
             kept[piece.image, piece.number] = piece.view.in_prompt_order(cells)
             _note_members(plans[piece.image], piece.view, cells, *merged[row])
-            plans[piece.image].extras |= {
-                _numbered(name, piece): _by_cell(values[row], cells, piece) for name, values in decision.extras.items()
-            }
+            _note_extras(plans[piece.image], piece, cells, decision, row)
             if projected is not None:
                 images[piece.image] = _replaced(images[piece.image], piece.view, cells, projected[row, : len(cells)])
                 _merge_alike(planes, piece, cells, decision, row)
@@ -141,6 +134,12 @@ def _note_members(plan: ImagePlan, view: VisionView, cells: Tensor, members: Ten
     kept = view.tokens[cells]
     plan.members[view.tokens] = kept[members].masked_fill(members < 0, -1) if len(kept) else members
     plan.sizes[kept] = sizes
+
+
+def _note_extras(plan: ImagePlan, piece: VisionPiece, cells: Tensor, decision: VisionDecision, row: int) -> None:
+    """Say in a plan what row ``row`` of a decision shows of a piece."""
+    for name, values in decision.extras.items():
+        plan.extras[_numbered(name, piece)] = _by_cell(values[row], cells, piece)
 
 
 def _replaced(image: Tensor, view: VisionView, cells: Tensor, new: Tensor) -> Tensor:

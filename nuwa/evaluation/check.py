@@ -101,6 +101,19 @@ def fits(pruner: Pruner) -> bool:
     return pruner.dial is not None and not pruner.budget.full
 
 
+def check_fitted(pruner: Pruner) -> None:
+    """Refuse a budget that only a run finds the way to, where there is none.
+
+    Raises:
+        ConfigError: the pruner lets every picture decide.
+    """
+    if pruner.dial is not None and fits(pruner):
+        raise ConfigError(
+            f"budget: pruner {pruner.name} lets every picture decide, and its budget is met on a data set, by nuwa "
+            f"run; here give budget=full and pruner.{pruner.dial.option}"
+        )
+
+
 def pruning_options(cfg: DictConfig) -> dict[str, Any]:
     """What a session does with the tokens that stay, as arguments of `nuwa.prune`."""
     kind, share = cfg.coordinates.kind, cfg.coordinates.share

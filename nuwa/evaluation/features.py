@@ -1,4 +1,4 @@
-"""What jobs on the same pictures share: a cache of vision features on disk, and encoded batches in memory."""
+"""What jobs on the same pictures share: vision features and decisions on disk, and encoded batches in memory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from omegaconf import DictConfig
 
 import nuwa
-from nuwa.config import choices
+from nuwa.config import READ, choices
 from nuwa.engine.feature_cache import GIGABYTE, FeatureCache
 from nuwa.evaluation.result import environment
 from nuwa.files import fingerprint
@@ -22,7 +22,8 @@ def feature_cache(cfg: DictConfig, loaded: LoadedModel) -> FeatureCache | None:
     """The cache of a job; None if it may take no space, which is the default on a GPU.
 
     Jobs share features if they have the same model (from the hub: the same snapshot), data, packages, device (on CPUs:
-    the instructions that torch uses), kernel, threads and code of this package.
+    the instructions that torch uses), kernel, threads and code of this package, and if their methods read the same
+    files.
     """
     gigabytes = _gigabytes(cfg, loaded)
     if not gigabytes:
@@ -32,6 +33,7 @@ def feature_cache(cfg: DictConfig, loaded: LoadedModel) -> FeatureCache | None:
     code = fingerprint(Path(nuwa.__file__).parent, (".py",))
     model = chosen["model"], loaded.model.name_or_path
     known["cpu"] = torch.backends.cpu.get_cpu_capability()
+    known["files"] = {key: value for key, value in chosen["pruner"].items() if f"pruner.{key}" in READ and value}
     space = json.dumps([model, chosen["dataset"], known, code], sort_keys=True, default=str)
     return FeatureCache(Path(cfg.paths.features), space, int(gigabytes * GIGABYTE))
 

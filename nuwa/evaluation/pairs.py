@@ -80,13 +80,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def paired_tests(
-    rows: Sequence[Row], others: Sequence[Row], seed: int = 0, headlines: bool = False
-) -> list[Comparison]:
-    """Every metric that single samples have, over the samples for which both runs have it.
-
-    ``headlines`` takes the first of each task only. McNemar's test where samples are right or wrong and scored alone,
-    otherwise a permutation test over groups.
+def same_samples(rows: Sequence[Row], others: Sequence[Row]) -> list[tuple[Row, Row]]:
+    """The rows of two runs on the samples that both answered (`answered_by_both`), in pairs.
 
     Raises:
         ValueError: a sample's target differs, so that the runs are of two data sets. Prompts may differ.
@@ -96,6 +91,21 @@ def paired_tests(
         if one.get("target") != other.get("target"):
             targets = f"{one.get('target')!r} in the first run, {other.get('target')!r} in the second"
             raise ValueError(f"two data sets: {one['id']} has the target {targets}")
+    return pairs
+
+
+def paired_tests(
+    rows: Sequence[Row], others: Sequence[Row], seed: int = 0, headlines: bool = False
+) -> list[Comparison]:
+    """Every metric that single samples have, over the samples for which both runs have it.
+
+    ``headlines`` takes the first of each task only. McNemar's test where samples are right or wrong and scored alone,
+    otherwise a permutation test over groups.
+
+    Raises:
+        ValueError: as `same_samples`.
+    """
+    pairs = same_samples(rows, others)
     metrics: dict[str, list[tuple[Row, Row]]] = {}
     for one, other in pairs:
         for name in one["scores"]:
@@ -124,6 +134,13 @@ def _compare_metric(name: str, pairs: Sequence[tuple[Row, Row]], seed: int) -> C
         p, test = permutation(list(sums.values()), seed), "permutation"
     first, second = values.mean(axis=0)
     return Comparison(name, len(pairs), float(first), float(second), p, test)
+
+
+def rows_behind(metric: str, rows: Sequence[Row], benchmark: Benchmark) -> list[Row]:
+    """The rows that a metric is made of: those of its task, or of a part of it (``task/metric/part``)."""
+    task, *parts = metric.split("/")
+    own = [row for row in rows if row["task"] == task]
+    return [row for row in own if metric in benchmark.metrics([row])] if len(parts) > 1 else own
 
 
 def mean_retention(parts: Sequence[Benchmarked], seed: int = 0) -> dict[str, float]:

@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, get_type_hints
 
-from pydantic import Field, TypeAdapter, create_model
+from pydantic import Field, FiniteFloat, TypeAdapter, create_model
 from typing_extensions import TypedDict  # pydantic takes typing's own from Python 3.12 on
 
 from nuwa.config import PROTOCOL
@@ -168,6 +168,7 @@ class _Config(TypedDict, total=False):
 
 _STRICTER = {
     "config": _Config,
+    "metrics": dict[str, FiniteFloat],
     "status": Literal["done", "failed", "refused", "unreachable"],
     "retention": dict[str, _Retention],
     "intervals": dict[str, Annotated[list[float], Field(min_length=2, max_length=2)]],

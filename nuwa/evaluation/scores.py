@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,11 @@ class RunScore:
     def task(self) -> str:
         """The task that it is a metric of."""
         return self.metric.partition("/")[0]
+
+    @property
+    def subject(self) -> str:
+        """The task, and the part of it that it is a metric of."""
+        return " ".join([self.task, *self.metric.split("/")[2:]])
 
     @property
     def unread(self) -> float | None:
@@ -79,9 +84,19 @@ def scores_of(run: Run) -> list[RunScore]:
     return [RunScore(run, metric) for metric in run.metrics or ("",)]
 
 
-def headlines(runs: Iterable[Run]) -> list[str]:
-    """The first metric of every task that any run has."""
+def headlines(runs: Sequence[Run], parts: bool = False) -> list[str]:
+    """The first metric of every task that any run has, with ``parts`` each followed by its own (`parts_of`)."""
     first: dict[str, str] = {}
     for run in runs:
         first |= {task: name for task, name in run.headlines.items() if task not in first}
-    return list(first.values())
+    known = list(dict.fromkeys(name for run in runs for name in run.metrics))
+    return [name for head in first.values() for name in (head, *(parts_of(head, known) if parts else ()))]
+
+
+def parts_of(metric: str, names: Iterable[str]) -> list[str]:
+    """Those of ``names`` that are a metric of a part of the samples behind ``metric``: of a size, a kind, a source.
+
+    >>> parts_of("read/exact_match", ["read/exact_match", "read/exact_match/small", "vqa/exact_match/count"])
+    ['read/exact_match/small']
+    """
+    return [name for name in names if name.startswith(f"{metric}/")]

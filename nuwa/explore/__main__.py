@@ -14,8 +14,9 @@ from nuwa.command import argument, command
 from nuwa.evaluation.runs import by_key, find_runs
 from nuwa.explore.folder import INDEX_NAME, prepare_folder, write_data
 from nuwa.explore.results import results_of
-from nuwa.explore.samples import Plain, labels_of, plain_run, plain_sample, read_runs, sample_sets
+from nuwa.explore.samples import Plain, plain_run, plain_sample, read_runs, sample_sets
 from nuwa.explore.tracing import SAMPLES_A_FILE, SetWriter
+from nuwa.report.labels import labels_of
 
 
 def write_explorer(root: Path, out: Path, count: int, keys: list[str]) -> None:

@@ -26,8 +26,9 @@ def plain_trace(trace: ImageTrace | VideoTrace, first: int) -> Plain:
 
     ``tokens``: how many there are; ``left``: the layer at which each one left, 0 before the LLM, `STAYS`; ``into``: the
     token that each one is part of in the end, -1 where it is gone; ``stages``: from which layer on, with the position
-    ids of the tokens that are there, in rising order, by strategy and axis; ``start``: ids of the first token (a
-    picture's only); ``views``: what they show, in which grid, and what the vision stage found there.
+    ids of the tokens that are there, in rising order, by strategy and axis, and the scores by which tokens left there,
+    None for those that had left before; ``start``: ids of the first token (a picture's only); ``views``: what they
+    show, in which grid, and what the vision stage found there.
     """
     if isinstance(trace, VideoTrace):
         count, start = len(trace.into), None
@@ -62,7 +63,11 @@ def layers_left(stages: Sequence[StageTrace], count: int) -> list[int]:
 def _plain_stage(stage: StageTrace) -> Plain:
     order = torch.tensor(stage.kept).argsort()
     ids = {name: [packed(axis[order].tolist()) for axis in values] for name, values in stage.ids.items()}
-    return {"layer": stage.layer, "ids": ids}
+    return {"layer": stage.layer, "ids": ids, "scores": _plain_scores(stage.scores)}
+
+
+def _plain_scores(scores: dict[str, Tensor]) -> dict[str, list[float | None]]:
+    return {name: _rounded(values.tolist()) for name, values in scores.items()}
 
 
 def _image_view(view: ViewTrace, picture: int) -> Plain:
@@ -89,7 +94,7 @@ def _view(
         "grid": list(grid),
         "frame": [round(side, 4) for side in frame],
         "cells": packed(tokens),
-        "scores": {name: _rounded(values.tolist()) for name, values in scores.items()},
+        "scores": _plain_scores(scores),
     }
 
 
@@ -105,12 +110,12 @@ def heaviest_links(weights: Tensor) -> list[int]:
 
 
 def _rounded(values: Sequence[float]) -> list[float | None]:
-    """Numbers with three digits; None for what JSON has no number for.
+    """Numbers with six digits, which hardly any two share; None for what JSON has no number for.
 
-    >>> _rounded([0.12345, float("-inf")])
-    [0.123, None]
+    >>> _rounded([0.12345678, float("-inf")])
+    [0.123457, None]
     """
-    return [float(f"{value:.3g}") if isfinite(value) else None for value in values]
+    return [float(f"{value:.6g}") if isfinite(value) else None for value in values]
 
 
 def packed(values: list[int]) -> list[int] | dict[str, list[int]]:

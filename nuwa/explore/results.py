@@ -5,7 +5,6 @@ The numbers are those of `nuwa report`, `nuwa choose` and `nuwa compare`, made b
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
@@ -16,16 +15,13 @@ from nuwa.evaluation.frontier import front
 from nuwa.evaluation.runs import Run, collect
 from nuwa.evaluation.scores import RunScore
 from nuwa.evaluation.statistics import interval
-from nuwa.explore.samples import labels_of
 from nuwa.report.choose import COUNTS, TIMES, Timed, beside_unpruned, costs_of, options_for
 from nuwa.report.compare import HOLM, Sweep
 from nuwa.report.figures.points import error_interval, grouped
-from nuwa.report.sides import comparable
-from nuwa.report.tables.runs import SHARED_GROUPS, RunsTable
+from nuwa.report.labels import labels_of
+from nuwa.report.sides import OWN_WORDS, comparable, sample_titles
+from nuwa.report.tables.runs import RunsTable
 from nuwa.report.tables.speeds import device_of
-
-_NAMED = {"budget.average", "budget.ratio", "position.strategy", "model.name", "dataset.name"}
-"""Choices that have a column of their own in every row (`Choices.flat`)."""
 
 
 def results_of(folders: Sequence[Path]) -> dict[str, Any]:
@@ -61,7 +57,7 @@ def _row(run: Run, name: str, table: RunsTable) -> dict[str, Any]:
     Scores and retentions are ``[value, low, high]`` with the 95 % interval, by metric; ``kv`` is in bytes, times in ms.
     """
     words = run.choices.flat if run.config else dict.fromkeys(run.choices.flat, "")  # cut short: nothing is known
-    other = {name for key, name in table.columns.items() if key not in _NAMED}
+    other = {name for key, name in table.columns.items() if key not in OWN_WORDS}
     scores = [RunScore(run, name) for name in run.metrics]
     return {
         "run": run.run_key,
@@ -89,23 +85,10 @@ def _with_interval(score: RunScore) -> list[float]:
     return [value, *(score.interval or error_interval(value, score.error or 0.0))]
 
 
-def _titles(runs: Sequence[Run]) -> list[str]:
-    """What each run's samples are called: model, data set, what else of `SHARED_GROUPS` differs, the key if need be."""
-    table = RunsTable(runs)
-    differs = [name for key, name in table.columns.items() if key not in _NAMED and key.split(".")[0] in SHARED_GROUPS]
-    titles = []
-    for run in runs:
-        choices = table.choices(run)
-        words = [f"{name} {choices[name]}" for name in differs if choices[name] is not None]
-        titles.append(", ".join([run.choices.model, run.choices.dataset, *words]))
-    twins = Counter(titles)
-    return [f"{title} ({run.run_key})" if twins[title] > 1 else title for title, run in zip(titles, runs, strict=True)]
-
-
 def _fronts(sweep: Sweep) -> Iterator[dict[str, Any]]:
     """What runs keep of their unpruned run's headlines, against each of their costs."""
     groups, runs_by_key = beside_unpruned(sweep.runs), {run.run_key: run for run in sweep.runs}
-    for name, title in zip(groups, _titles([runs_by_key[name] for name in groups]), strict=True):
+    for name, title in zip(groups, sample_titles([runs_by_key[name] for name in groups]), strict=True):
         whole = runs_by_key[name]
         for metric in whole.headlines.values():
             kept = cache(partial(_kept, sweep, groups[name], whole, metric))
@@ -155,7 +138,7 @@ def _tests(sweep: Sweep) -> Iterator[dict[str, Any]]:
     ``p`` is corrected for all tests of a headline, which ``note`` says.
     """
     groups = [RunsTable(group).runs for group in comparable(sweep.runs)]
-    for runs, title in zip(groups, _titles([group[0] for group in groups]), strict=True):
+    for runs, title in zip(groups, sample_titles([group[0] for group in groups]), strict=True):
         named = {"title": title, "runs": [run.run_key for run in runs]}
         try:
             found, note = sweep.tests(runs), "no sample was answered by two of these runs"

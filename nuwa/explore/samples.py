@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
@@ -99,19 +99,6 @@ def _data_of(run: Run) -> str:
     )
 
 
-def labels_of(runs: Sequence[Run]) -> list[str]:
-    """Method, budget and position of each run, its model where they differ, its key where that is not enough."""
-    models = {run.choices.model for run in runs}
-    names = []
-    for run in runs:
-        choices = run.choices
-        name = "unpruned" if run.method == "none" else choices.title.removesuffix(f" {choices.dataset}")
-        blocked = f"{choices.blocking[0]} blocked in {choices.blocking[1]}" if choices.blocking else ""
-        names.append(" ".join(filter(None, (name, blocked, choices.model if len(models) > 1 else ""))))
-    twins = Counter(names)
-    return [f"{n} {run.run_key}" if twins[n] > 1 else n for n, run in zip(names, runs, strict=True)]
-
-
 def plain_run(run: RunRows, label: str, number: int, out: Path) -> Plain:
     """A run for the page that lies in ``out``; ``number`` is that of its sample set."""
     flat, key = run.run.choices.flat, run.run.run_key
@@ -151,7 +138,7 @@ def plain_answer(row: Row, tasks: Collection[str]) -> Plain:
     answer = {
         "text": shortened(row["prediction"]),
         "scores": row["scores"],
-        "right": is_right(row),
+        "right": is_right(row) if row["scores"] else None,
         "kept": row.get("kept", []),
     }
     if "true" in boxes:

@@ -1,15 +1,15 @@
-"""The contract of a model family: where its tokens, layers and ids are. The only folder that knows transformers' names.
+"""The contract of a model family: how its pictures become tokens. The only folder that knows transformers' names.
 
 A family is one file, named as its ``model_type``. It imports transformers inside functions only, because that takes
 seconds, and `nuwa.models.axes_of` reads families without a model.
 
-Shape letters: B prompts, L length, N tokens of an image, D tower width, H LLM width, C axes of the position ids.
+Shape letters: B prompts, L length, N tokens of an image, D tower width, H LLM width.
 """
 
 from __future__ import annotations
 
 import copy
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -17,26 +17,19 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from nuwa.models.towers import Recording, SelfAttention
+from nuwa.models.decoder import Decoder, text_shape
+from nuwa.models.towers import Recording
 from nuwa.pruners.base import Tap, Tower
 from nuwa.pruning.flops import ModelShape
 from nuwa.pruning.layout import Grid, ImageLayout
-from nuwa.pruning.masks import format_mask
-from nuwa.pruning.scores import Heads, rotate, split_heads
-from nuwa.pruning.segments import Keys, model_ids
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+    from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
+    from nuwa.models.decoder import GenerativeModel
     from nuwa.models.processors import PictureOptions, PictureProcessor, Source
     from nuwa.models.random_configs import Sizes, SpecialTokens
     from nuwa.models.video_processors import VideoProcessor
-
-    class GenerativeModel(PreTrainedModel):
-        """What every supported architecture is."""
-
-        generate: Callable[..., Any]
-
 
 DEEPSTACK = ("merged", "kept")
 """What tokens that a method made of several add of the deepstack planes: the same merged, or the kept row's own."""
@@ -44,29 +37,24 @@ FOUND = "found"
 """What `Family.prepare` adds to the arguments of a call."""
 
 
-class Family(ABC):
-    """One family of models. A checkpoint's config is enough for what stands above ``model``; the rest needs a model.
+class Family(Decoder):
+    """One family of models: its vision tower, the places of its visual tokens in a prompt, and its `Decoder`.
+
+    A checkpoint's config is enough for what stands above `encode_images`; the rest needs a model.
 
     ``architecture`` is the name of its class in transformers, ``placeholder`` the token that stands for one visual
     token of a picture in a prompt, ``video_placeholder`` that of a video, None where the family reads no videos.
     ``kind`` is what the methods about "images" are about, pictures or videos: `kinds` has both, and a video is an image
-    of several frames. ``axes`` are the axes of its position ids. ``projector_at`` and ``tower_layers_at`` are where
-    `multimodal` has them, ``tower_sizes`` the sizes by which the tower's config tells it from others. ``special`` are
-    the tokens of its tokenizer, ``half`` the half precision of its checkpoints. ``own_masks``: its masks are more than
-    causal (`layer_mask`). ``planes_at``: the entry of the output of ``get_image_features`` that holds further planes of
-    features, each of all images (deepstack).
-
-    Args:
-        config: the config of a checkpoint.
-        model: the loaded, unmodified model.
+    of several frames. ``projector_at`` and ``tower_layers_at`` are where `multimodal` has them, ``tower_sizes`` the
+    sizes by which the tower's config tells it from others. ``special`` are the tokens of its tokenizer, ``half`` the
+    half precision of its checkpoints. ``planes_at``: the entry of the output of ``get_image_features`` that holds
+    further planes of features, each of all images (deepstack).
 
     Raises:
         ValueError: a config that the family does not support.
     """
 
-    model_type: ClassVar[str]
     architecture: ClassVar[str]
-    axes: ClassVar[int] = 1
     placeholder: ClassVar[str] = "<image>"
     video_placeholder: ClassVar[str | None] = None
     kind: str = "image"
@@ -75,12 +63,7 @@ class Family(ABC):
     tower_sizes: ClassVar[tuple[str, ...]] = ("hidden_size", "num_hidden_layers", "patch_size", "image_size")
     special: ClassVar[SpecialTokens]
     half: ClassVar[torch.dtype] = torch.float16
-    own_masks: ClassVar[bool] = False
     planes_at: ClassVar[str | None] = None
-
-    def __init__(self, config: PreTrainedConfig, model: GenerativeModel | None = None) -> None:
-        self.config = config
-        self._model = model
 
     @classmethod
     @abstractmethod
@@ -100,7 +83,7 @@ class Family(ABC):
             nuwa.models.checkpoint.ModelError: options that the family does not have, or that are impossible.
         """
 
-    @classmethod  # noqa: B027
+    @classmethod
     def adapt(cls, model: GenerativeModel, options: PictureOptions) -> None:
         """Let a loaded model do what options ask of it beyond its config; few have to."""
 
@@ -130,6 +113,17 @@ class Family(ABC):
     def planes(self) -> int:
         """How many planes of features a visual token has besides its own (deepstack)."""
         return 0
+
+    def check_deepstack(self, choice: str) -> None:
+        """Refuse what is asked of deepstack planes where tokens merge: ``merged`` with them, or the ``kept`` rows' own.
+
+        Raises:
+            ValueError: there is no such choice, or the family has no planes.
+        """
+        if choice not in DEEPSTACK:
+            raise ValueError(f"position.deepstack={choice}: expected one of {', '.join(DEEPSTACK)}")
+        if choice != DEEPSTACK[0] and self.planes_at is None:
+            raise ValueError(f"position.deepstack={choice}: {self.model_type} models have no deepstack planes")
 
     @property
     def grid(self) -> Grid | None:
@@ -168,65 +162,6 @@ class Family(ABC):
         """The method of `multimodal` that makes features of pixels."""
         return f"get_{self.kind}_features"
 
-    # The language model's call: what differs from Llama's and Qwen2's is overridden.
-
-    def check_deepstack(self, choice: str) -> None:
-        """Refuse what is asked of deepstack planes where tokens merge: ``merged`` with them, or the ``kept`` rows' own.
-
-        Raises:
-            ValueError: there is no such choice, or the family has no planes.
-        """
-        if choice not in DEEPSTACK:
-            raise ValueError(f"position.deepstack={choice}: expected one of {', '.join(DEEPSTACK)}")
-        if choice != DEEPSTACK[0] and self.planes_at is None:
-            raise ValueError(f"position.deepstack={choice}: {self.model_type} models have no deepstack planes")
-
-    def companions(self, kwargs: Mapping[str, Any]) -> dict[str, Tensor]:
-        """What travels with tokens besides embeddings, mask and ids: (B, L, ...) of each, by name.
-
-        ``kwargs`` are the language model's arguments for a prompt. Whenever tokens leave, the engine cuts companions as
-        it cuts embeddings: Qwen3-VL's deepstack planes, for instance, or inputs of every layer (Gemma 3n).
-        """
-        return {}
-
-    def with_companions(self, kwargs: Mapping[str, Any], companions: Mapping[str, Tensor]) -> dict[str, Any]:
-        """The language model's arguments for the tokens that enter it, whose companions are (B, P, ...).
-
-        By default a companion is an argument of its own name.
-        """
-        return {**kwargs, **companions}
-
-    def enter_layer(
-        self, layer: int, hidden: Tensor, kwargs: Mapping[str, Any], companions: Mapping[str, Tensor]
-    ) -> tuple[Tensor, dict[str, Any]]:
-        """Input (B, P, H) and arguments of a decoder layer, given the companions (B, P, ...) of the tokens in it.
-
-        Called for the layers of a prompt that has companions, before tokens leave there.
-        """
-        return hidden, dict(kwargs)
-
-    def layer_kind(self, layer: int) -> str:
-        """Layers of one kind share their mask and their rotary embeddings."""
-        return "full_attention"
-
-    def sees(self, kind: str, keys: Keys, query: Tensor) -> Tensor:
-        """Which keys the tokens in the columns ``query`` (Q,) see in layers of a kind: (B, Q, K) bool."""
-        causal = query[:, None] >= torch.arange(keys.valid.shape[1], device=query.device)
-        return causal & keys.valid[:, None]
-
-    def layer_mask(self, kind: str, keys: Keys, queries: int, padded: bool, dtype: torch.dtype) -> Tensor | None:
-        """The mask of layers of a kind, where the last ``queries`` keys are the queries; ``padded``: some key is none.
-
-        The only place that makes one. A family whose masks are more than causal sets ``own_masks``: every layer of a
-        pruned prompt then gets its mask here, not only those behind a pruning layer.
-        """
-        config: Any = self.language_model.config
-        return format_mask(config._attn_implementation, keys.valid, queries, padded, dtype)
-
-    def rotary(self, kind: str, hidden: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosines and sines of position ids (C, B, L) in layers of a kind, in the place and precision of ``hidden``."""
-        return self.language_model.get_submodule("rotary_emb")(hidden, model_ids(ids.to(hidden.device)))
-
     # The images of a call. ``arguments`` are those of `encoder`, by name.
 
     def prepare(self, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -257,7 +192,7 @@ class Family(ABC):
         """The arguments for some of the images only, in this order."""
         return {**arguments, self.pixels_at: arguments[self.pixels_at][list(images)]}
 
-    def check_prompt(self, input_ids: Tensor, sizes: Sequence[int]) -> None:  # noqa: B027 (few have to)
+    def check_prompt(self, input_ids: Tensor, sizes: Sequence[int]) -> None:
         """Refuse prompts (B, L) whose placeholders cannot stand for images of ``sizes`` tokens.
 
         Raises:
@@ -267,35 +202,9 @@ class Family(ABC):
     # Attached to a model.
 
     @property
-    def model(self) -> GenerativeModel:
-        """The model.
-
-        Raises:
-            ValueError: the family was made of a config alone.
-        """
-        if self._model is None:
-            raise ValueError(f"this {self.model_type} has a config, but no model")
-        return self._model
-
-    @property
-    def multimodal(self) -> nn.Module:
-        """The module that owns ``get_image_features`` and calls the language model."""
-        return self.model.get_submodule("model")
-
-    @property
     def encode_images(self) -> Callable[..., Any]:
         """The `encoder` of the model, or what stands in its place."""
         return cast(Callable[..., Any], getattr(self.multimodal, self.encoder))
-
-    @property
-    def language_model(self) -> nn.Module:
-        """The decoder without its head."""
-        return self.multimodal.get_submodule("language_model")
-
-    @property
-    def layers(self) -> Sequence[nn.Module]:
-        """Decoder layers."""
-        return list(self.language_model.get_submodule("layers").children())
 
     @property
     def projector(self) -> nn.Module:
@@ -306,57 +215,6 @@ class Family(ABC):
     def tower_layers(self) -> Sequence[nn.Module]:
         """The layers of the vision tower."""
         return list(self.multimodal.get_submodule(self.tower_layers_at).children())
-
-    def position_ids(self, incoming: Tensor | None, batch: int, length: int, device: torch.device) -> Tensor:
-        """Position ids (C, B, L) that the unpruned model would use for a prompt.
-
-        ``incoming``: None, (B, L), or (C, B, L) with the text's own ids before them or not (M-RoPE).
-        """
-        if incoming is None:
-            incoming = torch.arange(length, device=device)[None]
-        axes = incoming[-self.axes :] if incoming.dim() == 3 else incoming
-        return axes.to(device).expand(self.axes, batch, length)
-
-    def final_norm(self, hidden: Tensor) -> Tensor:
-        """The norm between the last decoder layer and the head: (..., H) -> (..., H)."""
-        return self.language_model.get_submodule("norm")(hidden).to(hidden.device)
-
-    def queries_keys(
-        self, layer: nn.Module, hidden: Tensor, rotary: tuple[Tensor, Tensor] | None, query: Tensor
-    ) -> Heads:
-        """Queries of the positions ``query`` (Q,), and keys, as a decoder layer's attention multiplies them.
-
-        Llama's and Qwen's layers, with a norm of every head's queries and keys where they have one (Qwen3).
-
-        Args:
-            layer: one of `layers`.
-            hidden: (B, L, H) input of the layer.
-            rotary: cos and sin of its positions, each (B or 1, L, d); None leaves the rotation out.
-        """
-        attention = cast(SelfAttention, layer.self_attn)
-        normed = layer.get_submodule("input_layernorm")(hidden)
-        query = query.to(normed.device)
-        queries = _normed_heads(attention, "q", normed[:, query])
-        keys = _normed_heads(attention, "k", normed)
-        if rotary is not None:
-            cos, sin = (part.to(normed.device) for part in rotary)
-            keys, queries = rotate(keys, cos, sin), rotate(queries, cos[:, query], sin[:, query])
-        return Heads(queries, keys, attention.scaling)
-
-    def embed(self, ids: Tensor) -> Tensor:
-        """The LLM's embeddings of token ids: (...,) -> (..., H)."""
-        table = cast(nn.Embedding, self.model.get_input_embeddings())
-        return table(ids.to(table.weight.device))
-
-    def values(self, layer: nn.Module, hidden: Tensor) -> Tensor:
-        """Values that a decoder layer makes of its input (B, L, H), heads concatenated."""
-        attention = cast(SelfAttention, layer.self_attn)
-        return attention.v_proj(layer.get_submodule("input_layernorm")(hidden))
-
-    @property
-    def frequencies(self) -> Tensor:
-        """Angles by which a position id turns each pair of a head's channels: (head_dim / 2,) float32."""
-        return self.language_model.get_submodule("rotary_emb").get_buffer("inv_freq")
 
     @abstractmethod
     def project(self, features: Tensor) -> Tensor:
@@ -379,29 +237,3 @@ class Family(ABC):
         recording = self.new_recording(arguments)
         with recording.reading(taps):
             yield recording
-
-
-def text_shape(text: Any, vision_hidden: int, image_tokens: int | None = None) -> ModelShape:
-    """The sizes in a text model's config, beside a tower of width ``vision_hidden``."""
-    return ModelShape(
-        layers=text.num_hidden_layers,
-        hidden=text.hidden_size,
-        intermediate=text.intermediate_size,
-        kv_heads=getattr(text, "num_key_value_heads", text.num_attention_heads),
-        head_dim=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
-        vision_hidden=vision_hidden,
-        image_tokens=image_tokens,
-    )
-
-
-def _normed_heads(attention: SelfAttention, name: str, states: Tensor) -> Tensor:
-    """States (B, L, H) as queries (``q``) or keys (``k``) before their rotation: (B, heads, L, d)."""
-    heads = split_heads(getattr(attention, f"{name}_proj")(states), attention.head_dim)
-    norm = getattr(attention, f"{name}_norm", None)
-    return heads if norm is None else norm(heads)
-
-
-def remove_hooks(handles: Iterator[Any] | Sequence[Any]) -> None:
-    """Remove every hook of a list of handles."""
-    for handle in handles:
-        handle.remove()

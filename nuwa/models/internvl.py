@@ -25,7 +25,7 @@ from nuwa.pruning.scores import Heads, split_heads
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
-    from nuwa.models.base import GenerativeModel
+    from nuwa.models.decoder import GenerativeModel
 
 
 class InternVLRecording(ShuffledRecording):

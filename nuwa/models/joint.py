@@ -28,8 +28,8 @@ from transformers import (
 )
 
 from nuwa.files import local_path
-from nuwa.models.base import text_shape
 from nuwa.models.checkpoint import ModelError, check_safetensors, find_folder, read_json, weight_files
+from nuwa.models.decoder import text_shape
 from nuwa.pruners.base import MisfitError
 from nuwa.pruning.flops import llm_flops
 

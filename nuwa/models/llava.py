@@ -20,7 +20,7 @@ from nuwa.pruning.layout import Grid, ImageLayout
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
-    from nuwa.models.base import GenerativeModel
+    from nuwa.models.decoder import GenerativeModel
 
 
 class Llava(Family):

@@ -19,7 +19,7 @@ from nuwa.pruning.layout import Grid
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
-    from nuwa.models.base import GenerativeModel
+    from nuwa.models.decoder import GenerativeModel
     from nuwa.models.processors import PictureOptions, PictureProcessor
 
 

@@ -20,7 +20,7 @@ from torch.nn.functional import avg_pool2d
 from nuwa.pruning.layout import Grid, ImageLayout
 
 if TYPE_CHECKING:
-    from nuwa.models.base import GenerativeModel
+    from nuwa.models.decoder import GenerativeModel
 
 _POOL, _NEWLINE = "video_pool", "video_newline"
 """Where a config of OneVision holds them."""

@@ -24,7 +24,7 @@ from nuwa.samples import Sample, SampleError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-    from nuwa.models.base import GenerativeModel
+    from nuwa.models.decoder import GenerativeModel
 
 
 @dataclass

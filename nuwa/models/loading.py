@@ -29,7 +29,7 @@ from nuwa.models.prompts import IMAGE, PromptFormat
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-    from nuwa.models.base import GenerativeModel
+    from nuwa.models.decoder import GenerativeModel
 
 _DECODER = re.compile(r"^(?!.*(vision|visual|mtp)).*\blayers\.\d+\..*\.(weight|bias)$")
 """A tensor of a layer of the language model."""

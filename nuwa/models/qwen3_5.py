@@ -23,7 +23,7 @@ from nuwa.pruning.segments import Keys
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
-    from nuwa.models.base import GenerativeModel
+    from nuwa.models.decoder import GenerativeModel
 
 FULL, LINEAR = "full_attention", "linear_attention"
 

@@ -17,7 +17,7 @@ from nuwa.models.random_configs import Sizes
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
-    from nuwa.models.base import GenerativeModel
+    from nuwa.models.decoder import GenerativeModel
 
 PLANE = "deepstack_{}"
 """Name of a plane as a companion."""

@@ -12,7 +12,7 @@ from nuwa.pruning.flops import ModelShape
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
-    from nuwa.models.base import GenerativeModel
+    from nuwa.models.decoder import GenerativeModel
 
 
 class Qwen3VLMoe(Qwen3VL):

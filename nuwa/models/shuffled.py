@@ -29,7 +29,7 @@ from nuwa.pruning.scores import CHUNK, softmax_rows
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-    from nuwa.models.base import GenerativeModel
+    from nuwa.models.decoder import GenerativeModel
 
 
 TEXT_MODELS = ("llama", "qwen2", "qwen3")

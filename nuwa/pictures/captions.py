@@ -34,7 +34,7 @@ def title_lines(method: str, question: str, row: Mapping[str, Any], is_box: bool
     if score is not None and score not in (0, 1):
         answer.append(Phrase(f"score {score:.2f}", FAINT))
     if not is_box and row.get("target"):
-        answer += [Phrase("   expected", FAINT), Phrase(shortened(target_text(row["target"])))]
+        answer += [Phrase("· expected", FAINT), Phrase(shortened(target_text(row["target"])))]
     return [[Phrase(method, FAINT)], [Phrase(shortened(question))], answer]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from math import ceil
 
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw
@@ -68,8 +69,8 @@ def stage_strip(trace: VideoTrace, shown: Sequence[int], number: int, colours: M
     for frame in shown:
         cells = frame_image(trace, frame, number, colours)
         bar = Image.new("RGB", (cells.width, BAR), "white")
-        high = max(1, round(BAR * counts[frame] / len(trace.cells[frame])))
-        ImageDraw.Draw(bar).rectangle((0, BAR - high, cells.width - 1, BAR - 1), fill=KEPT)
+        high = ceil(BAR * counts[frame] / len(trace.cells[frame]))
+        bar.paste(KEPT, (0, BAR - high, cells.width, BAR))
         strip.append(under(in_a_line([cells, bar], down=True), str(counts[frame])))
     return joined(trace, shown, strip)
 

@@ -20,7 +20,7 @@ from nuwa.engine.conversation import conversation_of
 from nuwa.engine.session import PruningSession
 from nuwa.models.loaded import LoadedModel
 from nuwa.pictures.geometry import view_frames
-from nuwa.pruners.base import Pruner, VisionContext, VisionDecision
+from nuwa.pruners.base import LLMContext, LLMDecision, Pruner, VisionContext, VisionDecision
 from nuwa.pruning.layout import Grid, ImageLayout, VisionView
 from nuwa.pruning.merging import member_counts
 from nuwa.pruning.positions import remap
@@ -36,13 +36,15 @@ Location = tuple[int, int, int]
 class StageTrace:
     """What goes on from a layer: ``kept`` tokens of the image in the LLM's order, their ``ids`` (C, K) by strategy.
 
-    ``coordinates`` are those of them that stay in any case.
+    ``coordinates`` are those of them that stay in any case. ``scores`` are what the method found there, inside the LLM,
+    of all tokens (n_tokens,), by name; NaN for those that had left before, and for newlines.
     """
 
     layer: int
     kept: list[int]
     ids: dict[str, Tensor]
     coordinates: list[int] = field(default_factory=list)
+    scores: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass
@@ -109,7 +111,7 @@ def trace_decisions(session: PruningSession, loaded: LoadedModel, sample: Sample
     """Read a sample's prompt in an open session and tell what happened to each of its images and videos."""
     check_session(session)
     about = session.about(sample.image_ids or None, loaded.questions([sample]))
-    with _decisions(session.pruner) as seen, about:
+    with _decisions(session.pruner) as (seen, inside), about:
         output = read_prompt_once(session, loaded.encode([sample]))
     state = conversation_of(cache_of(output))
     if state is None or state.prompt is None:
@@ -118,6 +120,9 @@ def trace_decisions(session: PruningSession, loaded: LoadedModel, sample: Sample
     visuals: dict[str, Image.Image | Video] = dict(zip(sample.image_ids, (*sample.images, *sample.videos), strict=True))
     for ordinal, plan in enumerate(state.prompt.rows[0]):
         picture, stages = visuals[plan.id], _stages(state.prompt, state.tables, ordinal, session.strategy)
+        for stage in stages:
+            if stage.layer in inside:
+                stage.scores = inside[stage.layer].scores_of(0, ordinal)
         if isinstance(picture, Video):
             traces.append(video_trace(picture, plan, stages))
             continue
@@ -155,21 +160,29 @@ def video_trace(video: Video, plan: ImagePlan, stages: list[StageTrace]) -> Vide
 
 
 @contextmanager
-def _decisions(pruner: Pruner) -> Iterator[dict[str, tuple[VisionDecision, int]]]:
-    """The decision about every view that the pruner is asked about, by the view's id, with its row there."""
+def _decisions(pruner: Pruner) -> Iterator[tuple[dict[str, tuple[VisionDecision, int]], dict[int, LLMContext]]]:
+    """What the pruner is asked: its decision about every view, by the view's id, with its row there; contexts by layer.
+
+    A context has the scores that the method noted in it.
+    """
     seen: dict[str, tuple[VisionDecision, int]] = {}
-    decide = pruner.prune_vision
+    inside: dict[int, LLMContext] = {}
+    before, within = pruner.prune_vision, pruner.prune_llm
 
     def prune_vision(context: VisionContext, keep: int) -> VisionDecision:
-        decision = decide(context, keep)
+        decision = before(context, keep)
         seen.update({name: (decision, row) for row, name in enumerate(context.ids)})
         return decision
 
-    vars(pruner)["prune_vision"] = prune_vision
+    def prune_llm(context: LLMContext, keep: Tensor) -> Tensor | LLMDecision:
+        inside[context.layer] = context
+        return within(context, keep)
+
+    vars(pruner).update(prune_vision=prune_vision, prune_llm=prune_llm)
     try:
-        yield seen
+        yield seen, inside
     finally:
-        del vars(pruner)["prune_vision"]
+        del vars(pruner)["prune_vision"], vars(pruner)["prune_llm"]
 
 
 def gathering_weights(decision: VisionDecision, row: int) -> Tensor | None:

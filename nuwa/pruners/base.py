@@ -70,7 +70,8 @@ class Pruner:
     """Base of every method. Subclasses are dataclasses; a field is an option of ``conf/pruner/<name>.yaml``.
 
     ``budget`` says what an image may cost; ``seed`` feeds methods that draw at random. ``native_position`` and
-    ``native_calibration`` are the position strategy and the calibration of the method's authors.
+    ``native_calibration`` are the position strategy and the calibration of the method's authors. ``behind_vision`` are
+    options that say nothing to `prune_vision` but how many tokens are to stay: jobs that differ in these share it.
     """
 
     budget: Budget = field(default_factory=Budget, kw_only=True)
@@ -79,6 +80,7 @@ class Pruner:
     name: ClassVar[str]
     native_position: ClassVar[str] = "pesp"
     native_calibration: ClassVar[str] = "none"
+    behind_vision: ClassVar[Set[str]] = frozenset()
     info: ClassVar[MethodInfo] = MethodInfo()
 
     def __post_init__(self) -> None:
@@ -159,6 +161,18 @@ class Pruner:
     def merges(self) -> bool:
         """Whether dropped tokens live on in others."""
         return self.info.merges
+
+    @property
+    def vision_key(self) -> str:
+        """Names the method and all of its options that `prune_vision` reads, for decisions that jobs share.
+
+        Empty for a method of another package, whose code may change unseen: its decisions are not shared.
+        """
+        kind = type(self)
+        if not kind.__module__.startswith("nuwa."):
+            return ""
+        options = {name: value for name, value in asdict(self).items() if name not in self.behind_vision}
+        return f"{kind.__module__}.{kind.__qualname__} {options}"
 
     @property
     def prunes_vision(self) -> bool:

@@ -125,7 +125,7 @@ class CDPruner(TileByTile):
 
     def prune_llm(self, context: LLMContext, keep: Tensor) -> Tensor:
         """On entry of layer 0, where visual tokens are projected features and text tokens embeddings."""
-        relevance = text_relevance(context.hidden, context.question)
+        relevance = context.scores["relevance"] = text_relevance(context.hidden, context.question)
         hidden, relevance, kept = context.hidden.flatten(0, 1), relevance.flatten(), context.valid.flatten() & False
         for _, places, count in context.images_alike(keep):
             chosen = greedy_map(hidden[places], unit_range(relevance[places]), count)

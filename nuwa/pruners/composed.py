@@ -94,6 +94,10 @@ class Composed(Pruner):
         return self._before.counts_by_itself or self._inside.counts_by_itself
 
     @property
+    def vision_key(self) -> str:
+        return self._before.vision_key
+
+    @property
     def merges(self) -> bool:
         return self._before.merges or self._inside.merges
 

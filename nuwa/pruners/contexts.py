@@ -7,6 +7,7 @@ D feature width, H heads, I images of a prompt.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -152,7 +153,8 @@ class LLMContext:
     ``position_ids`` (C, B, L), on one axis or three, are those in use; times the ``frequencies`` (width / 2,) they are
     the angles of the rotary embeddings. ``earlier`` holds the contexts that the method ``needs``. In ``notes`` a method
     may keep what a later stage reads again. ``transitions``, where they are needed, say what the blocks of some of all
-    ``layers`` did to each token before: layer -> (B, L).
+    ``layers`` did to each token before: layer -> (B, L). Into ``scores`` a method puts what it finds of the tokens
+    (B, L), by name: they are worth showing in pictures (`top_k` does it, with what it is given).
     """
 
     layer: int
@@ -175,6 +177,7 @@ class LLMContext:
     earlier: Mapping[str, LLMContext] = field(default_factory=dict)
     transitions: Mapping[int, Tensor] = field(default_factory=dict)
     notes: dict[str, Tensor] = field(default_factory=dict)
+    scores: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def previous(self) -> LLMContext:
@@ -243,9 +246,19 @@ class LLMContext:
             if stay:
                 yield images, torch.stack([places[ordinal, row, :count] for row, ordinal in images]), stay
 
-    def top_k(self, score: Tensor, keep: Tensor) -> Tensor:
-        """Keep each image's best ``keep`` (B, I) visual tokens: scores (B, L) -> (B, L) bool."""
-        return top_of_each_image(score, self.image, keep)
+    def scores_of(self, row: int, image: int) -> dict[str, Tensor]:
+        """The ``scores`` of one image's tokens (n_tokens,) float, by name; NaN for those that had left and newlines."""
+        mine = (self.image[row] == image).nonzero()[:, 0]
+        whole, token = torch.full((self.layouts[row][image].n_tokens,), math.nan), self.token[row, mine].cpu()
+        return {name: whole.scatter(0, token, score[row, mine].float().cpu()) for name, score in self.scores.items()}
+
+    def top_k(self, score: Tensor, keep: Tensor, first: Tensor | None = None) -> Tensor:
+        """Keep each image's best ``keep`` (B, I) visual tokens: scores (B, L) -> (B, L) bool.
+
+        Tokens that come ``first`` (B, L) go before all others; scores are then below 1.
+        """
+        self.scores["score"] = score
+        return top_of_each_image(score if first is None else score + first, self.image, keep)
 
     def last_attention(self, **options: object) -> Tensor:
         """Attention of the last token in this layer, mean over heads: (B, L). ``options`` as of ``attention``."""

@@ -82,8 +82,7 @@ class Feather(Pruner):
         return self.reached(best, target, layers, reachable)
 
     def prune_llm(self, context: LLMContext, keep: Tensor) -> Tensor:
-        attention = unrotated_scores(context.previous)  # below 1, so that the grid goes first
-        return context.top_k(attention + self._grid_tokens(context), keep)
+        return context.top_k(unrotated_scores(context.previous), keep, first=self._grid_tokens(context))
 
     def _grid_tokens(self, context: LLMContext) -> Tensor:
         """The grid of every image of which nothing has left inside the LLM yet: (B, L) bool."""

@@ -185,7 +185,8 @@ class HoliTom(TwoStageVideo):
         return reduce_segments(features, attention, still, segments, *quotas, release=release)
 
     def prune_llm(self, context: LLMContext, keep: Tensor) -> LLMDecision:
-        score, hidden = context.previous.last_attention().flatten(), context.hidden.flatten(0, 1)
+        context.scores["score"] = context.previous.last_attention()
+        score, hidden = context.scores["score"].flatten(), context.hidden.flatten(0, 1)
         shape, members = context.image.shape, torch.full_like(context.image, -1).flatten()
         stays = torch.zeros_like(members, dtype=torch.bool)
         for _, places, count in context.images_alike(keep):

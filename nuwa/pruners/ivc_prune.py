@@ -141,7 +141,7 @@ class IVCPrune(Pruner):
             stays = stays | context.top_k(turn, share_of_each(count, share))
         if self.adaptive:
             return stays | context.top_k(score, share_of_each(count, self.foreground))
-        return context.top_k(score + stays, keep)  # scores are below 1
+        return context.top_k(score, keep, first=stays)
 
     def relevance(self, context: LLMContext, member: Tensor, seeds: Tensor) -> tuple[Tensor, Tensor]:
         """The seeds (B, L) bool of all images, ``member`` (B, I, L), and every token's score (B, L)."""

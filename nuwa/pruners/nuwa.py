@@ -9,7 +9,7 @@ Shape letters as in `base`: B images, N tokens of a view, K kept tokens, H heads
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -49,6 +49,8 @@ class NuwaStages(Pruner):
     pillar_quantile: float | None = None
     stage2_layer: float = 0.5
 
+    behind_vision: ClassVar[Set[str]] = frozenset({"random", "stage2_layer"})
+
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.d_thresh > 0, "d_thresh", "a positive squared distance", self.d_thresh)
@@ -85,6 +87,7 @@ class Nuwa(NuwaStages):
     stage2_ratio: float = 1 / 7
 
     name: ClassVar[str] = "nuwa"
+    behind_vision: ClassVar[Set[str]] = NuwaStages.behind_vision | {"budget", "stage2_ratio"}
     info: ClassVar[MethodInfo] = MethodInfo(
         paper="arXiv 2602.02951",
         source="Man-PaperRejected/Nuwa@175b7d5",

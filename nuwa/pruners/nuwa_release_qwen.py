@@ -65,6 +65,7 @@ class NuwaReleaseQwen(Pruner):
     window: int | None = None
 
     name: ClassVar[str] = "nuwa_release_qwen"
+    behind_vision: ClassVar[Set[str]] = frozenset({"budget", "stage2_layer"})
     needs: ClassVar[Set[str]] = {"previous"}
     info: ClassVar[MethodInfo] = MethodInfo(
         paper="arXiv 2602.02951",

@@ -75,6 +75,7 @@ class OccamToken(Pruner):
     adaptive: bool = False
 
     name: ClassVar[str] = "occamtoken"
+    behind_vision: ClassVar[Set[str]] = frozenset({"budget", "lambda2", "layer"})
     needs: ClassVar[Set[str]] = {"attention"}
     native_position: ClassVar[str] = "perc"
     info: ClassVar[MethodInfo] = MethodInfo(
@@ -168,6 +169,7 @@ class OccamToken(Pruner):
                 here = here.scatter(1, last[:, None], 1.0 + here.amax(1, keepdim=True))
             score = torch.where(mine, here, score)
             stays |= mine & (here >= torch.minimum(self.lambda2 * measure, (here * mine).amax(1, keepdim=True)))
+        context.scores["score"] = score
         return stays if self.adaptive else context.top_k(score, keep)
 
     def metric_flops(self, n_tokens: int, shape: ModelShape) -> float:

@@ -168,6 +168,7 @@ class PruneVid(TwoStageVideo):
         silent = ~context.question[:, queries]
         # a place that asks in one row can be padding in another, whose attention is not a number there
         score = context.previous.attention(queries).masked_fill(silent[:, None, :, None], 0).amax((1, 2))
+        context.scores["score"] = score
         stays, wanted = torch.zeros_like(context.valid), keep.tolist()
         for row, ordinal, mine in context.each_image():
             group = self._groups(context, row, ordinal)[context.token[row, mine]]

@@ -196,7 +196,8 @@ class SparseVLM(ListedPruner):
     def prune_llm(self, context: LLMContext, keep: Tensor) -> LLMDecision:
         _, rows, weight = ratings(context)
         rows = rows.mean(1)
-        score, hidden = (weight[:, None] @ rows)[:, 0].flatten(), context.hidden.flatten(0, 1)
+        context.scores["score"] = (weight[:, None] @ rows)[:, 0]
+        score, hidden = context.scores["score"].flatten(), context.hidden.flatten(0, 1)
         width, device = context.image.shape[1], hidden.device
         if self.adaptive:
             keep = self._adaptive_counts(context, rows, weight, keep)

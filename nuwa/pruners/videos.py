@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -75,6 +76,8 @@ class TwoStageVideo(VideoPruner):
 
     inner_layer: float = 0.5
     inner_keep: float = 1.0
+
+    behind_vision: ClassVar[Set[str]] = frozenset({"budget", "inner_layer", "inner_keep"})
 
     def __post_init__(self) -> None:
         super().__post_init__()

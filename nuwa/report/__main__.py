@@ -47,10 +47,10 @@ def _runs_sections(runs: Sequence[Run], options: Namespace) -> list[Section]:
     """A table for each model and data set; for a spreadsheet one of all, for LaTeX in a paper's words."""
     title = ", ".join(map(str, options.folders))
     if options.format == "csv":
-        return [runs_section(runs, title, options.full, options.beside)]
+        return [runs_section(runs, title, options.full, options.beside, options.parts)]
     if options.format == "latex" and not (options.full or options.beside):
-        return publication_sections(runs) or [runs_section(runs, title)]
-    return runs_sections(runs, title, options.full, options.beside)
+        return publication_sections(runs, options.parts) or [runs_section(runs, title)]
+    return runs_sections(runs, title, options.full, options.beside, options.parts)
 
 
 @command(
@@ -58,6 +58,7 @@ def _runs_sections(runs: Sequence[Run], options: Namespace) -> list[Section]:
     argument("folders", type=Path, nargs="*", help="outputs, outputs/<name>, a run's folder, or an experiment"),
     argument("--expected", default="", help="printed tables to compare with: table5, table1,table2, all"),
     argument("--full", action="store_true", help="95 %% intervals, leaving tokens, a method's own cost"),
+    argument("--parts", action="store_true", help="each score by size, kind or source, where its data set tells them"),
     argument("--beside", default="", help="a choice whose values stand side by side, e.g. position"),
     argument("--check", action="store_true", help="exit with 1 if a number is outside its tolerance"),
     argument("--format", choices=FORMS, default="table"),
@@ -91,8 +92,10 @@ def _check_options(options: Namespace) -> None:
     reason = ""
     if not options.folders and not options.expected:
         reason = "needs a folder of runs, or --expected with a printed table, e.g. table5"
-    elif (options.full or options.beside) and options.expected:
-        reason = "--full and --beside are about a table of runs, --expected about printed ones: one or the other"
+    elif (options.full or options.parts or options.beside) and options.expected:
+        reason = (
+            "--full, --parts and --beside are about a table of runs, --expected about printed ones: one or the other"
+        )
     elif options.check and not (options.expected and options.folders):
         reason = "--check needs a folder of runs, and --expected with what to check them against"
     elif (options.plots or options.wandb) and not options.folders:

@@ -22,10 +22,11 @@ from typing import Any
 from nuwa.command import argument, command
 from nuwa.evaluation.answers import read_answers
 from nuwa.evaluation.frontier import Option, cheapest, front, sureness
-from nuwa.evaluation.journal import Row
+from nuwa.evaluation.pairs import rows_behind
 from nuwa.evaluation.runs import Run, by_key, find_runs
 from nuwa.evaluation.statistics import interval, resampled_ratios
 from nuwa.report.figures.fronts import write_front
+from nuwa.report.sides import sample_titles
 from nuwa.report.tables.formats import TableRow
 from nuwa.report.tables.runs import RunsTable
 from nuwa.report.tables.section import FORMS, Section, filled_columns
@@ -115,12 +116,15 @@ def options_for(
         ValueError: no sample was answered by all of them, or the metric is 0 without pruning.
     """
     chosen = [run for run in runs if run.run_key in costs]
-    answers = {run.run_key: _by_id(read_answers(folders[run.run_key]), metric) for run in (*chosen, whole)}
+    config = whole.config["dataset"]
+    benchmark = find_target(config.get("_target_"), "dataset").unloaded(config)
+    answers = {
+        run.run_key: {row["id"]: row for row in rows_behind(metric, read_answers(folders[run.run_key]), benchmark)}
+        for run in (*chosen, whole)
+    }
     common = sorted(set.intersection(*(set(rows) for rows in answers.values())))
     if not common:
         raise ValueError(f"{metric}: no sample was answered by all runs of {whole.model} on {whole.dataset}")
-    config = whole.config["dataset"]
-    benchmark = find_target(config.get("_target_"), "dataset").unloaded(config)
     unpruned, options = [answers[whole.run_key][name] for name in common], []
     for run in (*chosen, whole):
         kept = resampled_ratios([answers[run.run_key][name] for name in common], unpruned, benchmark)
@@ -131,14 +135,9 @@ def options_for(
     return options, len(common)
 
 
-def _by_id(rows: Iterable[Row], metric: str) -> dict[str, Row]:
-    """The rows of a metric's task, by sample."""
-    return {row["id"]: row for row in rows if row["task"] == metric.partition("/")[0]}
-
-
-def choice_section(options: Sequence[Timed], asked: Namespace, samples: int, every: bool = False) -> Section:
-    """The front of a set of options (``every``: all of them), the choice, and how to use it."""
-    best, shown = front(options), list(options) if every else front(options)
+def choice_section(options: Sequence[Timed], asked: Namespace, samples: int, title: str) -> Section:
+    """The front of a set of options (``asked.all``: all of them), the choice, and how to use it."""
+    best, shown = front(options), list(options) if asked.all else front(options)
     chosen = cheapest(options, asked.loss)
     table = RunsTable([option.run for option in options])
     rows: list[TableRow] = []
@@ -148,9 +147,9 @@ def choice_section(options: Sequence[Timed], asked: Namespace, samples: int, eve
         row = table.choices(option.run) | {"position": option.run.position or "", "tokens": option.run.tokens_entering}
         row |= {f"{asked.by}, unpruned = 1": option.cost, "loss": lost}
         row |= {"chosen in": f"{sureness(options, option, asked.loss):.0%}"}
-        row |= {"front": "yes" if option in best else ""} if every else {}
+        row |= {"front": "yes" if option in best else ""} if asked.all else {}
         rows.append(row | {"": "<- choice" if option is chosen else ""})
-    title = f"{options[-1].run.model}, {options[-1].run.dataset}: {asked.metric}, at most {asked.loss:.1%} lost"
+    title = f"{title}: {asked.metric}, at most {asked.loss:.1%} lost"
     remarks = [f"{samples} samples that all {len(options)} runs answered; loss with its 95 % interval"]
     forms = {"tokens": ".1f", f"{asked.by}, unpruned = 1": ".3f"}
     return Section(title, rows, filled_columns(rows), remarks + how_to_use(chosen), number_formats=forms)
@@ -175,18 +174,19 @@ def how_to_use(chosen: Timed | None) -> list[str]:
 )
 def main(options: Namespace) -> None:
     """Print one table for each model and data set; 1 if there is nothing to choose from."""
-    found = by_key(find_runs(*options.folders))
+    found = {key: pair for key, pair in by_key(find_runs(*options.folders)).items() if pair[1].done}
     folders = {key: folder for key, (folder, _) in found.items()}
     runs = {key: run for key, (_, run) in found.items()}
-    done = [run for run in runs.values() if run.done]
+    done = [*runs.values()]
     groups = beside_unpruned(done)
     groups = {name: own for name, own in groups.items() if options.metric in ("", *runs[name].metrics)}
     if not groups:
         place, metric = ", ".join(map(str, options.folders)), options.metric or "a score"
         raise ValueError(f"no finished run with {metric} beside its unpruned run below {place}")
-    for number, (name, own) in enumerate(groups.items()):
+    titles = sample_titles([runs[name] for name in groups])
+    for number, (name, title) in enumerate(zip(groups, titles, strict=True)):
         print(end="\n" * (number > 0))
-        _choose(Namespace(**vars(options)), folders, own, runs[name], done)
+        _choose(Namespace(**vars(options), title=title), folders, groups[name], runs[name], done)
 
 
 def _choose(asked: Namespace, folders: Mapping[str, Path], runs: Sequence[Run], whole: Run, done: list[Run]) -> None:
@@ -199,7 +199,7 @@ def _choose(asked: Namespace, folders: Mapping[str, Path], runs: Sequence[Run], 
     if not costs:
         raise ValueError(f"--by {asked.by}: no run of {whole.model} measured it; add probe=speed, or choose another")
     options, samples = options_for(folders, runs, whole, asked.metric, costs)
-    section = choice_section(options, asked, samples, asked.all)
+    section = choice_section(options, asked, samples, asked.title)
     section.show(asked.format)
     if without := [run.run_key for run in runs if run.run_key not in costs]:
         print(f"left out, as {asked.by} is not known: {', '.join(without)}", file=sys.stderr)

@@ -23,7 +23,7 @@ from nuwa.evaluation.journal import JOURNAL, JournalError
 from nuwa.evaluation.pairs import Comparison, holm, paired_tests
 from nuwa.evaluation.runs import Run, by_key, find_runs
 from nuwa.evaluation.statistics import answered_by_both
-from nuwa.report.sides import comparable, named_pairs, parse_wanted
+from nuwa.report.sides import comparable, named_pairs, parse_wanted, sample_titles
 from nuwa.report.tables.formats import TableRow
 from nuwa.report.tables.runs import RunsTable
 from nuwa.report.tables.section import FORMS, Section
@@ -95,7 +95,13 @@ class Sweep:
 
     def matrices(self) -> list[Section]:
         """For each task that several runs answered, the difference of every two of them and its p-value."""
-        sections = [section for group in comparable(self.runs) for section in self._matrix(group)]
+        groups = [RunsTable(group) for group in comparable(self.runs)]
+        titles = sample_titles([table.runs[0] for table in groups])
+        sections = [
+            _matrix_section(f"{metric}: the row's run less the column's ({title})", table, tests)
+            for table, title in zip(groups, titles, strict=True)
+            for metric, tests in self.tests(table.runs).items()
+        ]
         if not sections:
             raise ValueError("no two runs answered the same questions with the same model")
         return sections
@@ -113,12 +119,8 @@ class Sweep:
             for metric, tests in found.items()
         }
 
-    def _matrix(self, group: Sequence[Run]) -> list[Section]:
-        table = RunsTable(group)
-        return [_matrix_section(metric, table, tests) for metric, tests in self.tests(table.runs).items()]
 
-
-def _matrix_section(metric: str, table: RunsTable, tests: Tests) -> Section:
+def _matrix_section(title: str, table: RunsTable, tests: Tests) -> Section:
     rows: list[TableRow] = []
     for i, run in enumerate(table.runs):
         row: TableRow = {"": i + 1} | table.choices(run)
@@ -126,7 +128,6 @@ def _matrix_section(metric: str, table: RunsTable, tests: Tests) -> Section:
             pair = (min(i, j), max(i, j))
             row[str(j + 1)] = _cell(*tests[pair], turned=i > j) if pair in tests else ""
         rows.append(row | {"run": run.run_key})
-    title = f"{metric}: the row's run less the column's ({table.runs[0].model}, {table.runs[0].dataset})"
     return Section(title, rows, list(rows[0]), ["in brackets p, " + HOLM.format(len(tests))])
 
 

@@ -1,4 +1,4 @@
-"""Which samples one run gets right and another wrong, by task, size and place of the object, and where boxes go.
+"""Which samples one run gets right and another wrong, by task, part, size and place of the object, and where boxes go.
 
     nuwa failures outputs/main/<key> outputs/main/<key>
 
@@ -22,9 +22,11 @@ from nuwa.benchmarks.scoring import Box, parse_box
 from nuwa.command import argument, command
 from nuwa.evaluation.answers import read_answers
 from nuwa.evaluation.journal import Row
+from nuwa.evaluation.pairs import same_samples
 from nuwa.evaluation.runs import Run
-from nuwa.evaluation.statistics import answered_by_both
+from nuwa.evaluation.scores import parts_of
 from nuwa.report.figures.offsets import Moves, plot_offsets
+from nuwa.report.labels import labels_of
 from nuwa.report.tables.formats import csv_text, value_text
 
 OUTCOMES = ("both", "only first", "only second", "neither")
@@ -36,6 +38,7 @@ BOX_PLACES = tuple(f"{row} {column}" for row in ("top", "middle", "bottom") for 
 class Case:
     """A sample that both runs answered.
 
+    ``part``: which part of its task the headline counts it in, too (``small`` of ``read/exact_match/small``), if any;
     ``size``: which third of the compared boxes by area; ``place``: which ninth of the picture its centre lies in;
     ``dx``, ``dy``: the predicted centre minus the true one, in fractions of the picture, of each run. Empty or nan
     where there is no box.
@@ -44,6 +47,7 @@ class Case:
     id: str
     task: str
     outcome: str
+    part: str = ""
     size: str = ""
     place: str = ""
     first_dx: float = math.nan
@@ -94,24 +98,34 @@ def thirds(areas: Sequence[float]) -> list[str]:
     return [BOX_THIRDS[sum(area > edge for edge in edges)] for area in areas]
 
 
+def part_of(row: Row) -> str:
+    """The first part of its task that a row is counted in, too.
+
+    >>> part_of({"scores": {"read/exact_match": 1.0, "read/exact_match/small": 1.0}})
+    'small'
+    """
+    headline, *others = row["scores"]
+    return next((name.removeprefix(f"{headline}/") for name in parts_of(headline, others)), "")
+
+
 def failure_cases(first: Sequence[Row], second: Sequence[Row]) -> list[Case]:
-    """Every sample that both runs answered, given their answered rows.
+    """Every sample that both runs answered and that was scored, given their answered rows.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is none, or the runs are of two data sets (`same_samples`).
     """
-    pairs = list(zip(*answered_by_both(first, second), strict=True))
+    pairs = [pair for pair in same_samples(first, second) if all(row["scores"] for row in pair)]
     if not pairs:
-        raise ValueError("the two runs answered no sample in common")
+        raise ValueError("the two runs have no scored sample in common")
     boxes = {row["id"]: box for row, _ in pairs if (box := true_box(row)) is not None}
     areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in boxes.values()]
     sizes = dict(zip(boxes, thirds(areas) if areas else (), strict=True))
     cases = []
     for one, other in pairs:
-        case = Case(one["id"], one["task"], OUTCOMES[2 * (not is_right(one)) + (not is_right(other))])
-        if box := boxes.get(case.id):
-            case = Case(case.id, case.task, case.outcome, sizes[case.id], place_of(box), *offset(one), *offset(other))
-        cases.append(case)
+        outcome = OUTCOMES[2 * (not is_right(one)) + (not is_right(other))]
+        box = boxes.get(one["id"])
+        where = (sizes[one["id"]], place_of(box), *offset(one), *offset(other)) if box else ()
+        cases.append(Case(one["id"], one["task"], outcome, part_of(one), *where))
     return cases
 
 
@@ -167,25 +181,16 @@ def print_table(rows: Sequence[dict]) -> None:
     print("\n".join(lines), "\n")
 
 
-def labels(folders: Sequence[Path]) -> list[str]:
-    """Method, budget and position of each run, and the options by which runs of one method differ.
+def _finished(folder: Path) -> Run:
+    """The run in a folder.
 
     Raises:
-        ValueError: a folder holds no finished run.
+        ValueError: it is not finished, or there is none.
     """
-    runs = [Run.read(folder) for folder in folders]
-    for folder, run in zip(folders, runs, strict=True):
-        if not run.done:
-            raise ValueError(f"{folder}: no finished run ({run.status}: {run.reason})")
-    options = [run.config.get("pruner") or {} for run in runs]
-    one_method = len({run.method for run in runs}) == 1
-    told = [key for key in options[0] if one_method and len({str(o.get(key)) for o in options}) > 1]
-    names = []
-    for run, own in zip(runs, options, strict=True):
-        budget = run.config.get("budget") or {}
-        parts = (run.method, budget.get("average") or budget.get("ratio"), run.position)
-        names.append(" ".join([str(part) for part in parts if part is not None] + [f"{k}={own.get(k)}" for k in told]))
-    return names
+    run = Run.read(folder)
+    if not run.done:
+        raise ValueError(f"{folder}: no finished run ({run.status}: {run.reason})")
+    return run
 
 
 @command(
@@ -195,13 +200,13 @@ def labels(folders: Sequence[Path]) -> list[str]:
 )
 def main(given: Namespace) -> None:
     """Compare, write, print."""
-    names = labels(given.runs)
+    names = labels_of([_finished(folder) for folder in given.runs])
     cases = failure_cases(*map(read_answers, given.runs))
     out = given.out or given.runs[1] / "failures"
     out.mkdir(parents=True, exist_ok=True)
     write_table(out / "cases.csv", [asdict(case) for case in cases])
     print(f"first: {names[0]}   second: {names[1]}   {len(cases)} samples\n")
-    for key in ("task", "size", "place"):
+    for key in ("task", "part", "size", "place"):
         if rows := count_outcomes(cases, key):
             print_table(rows)
     if any(case.place for case in cases):

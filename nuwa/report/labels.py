@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Sequence
 from inspect import getmodule
 
 from nuwa.evaluation.choices import known_method
+from nuwa.evaluation.runs import Run
 
 _METHODS = {
     "none": "Unpruned", "prumerge": "PruMerge", "prumerge_plus": "PruMerge+", "nuwa_release": "Nüwa (released code)",
@@ -28,7 +31,7 @@ _METRICS = {
     "center_acc": "centre in box", "f1_score": "F1", "anls": "ANLS", "aacc": "accuracy",
     "circular": "circular accuracy", "vanilla": "accuracy",
 }  # fmt: skip
-_TASKS = {"vqa": "questions", "vg": "grounding"}
+_TASKS = {"vqa": "questions", "vg": "grounding", "read": "reading"}
 
 
 def method_label(method: str) -> str:
@@ -77,9 +80,12 @@ def metric_label(metric: str, dataset: str) -> str:
 
     >>> metric_label("gqa/exact_match", "gqa"), metric_label("vg/acc@0.5", "scenes")
     ('exact match', 'grounding, accuracy at IoU 0.5')
+    >>> metric_label("read/exact_match/small", "plates")
+    'reading, exact match, small'
     """
-    task, _, score = metric.partition("/")
-    written = _METRICS.get(score.lower(), score.replace("_", " "))
+    task, _, rest = metric.partition("/")
+    score, *parts = rest.split("/")
+    written = ", ".join([_METRICS.get(score.lower(), score.replace("_", " ")), *parts])
     return written if task in dataset else f"{_TASKS.get(task, task.replace('_', ' '))}, {written}"
 
 
@@ -88,3 +94,16 @@ def _word(word: str) -> str:
     if family and family[0] in _FAMILIES:
         return _FAMILIES[family[0]] + word[len(family[0]) :]
     return word.upper() if re.fullmatch(r"a?\d+[bm]", word) else _WORDS.get(word, word)
+
+
+def labels_of(runs: Sequence[Run]) -> list[str]:
+    """Method, budget and position of each run, its model where they differ, its key where that is not enough."""
+    models = {run.choices.model for run in runs}
+    names = []
+    for run in runs:
+        choices = run.choices
+        name = "unpruned" if run.method == "none" else choices.title.removesuffix(f" {choices.dataset}")
+        blocked = f"{choices.blocking[0]} blocked in {choices.blocking[1]}" if choices.blocking else ""
+        names.append(" ".join(filter(None, (name, blocked, choices.model if len(models) > 1 else ""))))
+    twins = Counter(names)
+    return [f"{n} {run.run_key}" if twins[n] > 1 else n for n, run in zip(names, runs, strict=True)]

@@ -12,6 +12,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from nuwa.command import argument, command
 from nuwa.evaluation.answers import read_answers
@@ -22,7 +23,7 @@ from nuwa.report.tables.runs import CHOICE_GROUPS, RunsTable
 from nuwa.report.tables.section import FORMS, Section, filled_columns
 from nuwa.targets import find_target
 
-PartsOf = Callable[[Path, Run, Path], Iterable[tuple[str, Benchmarked]]]
+Name = TypeVar("Name")
 
 
 def benchmark_parts(folder: Path, run: Run, baseline: Path) -> Iterator[tuple[str, Benchmarked]]:
@@ -41,18 +42,28 @@ def benchmark_parts(folder: Path, run: Run, baseline: Path) -> Iterator[tuple[st
             yield name, Benchmarked(ours, whole, benchmark, run.headlines[task])
 
 
-def parts_by_method(folders: Sequence[Path], parts_of: PartsOf) -> dict[str, list[tuple[str, Path, Benchmarked]]]:
-    """What ``parts_of`` finds in every finished run beside its unpruned one, with its folder, by `row_choices`."""
-    rows: dict[str, list[tuple[str, Path, Benchmarked]]] = {}
+def parts_by_method(
+    folders: Sequence[Path], find_parts: Callable[[Path, Run, Path], Iterable[tuple[Name, Benchmarked]]]
+) -> dict[str, list[tuple[Name, Benchmarked]]]:
+    """What ``find_parts`` finds in every finished run beside its unpruned one, by `row_choices`; of copies in one.
+
+    Raises:
+        ValueError: two runs of one row have the same data set.
+    """
+    rows: dict[str, list[tuple[Name, Benchmarked]]] = {}
+    places: dict[tuple[str, str], Path] = {}
     found = by_key(folders)
     for folder, run in found.values():
         if not run.done or run.baseline in (None, run.run_key):
             continue
+        choices, dataset = row_choices(run), run.choices.dataset
+        known = places.setdefault((choices, dataset), folder)
+        if known != folder:
+            raise ValueError(f"{known} and {folder} are both {dataset}; name the one that counts")
         baseline = folder.parent / str(run.baseline)
         if not baseline.is_dir():  # runs may come from several machines
             baseline = found.get(baseline.name, (baseline,))[0]
-        own = rows.setdefault(row_choices(run), [])
-        own += [(name, folder, part) for name, part in parts_of(folder, run, baseline)]
+        rows[choices] = [*rows.get(choices, ()), *find_parts(folder, run, baseline)]
     return rows
 
 
@@ -73,15 +84,12 @@ def mean_rows(folders: Sequence[Path], wanted: Sequence[str] = ()) -> list[Table
     Of a data set with several tasks, ``scenes`` names all and ``scenes vg`` one.
 
     Raises:
-        ValueError: two runs of one row have the same benchmark, or one of ``wanted`` is in no run.
+        ValueError: one of ``wanted`` is in no run; and as `parts_by_method`.
     """
     rows: dict[str, dict[str, Benchmarked]] = {}
     there: dict[str, set[str]] = {}  # what each benchmark may be called
     for choices, found in parts_by_method(folders, benchmark_parts).items():
-        places: dict[str, Path] = {}
-        for name, folder, part in found:
-            if places.setdefault(name, folder).name != folder.name:
-                raise ValueError(f"{places[name]} and {folder} are both {name}; name the one that counts")
+        for name, part in found:
             there[name] = {name, name.partition(" ")[0]}
             if not wanted or there[name] & {*wanted}:
                 rows.setdefault(choices, {})[name] = part

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from nuwa.evaluation.runs import Run
-from nuwa.report.tables.runs import SHARED_GROUPS, flat_choices
+from nuwa.report.tables.runs import SHARED_GROUPS, RunsTable, flat_choices
 
+OWN_WORDS = {"budget.average", "budget.ratio", "position.strategy", "model.name", "dataset.name"}
+"""Choices that have a word of their own (`Choices.flat`)."""
 Wanted = Mapping[str, str]
 """Choice -> value, as on the command line of a run."""
 
@@ -95,6 +98,21 @@ def comparable(runs: Sequence[Run]) -> Iterator[list[Run]]:
         shared = {key: value for key, value in flat_choices(run).items() if key.split(".")[0] in SHARED_GROUPS}
         groups.setdefault(str(sorted(shared.items())), []).append(run)
     return (group for group in groups.values() if len(group) > 1)
+
+
+def sample_titles(runs: Sequence[Run]) -> list[str]:
+    """What each run's samples are called: model, data set, what else of `SHARED_GROUPS` differs, the key if need be."""
+    table = RunsTable(runs)
+    differs = [
+        name for key, name in table.columns.items() if key not in OWN_WORDS and key.split(".")[0] in SHARED_GROUPS
+    ]
+    titles = []
+    for run in runs:
+        choices = table.choices(run)
+        words = [f"{name} {choices[name]}" for name in differs if choices[name] is not None]
+        titles.append(", ".join([run.choices.model, run.choices.dataset, *words]))
+    twins = Counter(titles)
+    return [f"{title} ({run.run_key})" if twins[title] > 1 else title for title, run in zip(titles, runs, strict=True)]
 
 
 def _differences(one: Run, other: Run, named: set[str]) -> list[str]:

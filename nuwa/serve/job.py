@@ -26,7 +26,7 @@ from nuwa.serve.settings import FAMILIES, Served, check_calibration_served, chec
 from nuwa.serve.vllm import VERSIONS
 from nuwa.targets import find_target
 
-FIXED = ("model", "hf_overrides", "video_pruning_rate", "model_impl")
+FIXED = ("model", "hf_overrides", "video_pruning_rate", "model_impl", "media_io_kwargs", "mm_processor_kwargs")
 """Arguments of a server that say what is served; the others are free."""
 FREE = (
     *("max_model_len", "max_num_seqs", "max_num_batched_tokens", "enable_chunked_prefill", "async_scheduling"),

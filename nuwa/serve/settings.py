@@ -32,6 +32,8 @@ ARCHITECTURE = "NuwaForConditionalGeneration"
 """The name under which the plugin is known to vLLM."""
 FAMILIES = ("llava", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 """The families that can be served."""
+READING = {"image": {"image_mode": None}}
+"""How vLLM reads files: in their own mode. It would lay transparent pictures on white and clip grey ones of 16 bits."""
 TRIED = 1024
 """Tokens of a picture on which a schedule is tried where pictures differ in size."""
 
@@ -188,9 +190,9 @@ def overrides(served: Served, family: Family) -> dict[str, Any]:
 def engine_arguments(served: Served, family: Family, path: str, dtype: str) -> dict[str, Any]:
     """Arguments of ``vllm.LLM``, and of ``vllm serve`` with dashes.
 
-    The rate of video pruning is a switch only: above 0, vLLM asks the model for the ids of what was pruned. Pictures
-    come in their own mode: vLLM would lay transparent ones on white and clip grey ones of 16 bits.
+    The rate of video pruning is a switch only: above 0, vLLM asks the model for the ids of what was pruned.
     """
-    arguments: dict[str, Any] = {"model": path, "dtype": dtype, "hf_overrides": overrides(served, family)}
-    arguments["media_io_kwargs"] = {"image": {"image_mode": None}}
+    told = overrides(served, family)
+    arguments: dict[str, Any] = {"model": path, "dtype": dtype, "hf_overrides": told}
+    arguments["media_io_kwargs"] = dict(READING)
     return arguments | ({"video_pruning_rate": 0.5} if places_ids(served, family) else {})

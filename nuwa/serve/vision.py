@@ -16,8 +16,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from nuwa.engine.about import content_ids
 from nuwa.engine.tower import run_tower
-from nuwa.engine.vision import content_ids, plan_images
+from nuwa.engine.vision import plan_images
 from nuwa.models import family_class
 from nuwa.models.base import Family
 from nuwa.models.processors import NativeProcessor, PictureOptions
@@ -28,7 +29,7 @@ from nuwa.serve.settings import Served, check_served, kept_count
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-    from nuwa.models.base import GenerativeModel
+    from nuwa.models.decoder import GenerativeModel
 
 COUNT, TAKEN = "nuwa_count", "nuwa_taken"
 """Inputs beside the pixels: how many tokens of a picture stay, and how many ids it takes up."""

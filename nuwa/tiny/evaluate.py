@@ -38,6 +38,6 @@ def evaluate(folder: Path, name: str, task: str, count: int, **options: Any) -> 
         ids = loaded.model.generate(**inputs, max_new_tokens=held_out.max_new_tokens(task), do_sample=False)
         for sample, text in zip(batch, loaded.decode(ids, inputs["input_ids"].shape[1]), strict=True):
             text = loaded.in_unit_frame(text, sample.images[0]) if sample.images else text
-            right[sample.meta["kind"]].append(bool(held_out.score(sample, text)[metric]))
+            right[sample.meta.get("part", sample.meta["kind"])].append(bool(held_out.score(sample, text)[metric]))
     kinds = sorted(right.items()) if len(right) > 1 else ()
     return {task: [hit for hits in right.values() for hit in hits], **dict(kinds)}

@@ -21,6 +21,7 @@ from helpers.published import (
 )
 
 from nuwa.benchmarks.base import BenchmarkError
+from nuwa.benchmarks.images import stored_image
 from nuwa.benchmarks.sources import load_rows, missing_shards
 from nuwa.samples import SampleError
 
@@ -113,6 +114,25 @@ def test_lines_that_are_no_rows(tmp_path):
     for index, reason in ((1, "line 2: is not valid JSON"), (2, "line 3: lacks answer"), (3, "image b does not exist")):
         with pytest.raises(SampleError, match=reason):
             dataset[index]
+
+
+@pytest.mark.parametrize("content", ["{}".encode("utf-16"), b"question,answer\nIs it?,yes\n"])
+def test_a_file_without_a_row_says_what_its_first_line_is(content, tmp_path):
+    (tmp_path / "test.jsonl").write_bytes(content)
+    with pytest.raises(BenchmarkError, match=r"test\.jsonl cannot be read: line 1 is not valid JSON"):
+        benchmark("pope", tmp_path)
+
+
+def test_pictures_as_bytes_alone_and_as_what_they_are_not(tmp_path):
+    """A text in the place of bytes is named, shortened; bytes that are no picture are not named by their address."""
+    content = vqav2(1)[0]["image"]["bytes"]
+    assert stored_image(content, None).tobytes() == stored_image({"bytes": content}, None).tobytes()
+    for cell in ("iVBORw0KGgo" * 9999, {"bytes": "iVBORw0KGgo" * 9999}):
+        with pytest.raises(SampleError, match=r"can be no file|must be its bytes or a file name") as caught:
+            stored_image(cell, tmp_path)
+        assert len(str(caught.value)) < 2000
+    with pytest.raises(SampleError, match=r"image cannot be read: it is no picture of a known kind$"):
+        stored_image(b"hello", None)
 
 
 HALF = "x \ud83d"

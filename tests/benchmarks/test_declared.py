@@ -55,6 +55,12 @@ def test_the_example_of_a_benchmark_without_code(tmp_path):
     assert metrics(dataset, "Stop.") == {"signs/exact_match": 1.0, "signs/exact_match/town": 1.0}
 
 
+@pytest.mark.parametrize("name", ["a/b", "", "two words"])
+def test_a_name_must_lead_metrics(declared, name):
+    with pytest.raises(BenchmarkError, match="a word without a slash"):
+        declared(name=name)
+
+
 def test_what_each_option_does(declared):
     dataset = declared(by="kind", id="key", same_picture="of")
     assert [dataset.sample_id(index) for index in range(2)] == ["x", "y"]

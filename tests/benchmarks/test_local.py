@@ -144,12 +144,14 @@ def test_punctuation_rule(folder):
         ({**QUESTION, "question": 7}, "question must be a text, not 7"),
         ({**QUESTION, "question": " "}, "question must be a text"),
         ({**QUESTION, "question": "<image> and <image>?"}, "places 2 pictures, the row has 1"),
-        ({**QUESTION, "answer": None}, "answer must be a text or a list of texts"),
+        ({**QUESTION, "answer": None}, r"lacks answer \(its columns: image, question\)"),
+        ({**QUESTION, "answer": " "}, "answer must not be blank, not ' '"),
+        ({**QUESTION, "answer": ["", ""]}, "answer must not be blank"),
+        ('{"image": "a.png", "question": "Dog?", "answer": NaN}', "answer must be a text or a list of texts, not nan"),
         ({**QUESTION, "answer": []}, "answer must be a text"),
-        ({**QUESTION, "answer": " "}, "answer must be a text"),
-        ({**QUESTION, "answer": ["yes", float("nan")]}, "answer must be a text or a finite number"),
         ({**QUESTION, **EXPRESSION}, "both a question and an expression"),
-        ({**QUESTION, "image": None}, "image must be a file name"),
+        ({**QUESTION, "image": None}, r"lacks image \(its columns: question, answer\)"),
+        ({**QUESTION, "image": 5}, "image must be a file name"),
         ({**QUESTION, "image": "none.png"}, "image none.png does not exist"),
         ({**QUESTION, "image": "."}, "image . is a folder, not a file"),
         ({**QUESTION, "image": "../secret.png"}, "leads outside the folder"),
@@ -197,6 +199,13 @@ def test_numbers_that_are_none(folder):
     assert "box must be four numbers" in error_of(
         folder, '{"image": "b.jpg", "expression": "x", "box": [0, 0, NaN, 9]}'
     )
+
+
+def test_a_null_is_no_column(folder):
+    """A table of both kinds of rows fills them up; a whole number that it made a float is written without a point."""
+    nulls = dict.fromkeys(("image", "video", "question", "answer", "expression", "box"))
+    rows = Local(write(folder, nulls | QUESTION | {"answer": 3.0}, nulls | EXPRESSION))
+    assert [rows[0].task, rows[1].task] == ["vqa", "vg"] and rows[0].target == ("3",)
 
 
 @pytest.mark.parametrize("keep", [0, 10, 1500])

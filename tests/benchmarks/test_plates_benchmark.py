@@ -1,4 +1,4 @@
-"""Plates: each sample depends on seed and index alone, sizes and kinds take turns, scores are per task."""
+"""Plates: each sample depends on seed and index alone, sizes and kinds take turns, scores are per task and part."""
 
 import pickle
 from collections import Counter
@@ -11,7 +11,8 @@ from nuwa.benchmarks.base import BenchmarkError
 from nuwa.benchmarks.plates import Plates, plates_and_question
 from nuwa.scenes.plates import held_out
 
-READING = ("read_small", "read_medium", "read_large")
+BOXES = {"small": (15, 9), "medium": (26, 14), "large": (39, 21)}
+"""Eleven by five pixels of a glyph and the margin, enlarged."""
 
 
 def same(first, second):
@@ -30,34 +31,45 @@ def test_a_sample_depends_on_seed_and_index_only():
 def test_tasks_and_kinds_take_turns_and_an_exact_answer_counts():
     plates = Plates(24)
     samples = [plates[i] for i in range(24)]
-    assert [sample.task for sample in samples] == 6 * [*READING, "vqa"]
-    assert Counter(sample.meta["kind"] for sample in samples) == {"read": 18, "exist": 2, "color": 2, "count": 2}
+    assert [sample.task for sample in samples] == 12 * ["read", "vqa"]
+    assert Counter(sample.meta["kind"] for sample in samples) == {"read": 12, "exist": 4, "color": 4, "count": 4}
+    assert Counter(sample.meta["part"] for sample in samples[::2]) == {"small": 4, "medium": 4, "large": 4}
     for sample in samples:
-        assert plates.score(sample, sample.target[0].upper() + ".") == {f"{sample.task}/exact_match": 1.0}
-        assert plates.score(sample, "nonsense") == {f"{sample.task}/exact_match": 0.0}
+        metric = f"{sample.task}/exact_match"
+        for said, right in ((sample.target[0].upper() + ".", 1.0), ("nonsense", 0.0)):
+            assert plates.score(sample, said) == {metric: right, f"{metric}/{sample.meta['part']}": right}
+
+
+def test_a_task_leads_its_parts_whatever_is_answered_first():
+    plates = Plates(9)
+    rows = [{"scores": plates.score(plates[i], plates[i].target[0] if i < 5 else "")} for i in (8, 5, 4, 3, 2, 1, 0)]
+    numbers = plates.metrics(rows)
+    assert [*numbers] == ["read/exact_match", "read/exact_match/small", "read/exact_match/medium",
+                          "read/exact_match/large", "vqa/exact_match", "vqa/exact_match/exist",
+                          "vqa/exact_match/color", "vqa/exact_match/count"]  # fmt: skip
+    assert [*numbers.values()] == [3 / 4, 1, 1 / 2, 1, 2 / 3, 1, 1, 0]
 
 
 def test_numbers_are_unseen_and_half_of_one_is_wrong():
-    plates = Plates(30, tasks=READING)
+    plates = Plates(30, tasks=("read",))
     for i in range(30):
         (number,) = plates[i].target
-        assert held_out(number) and plates.score(plates[i], number[:2]) == {f"{plates[i].task}/exact_match": 0.0}
+        assert held_out(number) and not any(plates.score(plates[i], number[:2]).values())
 
 
-def test_the_size_asked_about_is_the_tasks():
-    """Eleven by five pixels of a glyph and the margin, enlarged."""
-    boxes = {"read_small": (15, 9), "read_medium": (26, 14), "read_large": (39, 21)}
-    plates = Plates(30, tasks=READING)
+def test_the_size_asked_about_is_the_part():
+    plates = Plates(30, tasks=("read",))
     for i in range(30):
-        scene, question = plates_and_question(0, i, "read", plates[i].task.removeprefix("read_"))
+        size = ("small", "medium", "large")[i % 3]
+        scene, question = plates_and_question(0, i, "read", size)
         x0, y0, x1, y1 = scene.plates[question.targets[0]].box
-        assert question.text == plates[i].text and (x1 - x0, y1 - y0) == boxes[plates[i].task]
+        assert question.text == plates[i].text and (x1 - x0, y1 - y0) == BOXES[size] and plates[i].meta["part"] == size
 
 
 def test_what_is_read_is_the_ability_to_read():
     sample = Plates(4)
     rows = [{"task": sample[i].task, "meta": sample[i].meta} for i in range(4)]
-    assert [ability_of("plates", row) for row in rows] == 3 * ["reading"] + ["hallucination"]
+    assert [ability_of("plates", row) for row in rows] == ["reading", "hallucination", "reading", "answering"]
     assert ability_of("plates", {"task": "vqa", "meta": {"kind": "count"}}) == "answering"
 
 

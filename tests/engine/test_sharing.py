@@ -275,7 +275,7 @@ def test_features_from_the_disk_change_no_bit(family, name, tmp_path):
     first = answers(model, inputs, pruner, cache=cache)
     with Watch(model) as watch:
         second = answers(model, inputs, pruner, cache=cache)
-    assert (cache.hits, cache.misses, watch.features) == (1, 1, 0)
+    assert cache.hits == cache.misses >= 1 + pruner.prunes_vision and not watch.features
     for found in (first, second):
         assert torch.equal(found[0], plain[0]) and torch.equal(found[1], plain[1])
 
@@ -289,10 +289,10 @@ def test_other_images_order_taps_layer_or_space_are_other_entries(tmp_path):
     last = {"vision_feature_layer": -1}
     found = answers(model, asked(family, *ASKED), KeepAll(), cache=cache, **last)[1]
     assert torch.equal(found, answers(model, asked(family, *ASKED), KeepAll(), **last)[1])
-    assert (cache.hits, cache.misses) == (0, 4)
-    assert len(list(tmp_path.rglob("*.safetensors"))) == 4
-    answers(model, asked(family, *ASKED), KeepAll(), cache=FeatureCache(tmp_path, "other", 10**8))
+    assert (cache.hits, cache.misses) == (0, 4 + 1)  # and what Nüwa decided
     assert len(list(tmp_path.rglob("*.safetensors"))) == 5
+    answers(model, asked(family, *ASKED), KeepAll(), cache=FeatureCache(tmp_path, "other", 10**8))
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 6
 
 
 def test_unshared_calls_have_their_own_entries(tmp_path):
@@ -313,7 +313,7 @@ def test_features_of_a_smaller_image_are_another_entry(tmp_path):
     for pruner in (*(nuwa.load_pruner("downsample", budget=budget) for budget in (16, 32)), KeepAll()):
         expected, found = (answers(model, inputs, pruner, cache=used)[1] for used in (None, cache))
         assert torch.equal(found, expected)
-    assert (cache.hits, cache.misses) == (0, 3)
+    assert (cache.hits, cache.misses) == (0, 3 + 2)  # and what the first two decided
 
 
 def test_what_a_call_asks_for_by_any_name_makes_another_entry(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from helpers.support import batch, pixels, plain_attention, prompt, random_llava, tapped, tapped_features
 
-from nuwa.engine.vision import content_ids
+from nuwa.engine.about import content_ids
 from nuwa.models import adapter_for
 from nuwa.pruners.base import Tap
 from nuwa.pruning.scores import llm_attention_rows, llm_keys, received_attention

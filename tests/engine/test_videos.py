@@ -355,5 +355,5 @@ class TestSharing:
         for kept in (None, cache, cache):
             with nuwa.prune(model, pruner, cache=kept):
                 logits.append(model(**given).logits)
-        assert (cache.hits, cache.misses) == (2, 2)
+        assert cache.hits == cache.misses >= 4  # features and decisions of each
         assert torch.equal(logits[0], logits[1]) and torch.equal(logits[1], logits[2])

@@ -25,6 +25,7 @@ from nuwa.evaluation.journal import JOURNAL
 from nuwa.evaluation.prefetch import Prefetched
 from nuwa.evaluation.run import run_job
 from nuwa.models.loaded import LoadedModel
+from nuwa.pruners import Nuwa
 from nuwa.samples import Sample
 
 ASKED = ("dataset.samples=8", "dataset.questions=4", "trainer.batch_size=3", "budget.average=24",
@@ -62,6 +63,31 @@ def test_the_cache_changes_no_byte_of_a_sweep_and_may_be_deleted(tmp_path):
         file.unlink()
     files[1].write_bytes(b"torn")
     assert sweep() == without
+
+
+def test_points_of_a_sweep_over_positions_decide_once(tmp_path, monkeypatch):
+    asked, own = [], Nuwa.prune_vision
+    monkeypatch.setattr(
+        Nuwa, "prune_vision", lambda self, context, keep: asked.append(context.ids) or own(self, context, keep)
+    )
+    points = [f"position.strategy={name}" for name in ("perc", "pesp", "rpme")]
+    without = [job(tmp_path / "without", point, "trainer.cache_gb=0")[0] for point in points]
+    batches = len(asked) // 3
+    assert len({*without}) > 1
+    asked.clear()
+    assert [job(tmp_path / "with", point)[0] for point in points] == without and len(asked) == batches
+
+
+def test_a_method_whose_file_has_changed_shares_nothing(tmp_path):
+    neurons, cfg = (
+        tmp_path / "neurons.json",
+        small(tmp_path, "pruner=occamtoken", f"pruner.register={tmp_path}/neurons.json"),
+    )
+    loaded, folders = build(cfg.model), []
+    for content in ("[]", "[[1, 2]]", "[]"):
+        neurons.write_text(content)
+        folders.append(feature_cache(cfg, loaded).folder)
+    assert folders[0] == folders[2] != folders[1]
 
 
 @pytest.fixture(scope="module")

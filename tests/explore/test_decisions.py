@@ -106,6 +106,21 @@ def test_scores_are_the_methods_own_by_cell():
         assert view["scores"]["salience"] == pytest.approx(decision.extras["salience"][0].tolist(), rel=5e-3)
 
 
+def test_scores_of_a_later_stage_are_of_what_the_stage_before_let_in():
+    loaded, pruner = toy("llava", weights_boost=3.0), load_pruner("nuwa", Budget(average=10))
+    with prune(loaded.model, pruner) as session:
+        (trace,) = trace_decisions(session, loaded, Sample("one", "vqa", (noise(),), "is it red?", ("yes",)))
+    plain = plain_trace(trace, first=0)
+    before, inside = plain["stages"]
+    assert not before["scores"] and list(inside["scores"]) == ["score"]
+    scored = [token for token, score in enumerate(inside["scores"]["score"]) if score is not None]
+    assert scored == sorted(trace.stages[0].kept) and len(inside["scores"]["score"]) == plain["tokens"]
+    numbers = [inside["scores"]["score"][token] for token in scored]
+    assert numbers == pytest.approx(trace.stages[1].scores["score"][scored].tolist(), rel=1e-5)
+    worst = min(score for token, score in zip(scored, numbers, strict=True) if plain["left"][token] < 0)
+    assert sum(score >= worst for score in numbers) == len(trace.stages[1].kept)
+
+
 def test_a_video_is_a_view_for_every_frame():
     frames = tuple(noise((60, 40)) for _ in range(5))
     clip = Video(frames, tuple(0.5 * n for n in range(5)))

@@ -19,10 +19,10 @@ SIDE = 8
 
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory):
-    """The unpruned run, Nüwa and VisionZip on eight scenes, and the page about them."""
+    """The unpruned run, Nüwa, VisionZip and FastV on eight scenes, and the page about them."""
     root = tmp_path_factory.mktemp("runs")
-    for method in ("nuwa", "visionzip"):
-        run_job(small(root, f"pruner={method}", "name=main", "dataset.samples=8"))
+    for method, tokens in (("nuwa", 16), ("visionzip", 16), ("fastv", 20)):
+        run_job(small(root, f"pruner={method}", "name=main", "dataset.samples=8", f"budget.average={tokens}"))
     assert main([str(root / "main")]) == 0
     return root / "main"
 
@@ -64,6 +64,13 @@ def key_of(outputs, method):
 def sample(outputs, name="scene-0-1-vg", more=""):
     """The state of a sample under Nüwa as A and VisionZip as B."""
     return f"sample={name}&a={key_of(outputs, 'nuwa')}&b={key_of(outputs, 'visionzip')}{more}"
+
+
+def decided(outputs):
+    """What the page is told of a sample's only picture, under Nüwa and FastV."""
+    files = [outputs / "explorer" / "data" / f"{key_of(outputs, method)}-0.js" for method in ("nuwa", "fastv")]
+    traces = [json.loads(file.read_text().partition(", ")[2].removesuffix(");\n")) for file in files]
+    return [trace["scene-0-1-vg"]["images"][0] for trace in traces]
 
 
 def test_filters_leave_what_the_journals_say(opened, journals, outputs):
@@ -129,9 +136,7 @@ def test_tokens_vanish_as_layers_pass(opened, journals, outputs):
 
 def test_a_token_is_pointed_at_and_pinned_in_all_runs(opened, outputs):
     page = opened(sample(outputs))
-    data = (outputs / "explorer" / "data" / f"{key_of(outputs, 'nuwa')}-0.js").read_text()
-    (image,) = json.loads(data.partition(", ")[2].removesuffix(");\n"))["scene-0-1-vg"]["images"]
-    token = image["left"].index(-1)
+    token = decided(outputs)[0]["left"].index(-1)
     row, column = divmod(token, SIDE)
     canvas = page.locator("canvas").first
     step = canvas.bounding_box()["width"] / SIDE
@@ -152,6 +157,41 @@ def test_a_token_is_pointed_at_and_pinned_in_all_runs(opened, outputs):
     page.keyboard.press("Escape")
     page.locator("figure dl").first.wait_for(state="detached")
     assert "pin" not in state(page)
+
+
+def test_scores_are_of_the_layer_at_which_tokens_leave(opened, outputs):
+    """Before the LLM Nüwa's salience, FastV's at the only layer that has some; then Nüwa's second stage."""
+    nuwa, fastv = decided(outputs)
+    keys = f"a={key_of(outputs, 'nuwa')}&b={key_of(outputs, 'fastv')}"
+    page = opened(f"sample=scene-0-1-vg&{keys}&show=scores&pin=0,0.01,0.01")
+    by = page.locator("figcaption .counts")
+    assert [said.partition("coloured by ")[2] for said in by.all_inner_texts()] == [
+        "salience, before the LLM",
+        f"score, layer {fastv['stages'][1]['layer']}",
+    ]
+    scores = fastv["stages"][1]["scores"]["score"]
+    assert len(fastv["stages"]) == 2 and None not in scores and not fastv["stages"][0]["scores"]
+    rank = 1 + sum(score > scores[0] for score in scores)
+    assert f"rank {rank} of 64" in page.locator("figure dl").nth(1).inner_text()
+    gone, left = nuwa["left"].index(0), nuwa["stages"][1]["layer"]
+    page.get_by_role("slider", name="Layer").fill(str(left))
+    by.first.get_by_text(f"coloured by score, layer {left}").wait_for()
+    row, column = divmod(gone, SIDE)
+    step = page.locator("canvas").first.bounding_box()["width"] / SIDE
+    page.locator("canvas").first.hover(position={"x": (column + 0.5) * step, "y": (row + 0.5) * step})
+    page.get_by_text("none: it had left").wait_for()
+
+
+def test_a_token_is_kept_until_it_leaves(opened, outputs):
+    _, fastv = decided(outputs)
+    token, layer = next((token, left) for token, left in enumerate(fastv["left"]) if left > 0)
+    row, column = divmod(token, SIDE)
+    pin = f"&pin=0,{(column + 0.5) / SIDE},{(row + 0.5) / SIDE}"
+    page = opened(f"sample=scene-0-1-vg&a={key_of(outputs, 'fastv')}{pin}&layer={layer - 1}")
+    role = page.locator("figure dt", has_text="role").locator("+ dd")
+    assert role.inner_text() == "kept"
+    page.get_by_role("slider", name="Layer").fill(str(layer))
+    role.get_by_text("dropped", exact=True).wait_for()
 
 
 def test_a_swipe_shows_a_to_the_left_and_b_to_the_right(opened, outputs):
@@ -218,12 +258,16 @@ def test_what_is_hostile_stays_text(open_page, tmp_path):
     for name in names:
         Image.new("RGB", (40, 30), "red").save(tmp_path / name)
     row = {"id": HOSTILE, "image": names, "question": HOSTILE, "answer": HOSTILE}
-    (tmp_path / "data.jsonl").write_text(json.dumps(row) + "\n")
+    boxed = {"id": "boxed", "image": names[0], "expression": "dog", "box": [1, 2, 30, 20]}
+    (tmp_path / "data.jsonl").write_text(f"{json.dumps(row)}\n{json.dumps(boxed)}\n")
     local = ("dataset=local", "dataset.samples=null", f"dataset.path={tmp_path}", "baseline=skip", "name=local")
     root = run_job(small(tmp_path / "out", *local)).parent
     assert main([str(root)]) == 0
     page = open_page(root / "explorer" / "index.html")
-    page.locator(".card").click()
+    page.locator(".card", has_text="dog").click()  # of two tasks
+    assert "vg/miou" in page.locator("aside").inner_text() and "vg_padded/miou" in page.locator("aside").inner_text()
+    page.keyboard.press("Escape")
+    page.locator(".card", has_text="owned").click()
     page.locator("canvas").nth(1).hover(position={"x": 5, "y": 100})
     page.locator("figure dl").wait_for()
     assert [bool(said) for said in page.locator(".token").all_inner_texts()] == [False, True]

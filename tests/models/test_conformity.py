@@ -14,7 +14,7 @@ from helpers.jobs import CONF, ROOT
 from transformers import LlavaConfig, LlavaForConditionalGeneration, Qwen3Config
 
 from nuwa import models
-from nuwa.models import base, family_names
+from nuwa.models import decoder, family_names
 from nuwa.pruning.scores import split_heads
 
 pytestmark = pytest.mark.filterwarnings("ignore:llava_onevision interpolates")
@@ -41,7 +41,7 @@ def test_a_norm_of_queries_and_keys_is_read_and_missed_where_it_is_forgotten(mon
     loaded = dataclasses.replace(llava, model=model)
     every_layer_is_read(loaded)
     forgotten = lambda attention, name, states: split_heads(getattr(attention, f"{name}_proj")(states), 16)  # noqa: E731
-    monkeypatch.setattr(base, "_normed_heads", forgotten)
+    monkeypatch.setattr(decoder, "_normed_heads", forgotten)
     with pytest.raises(AssertionError):
         every_layer_is_read(loaded)
 

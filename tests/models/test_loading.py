@@ -237,6 +237,19 @@ def test_any_image_mode_becomes_rgb(small, mode):
     assert small.encode([sample("a", image)])["pixel_values"].shape == (1, 3, 56, 56)
 
 
+@pytest.mark.parametrize("mode", ["RGB", "L", "P"])
+def test_a_colour_that_a_png_calls_transparent_is_a_colour(small, mode):
+    """Whatever transformers makes of it: pixels are those of the same picture without that note."""
+    image, buffer = picture().convert(mode), io.BytesIO()
+    plain = small.encode([sample("a", image)])["pixel_values"]
+    at = image.getpixel((0, 0))
+    image.save(buffer, "PNG", transparency=at)
+    noted = Image.open(buffer)
+    assert noted.mode == mode and noted.info["transparency"] == at
+    assert torch.equal(small.encode([sample("a", noted)])["pixel_values"], plain)
+    assert noted.info["transparency"] == at  # the caller's own picture is as it was
+
+
 @pytest.mark.parametrize("watched", [True, False])
 def test_the_bar_of_loading_leaves_nothing_on_the_terminal(watched, monkeypatch):
     """On a terminal it comes and goes; elsewhere nobody would see it."""

@@ -78,7 +78,7 @@ def test_bars_say_how_many_tokens_and_cuts_where_segments_end():
     strip = np.asarray(stage_strip(trace, range(3), 0, {}))
     under = strip[112 + GAP : 112 + GAP + BAR]
     bars = [(under[:, (168 + BETWEEN) * n + 84] == ImageColor.getrgb(KEPT)).all(1).sum() for n in range(3)]
-    assert bars == [round(BAR / 2), round(BAR / 6), 1]
+    assert bars == [BAR // 2, -(-BAR // 6), 0]
     cut = (strip == ImageColor.getrgb(MOVED)).all(2).all(0).nonzero()[0]
     assert cut.tolist() == list(range(2 * (168 + BETWEEN) - 8, 2 * (168 + BETWEEN) - 4))
     uncut = np.asarray(stage_strip(trace_of(segments=None), range(3), 0, {}))

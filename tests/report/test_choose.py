@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import random
+import shutil
 
 import pytest
 from helpers.made_up import write_run
@@ -11,6 +12,7 @@ from helpers.made_up import write_run
 from nuwa.evaluation.journal import JOURNAL
 from nuwa.evaluation.result import write_result
 from nuwa.report.choose import main
+from nuwa.report.figures import fronts
 
 N = 200
 # method, tokens, wrong samples, time relative to the unpruned model
@@ -107,9 +109,64 @@ def test_nothing_stays_within_the_loss(runs, capsys):
     assert f"nuwa export {runs / 'fastv'}" in capsys.readouterr().out.replace("\n", "")
 
 
+def test_a_part_of_a_score_is_judged_by_its_own_samples(runs, capsys):
+    """Half of the samples are small; FastV loses two of them, Nüwa none."""
+    for method, small in (("none", []), ("nuwa", []), ("fastv", [3, 5])):
+        path = runs / method / JOURNAL
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        for number, row in enumerate(rows):
+            row["scores"] |= {f"gqa/exact_match/{'small' if number % 2 else 'large'}": float(number not in small)}
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        content = json.loads((runs / method / "result.json").read_text())
+        content["metrics"]["gqa/exact_match/small"] = 1.0
+        write_result(runs / method, content)
+    for other in ("visionzip", "divprune", "random"):
+        shutil.rmtree(runs / other)
+    asked = ("--metric", "gqa/exact_match/small", "--by", "tokens", "--loss")
+    assert chosen(capsys, runs, *asked, "1%")[1] == "nuwa"
+    rows, best = chosen(capsys, runs, *asked, "2%", "--all")
+    assert best == "nuwa" and rows["fastv"]["loss"].startswith("2.0%")
+    assert main([str(runs), *asked, "2%"]) == 0 and "100 samples that all 3" in capsys.readouterr().out
+
+
+def test_a_copy_that_was_cut_short_hides_nothing(runs, tmp_path, capsys):
+    whole = chosen(capsys, runs, "--by", "tokens")
+    for name in ("nuwa", "none"):
+        (tmp_path / "out" / "z" / name).mkdir(parents=True)
+        shutil.copy(runs / name / JOURNAL, tmp_path / "out" / "z" / name)
+    assert chosen(capsys, runs, "--by", "tokens") == whole
+
+
+def test_seeds_are_told_apart(runs, tmp_path, capsys):
+    for method in ("none", "nuwa"):
+        shutil.copytree(runs / method, runs / f"{method}1")
+        content = json.loads((runs / method / "result.json").read_text()) | {"baseline": "none1"}
+        content["config"]["seed"] = 1
+        write_result(runs / f"{method}1", content | {"run_key": f"{method}1"})
+    assert main([str(runs), "--by", "tokens", "--plot", str(tmp_path / "plots")]) == 0
+    said = capsys.readouterr().out
+    assert all(f"llava_1_5_7b, gqa, seed {seed}: gqa/exact_match" in said for seed in (0, 1))
+    named = {path.name for path in (tmp_path / "plots").glob("*.png")}
+    assert named == {f"front_tokens_llava_1_5_7b_gqa_seed_{seed}_gqa_exact_match.png" for seed in (0, 1)}
+
+
 def test_the_plot(runs, tmp_path, capsys):
     assert main([str(runs), "--by", "ttft", "--plot", str(tmp_path / "plots")]) == 0
     names = sorted(path.name for path in (tmp_path / "plots").iterdir())
     assert names == [f"front_ttft_llava_1_5_7b_gqa_gqa_exact_match.{form}" for form in ("png", "svg")]
     drawn = (tmp_path / "plots" / names[1]).read_text(encoding="utf-8")
     assert "2.0% lost" in drawn and "FastV" in drawn
+
+
+def test_methods_that_keep_as_many_tokens_stand_side_by_side(runs, tmp_path, monkeypatch):
+    """In the order of the legend, near their cost, and nothing outside the axes."""
+    drawn = []
+    write_run(runs / "prumerge", "prumerge", 64, range(9), 0.5)
+    monkeypatch.setattr(fronts, "write_figure", lambda figure, stem: drawn.append(figure) or [stem])
+    assert main([str(runs), "--by", "tokens", "--plot", str(tmp_path)]) == 0
+    (axes,) = drawn[0].axes
+    dots = [dot for container in axes.containers for dot in container.lines[0].get_xydata().tolist()]
+    at_64 = [x for x, _ in dots if abs(x / (64 / 576) - 1) < 0.1]
+    assert len(at_64) == len(set(at_64)) == 2 and axes.get_xscale() == "log"
+    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+    assert all(left < x < right and low < y < high for x, y in dots)

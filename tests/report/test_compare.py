@@ -154,3 +154,16 @@ def test_headlines_are_the_first_of_each_task():
     two = [row("b", scores={"vqa/exact_match": 0.0})]
     found = paired_tests([*one, *two], [*one, *two], headlines=True)
     assert [test.metric for test in found] == ["vg/acc", "vqa/exact_match"]
+
+
+def test_matrices_of_several_seeds_are_told_apart(tmp_path, capsys):
+    for seed in range(2):
+        for method in ("nuwa", "random"):
+            content, answers = run(f"{method}-{seed}", method, 10 + seed, seed=seed)
+            (tmp_path / content["run_key"]).mkdir()
+            write_result(tmp_path / content["run_key"], content)
+            lines = [json.dumps(one) + "\n" for one in answers]
+            (tmp_path / content["run_key"] / "predictions.jsonl").write_text("".join(lines))
+    assert main([str(tmp_path), "--format", "markdown"]) == 0
+    said = capsys.readouterr().out
+    assert all(f"less the column's (llava_1_5_7b, gqa, seed {seed})" in said for seed in range(2))

@@ -3,12 +3,11 @@
 import csv
 import json
 import math
-from pathlib import Path
 
 import pytest
 
 from nuwa.evaluation.journal import answered
-from nuwa.report.failures import count_outcomes, failure_cases, is_right, labels, main, mean_offsets, place_of, thirds
+from nuwa.report.failures import count_outcomes, failure_cases, is_right, main, mean_offsets, place_of, thirds
 
 SQUARE = [0.1, 0.1, 0.3, 0.3]
 
@@ -85,16 +84,41 @@ def test_what_is_right():
 def write_run(folder, rows, status="done", method=None, **options):
     folder.mkdir()
     (folder / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    config = {"budget": {"average": 64, "ratio": None}, "pruner": options}
+    config = {"budget": {"average": 64.0, "ratio": None}, "pruner": options}
     result = {"status": status, "method": method or folder.name, "position": "pesp", "config": config}
-    result |= {"metrics": {}, "n": len(rows), "reason": "none"}
+    result |= {"metrics": {}, "n": len(rows), "reason": "none", "run_key": folder.name}
     (folder / "result.json").write_text(json.dumps(result))
     return str(folder)
 
 
-def test_runs_of_one_method_are_told_apart(tmp_path):
-    runs = [write_run(tmp_path / name, FIRST, method="nuwa", region=name == "a", d_thresh=280) for name in "ab"]
-    assert labels(list(map(Path, runs))) == ["nuwa 64 pesp region=True", "nuwa 64 pesp region=False"]
+def test_what_is_no_pair_of_scored_samples():
+    """Other samples of the same names are another data set; what no judge has marked is neither right nor wrong."""
+    moved = [*FIRST[:1], vqa("b", 0.0) | {"status": "ok", "target": ["no"]}]
+    with pytest.raises(ValueError, match="two data sets: b has the target"):
+        failure_cases(answered(FIRST), moved)
+    unmarked = [row | {"scores": {}} for row in answered(FIRST)]
+    assert [case.id for case in failure_cases(unmarked[:2] + FIRST[2:3], answered(SECOND))] == ["c"]
+    with pytest.raises(ValueError, match="no scored sample in common"):
+        failure_cases(unmarked, answered(SECOND))
+
+
+def test_outcomes_by_part():
+    rows = [vqa(name, score) | {"status": "ok"} for name, score in (("a", 1.0), ("b", 0.0), ("c", 1.0))]
+    for row, part in zip(rows, ("small", "small", "large"), strict=True):
+        row["scores"] |= {"vqa/parsed": 1.0, f"vqa/exact_match/{part}": row["scores"]["vqa/exact_match"]}
+    assert count_outcomes(failure_cases(rows, rows), "part") == [
+        {"part": "large", "both": 1, "only first": 0, "only second": 0, "neither": 0},
+        {"part": "small", "both": 1, "only first": 0, "only second": 0, "neither": 1},
+    ]
+
+
+def test_runs_of_one_method_are_told_apart(tmp_path, capsys):
+    """By what differs from the method's file, else by their keys."""
+    runs = [write_run(tmp_path / name, FIRST, method="nuwa", region=name == "a") for name in "ab"]
+    assert main(runs) == 0
+    assert "first: nuwa 64 pesp   second: nuwa 64 pesp region=False   5 samples" in capsys.readouterr().out
+    assert main([runs[0], write_run(tmp_path / "c", FIRST, method="nuwa", region=True)]) == 0
+    assert "first: nuwa 64 pesp a   second: nuwa 64 pesp c" in capsys.readouterr().out
 
 
 def test_command(tmp_path, capsys):
@@ -108,6 +132,6 @@ def test_command(tmp_path, capsys):
         assert [row["outcome"] for row in csv.DictReader(file)].count("only first") == 2
     assert (out / "offsets.png").stat().st_size > 1000 and (out / "offsets.csv").exists()
     assert main([runs[0], write_run(tmp_path / "other", [vqa("z", 1.0) | {"status": "ok"}])]) == 1
-    assert "no sample in common" in capsys.readouterr().err
+    assert "no scored sample in common" in capsys.readouterr().err
     assert main([runs[0], write_run(tmp_path / "broken", FIRST, "failed")]) == 1
     assert "no finished run" in capsys.readouterr().err

@@ -52,7 +52,15 @@ def test_points(runs):
 def test_seeds_become_one_point():
     runs = [scenes("nuwa", 64, v, run_key=str(v), seed=seed) for seed, v in enumerate((0.5, 0.6, 0.7))]
     point = next(p for p in points_of(runs) if p.panel[1] == "vqa/exact_match")
-    assert point.value == pytest.approx(60) and point.errors == (pytest.approx(19.6), pytest.approx(19.6))
+    both = (19.6**2 + 1.96**2) ** 0.5  # 1.96 of their standard deviation, 10, and of a standard error, 1
+    assert point.value == pytest.approx(60) and point.errors == (pytest.approx(both), pytest.approx(both))
+
+
+def test_seeds_that_agree_are_no_surer_than_one():
+    """A method that draws nothing gives the same with every seed; its samples are as few as before."""
+    runs = [scenes("grid", 64, 0.99, run_key=str(seed), seed=seed) for seed in range(3)]
+    point, single = (next(p for p in points_of(some) if p.panel[1] == "vqa/exact_match") for some in (runs, runs[:1]))
+    assert point.errors == pytest.approx(single.errors) and single.errors == pytest.approx((1.96, 1.0))
 
 
 def test_runs_without_costs_are_not_shown(runs):
@@ -125,8 +133,16 @@ def test_one_budget_is_a_row_of_dots_by_method():
     assert sorted(dots["PESP"].get_xdata()) == [50, 60, 80] and sorted(dots["PERC"].get_xdata()) == [10, 20, 30]
     places = dict(zip(dots["PESP"].get_xdata(), dots["PESP"].get_ydata(), strict=True))
     assert [round(places[value]) for value in (50, 60, 80)] == [0, 1, 2]
+    assert axes.get_xlabel() == "percent, budget 64 tokens"
     points = points_of(runs)
     assert not any(chosen for name, chosen, _ in _plots(points) if name in ("accuracy_tokens", "accuracy_tflops"))
+
+
+def test_methods_at_a_budget_each_say_which():
+    runs = [scenes("none", value=0.9), scenes("fastv", 64, 0.5), scenes("nuwa", 128, 0.8, position="perc")]
+    axes = drawn([*runs, scenes("nuwa", 64, 0.7)], "accuracy_methods")
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert names == ["FastV, 64 tokens", "Nüwa, 64 tokens", "Nüwa, 128 tokens"] and axes.get_xlabel() == "percent"
 
 
 def test_lines_stand_in_the_order_of_their_results(runs):
@@ -207,6 +223,9 @@ def test_a_chart_of_one_budget():
     _, points, _ = shown(found["methods_tiny_llava"])
     assert points == {"PESP": [(pytest.approx(20), "FastV")], "PERC": [(pytest.approx(70), "Nüwa")]}
     assert found["methods_tiny_llava"].layout.yaxis.categoryarray == ("FastV", "Nüwa")
+    layout = found["methods_tiny_llava"].layout
+    axes = [layout.xaxis, layout.xaxis2]  # the same limits, whatever the values
+    assert {(axis.title.text, *axis.range) for axis in axes} == {("percent, budget 64 tokens", -3, 103)}
     assert charts(runs_of([scenes("nuwa", 64, status="failed")])) == {}
 
 

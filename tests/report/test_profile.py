@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import shutil
 
 import pytest
 from helpers.jobs import compose
@@ -37,7 +38,7 @@ def write_run(folder, dataset, method, rows):
     metrics = {metric: 0.5 for one in rows for metric in one["scores"]}
     content = result(method, metrics, run_key=folder.name, average=None if method == "none" else 64)
     content["config"]["dataset"] = typed(
-        compose(f"dataset={dataset}", *["dataset.path=/d"] * (dataset == "gqa")), "dataset"
+        compose(f"dataset={dataset}", *["dataset.path=/d"] * (dataset not in ("scenes", "plates"))), "dataset"
     )
     folder.mkdir(parents=True)
     write_result(folder, content | {"dataset": dataset, "baseline": f"{dataset}-none", "n": len(rows)})
@@ -58,6 +59,11 @@ def table(capsys, *arguments):
     return {row["method"]: row for row in csv.DictReader(io.StringIO(capsys.readouterr().out))}
 
 
+def numbers(cell):
+    """``71.0% [60.1%, 82.3%]`` as three shares."""
+    return [float(part) / 100 for part in re.findall(r"-?[\d.]+(?=%)", cell)]
+
+
 def test_every_ability_against_counting_by_hand(runs, capsys):
     """Answering is the mean over two data sets, colours of scenes and GQA."""
     rows = table(capsys, runs)
@@ -68,9 +74,68 @@ def test_every_ability_against_counting_by_hand(runs, capsys):
         expected = {"answering": answering, "hallucination": ours[1] / full[1], "spatial relations": ours[2] / full[2],
                     "grounding": ours[3] / full[3]}  # fmt: skip
         for ability, value in expected.items():
-            shown, low, high = (float(part) for part in re.findall(r"-?[\d.]+(?=%)", found[ability]))
-            assert shown / 100 == pytest.approx(value, abs=6e-4) and low <= shown <= high
+            shown, low, high = numbers(found[ability])
+            assert shown == pytest.approx(value, abs=6e-4) and low <= shown <= high
         assert "reading" not in found and "video" not in found
+
+
+PLATES = {"none": (20, 30, 36, 40, 40), "nuwa": (5, 15, 36, 20, 30)}
+"""Right answers of 40 to numbers in three sizes, to colours and to how many."""
+PARTS = (("read", "small"), ("read", "medium"), ("read", "large"), ("vqa", "color"), ("vqa", "count"))
+
+
+@pytest.fixture
+def plates(tmp_path):
+    for method, found in PLATES.items():
+        rows = [
+            row(
+                f"{part}{i}", task, f"{task}/exact_match", i < right, kind="read" if task == "read" else part, part=part
+            )
+            for (task, part), right in zip(PARTS, found, strict=True)
+            for i in range(40)
+        ]
+        for one in rows:
+            one["scores"] |= {f"{metric}/{one['meta']['part']}": value for metric, value in one["scores"].items()}
+        write_run(tmp_path / f"plates-{method}", "plates", method, rows)
+    return tmp_path
+
+
+def test_parts_of_abilities_against_counting_by_hand(plates, tmp_path, capsys):
+    """Every part over its own samples; a data set that tells nothing apart is one part beside those of others."""
+    for method in PLATES:
+        textvqa = [row(f"t{i}", "textvqa", "textvqa/exact_match", i < GQA[method]) for i in range(50)]
+        write_run(tmp_path / f"textvqa_val-{method}", "textvqa_val", method, textvqa)
+    assert not any(":" in name for name in table(capsys, plates)["nuwa"])
+    found = table(capsys, plates, "--parts")["nuwa"]
+    ours, full = PLATES["nuwa"], PLATES["none"]
+    read, textvqa = sum(ours[:3]) / sum(full[:3]), GQA["nuwa"] / GQA["none"]
+    expected = {"answering": sum(ours[3:]) / sum(full[3:]), "answering: vqa color": ours[3] / full[3],
+                "answering: vqa count": ours[4] / full[4], "reading": (read + textvqa) / 2,
+                "reading: read small": ours[0] / full[0], "reading: read medium": ours[1] / full[1],
+                "reading: read large": ours[2] / full[2], "reading: textvqa_val": textvqa}  # fmt: skip
+    assert [name for name in found if name != "method"] == [*expected]
+    for name, value in expected.items():
+        assert numbers(found[name])[0] == pytest.approx(value, abs=6e-4), name
+    assert main([str(plates), "--parts"]) == 0
+    assert "reading: read small 40, " in (said := capsys.readouterr().out) and "reading 170, " in said
+
+
+def test_parts_in_the_figure(plates, tmp_path):
+    assert main([str(plates), "--parts", "--plot", str(tmp_path / "plots")]) == 0
+    drawn = (tmp_path / "plots" / "profile.svg").read_text(encoding="utf-8")
+    assert all(f"<!-- {name} -->" in drawn for name in ("reading", "read small", "read large", "vqa count"))
+
+
+def test_a_copy_of_a_run_counts_once(runs, capsys):
+    once = table(capsys, runs)
+    shutil.copytree(runs / "scenes-nuwa", runs / "z" / "scenes-nuwa")
+    assert table(capsys, runs) == once
+
+
+def test_two_runs_of_one_data_set_are_not_averaged(runs, capsys):
+    write_run(runs / "scenes-again", "scenes", "nuwa", [*scene_rows("nuwa")])
+    assert main([str(runs)]) == 1
+    assert "scenes-nuwa are both scenes; name the one that counts" in capsys.readouterr().err
 
 
 def test_what_nothing_was_right_of(runs, capsys):

@@ -244,3 +244,30 @@ def test_no_cell_is_broken_on_a_terminal(several, tmp_path, capsys, monkeypatch,
     assert {"0.800 ±0.010", "90.0% [81.2%, 100.0%]", "3" * 12} <= shown
     blocks = len(body) / len(several)
     assert blocks == int(blocks) and (blocks > 1) == (columns < 200)
+
+
+def test_parts_stand_behind_their_metric_and_only_if_asked_for(tmp_path, capsys):
+    metrics = {"read/exact_match": 0.5, "read/exact_match/small": 0.25, "read/exact_match/large": 0.75,
+               "read/parsed": 1.0, "vqa/exact_match": 0.9}  # fmt: skip
+    kept = {name: {"value": value, "low": value, "high": value} for name, value in metrics.items()}
+    write(tmp_path, [made_up("nuwa", metrics, "plates", "tiny_text", 64, retention=kept)])
+    for options in ([], ["--parts"]):
+        assert main([str(tmp_path), "--format", "csv", *options]) == 0
+        (found,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
+        parts = ["read/exact_match/small", "read/exact_match/large"] if options else []
+        names = ["read/exact_match", *parts, "vqa/exact_match"]
+        assert [name for name in found if "/exact" in name] == names
+        told = {name: found[name] for name in found if name.endswith("retained")}
+        more = {"read small retained": "25.0%", "read large retained": "75.0%"} if options else {}
+        assert told == {"read retained": "50.0%", "vqa retained": "90.0%"} | more
+    assert main([str(tmp_path), "--format", "latex", "--parts"]) == 0
+    printed = capsys.readouterr().out
+    assert r"\shortstack{reading \\ exact match \\ small}" in printed and "25.0" in printed
+
+
+def test_parts_side_by_side(tmp_path, capsys):
+    both = {"read/exact_match": 0.5, "read/exact_match/small": 0.25}
+    write(tmp_path, [made_up("nuwa", both, "plates", "tiny_text", 64, position=ids) for ids in ("perc", "pesp")])
+    assert main([str(tmp_path), "--format", "csv", "--parts", "--beside", "position"]) == 0
+    (found,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert {"read/exact_match/small, perc", "read/exact_match/small, pesp"} < set(found)

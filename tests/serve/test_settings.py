@@ -76,7 +76,11 @@ def test_the_line_says_all_that_the_plugin_is_told(capsys):
 
 
 @pytest.mark.parametrize(
-    "flag", ["--hf-overrides", "--hf_overrides={}", "--hf-over", "--hf-overrides.nuwa.average", "--model-impl", "--mo"]
+    "flag",
+    [
+        *("--hf-overrides", "--hf_overrides={}", "--hf-over", "--hf-overrides.nuwa.average", "--model-impl", "--mo"),
+        *("--media-io-kwargs", "--media_io_kwargs.image.image_mode", "--mm-processor-kwargs"),
+    ],
 )
 def test_what_is_served_cannot_be_taken_back(flag, capsys):
     assert main(["pruner=visionzip", "--print", "--vllm", "--port", "8001", flag, "x"]) == 1

@@ -9,7 +9,6 @@ from helpers.jobs import compose
 from nuwa import load_pruner, prune
 from nuwa.benchmarks.scenes import Scenes
 from nuwa.config import build, typed
-from nuwa.models.base import remove_hooks
 from nuwa.pruning.budget import Budget
 from nuwa.samples import Sample
 from nuwa.serve.positions import PictureSpan, ids_taken, place_ids, prompt_ids
@@ -78,7 +77,8 @@ def entering(loaded, session, inputs):
             handles.append(layer.register_forward_pre_hook(partial(enter, number), with_kwargs=True))
             handles.append(layer.register_forward_hook(partial(leave, number)))
         loaded.model(**inputs)
-    remove_hooks(handles)
+    for handle in handles:
+        handle.remove()
     planes = [states["into", n + 1] - states["out of", n] for n in range(session.adapter.planes)]
     return torch.cat([states["into", 0], *planes], 1), angles[0]
 

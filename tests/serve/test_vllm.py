@@ -131,8 +131,9 @@ def test_two_pictures_and_what_is_refused_in_between(own, job_of, family, kept):
     places = dict(prompts[1], prompt_token_ids=[job.family.placeholder_id, *prompts[1]["prompt_token_ids"]])
     with pytest.raises(ValueError, match="the prompt has places for 3 pictures, and 2 came"):
         engine.answer([places], 32)
-    with pytest.raises(ValueError, match="mm_processor_kwargs"):
-        engine.answer([dict(prompts[0], mm_processor_kwargs={"do_resize": False})], 32)
+    for wish in ({"mm_processor_kwargs": {"do_resize": False}}, {"media_io_kwargs": {"image": {"image_mode": "L"}}}):
+        with pytest.raises(ValueError, match=f"{next(iter(wish))} .*: all pictures are prepared as the server"):
+            engine.answer([prompts[0] | wish], 32)
     assert engine.answer(prompts, 32) == expected
     placeholders = [answer.prompt_token_ids.count(job.family.placeholder_id) for answer in engine.llm.generate(prompts)]
     assert placeholders == [kept] * 16
@@ -158,6 +159,8 @@ WISHES = {
     "--quantization": {"quantization": "fp8_per_tensor", "dtype": "bfloat16"},
     "--enable-lora": {"enable_lora": True},
     "--enable-mm-embeds": {"enable_mm_embeds": True},
+    "--mm-processor-kwargs": {"mm_processor_kwargs": {"do_resize": False}},
+    "--media-io-kwargs": {"media_io_kwargs": {}},
     "Pipeline parallelism": {"pipeline_parallel_size": 2},
 }
 

@@ -33,13 +33,10 @@ def test_accuracy_on_held_out_clips(task, floor):
     assert len(right) == 40 and sum(right) >= floor * 40
 
 
-READING = {"read_small": 0.8, "read_medium": 0.8, "read_large": 0.8, "vqa": 0.85}
-
-
-@pytest.mark.parametrize(("task", "floor"), READING.items())
-def test_accuracy_on_numbers_that_training_never_showed(task, floor):
-    right = evaluate(TINY_MODELS["text"].folder, "text", task, count=40)[task]
-    assert len(right) == 40 and sum(right) >= floor * 40
+@pytest.mark.parametrize(("task", "part"), [("read", "small"), ("read", "medium"), ("read", "large"), ("vqa", "color")])
+def test_accuracy_on_numbers_that_training_never_showed(task, part):
+    right = evaluate(TINY_MODELS["text"].folder, "text", task, count=120)
+    assert len(right[part]) == 40 and sum(right[part]) >= 0.8 * 40 and sum(right[task]) >= 0.85 * 120
 
 
 @pytest.mark.parametrize("task", ["direction", "change", "moment"])

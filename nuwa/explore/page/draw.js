@@ -12,10 +12,11 @@
     const view = trace.views[number], [rows, columns] = view.grid;
     const side = Math.max(SMALLEST_CELL, Math.round(LONGER_SIDE / Math.max(rows, columns)));
     Object.assign(canvas, {width: columns * side, height: rows * side});
-    const pen = {context: canvas.getContext("2d"), view, side, trace, number};
+    const unit = Math.max(1, canvas.width / (canvas.clientWidth || canvas.width) / 2); // wider where it is shown small
+    const pen = {context: canvas.getContext("2d"), view, side, trace, number, unit};
     drawPicture(pen.context, canvas, picture, view.frame);
     drawFade(pen, look);
-    if (look.show.has("scores")) drawScores(pen);
+    if (look.show.has("scores")) drawScores(pen, look.layer);
     if (look.show.has("regions") && view.region) drawRegions(pen, canvas);
     if (look.show.has("roles")) drawRoles(pen, look.layer);
     if (look.show.has("boxes")) drawBoxes(pen.context, canvas, view.frame, look.boxes);
@@ -57,13 +58,11 @@
   }
 
   /* The higher its rank, the stronger a cell's colour. */
-  function drawScores(pen) {
-    const scores = Object.values(pen.view.scores)[0];
-    if (!scores) return;
-    const sorted = Float64Array.from(scores).sort(), {context} = pen;
+  function drawScores(pen, layer) {
+    const scored = tokens.scoredAt(pen.view, layer), {context} = pen;
     context.fillStyle = colour("moved");
-    scores.forEach((score, cell) => {
-      context.globalAlpha = 0.8 * (sorted.indexOf(score) / Math.max(1, sorted.length - 1)) ** 2;
+    scored?.values.forEach((score, cell) => {
+      context.globalAlpha = score === null ? 0 : 0.8 * scored.share(score) ** 2;
       context.fillRect(...corner(pen, cell), pen.side, pen.side);
     });
     context.globalAlpha = 1;
@@ -74,7 +73,7 @@
     if (layer < 0 || tokens.count(pen.trace, layer) === pen.trace.tokens) return; // all of it is kept
     pen.view.cells.forEach((token, cell) => {
       if (!tokens.isThere(pen.trace, token, layer)) return;
-      const role = tokens.roleAt(pen.trace, pen.number, cell), [x, y] = corner(pen, cell);
+      const role = tokens.roleAt(pen.trace, pen.number, cell, layer), [x, y] = corner(pen, cell);
       context.strokeStyle = context.fillStyle = colour(role);
       context.lineWidth = Math.max(1, side / (role === "pillar" ? 6 : 12));
       const inset = context.lineWidth / 2;
@@ -123,26 +122,26 @@
 
   /* The cell that is pointed at, what it gathered or went into, and where its id in use stands. */
   function drawPointed(pen, {point, layer, position}) {
-    const {context, view, trace, side} = pen, cell = tokens.cellAt(view, ...point);
+    const {context, view, trace, side, unit} = pen, cell = tokens.cellAt(view, ...point);
     if (cell < 0) return;
-    const token = view.cells[cell], role = tokens.roleAt(trace, pen.number, cell);
+    const token = view.cells[cell], role = tokens.roleAt(trace, pen.number, cell, layer);
     const links = view.links[cell] ?? (role === "merged" ? targetOf(pen, token) : []);
     context.strokeStyle = colour("link");
     for (let at = 0; at < links.length; at += 2) {
-      context.lineWidth = Math.max(1.5, ((side / 4) * links[at + 1]) / Math.max(links[1], 1));
+      context.lineWidth = unit * Math.max(1.5, (Math.min(side / 4, 7) * links[at + 1]) / Math.max(links[1], 1));
       line(context, middle(pen, cell), middle(pen, links[at]));
     }
     const there = tokens.placeOfIds(trace, tokens.idsAt(trace, token, layer)?.[position]);
     if (there && there[0] === pen.number && there[1] * view.grid[1] + there[2] !== cell) {
-      Object.assign(context, {strokeStyle: colour("moved"), fillStyle: colour("moved"), lineWidth: 3});
+      Object.assign(context, {strokeStyle: colour("moved"), fillStyle: colour("moved"), lineWidth: 3 * unit});
       const end = [there[2], there[1]].map((at) => (at + 0.5) * side);
       line(context, middle(pen, cell), end);
-      dot(context, ...end, Math.max(4, side / 4));
+      dot(context, ...end, Math.max(4, Math.min(side / 4, 7)) * unit);
     }
-    Object.assign(context, {strokeStyle: colour("ink"), lineWidth: 4});
-    context.strokeRect(...corner(pen, cell), side, side);
-    Object.assign(context, {strokeStyle: "#ffffff", lineWidth: 1.5});
-    context.strokeRect(...corner(pen, cell), side, side);
+    for (const [ink, wide] of [["#000000", 4], ["#ffffff", 1.5]]) {
+      Object.assign(context, {strokeStyle: ink, lineWidth: wide * unit});
+      context.strokeRect(...corner(pen, cell), side, side);
+    }
   }
 
   function targetOf({trace, number}, token) {

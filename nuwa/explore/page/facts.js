@@ -45,14 +45,19 @@
     return said.join("   ");
   }
 
-  function scoreRows(view, cell) {
-    const rows = Object.entries(view.scores).map(([name, scores]) =>
-      [name, Number.isFinite(scores[cell]) ? `${scores[cell]}, rank ${tokens.rank(scores, cell)} of ${scores.length}` : "no number"]);
+  explorer.scoreName = ({name, layer}) => `${name}, ${layer < 0 ? "before the LLM" : `layer ${layer}`}`;
+
+  function scoreRows({scored}, cell) {
+    const rows = scored.map(({values, rank, among, ...which}) => {
+      const score = values[cell], early = which.layer < 0, none = early ? "no number" : "none: it had left";
+      const said = `${Number(score).toPrecision(3)}, rank ${rank(score)} of ${among}`;
+      return [early ? which.name : explorer.scoreName(which), score === null ? none : said];
+    });
     return rows.length ? rows : [["score", "none noted by this method"]];
   }
 
   explorer.tokenFacts = (trace, number, cell, layer, run) => {
-    const view = trace.views[number], token = view.cells[cell], role = tokens.roleAt(trace, number, cell);
+    const view = trace.views[number], token = view.cells[cell], role = tokens.roleAt(trace, number, cell, layer);
     const merged = role === "merged" ? ` (${placeOf(trace, trace.into[token])})` : "";
     return facts([
       ["token", `${token}: ${placeOf(trace, token)}`],
@@ -65,8 +70,11 @@
     ]);
   };
 
-  function scoresText(answer) {
-    return Object.entries(answer.scores).map(([name, score]) => `${name.split("/").slice(1).join("/")} ${+score.toFixed(3)}`).join(", ");
+  /* With their tasks where there are several. */
+  function scoresText({scores}) {
+    const tasks = new Set(Object.keys(scores).map((name) => name.split("/")[0]));
+    const said = (name) => (tasks.size > 1 ? name : name.split("/").slice(1).join("/"));
+    return Object.entries(scores).map(([name, score]) => `${said(name)} ${+score.toFixed(3)}`).join(", ");
   }
 
   function answerRow(index, sample, run) {
@@ -123,7 +131,7 @@
     const runs = Object.entries(explorer.chosenRuns(index)), all = index.runs.filter((run) => run.set === sample.set);
     const layers = layerBars(runs, sample);
     return el("aside", {"aria-label": "Answers and runs"},
-      facts([["question", sample.question], ["target", sample.target || "–"], ["sample", sample.id], ["task", sample.task]]),
+      facts(["question", "target", "id", "task"].map((name) => [name === "id" ? "sample" : name, sample[name] || "–"])),
       el("h3", {}, "Answers"), el("table", {}, ...all.map((run) => answerRow(index, sample, run))),
       ...(layers.length ? [el("h3", {}, "Tokens per layer"), ...layers] : []),
       el("h3", {}, "Runs again"), ...runs.map(([letter, run]) => runFacts(letter, run)));

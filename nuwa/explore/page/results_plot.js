@@ -2,7 +2,7 @@
 /* What every run keeps against what it costs, both relative to the unpruned model, and the front of the best. */
 (() => {
   const {el} = explorer, {choice, drawMark, failures, format, legend, looksOf} = explorer.results;
-  const APART = 13, HEIGHT = 380, MARGIN = {top: 16, right: 24, bottom: 44, left: 52};
+  const APART = 13, HEIGHT = 380, MARGIN = {top: 30, right: 24, bottom: 44, left: 52};
   const COSTS = {
     tokens: "tokens entering a layer, mean", tflops: "LLM FLOPs", kv: "KV cache",
     ttft: "time to the first token", prefill: "prefill time", decode: "decode time per token",
@@ -54,6 +54,7 @@
     axis(0, HEIGHT - MARGIN.bottom, d3.axisBottom(x).tickValues(ticks).tickFormat(d3.format("~g")));
     axis(MARGIN.left, 0, d3.axisLeft(y).ticks(6, "%"));
     svg.append("text").attr("x", width - MARGIN.right).attr("y", HEIGHT - 8).attr("text-anchor", "end").text(label);
+    svg.append("text").attr("y", 12).text("kept of the unpruned model's score");
   }
 
   function drawFront(svg, points, {x, y}) {

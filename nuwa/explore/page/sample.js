@@ -99,7 +99,8 @@
 
   async function viewPanel(parts, trace, number, views) {
     const view = trace.views[number], image = await picture(parts.sample.pictures[view.picture]);
-    const [rows, columns] = view.grid, label = `${parts.run.label}, ${rows} by ${columns} tokens; arrow keys choose one`;
+    const [rows, columns] = view.grid, when = view.time === undefined ? "" : `, ${view.time} s`;
+    const label = `${parts.run.label}${when}, ${rows} by ${columns} tokens; arrow keys choose one`;
     const canvas = el("canvas", {tabindex: 0, role: "img", "aria-label": label}), told = el("div", {class: "token"});
     const panel = {...parts, views, view, canvas, told};
     panel.draw = () => {
@@ -130,13 +131,20 @@
     return {...parts, trace, panels: made};
   }
 
+  function scoreText(view) {
+    const scored = view && tokens.scoredAt(view, layer());
+    return scored ? `coloured by ${explorer.scoreName(scored)}` : "no scores noted";
+  }
+
   function caption({letter, run, trace, answer}) {
     const counts = el("span", {class: "counts"});
     const count = () => {
       const images = trace.images ?? [], sum = (of) => images.reduce((total, image) => total + of(image), 0);
       const newlines = sum((image) => image.tokens - image.place.size), whole = sum((image) => image.tokens);
-      const among = newlines ? `, ${sum((image) => tokens.count(image, layer(), false))} newlines among them` : "";
-      counts.textContent = images.length ? `${sum((image) => tokens.count(image, layer()))} of ${whole} tokens${among}` : "";
+      const few = newlines && sum((image) => tokens.count(image, layer(), false));
+      const among = newlines ? `, ${few} newline${few === 1 ? "" : "s"} among them` : "";
+      const scored = shown().has("scores") ? `, ${scoreText(images[0]?.views[0])}` : "";
+      counts.textContent = images.length ? `${sum((image) => tokens.count(image, layer()))} of ${whole} tokens${among}${scored}` : "";
     };
     const remark = trace.reason ?? trace.differs;
     const told = remark ? el("p", {class: "remark"}, trace.reason ? `No tokens are shown: ${remark}` : remark) : null;
@@ -149,7 +157,8 @@
     const strip = views.length > FEW, together = (event) => {
       for (const other of document.querySelectorAll("#sample .strip")) other.scrollLeft = event.target.scrollLeft;
     };
-    return strip ? el("div", {class: "strip", tabindex: 0, scroll: together}, ...views) : el("div", {class: "views"}, ...views);
+    const own = (event) => event.key.startsWith("Arrow") && event.stopPropagation(); // they scroll it
+    return strip ? el("div", {class: "strip", tabindex: 0, scroll: together, keydown: own}, ...views) : el("div", {class: "views"}, ...views);
   }
 
   /* What is drawn of a view; over a frame of a video its time, and its segment where the method cuts. */

@@ -13,16 +13,19 @@ explorer.tokens = (() => {
     return whole;
   }
 
-  /* A trace with its lists written out, and with where each token stands: place[token] = [view, cell]. */
+  /* A trace with its lists written out, with where each token stands, place[token] = [view, cell], and with what was
+     found of the cells of each view, scored = [{name, layer, values, ...ranking}]; layer -1 is before the LLM. */
   function ready(trace) {
     if (trace.place) return trace;
     trace.into = unpack(trace.into);
     trace.place = new Map();
+    const inside = trace.stages.flatMap(({layer, scores}) => Object.entries(scores).map(([name, all]) => [{name, layer, ...ranking(all)}, all]));
     trace.views.forEach((view, number) => {
       view.cells = unpack(view.cells);
       view.cells.forEach((token, cell) => trace.place.set(token, [number, cell]));
       view.links ??= {};
-      for (const name of Object.keys(view.scores)) view.scores[name] = view.scores[name].map((score) => score ?? -Infinity);
+      const before = Object.entries(view.scores).map(([name, values]) => ({name, layer: -1, values, ...ranking(values)}));
+      view.scored = before.concat(inside.map(([scored, all]) => ({...scored, values: view.cells.map((token) => all[token])})));
       view.pillars &&= new Set(view.pillars);
     });
     for (const stage of trace.stages) {
@@ -30,6 +33,24 @@ explorer.tokens = (() => {
       for (const name of Object.keys(stage.ids)) stage.ids[name] = stage.ids[name].map(unpack);
     }
     return trace;
+  }
+
+  /* Where a score stands among `all` that were compared, of which some are null: its rank, from 1 on, and the share of
+     the others that are lower. */
+  function ranking(all) {
+    const sorted = Float64Array.from(all.filter((value) => value !== null)).sort(), below = new Map(), upTo = new Map();
+    sorted.forEach((value, place) => {
+      if (!below.has(value)) below.set(value, place);
+      upTo.set(value, place + 1);
+    });
+    const share = (value) => below.get(value) / Math.max(1, sorted.length - 1);
+    return {among: sorted.length, share, rank: (value) => sorted.length - upTo.get(value) + 1};
+  }
+
+  /* The scores by which tokens left last on entry of a layer, or that they leave by first; undefined where there are none. */
+  function scoredAt(view, layer) {
+    const last = view.scored.findLast((scored) => scored.layer <= layer) ?? view.scored[0];
+    return view.scored.find((scored) => scored.layer === last.layer);
   }
 
   function isThere(trace, token, layer) {
@@ -41,10 +62,10 @@ explorer.tokens = (() => {
     return trace.left.filter((_, token) => isThere(trace, token, layer) && (all || !trace.place.has(token))).length;
   }
 
-  function roleAt(trace, number, cell) {
+  /* What a token is in a layer; before pruning, what it is to be. */
+  function roleAt(trace, number, cell, layer) {
     const view = trace.views[number], token = view.cells[cell], into = trace.into[token];
-    if (into !== token && into >= 0) return "merged";
-    if (trace.left[token] === 0) return "dropped";
+    if (!isThere(trace, token, Math.max(layer, 0))) return into !== token && into >= 0 ? "merged" : "dropped";
     if (trace.always.includes(token)) return "always";
     if (view.links[cell]) return "collector";
     return view.pillars?.has(cell) ? "pillar" : "kept";
@@ -77,11 +98,6 @@ explorer.tokens = (() => {
     return [Math.floor(cell / view.grid[1]), cell % view.grid[1]];
   }
 
-  /* How many cells score more, from 1 on. */
-  function rank(scores, cell) {
-    return 1 + scores.filter((score) => score > scores[cell]).length;
-  }
-
   /* The cell under a point of the picture (fractions of it), -1 where the view does not show it. */
   function cellAt(view, x, y) {
     const [x0, y0, x1, y1] = view.frame, [rows, columns] = view.grid;
@@ -95,5 +111,5 @@ explorer.tokens = (() => {
     return [x0 + ((column + 0.5) / view.grid[1]) * (x1 - x0), y0 + ((row + 0.5) / view.grid[0]) * (y1 - y0)];
   }
 
-  return {ready, isThere, count, roleAt, stageAt, idsAt, placeOfIds, rowColumn, rank, cellAt, pointOf};
+  return {ready, isThere, count, roleAt, stageAt, idsAt, placeOfIds, rowColumn, scoredAt, cellAt, pointOf};
 })();

@@ -8,9 +8,9 @@ from statistics import mean
 from typing import Any
 
 from nuwa.evaluation.runs import Run
-from nuwa.report.figures.points import Point, grouped, panel_label, points_of, pruned_points
+from nuwa.report.figures.points import Point, grouped, panel_label, points_of, pruned_points, row_label, score_axis
 from nuwa.report.figures.style import IDS, looks, require_package
-from nuwa.report.labels import method_label, model_label
+from nuwa.report.labels import model_label
 
 _COSTS = {
     "tokens": "visual tokens entering a layer, mean",
@@ -23,7 +23,7 @@ _SYMBOLS = {
     "o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "v": "triangle-down", "P": "cross", "X": "x",
     "<": "triangle-left", ">": "triangle-right", "*": "star",
 }  # fmt: skip
-_GAP = 90  # pixels between panels
+_GAP = 110  # pixels between panels
 _WHOLE = {"color": "#000000", "marker": "*"}
 
 
@@ -68,15 +68,16 @@ def _by_cost(model: str, points: Sequence[Point], cost: str) -> Any:
 
 def _by_method(model: str, points: Sequence[Point]) -> Any:
     """A row for every method, the best on top, and in it a dot for every position strategy."""
-    best = grouped(points, lambda point: point.choices.method)
-    order = sorted(best, key=lambda method: max(point.value for point in best[method]))
+    row_of = row_label(points)
+    best = grouped(points, row_of)
+    order = sorted(best, key=lambda name: max(point.value for point in best[name]))
     strategies = grouped(points, lambda point: point.position)
     traces = []
     for (name, own), symbol in zip(strategies.items(), itertools.cycle(_SYMBOLS.values()), strict=False):
         look = {"color": IDS[own[0].choices.strategy][2], "symbol": symbol, "size": 8}
         traces.append((name, own, {"mode": "markers", "marker": look}))
-    figure = _panels(model, points, traces, lambda point: (point.value, method_label(point.choices.method)), "x")
-    return figure.update_yaxes(categoryorder="array", categoryarray=[*map(method_label, order)], dtick=1)
+    figure = _panels(model, points, traces, lambda point: (point.value, row_of(point)), "x")
+    return figure.update_yaxes(categoryorder="array", categoryarray=order, dtick=1)
 
 
 def _panels(model: str, points: Sequence[Point], traces: Sequence, place: Any, scores_on: str) -> Any:
@@ -85,7 +86,7 @@ def _panels(model: str, points: Sequence[Point], traces: Sequence, place: Any, s
     from plotly.subplots import make_subplots
 
     panels = list(dict.fromkeys(point.panel for point in points))
-    rows = 300 if scores_on == "y" else 80 + 22 * len({point.choices.method for point in points})
+    rows = 300 if scores_on == "y" else 80 + 22 * len(grouped(points, row_label(points)))
     height = 140 + (rows + _GAP) * len(panels)
     figure = make_subplots(len(panels), 1, subplot_titles=[*map(panel_label, panels)], vertical_spacing=_GAP / height)
     for row, panel in enumerate(panels, 1):
@@ -104,8 +105,8 @@ def _panels(model: str, points: Sequence[Point], traces: Sequence, place: Any, s
                 **style,
             )
             figure.add_trace(trace, row=row, col=1)
-        unit = "percent" if max(point.value for point in points if point.panel == panel) <= 100 else "points"
-        figure.update_layout({f"{scores_on}axis{row if row > 1 else ''}": {"title": unit}})
+        label, limits = score_axis([point for point in points if point.panel == panel], at_a_budget=scores_on == "x")
+        figure.update_layout({f"{scores_on}axis{row if row > 1 else ''}": {"title": label, "range": limits}})
     title = f"{model_label(model)} (bars: 95 % intervals)"
     return figure.update_layout(title=title, height=height, template="plotly_white")
 

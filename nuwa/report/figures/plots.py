@@ -21,6 +21,8 @@ from nuwa.report.figures.points import (
     panel_label,
     points_of,
     pruned_points,
+    row_label,
+    score_axis,
     varied_points,
 )
 from nuwa.report.figures.style import (
@@ -30,10 +32,11 @@ from nuwa.report.figures.style import (
     PLOT_SETTINGS,
     PlotsError,
     looks,
+    plain_log_axis,
     require_package,
     write_figure,
 )  # fmt: skip
-from nuwa.report.labels import method_label, model_label
+from nuwa.report.labels import model_label
 
 ASIDE, SPREAD = 1.6, 16  # points between methods at one place at most, and between the outermost
 GIGA = 0.1  # TFLOPs below which an axis is in GFLOPs
@@ -95,7 +98,7 @@ def _figure(points: Sequence[Point], whole: Sequence[Point], draw: Drawing, capt
     panels = grouped(points, lambda point: point.panel)
     columns = min(len(panels), PANELS)
     rows = -(-len(panels) // columns)
-    named = 0.36 * len({p.choices.method for p in points}) if draw is _dots else 0.17 * len({p.method for p in points})
+    named = 0.36 * len(grouped(points, row_label(points))) if draw is _dots else 0.17 * len({p.method for p in points})
     figure = Figure(figsize=(4.2 * columns + 1.6, max(3.4, named + 1) * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False).flatten()
     for axes in grid[len(panels) :]:
@@ -107,7 +110,7 @@ def _figure(points: Sequence[Point], whole: Sequence[Point], draw: Drawing, capt
                 mark(point.value, color="#000000", linestyle="--", linewidth=1, label="unpruned")
         draw(axes, own)
         axes.set_title(panel_label(panel), fontsize=9)
-        label, limits = ("percent", (-3, 103)) if max(point.value for point in own) <= 100 else ("points", (0, None))
+        label, limits = score_axis(own, at_a_budget=draw is _dots)
         axes.set(**({"xlabel": label, "xlim": limits} if draw is _dots else {"ylabel": label, "ylim": limits}))
     entries = {label: handle for axes in grid for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(entries.values(), entries.keys(), loc="outside right center", fontsize=8, frameon=False)
@@ -117,22 +120,22 @@ def _figure(points: Sequence[Point], whole: Sequence[Point], draw: Drawing, capt
 
 def _dots(axes: Any, own: Sequence[Point]) -> None:
     """One row per method, the best on top, and in it a dot for every position strategy."""
-    best: dict[str, float] = {}
-    for point in own:
-        best[point.choices.method] = max(best.get(point.choices.method, 0.0), point.value)
-    rows = {method: row for row, method in enumerate(sorted(best, key=best.__getitem__))}
+    row_of = row_label(own)
+    best = grouped(own, row_of)
+    order = sorted(best, key=lambda name: max(point.value for point in best[name]))
+    rows = {name: row for row, name in enumerate(order)}
     strategies = grouped(own, lambda point: point.position)
     for number, (name, some) in enumerate(sorted(strategies.items())):
         aside = 0.6 * ((number + 0.5) / len(strategies) - 0.5)
         filling, _, colour = IDS[some[0].choices.strategy]
         axes.errorbar(
             [point.value for point in some],
-            [rows[point.choices.method] - aside for point in some],
+            [rows[row_of(point)] - aside for point in some],
             xerr=list(zip(*(point.errors for point in some), strict=True)),
             **{"fmt": MARKERS[number % len(MARKERS)], "fillstyle": filling, "color": colour, "label": name},
             **{"capsize": 2, "elinewidth": 0.8, "markersize": 5},
         )
-    axes.set_yticks(list(rows.values()), [*map(method_label, rows)])
+    axes.set_yticks(list(rows.values()), order)
     axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.grid(axis="y", linewidth=0.3)
 
@@ -148,7 +151,7 @@ def _lines(axes: Any, own: Sequence[Point], styles: dict, cost: str) -> None:
             where = [unit * getattr(point, cost) for point in line]
             _errorbar(axes, where, line, step * (place - (len(styles) - 1) / 2), label=method, **style)
     if cost == "tflops":
-        _log_ticks(axes)
+        plain_log_axis(axes)
         axes.set_xlabel(f"LLM {'TFLOPs' if unit == 1 else 'GFLOPs'} on visual tokens")
     else:
         ticks = sorted({round(point.tokens) for point in own})
@@ -156,16 +159,6 @@ def _lines(axes: Any, own: Sequence[Point], styles: dict, cost: str) -> None:
         axes.set_xticks(ticks)
         axes.set_xlim(ticks[0] - room, ticks[-1] + room)
         axes.set_xlabel("tokens entering a layer, mean")
-
-
-def _log_ticks(axes: Any) -> None:
-    """A logarithmic axis with plain numbers."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
-
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: format(value, "g")))
-    axes.xaxis.set_minor_locator(NullLocator())
 
 
 def _distances(axes: Any, own: Sequence[Point]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from math import hypot
 from statistics import mean, stdev
 from typing import Any, TypeVar
 
@@ -24,7 +25,8 @@ class Point:
 
     ``tokens`` enter a layer on average, ``seconds`` were measured for each sample.
 
-    Over several seeds: their mean, and 1.96 of their standard deviations on either side.
+    Over several seeds: their mean; the interval is as wide as one seed's on average and 1.96 of their standard
+    deviations together (root of squares), as the seeds share their samples.
     """
 
     choices: Choices
@@ -69,6 +71,24 @@ def panel_label(panel: tuple[str, str]) -> str:
     """
     dataset, metric = panel
     return f"{dataset_label(dataset)}: {metric_label(metric, dataset)}"
+
+
+def score_axis(points: Sequence[Point], at_a_budget: bool) -> tuple[str, tuple[float, float | None]]:
+    """What an axis of scores counts, and its limits; with the budget of all points, where no other axis says it."""
+    shares, budgets = max(point.value for point in points) <= 100, budgets_of(points)
+    unit, limits = ("percent", (-3, 103)) if shares else ("points", (0, None))
+    return f"{unit}, budget {budgets.pop()}" if at_a_budget and len(budgets) == 1 else unit, limits
+
+
+def row_label(points: Sequence[Point]) -> Callable[[Point], str]:
+    """What a point's row is called: its method, with its budget where the points have several."""
+    several = len(budgets_of(points)) > 1
+    return lambda point: method_label(point.choices.method) + (f", {point.choices.budget}" if several else "")
+
+
+def budgets_of(points: Iterable[Point]) -> set[str]:
+    """What the methods may keep."""
+    return {point.choices.budget for point in points}
 
 
 def pruned_points(points: Iterable[Point]) -> tuple[list[Point], bool]:
@@ -123,10 +143,12 @@ def _merged(group: Sequence[Point]) -> Point:
     if len(group) == 1:
         return first
     tokens, tflops, value = (mean(getattr(point, name) for point in group) for name in ("tokens", "tflops", "value"))
-    error = INTERVAL * stdev(point.value for point in group)
+    between = INTERVAL * stdev(point.value for point in group)
+    below, above = (hypot(between, mean(sides)) for sides in zip(*(point.errors for point in group), strict=True))
+    low, high = max(0.0, value - below), min(100.0, value + above) if value <= 100 else value + above
     seconds = [point.seconds for point in group if point.seconds is not None]
     spent = mean(seconds) if seconds else None
-    return Point(first.choices, first.panel, tokens, tflops, value, value - error, value + error, spent)
+    return Point(first.choices, first.panel, tokens, tflops, value, low, high, spent)
 
 
 def grouped(points: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:

@@ -48,6 +48,16 @@ def looks(count: int) -> Iterator[dict[str, Any]]:
     return ({"color": colour, "marker": marker} for colour, marker in itertools.islice(pairs, count))
 
 
+def plain_log_axis(axes: Any) -> None:
+    """Make the horizontal axis logarithmic, with plain numbers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: format(value, "g")))
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
 def write_figure(figure: Any, stem: Path) -> list[Path]:
     """PNG and SVG; the same numbers give the same bytes."""
     stem.parent.mkdir(parents=True, exist_ok=True)

@@ -20,18 +20,19 @@ _GIGA = 0.1
 """TFLOPs below which a table is in GFLOPs."""
 
 
-def publication_sections(runs: Sequence[Run]) -> list[Section]:
+def publication_sections(runs: Sequence[Run], parts: bool = False) -> list[Section]:
     """The finished runs; what became of the others, and where methods were published, are notes.
 
     What is kept of the unpruned model's scores stands beside these, or, of many scores, in a table of its own.
+    ``parts`` as in `RunsTable`.
     """
     groups = [own for own in by_model_and_dataset(runs).values() if any(run.done for run in own)]
-    return [section for own in groups for section in _sections(own)]
+    return [section for own in groups for section in _sections(own, parts)]
 
 
-def _sections(runs: Sequence[Run]) -> list[Section]:
+def _sections(runs: Sequence[Run], in_parts: bool) -> list[Section]:
     done = sorted((run for run in runs if run.done), key=_size)
-    table, metrics = RunsTable(done), _columns(done)
+    table, metrics = RunsTable(done), _columns(done, in_parts)
     rows = [_row(table, run, metrics) for run in sorted(table.runs, key=_size)]
     counts = sorted(run.n for run in done if run.n is not None)
     unit = "percent" if all(metric.scale == 100 for metric in metrics) else "percent or points"
@@ -76,9 +77,9 @@ class _Column:
         return f"{self.label}, kept"
 
 
-def _columns(runs: Sequence[Run]) -> list[_Column]:
+def _columns(runs: Sequence[Run], parts: bool) -> list[_Column]:
     dataset = runs[0].choices.dataset
-    largest = {name: max(run.metrics.get(name, 0) for run in runs) for name in headlines(runs)}
+    largest = {name: max(run.metrics.get(name, 0) for run in runs) for name in headlines(runs, parts)}
     labels = {name: metric_label(name, dataset) for name in largest}
     if len(set(labels.values())) < len(labels):  # no two may share a column
         labels = dict(zip(labels, labels, strict=True))

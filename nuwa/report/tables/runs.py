@@ -22,14 +22,15 @@ NUMBER_FORMATS = {"tokens": ".1f", "leaving": ".1f", "LLM TFLOPs": ".4g", "metri
 class RunsTable:
     """Runs as rows of the same columns: the unpruned run first, then by method and choices.
 
-    ``full`` gives 95 % intervals in place of standard errors, and more of the costs in place of times.
+    ``full`` gives 95 % intervals in place of standard errors, and more of the costs in place of times; ``parts`` the
+    metrics of a task's parts, too.
     """
 
-    def __init__(self, runs: Sequence[Run], full: bool = False):
+    def __init__(self, runs: Sequence[Run], full: bool = False, parts: bool = False):
         self.columns = _choice_columns(runs)
         self.runs = sorted(runs, key=self._rank)
         self.full = full
-        self.metrics = headlines(self.runs)
+        self.metrics = headlines(self.runs, parts)
 
     def rows(self) -> list[TableRow]:
         """One row for each run."""
@@ -95,7 +96,7 @@ class RunsTable:
     def _scores(self, run: Run) -> TableRow:
         scores = [RunScore(run, name) for name in self.metrics]
         row: TableRow = {score.metric: self._score(score) for score in scores}
-        return row | {f"{score.task} retained": _retained(score) for score in scores}
+        return row | {f"{score.subject} retained": _retained(score) for score in scores}
 
     def _unread(self, run: Run) -> TableRow:
         """The share of answers that the scores fail or leave out because nothing could be read in them, if any."""
@@ -119,9 +120,9 @@ class RunsTable:
         return {"LLM TFLOPs": run.llm_tflops} | other | {"n": answered}
 
 
-def runs_section(runs: Sequence[Run], title: str, full: bool = False, choice: str = "") -> Section:
-    """Every run, whatever became of it; ``full`` as in `RunsTable`, ``choice`` as in `RunsTable.beside`."""
-    table = RunsTable(runs, full)
+def runs_section(runs: Sequence[Run], title: str, full: bool = False, choice: str = "", parts: bool = False) -> Section:
+    """Every run, whatever became of it; ``full`` and ``parts`` as in `RunsTable`, ``choice`` as in its `beside`."""
+    table = RunsTable(runs, full, parts)
     rows = table.beside(choice) if choice else table.rows()
     all_done = all(row["status"] == "done" for row in rows)
     columns = filled_columns(rows, hidden=("reason", "status") if all_done else ("reason",))
@@ -130,14 +131,18 @@ def runs_section(runs: Sequence[Run], title: str, full: bool = False, choice: st
     return Section(title, rows, columns, [*_reasons(rows), *warnings], number_formats=NUMBER_FORMATS, keys=keys)
 
 
-def runs_sections(runs: Sequence[Run], title: str, full: bool = False, choice: str = "") -> list[Section]:
+def runs_sections(
+    runs: Sequence[Run], title: str, full: bool = False, choice: str = "", parts: bool = False
+) -> list[Section]:
     """A table for each model and data set; the values of the ``choice`` side by side wherever runs differ in it."""
     groups = by_model_and_dataset(runs, choice)
     varied = {group: choice in _choice_columns(own).values() for group, own in groups.items()}
     if choice and not any(varied.values()):  # runs differ in it between tables only, or nowhere
-        return [runs_section(runs, title, full, choice)]
+        return [runs_section(runs, title, full, choice, parts)]
     named = {group: f"{title}: {', '.join(filter(None, group))}".removesuffix(": ") for group in groups}
-    return [runs_section(own, named[group], full, choice if varied[group] else "") for group, own in groups.items()]
+    return [
+        runs_section(own, named[group], full, choice if varied[group] else "", parts) for group, own in groups.items()
+    ]
 
 
 def by_model_and_dataset(runs: Sequence[Run], together: str = "") -> dict[tuple[str, str], list[Run]]:

@@ -5,10 +5,12 @@ Pipeline parallelism is refused by vLLM itself, as the model does not say that i
 
 from __future__ import annotations
 
+import json
+
 from vllm.config import VllmConfig
 
 from nuwa.models.base import Family
-from nuwa.serve.settings import CONFIG_KEY, Served, overrides, places_ids
+from nuwa.serve.settings import CONFIG_KEY, READING, Served, overrides, places_ids
 
 
 def check_switches(vllm_config: VllmConfig, served: Served, family: Family) -> None:
@@ -32,15 +34,19 @@ def check_engine(vllm_config: VllmConfig) -> None:
     Raises:
         ValueError: one of it is asked for.
     """
+    pictures = vllm_config.model_config.get_multimodal_config()
     wishes = {
         "--quantization": vllm_config.quant_config is not None,
         "--enable-lora": vllm_config.lora_config is not None,
         "--speculative-config": vllm_config.speculative_config is not None,
         "--kv-transfer-config or --kv-offloading-size": vllm_config.kv_transfer_config is not None,
         "--ec-transfer-config": vllm_config.ec_transfer_config is not None,
-        "--enable-mm-embeds": vllm_config.model_config.get_multimodal_config().enable_mm_embeds,
+        "--enable-mm-embeds": pictures.enable_mm_embeds,
+        "--mm-processor-kwargs": bool(pictures.mm_processor_kwargs),
         "--enable-dbo": vllm_config.parallel_config.use_ubatching,
     }
     for wish, asked in wishes.items():
         if asked:
             raise ValueError(f"{wish}: a pruned model is not served with it; leave it out")
+    if pictures.media_io_kwargs.get("image") != READING["image"]:
+        raise ValueError(f"--media-io-kwargs: pictures are read with '{json.dumps(READING)}'")

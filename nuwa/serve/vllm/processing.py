@@ -21,7 +21,7 @@ from vllm.multimodal.processing import (
 from nuwa.models.checkpoint import find_folder
 from nuwa.samples import to_rgb
 from nuwa.serve.positions import ids_taken
-from nuwa.serve.settings import CONFIG_KEY, Served, places_ids
+from nuwa.serve.settings import CONFIG_KEY, READING, Served, places_ids
 from nuwa.serve.vision import COUNT, TAKEN, Pictures
 
 
@@ -85,11 +85,26 @@ class DummyPictures(BaseDummyInputsBuilder[PictureInfo]):
         return {"image": [self.info.largest] * mm_counts.get("image", 0)}
 
 
+def check_preparation(processing: Mapping[str, object], reading: Mapping[str, Mapping[str, object]]) -> None:
+    """Refuse a request that wants its pictures prepared in another way.
+
+    Raises:
+        ValueError: it does.
+    """
+    read = reading.get("image", READING["image"])
+    wishes = {"mm_processor_kwargs": processing, "media_io_kwargs": {} if read == READING["image"] else read}
+    for name, options in wishes.items():
+        if options:
+            given = ", ".join(sorted(options))
+            raise ValueError(f"{name} ({given}): all pictures are prepared as the server was started with")
+
+
 class PictureProcessing(BaseMultiModalProcessor[PictureInfo]):
     """From the pictures of a request to inputs of the model."""
 
     def apply(self, inputs: Any, timing_ctx: Any) -> Any:
-        """As vLLM's, behind `check`: what is refused later leaves traces in the cache of pictures."""
+        """As vLLM's, behind what is refused: later, it would leave traces in the cache of pictures."""
+        check_preparation(inputs.hf_processor_mm_kwargs, inputs.media_io_kwargs)
         self.check(inputs.prompt, [image for items in inputs.mm_data_items.values() for image in items.get_all()])
         return super().apply(inputs, timing_ctx)
 
@@ -116,11 +131,6 @@ class PictureProcessing(BaseMultiModalProcessor[PictureInfo]):
             raise ValueError(f"a prompt that takes {taken} positions before pruning, and the model has {longest}")
 
     def _call_hf_processor(self, hf_data: Mapping[str, Any], hf_kwargs: Mapping[str, object]) -> BatchFeature:
-        if hf_kwargs:
-            options = ", ".join(sorted(hf_kwargs))
-            raise ValueError(
-                f"mm_processor_kwargs ({options}): all pictures are prepared as the server was started with"
-            )
         return BatchFeature(self.info.pictures.encode(hf_data["images"]))
 
     def _get_mm_fields_config(
