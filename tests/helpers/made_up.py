@@ -28,7 +28,7 @@ def result(method, metrics, dataset="gqa", model="llava_1_5_7b", average=None, r
         "seed": extra.pop("seed", 0),
     }
     return {
-        "run_key": extra.pop("run_key", f"{method}{average}{dataset}{sorted(options.items())}"),
+        "run_key": extra.pop("run_key", f"{method} {config}"),
         "status": "done",
         "method": method,
         "config": config,
