@@ -23,6 +23,7 @@ from nuwa.evaluation.recorded import config_of_run, pruner_of_run
 from nuwa.overrides import compose_job
 from nuwa.pruners.base import Pruner
 from nuwa.pruning.budget import Budget
+from nuwa.schema import Engine
 from nuwa.targets import find_target
 
 YAML = """\
@@ -44,7 +45,7 @@ with nuwa.prune({session}) as session{blocking}:
     for index in range({count}):
         sample = benchmark[index]
         inputs = loaded.encode([sample])
-        with session.about(sample.image_ids or None, loaded.questions([sample])):
+        with session.about({names}, loaded.questions([sample])):
             ids = loaded.model.generate(**inputs, {generation})
         print(sample.id, *loaded.decode(ids, inputs["input_ids"].shape[1]))
 """
@@ -74,6 +75,7 @@ def as_python(cfg: DictConfig, pruner: Pruner) -> str:
         session=", ".join(["loaded.model", "pruner", *filter(None, [_keywords(session)])]),
         blocking=f", configured_block(session, {_keywords(plain(cfg.blocking))})" if blocked else "",
         count=f"benchmark.take({cfg.limit})",
+        names="None" if cfg.trainer.engine == Engine.vllm else "sample.image_ids or None",  # vLLM knows no names
         generation=_generation(cfg),
     )
 

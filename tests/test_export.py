@@ -7,9 +7,12 @@ from hydra import initialize_config_dir
 from omegaconf import open_dict
 from PIL import Image
 
+import nuwa
 from nuwa import export
+from nuwa.benchmarks.scenes import Scenes
 from nuwa.config import register, run_key
 from nuwa.evaluation.answers import read_answers
+from nuwa.evaluation.check import build_pruner
 from nuwa.evaluation.recorded import config_of_run, pruner_of_run
 from nuwa.evaluation.run import run_job
 
@@ -30,6 +33,20 @@ def test_the_lines_find_the_same_answers(overrides, tmp_path):
     code = (tmp_path / "again" / f"{folder.name}.py").read_text(encoding="utf-8")
     exec(compile(code, "again.py", "exec"), {"print": lambda *words: printed.append(words)})
     assert printed and dict(printed) == {row["id"]: row["prediction"] for row in read_answers(folder)}
+
+
+def test_a_run_by_vllm_draws_at_random_as_it_did():
+    """By the pictures, not by their names; tests/serve/test_vision.py has that vLLM lets in what a session does so."""
+    cfg = compose("trainer=vllm", "pruner=random", "dataset.samples=4", "dataset.tasks=[vg]")
+    loaded, benchmark, pruner = nuwa.load_model("tiny_llava"), Scenes(samples=4, tasks=("vg",)), build_pruner(cfg)
+    expected, printed = [], []
+    for index in range(4):
+        inputs = loaded.encode([benchmark[index]])
+        with nuwa.prune(loaded.model, pruner):
+            ids = loaded.model.generate(**inputs, max_new_tokens=32)
+        expected.append((benchmark[index].id, *loaded.decode(ids, inputs["input_ids"].shape[1])))
+    exec(compile(export.as_python(cfg, pruner), "again.py", "exec"), {"print": lambda *words: printed.append(words)})
+    assert printed == expected
 
 
 def test_options_that_are_records_are_imported(tmp_path):

@@ -8,7 +8,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from nuwa.pruners.base import MisfitError, Pruner
 from nuwa.pruning.calibration import CALIBRATIONS, even_sizes
-from nuwa.pruning.segments import Keys, Prompt
+from nuwa.pruning.prompt import Prompt
+from nuwa.pruning.segments import Keys
 
 
 def check_calibration(kind: str, pruner: Pruner, attention: str | None = None, linear: bool = False) -> None:

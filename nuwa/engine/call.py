@@ -6,7 +6,8 @@ Shape letters: B rows (prompts), L tokens of an unpruned prompt, P of those that
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,7 +23,8 @@ from nuwa.pruners.base import LLMContext, LLMDecision, Pruner
 from nuwa.pruning.calibration import biased, distance_bias
 from nuwa.pruning.coordinates import Coordinates
 from nuwa.pruning.masks import gather_tokens
-from nuwa.pruning.segments import ImagePlan, Keys, Prompt, Segment, at_layer
+from nuwa.pruning.prompt import ImagePlan, Prompt
+from nuwa.pruning.segments import Keys, Segment, at_layer
 
 
 @dataclass
@@ -58,11 +60,11 @@ class Rules:
     kinds: Mapping[str, Family]
     pruner: Pruner
     strategy: str
-    share: bool
-    cache: FeatureCache | None
-    calibration: str
-    coordinates: Coordinates | None
-    merges_planes: bool
+    share: bool = False
+    cache: FeatureCache | None = None
+    calibration: str = "none"
+    coordinates: Coordinates | None = None
+    merges_planes: bool = True
 
 
 @dataclass
@@ -190,3 +192,16 @@ class Call:
 
 current_call: ContextVar[Call | None] = ContextVar("nuwa_call", default=None)
 """The call at work in this thread."""
+busy: ContextVar[tuple[nn.Module, ...]] = ContextVar("nuwa_busy", default=())
+"""The language models about whose tokens methods of this thread are just deciding."""
+
+
+@contextmanager
+def deciding(family: Family) -> Iterator[None]:
+    """While it is open, a method decides about tokens of ``family``; calls of another model are calls of their own."""
+    call, models = current_call.set(None), busy.set((*busy.get(), family.language_model))
+    try:
+        yield
+    finally:
+        busy.reset(models)
+        current_call.reset(call)

@@ -23,8 +23,9 @@ from nuwa.engine.guards import SessionError
 from nuwa.engine.llm import sees_at
 from nuwa.engine.session import PruningSession
 from nuwa.models.base import Family
+from nuwa.pruning.prompt import Prompt
 from nuwa.pruning.scores import CHUNK, llm_attention_rows
-from nuwa.pruning.segments import Prompt, Segment
+from nuwa.pruning.segments import Segment
 
 
 @dataclass

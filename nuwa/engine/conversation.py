@@ -19,7 +19,8 @@ from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
 
 from nuwa.engine.guards import SessionError
-from nuwa.pruning.segments import Prompt, Segment, at_layer
+from nuwa.pruning.prompt import Prompt
+from nuwa.pruning.segments import Segment, at_layer
 
 
 @dataclass
@@ -87,6 +88,16 @@ class Conversation:
             )
         self.tables = [cut_end(table, count) for table in self.tables]
         self.length -= count
+
+    def choose_rows(self, rows: list[int]) -> None:
+        """Go on with some of the rows, in another order or several times (beams, ``batch_select_indices``)."""
+        prompt, copies = self.prompt, 1 if self.prompt is None else self.prompt.expanded
+        if [row // copies for row in rows] == [row // copies for row in range(len(self.tables[0].valid))]:
+            return  # copies of a prompt have changed places
+        chosen = torch.tensor(rows, device=self.tables[0].valid.device)
+        self.tables = [table.choose_rows(chosen, table.length) for table in self.tables]
+        if prompt is not None:
+            self.prompt = prompt.choose_rows(chosen.cpu())
 
 
 def cut_end(table: Segment, count: int) -> Segment:
@@ -169,6 +180,22 @@ class PrunedCache(Cache):
         if into_prompt > 0:
             self.conversation.shorten(into_prompt)
         super().crop(-count)
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Go on with the rows ``beam_idx`` (B,)."""
+        super().reorder_cache(cast(Any, beam_idx))
+        self.conversation.choose_rows(beam_idx.tolist())
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Go on with the rows ``indices`` (B,)."""
+        super().batch_select_indices(indices)
+        self.conversation.choose_rows(torch.as_tensor(indices).tolist())
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Go on with every row ``repeats`` times."""
+        super().batch_repeat_interleave(repeats)
+        batch = len(self.conversation.tables[0].valid)
+        self.conversation.choose_rows([row for row in range(batch) for _ in range(repeats)])
 
     def reset(self) -> None:
         """Forget everything, the conversation as well."""

@@ -11,7 +11,7 @@ from nuwa.pruners.base import LLMContext, LLMDecision, MisfitError, Pruner
 from nuwa.pruners.contexts import seeded_generator
 from nuwa.pruning.coordinates import Coordinates, add_best, grid_scores
 from nuwa.pruning.layout import Grid
-from nuwa.pruning.segments import ImagePlan, Prompt
+from nuwa.pruning.prompt import ImagePlan, Prompt
 
 
 def check_coordinates(coordinates: Coordinates | None, pruner: Pruner, grid: Grid | None, layers: int) -> None:

@@ -21,8 +21,8 @@ class DecisionCache:
     ``call`` names the images as the vision tower saw them (`Encoded.key`), and is empty where there is no cache.
     """
 
-    cache: FeatureCache | None = None
-    call: str = ""
+    cache: FeatureCache | None
+    call: str
 
     def decide(
         self, pruner: Pruner, context: VisionContext, keep: int, views: Sequence[tuple[int, Tensor]]
@@ -43,10 +43,6 @@ class DecisionCache:
         decision = pruner.prune_vision(context, keep)
         self.cache.store(key, _tensors(decision))
         return decision
-
-
-NOT_KEPT = DecisionCache()
-"""Asks methods every time."""
 
 
 def _tensors(decision: VisionDecision) -> dict[str, Tensor]:

@@ -10,6 +10,8 @@ I images of a prompt.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
@@ -27,10 +29,14 @@ def kept_cells(pruner: Pruner, context: VisionContext, decision: VisionDecision,
     """The cells (K,) that stay of each image, on the CPU, in the order of the decision.
 
     Raises:
-        DecisionError: the shape is wrong, an index is out of range or repeated, or there are not ``planned`` of them
-            (which methods with ``counts_by_itself`` may choose).
+        DecisionError: it is no decision, its shape is wrong, new features are not finite, an index is out of range or
+            repeated, or there are not ``planned`` of them (which methods with ``counts_by_itself`` may choose).
     """
-    keep, stage = decision.keep, f"pruner {pruner.name}, vision stage"
+    stage = f"pruner {pruner.name}, vision stage"
+    if not isinstance(decision, VisionDecision) or not torch.is_tensor(decision.keep):
+        found = getattr(decision, "keep", decision)
+        raise DecisionError(f"{stage}: answered {type(found).__name__}, not VisionDecision(keep=<tensor>)")
+    keep = decision.keep
     if keep.dim() != 2 or len(keep) != len(context.ids) or keep.dtype != torch.long:
         expected = f"({len(context.ids)}, {planned}) torch.int64"
         raise DecisionError(f"{stage}: keep is {tuple(keep.shape)} {keep.dtype}, not {expected}")
@@ -41,11 +47,17 @@ def kept_cells(pruner: Pruner, context: VisionContext, decision: VisionDecision,
     if decision.counts is not None and decision.counts.shape != keep.shape[:1]:
         raise DecisionError(f"{stage}: counts are {tuple(decision.counts.shape)}, not ({len(keep)},)")
     counts = [keep.shape[1]] * len(keep) if decision.counts is None else decision.counts.tolist()
-    kept = [row[: max(count, 0)] for row, count in zip(keep.cpu(), counts, strict=True)]
-    for name, cells, count in zip(context.ids, kept, counts, strict=True):
+    new = decision.features if decision.projected is None else decision.projected
+    finite = torch.ones_like(keep) if new is None else new.isfinite().all(-1)
+    table, sound = torch.stack([keep, finite.to(keep)]).cpu()  # the device is read once
+    kept = [row[: max(count, 0)] for row, count in zip(table, counts, strict=True)]
+    for row, (name, cells, count) in enumerate(zip(context.ids, kept, counts, strict=True)):
         mistake = _mistake(cells, math.prod(context.grid), None if pruner.counts_by_itself else planned)
         if count != len(cells):
             mistake = f"counts {count} of the {keep.shape[1]} tokens that it names"
+        broken = int((sound[row, : len(cells)] == 0).sum())
+        if broken:
+            mistake = f"made features of which {broken} are NaN or infinite"
         if mistake:
             raise DecisionError(f"{stage}, image {name}: {mistake}")
     return kept
@@ -100,21 +112,41 @@ def _mistake(kept: Tensor, whole: int, planned: int | None) -> str | None:
     return None
 
 
+@contextmanager
+def unchanged(pruner: Pruner, context: LLMContext) -> Iterator[None]:
+    """Refuse a method that writes into what it is shown: the layer's own input, and the tables of its tokens.
+
+    Raises:
+        DecisionError: it does.
+    """
+    shown = context.hidden, context.image, context.token, context.valid, context.position_ids
+    followed = [x for x in shown if not x.is_inference()]  # of the others torch counts no versions
+    before = [x._version for x in followed]
+    yield
+    if [x._version for x in followed] != before:
+        stage = f"pruner {pruner.name}, layer {context.layer}"
+        raise DecisionError(f"{stage}: it changed its context in place; new states go into LLMDecision(hidden=...)")
+
+
 def with_text(pruner: Pruner, context: LLMContext, decided: Tensor | LLMDecision) -> LLMDecision:
     """A method's answer in the LLM as a decision that keeps all text and no padding, whatever the method says of them.
 
     Raises:
-        DecisionError: a tensor has the wrong shape, or the mask is none.
+        DecisionError: it is no decision, or a tensor has the wrong shape or type.
     """
     decision = decided if isinstance(decided, LLMDecision) else LLMDecision(decided)
     shape, stage = context.image.shape, f"pruner {pruner.name}, layer {context.layer}"
+    if not torch.is_tensor(decision.keep):
+        raise DecisionError(f"{stage}: answered {type(decision.keep).__name__}, not a tensor or an LLMDecision")
     if decision.keep.shape != shape or decision.keep.dtype != torch.bool:
         found = f"{tuple(decision.keep.shape)} {decision.keep.dtype}"
         raise DecisionError(f"{stage}: keep is {found}, not {tuple(shape)} torch.bool")
-    for name, expected in (("hidden", context.hidden.shape), ("order", shape), ("members", shape)):
+    states, places = (context.hidden.shape, context.hidden.dtype), (shape, torch.long)
+    for name, expected in (("hidden", states), ("order", places), ("members", places)):
         value = getattr(decision, name)
-        if value is not None and value.shape != expected:
-            raise DecisionError(f"{stage}: {name} is {tuple(value.shape)}, not {tuple(expected)}")
+        if value is not None and (value.shape, value.dtype) != expected:
+            wanted = f"{tuple(expected[0])} {expected[1]}"
+            raise DecisionError(f"{stage}: {name} is {tuple(value.shape)} {value.dtype}, not {wanted}")
     return replace(decision, keep=decision.keep.where(context.image >= 0, context.text))
 
 
@@ -124,17 +156,19 @@ def row_lengths(pruner: Pruner, context: LLMContext, decision: LLMDecision, plan
     Of an image that has fewer left than planned, all stay. Methods with ``counts_by_itself`` may keep any number.
 
     Raises:
-        DecisionError: other numbers of visual tokens stay, or one went into a token that does not.
+        DecisionError: other numbers of visual tokens stay, one went into a token that does not, or values are
+            impossible.
     """
     keep, groups = decision.keep[..., None], planned.shape[1] + 1  # what is of no image, then the images
     member = context.image[..., None] == torch.arange(-1, planned.shape[1], device=keep.device)
-    lost = [] if decision.members is None else [_lost_members(context, decision.members, decision.keep)[..., None]]
-    counts = torch.cat([member, member & keep, *lost], 2).sum(1).tolist()
+    mistakes = _mistakes_in_llm(context, decision)
+    counts = torch.cat([member, member & keep, *(x[..., None] for x in mistakes.values())], 2).sum(1).tolist()
     for row, names, wanted in zip(counts, context.ids, planned.tolist(), strict=True):
-        there, kept, astray = row[1:groups], row[groups + 1 : 2 * groups], sum(row[2 * groups :])
-        if astray:
-            stage = f"pruner {pruner.name}, layer {context.layer}, images {', '.join(names)}"
-            raise DecisionError(f"{stage}: {astray} tokens went into tokens that do not stay")
+        there, kept = row[1:groups], row[groups + 1 : 2 * groups]
+        for mistake, tokens in zip(mistakes, row[2 * groups :], strict=True):
+            if tokens:
+                stage = f"pruner {pruner.name}, layer {context.layer}, images {', '.join(names)}"
+                raise DecisionError(f"{stage}: {tokens} tokens {mistake}")
         for image, name in enumerate(() if pruner.counts_by_itself else names):
             if kept[image] != min(there[image], wanted[image]):
                 raise DecisionError(
@@ -142,6 +176,19 @@ def row_lengths(pruner: Pruner, context: LLMContext, decision: LLMDecision, plan
                     f"visual tokens where {min(there[image], wanted[image])} were planned"
                 )
     return [sum(row[groups : 2 * groups]) for row in counts]
+
+
+def _mistakes_in_llm(context: LLMContext, decision: LLMDecision) -> dict[str, Tensor]:
+    """Tokens (B, L) of a decision with which something is wrong, by what it is."""
+    found = {}
+    if decision.members is not None:
+        found["went into tokens that do not stay"] = _lost_members(context, decision.members, decision.keep)
+    if decision.order is not None:
+        found["have a negative order"] = decision.keep & (decision.order < 0)
+    if decision.hidden is not None:
+        broken, given = (~x.isfinite().all(-1) for x in (decision.hidden, context.hidden))
+        found["have new states that are NaN or infinite"] = decision.keep & broken & ~given
+    return found
 
 
 def _lost_members(context: LLMContext, members: Tensor, keep: Tensor) -> Tensor:

@@ -9,15 +9,16 @@ from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import Any
 
+from nuwa.engine import guards
 from nuwa.engine.about import About, content_ids
-from nuwa.engine.call import EncodedImages, Rules, current_call
-from nuwa.engine.decision_cache import DecisionCache
+from nuwa.engine.call import EncodedImages, Rules, current_call, deciding
 from nuwa.engine.tower import run_tower
 from nuwa.engine.vision import plan_images
 from nuwa.models.base import Family
 
 _ENCODED = "_nuwa_encoded"
-_encodes: ContextVar[bool] = ContextVar("encodes", default=False)
+_encoding: ContextVar[tuple[threading.Lock, ...]] = ContextVar("encoding", default=())
+"""The locks of the sessions that encode in this thread: one may, while a method of another decides."""
 
 
 def pruning_encoder(rules: Rules, about: About, family: Family, running: threading.Lock) -> Callable[..., Any]:
@@ -30,14 +31,14 @@ def pruning_encoder(rules: Rules, about: About, family: Family, running: threadi
 
     @functools.wraps(original)
     def get_features(*args: Any, **kwargs: Any) -> Any:
-        if _encodes.get():  # Qwen3-VL encodes videos by its method for pictures
+        if running in _encoding.get():  # Qwen3-VL encodes videos by its method for pictures
             return original(*args, **kwargs)
-        token = _encodes.set(True)
+        token = _encoding.set((*_encoding.get(), running))
         try:
             with running:  # what is read off tower and projector has to be this call's
                 output, encoded = _encode(rules, about, family, original, signature.bind(*args, **kwargs).arguments)
         finally:
-            _encodes.reset(token)
+            _encoding.reset(token)
         call = current_call.get()
         if call is not None:
             call.images[family.kind] = encoded
@@ -56,20 +57,18 @@ def _encode(
     rules: Rules, about: About, family: Family, original: Callable[..., Any], arguments: dict[str, Any]
 ) -> tuple[Any, EncodedImages]:
     """The output of the original encoder with the features that a method made, and what it decided."""
-    arguments, pruner = family.prepare(arguments), rules.pruner
-    smaller = pruner.image_grid(family.grid, family.shape.layers)
-    taps = list(pruner.taps.values())
-    seen = run_tower(family, original, arguments, taps, smaller, rules.share, rules.cache)
-    images, output, planes = seen.images, seen.output, seen.planes
-    layouts, count = family.layouts(images, arguments), len(images)
+    if rules.pruner.prunes_vision:
+        guards.check_feature_choice(arguments, family.config)
+    arguments = family.prepare(arguments)
+    seen = run_tower(rules, family, original, arguments)
+    output, count = seen.output, len(seen.images)
     about.check(count, exact=len(rules.kinds) == 1)
     last = family.kind == "video"  # of a call's images these come last
     names, questions = (given and (given[-count:] if last else given[:count]) for given in about.told())
     names = content_ids(family.pixels(arguments)) if names is None else names
-    seeing = seen.recording, smaller, questions, rules.coordinates, planes if rules.merges_planes else ()
-    decisions = DecisionCache(rules.cache, seen.key)
-    plans = plan_images(pruner, family, images, layouts, names, *seeing, decisions=decisions)
-    output.pooler_output = family.join(images, output.pooler_output)
-    if planes:
-        output[family.planes_at] = planes
+    with deciding(family):
+        plans = plan_images(rules, family, seen, names, questions)
+    output.pooler_output = family.join(seen.images, output.pooler_output)
+    if seen.planes:
+        output[family.planes_at] = seen.planes
     return output, EncodedImages(plans)

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from transformers import DynamicCache, StaticCache
 
 from nuwa.models.base import Family
-from nuwa.pruning.segments import Prompt
+from nuwa.pruners.base import Pruner
+from nuwa.pruning.prompt import Prompt
 
 
 class SessionError(RuntimeError):
@@ -113,9 +114,58 @@ def check_cache(cache: Any, family: Family, alike: bool) -> None:
             "comes of this method here; use a DynamicCache, generate's default (a static cache goes with methods that "
             "prune before the LLM only)"
         )
+
+
+def check_window(family: Family) -> None:
+    """Refuse a sliding window over tokens of which some are gone, where the family does not make its masks itself."""
     config: Any = family.language_model.config
     if getattr(config, "sliding_window", None) is not None and not family.own_masks:
         raise SessionError("language models with a sliding window are not supported with pruning")
+
+
+def check_text(pruner: Pruner, prompt: Prompt) -> None:
+    """Refuse a prompt of nothing but an image for methods that ask inside the LLM what its text looks at."""
+    whole = prompt.whole
+    textless = ~(whole.valid & (whole.image < 0)).any(1) & (whole.image >= 0).any(1)
+    if pruner.info.text_aware and bool(textless.any()):
+        row = int(textless.long().argmax())
+        raise SessionError(f"pruner {pruner.name} reads the text of a prompt, and row {row} is an image without any")
+
+
+def check_not_packed(ids: Any, given: bool, cached: bool, family: Family) -> None:
+    """Refuse several prompts in one row, told apart by ``ids`` that begin anew: pruning would let them see each other.
+
+    ``ids`` are those of the language model's call; transformers reads them so if they were ``given`` without a mask.
+    """
+    config: Any = family.language_model.config
+    if not given or not torch.is_tensor(ids) or (cached and not config._attn_implementation.startswith("flash")):
+        return
+    text = ids if ids.dim() == 2 else ids[0] if len(ids) > family.axes else None  # M-RoPE: the text's own come first
+    if text is not None and bool((text.diff(dim=-1) != 1).any()):
+        raise SessionError(
+            "position ids that skip or begin anew, without an attention mask, mean several prompts packed into a row, "
+            "which pruning does not support: give every prompt a row of its own, or an attention mask if it is one"
+        )
+
+
+def check_feature_choice(given: Mapping[str, Any], config: Any) -> None:
+    """Refuse a call that reads other features off the tower than its config says: methods look at the config's."""
+    for name in ("vision_feature_layer", "vision_feature_select_strategy"):
+        if given.get(name) is not None and given[name] != getattr(config, name, None):
+            raise SessionError(
+                f"this call asks for {name}={given[name]!r}, and the model's config says "
+                f"{getattr(config, name, None)!r}, by which the method reads the tower; set it in the config, before "
+                "the session"
+            )
+
+
+def check_not_deciding(model: nn.Module, busy: Sequence[nn.Module]) -> None:
+    """Refuse a call of a ``model`` about whose tokens a method is just deciding: one of those that are ``busy``."""
+    if any(one is model for one in busy):
+        raise SessionError(
+            "a method called the model while it decides what this model keeps; call it before the session, or a copy "
+            "of it (copy.deepcopy)"
+        )
 
 
 def warn_of_embeddings(embedded: bool, images_seen: int) -> None:

@@ -16,16 +16,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nuwa.engine.call import Rules, Step, prompt_of
+from nuwa.engine.call import Rules, Step, deciding, prompt_of
 from nuwa.engine.coordinates import reserved, with_coordinates
-from nuwa.engine.decisions import row_lengths, with_text
+from nuwa.engine.decisions import row_lengths, unchanged, with_text
 from nuwa.models.base import Family
 from nuwa.pruners.base import LLMContext, LLMDecision
 from nuwa.pruning.followers import add_followers
 from nuwa.pruning.masks import gather_tokens
 from nuwa.pruning.merging import merge_alike
+from nuwa.pruning.prompt import Prompt
 from nuwa.pruning.scores import llm_attention_rows, llm_keys, llm_values, rotary_kernel, transition_weights
-from nuwa.pruning.segments import Keys, Prompt, Segment, at_layer
+from nuwa.pruning.segments import Keys, Segment, at_layer
 
 
 def enter_layer(
@@ -111,7 +112,9 @@ def prune_at(rules: Rules, step: Step, context: LLMContext, hidden: Tensor) -> T
     planned, decision = step.stages[layer], images.decisions.get(layer)
     if decision is None:
         left = reserved(pruner, prompt, planned)
-        decision = with_text(pruner, context, pruner.prune_llm(context, (planned - left).to(segment.image.device)))
+        with deciding(rules.family), unchanged(pruner, context):
+            decided = pruner.prune_llm(context, (planned - left).to(segment.image.device))
+        decision = with_text(pruner, context, decided)
         if prompt.coordinates is not None:
             score = segment.columns["score"]
             decision = with_coordinates(pruner, prompt.coordinates, context, decision, score, left)

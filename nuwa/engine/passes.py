@@ -5,6 +5,7 @@ Shape letters: B rows (prompts), L tokens of the call, D width.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -26,7 +27,8 @@ from nuwa.engine.conversation import (
 from nuwa.engine.prefix import layers_to_watch, run_prefixes, split_prefixes
 from nuwa.models.base import Family
 from nuwa.pruning.entering import first_segment, read_prompt
-from nuwa.pruning.segments import Prompt, at_layer, model_ids
+from nuwa.pruning.prompt import Prompt
+from nuwa.pruning.segments import Segment, at_layer, model_ids
 
 
 def read_images(rules: Rules, call: Call, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -37,7 +39,9 @@ def read_images(rules: Rules, call: Call, kwargs: dict[str, Any]) -> dict[str, A
     family, input_ids = rules.family, call.input_ids
     images, *beside = call.images.values()
     assert input_ids is not None  # the call is about images
+    guards.check_window(family)
     embeddings, cache = kwargs["inputs_embeds"], _cache_for(family, kwargs)
+    guards.check_not_packed(kwargs.get("position_ids"), call.numbered and call.mask is None, cache is not None, family)
     device = embeddings.device
     conversation = _earlier(family, cache, call.mask, len(embeddings), device)
     guards.check_later_images(rules.calibration, later=conversation is not None)
@@ -48,20 +52,16 @@ def read_images(rules: Rules, call: Call, kwargs: dict[str, Any]) -> dict[str, A
     ids = ids + length if length and kwargs.get("position_ids") is None else ids
     behind = images.behind(input_ids, call.drafts, beside)
     asked = valid.shape[1] - behind
-    plans = {kind: one.plans for kind, one in call.images.items()}
-    for kind, mine in plans.items():
-        rules.kinds[kind].check_prompt(input_ids[:, :asked], [plan.layout.n_tokens for plan in mine])
-    asked_ids = input_ids[:, :asked].to(device)
-    placeholders = {kind: asked_ids == one.placeholder_id for kind, one in rules.kinds.items()}
     before = () if conversation is None else tuple(conversation.tables)
-    prompt = read_prompt(placeholders, valid[:, :asked], ids[..., :asked], plans, before, call.numbered)
-    guards.check_cells(rules.strategy, prompt)
+    prompt = _prompt(rules, call, input_ids[:, :asked], valid[:, :asked], ids[..., :asked], before)
     segment, stages, companions = (
         first_segment(prompt, rules.strategy, device),
         prompt.stages(),
         family.companions(kwargs),
     )
-    guards.check_checkpointing(family.layers if stages else ())
+    if stages:
+        guards.check_checkpointing(family.layers)
+        guards.check_text(rules.pruner, prompt)
     guards.check_cache(cache, family, alike=not stages and rules.calibration == "none")
     given = call.mask is not None
     step = Step(rules.calibration, before, length, valid[:, asked:], given, prompt, [segment], images, stages)
@@ -79,6 +79,20 @@ def read_images(rules: Rules, call: Call, kwargs: dict[str, Any]) -> dict[str, A
     return kwargs | _inputs_of(step, family, inputs.shape[1]) | {"inputs_embeds": inputs}
 
 
+def _prompt(
+    rules: Rules, call: Call, input_ids: Tensor, valid: Tensor, ids: Tensor, before: Sequence[Segment]
+) -> Prompt:
+    """The prompt of a call: of ``input_ids``, ``valid`` (B, L) and position ids (C, B, L) no token is an answer yet."""
+    plans = {kind: one.plans for kind, one in call.images.items()}
+    for kind, mine in plans.items():
+        rules.kinds[kind].check_prompt(input_ids, [plan.layout.n_tokens for plan in mine])
+    input_ids = input_ids.to(valid.device)
+    placeholders = {kind: input_ids == one.placeholder_id for kind, one in rules.kinds.items()}
+    prompt = read_prompt(placeholders, valid, ids, plans, before, call.numbered)
+    guards.check_cells(rules.strategy, prompt)
+    return prompt
+
+
 def read_text_behind(
     rules: Rules, conversation: Conversation, cache: Cache, call: Call, kwargs: dict[str, Any]
 ) -> dict[str, Any]:
@@ -86,10 +100,10 @@ def read_text_behind(
     inputs = kwargs["inputs_embeds"]
     batch, queries = inputs.shape[:2]
     behind = conversation.behind(cache)
-    flat = torch.is_tensor(call.mask) and call.mask.dim() == 2
-    # what generate makes for a static cache is about the tokens that are cached: it says no more than the tables do
-    mask = call.mask if flat or not isinstance(cache, StaticCache) else None
-    new = _mask(mask, batch, conversation.length, behind + queries, inputs.device)
+    mask, read = call.mask, conversation.length
+    if isinstance(cache, StaticCache):
+        mask = _of_last_query(mask, read + behind + queries)
+    new = _mask(mask, batch, read, behind + queries, inputs.device)
     tables, length, given = conversation.tables, conversation.length, mask is not None
     call.step = step = Step(rules.calibration, tables, length, new, given, conversation.prompt)
     if given and queries > 1:

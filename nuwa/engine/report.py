@@ -17,7 +17,8 @@ from torch import Tensor
 from nuwa.pruning.budget import average_entering
 from nuwa.pruning.flops import ModelShape, llm_flops
 from nuwa.pruning.layout import Grid
-from nuwa.pruning.segments import Prompt, Segment
+from nuwa.pruning.prompt import Prompt
+from nuwa.pruning.segments import Segment
 
 
 @dataclass

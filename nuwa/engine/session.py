@@ -27,7 +27,7 @@ from nuwa.engine.about import About
 from nuwa.engine.arguments import arguments_of, cache_of
 from nuwa.engine.attachment import Attachment, session_on
 from nuwa.engine.calibration import check_calibration, check_position
-from nuwa.engine.call import Call, Rules, current_call, prompt_of
+from nuwa.engine.call import Call, Rules, busy, current_call, prompt_of
 from nuwa.engine.conversation import conversation_of
 from nuwa.engine.coordinates import check_coordinates
 from nuwa.engine.encoder import encoded_in, pruning_encoder
@@ -143,12 +143,13 @@ class PruningSession:
         return handles
 
     def __exit__(self, *exception: object) -> None:
+        if self._attachment is None:
+            return  # detached before
         while any(thread.is_alive() for thread in self._running - {threading.current_thread()}):
             time.sleep(0.001)
         self._running.clear()
-        if self._attachment is not None:
-            self._attachment.remove()
-            self._attachment = None
+        self._attachment.remove()
+        self._attachment = None
         guards.warn_of_embeddings(self._embedded, self._report.images_seen)
 
     def _enter_model(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
@@ -158,6 +159,7 @@ class PruningSession:
 
     def _enter_multimodal(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         """Open a call; with images if some come with it (generated image tokens are not images)."""
+        guards.check_not_deciding(self.adapter.language_model, busy.get())
         given, drafts = arguments_of(module, args, kwargs), _drafts.get()
         _drafts.set(0)
         call = Call(module, given.get("attention_mask"), given.get("position_ids") is not None)
@@ -190,6 +192,7 @@ class PruningSession:
         if call is not None and call.step is not None and call.step.prefixes:
             return None
         if call is None or call.step is not None:  # called alone, or a call was interrupted
+            guards.check_not_deciding(module, busy.get())
             call = Call(module, kwargs.get("attention_mask"))
             current_call.set(call)
         cache = cache_of(kwargs)

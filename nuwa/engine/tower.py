@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from nuwa.engine.feature_cache import FeatureCache, tensor_digest
+from nuwa.engine.call import Rules
+from nuwa.engine.feature_cache import tensor_digest
 from nuwa.models.base import FOUND, Family
 from nuwa.models.towers import Recording
-from nuwa.pruners.base import Tap
-from nuwa.pruning.layout import Grid
+from nuwa.pruning.layout import Grid, ImageLayout
 
 _PLAIN, _STACKED, _PLANE = (str, int, float, list, tuple), "images", "plane {} image {}"
 
@@ -24,8 +24,9 @@ _PLAIN, _STACKED, _PLANE = (str, int, float, list, tuple), "images", "plane {} i
 class Encoded:
     """What a call of ``get_image_features`` gave: its output, each image's features (n_tokens, H), and the taps.
 
-    ``planes``: the same of the family's other planes of features, one list of images each. ``key`` names all this,
-    given the model; it is empty without a cache.
+    ``planes``: the same of the family's other planes of features, one list of images each. ``layouts`` of the images.
+    ``smaller``: the grid of the smaller images that the tower saw, None where it saw the whole ones. ``key`` names all
+    this, given the model; it is empty without a cache.
 
     ``pooler_output`` of the output holds the images as a list, or as a tensor where the model returns one.
     """
@@ -34,23 +35,19 @@ class Encoded:
     images: list[Tensor]
     recording: Recording
     planes: list[list[Tensor]]
+    layouts: list[ImageLayout]
+    smaller: Grid | None
     key: str
 
 
-def run_tower(
-    adapter: Family,
-    encode: Callable[..., Any],
-    arguments: Mapping[str, Any],
-    taps: Sequence[Tap],
-    smaller: Grid | None,
-    share: bool,
-    cache: FeatureCache | None,
-) -> Encoded:
-    """Call ``encode`` (``get_image_features``) with its ``arguments`` by name and read ``taps`` off the tower.
+def run_tower(rules: Rules, adapter: Family, encode: Callable[..., Any], arguments: Mapping[str, Any]) -> Encoded:
+    """Call ``encode`` (``get_image_features``) with its ``arguments`` by name and read the method's taps off the tower.
 
-    ``smaller``: the grid of patches that the images are shrunk to first. ``share``: run equal images once. What a
-    ``cache`` holds is used for a call with the very same images in the same order, so that it changes no bit.
+    Equal images run once if the rules say ``share``. What a ``cache`` holds is used for a call with the very same
+    images in the same order, so that it changes no bit.
     """
+    share, cache, given = rules.share, rules.cache, arguments
+    taps, smaller = list(rules.pruner.taps.values()), rules.pruner.image_grid(adapter.grid, adapter.shape.layers)
     count = len(adapter.pixels(arguments))
     owners, key = list(range(count)), ""
     if share or cache is not None:
@@ -82,7 +79,8 @@ def run_tower(
     recording.expand_to(owners)
     images = adapter.split(output.pooler_output, arguments)
     images, *planes = ([plane[owner] for owner in owners] for plane in (images, *_planes(adapter, output)))
-    return Encoded(output, images, recording, planes, f"{key}\n{owners}" if key else "")
+    layouts = adapter.layouts(images, given)
+    return Encoded(output, images, recording, planes, layouts, smaller, f"{key}\n{owners}" if key else "")
 
 
 def _planes(family: Family, output: Any) -> list[Sequence[Tensor]]:

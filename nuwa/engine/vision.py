@@ -9,19 +9,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nuwa.engine.call import Rules
 from nuwa.engine.coordinates import on_top, reserve
-from nuwa.engine.decision_cache import NOT_KEPT, DecisionCache
+from nuwa.engine.decision_cache import DecisionCache
 from nuwa.engine.decisions import kept_cells, merged_cells
+from nuwa.engine.tower import Encoded
 from nuwa.models.base import Family
-from nuwa.models.towers import Recording
 from nuwa.pruners.base import Pruner, VisionContext, VisionDecision
 from nuwa.pruning.budget import BudgetError
-from nuwa.pruning.coordinates import Coordinates
 from nuwa.pruning.flops import ModelShape
-from nuwa.pruning.layout import Grid, ImageLayout, VisionView
+from nuwa.pruning.layout import VisionView
 from nuwa.pruning.merging import merge_alike
+from nuwa.pruning.prompt import ImagePlan
 from nuwa.pruning.schedules import Schedule
-from nuwa.pruning.segments import ImagePlan
 
 FEW = 64
 """Images of this size may stay whole where a method cannot reach its share: 8 x 8 tokens, 224 pixels of Qwen's."""
@@ -68,36 +68,25 @@ def schedule_for(pruner: Pruner, n_tokens: int, shape: ModelShape) -> tuple[Sche
 
 
 def plan_images(
-    pruner: Pruner,
-    adapter: Family,
-    images: list[Tensor],
-    layouts: Sequence[ImageLayout],
-    ids: Sequence[str],
-    recording: Recording,
-    encoded: Grid | None = None,
-    questions: Sequence[str] | None = None,
-    coordinates: Coordinates | None = None,
-    planes: Sequence[list[Tensor]] = (),
-    decisions: DecisionCache = NOT_KEPT,
+    rules: Rules, adapter: Family, seen: Encoded, ids: Sequence[str], questions: Sequence[str] | None = None
 ) -> list[ImagePlan]:
-    """Decide on every image. ``images`` (n_tokens, H) are replaced in the list where a method made new features.
+    """Decide on every image. Where a method made new features, these replace the old ones of ``seen``.
 
-    In every one of the ``planes`` they merge as the features did. ``encoded``: the grid of the smaller images that the
-    vision tower saw, None where it saw the whole ones. ``questions``: what is asked about each image. ``coordinates``:
-    what stays in any case. ``decisions``: where they are kept for other jobs.
+    In its planes they merge as the features did, where the rules say so. ``questions``: what is asked about each image.
 
     Raises:
         nuwa.pruning.budget.BudgetError: the method cannot reach its budget on an image of this size.
     """
+    pruner, images, decisions = rules.pruner, seen.images, DecisionCache(rules.cache, seen.key)
     plans: list[ImagePlan] = []
     groups: dict[tuple, list[VisionPiece]] = defaultdict(list)
-    for image, (name, layout) in enumerate(zip(ids, layouts, strict=True)):
+    for image, (name, layout) in enumerate(zip(ids, seen.layouts, strict=True)):
         schedule, small = schedule_for(pruner, layout.patches, adapter.shape)
         plans.append(ImagePlan(name, layout, schedule))
-        if coordinates is not None and not small:
-            reserve(plans[-1], coordinates, pruner)
+        if rules.coordinates is not None and not small:
+            reserve(plans[-1], rules.coordinates, pruner)
         if pruner.prunes_vision and not small:
-            for piece in _pieces_of(pruner, recording, image, plans[-1], images[image].device, encoded):
+            for piece in _pieces_of(pruner, seen, image, plans[-1]):
                 groups[piece.kind].append(piece)
     kept: dict[tuple[int, int], Tensor] = {}
     for group in groups.values():
@@ -113,7 +102,7 @@ def plan_images(
             _note_extras(plans[piece.image], piece, cells, decision, row)
             if projected is not None:
                 images[piece.image] = _replaced(images[piece.image], piece.view, cells, projected[row, : len(cells)])
-                _merge_alike(planes, piece, cells, decision, row)
+                _merge_alike(seen.planes if rules.merges_planes else (), piece, cells, decision, row)
     _let_in(pruner, plans, kept)
     return plans
 
@@ -175,17 +164,15 @@ def _by_cell(values: Tensor, cells: Tensor, piece: VisionPiece) -> Tensor:
     return values.new_zeros(whole).index_copy(0, cells.to(values.device), values[: len(cells)])
 
 
-def _pieces_of(
-    pruner: Pruner, recording: Recording, image: int, plan: ImagePlan, device: torch.device, encoded: Grid | None
-) -> list[VisionPiece]:
+def _pieces_of(pruner: Pruner, encoded: Encoded, image: int, plan: ImagePlan) -> list[VisionPiece]:
     """The pieces of an image that get any tokens, with what was recorded of them, on the projector's device."""
-    tiling = pruner.tiling
+    tiling, recording, device, smaller = pruner.tiling, encoded.recording, encoded.images[image].device, encoded.smaller
     views = tiling.views_to_prune(plan.layout)
     pieces, of_a_frame = [], max(1, len(views) * views[0].frames // plan.layout.frames)
     for number, keep in enumerate(tiling.split_budget(plan.schedule.vision - plan.added, plan.layout)):
         if keep:
             view = views[number]
-            rows = plan.layout.source[view.tokens] if encoded is None else torch.arange(encoded[0] * encoded[1])
+            rows = plan.layout.source[view.tokens] if smaller is None else torch.arange(smaller[0] * smaller[1])
             seen = {name: recording.view(tap, image, rows) for name, tap in pruner.taps.items()}
             taps = {name: values.to(device) for name, values in seen.items() if values is not None}
             features = recording.features(image, rows).to(device)

@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from nuwa.models.base import FOUND
 from nuwa.models.checkpoint import ModelError
-from nuwa.models.processors import PictureOptions, Source, TilesThenWhole, make_pil, text_processor
+from nuwa.models.processors import PictureOptions, PictureProcessor, Source, make_pil, text_processor
 from nuwa.models.random_configs import Sizes, SpecialTokens
 from nuwa.models.shuffled import ShuffledFamily, ShuffledRecording
 from nuwa.models.tiles import check_sizes, picture_grids, placeholder_runs
@@ -31,7 +31,7 @@ TILE_MARKERS = tuple(f"<row_{row}_col_{column}>" for row in range(1, 7) for colu
 """Tokens in front of a tile; the real tokenizers have as many."""
 
 
-class Idefics3Pictures(TilesThenWhole):
+class Idefics3Pictures(PictureProcessor):
     """``pixel_values`` (M, T, 3, S, S), tiles filled up with zeros, ``pixel_attention_mask`` (M, T, S, S), 0 on these.
 
     ``rows`` and ``cols``: how many tiles high and wide each picture is, 0 where it is one tile.

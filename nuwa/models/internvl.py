@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from nuwa.models.checkpoint import ModelError
-from nuwa.models.processors import PictureOptions, Source, TilesThenWhole, make_pil, text_processor
+from nuwa.models.processors import PictureOptions, PictureProcessor, Source, make_pil, text_processor
 from nuwa.models.random_configs import ROPE, Sizes, SpecialTokens
 from nuwa.models.shuffled import ShuffledFamily, ShuffledRecording
 from nuwa.models.tiles import check_sizes, picture_grids, placeholder_runs
@@ -38,7 +38,7 @@ class InternVLRecording(ShuffledRecording):
         return Heads(split_heads(queries, attention.head_dim), split_heads(keys, attention.head_dim), attention.scale)
 
 
-class InternVLPictures(TilesThenWhole):
+class InternVLPictures(PictureProcessor):
     """``pixel_values`` (T, 3, S, S): the tiles of all pictures; ``num_patches`` (M,): how many of each."""
 
     counts = ("num_patches",)

@@ -13,7 +13,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -127,11 +126,6 @@ class PictureProcessor:
         given = {**inputs, "batch_num_images": [1] * count}
         return [self.text_writer.replace_image_token(given, number) for number in range(count)]
 
-    def seen(self, image: Image.Image) -> Image.Image:
-        """The picture as the tower sees it in one piece: padded, cropped or resized."""
-        squares = self.encode([image])["pixel_values"].flatten(0, -4)
-        return restore(squares[0], self.pil.image_mean, self.pil.image_std)
-
 
 class SquareProcessor(PictureProcessor):
     """LLaVA-1.5: every picture becomes one square, ``pixel_values`` (M, 3, S, S)."""
@@ -154,14 +148,6 @@ class TiledProcessor(PictureProcessor):
     def encode(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
         inputs = super().encode(images)
         return {name: inputs[name] for name in ("pixel_values", "image_sizes")}
-
-
-class TilesThenWhole(PictureProcessor):
-    """InternVL, Idefics3, SmolVLM: tiles (T, 3, S, S), and last the whole picture in the size of one."""
-
-    def seen(self, image: Image.Image) -> Image.Image:
-        tiles = self.encode([image])["pixel_values"].flatten(0, -4)
-        return restore(tiles[-1], self.pil.image_mean, self.pil.image_std)
 
 
 class NativeProcessor(PictureProcessor):
@@ -193,9 +179,6 @@ class NativeProcessor(PictureProcessor):
         """
         limits = self.pil.size["shortest_edge"], self.pil.size["longest_edge"]
         return smart_size(image, self.pil.patch_size * self.pil.merge_size, limits)
-
-    def seen(self, image: Image.Image) -> Image.Image:
-        return to_rgb(image).resize(self.resized(image), self.pil.resample)
 
 
 def smart_size(image: Image.Image, factor: int, limits: tuple[int, int]) -> Size:
@@ -232,9 +215,3 @@ def recompress(image: Image.Image, quality: int) -> Image.Image:
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=quality)
     return Image.open(buffer).convert("RGB")
-
-
-def restore(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Image.Image:
-    """Normalised pixel values (3, S, S) back to a picture."""
-    pixels = pixels.float() * torch.tensor(std)[:, None, None] + torch.tensor(mean)[:, None, None]
-    return Image.fromarray((pixels.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy())

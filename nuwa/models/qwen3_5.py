@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from nuwa.models.decoder import GenerativeModel
 
-FULL, LINEAR = "full_attention", "linear_attention"
+FULL = "full_attention"
 
 
 class Qwen3_5(InterleavedQwenVL):

@@ -24,7 +24,8 @@ from nuwa.pruners.base import LLMContext, LLMDecision, Pruner, VisionContext, Vi
 from nuwa.pruning.layout import Grid, ImageLayout, VisionView
 from nuwa.pruning.merging import member_counts
 from nuwa.pruning.positions import remap
-from nuwa.pruning.segments import ImagePlan, Prompt, Segment
+from nuwa.pruning.prompt import ImagePlan, Prompt
+from nuwa.pruning.segments import Segment
 from nuwa.samples import Sample, Video
 
 DRAWN_STRATEGIES = ("perc", "pesp", "rpme")

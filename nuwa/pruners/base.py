@@ -19,7 +19,8 @@ from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from nuwa.pruners.contexts import LLMContext, LLMDecision, Tap, Tower, VisionContext, VisionDecision
+from nuwa.pruners.contexts import LLMContext, LLMDecision, VisionContext, VisionDecision
+from nuwa.pruners.tower import Tap, Tower
 from nuwa.pruning.budget import Budget, BudgetError, Dial
 from nuwa.pruning.flops import ModelShape
 from nuwa.pruning.layout import Grid
@@ -238,8 +239,10 @@ class Pruner:
 
         Raises:
             BudgetError: the method cannot reach the budget.
+            ValueError: stages that the model or the method does not have.
         """
         schedule = (self.max_schedule if most else self.schedule)(n_tokens, shape.layers)
+        schedule.check(self.name, shape.layers, self.prunes_llm)
         behind = int("previous" in self.needs)
         reads = self.needs & {"previous", "attention"}
         if shape.attention is None or not reads or not schedule.llm:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from nuwa.pruners.base import MethodInfo, Pruner, require
 from nuwa.pruners.catalogue import find_method
-from nuwa.pruners.contexts import LLMContext, LLMDecision, Tap, Tower, VisionContext, VisionDecision
+from nuwa.pruners.contexts import LLMContext, LLMDecision, VisionContext, VisionDecision
+from nuwa.pruners.tower import Tap, Tower
 from nuwa.pruning.budget import Budget, Dial
 from nuwa.pruning.flops import ModelShape
 from nuwa.pruning.layout import Grid

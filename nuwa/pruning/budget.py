@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 
 class BudgetError(ValueError):
@@ -29,6 +30,14 @@ class Budget:
     ratio: float | None = None
 
     def __post_init__(self) -> None:
+        for name in ("average", "ratio"):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value):
+                raise BudgetError(f"budget.{name} must be a finite number, not {value!r}")
+            plain = int(value) if isinstance(value, Integral) else float(value)  # numpy's could not be saved
+            object.__setattr__(self, name, plain)
         if self.average is not None and self.ratio is not None:
             raise BudgetError("budget.average and budget.ratio exclude each other: set one of them to null")
         if self.average is not None and self.average <= 0:

@@ -16,7 +16,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from nuwa.pruning.coordinates import add_best, coordinate_scores
 from nuwa.pruning.followers import CLOSING, add_followers
-from nuwa.pruning.segments import ImagePlan, Prompt, Segment
+from nuwa.pruning.prompt import ImagePlan, Prompt
+from nuwa.pruning.segments import Segment
 
 
 def read_prompt(

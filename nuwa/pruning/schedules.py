@@ -58,6 +58,18 @@ class Schedule:
             counts[layer:] = [count] * (layers - layer)
         return counts
 
+    def check(self, method: str, layers: int, stages: bool) -> None:
+        """Refuse pruning layers that an LLM of ``layers`` layers, or a ``method`` without ``stages``, does not have.
+
+        Raises:
+            ValueError: there are some, or they do not rise.
+        """
+        named = [layer for layer, _ in self.llm]
+        if named and not stages:
+            raise ValueError(f"pruner {method}: its schedule has stages in the LLM, but it defines no prune_llm")
+        if named != sorted({*range(layers)} & {*named}):
+            raise ValueError(f"pruner {method}: its schedule names layers {named}; they rise, from 0 to {layers - 1}")
+
     def average(self, layers: int) -> float:
         """Mean of ``per_layer``: the budget this schedule spends."""
         return average_entering(self.per_layer(layers))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from nuwa.pruners.base import MethodInfo, MisfitError, Pruner
 from nuwa.pruners.catalogue import find_method
-from nuwa.pruners.contexts import Tower
+from nuwa.pruners.tower import Tower
 from nuwa.pruners.videos import VideoPruner
 from nuwa.pruning.budget import Budget, BudgetError
 from nuwa.pruning.schedules import Schedule

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from nuwa.pruning.layout import Grid, coordinates
 from nuwa.pruning.positions import median_ids, remap
-from nuwa.pruning.segments import ImagePlan
+from nuwa.pruning.prompt import ImagePlan
 
 DIGIT = 256
 """Every number up to it is exact in bfloat16: an id travels as two of them."""

@@ -17,12 +17,13 @@ from PIL import Image
 from torch import Tensor
 
 from nuwa.engine.about import content_ids
+from nuwa.engine.call import Rules
 from nuwa.engine.tower import run_tower
 from nuwa.engine.vision import plan_images
 from nuwa.models import family_class
 from nuwa.models.base import Family
 from nuwa.models.processors import NativeProcessor, PictureOptions
-from nuwa.pruning.layout import Grid, ImageLayout
+from nuwa.pruning.layout import Grid
 from nuwa.serve.positions import ids_taken, kept_ids
 from nuwa.serve.settings import Served, check_served, kept_count
 
@@ -133,7 +134,8 @@ class Vision:
 
     def __init__(self, config: PreTrainedConfig, served: Served, model: GenerativeModel, most: int) -> None:
         self.family: Family = family_class(config.model_type)(config, model)
-        self.pruner, self.strategy, self.most = served.method(), served.strategy(self.family.axes), most
+        strategy, self.most = served.strategy(self.family.axes), most
+        self.rules = Rules(self.family, self.family.kinds, served.method(), strategy)
 
     def encode(self, inputs: Mapping[str, Any]) -> list[tuple[Tensor, Tensor]]:
         """Of each picture, the features that enter the LLM and their ids (2, K), from where it begins.
@@ -148,15 +150,12 @@ class Vision:
 
     @torch.no_grad()
     def _encode(self, inputs: Mapping[str, Any]) -> list[tuple[Tensor, Tensor]]:
-        family, pruner = self.family, self.pruner
-        arguments, taps = family.prepare(dict(inputs)), list(pruner.taps.values())
-        smaller = pruner.image_grid(family.grid, family.shape.layers)
-        seen = run_tower(family, family.encode_images, arguments, taps, smaller, share=False, cache=None)
-        layouts: list[ImageLayout] = family.layouts(seen.images, arguments)
-        names = content_ids(family.pixels(arguments))
-        plans = plan_images(pruner, family, seen.images, layouts, names, seen.recording, smaller, planes=seen.planes)
+        family = self.family
+        arguments = family.prepare(dict(inputs))
+        seen = run_tower(self.rules, family, family.encode_images, arguments)
+        plans = plan_images(self.rules, family, seen, content_ids(family.pixels(arguments)))
         kept = [slice(None) if plan.keep is None else plan.keep.to(seen.images[0].device) for plan in plans]
-        ids = [kept_ids(plan, self.strategy, family.axes) for plan in plans]
+        ids = [kept_ids(plan, self.rules.strategy, family.axes) for plan in plans]
         planes = zip(seen.images, *seen.planes, strict=True)
         features = [torch.cat([plane[stay] for plane in mine], 1) for mine, stay in zip(planes, kept, strict=True)]
         return list(zip(features, ids, strict=True))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from helpers.families import FAMILIES
 from helpers.family import run
-from helpers.support import Merging
+from helpers.support import Fixed, Merging
 
 import nuwa
 from nuwa.engine.decisions import DecisionError
@@ -38,10 +38,19 @@ class Answers(Pruner):
         return Schedule(before if self.vision else n_tokens, ((2, inside),) if self.llm else ())
 
     def prune_vision(self, context, keep):
-        return VisionDecision(**self.vision(context, keep))
+        told = self.vision(context, keep)
+        return VisionDecision(**told) if isinstance(told, dict) else told
 
     def prune_llm(self, context, keep):
         return self.llm(context, keep)
+
+
+@dataclass
+class Quiet(Answers):
+    """Has stages in the LLM by its schedule, and nothing to say there."""
+
+    name: ClassVar[str] = "quiet"
+    prune_llm = Pruner.prune_llm
 
 
 def first(context, count):
@@ -58,6 +67,25 @@ def indices(*kept):
 
 def counted(*counts):
     return lambda context, keep: {"keep": torch.arange(16)[None], "counts": torch.tensor(counts)}
+
+
+def remade(name, value):
+    """New features by name, one number of them being ``value``."""
+
+    def answer(context, keep):
+        features = context.features[:, :16].clone()
+        new = features if name == "features" else context.project(features)
+        new[0, 3, 1] = value
+        return {"keep": torch.arange(16)[None], name: new}
+
+    return answer
+
+
+def torn(context, row, place):
+    """The first eight stay, and a number of the state at a place of a row becomes none."""
+    hidden = context.hidden.clone()
+    hidden[row, place, 0] = torch.nan
+    return LLMDecision(first(context, 8), hidden=hidden)
 
 
 def merged(members=None, **others):
@@ -91,6 +119,11 @@ def went_into(context, place, row=0):
             lambda c, k: {"keep": torch.arange(16)[None], "counts": torch.tensor([7])},
             "kept 7 of 64 visual tokens where 16 were planned",
         ),
+        (lambda c, k: None, "vision stage: answered NoneType, not VisionDecision"),
+        (lambda c, k: torch.arange(16)[None], "vision stage: answered Tensor, not VisionDecision"),
+        (lambda c, k: VisionDecision([[1, 2]]), "vision stage: answered list, not VisionDecision"),
+        (remade("features", torch.nan), "image .*: made features of which 1 are NaN or infinite"),
+        (remade("projected", torch.inf), "image .*: made features of which 1 are NaN or infinite"),
         (counted(-1), "vision stage, image .*: counts -1 of the 16 tokens that it names"),
         (counted(17), "vision stage, image .*: counts 17 of the 16 tokens that it names"),
         (counted(16, 16), r"counts are \(2,\), not \(1,\)"),
@@ -117,9 +150,20 @@ def test_mistakes_before_the_llm(answer, message):
         (lambda c, k: c.text, "image .*: kept 0 of 64 visual tokens where 8 were planned"),
         (lambda c, k: first(c, 8).long(), "keep is .* torch.int64, not .* torch.bool"),
         (lambda c, k: first(c, 8)[:, 1:], r"keep is \(2, \d+\) torch.bool, not"),
-        (lambda c, k: LLMDecision(first(c, 8), hidden=c.hidden[:, :9]), r"hidden is \(2, 9, 48\), not"),
+        (lambda c, k: LLMDecision(first(c, 8), hidden=c.hidden[:, :9]), r"hidden is \(2, 9, 48\) torch.float32, not"),
         (lambda c, k: LLMDecision(first(c, 8), order=c.token[:, 1:]), "order is"),
         (lambda c, k: LLMDecision(first(c, 8), members=c.token[:, 1:]), "members is"),
+        (lambda c, k: None, "answered NoneType, not a tensor or an LLMDecision"),
+        (lambda c, k: first(c, 8).tolist(), "answered list, not a tensor"),
+        (lambda c, k: LLMDecision(first(c, 8), hidden=c.hidden.double()), r"hidden is .* torch.float64, not .*float32"),
+        (lambda c, k: LLMDecision(first(c, 8), order=c.token.float()), "order is .* torch.float32, not .*int64"),
+        (lambda c, k: LLMDecision(first(c, 8), order=c.token - 2), r"images .*: \d+ tokens have a negative order"),
+        (
+            lambda c, k: torn(c, 0, (c.image[0] == 0).nonzero()[2, 0]),
+            "images .*: 1 tokens have new states that are NaN",
+        ),
+        (lambda c, k: (c.hidden.mul_(2), first(c, 8))[1], "changed its context in place"),
+        (lambda c, k: (c.image.fill_(-1), first(c, 8))[1], "changed its context in place"),
         (lambda c, k: went_into(c, c.valid.shape[1]), "images .*: 1 tokens went into tokens that do not stay"),
         (lambda c, k: went_into(c, -2), "images .*: 1 tokens went into tokens that do not stay"),
         (lambda c, k: went_into(c, 0), "images .*: 1 tokens went into tokens that do not stay"),
@@ -130,6 +174,26 @@ def test_mistakes_before_the_llm(answer, message):
 def test_mistakes_inside_the_llm(answer, message):
     with pytest.raises(DecisionError, match=f"pruner answers, layer 2.*{message}"):
         run(LLAVA.model(), LLAVA.inputs("middle", "two"), Answers(llm=answer))
+
+
+def test_states_of_what_leaves_may_be_anything():
+    inputs, sound = LLAVA.inputs("middle", "two"), Answers(llm=lambda c, k: first(c, 8))
+    gone = Answers(llm=lambda c, k: torn(c, 0, (c.image[0] == 0).nonzero()[20, 0]))
+    assert torch.equal(run(LLAVA.model(), inputs, gone), run(LLAVA.model(), inputs, sound))
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [((9,), r"names layers \[9\]; they rise, from 0 to 5"), ((3, 2), r"names layers \[3, 2\]; they rise")],
+)
+def test_stages_at_layers_that_are_not_there(layers, message):
+    with pytest.raises(ValueError, match=f"pruner fixed: its schedule {message}"):
+        nuwa.prune(LLAVA.model(), Fixed(3, layers))
+
+
+def test_stages_that_nobody_decides_on():
+    with pytest.raises(ValueError, match="pruner quiet: its schedule has stages in the LLM, but it defines no"):
+        nuwa.prune(LLAVA.model(), Quiet(llm=True))
 
 
 def test_the_image_is_named():

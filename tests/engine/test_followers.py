@@ -8,8 +8,8 @@ from nuwa.pruners.base import LLMDecision
 from nuwa.pruning.entering import read_prompt
 from nuwa.pruning.layout import ImageLayout, VisionView
 from nuwa.pruning.masks import left_pack
+from nuwa.pruning.prompt import ImagePlan
 from nuwa.pruning.schedules import Schedule
-from nuwa.pruning.segments import ImagePlan
 
 TWO_ROWS = ImageLayout(
     6,

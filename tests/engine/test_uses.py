@@ -213,6 +213,15 @@ def test_a_lost_session_is_detached(model):
 
 
 @torch.no_grad()
+def test_a_block_whose_session_was_detached_is_left_as_any_other(model):
+    plain = model(**question()).logits
+    with nuwa.prune(model, Fixed(3)):
+        nuwa.detach(model)
+        assert torch.equal(model(**question()).logits, plain)
+    assert torch.equal(model(**question()).logits, plain)
+
+
+@torch.no_grad()
 def test_a_failure_in_a_layer_leaves_a_clean_model_and_session(model):
     plain = model(**question()).logits
 

@@ -24,8 +24,8 @@ from nuwa.pruners.base import LLMDecision, Tap, VisionDecision
 from nuwa.pruning.budget import Budget
 from nuwa.pruning.entering import read_prompt
 from nuwa.pruning.layout import ImageLayout
+from nuwa.pruning.prompt import ImagePlan
 from nuwa.pruning.schedules import Schedule
-from nuwa.pruning.segments import ImagePlan
 
 BATCHES = [("video",), ("picture first",), ("two", "video first", "video")]
 

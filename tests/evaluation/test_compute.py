@@ -9,7 +9,7 @@ import pytest
 import torch
 from helpers.jobs import small
 
-from nuwa.evaluation import compute
+from nuwa.evaluation import answering, compute
 from nuwa.evaluation.check import check
 from nuwa.evaluation.journal import JOURNAL, Journal, JournalError
 from nuwa.evaluation.model_cache import load_once
@@ -28,7 +28,7 @@ def asked(monkeypatch):
         def test(self, module, **options):
             calls[-1].module, calls[-1].test = module, options
 
-    monkeypatch.setattr(compute, "Trainer", Trainer)
+    monkeypatch.setattr(answering, "Trainer", Trainer)
     return calls
 
 
@@ -77,8 +77,8 @@ def test_on_a_gpu_the_trainer_uses_that_of_the_model(tmp_path, asked, monkeypatc
     [((), True), (("trainer.share=false",), False), (("blocking.source=text", "blocking.layers=1/2"), False)],
 )
 def test_prompts_are_shared_where_nothing_is_blocked(tmp_path, asked, monkeypatch, overrides, shared):
-    told, prune = [], compute.prune
-    monkeypatch.setattr(compute, "prune", lambda *given, **options: told.append(options) or prune(*given, **options))
+    told, prune = [], answering.prune
+    monkeypatch.setattr(answering, "prune", lambda *given, **options: told.append(options) or prune(*given, **options))
     with pytest.raises(JournalError):
         computed(tmp_path, *overrides)
     assert [options["share"] for options in told] == [shared]
@@ -120,11 +120,11 @@ def test_samples_that_are_done_are_not_asked_again(tmp_path, asked):
 def test_the_bar_counts_the_share_of_the_lead(tmp_path, rank, size, label, total):
     cfg = small(tmp_path, "callbacks=default")
     journal, parts = Journal(tmp_path / JOURNAL, "key"), check(cfg)
-    numbers, pictures, bar = compute._callbacks(cfg, parts, journal, 5, Processes(rank, size), logger=object())
+    numbers, pictures, bar = answering._callbacks(cfg, parts, journal, 5, Processes(rank, size), logger=object())
     assert (bar.progress.tasks[0].description, bar.progress.tasks[0].total, numbers.total) == (label, total, total)
     assert pictures.folder.parent == tmp_path and pictures.left == {True: 2, False: 2}
-    assert compute._callbacks(cfg, parts, journal, 5, Processes(1, 2), logger=None) == []
-    assert len(compute._callbacks(cfg, parts, journal, 5, Processes(0, 1), logger=None)) == 2
+    assert answering._callbacks(cfg, parts, journal, 5, Processes(1, 2), logger=None) == []
+    assert len(answering._callbacks(cfg, parts, journal, 5, Processes(0, 1), logger=None)) == 2
 
 
 def test_peak_memory(monkeypatch):

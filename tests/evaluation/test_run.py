@@ -17,6 +17,7 @@ from nuwa.config import run_key
 from nuwa.evaluation import compute as compute_module
 from nuwa.evaluation import model_cache
 from nuwa.evaluation.journal import JOURNAL, read_rows
+from nuwa.evaluation.module import Evaluation
 from nuwa.evaluation.result import read_result, write_result
 from nuwa.evaluation.run import run_job
 from nuwa.evaluation.runs import Run
@@ -174,7 +175,7 @@ def test_a_bad_point_leaves_its_reason(tmp_path, override, caplog):
 
 
 def test_a_crash_leaves_its_reason_and_the_next_call_resumes(tmp_path, monkeypatch):
-    generate = compute_module.Evaluation._generate
+    generate = Evaluation._generate
 
     def crash(self, *args):
         if len(self.journal) >= 2:
@@ -182,7 +183,7 @@ def test_a_crash_leaves_its_reason_and_the_next_call_resumes(tmp_path, monkeypat
         return generate(self, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(compute_module.Evaluation, "_generate", crash)
+        patch.setattr(Evaluation, "_generate", crash)
         folder = run_job(small(tmp_path, "baseline=skip"))
     result = read_result(folder)
     assert result["status"] == "failed" and result["reason"] == "RuntimeError: out of memory" and result["traceback"]
@@ -303,14 +304,14 @@ def test_there_is_never_room_for_two_models(monkeypatch):
 
 def test_a_job_that_is_terminated_says_so(tmp_path, monkeypatch):
     """Also in its last batch, where Lightning takes no notice of it."""
-    step = compute_module.Evaluation.test_step
+    step = Evaluation.test_step
 
     def terminated(self, batch, batch_idx):
         step(self, batch, batch_idx)
         if len(self.journal) == 6:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(compute_module.Evaluation, "test_step", terminated)
+    monkeypatch.setattr(Evaluation, "test_step", terminated)
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as left:
         run_job(small(tmp_path, "baseline=skip"))

@@ -167,6 +167,22 @@ def test_times_of_two_devices_stand_apart(open_page, tmp_path):
     assert {text.split("(")[1][:4] for text in texts if "first token" in text} == {"cpu:", "cuda"}
 
 
+def test_what_is_kept_of_a_part_can_be_shown(open_page, tmp_path):
+    """Of a size, say, behind its headline; a metric beside it that is no part of it has its score alone."""
+    for number, method in enumerate(("nuwa", "random")):
+        metrics = {"read/exact_match": 0.5, "read/exact_match/small": 0.25, "read/other": 0.5}
+        kept = {name: {"value": value + number / 10, "low": 0.2, "high": 0.8} for name, value in metrics.items()}
+        (tmp_path / method).mkdir()
+        write_result(tmp_path / method, result(method, metrics, "plates", run_key=method, average=64, retention=kept))
+    assert main([str(tmp_path)]) == 0
+    page = open_page(tmp_path / "explorer" / "index.html", "#tab=results&r.sort=run")
+    page.get_by_text("Columns").click()
+    page.get_by_label("read/exact_match/small kept", exact=True).check()
+    assert [cell.split()[0] for cell in column(page, "read/exact_match/small kept")] == ["25.0%", "35.0%"]
+    assert page.get_by_label("read/other", exact=True).count() == 1
+    assert page.get_by_label("read/other kept", exact=True).count() == 0
+
+
 def test_what_a_run_says_is_text(results):
     page = results("&r.runs=hiprune")
     assert unharmed(page) and "<b id=owned>" in column(page, "remark")[0]

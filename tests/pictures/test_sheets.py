@@ -22,8 +22,8 @@ from nuwa.pictures.text import LINE_HEIGHT, Phrase
 from nuwa.pictures.traces import ImageTrace, StageTrace, VideoTrace, trace_decisions, video_trace
 from nuwa.pruning.budget import Budget
 from nuwa.pruning.layout import ImageLayout
+from nuwa.pruning.prompt import ImagePlan
 from nuwa.pruning.schedules import Schedule
-from nuwa.pruning.segments import ImagePlan
 from nuwa.samples import Sample, Video
 
 GREEN = (40, 160, 60)

@@ -1,5 +1,6 @@
 """Budgets, averages and costs against the Nüwa paper's tables and hand-counted cases."""
 
+import numpy as np
 import pytest
 
 from nuwa.pruners import KeepAll
@@ -93,6 +94,9 @@ def test_layer_at_needs_two_layers():
         ({"average": -3}, r"budget\.average must be positive, not -3"),
         ({"ratio": 0}, r"budget\.ratio must be in \(0, 1\], not 0"),
         ({"ratio": 1.5}, r"budget\.ratio must be in \(0, 1\], not 1\.5"),
+        ({"average": float("nan")}, r"budget\.average must be a finite number, not nan"),
+        ({"average": "64"}, r"budget\.average must be a finite number, not '64'"),
+        ({"ratio": True}, r"budget\.ratio must be a finite number, not True"),
         ({"average": 64, "ratio": 0.5}, r"budget\.average and budget\.ratio exclude each other"),
     ],
 )
@@ -106,6 +110,8 @@ def test_budget_in_tokens():
     assert Budget().tokens(576) == 576
     assert Budget(average=64).tokens(576) == 64
     assert Budget(ratio=0.25).tokens(576) == 144
+    assert repr(Budget(average=np.int64(64))) == repr(Budget(average=64))
+    assert type(Budget(ratio=np.float64(0.25)).ratio) is float
     with pytest.raises(BudgetError, match=r"budget\.average=577 is more than the 576 visual tokens"):
         Budget(average=577).tokens(576)
 

@@ -5,8 +5,8 @@ import torch
 
 from nuwa.pruning.entering import read_prompt
 from nuwa.pruning.layout import ImageLayout
+from nuwa.pruning.prompt import ImagePlan
 from nuwa.pruning.schedules import Schedule
-from nuwa.pruning.segments import ImagePlan
 
 
 @pytest.mark.parametrize(

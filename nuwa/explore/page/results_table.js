@@ -32,12 +32,14 @@
   function columnsOf({runs, headlines, metrics}) {
     const differs = [...new Set(runs.flatMap((run) => Object.keys(run.differs)))];
     const minor = metrics.filter((metric) => !headlines.includes(metric));
+    const parts = minor.filter((metric) => headlines.some((whole) => metric.startsWith(`${whole}/`)));
     const columns = [
       ...["method", "budget", "position", "model", "dataset"].map((name) => text(name, (run) => run[name])),
       ...differs.map((name) => text(name, (run) => run.differs[name])),
       ...headlines.map((metric) => scored(metric, "scores", metric, format.score)),
       ...headlines.map((metric) => scored(`${metric} kept`, "kept", metric, format.percent)),
       ...minor.map((metric) => ({...scored(metric, "scores", metric, format.score), minor: true})),
+      ...parts.map((metric) => ({...scored(`${metric} kept`, "kept", metric, format.percent), minor: true})),
       number("tokens", (run) => run.tokens),
       number("LLM TFLOPs", (run) => run.tflops),
       number("KV cache, MB", (run) => run.kv && run.kv / 2 ** 20),

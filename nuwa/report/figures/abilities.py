@@ -54,7 +54,7 @@ def _figure(rows: Mapping[str, Mapping[Asked, Kept]]) -> Any:
 
     panels = grouped(asked_of(rows.values()), lambda asked: asked[0])
     most = max(map(len, panels.values()))
-    height = (0.26 + 0.08 * most) * len(rows) + 1.2 + 0.2 * (most > 1) * most
+    height = (0.27 + 0.07 * most) * len(rows) + 1.2 + 0.2 * (most > 1) * most
     figure = Figure(figsize=(2.3 * len(panels) + 2.2, height), layout="constrained")
     drawn = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
     for axes, (ability, asked) in zip(drawn, panels.items(), strict=True):
