@@ -12,17 +12,9 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-<<<<<<< HEAD
-from nuwa import prune
-from nuwa.config import PROTOCOL, decoding, is_baseline, plain
-from nuwa.engine.blocking import configured_block
-from nuwa.engine.session import PruningSession
-from nuwa.evaluation.answers import read_answers
-from nuwa.evaluation.callbacks import KeptTokenPictures, SampleProgress
-=======
 from nuwa.config import PROTOCOL, is_baseline, plain
 from nuwa.evaluation.answering import answer
->>>>>>> main
+from nuwa.evaluation.answers import read_answers
 from nuwa.evaluation.check import Parts, fits, pruning_options
 from nuwa.evaluation.fitting import compare_with_run, fit_budget
 from nuwa.evaluation.journal import (
