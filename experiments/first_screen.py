@@ -19,8 +19,8 @@ from PIL import Image
 
 from nuwa import prune
 from nuwa.config import register
+from nuwa.evaluation.answers import read_answers
 from nuwa.evaluation.check import check
-from nuwa.evaluation.journal import read_answers
 from nuwa.evaluation.model_cache import load_once
 from nuwa.evaluation.run import run_job
 from nuwa.pictures.canvas import Panel, in_a_line

@@ -30,11 +30,11 @@ from nuwa.engine.session import PruningSession
 from nuwa.evaluation.check import check, check_fitted, pruning_options
 from nuwa.evaluation.model_cache import load_once
 from nuwa.models.loaded import LoadedModel
-from nuwa.overrides import compose_job
+from nuwa.overrides import check_groups, compose_job
 from nuwa.pictures.captions import title_lines
 from nuwa.pictures.drawing import Boxes, draw_decisions, file_name
 from nuwa.samples import Sample
-from nuwa.schema import FramesConfig
+from nuwa.schema import Engine, FramesConfig
 
 ASK_GROUPS = ("model", "pruner", "budget", "position", "calibration", "coordinates", "frames", "seed", "trainer")
 """What of a run's choices has a meaning here."""
@@ -47,9 +47,7 @@ def config_of(overrides: Sequence[str]) -> DictConfig:
     Raises:
         ConfigError: a choice that is unknown, or without a meaning for one picture.
     """
-    for override in overrides:
-        if re.split(r"[.=/]", override.lstrip("+~"))[0] not in ASK_GROUPS:
-            raise ConfigError(f"{override}: about one picture or video, choose {', '.join(ASK_GROUPS)}")
+    check_groups(overrides, ASK_GROUPS, "about one picture or video")
     return compose_job(overrides)
 
 
@@ -59,6 +57,8 @@ def prepare(cfg: DictConfig) -> tuple[LoadedModel, PruningSession]:
     Raises:
         ValueError: a choice that is impossible.
     """
+    if cfg.trainer.engine == Engine.vllm:
+        raise ConfigError("trainer=vllm: the model itself answers here; leave it out, or start nuwa serve")
     parts = check(cfg)
     check_fitted(parts.pruner)
     loaded = load_once(parts.model)
@@ -138,9 +138,10 @@ def main(options: Namespace) -> None:
     if not files:
         raise ArgumentError(None, "needs --image or --video")
     overrides = [word for word in options.words if _OVERRIDE.match(word)]
-    questions = [word for word in options.words if word not in overrides]
+    questions = [word for word in options.words if word not in overrides and word.strip()]
     cfg = config_of(overrides)
     shown = read_visuals(options.image, options.video, cfg)
+    options.out.mkdir(parents=True, exist_ok=True)
     loaded, session = prepare(cfg)
     Chat(loaded, shown, most_tokens=1).ask("?")  # the first call of a process is slow, whoever makes it
     method = f"{session.pruner.name}, {session.strategy.upper()}"
@@ -150,9 +151,9 @@ def main(options: Namespace) -> None:
     }
     question, answer = hold(chats, questions or typed_questions())
     print(session.report())
-    options.out.mkdir(parents=True, exist_ok=True)
     for number, picture in enumerate(draw_kept(session, loaded, replace(shown, text=question), answer)):
-        path = options.out / f"{file_name(f'{files[number].stem} {method} {question}')}.png"
+        told_apart = f"{number + 1} " if len(files) > 1 else ""  # files of several folders may have one name
+        path = options.out / f"{file_name(f'{told_apart}{files[number].stem} {method} {question}')}.png"
         picture.save(path)
         print(f"kept tokens: {path}")
 

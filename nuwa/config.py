@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -79,11 +78,16 @@ def check_ranges(cfg: DictConfig) -> None:
     """Check the groups that are dataclasses of `nuwa.schema`.
 
     Raises:
-        ConfigError: a value is out of its range, or no choice.
+        ConfigError: a value is out of its range, or no choice, or a key (``+key=value``) is none.
     """
-    ours = OmegaConf.masked_copy(cfg, [option.name for option in fields(Config)])  # without Hydra's own
+    ours = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+    values = OmegaConf.to_container(ours, resolve=True)
     try:
-        _RANGES.validate_python(OmegaConf.to_container(ours, resolve=True))
+        OmegaConf.merge(OmegaConf.structured(Config), values)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{error.full_key}: there is no such choice; nuwa run --cfg job shows all") from error
+    try:
+        _RANGES.validate_python(values)
     except ValidationError as error:
         raise ConfigError(complaint(error)) from error
     known = ("native", *STRATEGIES)

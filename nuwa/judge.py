@@ -25,7 +25,8 @@ from typing_extensions import TypedDict  # pydantic takes typing's own from Pyth
 from nuwa.benchmarks.judge import JudgeError, OpenAIJudge, Patience
 from nuwa.benchmarks.mmvet import JUDGE_PROMPT, PARSED, MMVet, read_judge_prompt, score_mmvet
 from nuwa.command import argument, command
-from nuwa.evaluation.journal import JOURNAL, Journal, JournalError, Row, answered, read_answers
+from nuwa.evaluation.answers import read_answers
+from nuwa.evaluation.journal import JOURNAL, Journal, JournalError, Row, answered
 from nuwa.evaluation.reading import UnreadableError, check_shape, content_of, from_json
 from nuwa.evaluation.result import read_result, write_result
 from nuwa.evaluation.run import LOCK

@@ -59,7 +59,8 @@ def main() -> int:
     forgiving_output()
     without_reader()
     try:
-        sys.argv[1:] = for_hydra(sys.argv[1:])
+        # Hydra takes choices on one side of its flags only
+        sys.argv[1:] = sorted(for_hydra(sys.argv[1:]), key=lambda word: word not in ("-m", "--multirun"))
     except ConfigError as error:
         print_error(error)
         return 1

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from contextlib import suppress
+from math import isfinite
 
 import hydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -26,25 +29,52 @@ def compose_job(overrides: Sequence[str]) -> DictConfig:
         with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):
             return hydra.compose("config", given)
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(" ".join(str(error).split())) from error
+        reason = str(error.__cause__ or "").partition("\n")[0]  # what is wrong with a value stands there
+        raise ConfigError(" ".join(f"{error} {reason}".split())) from error
+
+
+def check_groups(overrides: Sequence[str], known: Sequence[str], where: str) -> None:
+    """Refuse overrides of what has no meaning ``where`` they are given.
+
+    Raises:
+        ConfigError: one is of a group or key that is not ``known``.
+    """
+    for override in overrides:
+        if re.split(r"[.=/]", override.lstrip("+~"))[0] not in known:
+            raise ConfigError(f"{override}: {where}, choose {', '.join(known)}")
 
 
 def for_hydra(overrides: Sequence[str]) -> list[str]:
     """Overrides as Hydra takes them: a budget given as a number is ``budget.average``, below 1 ``budget.ratio``.
 
     Raises:
-        ConfigError: a group is left without a choice, or budgets of several kinds are one list; Hydra has a traceback.
+        ConfigError: a value cannot be read, a group is left without a choice, or budgets of several kinds are one list.
 
     >>> for_hydra(["pruner=nuwa", "budget=64,128"])
     ['pruner=nuwa', 'budget.average=64,128', 'budget.ratio=null']
     """
     spelt: list[str] = []
     for override in overrides:
-        group, equals, choice = override.partition("=")
-        if equals and choice in ("", "null", "None") and (conf_folder() / group).is_dir():
-            raise ConfigError(f"{override}: nothing is chosen; give {group}=<name>, one of the files of conf/{group}")
+        group, _, choice = override.partition("=")
         spelt += _budget(choice) if group == "budget" else [override]
+    for override in spelt:
+        _check(override)
     return spelt
+
+
+def _check(override: str) -> None:
+    """Refuse a value whose signs Hydra would take for its grammar, or for none, and a group that is given no name."""
+    key, equals, typed = override.partition("=")
+    if not equals or not key or key.startswith("-"):
+        return
+    try:
+        read = OverridesParser.create().parse_override(override)
+    except HydraException as error:
+        quoted = re.sub(r"(\\*)('|$)", lambda at: 2 * at[1] + at[2].replace("'", "\\'"), typed)
+        raise ConfigError(f"{override}: cannot be read; in quotes it can: \"{key}='{quoted}'\"") from error
+    named = read.is_sweep_override() or (isinstance(read.value(), str | list) and read.value())
+    if not named and (conf_folder() / key).is_dir():
+        raise ConfigError(f"{override}: nothing is chosen; give {key}=<name>, one of the files of conf/{key}")
 
 
 def _budget(choice: str) -> list[str]:
@@ -52,7 +82,7 @@ def _budget(choice: str) -> list[str]:
     words, numbers = choice.split(","), []
     for word in words:
         with suppress(ValueError):
-            numbers.append(float(word))
+            numbers += [number] if isfinite(number := float(word)) else []
     if not numbers:
         return [f"budget={choice}"]
     if len(numbers) == len(words) and all(number >= 1 for number in numbers):

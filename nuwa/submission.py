@@ -12,7 +12,7 @@ from pathlib import Path
 
 from nuwa.benchmarks.egoschema import NO_CHOICE, EgoSchema
 from nuwa.command import argument, command
-from nuwa.evaluation.journal import JOURNAL, read_answers, read_rows
+from nuwa.evaluation.answers import read_answers
 from nuwa.evaluation.runs import Run
 from nuwa.targets import find_target
 
@@ -43,7 +43,7 @@ def main(options: Namespace) -> None:
     chosen = submission_of(options.folder)
     options.out.write_text(json.dumps(chosen), encoding="utf-8")
     unread = sum(number == NO_CHOICE for number in chosen.values())
-    failed = len(read_rows(options.folder / JOURNAL)) - len(chosen)
+    failed = Run.read(options.folder).n_failed
     print(f"{options.out}: {len(chosen)} videos, {unread} of them without a readable answer; {failed} samples failed")
 
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 import nuwa
 from nuwa.benchmarks.scenes import Scenes
-from nuwa.evaluation.journal import read_answers
+from nuwa.evaluation.answers import read_answers
 from nuwa.evaluation.run import run_job
 from nuwa.evaluation.runs import Run
 from nuwa.pruners.catalogue import conf_folder

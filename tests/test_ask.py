@@ -56,6 +56,10 @@ def test_questions_are_read_from_the_input(picture, capsys, monkeypatch):
         (("model=magic",), "model/magic"),
         (("pruner=magic",), "pruner/magic"),
         (("budget=9999",), "budget.average=9999"),
+        (("seed=abc",), "Value 'abc'"),
+        (("trainer=vllm", "pruner=visionzip"), "trainer=vllm: the model itself answers here"),
+        (("what ?", "--out", "notes.txt"), "notes.txt"),
+        (("--image", "frames", "what ?"), "frames is a folder"),
         (("pruner=prumerge", "pruner.adaptive=true"), "give budget=full and pruner.fence"),
         (("model.path=/no/such/folder",), "/no/such/folder"),
         (("--video", "away.mp4", "what ?"), "away.mp4 does not exist"),
@@ -76,10 +80,20 @@ def test_wrong_input_is_one_line(arguments, says, picture, capsys):
     assert says in said[-1] and said[-1].startswith("error: ")
 
 
-def test_nothing_asked(picture, capsys, monkeypatch):
+@pytest.mark.parametrize("typed", [[], ["", " "]])
+def test_nothing_asked(picture, capsys, monkeypatch, typed):
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
-    assert ask.main(["--image", picture, *CHOICES]) == 1
+    assert ask.main(["--image", picture, *CHOICES, *typed]) == 1
     assert "no question was asked" in capsys.readouterr().err
+
+
+def test_pictures_of_one_name_are_drawn_into_files_of_their_own(picture, capsys):
+    Path("other").mkdir()
+    SCENES[2].images[0].save("other/scene.png")
+    pictures = ("--image", picture, "--image", "other/scene.png")
+    assert ask.main([*pictures, "model=internvl_random", "trainer=cpu", "budget=0.2", "--tokens", "1", "what ?"]) == 0
+    said = [line.removeprefix("kept tokens: ") for line in capsys.readouterr().out.splitlines() if "kept" in line]
+    assert len({Path(path).read_bytes() for path in said}) == len(said) == 2
 
 
 @pytest.mark.parametrize(

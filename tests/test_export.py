@@ -11,8 +11,8 @@ import nuwa
 from nuwa import export
 from nuwa.benchmarks.scenes import Scenes
 from nuwa.config import register, run_key
+from nuwa.evaluation.answers import read_answers
 from nuwa.evaluation.check import build_pruner
-from nuwa.evaluation.journal import read_answers
 from nuwa.evaluation.recorded import config_of_run, pruner_of_run
 from nuwa.evaluation.run import run_job
 

@@ -49,6 +49,7 @@ def test_a_sweep_and_its_second_call(launch, tmp_path):
     before = {file: file.stat().st_mtime_ns for file in tmp_path.glob("main/*/result.json")}
     assert launch("pruner.d_thresh=1,18", multirun=True)[0] == 0
     assert before == {file: file.stat().st_mtime_ns for file in tmp_path.glob("main/*/result.json")}
+    assert launch("-m", "pruner.d_thresh=1,18")[0] == 0  # choices stand on both sides of -m
     assert launch("pruner.d_thresh=18")[0] == 0  # a single run shares the sweep's folder
     assert before == {file: file.stat().st_mtime_ns for file in tmp_path.glob("main/*/result.json")}
 

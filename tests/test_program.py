@@ -81,7 +81,7 @@ def test_what_is_no_command_ends_with_2(arguments, nuwa):
         (("pictures", "a"), "a: no finished run"),
         (("ask", "what ?", "--image", "a.png"), "a.png does not exist"),
         (("demo", "pruner=nuwa"), "nuwa"),
-        (("export", "a"), "a: no finished run"),
+        (("export", "a"), "a: no finished run (it is no run's folder)"),
         (("judge", "a", "--url", "http://127.0.0.1:9/v1", "--model", "m"), "a"),
         (("methods", "--write", "no/such/folder.md"), "no/such/folder.md"),
     ],

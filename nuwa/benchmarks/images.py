@@ -59,7 +59,8 @@ def located(folder: Path, name: str, what: str) -> Path:
     if not file.is_relative_to(folder.resolve()):
         raise SampleError(f"{what} {name} leads outside the folder {folder}")
     if not exists:
-        raise PassingError(f"{what} {name} does not exist in {folder}")
+        wrong = "is a folder, not a file," if file.is_dir() else "does not exist"
+        raise PassingError(f"{what} {name} {wrong} in {folder}")
     return file
 
 

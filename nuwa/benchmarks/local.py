@@ -126,6 +126,8 @@ class Local(Benchmark):
         """The row's task by its columns, and the prompt's text."""
         task, needed = ("vg", ("image", "expression", "box")) if "expression" in content else (
             "vqa", ("image", "question", "answer"))  # fmt: skip
+        if {"question", "expression"} <= content.keys():
+            raise SampleError("has both a question and an expression; give each a row of its own")
         filmed = task == "vqa" and "video" in content
         lacking = [column for column in needed[filmed:] if column not in content]
         if lacking:

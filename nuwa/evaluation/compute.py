@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 
 from nuwa.config import PROTOCOL, is_baseline, plain
 from nuwa.evaluation.answering import answer
+from nuwa.evaluation.answers import read_answers
 from nuwa.evaluation.check import Parts, fits, pruning_options
 from nuwa.evaluation.fitting import compare_with_run, fit_budget
 from nuwa.evaluation.journal import (
@@ -26,7 +27,6 @@ from nuwa.evaluation.journal import (
     answered,
     merged,
     part_path,
-    read_answers,
 )
 from nuwa.evaluation.loggers import log_result, run_logger
 from nuwa.evaluation.model_cache import load_once

@@ -16,6 +16,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from nuwa.command import BAD_INPUT, print_error
 from nuwa.config import ConfigError, check_ranges, normalised, plain, run_key
+from nuwa.evaluation.answers import holds_all
+from nuwa.evaluation.journal import JOURNAL
 from nuwa.evaluation.processes import check_sweep, start
 from nuwa.evaluation.runs import Run
 from nuwa.schema import Baseline
@@ -81,11 +83,12 @@ def check_outputs(cfg: DictConfig) -> Path:
 def is_finished(cfg: DictConfig, folder: Path) -> bool:
     """Whether a run has all that was asked for: answers, comparison with the unpruned run, times of the probe.
 
-    It has not if samples failed for a reason that may pass, nor with ``resume=false``.
+    It has not if samples failed for a reason that may pass, if its journal lost some, nor with ``resume=false``.
     """
     if not cfg.resume:
         return False
     found = Run.read(folder)
-    if not found.done or found.n_passing or (cfg.baseline == Baseline.auto and found.baseline is None):
+    cut_short = (folder / JOURNAL).exists() and not holds_all(folder, found)
+    if not found.done or found.n_passing or cut_short or (cfg.baseline == Baseline.auto and found.baseline is None):
         return False
     return not cfg.probe.speed or (found.speed is not None and found.config.get("probe") == plain(cfg.probe))

@@ -185,15 +185,6 @@ def answered(rows: Iterable[Row]) -> list[Row]:
     return [row for row in rows if row["status"] == "ok"]
 
 
-def read_answers(folder: Path) -> list[Row]:
-    """The answered rows of the run in a folder; none if it has no journal.
-
-    Raises:
-        UnreadableError: the journal is broken.
-    """
-    return answered(read_rows(Path(folder) / JOURNAL))
-
-
 def _complete_rows(path: Path) -> Iterable[tuple[Row, int]]:
     """Every complete row and the byte at which it ends; only the last line may be torn."""
     if not os.path.lexists(path):

@@ -16,7 +16,9 @@ from omegaconf import DictConfig
 
 from nuwa.command import BAD_INPUT
 from nuwa.config import PROTOCOL, baseline_of, completed, is_baseline, normalised, plain, recognised_by, run_key
+from nuwa.evaluation.answers import holds_all
 from nuwa.evaluation.first import check_outputs, is_finished
+from nuwa.evaluation.journal import JOURNAL
 from nuwa.evaluation.processes import ProcessError, Processes, check_processes, meet
 from nuwa.evaluation.result import RESULT, write_result
 from nuwa.evaluation.runs import Run
@@ -133,8 +135,9 @@ def _baseline(cfg: DictConfig, processes: Processes) -> Path | None:
     unpruned = baseline_of(cfg)
     folder = Path(cfg.paths.outputs) / cfg.name / run_key(unpruned)
     found = Run.read(folder)
-    if cfg.baseline == Baseline.auto and processes.share(not found.done or found.n_passing > 0):
-        unpruned.resume = True  # recomputing a sweep must not recompute what its points share, once for each
+    if cfg.baseline == Baseline.auto and processes.share(found.n_passing > 0 or not holds_all(folder, found)):
+        # recomputing a sweep must not recompute what its points share, once for each; what is lost has to be
+        unpruned.resume = not found.done or (folder / JOURNAL).exists()
         log.info("unpruned run first: %s", folder)
         run_job(unpruned)
-    return folder if Run.read(folder).done else None
+    return folder if holds_all(folder, Run.read(folder)) else None

@@ -204,17 +204,23 @@ def _checked(folder: Path) -> dict[str, Any]:
     return content
 
 
-def collect(folders: Iterable[Path]) -> list[Run]:
-    """Every run in these folders, once each.
+def by_key(folders: Iterable[Path]) -> dict[str, tuple[Path, Run]]:
+    """Every run in these folders and where it lies, once each, by its key.
 
     A run key stands for the choices that make a result, so that a run that lies in several folders (of several
-    experiments, or copied from several machines) counts once: where it is finished, if it is anywhere.
+    experiments, or copied, under whatever name) counts once: where it is finished, if it is anywhere.
     """
-    found: dict[str, Run] = {}
+    found: dict[str, tuple[Path, Run]] = {}
     for folder in dict.fromkeys(map(Path, folders)):
-        if folder.name not in found or not found[folder.name].done:
-            found[folder.name] = Run.read(folder)
-    return list(found.values())
+        run = Run.read(folder)
+        if run.run_key not in found or not found[run.run_key][1].done:
+            found[run.run_key] = folder, run
+    return found
+
+
+def collect(folders: Iterable[Path]) -> list[Run]:
+    """Every run in these folders, once each, as `by_key`."""
+    return [run for _, run in by_key(folders).values()]
 
 
 def find_runs(*roots: Path) -> list[Path]:

@@ -11,7 +11,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from nuwa.command import argument, command
-from nuwa.evaluation.runs import find_runs
+from nuwa.evaluation.runs import by_key, find_runs
 from nuwa.explore.folder import INDEX_NAME, prepare_folder, write_data
 from nuwa.explore.results import results_of
 from nuwa.explore.samples import Plain, plain_run, plain_sample, read_runs, sample_sets
@@ -40,7 +40,7 @@ def write_explorer(root: Path, out: Path, count: int, keys: list[str]) -> None:
     remarks += [f"{run['label']} {run['key']}: no tokens are shown, {run['reason']}" for run in runs if run["reason"]]
     data = [{"name": one.name, "total": one.total} for one in sets]
     shown = {"name": str(root), "sets": data, "notes": remarks, "chunk": SAMPLES_A_FILE}
-    folders = [folder for folder in find_runs(root) if folder.name.startswith(tuple(keys or [""]))]
+    folders = [folder for key, (folder, _) in by_key(find_runs(root)).items() if key.startswith(tuple(keys or [""]))]
     write_data(out, "results", results_of(folders))
     write_data(out, INDEX_NAME, shown | {"runs": runs, "samples": samples})
 

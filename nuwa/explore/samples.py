@@ -12,9 +12,10 @@ from shlex import quote
 from typing import Any
 
 from nuwa.benchmarks.scoring import box_iou
-from nuwa.evaluation.journal import JOURNAL, Row, read_rows
+from nuwa.evaluation.answers import recorded_rows
+from nuwa.evaluation.journal import Row
 from nuwa.evaluation.result import RESULT
-from nuwa.evaluation.runs import Run, find_runs
+from nuwa.evaluation.runs import Run, by_key, find_runs
 from nuwa.options import ConfigError
 from nuwa.pictures.captions import shortened, target_text
 from nuwa.pictures.drawing import Boxes, boxes_of
@@ -36,7 +37,7 @@ class RunRows:
     @classmethod
     def read(cls, folder: Path, run: Run) -> RunRows:
         """With all rows, those of failed samples too."""
-        return cls(folder, run, {row["id"]: row for row in read_rows(folder / JOURNAL)})
+        return cls(folder, run, {row["id"]: row for row in recorded_rows(folder)})
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,7 @@ def read_runs(root: Path, keys: Collection[str] = ()) -> tuple[list[RunRows], li
         ValueError: there is no finished run, or a key is not there.
         UnreadableError: a journal is broken.
     """
-    found: dict[str, tuple[Path, Run]] = {}
-    for folder in find_runs(root):
-        if folder.name not in found or not found[folder.name][1].done:
-            found[folder.name] = folder, Run.read(folder)
+    found = by_key(find_runs(root))
     for key in keys:
         if not any(name.startswith(key) for name in found):
             raise ValueError(f"--runs {key}: no run below {root} has this key")

@@ -12,17 +12,18 @@ from __future__ import annotations
 
 import json
 import sys
-from argparse import Namespace
+from argparse import ArgumentTypeError, Namespace
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from nuwa.command import argument, command
+from nuwa.evaluation.answers import read_answers
 from nuwa.evaluation.frontier import Option, cheapest, front, sureness
-from nuwa.evaluation.journal import read_answers
 from nuwa.evaluation.pairs import rows_behind
-from nuwa.evaluation.runs import Run, find_runs
+from nuwa.evaluation.runs import Run, by_key, find_runs
 from nuwa.evaluation.statistics import interval, resampled_ratios
 from nuwa.report.figures.fronts import write_front
 from nuwa.report.sides import sample_titles
@@ -53,10 +54,11 @@ def share(text: str) -> float:
     >>> share("2%"), share("0.1")
     (0.02, 0.1)
     """
-    value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    if not 0 <= value < 1:
-        raise ValueError(text)
-    return value
+    with suppress(ValueError):
+        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+        if 0 <= value < 1:
+            return value
+    raise ArgumentTypeError(f"{text!r} is no share below 1; give 2% or 0.02")
 
 
 def beside_unpruned(runs: Sequence[Run]) -> dict[str, list[Run]]:
@@ -172,8 +174,9 @@ def how_to_use(chosen: Timed | None) -> list[str]:
 )
 def main(options: Namespace) -> None:
     """Print one table for each model and data set; 1 if there is nothing to choose from."""
-    found = [(folder, run) for folder in find_runs(*options.folders) if (run := Run.read(folder)).done]
-    folders, runs = {folder.name: folder for folder, _ in found}, {folder.name: run for folder, run in found}
+    found = {key: pair for key, pair in by_key(find_runs(*options.folders)).items() if pair[1].done}
+    folders = {key: folder for key, (folder, _) in found.items()}
+    runs = {key: run for key, (_, run) in found.items()}
     done = [*runs.values()]
     groups = beside_unpruned(done)
     groups = {name: own for name, own in groups.items() if options.metric in ("", *runs[name].metrics)}

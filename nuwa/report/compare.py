@@ -18,9 +18,10 @@ from operator import eq
 from pathlib import Path
 
 from nuwa.command import argument, command
-from nuwa.evaluation.journal import JOURNAL, JournalError, read_answers
+from nuwa.evaluation.answers import read_answers
+from nuwa.evaluation.journal import JOURNAL, JournalError
 from nuwa.evaluation.pairs import Comparison, holm, paired_tests
-from nuwa.evaluation.runs import Run, find_runs
+from nuwa.evaluation.runs import Run, by_key, find_runs
 from nuwa.evaluation.statistics import answered_by_both
 from nuwa.report.sides import comparable, named_pairs, parse_wanted, sample_titles
 from nuwa.report.tables.formats import TableRow
@@ -64,9 +65,9 @@ class Sweep:
     """The finished runs below some folders, and their answers."""
 
     def __init__(self, folders: Sequence[Path]):
-        read = [(Run.read(folder), folder) for folder in find_runs(*folders)]
-        self.folders = {run.run_key: folder for run, folder in read if run.done}
-        self.runs = list({run.run_key: run for run, _ in read if run.done}.values())
+        done = {key: found for key, found in by_key(find_runs(*folders)).items() if found[1].done}
+        self.folders = {key: folder for key, (folder, _) in done.items()}
+        self.runs = [run for _, run in done.values()]
         self.answers = cache(lambda key: read_answers(self.folders[key]))
         if len(self.runs) < 2:
             raise ValueError(f"{', '.join(map(str, folders))}: fewer than two finished runs")

@@ -20,7 +20,8 @@ import numpy as np
 
 from nuwa.benchmarks.scoring import Box, parse_box
 from nuwa.command import argument, command
-from nuwa.evaluation.journal import Row, read_answers
+from nuwa.evaluation.answers import read_answers
+from nuwa.evaluation.journal import Row
 from nuwa.evaluation.pairs import same_samples
 from nuwa.evaluation.runs import Run
 from nuwa.evaluation.scores import parts_of

@@ -17,7 +17,7 @@ from pathlib import Path
 from PIL import Image
 
 from nuwa.command import argument, command
-from nuwa.evaluation.journal import read_answers
+from nuwa.evaluation.answers import read_answers
 from nuwa.evaluation.recorded import reopened
 from nuwa.pictures.canvas import in_a_line
 from nuwa.pictures.drawing import PICTURE_FOLDER, file_name, sample_pictures

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from nuwa.command import argument, command
-from nuwa.evaluation.journal import read_answers
+from nuwa.evaluation.answers import read_answers
 from nuwa.evaluation.pairs import Benchmarked, mean_retention
-from nuwa.evaluation.runs import Run, find_runs
+from nuwa.evaluation.runs import Run, by_key, find_runs
 from nuwa.report.tables.formats import TableRow
 from nuwa.report.tables.runs import CHOICE_GROUPS, RunsTable
 from nuwa.report.tables.section import FORMS, Section, filled_columns
@@ -52,19 +52,18 @@ def parts_by_method(
     """
     rows: dict[str, list[tuple[Name, Benchmarked]]] = {}
     places: dict[tuple[str, str], Path] = {}
-    elsewhere = {folder.name: folder for folder in folders}  # runs may come from several machines
-    for folder, run in ((folder, Run.read(folder)) for folder in folders):
-        if not run.done or run.baseline in (None, folder.name):
+    found = by_key(folders)
+    for folder, run in found.values():
+        if not run.done or run.baseline in (None, run.run_key):
             continue
         choices, dataset = row_choices(run), run.choices.dataset
         known = places.setdefault((choices, dataset), folder)
-        if known.name != folder.name:
+        if known != folder:
             raise ValueError(f"{known} and {folder} are both {dataset}; name the one that counts")
         baseline = folder.parent / str(run.baseline)
-        if not baseline.is_dir():
-            baseline = elsewhere.get(baseline.name, baseline)
-        if known == folder:
-            rows[choices] = [*rows.get(choices, ()), *find_parts(folder, run, baseline)]
+        if not baseline.is_dir():  # runs may come from several machines
+            baseline = found.get(baseline.name, (baseline,))[0]
+        rows[choices] = [*rows.get(choices, ()), *find_parts(folder, run, baseline)]
     return rows
 
 
@@ -82,16 +81,21 @@ def table_of(choices: Sequence[str]) -> RunsTable:
 def mean_rows(folders: Sequence[Path], wanted: Sequence[str] = ()) -> list[TableRow]:
     """One row for each method and its choices; ``wanted`` names the benchmarks that count (none: all).
 
+    Of a data set with several tasks, ``scenes`` names all and ``scenes vg`` one.
+
     Raises:
         ValueError: one of ``wanted`` is in no run; and as `parts_by_method`.
     """
     rows: dict[str, dict[str, Benchmarked]] = {}
+    there: dict[str, set[str]] = {}  # what each benchmark may be called
     for choices, found in parts_by_method(folders, benchmark_parts).items():
-        if own := {name: part for name, part in found if not wanted or name in wanted}:
-            rows[choices] = own
+        for name, part in found:
+            there[name] = {name, name.partition(" ")[0]}
+            if not wanted or there[name] & {*wanted}:
+                rows.setdefault(choices, {})[name] = part
     names = list(dict.fromkeys(name for own in rows.values() for name in own))
-    if lacking := [name for name in wanted if name not in names]:
-        raise ValueError(f"no run of {', '.join(lacking)}; there is {', '.join(names) or 'none'}")
+    if lacking := [name for name in wanted if name not in set().union(*there.values())]:
+        raise ValueError(f"no run of {', '.join(lacking)}; there is {', '.join(there) or 'none'}")
     table = table_of([*rows])
     return [table.choices(run) | _numbers(rows[row_choices(run)], names) for run in table.runs]
 

@@ -28,7 +28,7 @@ def parse_wanted(words: Sequence[str]) -> dict[str, str]:
 
 def spellings(run: Run) -> dict[str, set[str]]:
     """What a person may call each choice of a run: ``budget=64``, ``budget=avg64``, ``pruner.d_thresh=280``."""
-    choices, flat = run.choices, {key: {str(value)} for key, value in flat_choices(run).items()}
+    choices, flat = run.choices, {key: _spelt(value) for key, value in flat_choices(run).items()}
     budget = {"full"}
     if choices.average is not None:
         budget = {f"{choices.average:g}", f"avg{choices.average:g}"}
@@ -37,6 +37,13 @@ def spellings(run: Run) -> dict[str, set[str]]:
     position = {choices.strategy} | ({"native"} if choices.position == "native" else set())
     named = {"pruner": {run.method}, "position": position, "budget": budget, "calibration": {choices.calibration}}
     return flat | named | {"dataset": {choices.dataset}, "model": {choices.model}, "run": {run.run_key}}
+
+
+def _spelt(value: object) -> set[str]:
+    """A value as Python and as Hydra spell it: ``False`` and ``false``, ``280.0`` and ``280``."""
+    if isinstance(value, float):
+        return {str(value), f"{value:g}"}
+    return {str(value), str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)}
 
 
 def selected(runs: Sequence[Run], wanted: Wanted) -> list[Run]:
@@ -70,7 +77,7 @@ def named_pairs(runs: Sequence[Run], a: Wanted, b: Wanted) -> list[tuple[Run, Ru
     Raises:
         ValueError: a side names no run, or no two runs agree.
     """
-    named = {key.split(".")[0] for key in (*a, *b)}
+    named = {*a, *b}
     sides = [selected(runs, wanted) for wanted in ({**a, **b, **a}, {**b, **a, **b})]
     pairs = [(one, other) for one in sides[0] for other in sides[1] if one is not other]
     agreeing = [pair for pair in pairs if not _differences(*pair, named)]
@@ -109,7 +116,7 @@ def sample_titles(runs: Sequence[Run]) -> list[str]:
 
 
 def _differences(one: Run, other: Run, named: set[str]) -> list[str]:
-    """The choices, but for the named groups, in which two runs differ."""
+    """The choices in which two runs differ, but for the named ones and those of named groups."""
     first, second = flat_choices(one), flat_choices(other)
     keys = dict.fromkeys((*first, *second))
-    return [key for key in keys if key.split(".")[0] not in named and first.get(key) != second.get(key)]
+    return [key for key in keys if named.isdisjoint((key, key.split(".")[0])) and first.get(key) != second.get(key)]

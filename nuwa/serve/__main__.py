@@ -10,10 +10,12 @@ import sys
 from argparse import REMAINDER, Namespace
 
 from nuwa.command import argument, command
-from nuwa.overrides import compose_job
+from nuwa.overrides import check_groups, compose_job
 from nuwa.serve.job import check_free, check_vllm, served_job
 
 SERVER = "vllm.entrypoints.openai.api_server"
+SERVE_GROUPS = ("model", "pruner", "budget", "position", "calibration", "coordinates", "blocking", "seed")
+"""What of a run's choices has a meaning here, or is refused with its reason."""
 
 
 @command(
@@ -25,6 +27,7 @@ SERVER = "vllm.entrypoints.openai.api_server"
 def main(options: Namespace) -> None:
     """Check, then print the line or become the server."""
     check_free(options.vllm)
+    check_groups(options.overrides, SERVE_GROUPS, "of a server")
     job = served_job(compose_job(options.overrides))
     if options.printed:
         print(job.line(*options.vllm))

@@ -31,7 +31,10 @@ def test_numbers_of_a_sweep():
         ("budget=64,0.5", "budget=64,0.5: tokens, shares below 1 and names do not mix"),
         ("budget=64,avg128", "budget=64,avg128: tokens, shares below 1 and names do not mix"),
         ("pruner.d_tresh=1", "d_tresh"),
-        ("limit=many", "limit"),
+        ("budget=nan", "budget=nan: nothing is chosen"),
+        ("pruner=3", "pruner=3: nothing is chosen"),
+        ("limit=many", "Value 'many' of type 'str' could not be converted to Integer"),
+        ("name=ü.1", "name=ü.1: cannot be read; in quotes it can: \"name='ü.1'\""),
         ("a b", "a b"),
     ],
 )
@@ -39,3 +42,11 @@ def test_what_cannot_be_used_is_one_line(override, named):
     with pytest.raises(ConfigError) as refused:
         compose_job([override])
     assert named in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("value", ["ü.1", "it's ü", "a\\ü", "it\\'s ü"])
+def test_what_is_proposed_for_a_value_can_be_read(value):
+    with pytest.raises(ConfigError) as refused:
+        compose_job([f"name={value}"])
+    proposed = str(refused.value).partition("can: ")[2]
+    assert compose_job([proposed[1:-1]]).name == value

@@ -21,6 +21,8 @@ from nuwa.pruning.budget import BudgetError
         ("budget.average=-1", "budget.average"),
         ("budget.ratio=0.5", "budget.ratio"),
         ("limit=0", "limit"),
+        ("+limt=5", "limt: there is no such choice"),
+        ("+trainer.size=5", "trainer.size: there is no such choice"),
         ("trainer.batch_size=0", "trainer.batch_size"),
         ("generation.top_p=2", "generation.top_p"),
         ("generation.temperature=0", "generation.temperature"),

@@ -39,6 +39,8 @@ def test_what_counts_as_finished(tmp_path):
     assert not finished(tmp_path, measured, **asked) and finished(tmp_path, measured | {"speed": []}, **asked)
     assert not finished(tmp_path, {"config": {"probe": PROBE | {"repeats": 2}}, "speed": []}, **asked)
     assert not finished(tmp_path, {"n_failed": 1, "n_passing": 1}) and finished(tmp_path, {"n_failed": 1})
+    Journal(tmp_path / "predictions.jsonl", "key").append([row("a"), row("b")])  # more or fewer than were counted
+    assert finished(tmp_path, {"n": 2}) and not finished(tmp_path, {"n": 3}) and not finished(tmp_path, {})
 
 
 @pytest.fixture
@@ -139,6 +141,7 @@ def test_the_unpruned_run_is_asked_for_once(tmp_path, monkeypatch):
 
     def found(cfg, folder, parts, baseline, processes):
         asked.append((folder.name, baseline and baseline.name))
+        Journal(folder / "predictions.jsonl", folder.name).append([row("a")])
         return DONE
 
     monkeypatch.setattr(compute, "compute", found)
@@ -151,6 +154,9 @@ def test_the_unpruned_run_is_asked_for_once(tmp_path, monkeypatch):
     assert len(asked) == 4 and asked[3][1] == unpruned
     run.run_job(small(tmp_path / "b", "pruner.d_thresh=19", "baseline=skip"))
     assert asked[4][1] == unpruned  # it is there
+    (tmp_path / "b" / "main" / unpruned / "predictions.jsonl").unlink()  # what is compared with
+    run.run_job(small(tmp_path / "b", "pruner.d_thresh=20"))
+    assert [name for name, _ in asked[5:]] == [unpruned, asked[6][0]] and asked.pop(5) and asked.pop(5)[1] == unpruned
     monkeypatch.setattr(compute, "compute", lambda cfg, *given: found(cfg, *given) if cfg.budget.average else 1 / 0)
     run.run_job(small(tmp_path / "c"))
     assert asked[5] == (skipped, None)

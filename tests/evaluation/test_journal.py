@@ -6,7 +6,7 @@ import os
 import pytest
 from helpers.made_up import row
 
-from nuwa.evaluation.journal import Journal, JournalError, read_answers, read_rows
+from nuwa.evaluation.journal import Journal, JournalError, read_rows
 from nuwa.evaluation.reading import UnreadableError
 
 
@@ -79,10 +79,3 @@ def test_rows_are_counted_as_they_are_appended(path):
         assert len(journal) == count and ids(journal.rows)[-1] == str(count)
     journal.keep(4)
     assert len(journal) == 4 and ids(read_rows(path)) == ["a", "b", "ü", "4"]
-
-
-def test_answers_of_a_folder(path):
-    assert read_answers(path.parent / "nowhere") == []
-    journal = Journal(path, "key")
-    journal.replace([row("a"), row("b", status="failed")])
-    assert ids(read_answers(path.parent)) == ["a"]

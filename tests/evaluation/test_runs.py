@@ -46,6 +46,8 @@ def test_a_run_in_two_folders_counts_once_where_it_is_finished(tmp_path):
     content = result("nuwa", {"vqa/m": 0.5}, run_key="run0")
     for place, status in (("a", "failed"), ("b", "done"), ("c", "failed")):
         write(tmp_path / place, [content | {"status": status}])
+    (tmp_path / "b" / "run0").rename(tmp_path / "b" / "named by hand")
+    write(tmp_path / "d", [content])
     assert [(run.run_key, run.status) for run in collect(find_runs(tmp_path))] == [("run0", "done")]
 
 

@@ -128,15 +128,15 @@ def test_nothing_right_without_pruning_is_said(tmp_path):
     }
 
 
-@pytest.mark.parametrize(("journal", "reason"), [("", "no sample was answered"), ("{}\n", "predictions.jsonl")])
-def test_answers_that_are_not_there_are_said(tmp_path, journal, reason):
+@pytest.mark.parametrize("journal", ["", "{}\n"])
+def test_answers_that_are_not_there_are_said(tmp_path, journal):
     for name in ("none", "nuwa"):
         write_run(tmp_path / name, name, None if name == "none" else 64, range(3), None)
     (tmp_path / "nuwa" / "predictions.jsonl").write_text(journal)
     results = results_of(find_runs(tmp_path))
     assert len(results["runs"]) == 2 and {len(one["points"]) for one in results["fronts"]} == {0}
     assert [one["pairs"] for one in results["tests"]] == [[]]
-    assert all(reason in one["note"] for one in (*results["fronts"], *results["tests"]))
+    assert all("predictions.jsonl" in one["note"] for one in (*results["fronts"], *results["tests"]))
 
 
 def test_the_same_data_asked_in_two_ways_are_two(tmp_path):

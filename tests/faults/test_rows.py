@@ -35,7 +35,7 @@ BAD_ROWS: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "a folder": (
         json.dumps(GOOD | {"id": "bad", "image": "bad.png"}),
         lambda data: (data / "bad.png").mkdir(),
-        "exist",
+        "is a folder, not a file",
     ),
     "a pipe": (json.dumps(GOOD | {"id": "bad", "image": "b.png"}), lambda data: os.mkfifo(data / "b.png"), "exist"),
     "a huge number in a box": (

@@ -28,7 +28,7 @@ def result(method, metrics, dataset="gqa", model="llava_1_5_7b", average=None, r
         "seed": extra.pop("seed", 0),
     }
     return {
-        "run_key": extra.pop("run_key", f"{method}{average}{dataset}{sorted(options.items())}"),
+        "run_key": extra.pop("run_key", f"{method} {config}"),
         "status": "done",
         "method": method,
         "config": config,
@@ -73,7 +73,7 @@ def write_run(folder, method, average, wrong, speed, device=None, samples=200):
     score = sum(row["scores"][metric] for row in rows) / samples
     content = result(method, {metric: score}, run_key=folder.name, average=average, kv_cache_bytes=9.0)
     content["config"]["dataset"] = typed(compose("dataset=gqa", "dataset.path=/data"), "dataset")
-    content |= {"dataset": "gqa", "model": "llava_1_5_7b", "baseline": "none", "position": "pesp"}
+    content |= {"dataset": "gqa", "model": "llava_1_5_7b", "baseline": "none", "position": "pesp", "n": samples}
     content["environment"] = PLACE | ({} if device is None else {"device": device})
     if speed is not None:
         whole = {name: {"median": value} for name, value in (ms | {"encode_ms": 20.0}).items()}

@@ -99,7 +99,7 @@ def test_refusals(runs, tmp_path, capsys):
     for loss in ("120%", "-1", "much"):
         with pytest.raises(SystemExit) as stop:
             main([str(runs), "--loss", loss])
-        assert stop.value.code == 2
+        assert stop.value.code == 2 and "give 2% or 0.02" in capsys.readouterr().err
 
 
 def test_nothing_stays_within_the_loss(runs, capsys):

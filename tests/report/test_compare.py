@@ -18,7 +18,7 @@ def run(key, method, right, average=64, position="pesp", dataset="gqa", **extra)
     """A result, and its answers: those of 20 samples, of which the first ``right`` are right."""
     made = result(method, {"vqa/exact_match": right / 20}, dataset, average=average, position=position, **extra)
     scores = [{"vqa/exact_match": float(number < right), "vqa/other": 0.0} for number in range(20)]
-    return made | {"run_key": key}, [row(str(n), scores=one, prediction="x") for n, one in enumerate(scores)]
+    return made | {"run_key": key, "n": 20}, [row(str(n), scores=one, prediction="x") for n, one in enumerate(scores)]
 
 
 SWEEP = (
@@ -92,6 +92,22 @@ def test_sides_that_name_nothing_are_refused(a, b, message):
 def test_options_of_a_method_are_choices():
     changed = runs_of([content for content, _ in (run("x", "nuwa", 1, options={"d_thresh": 18}), SWEEP[0])])
     assert [one.run_key for one in selected(changed, {"pruner.d_thresh": "18"})] == ["x"]
+
+
+def test_an_option_that_is_named_frees_no_other():
+    several = [
+        run(f"{near}-{region}", "nuwa", 1, options={"d_thresh": near, "region": region})[0]
+        for near in (18.0, 280.0)
+        for region in (True, False)
+    ]
+    pairs = named_pairs(runs_of(several), {"pruner.region": "true"}, {"pruner.region": "false"})
+    assert [(one.run_key, other.run_key) for one, other in pairs] == [
+        ("18.0-True", "18.0-False"), ("280.0-True", "280.0-False"),
+    ]  # fmt: skip
+    assert [one.run_key for one in selected(runs_of(several), {"pruner.d_thresh": "280"})] == [
+        "280.0-True",
+        "280.0-False",
+    ]
 
 
 def test_two_sides_on_the_command_line(outputs, capsys):

@@ -41,7 +41,7 @@ def write_run(folder, dataset, method, rows):
         compose(f"dataset={dataset}", *["dataset.path=/d"] * (dataset not in ("scenes", "plates"))), "dataset"
     )
     folder.mkdir(parents=True)
-    write_result(folder, content | {"dataset": dataset, "baseline": f"{dataset}-none"})
+    write_result(folder, content | {"dataset": dataset, "baseline": f"{dataset}-none", "n": len(rows)})
     (folder / JOURNAL).write_text("".join(json.dumps(one | {"run_key": folder.name}) + "\n" for one in rows))
 
 
@@ -140,9 +140,7 @@ def test_two_runs_of_one_data_set_are_not_averaged(runs, capsys):
 
 def test_what_nothing_was_right_of(runs, capsys):
     for method in SCENES:
-        write_run(runs / f"more/mme-{method}", "scenes", method, [row("v", "vg", "vg/acc@0.5", False, kind="vg")])
-    for path in (runs / "more").iterdir():
-        path.rename(runs / "more" / path.name.replace("mme", "scenes"))
+        write_run(runs / f"more/scenes-{method}", "scenes", method, [row("v", "vg", "vg/acc@0.5", False, kind="vg")])
     assert table(capsys, runs / "more")["nuwa"]["grounding"] == "none right unpruned"
 
 

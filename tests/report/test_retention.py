@@ -88,7 +88,7 @@ def options(name, tmp_path):
 def write_run(folder, name, method, rows, slow, tmp_path, **choices):
     content = result(method, {KINDS[name].metric: slow(rows)}, dataset=name, run_key=folder.name, **choices)
     content["config"]["dataset"] = options(name, tmp_path)
-    content |= {"dataset": name, "baseline": f"{name}-none"}
+    content |= {"dataset": name, "baseline": f"{name}-none", "n": len(rows), "n_failed": 1}
     folder.mkdir(parents=True)
     write_result(folder, content)
     lines = [json.dumps({"status": "ok", "run_key": folder.name, **row}) + "\n" for row in rows]
@@ -214,9 +214,14 @@ def test_the_published_tasks_are_benchmarks_of_their_own(tmp_path, capsys):
         content = result(method, metrics, dataset="scenes", run_key=name, average=64)
         content["config"]["dataset"] = typed(compose("dataset=scenes"), "dataset")
         (tmp_path / name).mkdir()
-        write_result(tmp_path / name, content | {"dataset": "scenes", "baseline": "none"})
+        write_result(tmp_path / name, content | {"dataset": "scenes", "baseline": "none", "n": len(own)})
         lines = [json.dumps(one) + "\n" for one in own]
         (tmp_path / name / JOURNAL).write_text("".join(lines), encoding="utf-8")
     (found,) = printed(capsys, tmp_path).values()
     shares = [numbers(found[cell])[0] for cell in ("scenes vqa", "scenes vg", "mean retention")]
     assert found["benchmarks"] == "2" and shares == pytest.approx([0.5, 0.75, 0.625], abs=6e-4)
+    for wanted, count in (("scenes", "2"), ("scenes vg", "1")):
+        (found,) = printed(capsys, tmp_path, "--benchmarks", wanted).values()
+        assert found["benchmarks"] == count
+    assert main([str(tmp_path), "--benchmarks", "vg"]) == 1
+    assert "no run of vg; there is scenes vqa, scenes vg" in capsys.readouterr().err

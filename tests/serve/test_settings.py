@@ -38,6 +38,8 @@ REFUSED = {
     "model.path=package:tiny/nothing": ["model.path=package:tiny/nothing", "pruner=visionzip"],
     "pruner/nothing": ["pruner=nothing"],
     "pruner=null: nothing is chosen": ["pruner=null"],
+    "dataset=gqa: of a server, choose model, pruner": ["pruner=visionzip", "dataset=gqa"],
+    "+size=1: of a server": ["pruner=visionzip", "+size=1"],
 }
 
 
