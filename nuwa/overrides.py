@@ -72,7 +72,7 @@ def _check(override: str) -> None:
     except HydraException as error:
         quoted = re.sub(r"(\\*)('|$)", lambda at: 2 * at[1] + at[2].replace("'", "\\'"), typed)
         raise ConfigError(f"{override}: cannot be read; in quotes it can: \"{key}='{quoted}'\"") from error
-    named = read.is_sweep_override() or (isinstance(read.value(), str | list) and read.value())
+    named = read.is_sweep_override() or (isinstance(read.value(), str | list) and read.value() not in ("", "None", []))
     if not named and (conf_folder() / key).is_dir():
         raise ConfigError(f"{override}: nothing is chosen; give {key}=<name>, one of the files of conf/{key}")
 

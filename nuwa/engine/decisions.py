@@ -20,6 +20,9 @@ from torch import Tensor
 from nuwa.pruners.base import LLMContext, LLMDecision, Pruner, VisionContext, VisionDecision
 from nuwa.pruning.merging import member_counts
 
+_BROKEN = torch.iinfo(torch.long).min
+"""Stands for a cell whose new features are no numbers."""
+
 
 class DecisionError(ValueError):
     """A method's decision breaks its contract; the message names the method, the stage, the image and the mistake."""
@@ -48,14 +51,13 @@ def kept_cells(pruner: Pruner, context: VisionContext, decision: VisionDecision,
         raise DecisionError(f"{stage}: counts are {tuple(decision.counts.shape)}, not ({len(keep)},)")
     counts = [keep.shape[1]] * len(keep) if decision.counts is None else decision.counts.tolist()
     new = decision.features if decision.projected is None else decision.projected
-    finite = torch.ones_like(keep) if new is None else new.isfinite().all(-1)
-    table, sound = torch.stack([keep, finite.to(keep)]).cpu()  # the device is read once
-    kept = [row[: max(count, 0)] for row, count in zip(table, counts, strict=True)]
-    for row, (name, cells, count) in enumerate(zip(context.ids, kept, counts, strict=True)):
+    table = keep if new is None else keep.where((new * 0).sum(-1) == 0, _BROKEN)  # so that the device is read once
+    kept = [row[: max(count, 0)] for row, count in zip(table.cpu(), counts, strict=True)]
+    for name, cells, count in zip(context.ids, kept, counts, strict=True):
         mistake = _mistake(cells, math.prod(context.grid), None if pruner.counts_by_itself else planned)
         if count != len(cells):
             mistake = f"counts {count} of the {keep.shape[1]} tokens that it names"
-        broken = int((sound[row, : len(cells)] == 0).sum())
+        broken = int((cells == _BROKEN).sum())
         if broken:
             mistake = f"made features of which {broken} are NaN or infinite"
         if mistake:

@@ -228,7 +228,7 @@ def test_the_file_for_the_server(tmp_path, capsys):
     rows.append(whole | {"id": "2", "status": "failed", "reason": "x"})
     (tmp_path / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     dataset = {"_target_": "nuwa.benchmarks.egoschema.EgoSchema", "name": "egoschema"}
-    result = {"status": "done", "run_key": "a", "config": {"dataset": dataset}, "metrics": {}, "n": 2}
+    result = {"status": "done", "run_key": "a", "config": {"dataset": dataset}, "metrics": {}, "n": 2, "n_failed": 1}
     (tmp_path / "result.json").write_text(json.dumps(result), encoding="utf-8")
     assert submission.main([str(tmp_path), "--out", str(tmp_path / "out.json")]) == 0
     assert json.loads((tmp_path / "out.json").read_text(encoding="utf-8")) == {"ego0": 2, "ego1": -1}

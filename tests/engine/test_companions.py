@@ -64,16 +64,15 @@ def deep_logits(model, ids, images, pruner, strategy):
 
 @pytest.mark.parametrize("strategy", ["pesp", "perc"])
 @pytest.mark.parametrize("layers", [(), (1,), (1, 2), (0, 2, 4)], ids=str)
-def test_companions_follow_the_tokens(layers, strategy):
+def test_companions_follow_the_tokens(layers, strategy, monkeypatch):
     model, pruner = random_llava(), Fixed(3, layers)
     prompts = [prompt(3, "image", 4), prompt("image", 2, "image", 6)]
     alone = [
         deep_logits(model, ids, {"pixel_values": pixels(3)[images]}, pruner, strategy)
         for ids, images in zip(prompts, ([0], [1, 2]), strict=True)
     ]
-    session = nuwa.prune(model, pruner, strategy, share=True)
-    session.adapter = Deep(model.config, model)
-    with torch.no_grad(), session:
+    monkeypatch.setattr("nuwa.engine.session.adapter_for", lambda model: Deep(model.config, model))
+    with torch.no_grad(), nuwa.prune(model, pruner, strategy, share=True):
         together = model(**batch(*prompts), pixel_values=pixels(3)).logits[:, -1]
     torch.testing.assert_close(together, torch.stack(alone), atol=2e-5, rtol=1e-4)
 
@@ -90,14 +89,13 @@ class Backwards(Llava):
 
 
 @torch.no_grad()
-def test_a_family_makes_every_mask():
+def test_a_family_makes_every_mask(monkeypatch):
     """Without a look at the picture, neither picture nor pruning matter."""
     model, answers = random_llava(), []
+    monkeypatch.setattr("nuwa.engine.session.adapter_for", lambda model: Backwards(model.config, model))
     for seed, layers in ((0, ()), (1, ()), (0, (2,)), (0, (2, 4))):
-        session = nuwa.prune(model, Fixed(3, layers), "pesp")
-        session.adapter = Backwards(model.config, model)
         arguments = {"max_new_tokens": 4, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
-        with session:
+        with nuwa.prune(model, Fixed(3, layers), "pesp"):
             ids = batch(prompt(3, "image", 4))
             answers.append(torch.cat(model.generate(**ids, pixel_values=pixels(1, seed), **arguments).logits))
     for other in answers[1:]:

@@ -50,6 +50,11 @@ def inputs_for(*rows: int, numbered: bool = False):
     return LLAVA.inputs(*(BATCH[row] for row in rows), numbered=numbered)
 
 
+ROUNDING = {name: 2e-6 for name in FAMILIES} | {"qwen3_5": 5e-6}
+"""Of logits up to 0.6. Qwen3.5's linear layers sum in chunks: with AVX2 rows of the unpruned model differ by 8e-7 from
+rows alone (LLaVA's by 1e-7), and after the stages of PyramidDrop by 3e-6."""
+
+
 @every()
 def test_a_batch_equals_its_rows_alone(family, name):
     """Positions do not depend on the method (test_session.py has all): native and RPME take turns."""
@@ -60,7 +65,7 @@ def test_a_batch_equals_its_rows_alone(family, name):
         together = model(**family.inputs(*BATCH, numbered=True)).logits
         for row, prompt in enumerate(BATCH):
             alone = model(**family.inputs(prompt, numbered=True)).logits
-            torch.testing.assert_close(together[row, -alone.shape[1] :], alone[0], atol=2e-6, rtol=0)
+            torch.testing.assert_close(together[row, -alone.shape[1] :], alone[0], atol=ROUNDING[family.name], rtol=0)
 
 
 def generate(family, name, **options):

@@ -34,8 +34,8 @@ when their values say so. HoliTom reads the planned numbers, and what stands sti
 FastVID and FlashVID read once in each of four videos, PruneVid twice, and as often inside the LLM, where it reads what
 is planned and the question's length besides.
 """
-OPERATIONS = 149
-"""What Nüwa may add to the operations of one prompt."""
+OPERATIONS = 154
+"""What Nüwa may add to the operations of one prompt; five of them ask whether its new features are numbers."""
 
 
 @cache

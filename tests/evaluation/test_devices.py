@@ -12,6 +12,7 @@ from nuwa.evaluation import first
 from nuwa.evaluation.check import check
 from nuwa.evaluation.first import CheckFirst, check_outputs
 from nuwa.evaluation.result import write_result
+from nuwa.pruning.schedules import Schedule
 
 AUTO = ("trainer.accelerator=auto",)
 GPU = ("trainer.accelerator=gpu",)
@@ -178,6 +179,6 @@ def test_a_budget_is_planned_where_an_image_has_a_fixed_count(fixed, layers, tmp
     )
     pruner = type(check.__globals__["build"]({"_target_": "nuwa.pruners.none.KeepAll"}))
     monkeypatch.setattr(pruner, "check_tower", lambda self, tower: planned.append(tower))
-    monkeypatch.setattr(pruner, "schedule", lambda self, *sizes: planned.append(sizes))
+    monkeypatch.setattr(pruner, "schedule", lambda self, *sizes: planned.append(sizes) or Schedule(64))
     check(small(tmp_path, "pruner=none"))
     assert planned == ([None, (64, 4)] if fixed else [None])

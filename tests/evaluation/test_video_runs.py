@@ -11,6 +11,7 @@ from nuwa.benchmarks import videos
 from nuwa.engine.feature_cache import FeatureCache
 from nuwa.evaluation.journal import JOURNAL, read_rows
 from nuwa.evaluation.run import run_job
+from nuwa.pruners import Pruner
 
 MODEL = (
     "model=llava_onevision_random", "model.image_size=84", "model.seed=1", "frames.count=3", "dataset=local",
@@ -89,6 +90,7 @@ def test_a_video_is_decoded_once_and_a_sweep_takes_its_features_from_disk(job, m
     decode, load = videos.decode, FeatureCache.load
     videos._read.cache_clear()
     monkeypatch.setattr(videos, "decode", lambda file, options: decoded.update([file.name]) or decode(file, options))
+    monkeypatch.setattr(Pruner, "vision_key", "")  # decisions have tests of their own
     monkeypatch.setattr(FeatureCache, "load", lambda *given: found.append(load(*given)) or found[-1])
     job("run", "trainer.cache_gb=1")
     assert decoded == {"a.mp4": 1, "cut.mp4": 1}
