@@ -1,5 +1,7 @@
 """The Results tab in Chromium: what is known of the runs can be sorted, filtered, pointed at and followed."""
 
+import json
+
 import pytest
 from helpers.browser import HOSTILE, PHONE, unharmed
 from helpers.made_up import result, write_run
@@ -173,7 +175,10 @@ def test_what_is_kept_of_a_part_can_be_shown(open_page, tmp_path):
         metrics = {"read/exact_match": 0.5, "read/exact_match/small": 0.25, "read/other": 0.5}
         kept = {name: {"value": value + number / 10, "low": 0.2, "high": 0.8} for name, value in metrics.items()}
         (tmp_path / method).mkdir()
-        write_result(tmp_path / method, result(method, metrics, "plates", run_key=method, average=64, retention=kept))
+        row = {"id": "a", "task": "read", "status": "ok", "prediction": "7", "target": "7", "scores": metrics}
+        (tmp_path / method / "predictions.jsonl").write_text(json.dumps(row | {"run_key": method}) + "\n")
+        made = result(method, metrics, "plates", run_key=method, average=64, retention=kept)
+        write_result(tmp_path / method, made | {"n": 1})
     assert main([str(tmp_path)]) == 0
     page = open_page(tmp_path / "explorer" / "index.html", "#tab=results&r.sort=run")
     page.get_by_text("Columns").click()
