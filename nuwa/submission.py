@@ -13,7 +13,7 @@ from pathlib import Path
 from nuwa.benchmarks.egoschema import NO_CHOICE, EgoSchema
 from nuwa.command import argument, command
 from nuwa.evaluation.answers import read_answers
-from nuwa.evaluation.runs import Run
+from nuwa.evaluation.runs import Run, finished_run
 from nuwa.targets import find_target
 
 
@@ -23,9 +23,7 @@ def submission_of(folder: Path) -> dict[str, int]:
     Raises:
         ValueError: the run is not finished, or of another data set.
     """
-    run = Run.read(folder)
-    if not run.done:
-        raise ValueError(f"{folder} holds no finished run: {run.reason}")
+    run = finished_run(folder)
     options = run.config["dataset"]
     benchmark = find_target(options.get("_target_"), "dataset").unloaded(options)
     if not isinstance(benchmark, EgoSchema):

@@ -20,7 +20,7 @@ from nuwa.evaluation.features import feature_cache
 from nuwa.evaluation.model_cache import load_once
 from nuwa.evaluation.reading import content_of
 from nuwa.evaluation.result import RESULT
-from nuwa.evaluation.runs import Run, find_runs
+from nuwa.evaluation.runs import Run, finished_run
 from nuwa.models.loaded import LoadedModel
 from nuwa.pruners.base import Pruner
 
@@ -41,11 +41,7 @@ def config_of_run(folder: Path) -> tuple[DictConfig, Run]:
     Raises:
         ValueError: the folder holds no finished run, or one whose config this version does not know.
     """
-    run = Run.read(folder)
-    if not run.done:
-        below = find_runs(folder)
-        why = f"runs lie below it, {below[0]} for one" if below else "it is no run's folder"
-        raise ValueError(f"{folder}: no finished run ({f'{run.status}: {run.reason}' if folder in below else why})")
+    run = finished_run(folder)
     return completed(run.config, folder / RESULT), run
 
 

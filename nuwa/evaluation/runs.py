@@ -250,3 +250,17 @@ def _progress(folder: Path) -> str:
         return f"{len(read_rows(Path(folder) / JOURNAL))} samples computed, no result yet"
     except UnreadableError as error:
         return str(error)
+
+
+def finished_run(folder: Path) -> Run:
+    """The run in a folder.
+
+    Raises:
+        ValueError: it is not finished, or there is none; the message says where runs lie below the folder.
+    """
+    run = Run.read(folder)
+    if not run.done:
+        below = find_runs(folder)
+        why = f"runs lie below it, {below[0]} for one" if below else "it is no run's folder"
+        raise ValueError(f"{folder}: no finished run ({f'{run.status}: {run.reason}' if folder in below else why})")
+    return run

@@ -23,7 +23,7 @@ from nuwa.command import argument, command
 from nuwa.evaluation.answers import read_answers
 from nuwa.evaluation.journal import Row
 from nuwa.evaluation.pairs import same_samples
-from nuwa.evaluation.runs import Run
+from nuwa.evaluation.runs import finished_run
 from nuwa.evaluation.scores import parts_of
 from nuwa.report.figures.offsets import Moves, plot_offsets
 from nuwa.report.labels import labels_of
@@ -181,18 +181,6 @@ def print_table(rows: Sequence[dict]) -> None:
     print("\n".join(lines), "\n")
 
 
-def _finished(folder: Path) -> Run:
-    """The run in a folder.
-
-    Raises:
-        ValueError: it is not finished, or there is none.
-    """
-    run = Run.read(folder)
-    if not run.done:
-        raise ValueError(f"{folder}: no finished run ({run.status}: {run.reason})")
-    return run
-
-
 @command(
     "Which samples one run gets right and another wrong.",
     argument("runs", nargs=2, type=Path, help="folders of two finished runs of one data set"),
@@ -200,7 +188,7 @@ def _finished(folder: Path) -> Run:
 )
 def main(given: Namespace) -> None:
     """Compare, write, print."""
-    names = labels_of([_finished(folder) for folder in given.runs])
+    names = labels_of([finished_run(folder) for folder in given.runs])
     cases = failure_cases(*map(read_answers, given.runs))
     out = given.out or given.runs[1] / "failures"
     out.mkdir(parents=True, exist_ok=True)
